@@ -1,0 +1,63 @@
+# Larder's entry points. `make run` and `make test` need nothing but Python 3.11+ with venv, and make.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format types lock clean
+
+# `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv from the pinned, hashed requirements (nothing else)
+	@:
+
+# The version is asked with syntax that every Python understands, so that an old one answers with the sentence
+# and not with a SyntaxError. A .venv that was left half made is made anew. The last line installs Larder itself:
+# a link to this directory, made by the pinned build backend, without looking at any index.
+$(STAMP): requirements-dev.txt pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "Larder needs Python 3.11 or newer: '$(PYTHON)' was not found. Install it, or name one: make PYTHON=/path/to/python3 setup" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Larder needs Python 3.11 or newer: %s is Python %d.%d. Name another one: make PYTHON=/path/to/python3 setup" % (sys.executable, v[0], v[1]))'
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Larder needs Python's venv module: '$(PYTHON)' comes without it. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@test -x $(BIN)/python || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); } || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --require-hashes --only-binary :all: --requirement requirements-dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## start Larder with private servers and a demo catalogue on http://127.0.0.1:8000
+	@exec $(BIN)/larder dev
+
+test: $(STAMP) ## run the whole test suite on real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP) ## apply the formatting and the safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(STAMP) ## check the types
+	@$(BIN)/mypy
+
+# Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
+LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-header --no-emit-index-url --no-emit-find-links $(ARGS)
+
+lock: ## renew the lock files from pyproject.toml
+	@command -v uv >/dev/null || { echo "make lock needs uv (a Python package of that name)" >&2; exit 1; }
+	@$(LOCK) --output-file requirements.txt
+	@$(LOCK) --group build --extra embedded --group dev --output-file requirements-dev.txt
+	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
+
+clean: ## remove .venv and every cache; the data in .larder/ stays
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist
+	@find app alembic tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""Larder: a product and stock service whose cache never answers with the past."""

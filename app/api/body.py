@@ -1,0 +1,203 @@
+"""Request bodies: read within the limit, taken as strict JSON, checked against a model, each fault by its JSON pointer.
+
+The order is the contract's: too large (413), another media type (415), not JSON (400), not what the operation takes (422).
+"""
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from app.api.problems import MAX_FAULTS, Fault, Problem, invalid
+from app.api.state import larder_of
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+_MAX_MEMBERS = 64
+_MAX_DIGITS = 20
+_SHOWN_NAME = 64
+_WHOLE = "must be an integer, written without quotes, fraction or exponent"
+_SENTENCES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "int_type": _WHOLE,
+    "int_from_float": _WHOLE,
+    "string_type": "must be a string",
+    "invalid_key": "has a member whose name holds half a character",
+    "list_type": "must be an array",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+}
+_CHARSET = re.compile(r'[ \t]*charset[ \t]*=[ \t]*"?([^"; \t]*)"?[ \t]*', re.IGNORECASE)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A parsed body: objects, lists, strings, integers, floats, booleans and ``None``."""
+
+    value: object
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        "body-too-large",
+        f"The body has more than {limit} bytes. Nothing was changed. Send less at once.",
+        members={"limit_bytes": limit},
+    )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body; one that announces or reaches more than ``limit`` bytes is not read on.
+
+    Raises:
+        Problem: 413.
+    """
+    announced = request.headers.get("Content-Length", "")
+    if announced.isascii() and announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def check_media_type(request: Request, accepted: Sequence[str]) -> None:
+    """Check that the body is declared as one of ``accepted``, in UTF-8 and not compressed.
+
+    Raises:
+        Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
+    """
+    declared = request.headers.get("Content-Type", "")
+    media_type, *parameters = declared.split(";")
+    charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter))]
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and coding == "identity":
+        return
+    name = "Accept-Patch" if request.method == "PATCH" else "Accept"
+    raise Problem(
+        "unsupported-media-type",
+        f"The body must be declared as {' or '.join(accepted)}, in UTF-8 and without Content-Encoding. Nothing was changed.",
+        headers={name: ", ".join(accepted), "Accept-Encoding": "identity"},
+    )
+
+
+def _integer(text: str) -> int:
+    # Python refuses to convert thousands of digits; a number this long is out of every range anyway.
+    return int(text) if len(text) <= _MAX_DIGITS else (-1 if text.startswith("-") else 1) * 10**_MAX_DIGITS
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+def parse_json(body: bytes) -> object:
+    """Parse one JSON text.
+
+    Raises:
+        Problem: 400; RFC 8259 and RFC 7493 (I-JSON) decide: no NaN, no member twice, UTF-8 only.
+    """
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        cause = f"it is not UTF-8 at byte {error.start}"
+    except json.JSONDecodeError as error:
+        cause = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except RecursionError:
+        cause = "it is nested too deeply"
+    except ValueError as error:
+        cause = str(error)
+    raise Problem("malformed-json", f"The body cannot be read as JSON: {cause}. Nothing was changed. Send one JSON object.")
+
+
+async def json_body(request: Request) -> Json:
+    """Read and parse a body of JSON; an ordinary dependency."""
+    body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
+    check_media_type(request, (JSON,))
+    return Json(parse_json(body))
+
+
+async def patch_body(request: Request) -> Json:
+    """Read and parse the body of a merge patch; an ordinary dependency."""
+    body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
+    check_media_type(request, (MERGE_PATCH, JSON))
+    return Json(parse_json(body))
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """Write a place in a body as a JSON pointer in its URI fragment form (RFC 6901, 6)."""
+    tokens = (str(token)[:_SHOWN_NAME].replace("~", "~0").replace("/", "~1") for token in path)
+    return "#" + "".join("/" + quote(token, safe="~", errors="surrogatepass") for token in tokens)
+
+
+def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**context)
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def faults_of(model: type[M], value: object, at: Sequence[str | int] = ()) -> M | list[Fault]:
+    """Check ``value``, found at the path ``at`` of a body: the checked model, or what is wrong with it."""
+    if not isinstance(value, dict):
+        return [Fault("must be an object", pointer(at))]
+    if len(value) > _MAX_MEMBERS:
+        return [Fault(f"must have at most {_MAX_MEMBERS} members", pointer(at))]
+    try:
+        return model.model_validate(value, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+        return [Fault(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
+
+
+def check(model: type[M], value: object) -> M:
+    """Check a whole body.
+
+    Raises:
+        Problem: 422.
+    """
+    checked = faults_of(model, value)
+    if isinstance(checked, list):
+        raise invalid(checked)
+    return checked
+
+
+def body_of(model: type[M]) -> Callable[[Json], Coroutine[Any, Any, M]]:
+    """Make the dependency that checks a body of JSON."""
+
+    async def checked(body: Annotated[Json, Depends(json_body)]) -> M:
+        return check(model, body.value)
+
+    return checked
+
+
+def patch_of(model: type[M]) -> Callable[[Json], Coroutine[Any, Any, M]]:
+    """Make the dependency that checks a merge patch."""
+
+    async def checked(body: Annotated[Json, Depends(patch_body)]) -> M:
+        return check(model, body.value)
+
+    return checked
+
+
+JsonBody = Annotated[Json, Depends(json_body)]
+PatchBody = Annotated[Json, Depends(patch_body)]

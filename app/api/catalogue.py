@@ -1,0 +1,158 @@
+"""The collection: create, read many, list, and create or replace many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import JSONResponse, Response
+
+from app.api.answers import KEEP_NOT, joined, written
+from app.api.body import JsonBody, body_of, faults_of
+from app.api.headers import LISTED, Keyless, Unconditional, Wished, cache_status_of_many
+from app.api.models import Batch, NewProduct, WholeProduct
+from app.api.openapi import (
+    BATCH_EXAMPLE,
+    BATCH_RESULTS,
+    LIST_PARAMETERS,
+    PRODUCT_CREATED,
+    PRODUCTS,
+    WRITE_PROBLEMS,
+    answers,
+    body,
+)
+from app.api.paging import Listed, Named, ProductQuery, encode_cursor, next_link
+from app.api.problems import Problem, invalid
+from app.api.state import Catalogue, Products
+from app.cache.ports import Value
+from app.products.product import Draft, Product, is_product_id, new_product_id
+from app.products.service import Written
+
+router = APIRouter(tags=["products"])
+
+
+@router.get(
+    "/products",
+    operation_id="listProducts",
+    summary="Read many products, or list them",
+    description=(
+        "With `id` (up to 250 times): those products, read through the cache in one round trip. Otherwise a page of the list,"
+        " read from PostgreSQL: by id, or with `q` (a prefix of the name, whatever its case) by name."
+    ),
+    response_class=Response,
+    responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
+    openapi_extra={"parameters": LIST_PARAMETERS},
+)
+async def list_products(query: ProductQuery, wished: Wished, products: Products) -> Response:
+    """Answer whichever of the two was asked for."""
+    if isinstance(query, Named):
+        reads = await products.get_many(query.ids, refresh=wished.refresh, stale_s=wished.stale_s)
+        found = [read.state.payload for read in reads if isinstance(read.state, Value)]
+        missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
+        return joined("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
+    return await _page(query, products)
+
+
+async def _page(query: Listed, products: Catalogue) -> Response:
+    page = await products.list_page(limit=query.limit, after=query.after, prefix=query.prefix)
+    headers = {"Cache-Status": LISTED}
+    cursor = None
+    if page.next is not None:
+        cursor = encode_cursor(page.next, query.prefix)
+        headers["Link"] = next_link(query.limit, query.prefix, cursor)
+    return joined("items", page.items, "next", cursor, headers)
+
+
+@router.post(
+    "/products",
+    operation_id="createProduct",
+    summary="Create a product",
+    status_code=201,
+    response_class=Response,
+    responses=answers({201: PRODUCT_CREATED}, (*WRITE_PROBLEMS, "already-exists")),
+    openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
+)
+async def create_product(
+    _json: JsonBody,
+    _unconditional: Unconditional,
+    new: Annotated[NewProduct, Depends(body_of(NewProduct))],
+    _key: Keyless,
+    products: Products,
+) -> Response:
+    """Create; the id is made here when it was left out."""
+    answer = await products.create(new.draft())
+    assert isinstance(answer.row, Product)  # noqa: S101 - a creation leaves a product
+    return written(answer.row, created=True)
+
+
+@router.post(
+    "/products/batch",
+    operation_id="batchProducts",
+    summary="Create or replace many products",
+    description=(
+        "Each item is checked by itself and refused by itself; the accepted ones are one transaction. A `stock` in an item"
+        " is a count: it is set, whatever it was."
+    ),
+    response_class=Response,
+    responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
+    openapi_extra=body("Batch", BATCH_EXAMPLE),
+)
+async def batch_products(
+    _json: JsonBody,
+    _unconditional: Unconditional,
+    batch: Annotated[Batch, Depends(body_of(Batch))],
+    _key: Keyless,
+    products: Products,
+) -> Response:
+    """Check each item, write the good ones together, and answer for each in its place."""
+    checked = _checked(batch.items)
+    drafts = [item.draft for item in checked if item.draft is not None]
+    results = iter(await products.upsert(drafts) if drafts else [])
+    document = [
+        _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(results))
+        for index, item in enumerate(checked)
+    ]
+    return JSONResponse({"results": document}, headers={"Cache-Control": KEEP_NOT})
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One checked item: what to write, or the problem with it."""
+
+    id: str | None
+    draft: Draft | None = None
+    problem: Problem | None = None
+
+
+def _checked(items: Sequence[object]) -> list[_Item]:
+    seen: dict[str, int] = {}
+    checked = []
+    for index, item in enumerate(items):
+        sent = item.get("id") if isinstance(item, dict) else None
+        product_id = sent if isinstance(sent, str) and is_product_id(sent) else None
+        if product_id is not None and seen.setdefault(product_id, index) != index:
+            checked.append(_Item(product_id, problem=_repeated(product_id, seen[product_id])))
+            continue
+        whole = faults_of(WholeProduct, item, ("items", index))
+        if isinstance(whole, list):
+            checked.append(_Item(product_id, problem=invalid(whole)))
+        else:
+            product_id = product_id or new_product_id()
+            checked.append(_Item(product_id, draft=whole.draft(product_id)))
+    return checked
+
+
+def _repeated(product_id: str, first: int) -> Problem:
+    return Problem(
+        "repeated-product",
+        f"Item {first} of this batch has the id {product_id} already; this item was left out. Send each id once.",
+    )
+
+
+def _refused(index: int, item: _Item) -> dict[str, object]:
+    problem = item.problem.document() if item.problem else None
+    return {"index": index, "id": item.id, "outcome": "refused", "problem": problem}
+
+
+def _accepted(index: int, draft: Draft, answer: Written) -> dict[str, object]:
+    return {"index": index, "id": draft.id, "outcome": answer.change.value, "version": answer.row.version}

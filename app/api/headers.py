@@ -1,0 +1,198 @@
+"""Request headers that decide what a request does, and the headers that say what a read cost.
+
+Preconditions (RFC 9110, 13), the freshness a client asks for (RFC 9111, 5.2.1) and ``Cache-Status`` (RFC 9211).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.api.problems import Problem
+from app.cache.write_through import Read, Status
+from app.products.product import ALWAYS, Precondition
+
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_DIRECTIVE = re.compile(r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^",\s]*))?[ \t]*(?:,|$)|[ \t]*,')
+_STALE_MAX_S = 31_536_000
+
+_STATUS = {
+    Status.HIT: "larder; hit",
+    Status.MISS: "larder; fwd=miss",
+    Status.STORED: "larder; fwd=miss; stored",
+    Status.BYPASS: "larder; fwd=bypass",
+    Status.REFRESHED: "larder; fwd=request",
+    Status.REFRESHED_STORED: "larder; fwd=request; stored",
+    Status.UNVERIFIED: "larder; hit; detail=unverified",
+}
+LISTED = "larder; fwd=bypass"
+"""Lists are read from PostgreSQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The entity tags of one header: ``*``, or opaque values, strong and weak."""
+
+    anything: bool
+    strong: frozenset[str]
+    weak: frozenset[str]
+
+    def matches_weakly(self, version: int) -> bool:
+        """Compare as If-None-Match does: a weak tag of the version counts."""
+        return self.anything or str(version) in self.strong or str(version) in self.weak
+
+    def matches_strongly(self, version: int) -> bool:
+        """Compare as If-Match does: a weak tag never counts."""
+        return self.anything or str(version) in self.strong
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConditions:
+    """Preconditions of a read; ``None`` where the header was not sent."""
+
+    if_match: Tags | None
+    if_none_match: Tags | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How fresh a client wants its read: from the source, or up to ``stale_s`` seconds unverified while that is away."""
+
+    refresh: bool = False
+    stale_s: int = 0
+
+
+def _malformed(name: str, detail: str) -> Problem:
+    return Problem("invalid-header", f"{name} {detail} Nothing was changed. Correct the header and send the request again.")
+
+
+def entity_tags(request: Request, name: str) -> Tags | None:
+    """Read If-Match or If-None-Match; ``None`` when it was not sent.
+
+    Raises:
+        Problem: 400, the header is neither ``*`` nor a list of entity tags with at least one tag.
+    """
+    lines = request.headers.getlist(name)
+    if not lines:
+        return None
+    text = ",".join(lines).strip(" \t")
+    if text == "*":
+        return Tags(anything=True, strong=frozenset(), weak=frozenset())
+    strong: set[str] = set()
+    weak: set[str] = set()
+    position = 0
+    while position < len(text):
+        if text[position] in " \t,":
+            position += 1
+            continue
+        found = _TAG.match(text, position)
+        if not found or (found.end() < len(text) and text[found.end()] not in " \t,"):
+            raise _malformed(name, 'is neither * nor a list of entity tags such as "7".')
+        (weak if found[1] else strong).add(found[2])
+        position = found.end()
+        rest = text[position:].lstrip(" \t")
+        if rest and not rest.startswith(","):
+            raise _malformed(name, "has entity tags without a comma between them.")
+    if not strong and not weak:
+        raise _malformed(name, "is empty.")
+    return Tags(anything=False, strong=frozenset(strong), weak=frozenset(weak))
+
+
+async def read_conditions(request: Request) -> ReadConditions:
+    """Read the preconditions of a GET."""
+    return ReadConditions(entity_tags(request, "If-Match"), entity_tags(request, "If-None-Match"))
+
+
+async def write_condition(request: Request) -> Precondition:
+    """Read the preconditions of a write to one product.
+
+    Raises:
+        Problem: 400, a header is malformed, or If-None-Match names tags instead of ``*``.
+    """
+    match = entity_tags(request, "If-Match")
+    none_match = entity_tags(request, "If-None-Match")
+    if none_match is not None and not none_match.anything:
+        raise _malformed("If-None-Match", "takes only * on a write: create, but do not replace.")
+    if match is None:
+        return Precondition(create_only=True) if none_match else ALWAYS
+    return Precondition(
+        if_match=None if match.anything else match.strong, any_version=match.anything, create_only=none_match is not None
+    )
+
+
+async def refuse_conditions(request: Request) -> None:
+    """Refuse preconditions where there is no single product that they could be about.
+
+    Raises:
+        Problem: 400.
+    """
+    for name in ("If-Match", "If-None-Match"):
+        if name in request.headers:
+            raise _malformed(name, "has no product to be compared with on this operation.")
+
+
+async def refuse_idempotency_key(request: Request) -> None:
+    """Refuse to promise that a retry does nothing, as long as no record is kept that could keep the promise.
+
+    Raises:
+        Problem: 501.
+    """
+    if "Idempotency-Key" in request.headers:
+        raise Problem(
+            "not-implemented",
+            "Idempotency-Key is not supported yet, and ignoring it would let a retry act twice. Nothing was changed."
+            " Leave the header out.",
+        )
+
+
+async def wish(request: Request) -> Wish:
+    """Read what the client's Cache-Control asks for; as RFC 9111 says, unknown or invalid directives are ignored."""
+    lines = request.headers.getlist("Cache-Control")
+    if not lines:
+        return Wish()
+    refresh = False
+    stale_s = 0
+    for found in _DIRECTIVE.finditer(",".join(lines)):
+        name, value = (found[1] or "").lower(), (found[2] or "").strip('"')
+        if name == "no-cache":
+            refresh = True
+        elif name == "stale-if-error" and re.fullmatch("[0-9]{1,10}", value):
+            stale_s = min(int(value), _STALE_MAX_S)
+    return Wish(refresh, stale_s)
+
+
+def cache_status(read: Read) -> str:
+    """Say how one read was served."""
+    if read.status is Status.BYPASS and read.detail:
+        return f"larder; fwd=bypass; detail={read.detail}"
+    return _STATUS[read.status]
+
+
+def cache_status_of_many(reads: Sequence[Read]) -> str:
+    """Say how a read of many was served: as the least favourable of them, an unverified one before all."""
+    statuses = [read.status for read in reads]
+    kinds = set(statuses)
+    hits = statuses.count(Status.HIT)
+    if kinds <= {Status.HIT}:
+        return "larder; hit"
+    if Status.UNVERIFIED in kinds:
+        return (
+            "larder; hit; detail=unverified"
+            if kinds <= {Status.HIT, Status.UNVERIFIED}
+            else "larder; fwd=miss; detail=unverified"
+        )
+    if Status.BYPASS in kinds:
+        details = {read.detail for read in reads if read.status is Status.BYPASS}
+        return "larder; fwd=bypass" + (f"; detail={detail}" if len(details) == 1 and (detail := details.pop()) else "")
+    if kinds <= {Status.REFRESHED, Status.REFRESHED_STORED}:
+        return _STATUS[Status.REFRESHED if Status.REFRESHED in kinds else Status.REFRESHED_STORED]
+    return f'larder; fwd=miss; detail="hits={hits} misses={len(reads) - hits}"'
+
+
+Wished = Annotated[Wish, Depends(wish)]
+Reading = Annotated[ReadConditions, Depends(read_conditions)]
+Condition = Annotated[Precondition, Depends(write_condition)]
+Unconditional = Annotated[None, Depends(refuse_conditions)]
+Keyless = Annotated[None, Depends(refuse_idempotency_key)]

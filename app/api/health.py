@@ -1,0 +1,51 @@
+"""Whether the process lives, whether it can serve, and what it has counted."""
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from app.api.answers import KEEP_NOT
+from app.api.metrics import CONTENT_TYPE, render
+from app.api.openapi import PROMETHEUS, Success, answers
+from app.api.state import Running
+
+router = APIRouter(tags=["operation"])
+_HEADERS = {"Cache-Control": KEEP_NOT}
+
+
+@router.get(
+    "/livez",
+    operation_id="getLiveness",
+    summary="Is the process alive?",
+    response_class=Response,
+    responses=answers({200: Success("It is")}, ("internal-error",)),
+)
+async def livez() -> Response:
+    """Answer as long as the event loop turns; nothing else is asked."""
+    return JSONResponse({"status": "alive"}, headers=_HEADERS)
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Can it serve?",
+    description="PostgreSQL decides. Redis is only reported: without it everything works, at PostgreSQL's pace.",
+    response_class=Response,
+    responses=answers({200: Success("It can")}, ("overloaded", "database-unavailable", "internal-error")),
+)
+async def readyz(larder: Running) -> Response:
+    """Ask PostgreSQL, within its deadline."""
+    await larder.database.ping()
+    redis = "up" if larder.store.up else "down"
+    return JSONResponse({"status": "ready", "postgresql": "up", "redis": redis}, headers=_HEADERS)
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Counters for Prometheus",
+    response_class=Response,
+    responses=answers({200: PROMETHEUS}, ("internal-error",)),
+)
+async def metrics(larder: Running) -> Response:
+    """Write this process's counters."""
+    return Response(render(larder.requests, larder.stats, larder.store), 200, _HEADERS, CONTENT_TYPE)

@@ -1,0 +1,161 @@
+"""What ``/metrics`` shows: requests by route and status, and the cache's own counters, read when somebody asks.
+
+Requests and hits pay an addition to a plain integer; the families of the Prometheus text are made from them on demand.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.cache.ports import Outcome
+from app.cache.stats import BUCKETS_S, Histogram, Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+
+
+class RequestStats:
+    """Requests of one process since its start, by method, route template and status; durations by route template."""
+
+    __slots__ = ("durations", "requests")
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request. ``route`` is a template, never a path: there are only so many of them."""
+        self.requests[method if method in _METHODS else "other", route, status] += 1
+        self.durations[route].observe(seconds)
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...], rows: list[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in rows:
+        seen = 0
+        buckets = []
+        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], histogram.counts, strict=True):
+            seen += count
+            buckets.append((bound, float(seen)))
+        family.add_metric(values, buckets, histogram.total_s)
+    return family
+
+
+class _Requests(Collector):
+    def __init__(self, stats: RequestStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("larder_http_requests", "Requests answered.", labels=("method", "route", "status"))
+        for (method, route, status), count in sorted(self._stats.requests.items()):
+            requests.add_metric((method, route, str(status)), count)
+        yield requests
+        yield _histogram(
+            "larder_http_request_seconds",
+            "From a request's headers to the end of its answer.",
+            ("route",),
+            [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
+        )
+
+
+class StoreHealth(Protocol):
+    """How the cache's connection to its store fares."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it is used now, or left alone after a failure."""
+
+    @property
+    def failures(self) -> int:
+        """Times it was given up since the start."""
+
+
+class _Cache(Collector):
+    def __init__(self, stats: Stats, store: StoreHealth, clock: Callable[[], float]) -> None:
+        self._stats = stats
+        self._store = store
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._reads()
+        yield from self._writes()
+        yield from self._audits()
+
+    def _reads(self) -> Iterator[Metric]:
+        stats = self._stats
+        reads = CounterMetricFamily("larder_cache_reads", "Keys read through the cache, by what answered.", labels=("result",))
+        for result, count in (
+            ("hit", stats.hits),
+            ("miss", stats.misses),
+            ("bypass", stats.bypasses),
+            ("refresh", stats.refreshes),
+            ("unverified", stats.unverified),
+        ):
+            reads.add_metric((result,), count)
+        yield reads
+        yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
+        yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
+        yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._store.failures)
+        yield GaugeMetricFamily(
+            "larder_cache_store_up", "1 while Redis answers, 0 while it is left alone.", int(self._store.up)
+        )
+        yield _histogram(
+            "larder_cache_call_seconds",
+            "Round trips of the cache.",
+            ("call",),
+            [
+                (("store_read",), stats.store_read),
+                (("store_publish",), stats.store_publish),
+                (("source_load",), stats.source_load),
+            ],
+        )
+
+    def _writes(self) -> Iterator[Metric]:
+        stats = self._stats
+        publishes = CounterMetricFamily("larder_cache_publishes", "Slots published to, by what that did.", labels=("outcome",))
+        for outcome in Outcome:
+            publishes.add_metric((outcome.name.lower(),), stats.publishes[outcome])
+        publishes.add_metric(("failed",), stats.publish_failures)
+        yield publishes
+        yield CounterMetricFamily(
+            "larder_cache_settles", "Writes that had to wait until no reader could see the past.", stats.settles
+        )
+        yield CounterMetricFamily("larder_cache_settle_timeouts", "Such waits that met their deadline.", stats.settle_timeouts)
+        yield _histogram("larder_cache_settle_seconds", "How long such waits took.", (), [((), stats.settle_wait)])
+
+    def _audits(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield CounterMetricFamily("larder_cache_audits", "Audits finished by this process.", stats.audits)
+        yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up by this process.", stats.audit_failures)
+        yield _histogram("larder_cache_audit_seconds", "How long an audit took.", (), [((), stats.audit_duration)])
+        repairs = CounterMetricFamily("larder_cache_repairs", "Slots that audits deleted, by cause.", labels=("cause",))
+        for cause, count in (
+            ("older", stats.repairs.older),
+            ("other_epoch", stats.repairs.other_epoch),
+            ("lease", stats.repairs.leases),
+        ):
+            repairs.add_metric((cause,), count)
+        yield repairs
+        yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", stats.repairs.checked)
+        yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
+        yield CounterMetricFamily("larder_cache_purged_slots", "Slots deleted by that.", stats.purged_slots)
+        yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced by this process.", stats.adoptions)
+        for name, moment, text in (
+            ("audit", stats.last_audit, "Seconds since this process finished an audit."),
+            ("proof", stats.last_proven, "Seconds since this process last read under a live fence."),
+        ):
+            if moment is not None:
+                yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, self._clock() - moment)
+
+
+def render(requests: RequestStats, cache: Stats, store: StoreHealth, clock: Callable[[], float] = time.monotonic) -> bytes:
+    """Write everything as Prometheus text. ``clock`` is the one that the cache's moments come from."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Requests(requests))
+    registry.register(_Cache(cache, store, clock))
+    return generate_latest(registry)

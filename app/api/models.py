@@ -1,0 +1,191 @@
+"""The shapes of requests and answers. Requests are checked against theirs; the answers' shapes only document bytes."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.products.product import (
+    ID_PATTERN,
+    MAX_INTEGER,
+    MAX_NAME_LENGTH,
+    Draft,
+    Patch,
+    is_product_id,
+    name_fault,
+    new_product_id,
+)
+
+MAX_BATCH = 1_000
+MAX_REFERENCE = 200
+UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and surrogates, which are half a character."""
+ID_RULE = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ : - and neither . nor .."
+
+
+def _legal_id(text: str) -> str:
+    if not is_product_id(text):
+        raise ValueError(ID_RULE)
+    return text
+
+
+def _legal_name(text: str) -> str:
+    fault = name_fault(text)
+    if fault:
+        raise ValueError(fault)
+    return text
+
+
+def _legal_reference(text: str) -> str:
+    if len(text) > MAX_REFERENCE:
+        raise ValueError(f"must have at most {MAX_REFERENCE} characters")
+    if UNSTORABLE.search(text):
+        raise ValueError("must not contain control characters or surrogates")
+    return text
+
+
+Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}})]
+Name = Annotated[
+    str, AfterValidator(_legal_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": r"\S"})
+]
+Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Reference = Annotated[str, AfterValidator(_legal_reference), Field(json_schema_extra={"maxLength": MAX_REFERENCE})]
+Ignored = Annotated[
+    Any, Field(default=None, description="accepted, so that a product can be sent back as it was read; ignored")
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewProduct(_Request):
+    """A product to create."""
+
+    id: Id = Field(default_factory=str, description="made by the service, in the order of time, when left out")
+    name: Name
+    price_cents: Quantity
+    stock: Quantity = 0
+    reorder_point: Quantity = 0
+
+    def draft(self) -> Draft:
+        """Give the product to create, with an id made for it if it has none."""
+        return Draft(self.id or new_product_id(), self.name, self.price_cents, self.stock, self.reorder_point)
+
+
+class WholeProduct(_Request):
+    """A whole product, as a GET gives it."""
+
+    id: Id = Field(default_factory=str, description="if given, the id in the path")
+    name: Name
+    price_cents: Quantity
+    stock: Quantity = Field(
+        default_factory=int, description="0 in a new product when left out, otherwise unchanged; needs If-Match if it exists"
+    )
+    reorder_point: Quantity = 0
+    version: Ignored
+    created_at: Ignored
+    updated_at: Ignored
+
+    def draft(self, product_id: str) -> Draft:
+        """Give the product to store; a stock that was left out stays open."""
+        stock = self.stock if "stock" in self.model_fields_set else None
+        return Draft(product_id, self.name, self.price_cents, stock, self.reorder_point)
+
+
+class ProductPatch(_Request):
+    """A merge patch: what is left out stays; null sets ``reorder_point`` back to 0."""
+
+    name: Name = Field(default_factory=str)
+    price_cents: Quantity = Field(default_factory=int)
+    reorder_point: Quantity | None = Field(default_factory=int)
+
+    def patch(self) -> Patch:
+        """Give the fields to change."""
+        given = self.model_fields_set
+        return Patch(
+            name=self.name if "name" in given else None,
+            price_cents=self.price_cents if "price_cents" in given else None,
+            reorder_point=(self.reorder_point or 0) if "reorder_point" in given else None,
+        )
+
+
+class StockCount(_Request):
+    """A physical count."""
+
+    stock: Quantity
+    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of the count")
+
+
+class Batch(_Request):
+    """Products to create or replace; each item is checked by itself."""
+
+    items: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, description="each a whole product")]
+
+
+class Product(BaseModel):
+    """A product. Money in cents; ``version`` rises with every change."""
+
+    id: Annotated[str, Field(pattern=ID_PATTERN)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+    price_cents: Quantity
+    stock: Quantity
+    reorder_point: Quantity
+    version: Annotated[int, Field(ge=1)]
+    created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    updated_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+
+
+class ProductList(BaseModel):
+    """A page of the list."""
+
+    items: list[Product]
+    next: str | None = Field(description="what `after` takes for the next page; null on the last one")
+
+
+class ProductSet(BaseModel):
+    """The products asked for, in the order asked, and the ids that are not there."""
+
+    items: list[Product]
+    missing: list[str]
+
+
+class FieldFault(BaseModel):
+    """What is wrong with one field or parameter."""
+
+    pointer: str = Field(default_factory=str, description="a JSON pointer into the body, as a URI fragment")
+    parameter: str = Field(default_factory=str, description="the path or query parameter, when it is one")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457); `type` is a path on this service that explains it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(default_factory=str)
+    errors: list[FieldFault] = Field(default_factory=list, description="422: each thing that is wrong")
+    missing: list[str] = Field(default_factory=list, description="404: the products that are not there")
+    current_version: int | None = Field(
+        default_factory=lambda: None, description="409 and 412: the version the product has now"
+    )
+
+
+class BatchResult(BaseModel):
+    """What became of one item."""
+
+    index: int
+    id: str | None = Field(description="null when the item was refused and has no legal id")
+    outcome: Literal["created", "updated", "unchanged", "refused"]
+    version: int = Field(default_factory=int, description="unless refused")
+    problem: ProblemDocument | None = Field(default_factory=lambda: None, description="when refused")
+
+
+class BatchResults(BaseModel):
+    """A result for each item, in the order sent."""
+
+    results: list[BatchResult]

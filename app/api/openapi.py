@@ -1,0 +1,199 @@
+"""How the operations are described: OpenAPI 3.1, with examples that can be tried on the demo catalogue.
+
+Bodies are checked by ``app.api.body``, not by the framework, so their schemas are declared here from the same models.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.api import models
+from app.api.body import JSON, MERGE_PATCH
+from app.api.paging import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT
+from app.api.problems import MEDIA_TYPE, TYPES
+from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
+
+PRODUCT_EXAMPLE: dict[str, object] = {
+    "id": "mug-blue",
+    "name": "Blue mug",
+    "price_cents": 1299,
+    "stock": 40,
+    "reorder_point": 10,
+    "version": 7,
+    "created_at": "2026-01-31T09:05:00.000000Z",
+    "updated_at": "2026-01-31T17:40:12.345678Z",
+}
+BATCH_EXAMPLE: dict[str, object] = {
+    "items": [
+        {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "reorder_point": 10},
+        {"id": "mug-white", "name": "White mug", "price_cents": 1199, "stock": 55},
+    ]
+}
+_SCHEMAS = "#/components/schemas/"
+_REQUESTS: Sequence[type[BaseModel]] = (
+    models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
+)  # fmt: skip
+_ANSWERS: Sequence[type[BaseModel]] = (
+    models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """An answer that is no error: a component's name (or several) and the headers that matter."""
+
+    description: str
+    schemas: Sequence[str] = ()
+    example: object = None
+    media_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Give the OpenAPI response object."""
+        response: dict[str, Any] = {"description": self.description}
+        if self.headers:
+            response["headers"] = {
+                name: {"description": text, "schema": {"type": "string"}} for name, text in self.headers.items()
+            }
+        if self.schemas:
+            references = [{"$ref": _SCHEMAS + name} for name in self.schemas]
+            response["content"] = {
+                self.media_type: {"schema": references[0] if len(references) == 1 else {"oneOf": references}}
+            }
+        elif self.media_type != JSON:
+            response["content"] = {self.media_type: {"schema": {"type": "string"}}}
+        if self.example is not None:
+            response["content"][self.media_type]["example"] = self.example
+        return response
+
+
+_TAG = "the product's version, as a strong entity tag"
+_STATUS = "how the cache served this (RFC 9211)"
+PRODUCT = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG})
+PRODUCT_READ = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Cache-Status": _STATUS})
+PRODUCT_CREATED = Success("The new product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Location": "where it is"})
+NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
+PRODUCTS = Success(
+    "The products asked for, or a page of the list",
+    ("ProductSet", "ProductList"),
+    headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
+BATCH_RESULTS = Success("A result for each item, in the order sent", ("BatchResults",))
+WRITE_PROBLEMS = (
+    "malformed-json", "invalid-header", "body-too-large", "unsupported-media-type", "invalid-request", "not-implemented",
+    "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
+)  # fmt: skip
+"""What any write that has a body may answer."""
+PROMETHEUS = Success("Prometheus text", media_type="text/plain")
+
+
+def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+    """Describe everything that an operation answers; ``problems`` are slugs. 405 concerns no operation, but its neighbours."""
+    described: dict[int | str, dict[str, Any]] = {status: success.described() for status, success in successes.items()}
+    by_status: defaultdict[int, list[str]] = defaultdict(list)
+    for slug in problems:
+        by_status[TYPES[slug].status].append(slug)
+    for status, slugs in sorted(by_status.items()):
+        kinds = [TYPES[slug] for slug in slugs]
+        examples = {
+            kind.slug: {"value": {"type": kind.path, "title": kind.title, "status": status, "detail": kind.meaning}}
+            for kind in kinds
+        }
+        content = {MEDIA_TYPE: {"schema": {"$ref": _SCHEMAS + "ProblemDocument"}, "examples": examples}}
+        described[status] = {"description": "; ".join(f"`{kind.slug}`: {kind.title}" for kind in kinds), "content": content}
+        if any(kind.retry_after_s for kind in kinds):
+            described[status]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return described
+
+
+def _parameter(place: str, name: str, description: str, schema: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": False, "description": description, "schema": schema, **more}
+
+
+_TEXT = {"type": "string"}
+_IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TEXT)
+_CREATE_ONLY = _parameter(
+    "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
+)
+_CACHE_CONTROL = _parameter(
+    "header",
+    "Cache-Control",
+    "`no-cache` reads PostgreSQL and renews the entry; `stale-if-error=N` accepts an answer flagged `detail=unverified`"
+    " while PostgreSQL is away, up to N seconds after it was last proven current",
+    _TEXT,
+)
+READ_HEADERS = [
+    _parameter("header", "If-None-Match", "answer 304 if the product is at one of these versions", _TEXT),
+    _IF_MATCH,
+    _CACHE_CONTROL,
+]
+LIST_PARAMETERS = [
+    _parameter(
+        "query",
+        "id",
+        "the products to read; cannot be combined with the other parameters",
+        {"type": "array", "maxItems": MAX_IDS, "items": {"type": "string", "pattern": ID_PATTERN}},
+        style="form",
+        explode=True,
+    ),
+    _parameter(
+        "query",
+        "limit",
+        "most products on the page",
+        {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    ),
+    _parameter("query", "after", "`next` of the page before, which had the same `q`", _TEXT),
+    _parameter(
+        "query", "q", "how the name begins, whatever its case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
+    ),
+    _CACHE_CONTROL,
+]
+
+
+def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
+    """Describe an operation's body by its component, and its preconditions if it takes any."""
+    described: dict[str, Any] = {"parameters": [_IF_MATCH, _CREATE_ONLY]} if conditional else {}
+    if model:
+        described["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": {"$ref": _SCHEMAS + model}, "example": example}},
+        }
+    return described
+
+
+def patch_media(described: dict[str, Any]) -> dict[str, Any]:
+    """Put the media type of merge patches before plain JSON."""
+    content = described["requestBody"]["content"]
+    described["requestBody"]["content"] = {MERGE_PATCH: content[JSON], JSON: content[JSON]}
+    return described
+
+
+class LarderApi(FastAPI):
+    """FastAPI whose description has the components named above, and a HEAD beside the GET of a product."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Give the description; it is made once."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            _, definitions = models_json_schema(
+                [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
+                ref_template=_SCHEMAS + "{model}",
+            )
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            path = schema["paths"]["/products/{product_id}"]
+            path["head"] = _head_of(path["get"])
+        assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
+        return self.openapi_schema
+
+
+def _head_of(get: dict[str, Any]) -> dict[str, Any]:
+    without_bodies = {
+        status: {name: value for name, value in response.items() if name != "content"}
+        for status, response in get["responses"].items()
+    }
+    return {**get, "operationId": "headProduct", "summary": "Read a product's headers", "responses": without_bodies}

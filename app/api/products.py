@@ -1,0 +1,160 @@
+"""One product: read, replace, change, delete, count."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from app.api.answers import REVALIDATE, ProductId, entity_tag, written
+from app.api.body import JSON, JsonBody, PatchBody, body_of, patch_of
+from app.api.headers import Condition, Keyless, Reading, Wished, cache_status
+from app.api.models import ProductPatch, StockCount, WholeProduct
+from app.api.openapi import (
+    NOT_MODIFIED,
+    PRODUCT,
+    PRODUCT_CREATED,
+    PRODUCT_EXAMPLE,
+    PRODUCT_READ,
+    READ_HEADERS,
+    WRITE_PROBLEMS,
+    Success,
+    answers,
+    body,
+    patch_media,
+)
+from app.api.problems import Fault, invalid, no_product, precondition_failed
+from app.api.state import Products
+from app.cache.ports import Value
+from app.products.errors import ProductsMissing
+from app.products.product import Product
+from app.products.service import Change, Written
+
+router = APIRouter(tags=["products"])
+
+
+@router.get(
+    "/products/{product_id}",
+    operation_id="getProduct",
+    summary="Read a product",
+    description="Read through the cache. `Cache-Status` says how; without `detail=unverified` the answer is current.",
+    response_class=Response,
+    responses=answers(
+        {200: PRODUCT_READ, 304: NOT_MODIFIED},
+        ("invalid-header", "product-not-found", "precondition-failed", "invalid-request", "overloaded", "database-unavailable",
+         "internal-error"),
+    ),
+    openapi_extra={"parameters": READ_HEADERS},
+)  # fmt: skip
+async def get_product(conditions: Reading, product_id: ProductId, wished: Wished, products: Products) -> Response:
+    """Answer the stored bytes, or 304, or the 404 of a product that is known to be absent."""
+    read = await products.get(product_id, refresh=wished.refresh, stale_s=wished.stale_s)
+    state = read.state
+    headers = {"Cache-Status": cache_status(read)}
+    if not isinstance(state, Value):
+        raise no_product([product_id], headers)
+    if conditions.if_match is not None and not conditions.if_match.matches_strongly(state.version):
+        raise precondition_failed(product_id, state.version)
+    headers |= {"ETag": entity_tag(state.version), "Cache-Control": REVALIDATE}
+    if conditions.if_none_match is not None and conditions.if_none_match.matches_weakly(state.version):
+        return Response(status_code=304, headers=headers)
+    return Response(state.payload, 200, headers, JSON)
+
+
+async def _replacement(product_id: ProductId, whole: Annotated[WholeProduct, Depends(body_of(WholeProduct))]) -> WholeProduct:
+    if whole.id and whole.id != product_id:
+        raise invalid([Fault("must be the id in the path; a product cannot be renamed", "#/id")])
+    return whole
+
+
+@router.put(
+    "/products/{product_id}",
+    operation_id="putProduct",
+    summary="Create or replace a product",
+    description="Takes a whole product as a GET gives it; `stock` of an existing product needs If-Match.",
+    response_class=Response,
+    responses=answers(
+        {200: PRODUCT, 201: PRODUCT_CREATED},
+        (*WRITE_PROBLEMS, "precondition-failed", "precondition-required"),
+    ),
+    openapi_extra=body("WholeProduct", {"name": "Blue mug", "price_cents": 1299, "reorder_point": 10}, conditional=True),
+)
+async def put_product(
+    _json: JsonBody,
+    condition: Condition,
+    product_id: ProductId,
+    whole: Annotated[WholeProduct, Depends(_replacement)],
+    _key: Keyless,
+    products: Products,
+) -> Response:
+    """Create or replace; 201 when there was none."""
+    answer = await products.put(whole.draft(product_id), condition)
+    return written(_product(answer), created=answer.change is Change.CREATED)
+
+
+@router.patch(
+    "/products/{product_id}",
+    operation_id="patchProduct",
+    summary="Change some fields of a product",
+    description="RFC 7396 merge patch of `name`, `price_cents` and `reorder_point`; null sets `reorder_point` back to 0.",
+    response_class=Response,
+    responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
+    openapi_extra=patch_media(body("ProductPatch", {"price_cents": 1199}, conditional=True)),
+)
+async def patch_product(
+    _json: PatchBody,
+    condition: Condition,
+    product_id: ProductId,
+    patch: Annotated[ProductPatch, Depends(patch_of(ProductPatch))],
+    _key: Keyless,
+    products: Products,
+) -> Response:
+    """Change the fields given; with none, or with what they are, nothing changes and the version stays."""
+    return written(_product(await products.patch(product_id, patch.patch(), condition)))
+
+
+@router.delete(
+    "/products/{product_id}",
+    operation_id="deleteProduct",
+    summary="Delete a product",
+    description="Whatever its stock. The id can be used again; its version goes on.",
+    status_code=204,
+    response_class=Response,
+    responses=answers(
+        {204: Success("Deleted")},
+        ("invalid-header", "product-not-found", "precondition-failed", "invalid-request", "not-implemented", "overloaded",
+         "database-unavailable", "outcome-unknown", "internal-error"),
+    ),
+    openapi_extra=body("", None, conditional=True),
+)  # fmt: skip
+async def delete_product(condition: Condition, product_id: ProductId, _key: Keyless, products: Products) -> Response:
+    """Delete."""
+    await products.delete(product_id, condition)
+    return Response(status_code=204)
+
+
+@router.put(
+    "/products/{product_id}/stock",
+    operation_id="putStock",
+    summary="Set the stock to what was counted",
+    description="A physical count: it stands, whatever the service thought. Every count raises the version.",
+    tags=["stock"],
+    response_class=Response,
+    responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
+    openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"]}, conditional=True),
+)
+async def put_stock(
+    _json: JsonBody,
+    condition: Condition,
+    product_id: ProductId,
+    count: Annotated[StockCount, Depends(body_of(StockCount))],
+    _key: Keyless,
+    products: Products,
+) -> Response:
+    """Set the stock. The reference is checked now, and kept once there is a ledger to keep it in."""
+    return written(_product(await products.count(product_id, count.stock, condition)))
+
+
+def _product(answer: Written) -> Product:
+    if isinstance(answer.row, Product):
+        return answer.row
+    raise ProductsMissing([answer.row.id])

@@ -1,0 +1,82 @@
+"""What the endpoints are given: the service behind a protocol, and typed ways to reach it from a request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from app.api.metrics import RequestStats, StoreHealth
+from app.cache.stats import Stats
+from app.cache.write_through import Read
+from app.products.product import ALWAYS, Draft, Patch, Position, Precondition
+from app.products.service import Page, Written
+from app.settings import Settings
+
+
+class Catalogue(Protocol):
+    """The use cases as the endpoints call them; ``app.products.service.Products`` is the real one."""
+
+    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
+        """Read one product through the cache."""
+
+    async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
+        """Read products through the cache, in the order of ``ids``, which has no repeats."""
+
+    async def list_page(self, *, limit: int, after: Position | None = None, prefix: str = "") -> Page:
+        """Read a page of the list from the source."""
+
+    async def create(self, draft: Draft) -> Written:
+        """Add a product."""
+
+    async def put(self, draft: Draft, condition: Precondition = ALWAYS) -> Written:
+        """Create or replace a product."""
+
+    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Written:
+        """Change some fields of a product."""
+
+    async def delete(self, product_id: str, condition: Precondition = ALWAYS) -> Written:
+        """Delete a product."""
+
+    async def count(self, product_id: str, stock: int, condition: Precondition = ALWAYS) -> Written:
+        """Set a product's stock to what was counted."""
+
+    async def upsert(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+        """Create or replace products, all in one transaction; the ids have no repeats."""
+
+    async def drop(self, product_id: str) -> None:
+        """Empty a product's slot in the cache."""
+
+
+class Pinged(Protocol):
+    """A server that can be asked whether it answers."""
+
+    async def ping(self) -> None:
+        """Return once the server answered; raise within a bounded time when it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Larder:
+    """The running service as its endpoints see it; the composition root puts it into ``app.state.larder``."""
+
+    settings: Settings
+    products: Catalogue
+    database: Pinged
+    store: StoreHealth
+    stats: Stats
+    requests: RequestStats
+
+
+async def larder_of(request: Request) -> Larder:
+    """Give the running service; an ordinary dependency."""
+    larder: Larder = request.app.state.larder
+    return larder
+
+
+async def _products(request: Request) -> Catalogue:
+    larder: Larder = request.app.state.larder
+    return larder.products
+
+
+Running = Annotated[Larder, Depends(larder_of)]
+Products = Annotated[Catalogue, Depends(_products)]

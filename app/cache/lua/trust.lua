@@ -1,0 +1,27 @@
+-- Move watermark and fence on (R5, step 5).
+-- KEYS: watermark, fence
+-- ARGV: watermark as the cycle first saw it ('' for none), epoch, transaction id (20 digits), server, fence's expiry (ms since 1970)
+-- returns: 1 when done; 0 when the time is over or the watermark meanwhile got another epoch
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local expires_ms = tonumber(ARGV[5])
+if now_ms >= expires_ms then
+  return 0
+end
+local epoch = ARGV[2]
+local watermark = redis.call('GET', KEYS[1]) or ''
+local same_epoch = string.sub(watermark, 1, 16) == epoch
+if watermark ~= ARGV[1] and not same_epoch then
+  return 0
+end
+local mine = epoch .. ':' .. ARGV[3]
+if same_epoch and watermark > mine then
+  mine = watermark
+end
+redis.call('SET', KEYS[1], mine)
+local fence = ARGV[4] .. '|' .. epoch
+-- Never shortening: a cycle that began earlier may end later.
+if redis.call('GET', KEYS[2]) ~= fence or now_ms + redis.call('PTTL', KEYS[2]) < expires_ms then
+  redis.call('SET', KEYS[2], fence, 'PX', expires_ms - now_ms)
+end
+return 1

@@ -1,0 +1,220 @@
+"""What the protocol asks of the world: a source of truth, a store of slots, and the values that pass between them.
+
+Ports carry values and bytes only. A *key* is a non-empty string without control characters. Implementations:
+``app.products.source`` (PostgreSQL) and ``redis_store`` (Redis);
+in-memory ones for the simulation pass the same contract suite.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+Clock = Callable[[], float]
+"""Seconds on this process's own monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A key's row as one version of it stands in the source.
+
+    ``payload`` is a pure function of the row; ``epoch`` (16 hexadecimal digits) names the stretch of the source's history in
+    which versions and transaction ids only rise.
+    """
+
+    key: str
+    epoch: str
+    version: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A key without a row: deleted at ``version``, or never there (version 0)."""
+
+    key: str
+    epoch: str
+    version: int
+
+
+State = Value | Absent
+
+
+class Outcome(IntEnum):
+    """What a publish did to a slot (R3's table); the numbers are those of ``lua/publish.lua``."""
+
+    EMPTY = 0
+    """Nothing was there and nothing was stored: an older publish could be the one arriving."""
+    STORED = 1
+    """The state replaced an own lease, an older state or one of another epoch."""
+    KEPT = 2
+    """The slot holds the same version or a newer one."""
+    LEASE_DELETED = 3
+    """Somebody else's lease was deleted: its holder may have loaded the past."""
+    UNTRUSTED = 4
+    """No watermark of this epoch: the slot was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A state to put into its slot. ``token`` proves a lease taken before the state was read; empty for none."""
+
+    state: State
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The store's definite answer to one publish: an outcome for each publication, in order.
+
+    ``proven`` is true when the watermark has the states' epoch and a live fence names the very server that applied the
+    publish; only then may the write be acknowledged without settling.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Slots as one atomic read found them, raw (see ``slot``), ``None`` where empty.
+
+    ``epoch`` is the fence's, if the fence is live and names the server of the connection that read; otherwise ``""`` and
+    no slot may be trusted.
+    """
+
+    epoch: str
+    slots: Sequence[bytes | None]
+
+
+class Store(Protocol):
+    """The shared slots. Every verb has a deadline and raises ``StoreUnavailable`` when there was no definite answer."""
+
+    async def read(self, keys: Sequence[str]) -> Reading:
+        """Read slots and fence in one atomic step. Idempotent."""
+
+    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        """Try to take a lease on each key's empty slot; return the tokens of those definitely taken.
+
+        Not idempotent: each token is sent in exactly one command, never repeated.
+        """
+
+    async def publish(self, publications: Sequence[Publication]) -> Published:
+        """Apply R3's table to each publication in one atomic step. Idempotent, but for the token's single use."""
+
+    async def release(self, tokens: dict[str, str]) -> None:
+        """Give leases back unused. Idempotent."""
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The audit row and the epoch as one statement on the primary found them (R4)."""
+
+    announced: int
+    completed: int
+    remaining_s: float
+    """Until no fence that was announced can be live; negative when that is past."""
+    audited_epoch: str
+    epoch: str
+
+
+class Source(Protocol):
+    """The truth. Every verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
+
+    async def load(self, keys: Sequence[str]) -> dict[str, State]:
+        """Read rows and epoch from the primary, in a snapshot taken after the call began. Idempotent."""
+
+    async def standing(self) -> Standing:
+        """Read how far audits have come. Idempotent."""
+
+    async def adopt(self, fence_ttl_ms: int) -> Standing:
+        """Announce, for an epoch that no audit has announced yet, that some fence may live for ``fence_ttl_ms`` more.
+
+        Idempotent: does nothing when the audit row has the current epoch already.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """All transactions before ``xid`` were compared with the store, in this epoch."""
+
+    epoch: str
+    xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An audit's first look at the store: its clock, the server, and the watermark as it stood."""
+
+    time_ms: int
+    server: str
+    watermark: Watermark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """Slots that an audit deleted, by cause, out of ``checked`` rows."""
+
+    checked: int = 0
+    older: int = 0
+    other_epoch: int = 0
+    leases: int = 0
+
+    def __add__(self, other: "Repairs") -> "Repairs":
+        return Repairs(
+            self.checked + other.checked,
+            self.older + other.older,
+            self.other_epoch + other.other_epoch,
+            self.leases + other.leases,
+        )
+
+
+class AuditStore(Protocol):
+    """The store as one audit cycle sees it: one connection, never re-established; ``StoreUnavailable`` ends the cycle."""
+
+    async def begin(self, claim_ms: int) -> Begun | None:
+        """Claim this interval's audit; ``None`` when another instance has it."""
+
+    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        """Delete every slot that is older than its row, of another epoch, or leased. Idempotent."""
+
+    async def purge(self, claim_ms: int) -> int:
+        """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
+
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        """Set watermark and fence, if nobody changed the watermark's epoch since ``begun`` and its time is not over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An audit cycle's number, and the seconds until a fence on another server must have lapsed (negative: it has)."""
+
+    cycle: int
+    other_remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One repeatable-read snapshot of the source: everything before ``xmin`` is in it."""
+
+    epoch: str
+    xmin: int
+    pages: AsyncIterator[Sequence[tuple[str, int]]]
+    """Keys and versions of rows changed since the watermark asked for; empty when the epochs differ."""
+
+
+class AuditSource(Protocol):
+    """The source as one audit cycle sees it: one session, never re-established; ``SourceUnavailable`` ends the cycle."""
+
+    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
+        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most."""
+
+    def snapshot(self, since: Watermark | None, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
+        """Open a snapshot, taken after the call began."""
+
+    async def complete(self, cycle: int) -> None:
+        """Commit that this cycle is finished: what was committed before it was announced is in the store."""

@@ -1,0 +1,235 @@
+"""One connection to Redis that is never replaced behind its user's back, and a keeper that has one ready.
+
+Why not a pooled client: the protocol needs to know *which server* a reply came from, that a command was sent exactly once,
+and that a connection with a doubtful reply is never used again. redis-py's connection does the talking (URLs, TLS, login,
+parsing); retries and silent reconnects are off.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.cache.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+Command = Sequence[str | bytes | int]
+Reply = Any
+
+
+class RedisConnection:
+    """One open connection to one server of role master.
+
+    Every call carries, behind its commands, a nonce to echo and a question for the server's present identity. A reply of
+    error, a late one, a wrong nonce or another identity closes the connection for good: nothing about it is known then.
+    """
+
+    def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float) -> None:
+        self._connection = connection
+        self._run_id = run_id
+        self._timeout_s = timeout_s
+        self._replid = ""
+        self._turn = asyncio.Lock()
+        self.alive = True
+
+    @classmethod
+    async def open(
+        cls, pool: ConnectionPool, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
+    ) -> "RedisConnection":
+        """Connect, log in, load scripts, and ask which server this is.
+
+        Raises:
+            StoreUnavailable: no connection in time, or the server is not a master.
+        """
+        raw: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        try:
+            async with asyncio.timeout(connect_timeout_s):
+                await raw.connect()  # type: ignore[no-untyped-call]  # the same
+                await raw.send_command("INFO", "server")
+                run_id = _field(await raw.read_response(disable_decoding=True), b"run_id")
+                opened = cls(raw, run_id, timeout_s)
+                await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
+        except (RedisError, OSError, TimeoutError, StoreUnavailable) as error:
+            await _close(raw)
+            raise StoreUnavailable(f"cannot connect to Redis: {str(error) or type(error).__name__}") from error
+        except BaseException:
+            await _close(raw)
+            raise
+        return opened
+
+    @property
+    def server(self) -> str:
+        """Run id and replication id of the server, as of the last call."""
+        return f"{self._run_id}:{self._replid}"
+
+    async def call(self, *commands: Command) -> list[Reply]:
+        """Send commands in one round trip; return their replies in order.
+
+        Raises:
+            StoreUnavailable: no definite answer to each of them; some may have been applied. The connection is closed.
+        """
+        async with self._turn:
+            if not self.alive:
+                raise StoreUnavailable("the connection to Redis was closed")
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._exchange(commands)
+            except TimeoutError as error:
+                raise StoreUnavailable("Redis did not answer in time") from await self._condemn(error)
+            except (RedisError, OSError, StoreUnavailable) as error:
+                raise StoreUnavailable(f"Redis failed: {error}") from await self._condemn(error)
+            except BaseException as error:
+                await self._condemn(error)
+                raise
+
+    async def close(self) -> None:
+        """Close for good."""
+        self.alive = False
+        await _close(self._connection)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
+        if not self._connection.is_connected:  # or redis-py would connect anew, to whatever server answers
+            raise StoreUnavailable("the connection was lost")
+        nonce = secrets.token_hex(8)
+        trailer: tuple[Command, ...] = (("ECHO", nonce), ("INFO", "replication"))
+        await self._connection.send_packed_command(self._connection.pack_commands([*commands, *trailer]), check_health=False)
+        replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
+        if await self._connection.read_response(disable_decoding=True) != nonce.encode():
+            raise StoreUnavailable("a reply did not belong to its request")
+        self._identify(await self._connection.read_response(disable_decoding=True))
+        return replies
+
+    def _identify(self, info: bytes) -> None:
+        # Asked with every call, not only when connecting: a server that was demoted and promoted again meanwhile keeps
+        # its run id and this connection, but has another master's data, with a fence in it that may name its old self.
+        if _field(info, b"role") != "master":
+            raise StoreUnavailable("the server is not a master")
+        replid = _field(info, b"master_replid")
+        if self._replid and replid != self._replid:
+            raise StoreUnavailable("the server has taken over other data")
+        self._replid = replid
+
+    async def _condemn(self, error: BaseException) -> BaseException:
+        await self.close()
+        return error
+
+
+class RedisLink:
+    """Keeps one connection ready; also the circuit breaker.
+
+    While the connection is good, calls use it. Once it fails, every call is refused at once, at no cost, and a single
+    prober tries to connect until it can. Being busy never counts as a failure.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_ms: int,
+        connect_timeout_ms: int,
+        retry_ms: int,
+        scripts: Sequence[str] = (),
+        chance: random.Random | None = None,
+    ) -> None:
+        self._pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=None,
+            socket_connect_timeout=connect_timeout_ms / 1000,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._timeout_s = timeout_ms / 1000
+        self._connect_timeout_s = connect_timeout_ms / 1000
+        self._retry_s = retry_ms / 1000
+        self._scripts = scripts
+        self._chance = chance or random.Random()
+        self._connection: RedisConnection | None = None
+        self._prober: asyncio.Task[None] | None = None
+        self.failures = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether a good connection is ready."""
+        return self._connection is not None and self._connection.alive
+
+    def connection(self) -> RedisConnection:
+        """The connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        if self._connection is not None and self._connection.alive:
+            return self._connection
+        if self._connection is not None:
+            self._connection = None
+            self.failures += 1
+        if self._prober is None:
+            self._prober = asyncio.create_task(self._probe(self._retry_s))
+        raise StoreUnavailable("Redis is not connected")
+
+    async def call(self, *commands: Command) -> list[Reply]:
+        """Send commands over the connection that is ready. See ``RedisConnection.call``."""
+        connection = self.connection()
+        try:
+            return await connection.call(*commands)
+        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                self.connection()  # starts the prober
+            raise
+
+    async def start(self) -> None:
+        """Try to connect once; go on trying in the background when it fails."""
+        self._prober = asyncio.create_task(self._probe(0.0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._connect_timeout_s):
+                await asyncio.shield(self._prober)
+
+    async def close(self) -> None:
+        """Stop probing and close the connection."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _probe(self, pause_s: float) -> None:
+        try:
+            while True:
+                if pause_s:
+                    # Spread, so that a fleet does not knock on a waking server all at once.
+                    await asyncio.sleep(pause_s * self._chance.uniform(0.75, 1.25))
+                pause_s = self._retry_s
+                try:
+                    self._connection = await RedisConnection.open(
+                        self._pool,
+                        connect_timeout_s=self._connect_timeout_s,
+                        timeout_s=self._timeout_s,
+                        scripts=self._scripts,
+                    )
+                except StoreUnavailable as error:
+                    log.debug("%s", error)
+                else:
+                    return
+        finally:
+            self._prober = None
+
+
+def _field(info: bytes, name: bytes) -> str:
+    """One field of an INFO reply."""
+    start = info.find(b"\n" + name + b":")
+    if start < 0:
+        raise StoreUnavailable(f"Redis did not tell its {name.decode()}")
+    start += len(name) + 2
+    return info[start : info.find(b"\r", start)].decode("ascii", "replace")
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with suppress(RedisError, OSError, TimeoutError):
+        await connection.disconnect(nowait=True)

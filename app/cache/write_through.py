@@ -1,0 +1,344 @@
+"""The fenced write-through protocol: a cache that is trusted only while it is proven current.
+
+Format
+    One slot per key, empty or holding a state (epoch, version, key, payload) or a lease (see ``slot``). Per namespace a
+    *fence* (server, epoch) that expires, and a *watermark* (epoch, transaction id up to which slots were audited).
+
+Validity
+    A slot counts only if it came in one atomic read with a live fence that names the very server read from, and it has
+    the fence's epoch and the key asked for. Everything else is a miss, whatever it says.
+
+Read
+    One joined read of slots and fence (R1, R7). On a miss: lease the empty slot, load from the source in a snapshot taken
+    after the lease, publish with the token (R2). No lease, no fill. One load per key runs and one waits (G5).
+
+Write
+    Lease slots not known to be filled, commit, publish the last state of every row that changed (R3). Acknowledge when
+    the answer is definite and proven; otherwise *settle*: wait until an audit that began after the commit has finished,
+    or no fence can be live (R4, ``settle``). A write that changed nothing publishes too (R10).
+
+Audit
+    Twice a second for the fleet, rows changed since the watermark are compared with their slots, then watermark and
+    fence move on (R5, R6, ``audit``).
+
+Failures
+    =============================  =====================================================================
+    store down, slow, in error     reads load from the source; writes settle, a statement once the fence lapsed
+    source down                    reads of proven slots go on until the fence lapses, then fail or are flagged (R9)
+    publish lost or late           the write settles; the next audit deletes the slot
+    writer dies after commit       nothing was acknowledged; the next audit deletes the slot
+    commit answer lost             reported as unknown; the cache is left alone
+    =============================  =====================================================================
+
+docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeats and the tests that force it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.cache import slot
+from app.cache.config import CacheConfig
+from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
+from app.cache.joined import Joined
+from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Source, State, Store, Value
+from app.cache.settle import Settler
+from app.cache.stats import Stats
+
+
+class Status(StrEnum):
+    """How a read was answered."""
+
+    HIT = "hit"
+    MISS = "miss"
+    STORED = "stored"
+    """A miss that filled its slot."""
+    BYPASS = "bypass"
+    """The cache could not be used; ``detail`` says why."""
+    REFRESHED = "refreshed"
+    REFRESHED_STORED = "refreshed-stored"
+    UNVERIFIED = "unverified"
+    """The source was away and a cached state was served that nothing proves current (R9)."""
+
+
+UNREACHABLE = "redis-unavailable"
+UNPROVEN = "unproven"
+UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A read's answer. ``detail`` is a token that explains a bypass or a flag, else empty."""
+
+    state: State
+    status: Status
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What stands between a committed write and its answer: nothing if ``proven``, else ``WriteThrough.settle``."""
+
+    proven: bool
+    committed_at: float
+    """On this process's own clock, when the commit's answer was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    key: str
+    vacant: bool
+    """The slot was seen empty: try to lease it."""
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    state: State
+    stored: bool
+
+
+class WriteThrough:
+    """One namespace's cache, as one process sees it. Generic: it knows keys, versions and payload bytes, nothing else."""
+
+    def __init__(self, store: Store, source: Source, config: CacheConfig, stats: Stats, clock: Clock = time.monotonic) -> None:
+        self._store = store
+        self._source = source
+        self._config = config
+        self._stats = stats
+        self._clock = clock
+        self._settler = Settler(source, config, stats, clock)
+        keys, queue = config.batch_keys, config.queue_limit
+        self._reads: Joined[Sequence[str], Reading] = Joined(self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue)
+        self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
+            self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
+        )
+        self._loads: Joined[_Load, _Loaded] = Joined(self._send_loads, batch_weight=keys, queue_limit=queue)
+        self._publishes: Joined[Sequence[Publication], Published] = Joined(
+            self._send_publishes, weigh=_payload_bytes, batch_weight=config.batch_bytes, queue_limit=queue
+        )
+        # Keys whose slot was last seen filled, oldest first: their writers need no lease. A wrong guess costs a miss.
+        self._warm: dict[str, None] = {}
+
+    # ---------------------------------------------------------------- reads
+
+    async def read(self, key: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
+        """Read one key (G1).
+
+        Args:
+            key: what to read.
+            refresh: skip the store, read the source, and replace an older entry.
+            stale_s: with the source away, accept an unproven state up to this many seconds after the last proof.
+
+        Raises:
+            SourceUnavailable: neither a proven nor an acceptable unproven state could be had.
+            Overloaded: too many requests wait.
+        """
+        return (await self.read_many((key,), refresh=refresh, stale_s=stale_s))[0]
+
+    async def read_many(self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
+        """Read several different keys in one round trip; answers in the order asked. See ``read``."""
+        if refresh:
+            return await self._refresh(keys)
+        try:
+            reading = await self._reads.submit(keys)
+        except StoreUnavailable:
+            self._stats.bypasses += len(keys)
+            loaded = await self._load([_Load(key, vacant=False) for key in keys])
+            return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
+        found = [self._trusted(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
+        wanted = [
+            _Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
+        ]
+        self._stats.hits += len(keys) - len(wanted)
+        if not wanted:
+            return [Read(state, Status.HIT) for state in found if state is not None]
+        try:
+            loaded = await self._load(wanted)
+        except SourceUnavailable:
+            return self._unverified(keys, reading, stale_s)
+        return self._merge(found, loaded, proven=bool(reading.epoch))
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""
+        self._warm.pop(key, None)
+        await self._store.drop(key)
+
+    # --------------------------------------------------------------- writes
+
+    async def write(self, keys: Sequence[str], transact: Callable[[], Awaitable[Sequence[State]]]) -> Acknowledgement:
+        """Run a transaction and publish what it committed (R3).
+
+        Args:
+            keys: all keys that ``transact`` may change.
+            transact: commits, and returns the last state of every row that it changed or that its callers were answered
+                about, read back before COMMIT. Whatever it raises reaches the caller, and nothing is published.
+        """
+        tokens = await self._lease([key for key in keys if key not in self._warm])
+        try:
+            states = await transact()
+        except BaseException:
+            await self._release(tokens)
+            raise
+        committed_at = self._clock()
+        published = await self._publish([Publication(state, tokens.pop(state.key, "")) for state in states])
+        if tokens:
+            await self._release(tokens)
+        return Acknowledgement(published is not None and published.proven, committed_at)
+
+    async def settle(self, acknowledgement: Acknowledgement) -> None:
+        """Return when the write may be acknowledged (R4). Raises ``NotSettled`` at the deadline."""
+        if not acknowledgement.proven:
+            await self._settler.settle(acknowledgement.committed_at)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted."""
+        for lane in (self._loads, self._reads, self._leases, self._publishes):
+            await lane.aclose()
+        await self._settler.aclose()
+
+    # ------------------------------------------------------ inside of a read
+
+    def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
+        return slot.decode(raw, key, epoch) if raw is not None and epoch else None
+
+    def _merge(self, found: Sequence[State | None], loaded: Sequence[_Loaded], *, proven: bool) -> list[Read]:
+        if proven:
+            self._stats.misses += len(loaded)
+        else:
+            self._stats.bypasses += len(loaded)
+        rest = iter(loaded)
+        return [Read(state, Status.HIT) if state is not None else _missed(next(rest), proven=proven) for state in found]
+
+    async def _refresh(self, keys: Sequence[str]) -> list[Read]:
+        self._stats.refreshes += len(keys)
+        loaded = await self._load([_Load(key, vacant=False, refresh=True) for key in keys])
+        return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
+
+    def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int) -> list[Read]:
+        """Serve what the store holds, flagged, while its last proof is recent enough (R9); else raise."""
+        allowed_s = max(stale_s, self._config.serve_unverified_s)
+        proven_at = self._stats.last_proven
+        if proven_at is None or self._clock() - proven_at > allowed_s:
+            raise SourceUnavailable("the database cannot be reached and no cached copy is proven current")
+        reads = []
+        for key, raw in zip(keys, reading.slots, strict=True):
+            trusted = self._trusted(raw, key, reading.epoch)
+            state = trusted or (slot.decode(raw, key, slot.epoch_of(raw)) if raw is not None else None)
+            if state is None:
+                raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
+            reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
+        self._stats.unverified += sum(read.status is Status.UNVERIFIED for read in reads)
+        return reads
+
+    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
+        return await _all([self._loads.submit(load) for load in loads])
+
+    # ------------------------------------------------------------ the lanes
+
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
+        began = self._clock()
+        reading = await self._store.read([key for keys in batch for key in keys])
+        now = self._clock()
+        self._stats.store_read.observe(now - began)
+        if reading.epoch:
+            self._stats.last_proven = began
+        if len(batch) == 1:
+            return [reading]
+        readings, start = [], 0
+        for keys in batch:
+            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)]))
+            start += len(keys)
+        return readings
+
+    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
+        wanted = list(dict.fromkeys(key for keys in batch for key in keys))
+        taken = await self._store.lease(wanted)
+        # A token belongs to the first who asked: two holders of one token could both fill.
+        return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
+
+    async def _send_loads(self, batch: Sequence[_Load]) -> Sequence[_Loaded]:
+        keys = list(dict.fromkeys(load.key for load in batch))
+        # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
+        # deletes it, so this load cannot fill the slot with the past.
+        tokens = await self._lease(list(dict.fromkeys(load.key for load in batch if load.vacant)))
+        began = self._clock()
+        try:
+            states = await self._source.load(keys)
+        except BaseException:
+            await self._release(tokens)
+            raise
+        self._stats.source_load.observe(self._clock() - began)
+        self._stats.loads += len(keys)
+        refreshed = {load.key for load in batch if load.refresh}
+        fills = [key for key in keys if key in tokens or key in refreshed]
+        stored: set[str] = set()
+        published = await self._publish([Publication(states[key], tokens.get(key, "")) for key in fills])
+        if published is not None:
+            stored = {key for key, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
+            self._stats.fills += len(stored)
+        return [_Loaded(states[load.key], load.key in stored) for load in batch]
+
+    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
+        began = self._clock()
+        published = await self._store.publish([publication for item in batch for publication in item])
+        self._stats.store_publish.observe(self._clock() - began)
+        answers, start = [], 0
+        for item in batch:
+            outcomes = published.outcomes[start : start + len(item)]
+            answers.append(Published(outcomes, published.proven))
+            start += len(item)
+            for publication, outcome in zip(item, outcomes, strict=True):
+                self._note(publication.state.key, outcome)
+        return answers
+
+    def _note(self, key: str, outcome: Outcome) -> None:
+        self._stats.publishes[outcome] += 1
+        self._warm.pop(key, None)
+        if outcome in (Outcome.STORED, Outcome.KEPT):
+            self._warm[key] = None
+            if len(self._warm) > self._config.warm_keys:
+                del self._warm[next(iter(self._warm))]
+
+    # ------------------------------------- the store, whose failures never fail a request
+
+    async def _lease(self, keys: Sequence[str]) -> dict[str, str]:
+        if not keys:
+            return {}
+        try:
+            return await self._leases.submit(keys)
+        except (StoreUnavailable, Overloaded):
+            return {}
+
+    async def _publish(self, publications: Sequence[Publication]) -> Published | None:
+        if not publications:
+            return Published((), proven=True)
+        try:
+            return await self._publishes.submit(publications)
+        except (StoreUnavailable, Overloaded):
+            self._stats.publish_failures += 1
+            return None
+
+    async def _release(self, tokens: dict[str, str]) -> None:
+        if tokens:
+            try:
+                await self._store.release(tokens)
+            except StoreUnavailable:
+                return  # the leases expire by themselves
+
+
+def _missed(loaded: _Loaded, *, proven: bool) -> Read:
+    if not proven:
+        return Read(loaded.state, Status.BYPASS, UNPROVEN)
+    return Read(loaded.state, Status.STORED if loaded.stored else Status.MISS)
+
+
+def _payload_bytes(publications: Sequence[Publication]) -> int:
+    """A publish's weight: payload bytes, and 100 for each slot's head and its work in the script."""
+    return sum(100 + (len(p.state.payload) if isinstance(p.state, Value) else 0) for p in publications)
+
+
+async def _all(futures: "Sequence[asyncio.Future[_Loaded]]") -> list[_Loaded]:
+    return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))

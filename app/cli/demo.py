@@ -1,0 +1,86 @@
+"""The demo catalogue of `larder dev`, and what to try with it."""
+
+import asyncio
+import time
+
+import httpx
+
+from app.cli.errors import CommandFailed
+
+_TIMEOUT_S = 30.0
+_FIRST_HIT_S = 5.0
+_LOOK_AGAIN_S = 0.05
+_FIRST = "mug-blue"
+# id, name, price in cents, stock, reorder point
+_PRODUCTS = [
+    (_FIRST, "Blue mug", 1_299, 40, 10),
+    ("mug-white", "White mug", 1_199, 55, 10),
+    ("teapot-cast-iron", "Cast-iron teapot, 1.2 l", 4_950, 12, 4),
+    ("tea-assam-250", "Assam, 250 g", 890, 120, 30),
+    ("tea-sencha-100", "Sencha, 100 g", 1_150, 80, 20),
+    ("honey-lime-500", "Lime blossom honey, 500 g", 975, 36, 12),
+    ("jam-plum-340", "Plum jam, 340 g", 520, 64, 24),
+    ("oil-olive-750", "Olive oil, 750 ml", 1_690, 28, 8),
+    ("flour-spelt-1000", "Spelt flour, 1 kg", 340, 150, 50),
+    ("salt-sea-250", "Sea salt, 250 g", 410, 90, 25),
+    ("jar-preserving-1l", "Preserving jar, 1 l", 299, 200, 60),
+    ("board-oak-40", "Oak cutting board, 40 cm", 3_890, 9, 3),
+]
+
+
+async def load_demo(url: str) -> str:
+    """Load a dozen products if the catalogue is empty; the id of a product that is there.
+
+    Raises:
+        CommandFailed: the service did not take them.
+    """
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as client:
+            known = (await client.get("/products", params={"limit": 250})).raise_for_status().json()["items"]
+            if known:
+                ids = [product["id"] for product in known]
+                shown = _FIRST if _FIRST in ids else str(ids[0])
+                await _until_a_hit(client, shown)
+                return shown
+            names = ("id", "name", "price_cents", "stock", "reorder_point")
+            items = [dict(zip(names, product, strict=True)) for product in _PRODUCTS]
+            results = (await client.post("/products/batch", json={"items": items})).raise_for_status().json()["results"]
+            await _until_a_hit(client, _FIRST)
+    except (httpx.HTTPError, LookupError, ValueError) as error:
+        raise CommandFailed(f"the demo catalogue could not be loaded ({error}). What was there before is unchanged.") from error
+    if refused := [result["id"] for result in results if result["outcome"] == "refused"]:
+        raise CommandFailed(f"the demo catalogue was refused: {', '.join(refused)}.")
+    return _FIRST
+
+
+async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
+    # Until the first audit has proven it current, the cache is passed by, and what we are about to print would not be so.
+    # Without Redis that never changes: the tour is printed all the same.
+    deadline = time.monotonic() + _FIRST_HIT_S
+    while time.monotonic() < deadline:
+        answer = await client.get(f"/products/{product_id}")
+        if answer.headers.get("Cache-Status", "").startswith("larder; hit"):
+            return
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+def what_to_try(url: str, product_id: str) -> str:
+    """What a newcomer can paste into another terminal."""
+    product = f"{url}/products/{product_id}"
+    return f"""
+Larder serves on {url} (Ctrl-C stops it and its private servers).
+
+Every call can be read about and tried on   {url}/docs
+
+Or paste into another terminal. Read a product; the second time its answer has `Cache-Status: larder; hit`:
+
+  curl -i {product}
+
+Count its stock, which writes through to PostgreSQL and the cache:
+
+  curl -i -X PUT {product}/stock -H 'Content-Type: application/json' -d '{{"stock": 50}}'
+
+Read it again: the new stock, and still a hit:
+
+  curl -i {product}
+"""

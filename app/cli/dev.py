@@ -1,0 +1,88 @@
+"""`larder dev`: everything on this machine, with private servers where none are named. `make run` calls it."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from app.cli.demo import load_demo, what_to_try
+from app.cli.environment import check_database, check_redis, read_settings
+from app.cli.errors import CommandFailed
+from app.cli.migrate import migrate
+from app.cli.serving import StopSignals, bind, log_to_stderr, serve
+from app.main import create_app
+
+_DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "dev",
+        help="try Larder: private servers, a demo catalogue, HTTP on 127.0.0.1:8000",
+        description=(
+            f"Serve HTTP on LARDER_HOST:LARDER_PORT. Unless {_DATABASE} or {_REDIS} names one, a private PostgreSQL or Redis "
+            "is started for it and stopped with it; an empty catalogue gets a dozen products."
+        ),
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(".larder"),
+        help="where the private servers keep their files (default: %(default)s)",
+    )
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Do it, until SIGINT or SIGTERM; then everything that was started is stopped."""
+    log_to_stderr()
+    with StopSignals() as stop, stop.cancelling(), bind(read_settings()) as listener:
+        async with _servers(arguments.directory) as urls:
+            settings = read_settings(urls)
+            await check_database(settings)
+            if warning := await check_redis(settings):
+                print(f"larder dev: {warning}", file=sys.stderr)
+            await migrate(settings.database_url)
+
+            async def ready(url: str) -> None:
+                product_id = await load_demo(url)
+                print(what_to_try(url, product_id), *_private(urls), sep="\n", flush=True)
+
+            await serve(create_app(settings), settings, listener, stop, ready)
+            print("Stopping.", flush=True)
+    return 0
+
+
+def _private(urls: Mapping[str, str]) -> list[str]:
+    return [f"Private server, until Ctrl-C: {url}" for url in urls.values()]
+
+
+@contextlib.asynccontextmanager
+async def _servers(directory: Path) -> AsyncIterator[dict[str, str]]:
+    """The URLs of private servers for those that the environment does not name."""
+    missing = [name for name in (_DATABASE, _REDIS) if not os.environ.get(name)]
+    if not missing:
+        yield {}
+        return
+    try:
+        embedded = import_module("app.embedded")
+    except ImportError as error:
+        raise CommandFailed(str(error)) from error
+    urls: dict[str, str] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            servers = stack.enter_context(embedded.ServerDirectory(directory))
+            if _DATABASE in missing:
+                postgres = await embedded.start_postgres(servers.path / "postgres")
+                stack.push_async_callback(postgres.stop)
+                urls[_DATABASE] = postgres.url
+            if _REDIS in missing:
+                redis = await embedded.start_redis(servers.path / "redis")
+                stack.push_async_callback(redis.stop)
+                urls[_REDIS] = redis.url
+        except embedded.EmbeddedError as error:
+            raise CommandFailed(str(error)) from error
+        yield urls

@@ -1,0 +1,8 @@
+"""The one error of the command line."""
+
+
+class CommandFailed(Exception):
+    """The command cannot do its work, for a reason outside the program; the message is for the person at the terminal.
+
+    It says what happened, what was kept, and what to do.
+    """

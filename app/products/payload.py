@@ -1,0 +1,29 @@
+"""A product's bytes: the body that a GET answers, and what its slot in the cache holds.
+
+A change here changes what older slots mean: raise the number that ``cache_namespace`` ends in.
+"""
+
+import json
+from datetime import UTC, datetime
+
+from app.products.product import Product
+
+
+def timestamp(moment: datetime) -> str:
+    """Write a moment as UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def product_payload(product: Product) -> bytes:
+    """Write a product as compact JSON in UTF-8: the same bytes for the same row, on every instance."""
+    fields = {
+        "id": product.id,
+        "name": product.name,
+        "price_cents": product.price_cents,
+        "stock": product.stock,
+        "reorder_point": product.reorder_point,
+        "version": product.version,
+        "created_at": timestamp(product.created_at),
+        "updated_at": timestamp(product.updated_at),
+    }
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()

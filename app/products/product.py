@@ -1,0 +1,121 @@
+"""A product: its values and the rules that hold for them. No I/O."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+MAX_INTEGER = 2**53 - 1
+"""Largest price, stock or reorder point: what every JSON reader holds exactly."""
+MAX_ID_LENGTH = 64
+MAX_NAME_LENGTH = 200
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ID = re.compile(ID_PATTERN[:-1] + r"\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product as one version of it stood. Money in cents, stock in units."""
+
+    id: str
+    name: str
+    price_cents: int
+    stock: int
+    reorder_point: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """No product: deleted at ``version``, or never there (version 0)."""
+
+    id: str
+    version: int
+
+
+Row = Product | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A whole product as a client sends it. ``stock`` is ``None`` when left out: 0 in a new product, else unchanged."""
+
+    id: str
+    name: str
+    price_cents: int
+    stock: int | None = None
+    reorder_point: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """The fields to change; ``None`` leaves a field as it is."""
+
+    name: str | None = None
+    price_cents: int | None = None
+    reorder_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must hold of the current product for a write to go on.
+
+    ``if_match`` holds the opaque strong tags of If-Match, ``any_version`` is ``If-Match: *`` and ``create_only`` is
+    ``If-None-Match: *``.
+    """
+
+    if_match: frozenset[str] | None = None
+    any_version: bool = False
+    create_only: bool = False
+
+    @property
+    def names_version(self) -> bool:
+        """Whether the request carried If-Match at all."""
+        return self.any_version or self.if_match is not None
+
+    def allows(self, current: Row) -> bool:
+        """Whether the write may go on from ``current``."""
+        if self.create_only and isinstance(current, Product):
+            return False
+        if not self.names_version:
+            return True
+        return isinstance(current, Product) and (self.any_version or str(current.version) in (self.if_match or ()))
+
+
+ALWAYS = Precondition()
+
+
+def is_product_id(text: str) -> bool:
+    """Whether ``text`` may be a product's id: 1-64 of ``A-Z a-z 0-9 . _ : -``, not ``.`` or ``..``."""
+    return _ID.match(text) is not None and text not in (".", "..")
+
+
+def new_product_id() -> str:
+    """Make an id: 12 hexadecimal digits of milliseconds since 1970, so that ids order by time, and 20 of chance."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def name_fault(name: str) -> str | None:
+    """Say what is wrong with a product's name, or ``None`` when nothing is."""
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        return f"must have 1 to {MAX_NAME_LENGTH} characters"
+    if _CONTROL.search(name):
+        return "must not contain control characters"
+    if _SURROGATE.search(name):
+        return "must not contain surrogates, which are half a character"
+    if not name.strip():
+        return "must not be blank"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page of the list ended: the last product's id and, when listing by name, its sort key."""
+
+    id: str
+    name_key: str = field(default="")

@@ -1,0 +1,82 @@
+"""The schema as SQLAlchemy sees it: what Alembic compares with the migrations, which alone have triggers and functions."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, MetaData, Table, Text, Uuid, text
+from sqlalchemy.types import UserDefinedType
+
+
+class XID8(UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id, which never wraps."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """The type's name in DDL."""
+        return "xid8"
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+_LIMIT = 2**53 - 1
+
+products = Table(
+    "products",
+    metadata,
+    Column("id", Text(collation="C"), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("price_cents", BigInteger, nullable=False),
+    Column("stock", BigInteger, nullable=False, server_default=text("0")),
+    Column("reorder_point", BigInteger, nullable=False, server_default=text("0")),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    Column("changed_xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    # A tombstone: its version goes on when the id is created again. The rest of the row means nothing then.
+    Column("deleted_at", DateTime(timezone=True)),
+    CheckConstraint(r"id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')", name="id"),
+    CheckConstraint("char_length(name) BETWEEN 1 AND 200", name="name_length"),
+    # The characters are named one by one, because \s and [[:cntrl:]] depend on the database's locale.
+    CheckConstraint(r"""name COLLATE "C" !~ '[\u0001-\u001f\u007f-\u009f]'""", name="name_control"),
+    CheckConstraint(
+        r"""name COLLATE "C" ~ '[^\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]'""", name="name_blank"
+    ),
+    CheckConstraint(f"price_cents BETWEEN 0 AND {_LIMIT}", name="price_cents"),
+    CheckConstraint(f"stock BETWEEN 0 AND {_LIMIT}", name="stock"),
+    CheckConstraint(f"reorder_point BETWEEN 0 AND {_LIMIT}", name="reorder_point"),
+    CheckConstraint("version > 0", name="version"),
+    CheckConstraint("deleted_at IS NULL OR stock = 0", name="tombstone"),
+)
+
+Index("ix_products_changed_xid", products.c.changed_xid)
+Index(
+    "ix_products_name",
+    text('lower(name) COLLATE "C"'),
+    products.c.id,
+    postgresql_where=products.c.deleted_at.is_(None),
+)
+
+cache_generations = Table(
+    "cache_generations",
+    metadata,
+    Column("relation", Text, primary_key=True),
+    Column("generation", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+)
+
+cache_audits = Table(
+    "cache_audits",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("announced", BigInteger, nullable=False, server_default=text("0")),
+    Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("fenced_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
+    Column("other_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
+    Column("server", Text, nullable=False, server_default=text("''")),
+    Column("epoch", Text, nullable=False, server_default=text("''")),
+    # Updated twice a second: room for the new version beside the old keeps the row on its page.
+    postgresql_with={"fillfactor": "50"},
+)

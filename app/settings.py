@@ -1,0 +1,107 @@
+"""Every number Larder runs with: read once from the environment, checked, frozen.
+
+A setting ``fence_ttl_ms`` is read from ``LARDER_FENCE_TTL_MS``; its name ends in its unit. A misspelt or contradictory
+setting stops the service before it listens, with a sentence for the operator.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PREFIX = "LARDER_"
+
+Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class SettingsError(Exception):
+    """The environment holds a setting that Larder does not know or cannot run with."""
+
+
+class Settings(BaseModel):
+    """The service's settings; the README's table is made from the descriptions below."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database_url: str = Field("", description="PostgreSQL URL; `larder dev` starts a private server when empty")
+    redis_url: str = Field("", description="Redis URL; `larder dev` starts a private server when empty")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
+
+    database_connections: int = Field(10, ge=3, le=500, description="connections to PostgreSQL per process")
+    database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
+    database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
+    database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
+    database_lock_timeout_ms: Milliseconds = Field(2_000, description="wait for a row that another transaction holds")
+    transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a deadlock or a lost race")
+
+    redis_timeout_ms: Milliseconds = Field(100, description="deadline of one Redis round trip")
+    redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
+    redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
+
+    cache_namespace: str = Field(
+        "products.1",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="name of the cache in Redis; ends in the number of the payload's schema",
+    )
+    slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
+    absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")
+    ttl_jitter_percent: int = Field(10, ge=0, le=50, description="a life is shortened by up to this share, by chance")
+    lease_ttl_ms: Milliseconds = Field(3_000, description="life of the right to fill an empty slot")
+    batch_keys: int = Field(500, ge=250, le=10_000, description="most keys that share one round trip or one load")
+    batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
+    queue_limit: Count = Field(10_000, description="most requests that wait for one lane before 503 `overloaded`")
+    warm_keys: Count = Field(10_000, description="keys whose filled slot a process remembers, to save writers the lease")
+
+    audit_interval_ms: Milliseconds = Field(500, description="pause between two audits, for the whole fleet")
+    audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")
+    fence_ttl_ms: Milliseconds = Field(2_000, description="how long one audit's proof lets the cache be trusted")
+    fence_ttl_max_ms: Milliseconds = Field(
+        2_000, description="largest `fence_ttl_ms` of any instance of the fleet (raise it everywhere before raising that)"
+    )
+    settle_margin_ms: Milliseconds = Field(50, description="added to every wait for a fence to lapse")
+    settle_poll_ms: Milliseconds = Field(50, description="pause between two looks for a finished audit")
+    serve_unverified_s: int = Field(
+        0, ge=0, le=86_400, description="PostgreSQL away: serve flagged cached products for so long after the last proof"
+    )
+
+    write_lanes: int = Field(2, ge=1, le=64, description="transactions that joined writes may have under way")
+    write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
+    request_timeout_ms: Milliseconds = Field(15_000, description="deadline of a write, its settling included")
+    body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.fence_ttl_ms < 2 * self.audit_interval_ms:
+            raise ValueError("fence_ttl_ms must be at least twice audit_interval_ms, or the fence lapses between two audits")
+        if self.fence_ttl_ms > self.fence_ttl_max_ms:
+            raise ValueError("fence_ttl_ms must not exceed fence_ttl_max_ms, which writers on other instances rely on")
+        if self.request_timeout_ms <= self.fence_ttl_max_ms + self.settle_margin_ms:
+            raise ValueError("request_timeout_ms must exceed fence_ttl_max_ms + settle_margin_ms, or no write could settle")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read ``LARDER_*`` variables; an empty one counts as not given.
+
+        Raises:
+            SettingsError: a variable is unknown, malformed, or contradicts another one.
+        """
+        given = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in (os.environ if environ is None else environ).items()
+            if name.startswith(PREFIX) and value
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_sentence(detail["loc"], detail["msg"]) for detail in error.errors())) from error
+
+
+def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
+    name = PREFIX + str(location[0]).upper()
+    return f"{name}: unknown setting" if message.startswith("Extra inputs") else f"{name}: {message}"
