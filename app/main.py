@@ -72,6 +72,7 @@ async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[
 
 @asynccontextmanager
 async def _in_background(audit: Audit) -> AsyncIterator[None]:
+    await audit.attempt()  # so that the first reads find a fence, if Redis is there
     task = asyncio.create_task(audit.run(), name="audit")
     task.add_done_callback(_report)
     try:

@@ -57,23 +57,27 @@ class Audit:
         self._config = config
         self._stats = stats
         self._clock = clock
+        self._proving = True
 
     async def run(self) -> None:
-        """Audit every interval until cancelled; a failed cycle is counted and the next one starts afresh."""
+        """Audit every interval until cancelled."""
         interval_s = self._config.audit_interval_ms / 1000
-        proving = True
         while True:
             began = self._clock()
-            try:
-                await self.cycle()
-            except (StoreUnavailable, SourceUnavailable) as error:
-                self._stats.audit_failures += 1
-                if proving:  # said once: an outage lasts many intervals
-                    log.warning("the cache cannot be proven current, reads go to the database: %s", error)
-                proving = False
-            else:
-                proving = True
+            await self.attempt()
             await asyncio.sleep(max(0.0, began + interval_s - self._clock()))
+
+    async def attempt(self) -> None:
+        """Run one cycle; a failure is counted, and the next cycle starts afresh."""
+        try:
+            await self.cycle()
+        except (StoreUnavailable, SourceUnavailable) as error:
+            self._stats.audit_failures += 1
+            if self._proving:  # said once: an outage lasts many intervals
+                log.warning("the cache cannot be proven current, reads go to the database: %s", error)
+            self._proving = False
+        else:
+            self._proving = True
 
     async def cycle(self) -> Cycle | None:
         """Run one cycle; ``None`` when another instance has this interval's claim.
@@ -119,6 +123,8 @@ class Audit:
         if cycle.purged is not None:
             self._stats.purges += 1
             self._stats.purged_slots += cycle.purged
-            log.warning(
-                "the cache had no watermark of the database's present epoch and started clean: %d slots deleted", cycle.purged
+            log.log(
+                logging.WARNING if cycle.purged else logging.INFO,
+                "no watermark of the database's present epoch: the cache starts clean, %d slots deleted",
+                cycle.purged,
             )

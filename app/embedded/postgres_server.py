@@ -47,7 +47,7 @@ class PostgresServer:
 
     def __init__(self, data_dir: Path, *, database: str, options: Mapping[str, str], programs: Path | None) -> None:
         self.data_dir = data_dir.absolute()
-        self._programs = programs or postgres_directory()
+        self._programs = (programs or postgres_directory()).absolute()
         self._account = server_account()
         self._options = {**_OPTIONS, **options}
         self._process: ServerProcess | None = None

@@ -31,24 +31,30 @@ class ServerProcess:
         log: file that takes the server's output, begun anew.
         user: account to run as, or None for the present one.
         environment: the server's whole environment.
+
+    Raises:
+        ServerFailed: the program or the log cannot be opened.
     """
 
     def __init__(self, command: Sequence[str], *, log: Path, user: str | None, environment: Mapping[str, str]) -> None:
         self.log = log
         self._name = Path(command[0]).name
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd="/",
-                env=dict(environment),
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
-            )
+        try:
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd="/",
+                    env=dict(environment),
+                    user=user,
+                    group=user,
+                    extra_groups=None if user is None else [],
+                )
+        except OSError as error:
+            raise ServerFailed(f"{command[0]} cannot be started: {error}") from error
 
     @property
     def pid(self) -> int:

@@ -45,7 +45,7 @@ class RedisServer:
         self.url = ""
         self._options = {**_OPTIONS, **options}
         self._ports = ports
-        self._program = program or redis_program()
+        self._program = (program or redis_program()).absolute()
         self._process: ServerProcess | None = None
 
     @property

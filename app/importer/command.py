@@ -198,7 +198,8 @@ class ImportCommand:
                 with progress:
                     await flow.run(chunks)
         except asyncio.CancelledError:
-            raise
+            if not self._interrupted:
+                raise
         finally:
             await sender.close()
 
