@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, requests) as larder:
+        async with running(settings, requests) as larder:
             app.state.larder = larder
             yield
 
@@ -40,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[Larder]:
+async def running(settings: Settings, requests: RequestStats | None = None) -> AsyncIterator[Larder]:
+    """Open every part of the service, without HTTP."""
     stats = Stats()
     config = cache_config(settings)
     namespace = settings.cache_namespace
@@ -67,7 +68,7 @@ async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[
         opened.push_async_callback(products.aclose)
         audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
         await opened.enter_async_context(_in_background(audit))
-        yield Larder(settings, products, database, store, stats, requests)
+        yield Larder(settings, products, database, store, stats, requests or RequestStats())
 
 
 @asynccontextmanager
