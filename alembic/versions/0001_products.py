@@ -16,8 +16,8 @@ CREATE TABLE products (
     reorder_point bigint NOT NULL DEFAULT 0,
     version bigint NOT NULL DEFAULT 1,
     changed_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     deleted_at timestamptz,
     CONSTRAINT pk_products PRIMARY KEY (id),
     CONSTRAINT ck_products_id CHECK (id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')),
@@ -88,11 +88,12 @@ BEGIN
                 USING ERRCODE = 'check_violation', HINT = 'Create a product with the new id and delete the old one.';
         END IF;
         NEW.version := greatest(NEW.version, OLD.version + 1);
+        -- A statement that waited for a lock began before the change that it waited for.
+        NEW.updated_at := greatest(statement_timestamp(), OLD.updated_at);
     ELSE
         NEW.version := greatest(NEW.version, 1);
     END IF;
     NEW.changed_xid := pg_current_xact_id();
-    NEW.updated_at := clock_timestamp();
     RETURN NEW;
 END
 $$;

@@ -30,7 +30,7 @@ RETURNING id
 UPDATE: LiteralString = """
 UPDATE products p SET
     name = c.name, price_cents = c.price_cents, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
-    created_at = CASE WHEN p.deleted_at IS NULL THEN p.created_at ELSE clock_timestamp() END,
+    created_at = CASE WHEN p.deleted_at IS NULL THEN p.created_at ELSE statement_timestamp() END,
     deleted_at = NULL
 FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
