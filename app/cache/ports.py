@@ -186,7 +186,11 @@ class AuditStore(Protocol):
         """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """Set watermark and fence, if nobody changed the watermark's epoch since ``begun`` and its time is not over."""
+        """Set watermark and fence in one atomic step with looking whether they may be set.
+
+        ``False``, and nothing set, when the watermark's epoch was changed since ``begun``, its time is over, or the server is
+        not any more the one of ``begun`` with the data it had then.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,4 +221,7 @@ class AuditSource(Protocol):
         """Open a snapshot, taken after the call began."""
 
     async def complete(self, cycle: int) -> None:
-        """Commit that this cycle is finished: what was committed before it was announced is in the store."""
+        """Commit that this cycle is finished: what was committed before it was announced is in the store.
+
+        Does nothing when the audit row has meanwhile come from another history, where the number means another cycle.
+        """

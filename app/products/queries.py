@@ -92,13 +92,15 @@ ON CONFLICT (namespace) DO UPDATE SET
     announced = a.announced + 1,
     other_until = CASE WHEN a.server = excluded.server THEN a.other_until ELSE greatest(a.other_until, a.fenced_until) END,
     server = excluded.server, epoch = excluded.epoch, fenced_until = greatest(a.fenced_until, excluded.fenced_until)
-RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8
+RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8, epoch
 """
-"""An audit's announcement; the seconds until another server's fence must have lapsed."""
+"""An audit's announcement; the seconds until another server's fence must have lapsed, and the epoch announced in."""
 
 COMPLETE: LiteralString = """
-UPDATE cache_audits SET completed = greatest(completed, %(cycle)s) WHERE namespace = %(namespace)s
+UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
+WHERE namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
+"""A cycle is finished, if the row still knows it: one that a restore brought back has numbers of another history."""
 
 SNAPSHOT: LiteralString = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_products_epoch()"
 """Taken first in a REPEATABLE READ transaction: fixes its snapshot."""
