@@ -131,8 +131,8 @@ class Source(Protocol):
     async def standing(self) -> Standing:
         """Read how far audits have come. Idempotent."""
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
-        """Announce, for an epoch that no audit has announced yet, that some fence may live for ``fence_ttl_ms`` more.
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+        """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
 
         Idempotent: does nothing when the audit row has the current epoch already.
         """
@@ -214,8 +214,12 @@ class Snapshot:
 class AuditSource(Protocol):
     """The source as one audit cycle sees it: one session, never re-established; ``SourceUnavailable`` ends the cycle."""
 
-    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
-        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most."""
+    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
+        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most.
+
+        Where the audit row is missing or of another epoch, commit besides that fences of the largest TTL may be live now, on
+        other servers: the row then tells nothing of them.
+        """
 
     def snapshot(self, since: Watermark | None, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
         """Open a snapshot, taken after the call began."""

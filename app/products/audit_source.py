@@ -38,11 +38,15 @@ class ProductAuditSource:
         self._namespace = namespace
         self._announced_epoch = ""
 
-    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
+    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
         """See ``AuditSource.announce``: one statement in autocommit."""
-        [[cycle, other_remaining_s, self._announced_epoch]] = await self._session.rows(
-            queries.ANNOUNCE, {"namespace": self._namespace, "server": server, "ttl_s": fence_ttl_ms / 1000}
-        )
+        parameters = {
+            "namespace": self._namespace,
+            "server": server,
+            "ttl_s": fence_ttl_ms / 1000,
+            "max_ttl_s": fence_ttl_max_ms / 1000,
+        }
+        [[cycle, other_remaining_s, self._announced_epoch]] = await self._session.rows(queries.ANNOUNCE, parameters)
         return Announced(cycle, other_remaining_s)
 
     @asynccontextmanager

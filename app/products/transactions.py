@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 
 from app.cache.ports import State
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
+from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Command, Effect
 from app.products.errors import Refused
@@ -52,6 +52,10 @@ class ProductTransactions:
             try:
                 async with self._database.session() as session:
                     return await _attempt(session, commands)
+            except DatabaseUnavailable:
+                # Once more, on a fresh connection: this one may have died with a restart long ago. Nothing is committed.
+                if attempt > 1:
+                    raise
             except TransactionConflict as conflict:
                 if attempt == self._attempts:
                     raise DatabaseOverloaded(f"other transactions were first {attempt} times: {conflict}") from conflict
