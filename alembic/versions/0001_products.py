@@ -56,18 +56,31 @@ CREATE TABLE cache_audits (
 ) WITH (fillfactor = 50);
 """
 
-# Everything whose change can make versions or transaction ids go back. STABLE, so that the generation is read in the very
-# snapshot of the statement that reads the rows; the timeline from the WAL's position, because the control file's lags behind
-# a promotion. Raises on a standby, which must not feed the cache.
+# Everything whose change can make versions or transaction ids go back, or rows change unseen. STABLE, so that the generation is
+# read in the very snapshot of the statement that reads the rows; the timeline from the WAL's position, because the control
+# file's lags behind a promotion. The triggers belong to it: a restore brings them back last, and what is written before leaves
+# no trace that an audit could find. Raises then, and on a standby: neither may feed the cache.
 EPOCH = r"""
-CREATE FUNCTION larder_products_epoch() RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT left(encode(sha256(convert_to(concat_ws('/',
+CREATE FUNCTION larder_products_epoch() RETURNS text LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    watchers text;
+BEGIN
+    SELECT string_agg(oid || '.' || xmin, ',' ORDER BY tgname) INTO watchers FROM pg_trigger
+        WHERE tgrelid = 'products'::regclass AND tgname IN ('zz_larder_change', 'zz_larder_truncate') AND tgenabled = 'A'
+        HAVING count(*) = 2;
+    IF watchers IS NULL THEN
+        RAISE EXCEPTION 'the triggers of products are missing or disabled'
+            USING ERRCODE = 'undefined_table', HINT = 'Wait for the restore to end, or enable them ALWAYS.';
+    END IF;
+    RETURN left(encode(sha256(convert_to(concat_ws('/',
         (SELECT system_identifier FROM pg_control_system()),
         left(pg_walfile_name(pg_current_wal_lsn()), 8),
         (SELECT oid FROM pg_database WHERE datname = current_database()),
         'products'::regclass::oid,
+        watchers,
         (SELECT generation FROM cache_generations WHERE relation = 'products')
-    ), 'UTF8')), 'hex'), 16)
+    ), 'UTF8')), 'hex'), 16);
+END
 $$;
 """
 
