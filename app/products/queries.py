@@ -106,8 +106,8 @@ RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch
 """
 """An audit's announcement; the seconds until another server's fence must have lapsed, and the epoch announced in.
 
-A row of another epoch, or none, tells nothing of the fences that may live, nor of the servers that they name: a restore may have
-brought it back. Then the worst is assumed: the largest TTL, on any server.
+A row of another epoch, or none, tells nothing of the fences that may live, nor of the servers that they name: a restore may
+have brought it back. Then the worst is assumed: the largest TTL, on any server.
 """
 
 COMPLETE: LiteralString = """
