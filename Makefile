@@ -35,7 +35,7 @@ run: $(STAMP) ## start Larder with private servers and a demo catalogue on http:
 	@exec $(BIN)/larder dev
 
 test: $(STAMP) ## run the whole test suite on real servers
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .
