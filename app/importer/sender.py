@@ -134,7 +134,7 @@ class BatchSender:
     async def _try_once(self, body: bytes) -> httpx.Response | _Failure:
         try:
             # httpx limits each read, not the whole answer: a byte now and then would hold it for ever.
-            if True:
+            async with asyncio.timeout(self._timeout_s):
                 response = await self._client.post("products/batch", content=body)
         except (TimeoutError, httpx.TimeoutException):
             return _Failure(f"no answer within {self._timeout_s:g} s")

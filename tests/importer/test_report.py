@@ -1,0 +1,139 @@
+"""The list of refused rows and the progress, apart from any import."""
+
+import io
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from app.importer.errors import BadOutput
+from app.importer.report import BarProgress, PlainProgress, RefusedList, Tally, print_plain, progress_for
+from app.importer.rows import Refusal
+from app.importer.sender import Result
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text("id,name,price_cents\n")
+    return path
+
+
+def test_refused_rows_are_listed_as_csv(tmp_path: Path, source: Path) -> None:
+    """Any id or reason can be read back; bytes that were no text are shown escaped."""
+    path = tmp_path / "refused.csv"
+    with RefusedList(path, source) as refused:
+        refused.add([Refusal(2, 'a"b,c', "two\nlines"), Refusal(3, "M\udcfcg", "not UTF-8")])
+        assert path.read_text().count("\n") == 4, "written at once, in case the process dies"
+    assert path.read_text() == 'line,id,reason\n2,"a""b,c","two\nlines"\n3,M\\udcfcg,not UTF-8\n'
+
+
+def test_no_list_without_refused_rows(tmp_path: Path, source: Path) -> None:
+    """An older list is gone, too: it would be taken for this run's."""
+    path = tmp_path / "refused.csv"
+    path.write_text("line,id,reason\n2,a,old\n")
+    with RefusedList(path, source) as refused:
+        refused.add([])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["my diary", "line,id,reasons\n", "\n"])
+def test_file_that_is_no_such_list_is_left_alone(tmp_path: Path, source: Path, text: str) -> None:
+    """A slip in --refused must not cost a file."""
+    path = tmp_path / "diary"
+    path.write_text(text)
+    with pytest.raises(BadOutput, match="left alone"):
+        RefusedList(path, source)
+    assert path.read_text() == text
+
+
+def test_list_over_the_input_is_refused(source: Path) -> None:
+    """Also by another name of the same file."""
+    link = source.with_name("link.csv")
+    link.symlink_to(source)
+    with pytest.raises(BadOutput, match="is the file to import"):
+        RefusedList(link, source)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_list_must_be_a_regular_file(tmp_path: Path, source: Path, make: Callable[[Path], object]) -> None:
+    """A pipe would hang, and a device must survive that an empty list is removed."""
+    path = tmp_path / "refused.csv"
+    make(path)
+    with pytest.raises(BadOutput, match="not a regular file"):
+        RefusedList(path, source)
+    assert path.exists()
+
+
+def test_list_that_cannot_be_written_is_said_first(tmp_path: Path, source: Path) -> None:
+    """Before anything is imported."""
+    with pytest.raises(BadOutput, match="Nothing was imported"):
+        RefusedList(tmp_path / "no" / "such" / "folder.csv", source)
+
+
+def test_full_disk_under_the_list_is_explained(tmp_path: Path, source: Path) -> None:
+    """A refused row that cannot be listed stops the import: it would be lost. What was listed stays."""
+    path = tmp_path / "refused.csv"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RefusedList(path, source) as refused:
+        refused.add([Refusal(2, "a", "listed")])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+        try:
+            with pytest.raises(BadOutput, match="run the import again"):
+                refused.add([Refusal(3, "b", "not listed")])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text().startswith("line,id,reason\n2,a,listed\n")
+
+
+def test_plain_progress_is_a_line_for_each_tenth() -> None:
+    """A log gets ten lines, however many batches there are; a notice comes at once."""
+    lines: list[str] = []
+    progress = PlainProgress(lines.append, 1000)
+    tally = Tally()
+    with progress:
+        for position in range(1, 1001):
+            tally.add([Result("created")], 0)
+            progress.advance_to(position, tally)
+            if position == 150:
+                progress.notice("Trying again")
+    assert len(lines) == 11
+    assert lines[0] == " 10 % read: 100 created, 0 updated, 0 unchanged, 0 refused"
+    assert lines[1] == "Trying again"
+    assert lines[-1] == "100 % read: 1,000 created, 0 updated, 0 unchanged, 0 refused"
+
+
+def test_plain_progress_of_an_empty_file() -> None:
+    """No division by the size of nothing."""
+    lines: list[str] = []
+    PlainProgress(lines.append, 0).advance_to(0, Tally())
+    assert lines == []
+
+
+def test_terminal_gets_a_bar_and_a_pipe_gets_lines() -> None:
+    """The bar shows bytes and counts; text from files is not taken for markup."""
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=120, color_system=None)
+    progress = progress_for(console, 2_000)
+    assert isinstance(progress, BarProgress)
+    tally = Tally()
+    tally.add([Result("updated")] * 1_234, 5)
+    with progress:
+        progress.notice("odd [bold]name[/].csv :smile:")
+        progress.advance_to(1_000, tally)
+    shown = terminal.getvalue()
+    assert "1.0/2.0 kB" in shown
+    assert "1,234 updated" in shown
+    assert "5 refused" in shown
+    assert "odd [bold]name[/].csv :smile:" in shown
+    assert isinstance(progress_for(Console(file=io.StringIO(), force_terminal=False), 1), PlainProgress)
+
+
+def test_text_for_logs_is_not_wrapped() -> None:
+    """A log line is one line."""
+    output = io.StringIO()
+    print_plain(Console(file=output, width=20), "word " * 50)
+    assert output.getvalue().count("\n") == 1
