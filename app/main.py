@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(settings, requests) as larder:
+        async with running(settings, requests) as larder:
             app.state.larder = larder
             yield
 
@@ -42,7 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[Larder]:
+async def running(settings: Settings, requests: RequestStats | None = None) -> AsyncIterator[Larder]:
+    """Open every part of the service, without HTTP."""
     stats = Stats()
     config = cache_config(settings)
     namespace = settings.cache_namespace
@@ -80,7 +81,7 @@ async def _running(settings: Settings, requests: RequestStats) -> AsyncIterator[
             transactions, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
-        yield Larder(settings, products, database, store, stats, requests)
+        yield Larder(settings, products, database, store, stats, requests or RequestStats())
 
 
 @asynccontextmanager

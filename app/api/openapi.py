@@ -116,7 +116,9 @@ def _parameter(place: str, name: str, description: str, schema: dict[str, Any], 
 
 
 _TEXT = {"type": "string"}
-_IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TEXT)
+_TAG_PATTERN = '(W/)?"[!#-~]*"'
+_TAGS = {"type": "string", "pattern": f"^(\\*|{_TAG_PATTERN}(, ?{_TAG_PATTERN})*)$"}
+_IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TAGS)
 _CREATE_ONLY = _parameter(
     "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
 )
@@ -128,7 +130,7 @@ _CACHE_CONTROL = _parameter(
     _TEXT,
 )
 READ_HEADERS = [
-    _parameter("header", "If-None-Match", "answer 304 if the product is at one of these versions", _TEXT),
+    _parameter("header", "If-None-Match", "answer 304 if the product is at one of these versions", _TAGS),
     _IF_MATCH,
     _CACHE_CONTROL,
 ]

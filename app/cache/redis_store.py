@@ -211,17 +211,41 @@ class RedisAuditStore:
 
     async def purge(self, claim_ms: int) -> int:
         """See ``AuditStore.purge``: SCAN and UNLINK."""
-        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
-        cursor, deleted = b"0", 0
-        while True:
-            [[cursor, found], _] = await self._connection.call(
-                ("SCAN", cursor, "MATCH", pattern, "COUNT", PURGE_PAGE), ("SET", self._names.claim, "1", "PX", claim_ms)
-            )
+        deleted = 0
+        async for found in self._scan():
+            await self._connection.call(("SET", self._names.claim, "1", "PX", claim_ms))
             if found:
                 [count] = await self._connection.call(("UNLINK", *found))
                 deleted += count
+        return deleted
+
+    async def distrust(self) -> None:
+        """Take fence and watermark away: nobody trusts any slot until an audit has started clean (R6)."""
+        await self._connection.call(("DEL", self._names.fence, self._names.watermark))
+
+    async def keys(self) -> AsyncIterator[Sequence[str]]:
+        """See ``Inspected.keys``."""
+        start = len(self._names.prefix)
+        async for found in self._scan():
+            yield [name.decode("utf-8", "replace")[start:] for name in found]
+
+    async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """See ``Inspected.raw``."""
+        [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
+        return list(found)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Empty slots, which is always safe. Idempotent."""
+        await self._connection.call(("UNLINK", *[self._names.prefix + key for key in keys]))
+
+    async def _scan(self) -> AsyncIterator[list[bytes]]:
+        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
+        cursor = b"0"
+        while True:
+            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", PURGE_PAGE))
+            yield found
             if cursor == b"0":
-                return deleted
+                return
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """See ``AuditStore.trust``."""

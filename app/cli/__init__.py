@@ -18,6 +18,8 @@ COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
+    "audit": "app.cli.audit",
+    "purge": "app.cli.purge",
     "import": "app.importer.command",
 }
 

@@ -1,0 +1,102 @@
+"""Comparing every slot with the source once, on demand: what the audit would have to repair, and what it cannot see.
+
+The audit looks at rows that changed since its watermark, by version. An inspection looks at every slot, payload included, so it
+also finds what no history explains: a slot put there by hand, or a rollback that left no trace in the source.
+
+A slot that is older than its row may be a write whose publish is still under way. Suspects are therefore looked at again after
+the time in which the audit must have repaired them; only what is unchanged then is a finding.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from app.cache import slot
+from app.cache.ports import Source, State, Value
+
+
+class Fault(StrEnum):
+    """What is wrong with a slot."""
+
+    OLDER = "older than its row"
+    NEWER = "newer than its row: the database went back"
+    OTHER_EPOCH = "of another epoch"
+    OTHER_KEY = "holds another key"
+    DIFFERENT = "differs from its row at the same version"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A slot that must not be answered from, and why."""
+
+    key: str
+    fault: Fault
+    slot_version: int
+    row_version: int
+
+
+class Inspected(Protocol):
+    """The slots as an inspection sees them. Every verb may raise ``StoreUnavailable``."""
+
+    def keys(self) -> AsyncIterator[Sequence[str]]:
+        """Give the keys of all slots, in pages; one that stays there throughout comes at least once."""
+
+    async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Read slots. Idempotent."""
+
+
+class Inspection:
+    """One look at all slots."""
+
+    def __init__(self, slots: Inspected, source: Source, *, patience_s: float) -> None:
+        self._slots = slots
+        self._source = source
+        self._patience_s = patience_s
+        self.checked = 0
+
+    async def pages(self) -> AsyncIterator[Sequence[Finding]]:
+        """Look at page after page of slots; after each, give its suspects.
+
+        Raises:
+            StoreUnavailable, SourceUnavailable: the comparison could not be finished.
+        """
+        async for keys in self._slots.keys():
+            if keys:
+                # Rows first: a slot read later can only be newer than these, unless it is wrong.
+                states = await self._source.load(keys)
+                yield _compare(keys, states, await self._slots.raw(keys))
+                self.checked += len(keys)
+
+    async def confirm(self, suspects: Sequence[Finding]) -> Sequence[Finding]:
+        """Look at suspects again after the audit had time to repair them; give those that are still wrong."""
+        if not suspects:
+            return ()
+        await asyncio.sleep(self._patience_s)
+        keys = sorted({suspect.key for suspect in suspects})
+        states = await self._source.load(keys)
+        return _compare(keys, states, await self._slots.raw(keys))
+
+
+def _compare(keys: Sequence[str], states: dict[str, State], raws: Sequence[bytes | None]) -> list[Finding]:
+    findings = []
+    for key, raw in zip(keys, raws, strict=True):
+        if raw is not None and (finding := _fault(key, states[key], raw)):
+            findings.append(finding)
+    return findings
+
+
+def _fault(key: str, row: State, raw: bytes) -> Finding | None:
+    epoch = slot.epoch_of(raw)
+    if not epoch:
+        return None  # a lease is nothing that anybody is answered from
+    if epoch != row.epoch:
+        return Finding(key, Fault.OTHER_EPOCH, 0, row.version)
+    held = slot.decode(raw, key, epoch)
+    if held is None:
+        return Finding(key, Fault.OTHER_KEY, 0, row.version)
+    if held.version != row.version:
+        return Finding(key, Fault.OLDER if held.version < row.version else Fault.NEWER, held.version, row.version)
+    same = held.payload == row.payload if isinstance(held, Value) and isinstance(row, Value) else type(held) is type(row)
+    return None if same else Finding(key, Fault.DIFFERENT, held.version, row.version)

@@ -1,0 +1,122 @@
+"""The service without servers: the same rules on rows in memory, and faults on demand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from app.cache.ports import Absent, State, Value
+from app.cache.write_through import Read, Status
+from app.products import commands
+from app.products.commands import Command
+from app.products.payload import product_payload
+from app.products.product import ALWAYS, Draft, Gone, Patch, Position, Precondition, Product, Row
+from app.products.service import Page, Written
+
+EPOCH = "0123456789abcdef"
+_BEGAN = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
+
+
+class InMemoryCatalogue:
+    """``app.api.state.Catalogue`` on a dict; ids that were read once are hits from then on."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.cached: set[str] = set()
+        self.fault: Exception | None = None
+        """Raised by every call while set."""
+        self.answer_as: Read | None = None
+        """Status and detail of every read while set."""
+        self.answers: dict[str, Read] = {}
+        """The same for single ids."""
+        self.wishes: list[tuple[bool, int]] = []
+        """``refresh`` and ``stale_s`` of each read."""
+        self.writes: list[Command] = []
+
+    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
+        return (await self.get_many([product_id], refresh=refresh, stale_s=stale_s))[0]
+
+    async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
+        self._fail()
+        self.wishes.append((refresh, stale_s))
+        return [self._read(product_id, refresh=refresh) for product_id in ids]
+
+    async def list_page(self, *, limit: int, after: Position | None = None, prefix: str = "") -> Page:
+        self._fail()
+        products = [row for row in self.rows.values() if isinstance(row, Product)]
+        matching = (p for p in products if p.name.lower().startswith(prefix.lower()))
+        placed = sorted((p.name.lower() if prefix else "", p.id, p) for p in matching)
+        begin = (after.name_key, after.id) if after else ("", "")
+        rest = [(Position(product_id, key), p) for key, product_id, p in placed if (key, product_id) > begin]
+        shown = rest[:limit]
+        return Page([product_payload(p) for _, p in shown], shown[-1][0] if len(rest) > limit else None)
+
+    async def create(self, draft: Draft) -> Written:
+        return self._do(commands.Create(draft))[0]
+
+    async def put(self, draft: Draft, condition: Precondition = ALWAYS) -> Written:
+        return self._do(commands.Put(draft, condition))[0]
+
+    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Written:
+        return self._do(commands.merge_patch(product_id, patch, condition))[0]
+
+    async def delete(self, product_id: str, condition: Precondition = ALWAYS) -> Written:
+        return self._do(commands.delete(product_id, condition))[0]
+
+    async def count(self, product_id: str, stock: int, condition: Precondition = ALWAYS) -> Written:
+        return self._do(commands.count(product_id, stock, condition))[0]
+
+    async def upsert(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+        return self._do(commands.Upsert(drafts))
+
+    async def drop(self, product_id: str) -> None:
+        self._fail()
+        self.cached.discard(product_id)
+
+    def _fail(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def _read(self, product_id: str, *, refresh: bool) -> Read:
+        row = self.rows.get(product_id, Gone(product_id, 0))
+        state: State = Absent(product_id, EPOCH, row.version)
+        if isinstance(row, Product):
+            state = Value(product_id, EPOCH, row.version, product_payload(row))
+        if given := self.answers.get(product_id, self.answer_as):
+            return replace(given, state=state)
+        status = Status.REFRESHED_STORED if refresh else Status.HIT if product_id in self.cached else Status.STORED
+        self.cached.add(product_id)
+        return Read(state, status)
+
+    def _do(self, command: Command) -> Sequence[Written]:
+        self._fail()
+        self.writes.append(command)
+        effects = command.decide({key: self.rows.get(key, Gone(key, 0)) for key in command.keys})
+        written = []
+        for effect in effects:
+            row = effect.row
+            if isinstance(row, Product) and effect.change is not commands.Change.UNCHANGED:
+                created = _BEGAN if effect.change is commands.Change.CREATED else row.created_at
+                row = replace(row, created_at=created, updated_at=_BEGAN + timedelta(microseconds=row.version))
+            self.rows[row.id] = row
+            self.cached.add(row.id)
+            written.append(Written(row, effect.change))
+        return written
+
+
+class Answering:
+    """A database that answers a ping, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+
+    async def ping(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+
+class Connected:
+    """A store that is up, or not."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.failures = 0

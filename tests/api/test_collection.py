@@ -1,0 +1,227 @@
+"""The collection over HTTP: create, read many, list, batch."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.paging import decode_cursor, encode_cursor
+from app.cache.ports import Absent
+from app.cache.write_through import Read, Status
+from app.products.product import Position
+from tests.api.catalogue import EPOCH, InMemoryCatalogue
+from tests.api.problem import places, problem, send
+
+
+@pytest.fixture
+async def shelf(client: httpx.AsyncClient) -> list[str]:
+    """Products a to e, whose names order otherwise than their ids."""
+    for product_id, name in (("a", "Teapot"), ("b", "tea cup"), ("c", "Mug"), ("d", "TEA"), ("e", "mug")):
+        await client.post("/products", json={"id": product_id, "name": name, "price_cents": 1})
+    return list("abcde")
+
+
+async def _ids(client: httpx.AsyncClient, url: str) -> list[str]:
+    return [item["id"] for item in (await client.get(url)).json()["items"]]
+
+
+async def test_a_created_product_is_answered_with_its_place(client: httpx.AsyncClient) -> None:
+    """201, Location, tag; stock and reorder point default to 0."""
+    answer = await client.post("/products", json={"id": "a:b.c", "name": "Mug", "price_cents": 1})
+    assert (answer.status_code, answer.headers["Location"], answer.headers["ETag"]) == (201, "/products/a:b.c", '"1"')
+    assert (answer.json()["stock"], answer.json()["reorder_point"]) == (0, 0)
+    assert (await client.get(answer.headers["Location"])).content == answer.content
+    again = await client.post("/products", json={"id": "a:b.c", "name": "Other", "price_cents": 2})
+    assert problem(again, "already-exists")["current_version"] == 1
+
+
+async def test_an_id_that_was_left_out_is_made(client: httpx.AsyncClient) -> None:
+    """Each creation gets one of its own."""
+    answers = [await client.post("/products", json={"name": "Mug", "price_cents": 1}) for _ in range(2)]
+    first, second = (answer.json()["id"] for answer in answers)
+    assert first != second
+    assert answers[0].headers["Location"] == f"/products/{first}"
+
+
+@pytest.mark.usefixtures("shelf")
+async def test_read_many_answers_in_the_order_first_sent(client: httpx.AsyncClient) -> None:
+    """Duplicates once, absent ones listed, the items' bytes those of the single reads."""
+    answer = await client.get("/products?id=c&id=x&id=a&id=c&id=x&id=y")
+    items = b",".join([(await client.get(f"/products/{product_id}")).content for product_id in "ca"])
+    assert answer.content == b'{"items":[' + items + b'],"missing":["x", "y"]}'
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("served", "header"),
+    [
+        ("hh", "larder; hit"),
+        ("hm", 'larder; fwd=miss; detail="hits=1 misses=1"'),
+        ("ss", 'larder; fwd=miss; detail="hits=0 misses=2"'),
+        ("hb", "larder; fwd=bypass; detail=unproven"),
+        ("rr", "larder; fwd=request; stored"),
+        ("hu", "larder; hit; detail=unverified"),
+        ("uu", "larder; hit; detail=unverified"),
+        ("bu", "larder; fwd=miss; detail=unverified"),
+    ],
+)
+async def test_read_many_says_how_the_least_favourable_was_served(
+    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, served: str, header: str
+) -> None:
+    """Hit only if all were; one unverified product flags the whole answer."""
+    ways = {
+        "h": Read(Absent("", EPOCH, 0), Status.HIT),
+        "m": Read(Absent("", EPOCH, 0), Status.MISS),
+        "s": Read(Absent("", EPOCH, 0), Status.STORED),
+        "b": Read(Absent("", EPOCH, 0), Status.BYPASS, "unproven"),
+        "r": Read(Absent("", EPOCH, 0), Status.REFRESHED_STORED),
+        "u": Read(Absent("", EPOCH, 0), Status.UNVERIFIED, "unverified"),
+    }
+    catalogue.answers = {str(index): ways[way] for index, way in enumerate(served)}
+    answer = await client.get("/products?id=0&id=1")
+    assert answer.headers["Cache-Status"] == header
+
+
+async def test_the_list_is_walked_by_its_links(client: httpx.AsyncClient, shelf: list[str]) -> None:
+    """Every product once, by id; next and Link agree, and both end on the last page."""
+    url, seen, pages = "/products?limit=2", [], 0
+    while url:
+        answer = await client.get(url)
+        assert answer.headers["Cache-Status"] == "larder; fwd=bypass"
+        seen += [item["id"] for item in answer.json()["items"]]
+        cursor = answer.json()["next"]
+        assert (cursor is None) == ("Link" not in answer.headers)
+        url = f"/products?limit=2&after={cursor}" if cursor else ""
+        if cursor:
+            assert answer.headers["Link"] == f'</products?limit=2&after={cursor}>; rel="next"'
+        pages += 1
+    assert (seen, pages) == (shelf, 3)
+
+
+@pytest.mark.usefixtures("shelf")
+async def test_a_prefix_is_searched_whatever_its_case(client: httpx.AsyncClient) -> None:
+    """Ordered by name, then id; the link carries the prefix."""
+    assert await _ids(client, "/products?q=TeA") == ["d", "b", "a"]
+    assert await _ids(client, "/products?q=mug") == ["c", "e"]
+    first = await client.get("/products?q=TeA&limit=1")
+    link = first.headers["Link"].removeprefix("<").partition(">")[0]
+    assert link.startswith("/products?limit=1&q=TeA&after=")
+    assert await _ids(client, link) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("limit=0", ["limit"]),
+        ("limit=251", ["limit"]),
+        ("limit=-1", ["limit"]),
+        ("limit=+5", ["limit"]),
+        ("limit=5.0", ["limit"]),
+        ("limit=", ["limit"]),
+        ("limit=%D9%A3", ["limit"]),
+        ("limit=1&limit=1", ["limit"]),
+        ("q=a&q=b", ["q"]),
+        ("after=x&after=x&limit=7", ["after", "after"]),
+        ("q=", ["q"]),
+        ("q=%00", ["q"]),
+        ("q=" + "a" * 201, ["q"]),
+        ("after=", ["after"]),
+        ("after=!", ["after"]),
+        ("after=WzEsIiIsImEiLCIiXQ%3D%3D", ["after"]),
+        ("after=bm9wZQ", ["after"]),
+        ("below_reorder_point=true", ["below_reorder_point"]),
+        ("ids=a", ["ids"]),
+        ("ID=a", ["ID"]),
+        ("=", [""]),
+        ("id=a&limit=1", ["limit"]),
+        ("id=a&q=x&after=y", ["after", "q"]),
+        ("id=a&x=1", ["x", "x"]),
+        ("id=", ["id"]),
+        ("id=a&id=%20&id=..", ["id", "id"]),
+        ("&".join(["id=a"] * 251), ["id"]),
+    ],
+)
+async def test_a_query_that_is_not_understood_is_refused(client: httpx.AsyncClient, query: str, parameters: list[str]) -> None:
+    """Unknown, repeated, mixed and illegal parameters are named, never ignored."""
+    document = problem(await client.get(f"/products?{query}"), "invalid-request")
+    errors = document["errors"]
+    assert isinstance(errors, list)
+    assert [error["parameter"] for error in errors] == parameters
+
+
+async def test_the_largest_legal_queries_are_answered(client: httpx.AsyncClient) -> None:
+    """The limits themselves are allowed."""
+    query = "&".join(f"id=a{index}" for index in range(250))
+    assert len((await client.get(f"/products?{query}")).json()["missing"]) == 250
+    assert (await client.get("/products?limit=250&q=" + "a" * 200)).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", ["", "tea", 'a"b\\', "🍵"])
+def test_a_cursor_gives_back_its_position_to_its_own_filter_alone(prefix: str) -> None:
+    """A cursor of one list does not lead into the middle of another."""
+    position = Position("a:b", "tea cup" if prefix else "")
+    cursor = encode_cursor(position, prefix)
+    assert decode_cursor(cursor, prefix) == position
+    assert decode_cursor(cursor, prefix + "x") is None
+
+
+async def test_a_batch_answers_for_each_item_in_its_place(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+    """Good items are written together; each bad one is refused with its own problem and disturbs none."""
+    await client.post("/products", json={"id": "old", "name": "Old", "price_cents": 1, "stock": 5})
+    await client.post("/products", json={"id": "same", "name": "Same", "price_cents": 1})
+    items: list[Any] = [
+        {"id": "new", "name": "New", "price_cents": 1, "stock": 7},
+        {"id": "old", "name": "Old", "price_cents": 2},
+        {"id": "same", "name": "Same", "price_cents": 1},
+        {"id": "new", "name": "Again", "price_cents": 1},
+        {"id": "..", "name": "Mug", "price_cents": 1},
+        {"id": "bad", "name": "", "price_cents": "1"},
+        {"name": "Made", "price_cents": 1},
+        None,
+        {"id": "bad", "name": "Good", "price_cents": 1},
+    ]
+    answer = await client.post("/products/batch", json={"items": items})
+    results = answer.json()["results"]
+    made = results[6].pop("id")
+    assert [result for result in results if result["outcome"] != "refused"] == [
+        {"index": 0, "id": "new", "outcome": "created", "version": 1},
+        {"index": 1, "id": "old", "outcome": "updated", "version": 2},
+        {"index": 2, "id": "same", "outcome": "unchanged", "version": 1},
+        {"index": 6, "outcome": "created", "version": 1},
+    ]
+    refused = {result["index"]: (result["id"], result["problem"]) for result in results if result["outcome"] == "refused"}
+    assert {index: product_id for index, (product_id, _) in refused.items()} == {3: "new", 4: None, 5: "bad", 7: None, 8: "bad"}
+    assert refused[3][1]["type"] == refused[8][1]["type"] == "/problems/repeated-product"
+    assert places(refused[4][1]) == ["#/items/4/id"]
+    assert places(refused[5][1]) == ["#/items/5/name", "#/items/5/price_cents"]
+    assert places(refused[7][1]) == ["#/items/7"]
+    assert {problem["status"] for _, problem in refused.values()} == {422}
+    assert len(catalogue.writes) == 3  # two creations and one transaction
+    stocks = [(await client.get(f"/products/{product_id}")).json()["stock"] for product_id in ("new", "old", made)]
+    assert stocks == [7, 5, 0]
+
+
+async def test_a_batch_with_no_good_item_writes_nothing(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+    """It is an answered request all the same."""
+    answer = await client.post("/products/batch", json={"items": [{}]})
+    assert (answer.status_code, answer.json()["results"][0]["outcome"]) == (200, "refused")
+    assert catalogue.writes == []
+
+
+@pytest.mark.parametrize(
+    ("envelope", "pointers"),
+    [
+        ([], ["#"]),
+        ({}, ["#/items"]),
+        ({"items": []}, ["#/items"]),
+        ({"items": {}}, ["#/items"]),
+        ({"items": None}, ["#/items"]),
+        ({"items": [{}] * 1_001}, ["#/items"]),
+        ({"items": [{}], "dry_run": True}, ["#/dry_run"]),
+    ],
+)
+async def test_a_malformed_envelope_refuses_the_whole_batch(
+    client: httpx.AsyncClient, envelope: object, pointers: list[str]
+) -> None:
+    """422 as for any other body: 1 to 1,000 items and nothing else."""
+    assert places(problem(await send(client, "POST", "/products/batch", envelope), "invalid-request")) == pointers

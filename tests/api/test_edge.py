@@ -1,0 +1,187 @@
+"""What holds for every answer: its id, its count, and silence about the inside."""
+
+import asyncio
+import re
+
+import httpx
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api.edge import Edge, request_id
+from app.api.metrics import RequestStats
+from tests.api.conftest import Service
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00", f"cc-{TRACE}-{PARENT}-01-what-comes-later"],
+)
+async def test_the_id_of_a_valid_trace_is_the_answers(client: httpx.AsyncClient, traceparent: str) -> None:
+    """Success and error alike; a later version of the header may be longer."""
+    for path in ("/livez", "/none"):
+        answer = await client.get(path, headers={"traceparent": traceparent})
+        assert answer.headers["X-Request-Id"] == TRACE
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        TRACE,
+        f"00-{TRACE}-{PARENT}",
+        f"00-{TRACE}-{PARENT}-01-",
+        f"00-{TRACE}-{PARENT}-01-more",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"cc-{TRACE}-{PARENT}-01.more",
+    ],
+)
+async def test_an_invalid_trace_is_ignored(client: httpx.AsyncClient, traceparent: str) -> None:
+    """The answer has an id of its own, and another one each time."""
+    ids = {(await client.get("/livez", headers={"traceparent": traceparent})).headers["X-Request-Id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", identity) and identity != TRACE for identity in ids)
+
+
+def test_two_traces_are_none() -> None:
+    """A header that may come once, sent twice, is invalid."""
+    line = (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())
+    assert request_id([line]) == TRACE.encode()
+    assert request_id([line, line]) != TRACE.encode()
+
+
+async def test_requests_are_counted_by_route_and_status(service: Service, client: httpx.AsyncClient) -> None:
+    """Templates, not paths; a path without a route and a method of somebody's own have one name each."""
+    for method, path in (
+        ("GET", "/products/a"),
+        ("HEAD", "/products/b"),
+        ("GET", "/none"),
+        ("BREW", "/products"),
+        ("GET", "/products"),
+    ):
+        await client.request(method, path)
+    assert dict(service.requests.requests) == {
+        ("GET", "/products/{product_id}", 404): 1,
+        ("HEAD", "/products/{product_id}", 404): 1,
+        ("GET", "unmatched", 404): 1,
+        ("other", "/products", 405): 1,
+        ("GET", "/products", 200): 1,
+    }
+    assert sum(service.requests.durations["/products/{product_id}"].counts) == 2
+
+
+async def test_metrics_show_what_was_counted(service: Service, client: httpx.AsyncClient) -> None:
+    """Plain counters become Prometheus families when somebody asks."""
+    service.stats.hits = 3
+    service.stats.store_read.observe(0.002)
+    service.store.up = False
+    service.store.failures = 2
+    await client.get("/products/a")
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    lines = answer.text.splitlines()
+    for line in (
+        'larder_cache_reads_total{result="hit"} 3.0',
+        "larder_cache_store_up 0.0",
+        "larder_cache_store_failures_total 2.0",
+        'larder_cache_publishes_total{outcome="lease_deleted"} 0.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="0.001"} 0.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="0.0025"} 1.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="+Inf"} 1.0',
+        'larder_cache_call_seconds_sum{call="store_read"} 0.002',
+        'larder_http_requests_total{method="GET",route="/products/{product_id}",status="404"} 1.0',
+        'larder_http_request_seconds_count{route="/products/{product_id}"} 1.0',
+    ):
+        assert line in lines
+
+
+async def test_readiness_asks_postgres_and_only_reports_redis(service: Service, client: httpx.AsyncClient) -> None:
+    """A dead Redis does not take the service out of rotation."""
+    service.store.up = False
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "postgresql": "up", "redis": "down"})
+    assert (await client.get("/livez")).json() == {"status": "alive"}
+
+
+async def _raw(service: Service, method: str, path: str, message: Message) -> list[Message]:
+    """What the application sends to its server when the server gives it `message`."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return message
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    await service.app(scope, receive, send)
+    return sent
+
+
+async def test_head_sends_no_body_to_the_server(service: Service) -> None:
+    """No server is relied on to leave it out; Content-Length is that of the GET."""
+    empty = {"type": "http.request", "body": b"", "more_body": False}
+    get, head = [await _raw(service, method, "/livez", empty) for method in ("GET", "HEAD")]
+    assert (get[1]["body"], head[1]["body"]) == (b'{"status":"alive"}', b"")
+    assert dict(head[0]["headers"])[b"content-length"] == dict(get[0]["headers"])[b"content-length"]
+
+
+async def test_a_client_that_leaves_is_no_fault(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """A body that breaks off is not logged as an error, and nothing is answered to nobody."""
+    assert await _raw(service, "POST", "/products", {"type": "http.disconnect"}) == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert service.requests.requests["POST", "/products", 0] == 1
+
+
+async def test_a_fault_after_the_answer_began_breaks_it_off() -> None:
+    """Half an answer must not look like a whole one: the server gets the exception and closes the connection."""
+
+    async def half(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("the inside")
+
+    requests = RequestStats()
+    transport = httpx.ASGITransport(app=Edge(half, requests))
+    async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
+        with pytest.raises(RuntimeError, match="the inside"):
+            await client.get("/")
+    assert requests.requests["GET", "unmatched", 200] == 1
+
+
+async def test_a_cancelled_request_is_counted_and_not_answered() -> None:
+    """Stopping the service ends what is under way; that is no fault of ours."""
+    began = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive, send
+        began.set()
+        await asyncio.Event().wait()
+
+    requests = RequestStats()
+    transport = httpx.ASGITransport(app=Edge(endless, requests))
+    async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
+        request = asyncio.create_task(client.get("/"))
+        await began.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    assert requests.requests["GET", "unmatched", 0] == 1

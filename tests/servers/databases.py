@@ -1,0 +1,33 @@
+"""Databases that live for one test, beside the database that a URL names."""
+
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+
+def new_name() -> str:
+    """A database name that no other session has, and that tells whose it is."""
+    return f"larder_test_{uuid4().hex[:16]}"
+
+
+def beside(url: str, database: str) -> str:
+    """The URL of another database of the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+async def create_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Create a database on the server that `url` leads to; its own URL."""
+    await _execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    return beside(url, name)
+
+
+async def drop_database(url: str, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    await _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def _execute(url: str, statement: sql.Composed) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement)
