@@ -15,10 +15,11 @@ STEP = 1_000
 class Housekeeping:
     """One process's sweeper; instances do not disturb each other, they skip what another is removing."""
 
-    def __init__(self, transactions: ProductTransactions, *, keep_s: float, pause_s: float) -> None:
+    def __init__(self, transactions: ProductTransactions, *, keep_s: float, pause_s: float, step: int = STEP) -> None:
         self._transactions = transactions
         self._keep_s = keep_s
         self._pause_s = pause_s
+        self._step = step
 
     async def run(self) -> None:
         """Sweep after every pause until cancelled."""
@@ -32,8 +33,8 @@ class Housekeeping:
     async def sweep(self) -> int:
         """Remove every answer that is old enough; return their number. Raises a ``DatabaseError``."""
         removed = 0
-        while step := await self._transactions.forget(age_s=self._keep_s, limit=STEP):
+        while step := await self._transactions.forget(age_s=self._keep_s, limit=self._step):
             removed += step
-            if step < STEP:
+            if step < self._step:
                 break
         return removed

@@ -30,15 +30,15 @@ RETURNING id
 UPDATE: LiteralString = """
 UPDATE products p SET
     name = c.name, price_cents = c.price_cents, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
-    created_at = CASE WHEN p.deleted_at IS NULL THEN p.created_at ELSE clock_timestamp() END,
+    created_at = CASE WHEN c.created THEN clock_timestamp() ELSE p.created_at END,
     deleted_at = NULL
 FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[]
-) AS c (id, name, price_cents, stock, reorder_point, version)
+    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(created)s::boolean[]
+) AS c (id, name, price_cents, stock, reorder_point, version, created)
 WHERE p.id = c.id
 """
-"""New values for locked rows; a tombstone among them becomes a product again."""
+"""New values for locked rows; ``created`` are products again that were deleted, before or in this transaction."""
 
 BURY: LiteralString = """
 UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.version
@@ -125,9 +125,13 @@ SELECT * FROM unnest(
     %(ids)s::text[], %(versions)s::bigint[], %(lines)s::int[], %(deltas)s::bigint[], %(stocks)s::bigint[], %(reasons)s::text[],
     %(references)s::text[], %(actors)s::text[], %(request_ids)s::text[], %(keys)s::text[]
 )
+ON CONFLICT DO NOTHING
 RETURNING created_at
 """
-"""Ledger entries, before the rows they speak of change: the trigger on those then finds the whole change recorded."""
+"""Ledger entries, before the rows they speak of change: the trigger on those then finds the whole change recorded.
+
+Fewer come back than went in when another transaction created one of the products first: no row was there to be locked.
+"""
 
 MOVEMENTS: LiteralString = """
 SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements

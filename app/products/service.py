@@ -201,8 +201,7 @@ class Products:
 
     async def _in_turn(self, asked: Asked) -> _Acknowledged:
         """Submit until no other request with the same idempotency key is under way."""
-        # A product's writes share a lane: two transactions would only wait for each other's lock.
-        lane = self._lanes[zlib.crc32(asked.command.keys[0].encode()) % len(self._lanes)]
+        lane = self._lanes[self._lane(asked.command.keys[0])]
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:
@@ -212,6 +211,10 @@ class Products:
                 if clock() > patience:
                     raise RequestInProgress("another request with this idempotency key is not finished") from busy
             await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _lane(self, product_id: str) -> int:
+        # A product's writes share a lane: two transactions would only wait for each other's lock.
+        return zlib.crc32(product_id.encode()) % len(self._lanes)
 
     async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:

@@ -211,4 +211,4 @@ async def test_faults_of_shape_are_found_before_any_server_is_asked(client: http
         "#/name"
     ]
     problem(await client.get("/products?after=x"), "invalid-request")
-    problem(await send(client, "POST", "/products", MUG, {"Idempotency-Key": "k"}), "not-implemented")
+    problem(await send(client, "POST", "/products", MUG, {"Idempotency-Key": ""}), "invalid-header")
