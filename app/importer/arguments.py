@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import ClassVar
 
 
 def whole_number_option(option: str, least: int, most: int) -> Callable[[str], int]:
@@ -17,11 +17,9 @@ def whole_number_option(option: str, least: int, most: int) -> Callable[[str], i
 
 
 class MapAction(argparse.Action):
-    """Collects `--map FIELD=COLUMN` into a dictionary; `fields` are the ones that may be named."""
+    """Collects `--map FIELD=COLUMN` into a dictionary; a subclass says which `fields` may be named."""
 
-    def __init__(self, *, fields: Collection[str], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._fields = fields
+    fields: ClassVar[Collection[str]]
 
     def __call__(
         self,
@@ -33,8 +31,8 @@ class MapAction(argparse.Action):
         """Take one of them up."""
         field, _, column = str(values).partition("=")
         mapping = dict(getattr(namespace, self.dest))
-        if field not in self._fields or not column:
-            parser.error(f"--map {values}: write FIELD=COLUMN, FIELD one of {', '.join(self._fields)}")
+        if field not in self.fields or not column:
+            parser.error(f"--map {values}: write FIELD=COLUMN, FIELD one of {', '.join(self.fields)}")
         if field in mapping:
             parser.error(f"--map names {field} twice")
         mapping[field] = column

@@ -5,7 +5,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,10 @@ exit status: 0 all rows accepted; 1 some rows refused (they are listed); 2 could
   larder import stock.csv.gz --url http://127.0.0.1:8000 --map id=StockCode --map name=Description"""
 
 
+class _MapProducts(MapAction):
+    fields = FIELDS
+
+
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `import` to the parsers of the `larder` command; the parsed arguments are for `run`."""
     parser = subparsers.add_parser(
@@ -60,7 +63,7 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the Larder runs (default: %(default)s)")
     parser.add_argument(
         "--map",
-        action=partial(MapAction, fields=FIELDS),
+        action=_MapProducts,
         dest="mapping",
         default={},
         metavar="FIELD=COLUMN",

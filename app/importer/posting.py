@@ -62,18 +62,27 @@ class Poster:
         self._stopping = stopping
         self._notify = notify
         self._also_passing = also_passing
-        self._client = httpx.AsyncClient(
-            base_url=base,
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-            # A proxy from the environment is for the world outside; it cannot reach this machine's own loopback.
-            trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
-        )
+        tls = httpx.create_ssl_context()
+        # One client for each connection: a pool looks at all of its connections for every request, and asks the system
+        # about each idle one, which at a few dozen costs more than the request itself.
+        self._clients = [
+            httpx.AsyncClient(
+                base_url=base,
+                verify=tls,
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
+                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                # A proxy from the environment is for the world outside; it cannot reach this machine's own loopback.
+                trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
+            )
+            for _ in range(connections)
+        ]
+        self._free = list(self._clients)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     async def post(self, path: str, body: bytes, *, what: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """The first answer that is not worth another try; `what` names the request in messages.
@@ -102,16 +111,19 @@ class Poster:
             self.retries += 1
 
     async def _try_once(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> httpx.Response | _Failure:
+        client = self._free.pop()
         try:
             # httpx limits each read, not the whole answer: a byte now and then would hold it for ever.
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(path, content=body, headers=headers)
+                response = await client.post(path, content=body, headers=headers)
         except (TimeoutError, httpx.TimeoutException):
             return _Failure(f"no answer within {self._timeout_s:g} s")
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
             return _Failure(f"no answer ({str(error) or type(error).__name__})")
         except httpx.HTTPError as error:
             raise ServiceStopped(f"Cannot talk to {self.shown_url}: {str(error) or type(error).__name__}") from error
+        finally:
+            self._free.append(client)
         status = response.status_code
         passing = status in _RETRIED_STATUSES or (response.is_server_error and status not in _FINAL_5XX)
         if passing or self._also_passing(response):
