@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test oversell lint format types lock clean
+.PHONY: help setup run test oversell lint format types model simulate chaos lock clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -51,6 +51,18 @@ format: $(STAMP) ## apply the formatting and the safe fixes
 
 types: $(STAMP) ## check the types
 	@$(BIN)/mypy
+
+model: ## check the protocol's model exhaustively (needs spin and gcc)
+	@python3 model/check.py $(ARGS)
+
+SEEDS ?= 2000
+START ?= 1
+simulate: $(STAMP) ## run the shipped cache over simulated time and faults: make simulate SEEDS=20000 START=1
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
+
+MINUTES ?= 3
+chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINUTES=10 [SEED=n]
+	@$(BIN)/python -m tests.outages --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

@@ -37,7 +37,7 @@ class Settings(BaseModel):
     database_lock_timeout_ms: Milliseconds = Field(2_000, description="wait for a row that another transaction holds")
     transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a deadlock or a lost race")
 
-    redis_timeout_ms: Milliseconds = Field(100, description="deadline of one Redis round trip")
+    redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
     redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
 

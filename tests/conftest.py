@@ -16,7 +16,7 @@ import pytest_asyncio
 import redis.asyncio
 
 from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
-from tests.servers.databases import create_database, drop_database, new_name
+from tests.servers.databases import create_database, drop_database, know_history, new_name
 from tests.servers.directory import session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
@@ -64,10 +64,15 @@ async def migrated_template(postgres: SessionPostgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def database_url(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
-    """A migrated, empty database of the test's own."""
+async def database_url(postgres: SessionPostgres, migrated_template: str, namespace: str) -> AsyncIterator[str]:
+    """A migrated, empty database of the test's own, whose audit row knows that the test's namespace was never fenced.
+
+    Without that row the first audit would wait for the longest fence that an earlier history could have left.
+    """
     name = new_name()
-    yield await create_database(postgres.url, name, template=migrated_template)
+    url = await create_database(postgres.url, name, template=migrated_template)
+    await know_history(url, namespace)
+    yield url
     await drop_database(postgres.url, name)
 
 

@@ -16,8 +16,8 @@ CREATE TABLE products (
     reorder_point bigint NOT NULL DEFAULT 0,
     version bigint NOT NULL DEFAULT 1,
     changed_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at timestamptz NOT NULL DEFAULT statement_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     deleted_at timestamptz,
     CONSTRAINT pk_products PRIMARY KEY (id),
     CONSTRAINT ck_products_id CHECK (id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')),
@@ -56,18 +56,31 @@ CREATE TABLE cache_audits (
 ) WITH (fillfactor = 50);
 """
 
-# Everything whose change can make versions or transaction ids go back. STABLE, so that the generation is read in the very
-# snapshot of the statement that reads the rows; the timeline from the WAL's position, because the control file's lags behind
-# a promotion. Raises on a standby, which must not feed the cache.
+# Everything whose change can make versions or transaction ids go back, or rows change unseen. STABLE, so that the generation is
+# read in the very snapshot of the statement that reads the rows; the timeline from the WAL's position, because the control
+# file's lags behind a promotion. The triggers belong to it: a restore brings them back last, and what is written before leaves
+# no trace that an audit could find. Raises then, and on a standby: neither may feed the cache.
 EPOCH = r"""
-CREATE FUNCTION larder_products_epoch() RETURNS text LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT left(encode(sha256(convert_to(concat_ws('/',
+CREATE FUNCTION larder_products_epoch() RETURNS text LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    watchers text;
+BEGIN
+    SELECT string_agg(oid || '.' || xmin, ',' ORDER BY tgname) INTO watchers FROM pg_trigger
+        WHERE tgrelid = 'products'::regclass AND tgname IN ('zz_larder_change', 'zz_larder_truncate') AND tgenabled = 'A'
+        HAVING count(*) = 2;
+    IF watchers IS NULL THEN
+        RAISE EXCEPTION 'the triggers of products are missing or disabled'
+            USING ERRCODE = 'undefined_table', HINT = 'Wait for the restore to end, or enable them ALWAYS.';
+    END IF;
+    RETURN left(encode(sha256(convert_to(concat_ws('/',
         (SELECT system_identifier FROM pg_control_system()),
         left(pg_walfile_name(pg_current_wal_lsn()), 8),
         (SELECT oid FROM pg_database WHERE datname = current_database()),
         'products'::regclass::oid,
+        watchers,
         (SELECT generation FROM cache_generations WHERE relation = 'products')
-    ), 'UTF8')), 'hex'), 16)
+    ), 'UTF8')), 'hex'), 16);
+END
 $$;
 """
 
@@ -88,11 +101,12 @@ BEGIN
                 USING ERRCODE = 'check_violation', HINT = 'Create a product with the new id and delete the old one.';
         END IF;
         NEW.version := greatest(NEW.version, OLD.version + 1);
+        -- A statement that waited for a lock began before the change that it waited for.
+        NEW.updated_at := greatest(statement_timestamp(), OLD.updated_at);
     ELSE
         NEW.version := greatest(NEW.version, 1);
     END IF;
     NEW.changed_xid := pg_current_xact_id();
-    NEW.updated_at := clock_timestamp();
     RETURN NEW;
 END
 $$;

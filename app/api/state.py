@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from app.api.metrics import RequestStats, StoreHealth
+from app.cache.ports import Value
 from app.cache.stats import Stats
 from app.cache.write_through import Read
 from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Patch, Position, Precondition, Reason
@@ -19,6 +20,9 @@ class Catalogue(Protocol):
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         """Read one product through the cache."""
+
+    async def peek(self, product_id: str) -> Value | None:
+        """Give a product that the cache holds and proves, or ``None``."""
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read products through the cache, in the order of ``ids``, which has no repeats."""

@@ -92,7 +92,7 @@ class Audit:
             if begun is None:
                 return None
             async with self._open_source() as source:
-                announced = await source.announce(begun.server, self._config.fence_ttl_ms)
+                announced = await source.announce(begun.server, self._config.fence_ttl_ms, self._config.fence_ttl_max_ms)
                 if announced.other_remaining_s > 0:
                     # Another server's fence may live: an instance that still reads there must not meet writers who
                     # take this server's fence for proof.

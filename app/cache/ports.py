@@ -131,8 +131,8 @@ class Source(Protocol):
     async def standing(self) -> Standing:
         """Read how far audits have come. Idempotent."""
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
-        """Announce, for an epoch that no audit has announced yet, that some fence may live for ``fence_ttl_ms`` more.
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+        """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
 
         Idempotent: does nothing when the audit row has the current epoch already.
         """
@@ -186,7 +186,11 @@ class AuditStore(Protocol):
         """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """Set watermark and fence, if nobody changed the watermark's epoch since ``begun`` and its time is not over."""
+        """Set watermark and fence in one atomic step with looking whether they may be set.
+
+        ``False``, and nothing set, when the watermark's epoch was changed since ``begun``, its time is over, or the server is
+        not any more the one of ``begun`` with the data it had then.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +214,18 @@ class Snapshot:
 class AuditSource(Protocol):
     """The source as one audit cycle sees it: one session, never re-established; ``SourceUnavailable`` ends the cycle."""
 
-    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
-        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most."""
+    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
+        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most.
+
+        Where the audit row is missing or of another epoch, commit besides that fences of the largest TTL may be live now, on
+        other servers: the row then tells nothing of them.
+        """
 
     def snapshot(self, since: Watermark | None, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
         """Open a snapshot, taken after the call began."""
 
     async def complete(self, cycle: int) -> None:
-        """Commit that this cycle is finished: what was committed before it was announced is in the store."""
+        """Commit that this cycle is finished: what was committed before it was announced is in the store.
+
+        Does nothing when the audit row has meanwhile come from another history, where the number means another cycle.
+        """

@@ -69,7 +69,7 @@ class RedisOptions:
     """Where Redis is and how long to wait for it."""
 
     url: str
-    timeout_ms: int = 100
+    timeout_ms: int = 250
     connect_timeout_ms: int = 500
     retry_ms: int = 250
 

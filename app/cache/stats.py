@@ -41,8 +41,6 @@ class Stats:
     settle_timeouts: int = 0
     settle_wait: Histogram = field(default_factory=Histogram)
     adoptions: int = 0
-    store_failures: int = 0
-    store_up: bool = False
     store_read: Histogram = field(default_factory=Histogram)
     store_publish: Histogram = field(default_factory=Histogram)
     source_load: Histogram = field(default_factory=Histogram)

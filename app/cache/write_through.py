@@ -161,6 +161,21 @@ class WriteThrough:
             return self._unverified(keys, reading, stale_s)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
+    async def peek(self, key: str) -> Value | None:
+        """Read one key's slot and nothing else: its proven value, or ``None`` when ``read`` has to find the answer.
+
+        Only a value that is returned is counted.
+        """
+        try:
+            reading = await self._reads.submit((key,))
+        except (StoreUnavailable, Overloaded):
+            return None
+        state = self._trusted(reading.slots[0], key, reading.epoch)
+        if not isinstance(state, Value):
+            return None
+        self._stats.hits += 1
+        return state
+
     async def drop(self, key: str) -> None:
         """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""
         self._warm.pop(key, None)

@@ -15,8 +15,8 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 from sqlalchemy import exc
-from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, translate
 
@@ -29,9 +29,28 @@ _DURABLE: LiteralString = (
 )
 
 
-def driver_url(url: str) -> URL:
-    """A plain ``postgresql://`` URL as SQLAlchemy wants it."""
-    return make_url(url).set(drivername="postgresql+psycopg")
+DIALECT = "postgresql+psycopg://"
+"""All that SQLAlchemy needs to know: ``connect`` makes its connections."""
+
+
+async def connect(url: str, *, timeout_ms: int, **options: Any) -> psycopg.AsyncConnection[TupleRow]:
+    """Open a connection to ``url`` as it was given: rewriting it would change what it means.
+
+    Raises:
+        psycopg.Error: no connection.
+    """
+    return await psycopg.AsyncConnection.connect(
+        url, connect_timeout=max(1, round(timeout_ms / 1000)), client_encoding="utf8", application_name="larder", **options
+    )
+
+
+def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
+    """An engine without a pool, for what runs once, such as migrations."""
+
+    async def open_connection() -> psycopg.AsyncConnection[TupleRow]:
+        return await connect(url, timeout_ms=timeout_ms)
+
+    return create_async_engine(DIALECT, async_creator=open_connection, poolclass=NullPool)
 
 
 class Session:
@@ -100,16 +119,16 @@ class Database:
         statement_timeout_ms: int = 5_000,
         lock_timeout_ms: int = 2_000,
     ) -> None:
-        self._connect_timeout_s = connect_timeout_ms / 1000
+        self._connect_timeout_ms = connect_timeout_ms
         # Longer than the server's own deadline, which says more and keeps the connection.
         self._deadline_s = statement_timeout_ms / 1000 + 1.0
         self._options = (
             f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
             f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC"
         )
-        self._url = driver_url(url)
+        self._url = url
         self._engine: AsyncEngine = create_async_engine(
-            self._url,
+            DIALECT,
             async_creator=self._connect,
             isolation_level="AUTOCOMMIT",
             pool_size=connections,
@@ -159,13 +178,7 @@ class Database:
         await self._engine.dispose()
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._url.set(drivername="postgresql").render_as_string(hide_password=False),
-            autocommit=True,
-            connect_timeout=max(1, round(self._connect_timeout_s)),
-            options=self._options,
-            application_name="larder",
-        )
+        connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=self._options)
         await connection.execute(_DURABLE)
         return connection
 

@@ -8,16 +8,12 @@ from alembic.migration import MigrationContext
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, exc, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from app.postgres.database import driver_url
-from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseUnavailable, translate
+from app.postgres.database import single_use_engine
+from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, translate
 
 LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""
-
-CONNECT_TIMEOUT_S = 10
 
 
 def script_directory() -> ScriptDirectory:
@@ -35,15 +31,19 @@ async def upgrade(database_url: str, revision: str = "head") -> str | None:
     """Migrate to ``revision``; return the revision found before (``None`` for an empty database).
 
     Raises:
-        DatabaseUnavailable: not reachable, or it refuses this user.
+        DatabaseUnavailable: not reachable, or it refuses this user, or is of an encoding other than UTF-8.
         DatabaseNewer: migrated by a newer Larder; nothing was touched.
         DatabaseFailed: a migration failed; it was rolled back.
     """
-    engine = create_async_engine(
-        driver_url(database_url), poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
-    )
+    engine = single_use_engine(database_url)
     try:
         async with engine.connect() as connection:
+            encoding = await connection.scalar(text("SHOW server_encoding"))
+            if encoding != "UTF8":
+                raise DatabaseRefused(
+                    f"the database's encoding is {encoding}, which cannot hold every name; nothing was changed."
+                    " Create one with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+                )
             await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             await connection.commit()
             found = await connection.run_sync(_upgrade, revision)
@@ -51,6 +51,8 @@ async def upgrade(database_url: str, revision: str = "head") -> str | None:
             return found
     except exc.DBAPIError as error:
         raise (translate(error.orig) if isinstance(error.orig, psycopg.Error) else DatabaseFailed(str(error))) from error
+    except psycopg.Error as error:
+        raise translate(error) from error
     except OSError as error:
         raise DatabaseUnavailable(str(error)) from error
     finally:

@@ -36,12 +36,17 @@ class ProductAuditSource:
     def __init__(self, session: Session, namespace: str) -> None:
         self._session = session
         self._namespace = namespace
+        self._announced_epoch = ""
 
-    async def announce(self, server: str, fence_ttl_ms: int) -> Announced:
+    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
         """See ``AuditSource.announce``: one statement in autocommit."""
-        [[cycle, other_remaining_s]] = await self._session.rows(
-            queries.ANNOUNCE, {"namespace": self._namespace, "server": server, "ttl_s": fence_ttl_ms / 1000}
-        )
+        parameters = {
+            "namespace": self._namespace,
+            "server": server,
+            "ttl_s": fence_ttl_ms / 1000,
+            "max_ttl_s": fence_ttl_max_ms / 1000,
+        }
+        [[cycle, other_remaining_s, self._announced_epoch]] = await self._session.rows(queries.ANNOUNCE, parameters)
         return Announced(cycle, other_remaining_s)
 
     @asynccontextmanager
@@ -56,7 +61,9 @@ class ProductAuditSource:
 
     async def complete(self, cycle: int) -> None:
         """See ``AuditSource.complete``: one statement in autocommit."""
-        await self._session.rows(queries.COMPLETE, {"namespace": self._namespace, "cycle": cycle})
+        await self._session.rows(
+            queries.COMPLETE, {"namespace": self._namespace, "cycle": cycle, "epoch": self._announced_epoch}
+        )
 
     async def _pages(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
         if since is None:

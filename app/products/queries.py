@@ -30,7 +30,7 @@ RETURNING id
 UPDATE: LiteralString = """
 UPDATE products p SET
     name = c.name, price_cents = c.price_cents, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
-    created_at = CASE WHEN c.created THEN clock_timestamp() ELSE p.created_at END,
+    created_at = CASE WHEN c.created THEN statement_timestamp() ELSE p.created_at END,
     deleted_at = NULL
 FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
@@ -83,30 +83,46 @@ FROM history LEFT JOIN cache_audits a ON a.namespace = %(namespace)s
 """How far audits have come, and whether the row speaks of the present epoch."""
 
 ADOPT: LiteralString = """
-INSERT INTO cache_audits AS a (namespace, announced, fenced_until, epoch)
-VALUES (%(namespace)s, 1, clock_timestamp() + make_interval(secs => %(ttl_s)s), larder_products_epoch())
+INSERT INTO cache_audits AS a (namespace, announced, epoch, fenced_until, other_until)
+SELECT %(namespace)s, 1, larder_products_epoch(), until, until
+FROM (SELECT clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until) AS worst
 ON CONFLICT (namespace) DO UPDATE SET
-    announced = a.announced + 1, epoch = excluded.epoch, fenced_until = greatest(a.fenced_until, excluded.fenced_until)
+    announced = a.announced + 1, epoch = excluded.epoch,
+    fenced_until = greatest(a.fenced_until, excluded.fenced_until),
+    other_until = greatest(a.other_until, excluded.other_until)
 WHERE a.epoch <> excluded.epoch
 """
-"""Announce, for an epoch no audit has seen, that a fence of another one may live this long."""
+"""Announce, for an epoch no audit has seen, that fences of another history may live this long, on whatever server."""
 
 ANNOUNCE: LiteralString = """
-INSERT INTO cache_audits AS a (namespace, announced, server, epoch, fenced_until)
-VALUES (
-    %(namespace)s, 1, %(server)s, larder_products_epoch(), clock_timestamp() + make_interval(secs => %(ttl_s)s)
-)
+INSERT INTO cache_audits AS a (namespace, announced, server, epoch, fenced_until, other_until)
+SELECT %(namespace)s, 1, %(server)s, larder_products_epoch(), until, until
+FROM (SELECT clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until) AS worst
 ON CONFLICT (namespace) DO UPDATE SET
-    announced = a.announced + 1,
-    other_until = CASE WHEN a.server = excluded.server THEN a.other_until ELSE greatest(a.other_until, a.fenced_until) END,
-    server = excluded.server, epoch = excluded.epoch, fenced_until = greatest(a.fenced_until, excluded.fenced_until)
-RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8
+    announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
+    fenced_until = greatest(
+        a.fenced_until,
+        clock_timestamp() + make_interval(secs => %(ttl_s)s),
+        CASE WHEN a.epoch <> excluded.epoch THEN excluded.fenced_until END
+    ),
+    other_until = greatest(
+        a.other_until,
+        CASE WHEN a.server <> excluded.server THEN a.fenced_until END,
+        CASE WHEN a.epoch <> excluded.epoch THEN excluded.other_until END
+    )
+RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8, epoch
 """
-"""An audit's announcement; the seconds until another server's fence must have lapsed."""
+"""An audit's announcement; the seconds until another server's fence must have lapsed, and the epoch announced in.
+
+A row of another epoch, or none, tells nothing of the fences that may live, nor of the servers that they name: a restore may
+have brought it back. Then the worst is assumed: the largest TTL, on any server.
+"""
 
 COMPLETE: LiteralString = """
-UPDATE cache_audits SET completed = greatest(completed, %(cycle)s) WHERE namespace = %(namespace)s
+UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
+WHERE namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
+"""A cycle is finished, if the row still knows it: one that a restore brought back has numbers of another history."""
 
 SNAPSHOT: LiteralString = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_products_epoch()"
 """Taken first in a REPEATABLE READ transaction: fixes its snapshot."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.cache.errors import NotSettled
 from app.cache.joined import Joined
-from app.cache.ports import State
+from app.cache.ports import State, Value
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
 from app.postgres.errors import CommitUnknown, DatabaseFailed, DatabaseOverloaded
 from app.products import commands
@@ -101,6 +101,10 @@ class Products:
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         """Read one product through the cache. Raises ``SourceUnavailable``, ``Overloaded``."""
         return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s)
+
+    async def peek(self, product_id: str) -> Value | None:
+        """Give a product that the cache holds and proves, or ``None``: then ``get`` has to find the answer."""
+        return await self._cache.peek(product_id)
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read several different products in one round trip, in the order asked. Raises as ``get``."""

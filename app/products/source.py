@@ -52,9 +52,9 @@ class ProductSource:
         )
         return Standing(announced, completed, remaining_s, audited_epoch, epoch)
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
         """See ``Source.adopt``: two statements."""
-        await self._read(queries.ADOPT, {"namespace": self._namespace, "ttl_s": fence_ttl_ms / 1000})
+        await self._read(queries.ADOPT, {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000})
         return await self.standing()
 
     async def page(

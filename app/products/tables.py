@@ -49,8 +49,8 @@ products = Table(
     Column("reorder_point", BigInteger, nullable=False, server_default=text("0")),
     Column("version", BigInteger, nullable=False, server_default=text("1")),
     Column("changed_xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
-    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
     # A tombstone: its version goes on when the id is created again. The rest of the row means nothing then.
     Column("deleted_at", DateTime(timezone=True)),
     CheckConstraint(r"id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')", name="id"),

@@ -13,7 +13,7 @@ from typing import Any, LiteralString
 
 from app.cache.ports import State
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
+from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Effect
 from app.products.errors import KeyReused, Refused
@@ -57,13 +57,21 @@ class ProductTransactions:
         attempts = self._attempts if len(batch) == 1 else 1
         for attempt in range(1, attempts + 1):
             try:
-                async with self._database.session() as session:
-                    return await _Transaction(session, batch).run()
+                return await self._once(batch)
             except TransactionConflict as conflict:
                 if attempt == attempts:
                     raise DatabaseOverloaded(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
+
+    async def _once(self, batch: Sequence[Asked]) -> Committed:
+        try:
+            async with self._database.session() as session:
+                return await _Transaction(session, batch).run()
+        except DatabaseUnavailable:
+            # Once more, on a fresh connection: that one may have died with a restart long ago. Nothing is committed.
+            async with self._database.session() as session:
+                return await _Transaction(session, batch).run()
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers kept for longer than ``age_s``; return their number. Raises a ``DatabaseError``."""

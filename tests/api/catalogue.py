@@ -38,6 +38,8 @@ class InMemoryCatalogue:
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.cached: set[str] = set()
+        self.hot = False
+        """Whether the hot read finds what is cached; else every read reaches the endpoints."""
         self.fault: Exception | None = None
         """Raised by every call while set."""
         self.answer_as: Read | None = None
@@ -54,6 +56,11 @@ class InMemoryCatalogue:
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         return (await self.get_many([product_id], refresh=refresh, stale_s=stale_s))[0]
+
+    async def peek(self, product_id: str) -> Value | None:
+        hot = self.hot and product_id in self.cached and self.answer_as is None and product_id not in self.answers
+        state = self._read(product_id, refresh=False).state if hot and self.fault is None else None
+        return state if isinstance(state, Value) else None
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         self._fail()

@@ -9,7 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.edge import Edge, request_id
 from app.api.metrics import RequestStats
+from app.postgres.errors import DatabaseUnavailable
 from tests.api.conftest import Service
+from tests.api.problem import problem
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -105,6 +107,9 @@ async def test_readiness_asks_postgres_and_only_reports_redis(service: Service, 
     service.store.up = False
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "postgresql": "up", "redis": "down"})
+    assert (await client.get("/livez")).json() == {"status": "alive"}
+    service.database.fault = DatabaseUnavailable("host and user")
+    problem(await client.get("/readyz"), "database-unavailable")
     assert (await client.get("/livez")).json() == {"status": "alive"}
 
 

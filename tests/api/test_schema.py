@@ -1,6 +1,7 @@
 """Requests made from the API's own description, right and wrong ones: the service keeps to what it says of itself."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -34,7 +35,7 @@ def test_the_service_answers_as_it_describes(service: Service, operation_id: str
 
     # One seed, no database of examples: the suite runs the same requests everywhere.
     @settings(
-        max_examples=40,
+        max_examples=20,
         deadline=None,
         derandomize=True,
         database=None,
@@ -42,7 +43,7 @@ def test_the_service_answers_as_it_describes(service: Service, operation_id: str
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
-    def answers_as_described(case: schemathesis.Case) -> None:
+    def answers_as_described(case: "schemathesis.Case[Any]") -> None:
         case.call_and_validate()
 
     answers_as_described()

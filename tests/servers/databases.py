@@ -31,3 +31,13 @@ async def drop_database(url: str, name: str) -> None:
 async def _execute(url: str, statement: sql.Composed) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(statement)
+
+
+async def know_history(url: str, namespace: str) -> None:
+    """Tell a database that nobody ever set a fence for a namespace."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_products_epoch())"
+            " ON CONFLICT (namespace) DO UPDATE SET epoch = excluded.epoch",
+            (namespace,),
+        )

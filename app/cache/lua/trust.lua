@@ -1,7 +1,14 @@
 -- Move watermark and fence on (R5, step 5).
 -- KEYS: watermark, fence
 -- ARGV: watermark as the cycle first saw it ('' for none), epoch, transaction id (20 digits), server, fence's expiry (ms since 1970)
--- returns: 1 when done; 0 when the time is over or the watermark meanwhile got another epoch
+-- returns: 1 when done; 0 when the time is over, the watermark meanwhile got another epoch, or the server other data
+local info = redis.call('INFO', 'replication')
+local replid = string.match(ARGV[4], ':(%x+)$')
+-- Asked here and not only beside the script: a server that was demoted, refilled from a lagging one and promoted again since
+-- the cycle began holds slots that this cycle has not compared, and a watermark set over them would stay.
+if not string.find(info, 'role:master', 1, true) or not replid or not string.find(info, 'master_replid:' .. replid, 1, true) then
+  return 0
+end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local expires_ms = tonumber(ARGV[5])

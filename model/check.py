@@ -1,0 +1,226 @@
+"""Run every configuration of larder.pml through Spin and judge it.
+
+Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
+written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
+bound: a search that Spin did not finish counts as a failure.
+
+    python3 model/check.py                 everything, two at a time
+    python3 model/check.py NAME...         only these
+    python3 model/check.py --trail NAME    the shortest schedule to the violation, in words
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = Path(__file__).with_name("larder.pml")
+PARALLEL = 2
+MEMORY_LIMIT_MB = 3500  # of each search
+SEARCH_LIMIT_S = 200
+SEARCH_DEPTH = 100_000  # of the stack; reaching it is reported as a failure
+
+CONFIGURATIONS = {
+    "race": "WRITERS=2 LOADERS=2 EVICT UNCHANGED",
+    "settle": "WRITERS=2 LOADERS=1 AUDITORS=1 CYCLES=2 UNCHANGED",
+    "overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=3 TTL=2",
+    "ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TTL=1 TTL_MAX=2",
+    "open-xids": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=2 OPEN_XIDS",
+    "cold": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=3 COLD STILL",
+    "lost-trust": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 EVICT_FENCE EVICT_WATERMARK",
+    "restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1",
+    "failover": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER",
+    "failover-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 NODES=2 FAILOVER",
+    "reset": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 TRUNCATE RESTORE PROMOTION ADOPT",
+    "reset-wait": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE RESTORE",
+    "reset-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT",
+    "restore-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 RESTORE ADOPT",
+    "promotion-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 PROMOTION ADOPT",
+    "reset-failover": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER RESTORE PROMOTION ADOPT",
+    "restore-ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 TTL=1 TTL_MAX=2 RESTORE",
+    # Two clauses whose loss the other rules make good; docs/MODEL.md says which.
+    "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
+    "spare-watermark-as-read": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE ADOPT M_WATERMARK_UNCONDITIONAL",
+}
+
+# name: (configuration, what is dropped or asked for)
+MUTANTS = {
+    "version-compare": ("race", "M_NO_VERSION_COMPARE"),
+    "nothing-on-empty": ("race", "M_STORE_ON_EMPTY"),
+    "delete-foreign-lease": ("race", "M_KEEP_FOREIGN_LEASE"),
+    "lease-on-fill": ("race", "M_FILL_WITHOUT_LEASE"),
+    "token-sent-once": ("race", "M_TOKEN_SENT_TWICE"),
+    "token-ok-before-use": ("race", "M_LEASE_AFTER_LOAD"),
+    "share-not-started": ("race", "M_SHARE_RUNNING_LOAD"),
+    "every-answer": ("race", "M_ANSWER_WITHOUT_PUBLISH"),
+    "settle-at-all": ("settle", "M_NO_SETTLE"),
+    "settle-next-audit": ("settle", "M_SETTLE_ON_RUNNING_AUDIT"),
+    "absolute-expiry": ("overlap", "M_RELATIVE_EXPIRY"),
+    "announce-greatest": ("ttl-change", "M_ANNOUNCE_WITHOUT_GREATEST"),
+    "announce-before-snapshot": ("overlap", "M_SNAPSHOT_BEFORE_ANNOUNCE"),
+    "snapshot-before-purge": ("cold", "M_PURGE_BEFORE_SNAPSHOT"),
+    "purge": ("restart", "M_NO_PURGE"),
+    "watermark-is-xmin": ("open-xids", "M_WATERMARK_IS_LAST_XID"),
+    "server-in-fence": ("restart", "M_NO_SERVER"),
+    "server-is-not-run-id": ("failover", "M_RUN_ID_ONLY"),
+    "live-fence-at-publish": ("failover", "M_ACK_WITHOUT_FENCE"),
+    "other-until": ("failover", "M_NO_OTHER_UNTIL"),
+    "one-redis-connection": ("restart", "M_REDIS_RECONNECTS"),
+    "one-postgres-session": ("promotion-overlap", "M_POSTGRES_RECONNECTS H_COMPLETE_ANY_ROW"),
+    "epoch": ("reset-writers", "M_NO_EPOCH"),
+    "watermark-at-publish": ("reset-writers", "M_PUBLISH_WITHOUT_WATERMARK"),
+    "hole-complete-any-row": ("restore-overlap", "H_COMPLETE_ANY_ROW"),
+    "hole-announce-trusts-row": ("reset-failover", "H_ANNOUNCE_TRUSTS_ROW"),
+    "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
+    "hole-adopt-trusts-row": ("reset-failover", "H_ADOPT_TRUSTS_ROW"),
+    "hole-reader-outlives-demotion": ("failover", "H_CONNECTIONS_OUTLIVE_DEMOTION"),
+    "hole-audit-outlives-demotion": ("failover", "H_AUDIT_OUTLIVES_DEMOTION"),
+    "goal-acknowledged-by-audit": ("settle", "GOAL=1"),
+    "goal-adopted-then-audited": ("reset", "GOAL=2"),
+    "goal-acknowledged-by-time": ("settle", "GOAL=3"),
+    "goal-late-publish-stores": ("race", "GOAL=4"),
+    "goal-trusted-fill": ("race", "GOAL=5"),
+    "goal-trust-after-purge": ("cold", "GOAL=6"),
+    "goal-fence-on-new-master": ("failover", "GOAL=7"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One search: its flags for the model, and whether it must end in a violation."""
+
+    name: str
+    flags: tuple[str, ...]
+    must_fail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What Spin found, in how many states and seconds (compiling included)."""
+
+    case: Case
+    states: int
+    seconds: float
+    verdict: str
+    passed: bool
+
+
+def all_cases() -> list[Case]:
+    """Every search, the sound ones (longest) first."""
+    sound = [Case(name, tuple(flags.split()), must_fail=False) for name, flags in CONFIGURATIONS.items()]
+    broken = [
+        Case(name, (*CONFIGURATIONS[base].split(), *flags.split()), must_fail=True) for name, (base, flags) in MUTANTS.items()
+    ]
+    return sound + broken
+
+
+def compile_search(case: Case, folder: Path, *options: str) -> None:
+    """Make the executable `pan` for a case in its own folder."""
+    shutil.copy(MODEL, folder)
+    defines = [f"-D{flag}" for flag in case.flags]
+    optimize = "-O0" if case.must_fail else "-O2"  # most mutants fall within a second: compiling is their cost
+    for command in (
+        ["spin", "-a", *defines, MODEL.name],
+        ["gcc", "-w", optimize, "-DSAFETY", f"-DMEMLIM={MEMORY_LIMIT_MB}", *options, "-o", "pan", "pan.c"],
+    ):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{case.name}: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def judge(case: Case, output: str) -> tuple[int, str, bool]:
+    """States, verdict in words, and whether it is the wanted one."""
+    found = re.search(r"errors: (\d+)\s+(\d+) states, stored", output)
+    if found is None:
+        return 0, "no result: out of time or memory", False
+    errors, states = int(found[1]), int(found[2])
+    if errors:
+        kind = "caught" if case.must_fail else "VIOLATION"
+        return states, kind, case.must_fail and "assertion violated" in output
+    if re.search(r"max search depth too small|Search not completed|hash-compact|Bit statespace", output):
+        return states, "NOT EXHAUSTED", False
+    return states, "NOT CAUGHT" if case.must_fail else "exhausted, no error", not case.must_fail
+
+
+def search(case: Case) -> Outcome:
+    """Compile and run one search to its end or to its first violation."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="larder-model-") as name:
+        folder = Path(name)
+        compile_search(case, folder)
+        try:
+            done = subprocess.run(
+                ["./pan", "-E", "-n", f"-m{SEARCH_DEPTH}", "-w23"],
+                cwd=folder, capture_output=True, text=True, check=False, timeout=SEARCH_LIMIT_S,
+            )  # fmt: skip
+            states, verdict, passed = judge(case, done.stdout)
+        except subprocess.TimeoutExpired:
+            states, verdict, passed = 0, f"not finished in {SEARCH_LIMIT_S} s", False
+    return Outcome(case, states, time.monotonic() - started, verdict, passed)
+
+
+def print_trail(case: Case) -> int:
+    """Print the shortest schedule that Spin's breadth-first search finds."""
+    with tempfile.TemporaryDirectory(prefix="larder-model-") as name:
+        folder = Path(name)
+        compile_search(case, folder, "-DBFS")
+        subprocess.run(["./pan", "-E", "-w23"], cwd=folder, capture_output=True, check=False, timeout=SEARCH_LIMIT_S)
+        if not (folder / f"{MODEL.name}.trail").exists():
+            print(f"{case.name}: no violation")
+            return 1
+        defines = [f"-D{flag}" for flag in case.flags]
+        told = subprocess.run(["spin", "-t", *defines, MODEL.name], cwd=folder, capture_output=True, text=True, check=False)
+    steps = [line.strip() for line in told.stdout.splitlines() if re.match(r"\s+\S", line)]
+    for line in steps:
+        if line.startswith("#processes") or " = " in line:
+            break
+        print(line)
+    return 0
+
+
+def main() -> int:
+    """Run the chosen searches; 0 only if each ended as it must."""
+    parser = argparse.ArgumentParser(description="Check the model of the cache protocol with Spin.")
+    parser.add_argument("names", nargs="*", help="searches to run (default: all)")
+    parser.add_argument("--trail", action="store_true", help="print the shortest violating schedule of each")
+    chosen = parser.parse_args()
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing:
+        print(
+            f"The model was not checked: {' and '.join(missing)} not found. "
+            "On Debian or Ubuntu: apt-get install spin gcc libc6-dev",
+            file=sys.stderr,
+        )
+        return 2
+    cases = {case.name: case for case in all_cases()}
+    unknown = [name for name in chosen.names if name not in cases]
+    if unknown:
+        print(f"No such search: {', '.join(unknown)}. There are: {', '.join(cases)}", file=sys.stderr)
+        return 2
+    wanted = [cases[name] for name in chosen.names] or list(cases.values())
+    if chosen.trail:
+        return max(print_trail(case) for case in wanted)
+
+    started = time.monotonic()
+    print(f"{'search':32} {'states':>10} {'seconds':>8}  verdict")
+    failed: list[str] = []
+    with ThreadPoolExecutor(max_workers=min(PARALLEL, os.cpu_count() or 1)) as pool:
+        for outcome in pool.map(search, wanted):
+            print(f"{outcome.case.name:32} {outcome.states:>10,} {outcome.seconds:>8.1f}  {outcome.verdict}", flush=True)
+            if not outcome.passed:
+                failed.append(outcome.case.name)
+    print(f"{len(wanted)} searches in {time.monotonic() - started:.0f} s; not as they must be: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

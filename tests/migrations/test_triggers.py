@@ -1,0 +1,231 @@
+"""What hand-written SQL can do to products, and what the database makes of it."""
+
+from collections.abc import AsyncIterator
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+
+from tests.conftest import SessionPostgres
+from tests.servers.databases import create_database, drop_database, new_name
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+TRIGGERS_AGAIN: LiteralString = """
+CREATE TRIGGER zz_larder_change BEFORE INSERT OR UPDATE OR DELETE ON products
+    FOR EACH ROW EXECUTE FUNCTION larder_products_change();
+CREATE TRIGGER zz_larder_truncate AFTER TRUNCATE ON products
+    FOR EACH STATEMENT EXECUTE FUNCTION larder_products_truncate();
+ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_change;
+ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_truncate;
+"""
+
+
+@pytest.fixture
+async def hand(database_url: str) -> AsyncIterator[Connection]:
+    """A connection of somebody who writes SQL by hand; one product is there."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("INSERT INTO products (id, name, price_cents, stock) VALUES ('mug', 'Mug', 100, 7)")
+        yield connection
+
+
+async def one(hand: Connection, statement: LiteralString) -> Any:
+    """The only row of a statement; a single column as it is."""
+    cursor = await hand.execute(statement)
+    found = await cursor.fetchall()
+    assert len(found) == 1
+    return found[0] if len(found[0]) > 1 else found[0][0]
+
+
+async def epoch(hand: Connection) -> str:
+    """The present epoch."""
+    found: str = await one(hand, "SELECT larder_products_epoch()")
+    return found
+
+
+async def test_insert(hand: Connection) -> None:
+    """A new row begins at version 1 and bears its transaction's id, whatever the statement says of either."""
+    await hand.execute(
+        "INSERT INTO products (id, name, price_cents, version, changed_xid) VALUES ('jug', 'Jug', 1, -5, '3'::xid8)"
+    )
+    version, old = await one(hand, "SELECT version, changed_xid = '3'::xid8 FROM products WHERE id = 'jug'")
+    assert (version, old) == (1, False)
+
+
+async def test_update(hand: Connection) -> None:
+    """Every update raises version and transaction id, and moves the time."""
+    before = await one(hand, "SELECT version, changed_xid, updated_at FROM products")
+    await hand.execute("UPDATE products SET price_cents = 5")
+    after = await one(hand, "SELECT version, changed_xid, updated_at FROM products")
+    assert after[0] == before[0] + 1
+    assert int(after[1]) > int(before[1])
+    assert after[2] > before[2]
+
+
+async def test_update_that_sets_version_and_transaction_id(hand: Connection) -> None:
+    """A version cannot be taken back, may be raised, and a transaction id cannot be forged."""
+    await hand.execute("UPDATE products SET version = 0, changed_xid = '3'::xid8")
+    assert await one(hand, "SELECT version, changed_xid = '3'::xid8 FROM products") == (2, False)
+    await hand.execute("UPDATE products SET version = 50")
+    assert await one(hand, "SELECT version FROM products") == 50
+
+
+async def test_several_updates_in_one_transaction(hand: Connection) -> None:
+    """Each counts: the same version never names two states."""
+    async with hand.transaction():
+        for price in (1, 2, 3):
+            await hand.execute("UPDATE products SET price_cents = %s", [price])
+    assert await one(hand, "SELECT version, price_cents FROM products") == (4, 3)
+
+
+async def test_delete(hand: Connection) -> None:
+    """A deletion leaves a tombstone with the next version and no stock; deleting that again changes nothing."""
+    await hand.execute("DELETE FROM products WHERE id = 'mug'")
+    row = await one(hand, "SELECT version, stock, deleted_at IS NOT NULL FROM products")
+    assert row == (2, 0, True)
+    await hand.execute("DELETE FROM products")
+    assert await one(hand, "SELECT version, stock, deleted_at IS NOT NULL FROM products") == row
+
+
+async def test_tombstone_comes_to_life(hand: Connection) -> None:
+    """The id's next life goes on from the tombstone's version."""
+    await hand.execute("DELETE FROM products")
+    await hand.execute("UPDATE products SET deleted_at = NULL, version = 1 WHERE id = 'mug'")
+    assert await one(hand, "SELECT version FROM products") == 3
+
+
+async def test_upsert(hand: Connection) -> None:
+    """`ON CONFLICT DO UPDATE` is an update like any other."""
+    await hand.execute(
+        "INSERT INTO products (id, name, price_cents) VALUES ('mug', 'Mug', 9) ON CONFLICT (id) DO UPDATE SET price_cents = 9"
+    )
+    assert await one(hand, "SELECT version, price_cents FROM products") == (2, 9)
+
+
+async def test_change_of_id(hand: Connection) -> None:
+    """An id never changes: the entry under the old one would outlive its row."""
+    with pytest.raises(psycopg.errors.CheckViolation, match="mug to cup"):
+        await hand.execute("UPDATE products SET id = 'cup'")
+    assert await one(hand, "SELECT id, version FROM products") == ("mug", 1)
+
+
+async def test_triggers_under_replication(hand: Connection) -> None:
+    """`session_replication_role = replica`, as restores and replication set it, switches none of them off."""
+    await hand.execute("SET session_replication_role = replica")
+    await hand.execute("UPDATE products SET price_cents = 5, version = 1")
+    assert await one(hand, "SELECT version FROM products") == 2
+    await hand.execute("DELETE FROM products")
+    assert await one(hand, "SELECT version, deleted_at IS NOT NULL FROM products") == (3, True)
+    before = await epoch(hand)
+    await hand.execute("TRUNCATE products")
+    assert await epoch(hand) != before
+
+
+async def test_other_trigger_changes_the_row(hand: Connection) -> None:
+    """The trigger is the last one by name: what another one sets is counted, and cannot undo the version."""
+    await hand.execute(
+        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.version := 1; RETURN NEW; END $$"
+    )
+    await hand.execute("CREATE TRIGGER meddle BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION meddle()")
+    await hand.execute("UPDATE products SET price_cents = 5")
+    assert await one(hand, "SELECT version FROM products") == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO products (id, name, price_cents) VALUES ('jug', 'Jug', 1)",
+        "UPDATE products SET price_cents = 5",
+        "DELETE FROM products",
+        "TRUNCATE products",
+    ],
+)
+async def test_synchronous_commit_is_turned_on(hand: Connection, statement: LiteralString) -> None:
+    """A commit that could be seen and then lost in a crash would leave the cache with a state that never was."""
+    await hand.execute("SET synchronous_commit = off")
+    async with hand.transaction():
+        assert await one(hand, "SHOW synchronous_commit") == "off"
+        await hand.execute(statement)
+        assert await one(hand, "SHOW synchronous_commit") == "on"
+    assert await one(hand, "SHOW synchronous_commit") == "off"
+
+
+async def test_stronger_synchronous_commit_is_kept(hand: Connection) -> None:
+    """Only `off` is too weak; who asks for more gets more."""
+    await hand.execute("SET synchronous_commit = remote_write")
+    async with hand.transaction():
+        await hand.execute("UPDATE products SET price_cents = 5")
+        assert await one(hand, "SHOW synchronous_commit") == "remote_write"
+
+
+async def test_epoch_stays(hand: Connection) -> None:
+    """Nothing that leaves versions rising changes the epoch: writes, deletes, vacuum, a rolled back truncation."""
+    before = await epoch(hand)
+    assert len(before) == 16
+    await hand.execute("UPDATE products SET price_cents = 5")
+    await hand.execute("DELETE FROM products")
+    await hand.execute("VACUUM FULL products")
+    await hand.execute("REINDEX TABLE products")
+    async with hand.transaction(force_rollback=True):
+        await hand.execute("TRUNCATE products")
+        assert await epoch(hand) != before
+    assert await epoch(hand) == before
+
+
+async def test_truncate_changes_the_epoch(hand: Connection) -> None:
+    """Versions begin again after `TRUNCATE`, so what was cached must not look newer: the epoch is another one."""
+    before = await epoch(hand)
+    await hand.execute("TRUNCATE products")
+    after = await epoch(hand)
+    await hand.execute("INSERT INTO products (id, name, price_cents) VALUES ('mug', 'Mug', 1)")
+    assert await one(hand, "SELECT version FROM products") == 1
+    assert after != before
+    assert await epoch(hand) == after
+
+
+async def test_recreated_table_changes_the_epoch(hand: Connection) -> None:
+    """A table that was dropped and made again, as a restore does, is another history."""
+    before = await epoch(hand)
+    async with hand.transaction():
+        await hand.execute("ALTER TABLE products RENAME TO old_products")
+        await hand.execute("CREATE TABLE products (LIKE old_products INCLUDING ALL)")
+        await hand.execute("DROP TABLE old_products")
+        await hand.execute(TRIGGERS_AGAIN)
+    assert await epoch(hand) != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE products DISABLE TRIGGER zz_larder_change",
+        "ALTER TABLE products DISABLE TRIGGER zz_larder_truncate",
+        "ALTER TABLE products ENABLE TRIGGER zz_larder_change",
+        "DROP TRIGGER zz_larder_change ON products",
+    ],
+)
+async def test_no_epoch_without_triggers(hand: Connection, statement: LiteralString) -> None:
+    """While a trigger is missing or weakened, rows change unseen: there is no epoch, so nothing is cached or believed."""
+    await hand.execute(statement)
+    with pytest.raises(psycopg.errors.UndefinedTable, match="triggers"):
+        await epoch(hand)
+
+
+async def test_databases_have_different_epochs(hand: Connection, postgres: SessionPostgres, migrated_template: str) -> None:
+    """A clone of a database is a history of its own from the first statement on."""
+    name = new_name()
+    url = await create_database(postgres.url, name, template=migrated_template)
+    try:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as clone:
+            assert await epoch(clone) != await epoch(hand)
+    finally:
+        await drop_database(postgres.url, name)
+
+
+async def test_triggers_that_were_away_change_the_epoch(hand: Connection) -> None:
+    """Nobody knows what was written meanwhile, so what was cached before belongs to another history."""
+    before = await epoch(hand)
+    await hand.execute("ALTER TABLE products DISABLE TRIGGER zz_larder_change")
+    await hand.execute("UPDATE products SET price_cents = 5")
+    await hand.execute("ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_change")
+    assert await epoch(hand) != before

@@ -1,0 +1,226 @@
+"""The servers under test: one PostgreSQL, one Redis, several services, and a proxy on every way between them."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import redis.asyncio
+
+from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
+from app.postgres.migrations import upgrade
+from tests.outages.client import Endpoint, NoAnswerError
+from tests.outages.proxy import HOST, Proxy, Target
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "outages.1"
+PROBE = "probe"
+"""A product that nobody writes: when reading it is a hit, the cache is trusted."""
+AUDIT_INTERVAL_S = 0.5
+FENCE_TTL_S = 2.0
+SETTINGS = {
+    "LARDER_CACHE_NAMESPACE": NAMESPACE,
+    # Short, so that faults of a second or two pass them.
+    "LARDER_DATABASE_STATEMENT_TIMEOUT_MS": "1000",
+    "LARDER_DATABASE_LOCK_TIMEOUT_MS": "800",
+    "LARDER_DATABASE_CONNECT_TIMEOUT_MS": "2000",
+    "LARDER_REQUEST_TIMEOUT_MS": "10000",
+}
+_COMMAND = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['serve']))")
+_READY_S = 30.0
+_POLL_S = 0.02
+# A killed run loses its data anyway; a killed server does not: what it wrote is in the system's memory.
+_NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
+
+
+def postgres_target(server: PostgresServer) -> Target:
+    """The socket that a private PostgreSQL listens on."""
+    directory = parse_qs(urlsplit(server.url).query)["host"][0]
+    return Target(path=Path(directory) / ".s.PGSQL.5432")
+
+
+class Instance:
+    """One service process and its two proxies."""
+
+    def __init__(self, number: int, directory: Path, port: int, postgres: Proxy, redis_proxy: Proxy) -> None:
+        self.number = number
+        self.endpoint = Endpoint(port)
+        self.postgres = postgres
+        self.redis = redis_proxy
+        self.log = directory / f"instance-{number}.log"
+        self.writing = 0
+        """Writes under way, as the clients count them."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def spawn(self, database: str) -> None:
+        """Start the process; it is not ready yet."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
+        environment |= SETTINGS | {
+            "LARDER_HOST": HOST,
+            "LARDER_PORT": str(self.endpoint.port),
+            "LARDER_DATABASE_URL": f"postgresql://postgres@{HOST}:{self.postgres.port}/{database}?sslmode=disable",
+            "LARDER_REDIS_URL": f"redis://{HOST}:{self.redis.port}/0",
+        }
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                _COMMAND,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if the process lives."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.send(signal.SIGKILL)
+        await self._ended()
+
+    async def terminate(self) -> None:
+        """SIGTERM, and wait for the end; SIGKILL when it takes too long."""
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(15):
+                await self._ended()
+        except TimeoutError:
+            await self.kill()
+
+    async def restart(self, database: str) -> None:
+        """Start the process until it serves; it refuses to start while PostgreSQL is away.
+
+        Raises:
+            TimeoutError: it does not come up.
+        """
+        end = time.monotonic() + _READY_S
+        self.spawn(database)
+        while not await self._ready():
+            if time.monotonic() > end:
+                raise TimeoutError(f"instance {self.number} does not come up: {self.tail()}")
+            if self._process is not None and self._process.poll() is not None:
+                self.spawn(database)
+            await asyncio.sleep(_POLL_S)
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        return self.log.read_text(errors="replace")[-2_000:]
+
+    async def metrics(self) -> dict[str, float]:
+        """Its counters; empty when it does not answer."""
+        try:
+            answer = await self.endpoint.request("GET", "/metrics", timeout_s=3)
+        except NoAnswerError:
+            return {}
+        found = {}
+        for line in answer.body.decode().splitlines():
+            name, _, value = line.rpartition(" ")
+            if name.startswith("larder_cache_"):
+                found[name] = float(value)
+        return found
+
+    async def _ready(self) -> bool:
+        with suppress(NoAnswerError):
+            return (await self.endpoint.request("GET", "/readyz", timeout_s=3)).status == 200
+        return False
+
+    async def _ended(self) -> None:
+        while self._process is not None and self._process.poll() is None:
+            await asyncio.sleep(_POLL_S / 4)
+
+
+class Cluster:
+    """Everything, running; made by ``start_cluster``."""
+
+    def __init__(self, directory: Path, postgres: PostgresServer, redis_server: RedisServer, database: str) -> None:
+        self.directory = directory
+        self.postgres = postgres
+        self.redis = redis_server
+        self.database = database
+        self.instances: list[Instance] = []
+
+    @property
+    def url(self) -> str:
+        """The database's URL, past the proxies."""
+        return self.postgres.url_of(self.database)
+
+    async def session(self) -> psycopg.AsyncConnection[psycopg.rows.TupleRow]:
+        """A session of PostgreSQL, past the proxies. Raises ``psycopg.Error``."""
+        return await psycopg.AsyncConnection.connect(self.url, autocommit=True, connect_timeout=5)
+
+    @asynccontextmanager
+    async def redis_client(self) -> AsyncIterator["redis.asyncio.Redis"]:
+        """A client of Redis, past the proxies."""
+        client = redis.asyncio.Redis.from_url(self.redis.url, socket_timeout=5)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+    async def until_trusted(self, deadline_s: float = 15.0) -> float:
+        """Wait until every instance answers the probe with a hit; return the seconds it took.
+
+        Raises:
+            TimeoutError: the cache does not come back.
+        """
+        began = time.monotonic()
+        for instance in self.instances:
+            while not await self._hit(instance):
+                if time.monotonic() > began + deadline_s:
+                    raise TimeoutError(f"instance {instance.number} trusts no cache {deadline_s:g} s after the last fault")
+                await asyncio.sleep(_POLL_S)
+        return time.monotonic() - began
+
+    async def _hit(self, instance: Instance) -> bool:
+        with suppress(NoAnswerError):
+            answer = await instance.endpoint.request("GET", f"/products/{PROBE}", timeout_s=5)
+            return answer.header(b"cache-status") == "larder; hit"
+        return False
+
+
+@asynccontextmanager
+async def start_cluster(directory: Path, chance: Random, *, instances: int = 3) -> AsyncIterator[Cluster]:
+    """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
+    async with AsyncExitStack() as opened:
+        postgres = await start_postgres(directory / "postgres", options=_NO_DISK)
+        opened.push_async_callback(postgres.stop)
+        redis_server = await start_redis(directory / "redis")
+        opened.push_async_callback(redis_server.stop)
+        cluster = Cluster(directory, postgres, redis_server, "larder")
+        await upgrade(cluster.url)
+        async with await cluster.session() as session:
+            await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
+        for number in range(instances):
+            proxies = Proxy(postgres_target(postgres)), Proxy(Target(port=redis_server.port))
+            for proxy in proxies:
+                await proxy.open()
+                opened.push_async_callback(proxy.aclose)
+            instance = Instance(number, directory, _free_port(chance), *proxies)
+            cluster.instances.append(instance)
+            opened.callback(instance.endpoint.close)
+            opened.push_async_callback(instance.terminate)
+        await asyncio.gather(*(instance.restart(cluster.database) for instance in cluster.instances))
+        yield cluster
+
+
+def _free_port(chance: Random) -> int:
+    while True:
+        # Below the ports that outgoing connections get, so that none of them takes ours during a restart.
+        port = chance.randrange(20_000, 32_000)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port

@@ -1,0 +1,241 @@
+"""Each kind of fault, done for real: by a proxy, by a signal, by SQL. ``KINDS`` names them all.
+
+A fault lasts as long as its function runs, and leaves its server able to work again; whether the cache is trusted again is
+waited for by the caller.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+import psycopg
+import redis.exceptions
+
+from tests.outages.cluster import NAMESPACE, Cluster, Instance
+from tests.outages.faultlog import FaultLog
+from tests.outages.history import ByHand, History, SeenWrite
+from tests.outages.proxy import Proxy
+from tests.outages.workload import Workload
+
+SHORTEST_S, LONGEST_S = 0.3, 2.5
+_MID_WRITE_S = 1.0
+_STOPPED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a fault may touch."""
+
+    cluster: Cluster
+    workload: Workload
+    history: History
+    log: FaultLog
+    chance: Random
+
+    def lasting_s(self) -> float:
+        """Give how long a fault stays on: short ones are more likely."""
+        return SHORTEST_S + (LONGEST_S - SHORTEST_S) * self.chance.random() ** 2
+
+
+# ------------------------------------------------------------------- proxies
+
+
+def _proxied(layer: str, kind: str, do: Callable[[Proxy, Random], None]) -> "Action":
+    async def act(scene: Scene, instance: Instance) -> None:
+        proxy = instance.redis if layer == "redis" else instance.postgres
+        with scene.log.on(f"{layer}-{kind}", layer, instance.number):
+            do(proxy, scene.chance)
+            await asyncio.sleep(scene.lasting_s())
+            await proxy.heal()
+
+    return act
+
+
+async def _cut(scene: Scene, proxy: Proxy) -> None:
+    """Break all connections several times, at odd moments."""
+    for _ in range(scene.chance.randint(1, 4)):
+        proxy.cut()
+        await asyncio.sleep(scene.chance.uniform(0.02, 0.4))
+
+
+def _cutting(layer: str) -> "Action":
+    async def act(scene: Scene, instance: Instance) -> None:
+        with scene.log.on(f"{layer}-cut", layer, instance.number):
+            await _cut(scene, instance.redis if layer == "redis" else instance.postgres)
+
+    return act
+
+
+def _late(proxy: Proxy, chance: Random) -> None:
+    # Around Redis's deadline of 100 ms: some commands are in time and their replies are not.
+    proxy.delay(chance.choice((0.02, 0.06, 0.15, 0.4)))
+
+
+# ------------------------------------------------------------ Redis as a whole
+
+
+async def _redis_stop(scene: Scene, _: Instance) -> None:
+    with scene.log.on("redis-stop", "redis"):
+        scene.cluster.redis.pause()
+        await asyncio.sleep(scene.lasting_s())
+        scene.cluster.redis.resume()
+
+
+async def _redis_kill_empty(scene: Scene, _: Instance) -> None:
+    with scene.log.on("redis-kill-empty", "redis"):
+        await scene.cluster.redis.kill()
+        await asyncio.sleep(scene.chance.choice((0.0, 0.0, scene.lasting_s())))
+        await scene.cluster.redis.restart()
+
+
+async def _redis_kill_snapshot(scene: Scene, _: Instance) -> None:
+    async with scene.cluster.redis_client() as client:
+        try:
+            await client.save()
+        except redis.exceptions.RedisError:
+            return
+    await asyncio.sleep(scene.chance.uniform(0.05, 1.5))  # writes go on: the snapshot becomes the past
+    with scene.log.on("redis-kill-snapshot", "redis"):
+        await scene.cluster.redis.kill()
+        await asyncio.sleep(scene.chance.choice((0.0, 0.0, scene.lasting_s())))
+        await scene.cluster.redis.restart(keep_snapshot=True)
+
+
+async def _redis_flush(scene: Scene, _: Instance) -> None:
+    with scene.log.on("redis-flushall", "redis"):
+        async with scene.cluster.redis_client() as client:
+            await client.flushall()
+
+
+async def _redis_evict(scene: Scene, _instance: Instance) -> None:
+    """Delete slots, and sometimes the watermark or the fence, as an eviction would."""
+    with scene.log.on("redis-evict", "redis"):
+        async with scene.cluster.redis_client() as client:
+            for _ in range(scene.chance.randint(5, 30)):
+                slots = [f"wtc:{NAMESPACE}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
+                odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
+                await client.delete(*slots, *([f"{odd}:{NAMESPACE}"] if scene.chance.random() < 0.1 else []))
+                await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
+
+
+# ------------------------------------------------------------------ processes
+
+
+async def _until_writing(instance: Instance) -> None:
+    end = time.monotonic() + _MID_WRITE_S
+    while not instance.writing and time.monotonic() < end:
+        await asyncio.sleep(0.001)
+
+
+async def _service_kill(scene: Scene, instance: Instance) -> None:
+    await _until_writing(instance)
+    await asyncio.sleep(scene.chance.uniform(0.0, 0.01))
+    with scene.log.on("service-kill", "service", instance.number):
+        await instance.kill()
+        await instance.restart(scene.cluster.database)
+
+
+async def _service_stop(scene: Scene, instance: Instance) -> None:
+    await _until_writing(instance)
+    await asyncio.sleep(scene.chance.uniform(0.0, 0.01))
+    with scene.log.on("service-stop", "service", instance.number):
+        instance.send(signal.SIGSTOP)
+        await asyncio.sleep(scene.lasting_s() + scene.chance.choice((0.0, 1.5)))
+        instance.send(signal.SIGCONT)
+
+
+async def _postgres_restart(scene: Scene, _: Instance) -> None:
+    with scene.log.on("postgres-restart", "postgres"):
+        await scene.cluster.postgres.restart()
+
+
+async def _postgres_crash(scene: Scene, _: Instance) -> None:
+    with scene.log.on("postgres-crash", "postgres"):
+        await scene.cluster.postgres.kill()
+        await scene.cluster.postgres.restart()
+
+
+# ---------------------------------------------------------------------- by hand
+
+
+def _by_hand(kind: str, statement: str, *, deleted: bool) -> "Action":
+    async def act(scene: Scene, _instance: Instance) -> None:
+        with scene.log.on(kind, "sql"):
+            for _ in range(scene.chance.randint(2, 8)):
+                key = scene.chance.choice(scene.workload.hot)
+                await _change(scene, kind, statement, key, deleted=deleted)
+                await asyncio.sleep(scene.chance.uniform(0.0, 0.15))
+
+    return act
+
+
+async def _change(scene: Scene, kind: str, statement: str, key: str, *, deleted: bool) -> None:
+    called = time.monotonic()
+    version = None
+    mark = scene.workload.next_mark()
+    try:
+        async with await scene.cluster.session() as session:
+            await session.execute("BEGIN")
+            await session.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [key])
+            before = await (await session.execute("SELECT version FROM products WHERE id = %s", [key])).fetchone()
+            await session.execute(statement, {"key": key, "mark": mark})
+            row = await (
+                await session.execute("SELECT version, deleted_at IS NOT NULL FROM products WHERE id = %s", [key])
+            ).fetchone()
+            if row is None or row == before or (before is not None and row[0] == before[0]):
+                return
+            version, gone = row
+            await session.execute("COMMIT")
+    except psycopg.Error as error:
+        unknown = SeenWrite(
+            key, called, time.monotonic(), version, acknowledged=False, deleted=deleted, kind=kind, answer=str(error)
+        )
+        scene.history.writes.append(unknown)
+        return
+    committed = time.monotonic()
+    write = SeenWrite(key, called, committed, version, acknowledged=True, deleted=gone, kind=kind)
+    scene.history.by_hand.append(ByHand(write, committed))
+
+
+_UPDATE = "UPDATE products SET stock = CASE WHEN deleted_at IS NULL THEN %(mark)s ELSE 0 END WHERE id = %(key)s"
+_DELETE = "DELETE FROM products WHERE id = %(key)s"
+
+Action = Callable[[Scene, Instance], Awaitable[None]]
+ALL_REDIS, ALL_POSTGRES, NOTHING = "all of redis", "all of postgres", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault. Two faults at once never ``claim`` the same: ``{}`` stands for the instance."""
+
+    name: str
+    act: Action
+    claim: str
+
+
+KINDS = (
+    Kind("redis-cut", _cutting("redis"), "redis {}"),
+    Kind("redis-refuse", _proxied("redis", "refuse", lambda proxy, _: proxy.refuse()), "redis {}"),
+    Kind("redis-delay", _proxied("redis", "delay", _late), "redis {}"),
+    Kind("redis-hold", _proxied("redis", "hold", lambda proxy, _: proxy.hold()), "redis {}"),
+    Kind("redis-swallow", _proxied("redis", "swallow", lambda proxy, _: proxy.swallow()), "redis {}"),
+    Kind("redis-stop", _redis_stop, ALL_REDIS),
+    Kind("redis-kill-empty", _redis_kill_empty, ALL_REDIS),
+    Kind("redis-kill-snapshot", _redis_kill_snapshot, ALL_REDIS),
+    Kind("redis-flushall", _redis_flush, ALL_REDIS),
+    Kind("redis-evict", _redis_evict, ALL_REDIS),
+    Kind("postgres-cut", _cutting("postgres"), "postgres {}"),
+    Kind("postgres-refuse", _proxied("postgres", "refuse", lambda proxy, _: proxy.refuse()), "postgres {}"),
+    Kind("postgres-delay", _proxied("postgres", "delay", _late), "postgres {}"),
+    Kind("postgres-hold", _proxied("postgres", "hold", lambda proxy, _: proxy.hold()), "postgres {}"),
+    Kind("postgres-swallow", _proxied("postgres", "swallow", lambda proxy, _: proxy.swallow()), "postgres {}"),
+    Kind("postgres-restart", _postgres_restart, ALL_POSTGRES),
+    Kind("postgres-crash", _postgres_crash, ALL_POSTGRES),
+    Kind("service-kill", _service_kill, "service {}"),
+    Kind("service-stop", _service_stop, "service {}"),
+    Kind("sql-update", _by_hand("sql-update", _UPDATE, deleted=False), "sql"),
+    Kind("sql-delete", _by_hand("sql-delete", _DELETE, deleted=True), "sql"),
+)

@@ -1,0 +1,151 @@
+"""One run: periods of one to three faults at once, each followed by healing, in rounds that end with a judgement."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cluster
+from tests.outages.faultlog import FaultLog
+from tests.outages.faults import KINDS, Kind, Scene
+from tests.outages.history import Bounds, History, Judgement
+from tests.outages.workload import Load, Workload
+
+ROUND_S = 60.0
+HAND_BOUNDS = Bounds(quiet_s=2 * AUDIT_INTERVAL_S, faulty_s=FENCE_TTL_S + 0.2)
+"""Quiet: one interval, and as much again for the audit itself on two busy cores. With faults: the fence's life decides."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run found."""
+
+    seed: int
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    metrics: Counter[str] = field(default_factory=Counter)
+    healing_s: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    excerpt: list[str] = field(default_factory=list)
+    dump: list[dict[str, object]] = field(default_factory=list)
+
+
+async def run(
+    directory: Path, *, seconds: float, seed: int, load: Load | None = None, say: Callable[[str], None] = lambda _: None
+) -> Outcome:
+    """Run for about ``seconds``, or until something is violated."""
+    chance = Random(seed)
+    async with start_cluster(directory, chance) as cluster:
+        log = FaultLog()
+        history = History(log, HAND_BOUNDS)
+        workload = Workload(cluster, history, log, load or Load(), chance)
+        scene = Scene(cluster, workload, history, log, chance)
+        outcome = Outcome(seed)
+        meter = _Meter(scene, outcome.metrics)
+        await workload.fill()
+        await cluster.until_trusted()
+        deck = _Deck(chance)
+        began = time.monotonic()
+        while not outcome.violations and time.monotonic() < began + seconds:
+            workload.start()
+            end = min(time.monotonic() + ROUND_S, began + seconds)
+            while time.monotonic() < end and not outcome.violations:
+                await _period(scene, deck)
+                workload.check_alive()
+                await meter.read()
+                await _heal(scene, outcome)
+            await workload.stop()
+            await _read_everything(scene)
+            judgement = history.judge()
+            _add(outcome, judgement, history)
+            history.forget()
+            outcome.seconds = time.monotonic() - began
+            reads = history.counts["reads checked"]
+            say(f"{outcome.seconds:6.0f} s  {reads:8d} reads checked, {len(outcome.violations)} violations")
+        outcome.counts, outcome.faults = history.counts, log.counts
+        return outcome
+
+
+async def _period(scene: Scene, deck: "_Deck") -> None:
+    number = scene.chance.choices((1, 2, 3), (4, 4, 2))[0]
+    async with asyncio.TaskGroup() as group:
+        for kind, instance in deck.draw(number, len(scene.cluster.instances)):
+            group.create_task(_later(scene, kind, instance))
+
+
+async def _later(scene: Scene, kind: Kind, instance: int) -> None:
+    await asyncio.sleep(scene.chance.uniform(0.0, 0.5))
+    await kind.act(scene, scene.cluster.instances[instance])
+
+
+async def _heal(scene: Scene, outcome: Outcome) -> None:
+    try:
+        outcome.healing_s.append(await scene.cluster.until_trusted())
+    except TimeoutError as error:
+        outcome.violations.append(f"does not heal: {error}")
+    await asyncio.sleep(scene.chance.uniform(0.2, 1.0))
+
+
+async def _read_everything(scene: Scene) -> None:
+    """G2, and the end state: every product once from PostgreSQL and once from every instance, after everything."""
+    for instance in scene.cluster.instances:
+        for key in (*scene.workload.hot, *scene.workload.cold):
+            await scene.workload.read(instance, key)
+    for key in (*scene.workload.hot, *scene.workload.cold, PROBE):
+        await scene.workload.read(scene.cluster.instances[0], key, "read no-cache", "Cache-Control: no-cache\r\n")
+
+
+def _add(outcome: Outcome, judgement: Judgement, history: History) -> None:
+    outcome.violations += judgement.violations
+    if judgement.violations:
+        outcome.excerpt = judgement.excerpt
+        outcome.dump = list(history.dump())
+
+
+class _Deck:
+    """Draws kinds of faults so that each comes as often as any other."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+        self._kinds: list[Kind] = []
+
+    def draw(self, number: int, instances: int) -> list[tuple[Kind, int]]:
+        """Draw up to ``number`` kinds that go together, each with an instance."""
+        drawn: list[tuple[Kind, int]] = []
+        claimed: set[str] = set()
+        if len(self._kinds) < number:
+            fresh = list(KINDS)
+            self._chance.shuffle(fresh)
+            self._kinds = fresh + self._kinds
+        for kind in self._kinds[: -number - 3 : -1]:
+            instance = self._chance.randrange(instances)
+            claim = kind.claim.format(instance)
+            if claim not in claimed and len(drawn) < number:
+                claimed.add(claim)
+                drawn.append((kind, instance))
+                self._kinds.remove(kind)
+        return drawn
+
+
+class _Meter:
+    """Adds up the services' own counters across their restarts."""
+
+    def __init__(self, scene: Scene, totals: Counter[str]) -> None:
+        self._scene = scene
+        self._totals = totals
+        self._last: dict[int, dict[str, float]] = {}
+
+    async def read(self) -> None:
+        for instance in self._scene.cluster.instances:
+            now = await instance.metrics()
+            last = self._last.get(instance.number, {})
+            for name, value in now.items():
+                if "_total" in name:
+                    before = last.get(name, 0.0)
+                    self._totals[name] += int(value - before if value >= before else value)
+            if now:
+                self._last[instance.number] = now

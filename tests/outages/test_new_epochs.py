@@ -1,0 +1,210 @@
+"""What makes versions go back, on real servers and under load: the cache starts clean, and nobody reads the past.
+
+Products of the new epoch are named `e1 …` before any service can see them; from then on an answer that says `e0` is the
+past, however high its version.
+"""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.embedded import PostgresServer
+from app.embedded.account import give, server_account
+from app.embedded.binaries import postgres_directory
+from app.embedded.process import ServerProcess
+from app.postgres.migrations import upgrade
+from tests.outages.cluster import PROBE, Cluster, postgres_target
+from tests.outages.conftest import Stage, Stages
+from tests.outages.history import SeenWrite
+from tests.outages.run import HAND_BOUNDS
+from tests.outages.workload import Load, count
+from tests.servers.databases import create_database, drop_database
+
+_LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.05, counts_only=True)
+_PURGES = "larder_cache_purges_total"
+_RENAME = "UPDATE products SET name = 'e1' || substr(name, 3)"
+_BEFORE_S, _AFTER_S = 2.0, 5.0
+"""Under load before the change, and after it: long enough that what outlives a fence shows."""
+
+Change = Callable[[Cluster, Path], Awaitable[None]]
+
+
+async def _truncate(cluster: Cluster, _directory: Path) -> None:
+    async with await cluster.session() as session:
+        await session.execute("CREATE TABLE kept AS SELECT id FROM products")
+        await session.execute("TRUNCATE products")
+        await session.execute("INSERT INTO products (id, name, price_cents) SELECT id, 'e1 ' || id, 1 FROM kept")
+
+
+async def _recreate_database(cluster: Cluster, _directory: Path) -> None:
+    server = cluster.postgres.url_of("postgres")
+    await drop_database(server, cluster.database)
+    await create_database(server, cluster.database)
+    await upgrade(cluster.url)
+    async with await cluster.session() as session:
+        keys = [PROBE, *_keys()]
+        await session.execute(
+            "INSERT INTO products (id, name, price_cents) SELECT id, 'e1 ' || id, 1 FROM unnest(%s::text[]) AS id", [keys]
+        )
+
+
+async def _restore(cluster: Cluster, directory: Path, *, filler: int = 0) -> None:
+    """Put back, by `pg_restore --clean`, a dump of some time ago."""
+    server = cluster.postgres.url_of("postgres")
+    other = await create_database(server, "other")
+    await _run("pg_dump", "-Fc", "-f", directory / "live.dump", cluster.url)
+    await _run("pg_restore", "-d", other, directory / "live.dump")
+    async with await psycopg.AsyncConnection.connect(other, autocommit=True) as session:
+        await session.execute(_RENAME)
+        await session.execute(
+            "INSERT INTO products (id, name, price_cents) SELECT 'filler-' || n, 'e1 filler', 1 FROM generate_series(1, %s) n",
+            [filler],
+        )
+    await _run("pg_dump", "-Fc", "-f", directory / "old.dump", other)
+    await asyncio.sleep(0.5)  # versions go on rising: the dump becomes the past
+    await _run("pg_restore", "--clean", "--if-exists", "-d", cluster.url, directory / "old.dump")
+
+
+async def _restore_slowly(cluster: Cluster, directory: Path) -> None:
+    await _restore(cluster, directory, filler=300_000)
+
+
+class _Standby(PostgresServer):
+    """A copy of a server; ready when it takes reading connections."""
+
+    def _is_ready(self, process: ServerProcess) -> bool:
+        pid_file = self.data_dir / "postmaster.pid"
+        lines = [line.strip() for line in pid_file.read_text().splitlines()] if pid_file.exists() else []
+        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7] in ("standby", "ready")
+
+
+async def _promote_standby(cluster: Cluster, directory: Path) -> None:
+    """Lose the primary, and promote a standby that has not everything: versions go back, on another timeline."""
+    account = server_account()
+    copy = directory / "standby"
+    copy.mkdir()
+    give(copy, account)
+    await _run("pg_basebackup", "-D", copy, "-d", cluster.postgres.url, "--checkpoint=fast", user=account)
+    (copy / "standby.signal").touch()
+    await asyncio.sleep(0.5)  # versions go on rising: the standby falls behind
+    standby = _Standby(copy, database=cluster.database, options={"fsync": "off", "max_connections": "120"}, programs=None)
+    await standby.start()
+    lost, cluster.postgres = cluster.postgres, standby
+    await lost.kill()
+    async with await cluster.session() as session:
+        await session.execute("SELECT pg_promote()")
+        await session.execute(_RENAME)
+    for instance in cluster.instances:
+        instance.postgres.target = postgres_target(standby)
+        instance.postgres.cut()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [_truncate, _recreate_database, _restore, _restore_slowly, _promote_standby],
+    ids=["truncated", "database recreated", "pg_restore --clean", "slow pg_restore --clean", "standby promoted"],
+)
+async def test_versions_go_back(stage: Stages, outage_directory: Path, change: Change) -> None:
+    """R6: the cache starts clean, hits come back, and no read shows the past (G1), nor later than G4 allows."""
+    async with stage(_LOAD) as on:
+        first = on.cluster.postgres
+        try:
+            await _through(on, outage_directory, change)
+        finally:
+            if on.cluster.postgres is not first:
+                await on.cluster.postgres.stop()
+
+
+@pytest.mark.slow
+async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stages, outage_directory: Path) -> None:
+    """G1: rows are back, keys and indexes too, and triggers come last; what is acknowledged meanwhile must be seen, too.
+
+    Without them a change leaves no trace that an audit could find: a publish that is lost then is never repaired.
+    """
+    async with stage(_LOAD) as on:
+        writer, reader = on.cluster.instances[:2]
+        key = on.workload.hot[0]
+        dump = outage_directory / "some.dump"
+        purges = await _purges(on.cluster)
+        with on.log.on("restore", "postgres"):
+            await _run("pg_dump", "-Fc", "-f", dump, on.cluster.url)
+            await _run("pg_restore", "--clean", "--if-exists", "--section=pre-data", "-d", on.cluster.url, dump)
+            await _restore_parts(on.cluster.url, dump, "TABLE DATA", "CONSTRAINT", "INDEX")
+            with suppress(TimeoutError):  # the cache may just as well not be trusted now
+                async with asyncio.timeout(4):
+                    while await _purges(on.cluster) == purges:
+                        await asyncio.sleep(0.02)
+                    await on.cluster.until_trusted()
+            await on.workload.read(reader, key)
+            writer.redis.refuse()
+            await on.workload.write(writer, count(key, on.workload.next_mark()))
+            await on.workload.read(reader, key)
+            await _restore_parts(on.cluster.url, dump, "TRIGGER")
+            await writer.redis.heal()
+            await on.cluster.until_trusted()
+            for instance in on.cluster.instances:
+                await on.workload.read(instance, key)
+        assert on.judge() == []
+
+
+async def _through(on: Stage, directory: Path, change: Change) -> None:
+    purges = await _purges(on.cluster)
+    on.workload.start()
+    await asyncio.sleep(_BEFORE_S)
+    called = time.monotonic()
+    with on.log.on("epoch", "postgres"):
+        await change(on.cluster, directory)
+        changed = time.monotonic()
+        await on.cluster.until_trusted()
+    on.history.writes += _states_put_back(_keys(), called, changed + HAND_BOUNDS.faulty_s)
+    await asyncio.sleep(_AFTER_S)
+    await on.workload.stop()
+    hits = sum(read.status == "hit" and read.epoch_order == 1 for read in on.history.reads)
+    assert on.judge() == []
+    assert await _purges(on.cluster) > purges
+    assert any("clean" in instance.log.read_text() for instance in on.cluster.instances)
+    assert hits > 100
+
+
+def _states_put_back(keys: Sequence[str], called: float, due: float) -> list[SeenWrite]:
+    """The new epoch's first states, version 1 at least. Before them each product may have been absent for a moment."""
+    gaps = [SeenWrite(key, called, due, 0, acknowledged=True, deleted=True, epoch_order=1, kind="gap") for key in keys]
+    return gaps + [SeenWrite(key, called, due, 1, acknowledged=True, epoch_order=1, kind="new epoch") for key in keys]
+
+
+def _keys() -> list[str]:
+    return [f"hot-{number}" for number in range(_LOAD.hot)] + [f"cold-{number}" for number in range(_LOAD.cold)]
+
+
+async def _purges(cluster: Cluster) -> float:
+    return sum([(await instance.metrics()).get(_PURGES, 0.0) for instance in cluster.instances])
+
+
+async def _restore_parts(url: str, dump: Path, *parts: str) -> None:
+    """Do those steps of `pg_restore` whose entries in the list of contents have one of these words."""
+    contents = dump.with_suffix(".list")
+    await _run("pg_restore", "-l", "-f", contents, dump)
+    chosen = [line for line in contents.read_text().splitlines() if any(f" {part} " in line for part in parts)]
+    contents.write_text("\n".join(chosen) + "\n")
+    await _run("pg_restore", "-L", contents, "-d", url, dump)
+
+
+async def _run(program: str, *arguments: object, user: str | None = None) -> None:
+    """Run one of PostgreSQL's programs; fail with what it said."""
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        command = [str(postgres_directory() / program), *map(str, arguments)]
+        groups: list[str] | None = None if user is None else []
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd="/", user=user, group=user, extra_groups=groups
+        )
+
+    done = await asyncio.to_thread(run)
+    assert done.returncode == 0, done.stderr
