@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types model simulate chaos lock clean
+.PHONY: help setup run test oversell lint format types model simulate chaos lock clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -36,6 +36,10 @@ run: $(STAMP) ## start Larder with private servers and a demo catalogue on http:
 
 test: $(STAMP) ## run the whole test suite on real servers
 	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+
+oversell: $(STAMP) ## 100 clients take 200 units each of 10,000, from one process and from three: exactly 10,000 succeed
+	@$(BIN)/python -m tests.oversell --processes 1 $(ARGS)
+	@$(BIN)/python -m tests.oversell --processes 3 $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -18,6 +19,7 @@ from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database
 from app.products.audit_source import ProductAuditSources
+from app.products.housekeeping import Housekeeping
 from app.products.service import Products, WriteLimits
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -62,19 +64,29 @@ async def running(settings: Settings, requests: RequestStats | None = None) -> A
         source = ProductSource(database, namespace)
         cache = WriteThrough(store, source, config, stats)
         opened.push_async_callback(cache.aclose)
-        limits = WriteLimits(settings.write_lanes, settings.write_batch, settings.queue_limit, settings.request_timeout_ms)
+        limits = WriteLimits(
+            settings.write_lanes,
+            settings.write_batch,
+            settings.queue_limit,
+            settings.request_timeout_ms,
+            settings.idempotency_wait_ms,
+        )
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts)
         products = Products(cache, source, transactions, limits)
         opened.push_async_callback(products.aclose)
         audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
-        await opened.enter_async_context(_in_background(audit))
+        await audit.attempt()  # so that the first reads find a fence, if Redis is there
+        await opened.enter_async_context(_in_background("audit", audit.run()))
+        housekeeping = Housekeeping(
+            transactions, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
+        )
+        await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
         yield Larder(settings, products, database, store, stats, requests or RequestStats())
 
 
 @asynccontextmanager
-async def _in_background(audit: Audit) -> AsyncIterator[None]:
-    await audit.attempt()  # so that the first reads find a fence, if Redis is there
-    task = asyncio.create_task(audit.run(), name="audit")
+async def _in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work, name=name)
     task.add_done_callback(_report)
     try:
         yield
@@ -83,10 +95,10 @@ async def _in_background(audit: Audit) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _report(audit: "asyncio.Task[None]") -> None:
-    if not audit.cancelled() and (error := audit.exception()):
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
         # Reads stay right without audits: the fence lapses and they go to PostgreSQL.
-        _log.error("the audit ended; restart this process to use the cache again", exc_info=error)
+        _log.error("the %s of this process ended, restart the process: %s", task.get_name(), error, exc_info=error)
 
 
 def open_database(settings: Settings) -> Database:

@@ -70,6 +70,9 @@ class Settings(BaseModel):
     write_lanes: int = Field(2, ge=1, le=64, description="transactions that joined writes may have under way")
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
     request_timeout_ms: Milliseconds = Field(15_000, description="deadline of a write, its settling included")
+    idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")
+    idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
+    idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import quote
 
@@ -10,9 +11,11 @@ from starlette.responses import Response
 
 from app.api.body import JSON
 from app.api.models import ID_RULE
-from app.api.problems import Fault, invalid
+from app.api.problems import MEDIA_TYPE, Fault, invalid
+from app.products.idempotency import Answer
 from app.products.payload import product_payload
 from app.products.product import ID_PATTERN, Product, is_product_id
+from app.products.service import Written
 
 REVALIDATE = "no-cache"
 """Whoever keeps a product must ask before using it again; else a browser's or a proxy's copy would be the past."""
@@ -43,12 +46,30 @@ def entity_tag(version: int) -> str:
     return f'"{version}"'
 
 
-def written(product: Product, *, created: bool = False) -> Response:
+def written(product: Product, *, created: bool = False) -> Answer:
     """Answer a write with the product as it left it; a new one with where it is."""
-    headers = {"ETag": entity_tag(product.version), "Cache-Control": REVALIDATE}
-    if created:
-        headers["Location"] = f"/products/{quote(product.id, safe=':')}"
-    return Response(product_payload(product), 201 if created else 200, headers, JSON)
+    location = f"/products/{quote(product.id, safe=':')}" if created else None
+    return Answer(201 if created else 200, product_payload(product), entity_tag(product.version), location)
+
+
+def document(value: object) -> Answer:
+    """Answer a write with what is not one product."""
+    return Answer(200, json.dumps(value, separators=(",", ":")).encode())
+
+
+def product_of(written: Written) -> Product:
+    """Give the product of a write that leaves one."""
+    assert isinstance(written.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
+    return written.row
+
+
+def told(answer: Answer) -> Response:
+    """Give the response that tells an answer, the first time and again."""
+    refused = answer.status >= HTTPStatus.BAD_REQUEST
+    headers = {"Cache-Control": REVALIDATE if answer.etag and not refused else KEEP_NOT}
+    headers |= {name: value for name, value in (("ETag", answer.etag), ("Location", answer.location)) if value}
+    media_type = MEDIA_TYPE if refused else JSON if answer.body else None
+    return Response(answer.body, answer.status, headers, media_type)
 
 
 def joined(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app.api import cache_entries, catalogue, health, pages, problems, products
+from app.api import cache_entries, catalogue, health, idempotency, pages, problems, products, stock
 from app.api.edge import Edge
 from app.api.hot_read import HotRead
 from app.api.metrics import RequestStats
@@ -56,7 +56,8 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     problems.install(app)
-    for part in (products, catalogue, cache_entries, health):
+    idempotency.install(app)
+    for part in (products, catalogue, stock, cache_entries, health):
         app.include_router(part.router)
     pages.install(app)
     app.add_middleware(Edge, requests=requests)

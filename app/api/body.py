@@ -32,6 +32,8 @@ _SENTENCES = {
     "list_type": "must be an array",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "model_type": "must be an object",
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
 }
@@ -42,9 +44,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """A parsed body: objects, lists, strings, integers, floats, booleans and ``None``."""
+    """A parsed body: objects, lists, strings, integers, floats, booleans and ``None``; and its bytes as they were sent."""
 
     value: object
+    content: bytes
 
 
 def _too_large(limit: int) -> Problem:
@@ -133,14 +136,14 @@ async def json_body(request: Request) -> Json:
     """Read and parse a body of JSON; an ordinary dependency."""
     body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
     check_media_type(request, (JSON,))
-    return Json(parse_json(body))
+    return Json(parse_json(body), body)
 
 
 async def patch_body(request: Request) -> Json:
     """Read and parse the body of a merge patch; an ordinary dependency."""
     body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
     check_media_type(request, (MERGE_PATCH, JSON))
-    return Json(parse_json(body))
+    return Json(parse_json(body), body)
 
 
 def pointer(path: Sequence[str | int]) -> str:

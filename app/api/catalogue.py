@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from app.api.answers import KEEP_NOT, joined, written
+from app.api.answers import document, joined, product_of, told, written
 from app.api.body import JsonBody, body_of, faults_of
-from app.api.headers import LISTED, Keyless, Unconditional, Wished, cache_status_of_many
+from app.api.headers import LISTED, Unconditional, Wished, cache_status_of_many
+from app.api.idempotency import Asked
 from app.api.models import Batch, NewProduct, WholeProduct
 from app.api.openapi import (
     BATCH_EXAMPLE,
@@ -21,11 +22,12 @@ from app.api.openapi import (
     answers,
     body,
 )
-from app.api.paging import Listed, Named, ProductQuery, encode_cursor, next_link
+from app.api.paging import Listed, Named, ProductQuery
 from app.api.problems import Problem, invalid
 from app.api.state import Catalogue, Products
 from app.cache.ports import Value
-from app.products.product import Draft, Product, is_product_id, new_product_id
+from app.products.idempotency import Answer
+from app.products.product import Draft, is_product_id, new_product_id
 from app.products.service import Written
 
 router = APIRouter(tags=["products"])
@@ -38,6 +40,7 @@ router = APIRouter(tags=["products"])
     description=(
         "With `id` (up to 250 times): those products, read through the cache in one round trip. Otherwise a page of the list,"
         " read from PostgreSQL: by id, or with `q` (a prefix of the name, whatever its case) by name."
+        " `below_reorder_point=true` keeps what should be ordered again, always by id."
     ),
     response_class=Response,
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
@@ -54,12 +57,14 @@ async def list_products(query: ProductQuery, wished: Wished, products: Products)
 
 
 async def _page(query: Listed, products: Catalogue) -> Response:
-    page = await products.list_page(limit=query.limit, after=query.after, prefix=query.prefix)
+    page = await products.list_page(
+        limit=query.limit, after=query.after, prefix=query.prefix, below_reorder_point=query.below_reorder_point
+    )
     headers = {"Cache-Status": LISTED}
     cursor = None
     if page.next is not None:
-        cursor = encode_cursor(page.next, query.prefix)
-        headers["Link"] = next_link(query.limit, query.prefix, cursor)
+        cursor = query.cursor(page.next)
+        headers["Link"] = query.next_link(cursor)
     return joined("items", page.items, "next", cursor, headers)
 
 
@@ -73,16 +78,19 @@ async def _page(query: Listed, products: Catalogue) -> Response:
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
 async def create_product(
-    _json: JsonBody,
+    *,
+    sent: JsonBody,
     _unconditional: Unconditional,
+    asker: Asked,
     new: Annotated[NewProduct, Depends(body_of(NewProduct))],
-    _key: Keyless,
     products: Products,
 ) -> Response:
-    """Create; the id is made here when it was left out."""
-    answer = await products.create(new.draft())
-    assert isinstance(answer.row, Product)  # noqa: S101 - a creation leaves a product
-    return written(answer.row, created=True)
+    """Create; the id is made here when it was left out, and a retry is told the id that was made first."""
+    return told(_created([await products.create(new.draft(), asker.asking(_created, sent.content))]))
+
+
+def _created(done: Sequence[Written]) -> Answer:
+    return written(product_of(done[0]), created=True)
 
 
 @router.post(
@@ -98,21 +106,29 @@ async def create_product(
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
 async def batch_products(
-    _json: JsonBody,
+    *,
+    sent: JsonBody,
     _unconditional: Unconditional,
+    asker: Asked,
     batch: Annotated[Batch, Depends(body_of(Batch))],
-    _key: Keyless,
     products: Products,
 ) -> Response:
-    """Check each item, write the good ones together, and answer for each in its place."""
+    """Check each item, write the good ones together, and answer for each in its place.
+
+    With no good item nothing is written, and nothing has to be kept for a retry: the answer follows from the request alone.
+    """
     checked = _checked(batch.items)
     drafts = [item.draft for item in checked if item.draft is not None]
-    results = iter(await products.upsert(drafts) if drafts else [])
-    document = [
-        _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(results))
-        for index, item in enumerate(checked)
-    ]
-    return JSONResponse({"results": document}, headers={"Cache-Control": KEEP_NOT})
+
+    def tell(done: Sequence[Written]) -> Answer:
+        results = iter(done)
+        listed = [
+            _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(results))
+            for index, item in enumerate(checked)
+        ]
+        return document({"results": listed})
+
+    return told(tell(await products.upsert(drafts, asker.asking(tell, sent.content)) if drafts else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class Wish:
     stale_s: int = 0
 
 
-def _malformed(name: str, detail: str) -> Problem:
+def malformed(name: str, detail: str) -> Problem:
+    """Make the 400 of a header that cannot be understood."""
     return Problem("invalid-header", f"{name} {detail} Nothing was changed. Correct the header and send the request again.")
 
 
@@ -89,14 +90,14 @@ def entity_tags(request: Request, name: str) -> Tags | None:
             continue
         found = _TAG.match(text, position)
         if not found or (found.end() < len(text) and text[found.end()] not in " \t,"):
-            raise _malformed(name, 'is neither * nor a list of entity tags such as "7".')
+            raise malformed(name, 'is neither * nor a list of entity tags such as "7".')
         (weak if found[1] else strong).add(found[2])
         position = found.end()
         rest = text[position:].lstrip(" \t")
         if rest and not rest.startswith(","):
-            raise _malformed(name, "has entity tags without a comma between them.")
+            raise malformed(name, "has entity tags without a comma between them.")
     if not strong and not weak:
-        raise _malformed(name, "is empty.")
+        raise malformed(name, "is empty.")
     return Tags(anything=False, strong=frozenset(strong), weak=frozenset(weak))
 
 
@@ -114,7 +115,7 @@ async def write_condition(request: Request) -> Precondition:
     match = entity_tags(request, "If-Match")
     none_match = entity_tags(request, "If-None-Match")
     if none_match is not None and not none_match.anything:
-        raise _malformed("If-None-Match", "takes only * on a write: create, but do not replace.")
+        raise malformed("If-None-Match", "takes only * on a write: create, but do not replace.")
     if match is None:
         return Precondition(create_only=True) if none_match else ALWAYS
     return Precondition(
@@ -130,21 +131,7 @@ async def refuse_conditions(request: Request) -> None:
     """
     for name in ("If-Match", "If-None-Match"):
         if name in request.headers:
-            raise _malformed(name, "has no product to be compared with on this operation.")
-
-
-async def refuse_idempotency_key(request: Request) -> None:
-    """Refuse to promise that a retry does nothing, as long as no record is kept that could keep the promise.
-
-    Raises:
-        Problem: 501.
-    """
-    if "Idempotency-Key" in request.headers:
-        raise Problem(
-            "not-implemented",
-            "Idempotency-Key is not supported yet, and ignoring it would let a retry act twice. Nothing was changed."
-            " Leave the header out.",
-        )
+            raise malformed(name, "has no product to be compared with on this operation.")
 
 
 async def wish(request: Request) -> Wish:
@@ -195,4 +182,3 @@ Wished = Annotated[Wish, Depends(wish)]
 Reading = Annotated[ReadConditions, Depends(read_conditions)]
 Condition = Annotated[Precondition, Depends(write_condition)]
 Unconditional = Annotated[None, Depends(refuse_conditions)]
-Keyless = Annotated[None, Depends(refuse_idempotency_key)]

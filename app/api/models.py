@@ -17,6 +17,7 @@ from app.products.product import (
 )
 
 MAX_BATCH = 1_000
+MAX_LINES = 2_000
 MAX_REFERENCE = 200
 UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which are half a character."""
@@ -37,11 +38,17 @@ def _legal_name(text: str) -> str:
 
 
 def _legal_reference(text: str) -> str:
-    if len(text) > MAX_REFERENCE:
-        raise ValueError(f"must have at most {MAX_REFERENCE} characters")
+    if not 1 <= len(text) <= MAX_REFERENCE:
+        raise ValueError(f"must have 1 to {MAX_REFERENCE} characters")
     if UNSTORABLE.search(text):
         raise ValueError("must not contain control characters or surrogates")
     return text
+
+
+def _moving(delta: int) -> int:
+    if delta == 0:
+        raise ValueError("must not be 0: an adjustment adds or takes something")
+    return delta
 
 
 Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}})]
@@ -49,7 +56,23 @@ Name = Annotated[
     str, AfterValidator(_legal_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": r"\S"})
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Reference = Annotated[str, AfterValidator(_legal_reference), Field(json_schema_extra={"maxLength": MAX_REFERENCE})]
+Reference = Annotated[
+    str, AfterValidator(_legal_reference), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_REFERENCE})
+]
+Delta = Annotated[
+    int,
+    AfterValidator(_moving),
+    Field(
+        ge=-MAX_INTEGER,
+        le=MAX_INTEGER,
+        description="units to add (positive) or take (negative)",
+        json_schema_extra={"not": {"const": 0}},
+    ),
+]
+GivenReason = Annotated[
+    Literal["sale", "return", "receipt", "damage", "correction", "other"],
+    Field(description="why; the sign of the delta is free of it"),
+]
 Ignored = Annotated[
     Any, Field(default=None, description="accepted, so that a product can be sent back as it was read; ignored")
 ]
@@ -117,6 +140,29 @@ class StockCount(_Request):
     reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of the count")
 
 
+class StockAdjustment(_Request):
+    """Units to add to one product's stock, or to take from it."""
+
+    delta: Delta
+    reason: GivenReason
+    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
+
+
+class AdjustmentLine(_Request):
+    """One line of an adjustment of several products."""
+
+    product_id: Id
+    delta: Delta
+
+
+class StockAdjustments(_Request):
+    """Units to add and to take: all lines, or none. A product may stand in several lines; their sum is what is checked."""
+
+    lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES)]
+    reason: GivenReason
+    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
+
+
 class Batch(_Request):
     """Products to create or replace; each item is checked by itself."""
 
@@ -150,6 +196,15 @@ class ProductSet(BaseModel):
     missing: list[str]
 
 
+class StockShortage(BaseModel):
+    """A product of which there is less than the request takes, as it stood when that was decided."""
+
+    product_id: str
+    available: Quantity
+    requested: int = Field(description="the sum of the request's lines for this product, as units to take")
+    version: Annotated[int, Field(ge=1)]
+
+
 class FieldFault(BaseModel):
     """What is wrong with one field or parameter."""
 
@@ -173,6 +228,8 @@ class ProblemDocument(BaseModel):
     current_version: int | None = Field(
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )
+    shortages: list[StockShortage] = Field(default_factory=list, description="409: of what there is not enough")
+    product_ids: list[str] = Field(default_factory=list, description="409: whose stock would grow beyond 2^53-1")
 
 
 class BatchResult(BaseModel):
@@ -189,3 +246,46 @@ class BatchResults(BaseModel):
     """A result for each item, in the order sent."""
 
     results: list[BatchResult]
+
+
+class Movement(BaseModel):
+    """An entry of the stock ledger, for good; unique by product, version and line."""
+
+    id: str = Field(description="opaque")
+    product_id: str
+    version: Annotated[int, Field(ge=1, description="of the product, once this was done")]
+    line: Annotated[int, Field(ge=0, description="counted from 0, within the request")]
+    delta: int
+    stock_after: Quantity = Field(description="at that version, all lines of the request included")
+    reason: Literal["sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion"]
+    reference: str | None
+    created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+
+
+class MovementList(BaseModel):
+    """A page of the ledger, newest first."""
+
+    items: list[Movement]
+    next: str | None = Field(description="what `after` takes for the next page; null on the last one")
+
+
+class Adjusted(BaseModel):
+    """The product after its adjustment, and what the ledger took."""
+
+    product: Product
+    movement: Movement
+
+
+class AdjustedLine(BaseModel):
+    """One line as it was done; stock and version are the product's after all lines."""
+
+    product_id: str
+    delta: int
+    stock: Quantity
+    version: Annotated[int, Field(ge=1)]
+
+
+class AdjustedLines(BaseModel):
+    """The lines, in the order sent."""
+
+    lines: list[AdjustedLine]

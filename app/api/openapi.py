@@ -14,7 +14,8 @@ from pydantic.json_schema import models_json_schema
 
 from app.api import models
 from app.api.body import JSON, MERGE_PATCH
-from app.api.paging import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT
+from app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from app.api.paging import MAX_IDS
 from app.api.problems import MEDIA_TYPE, TYPES
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 
@@ -34,12 +35,25 @@ BATCH_EXAMPLE: dict[str, object] = {
         {"id": "mug-white", "name": "White mug", "price_cents": 1199, "stock": 55},
     ]
 }
+MOVEMENT_EXAMPLE: dict[str, object] = {
+    "id": "mug-blue@7.0",
+    "product_id": "mug-blue",
+    "version": 7,
+    "line": 0,
+    "delta": -3,
+    "stock_after": 40,
+    "reason": "sale",
+    "reference": "order-17",
+    "created_at": "2026-01-31T17:40:12.345678Z",
+}
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
+    models.StockAdjustment, models.StockAdjustments,
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
+    models.Adjusted, models.AdjustedLines, models.MovementList,
 )  # fmt: skip
 
 
@@ -74,19 +88,41 @@ class Success:
 
 _TAG = "the product's version, as a strong entity tag"
 _STATUS = "how the cache served this (RFC 9211)"
-PRODUCT = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG})
+_REPLAYED = {"Idempotent-Replayed": "`true`: this was answered before, to a request with this key; nothing was done now"}
+PRODUCT = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG} | _REPLAYED)
 PRODUCT_READ = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Cache-Status": _STATUS})
-PRODUCT_CREATED = Success("The new product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Location": "where it is"})
+PRODUCT_CREATED = Success(
+    "The new product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Location": "where it is"} | _REPLAYED
+)
+DELETED = Success("Deleted", headers=_REPLAYED)
+ADJUSTED = Success(
+    "The product, and its entry in the ledger",
+    ("Adjusted",),
+    {"product": PRODUCT_EXAMPLE, "movement": MOVEMENT_EXAMPLE},
+    headers={"ETag": _TAG} | _REPLAYED,
+)
+ADJUSTED_LINES = Success(
+    "The lines, in the order sent",
+    ("AdjustedLines",),
+    {"lines": [{"product_id": "mug-blue", "delta": -3, "stock": 40, "version": 7}]},
+    headers=_REPLAYED,
+)
+MOVEMENTS = Success(
+    "A page of the ledger, newest first",
+    ("MovementList",),
+    {"items": [MOVEMENT_EXAMPLE], "next": None},
+    headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
 PRODUCTS = Success(
     "The products asked for, or a page of the list",
     ("ProductSet", "ProductList"),
     headers={"Cache-Status": _STATUS, "Link": "the next page"},
 )
-BATCH_RESULTS = Success("A result for each item, in the order sent", ("BatchResults",))
+BATCH_RESULTS = Success("A result for each item, in the order sent", ("BatchResults",), headers=_REPLAYED)
 WRITE_PROBLEMS = (
-    "malformed-json", "invalid-header", "body-too-large", "unsupported-media-type", "invalid-request", "not-implemented",
-    "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
+    "malformed-json", "invalid-header", "body-too-large", "unsupported-media-type", "invalid-request",
+    "idempotency-key-reused", "request-in-progress", "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
 )  # fmt: skip
 """What any write that has a body may answer."""
 PROMETHEUS = Success("Prometheus text", media_type="text/plain")
@@ -112,7 +148,7 @@ def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int 
 
 
 def _parameter(place: str, name: str, description: str, schema: dict[str, Any], **more: object) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": False, "description": description, "schema": schema, **more}
+    return {"name": name, "in": place, "required": False, "description": description, "schema": schema} | more
 
 
 _TEXT = {"type": "string"}
@@ -121,6 +157,13 @@ _TAGS = {"type": "string", "pattern": f"^(\\*|{_TAG_PATTERN}(, ?{_TAG_PATTERN})*
 _IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TAGS)
 _CREATE_ONLY = _parameter(
     "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
+)
+_KEY = _parameter(
+    "header",
+    "Idempotency-Key",
+    "do this once: a repetition with the same key and the same content is told the first answer, for 24 hours;"
+    ' bare or as a quoted string, `"order-17"`',
+    {"type": "string", "pattern": r'^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$'},
 )
 _CACHE_CONTROL = _parameter(
     "header",
@@ -134,6 +177,25 @@ READ_HEADERS = [
     _IF_MATCH,
     _CACHE_CONTROL,
 ]
+_LIMIT = _parameter(
+    "query",
+    "limit",
+    "most items on the page",
+    {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+)
+_AFTER = _parameter("query", "after", "`next` of the page before, which had the same filters", _TEXT)
+MOVEMENT_PARAMETERS = [_LIMIT, _AFTER]
+REFERENCE_PARAMETERS = [
+    _parameter(
+        "query",
+        "reference",
+        "what the requests named as their reference",
+        {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
+        required=True,
+        example="order-17",
+    ),
+    *MOVEMENT_PARAMETERS,
+]
 LIST_PARAMETERS = [
     _parameter(
         "query",
@@ -143,23 +205,21 @@ LIST_PARAMETERS = [
         style="form",
         explode=True,
     ),
-    _parameter(
-        "query",
-        "limit",
-        "most products on the page",
-        {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-    ),
-    _parameter("query", "after", "`next` of the page before, which had the same `q`", _TEXT),
+    _LIMIT,
+    _AFTER,
     _parameter(
         "query", "q", "how the name begins, whatever its case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
+    ),
+    _parameter(
+        "query", "below_reorder_point", "true: those with stock < reorder_point, by id", {"type": "boolean", "default": False}
     ),
     _CACHE_CONTROL,
 ]
 
 
 def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
-    """Describe an operation's body by its component, and its preconditions if it takes any."""
-    described: dict[str, Any] = {"parameters": [_IF_MATCH, _CREATE_ONLY]} if conditional else {}
+    """Describe a write's body by its component, its key, and its preconditions if it takes any."""
+    described: dict[str, Any] = {"parameters": [_IF_MATCH, _CREATE_ONLY, _KEY] if conditional else [_KEY]}
     if model:
         described["requestBody"] = {
             "required": True,

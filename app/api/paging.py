@@ -1,29 +1,22 @@
 """The query of GET /products: which of its two forms it is, and the cursors that carry a reader from page to page."""
 
-import base64
-import binascii
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import Depends, Request
 
+from app.api import cursors
 from app.api.models import ID_RULE, UNSTORABLE
 from app.api.problems import Fault, invalid
 from app.products.product import MAX_NAME_LENGTH, Position, is_product_id
 
 MAX_IDS = 250
-MAX_LIMIT = 250
-DEFAULT_LIMIT = 50
-_LIMIT = re.compile("[1-9][0-9]{0,2}")
-_CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
-_FORM = 1
-"""The number of the cursors' form; a cursor of another form is refused rather than misread."""
+_FORM = 2
+"""The list's form of cursor."""
 _SHOWN = 80
+_FILTERS = ("limit", "after", "q", "below_reorder_point")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +32,32 @@ class Listed:
 
     limit: int
     prefix: str
+    below_reorder_point: bool
     after: Position | None
 
+    @property
+    def by_name(self) -> bool:
+        """Whether the order is by name; otherwise it is by id."""
+        return bool(self.prefix) and not self.below_reorder_point
 
-def encode_cursor(position: Position, prefix: str) -> str:
-    """Write where a page ended, bound to the filter that made it."""
-    text = json.dumps([_FORM, prefix, position.id, position.name_key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+    def cursor(self, end: Position) -> str:
+        """Write where this page ended, bound to its filters."""
+        return cursors.pack(_FORM, self.prefix, self.below_reorder_point, end.id, end.name_key)
 
-
-def decode_cursor(cursor: str, prefix: str) -> Position | None:
-    """Read a cursor; ``None`` when it is none of ours or belongs to another filter."""
-    if not _CURSOR.fullmatch(cursor):
+    def position(self, cursor: str) -> Position | None:
+        """Read a cursor; ``None`` when it is none of ours or belongs to other filters."""
+        match cursors.unpack(cursor, _FORM):
+            case [str(prefix), bool(below), str(product_id), str(name_key)]:
+                ours = (prefix, below) == (self.prefix, self.below_reorder_point) and is_product_id(product_id)
+                sound = not UNSTORABLE.search(name_key) and (self.by_name or not name_key)
+                return Position(product_id, name_key) if ours and sound else None
         return None
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    match parts:
-        case [int(form), str(made_for), str(product_id), str(name_key)]:
-            ours = form == _FORM and made_for == prefix and is_product_id(product_id)
-            sound = not UNSTORABLE.search(name_key) and (bool(prefix) or not name_key)
-            return Position(product_id, name_key) if ours and sound else None
-    return None
 
-
-def next_link(limit: int | None, prefix: str, cursor: str) -> str:
-    """Write the Link header to the next page, with the filters of this one."""
-    query = {"limit": limit, "q": prefix or None, "after": cursor}
-    return f'</products?{urlencode({k: v for k, v in query.items() if v is not None})}>; rel="next"'
+    def next_link(self, cursor: str) -> str:
+        """Write the Link header to the next page, with the filters of this one."""
+        below = "true" if self.below_reorder_point else None
+        query = {"limit": self.limit, "q": self.prefix or None, "below_reorder_point": below, "after": cursor}
+        return cursors.next_link("/products", query)
 
 
 def _named(ids: Sequence[str], names: set[str]) -> tuple[Named, list[Fault]]:
@@ -86,18 +76,21 @@ def _named(ids: Sequence[str], names: set[str]) -> tuple[Named, list[Fault]]:
 
 def _listed(values: dict[str, str]) -> tuple[Listed, list[Fault]]:
     faults = []
-    limit, prefix, cursor = values.get("limit"), values.get("q"), values.get("after")
-    if limit is not None and not (_LIMIT.fullmatch(limit) and int(limit) <= MAX_LIMIT):
-        faults.append(Fault(f"must be an integer from 1 to {MAX_LIMIT}", parameter="limit"))
+    prefix, below, cursor = values.get("q"), values.get("below_reorder_point"), values.get("after")
+    limit = cursors.read_limit(values.get("limit"))
+    if limit is None:
+        faults.append(Fault(cursors.LIMIT_RULE, parameter="limit"))
     if prefix is not None and not (1 <= len(prefix) <= MAX_NAME_LENGTH and not UNSTORABLE.search(prefix)):
         faults.append(Fault(f"must have 1 to {MAX_NAME_LENGTH} characters, none of them a control character", parameter="q"))
-    after = None
+    if below not in {None, "true", "false"}:
+        faults.append(Fault("must be true or false", parameter="below_reorder_point"))
+    listed = Listed(limit or cursors.DEFAULT_LIMIT, prefix or "", below == "true", None)
     if cursor is not None:
-        after = decode_cursor(cursor, prefix or "")
+        after = listed.position(cursor)
         if after is None:
-            faults.append(Fault("must be `next` of a page that was made with the same q", parameter="after"))
-    number = int(limit) if limit is not None and not faults else DEFAULT_LIMIT
-    return Listed(number, prefix or "", after), faults
+            faults.append(Fault("must be `next` of a page that was made with the same filters", parameter="after"))
+        listed = replace(listed, after=after)
+    return listed, faults
 
 
 async def product_query(request: Request) -> Named | Listed:
@@ -109,11 +102,14 @@ async def product_query(request: Request) -> Named | Listed:
     pairs = request.query_params.multi_items()
     names = {name for name, _ in pairs}
     faults = [
-        Fault("is not a parameter of this operation; it takes id, or limit, after and q", parameter=name[:_SHOWN])
-        for name in sorted(names - {"id", "limit", "after", "q"})
+        Fault(
+            "is not a parameter of this operation; it takes id, or limit, after, q and below_reorder_point",
+            parameter=name[:_SHOWN],
+        )
+        for name in sorted(names - {"id", *_FILTERS})
     ]
     times = Counter(name for name, _ in pairs)
-    faults += [Fault("may be sent only once", parameter=name) for name in ("limit", "after", "q") if times[name] > 1]
+    faults += [Fault("may be sent only once", parameter=name) for name in _FILTERS if times[name] > 1]
     query: Named | Listed
     if "id" in names:
         query, more = _named([value for name, value in pairs if name == "id"], names)

@@ -6,7 +6,7 @@ here or below becomes HTTP in this file alone.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from starlette.routing import Match, Mount
 from app.cache import errors as cache
 from app.postgres import errors as postgres
 from app.products import errors as products
+from app.products.product import MAX_INTEGER
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 50
@@ -56,7 +57,8 @@ _TYPES = (
         "invalid-header", 400, "A header cannot be understood",
         "A header has another form than its specification gives it, or does not belong to this request. Because it could"
         " decide what the request does, it is not ignored. Nothing was changed.",
-        'Send entity tags as they came in ETag, with their quotes (If-Match: "7"), and no If-Match or If-None-Match on POST.',
+        'Send entity tags as they came in ETag, with their quotes (If-Match: "7"); on POST of a collection send'
+        " neither If-Match nor If-None-Match. Send Idempotency-Key once, with 1 to 255 printable ASCII characters.",
     ),
     ProblemType(
         "route-not-found", 404, "No such route",
@@ -77,6 +79,24 @@ _TYPES = (
         "already-exists", 409, "A product of that id exists",
         "POST /products only creates, and a product of that id is there at `current_version`. It was left as it is.",
         "Choose another id, or leave it out to be given one. PUT /products/{id} replaces an existing product.",
+    ),
+    ProblemType(
+        "insufficient-stock", 409, "There is not enough stock",
+        "The request would take the stock of a product below zero. `shortages` lists each such product with what was there"
+        " (`available`, at `version`) and what the request takes on balance (`requested`). No line of it was done.",
+        "Take less, or wait until stock has been added. To correct a wrong stock, send a count to PUT /products/{id}/stock.",
+    ),
+    ProblemType(
+        "stock-limit", 409, "The stock would grow too large",
+        "The request would raise the stock of the products in `product_ids` above 9007199254740991 (2^53-1), the largest"
+        " integer that every JSON reader holds exactly. No line of it was done.",
+        "Check the delta. No larger stock can be kept.",
+    ),
+    ProblemType(
+        "request-in-progress", 409, "The first request with this key is under way",
+        "Another request with the same Idempotency-Key has begun and did not finish in time. This one was not begun.",
+        "Repeat the request with the same key after Retry-After: it will be told what the first one was told.",
+        1,
     ),
     ProblemType(
         "precondition-failed", 412, "The product is not as the request expects it",
@@ -107,6 +127,12 @@ _TYPES = (
         "Send each id once in a batch.",
     ),
     ProblemType(
+        "idempotency-key-reused", 422, "The key belongs to another request",
+        "A request with this Idempotency-Key was answered before, and it had another method, path, query, precondition or"
+        " body. Its answer would be wrong for this one. Nothing was changed.",
+        "Send each request with a key of its own, and repeat it unchanged, byte for byte, under that key.",
+    ),
+    ProblemType(
         "precondition-required", 428, "Setting this stock needs If-Match",
         "The product exists and the request carries a stock. Without a version, an old copy sent back could bring units"
         " back that were sold meanwhile. Nothing was changed.",
@@ -116,12 +142,6 @@ _TYPES = (
         "internal-error", 500, "Something unforeseen happened",
         "The service met a fault of its own and wrote it to its log. Whether a change was made is not known.",
         "Read the product to see its state. Report the X-Request-Id of the answer to whoever operates the service.",
-    ),
-    ProblemType(
-        "not-implemented", 501, "Not built yet",
-        "The request asks for something that this version of the service does not do. Ignoring it would promise more than is"
-        " kept, so the request was refused. Nothing was changed.",
-        "Leave Idempotency-Key out. Protect a retry with If-Match, or with an id of your own on creation.",
     ),
     ProblemType(
         "overloaded", 503, "Too many requests are waiting",
@@ -146,7 +166,8 @@ _TYPES = (
         "outcome-unknown", 503, "Whether the change happened is not known",
         "The change was sent to the database, and then its answer was lost or it could not be shown in time that every reader"
         " sees it. It happened as a whole or not at all.",
-        "Read the product before you decide. PUT and DELETE may simply be repeated, with If-Match to be safe.",
+        "Repeat a request that had an Idempotency-Key, with the same key: it is done once. Without one, read the product"
+        " before you decide; PUT and DELETE may simply be repeated, with If-Match to be safe.",
         1,
     ),
 )  # fmt: skip
@@ -239,6 +260,25 @@ def _exists(error: products.AlreadyExists) -> Problem:
     )
 
 
+def _insufficient(error: products.InsufficientStock) -> Problem:
+    first, *others = error.shortages
+    more = f", and {len(others)} other products lack stock" if others else ""
+    return Problem(
+        "insufficient-stock",
+        f"The request takes {first.requested} of product {first.product_id}, and {first.available} are there{more}."
+        " Nothing was changed. Take less, or add stock first.",
+        members={"shortages": [asdict(shortage) for shortage in error.shortages]},
+    )
+
+
+def _too_much(error: products.StockLimit) -> Problem:
+    return Problem(
+        "stock-limit",
+        f"The stock of product {error.product_ids[0]} would grow above {MAX_INTEGER}. Nothing was changed. Check the delta.",
+        members={"product_ids": list(error.product_ids)},
+    )
+
+
 def _as_explained(slug: str) -> Callable[[Any], Problem]:
     kind = TYPES[slug]
     return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}")
@@ -250,6 +290,10 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.AlreadyExists: _exists,
     products.PreconditionRequired: _as_explained("precondition-required"),
     products.PreconditionFailed: lambda error: precondition_failed(error.product_id, error.current_version),
+    products.InsufficientStock: _insufficient,
+    products.StockLimit: _too_much,
+    products.KeyReused: _as_explained("idempotency-key-reused"),
+    products.RequestInProgress: _as_explained("request-in-progress"),
     products.OutcomeUnknown: _as_explained("outcome-unknown"),
     cache.NotSettled: _as_explained("outcome-unknown"),
     cache.Overloaded: _as_explained("overloaded"),
@@ -262,6 +306,11 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     cache.StoreUnavailable: _as_explained("cache-unavailable"),
 }
 """What an exception means to a client. Anything else that is raised is a fault of ours: 500 ``internal-error``."""
+
+
+def problem_of(refusal: products.Refused) -> Problem:
+    """Give the problem that a refusal is to a client."""
+    return EXCEPTIONS[type(refusal)](refusal)
 
 
 def _allowed(request: Request) -> str:

@@ -1,23 +1,24 @@
-"""One product: read, replace, change, delete, count."""
+"""One product: read, replace, change, delete."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from app.api.answers import REVALIDATE, ProductId, entity_tag, written
+from app.api.answers import REVALIDATE, ProductId, entity_tag, product_of, told, written
 from app.api.body import JSON, JsonBody, PatchBody, body_of, patch_of
-from app.api.headers import Condition, Keyless, Reading, Wished, cache_status
-from app.api.models import ProductPatch, StockCount, WholeProduct
+from app.api.headers import Condition, Reading, Wished, cache_status
+from app.api.idempotency import Asked
+from app.api.models import ProductPatch, WholeProduct
 from app.api.openapi import (
+    DELETED,
     NOT_MODIFIED,
     PRODUCT,
     PRODUCT_CREATED,
-    PRODUCT_EXAMPLE,
     PRODUCT_READ,
     READ_HEADERS,
     WRITE_PROBLEMS,
-    Success,
     answers,
     body,
     patch_media,
@@ -25,8 +26,7 @@ from app.api.openapi import (
 from app.api.problems import Fault, invalid, no_product, precondition_failed
 from app.api.state import Products
 from app.cache.ports import Value
-from app.products.errors import ProductsMissing
-from app.products.product import Product
+from app.products.idempotency import Answer
 from app.products.service import Change, Written
 
 router = APIRouter(tags=["products"])
@@ -79,16 +79,21 @@ async def _replacement(product_id: ProductId, whole: Annotated[WholeProduct, Dep
     openapi_extra=body("WholeProduct", {"name": "Blue mug", "price_cents": 1299, "reorder_point": 10}, conditional=True),
 )
 async def put_product(
-    _json: JsonBody,
+    *,
+    sent: JsonBody,
     condition: Condition,
+    asker: Asked,
     product_id: ProductId,
     whole: Annotated[WholeProduct, Depends(_replacement)],
-    _key: Keyless,
     products: Products,
 ) -> Response:
     """Create or replace; 201 when there was none."""
-    answer = await products.put(whole.draft(product_id), condition)
-    return written(_product(answer), created=answer.change is Change.CREATED)
+    done = await products.put(whole.draft(product_id), condition, asker.asking(_replaced, sent.content))
+    return told(_replaced([done]))
+
+
+def _replaced(done: Sequence[Written]) -> Answer:
+    return written(product_of(done[0]), created=done[0].change is Change.CREATED)
 
 
 @router.patch(
@@ -101,15 +106,17 @@ async def put_product(
     openapi_extra=patch_media(body("ProductPatch", {"price_cents": 1199}, conditional=True)),
 )
 async def patch_product(
-    _json: PatchBody,
+    *,
+    sent: PatchBody,
     condition: Condition,
+    asker: Asked,
     product_id: ProductId,
     patch: Annotated[ProductPatch, Depends(patch_of(ProductPatch))],
-    _key: Keyless,
     products: Products,
 ) -> Response:
     """Change the fields given; with none, or with what they are, nothing changes and the version stays."""
-    return written(_product(await products.patch(product_id, patch.patch(), condition)))
+    done = await products.patch(product_id, patch.patch(), condition, asker.asking(_replaced, sent.content))
+    return told(_replaced([done]))
 
 
 @router.delete(
@@ -120,41 +127,16 @@ async def patch_product(
     status_code=204,
     response_class=Response,
     responses=answers(
-        {204: Success("Deleted")},
-        ("invalid-header", "product-not-found", "precondition-failed", "invalid-request", "not-implemented", "overloaded",
-         "database-unavailable", "outcome-unknown", "internal-error"),
+        {204: DELETED},
+        ("invalid-header", "product-not-found", "request-in-progress", "precondition-failed", "invalid-request",
+         "idempotency-key-reused", "overloaded", "database-unavailable", "outcome-unknown", "internal-error"),
     ),
     openapi_extra=body("", None, conditional=True),
 )  # fmt: skip
-async def delete_product(condition: Condition, product_id: ProductId, _key: Keyless, products: Products) -> Response:
+async def delete_product(condition: Condition, asker: Asked, product_id: ProductId, products: Products) -> Response:
     """Delete."""
-    await products.delete(product_id, condition)
-    return Response(status_code=204)
+    return told(_deleted([await products.delete(product_id, condition, asker.asking(_deleted))]))
 
 
-@router.put(
-    "/products/{product_id}/stock",
-    operation_id="putStock",
-    summary="Set the stock to what was counted",
-    description="A physical count: it stands, whatever the service thought. Every count raises the version.",
-    tags=["stock"],
-    response_class=Response,
-    responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
-    openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"]}, conditional=True),
-)
-async def put_stock(
-    _json: JsonBody,
-    condition: Condition,
-    product_id: ProductId,
-    count: Annotated[StockCount, Depends(body_of(StockCount))],
-    _key: Keyless,
-    products: Products,
-) -> Response:
-    """Set the stock. The reference is checked now, and kept once there is a ledger to keep it in."""
-    return written(_product(await products.count(product_id, count.stock, condition)))
-
-
-def _product(answer: Written) -> Product:
-    if isinstance(answer.row, Product):
-        return answer.row
-    raise ProductsMissing([answer.row.id])
+def _deleted(_done: Sequence[Written]) -> Answer:
+    return Answer(204, b"")

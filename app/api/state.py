@@ -10,8 +10,8 @@ from app.api.metrics import RequestStats, StoreHealth
 from app.cache.ports import Value
 from app.cache.stats import Stats
 from app.cache.write_through import Read
-from app.products.product import ALWAYS, Draft, Patch, Position, Precondition
-from app.products.service import Page, Written
+from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Patch, Position, Precondition, Reason
+from app.products.service import ANYHOW, Asking, LedgerPage, Page, Written
 from app.settings import Settings
 
 
@@ -27,25 +27,50 @@ class Catalogue(Protocol):
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read products through the cache, in the order of ``ids``, which has no repeats."""
 
-    async def list_page(self, *, limit: int, after: Position | None = None, prefix: str = "") -> Page:
+    async def list_page(
+        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
+    ) -> Page:
         """Read a page of the list from the source."""
 
-    async def create(self, draft: Draft) -> Written:
+    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
         """Add a product."""
 
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS) -> Written:
+    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Create or replace a product."""
 
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Written:
+    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Change some fields of a product."""
 
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS) -> Written:
+    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Delete a product."""
 
-    async def count(self, product_id: str, stock: int, condition: Precondition = ALWAYS) -> Written:
+    async def count(
+        self,
+        product_id: str,
+        stock: int,
+        condition: Precondition = ALWAYS,
+        reference: str | None = None,
+        asking: Asking = ANYHOW,
+    ) -> Written:
         """Set a product's stock to what was counted."""
 
-    async def upsert(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+    async def adjust(
+        self,
+        lines: Sequence[Line],
+        reason: Reason,
+        reference: str | None = None,
+        condition: Precondition = ALWAYS,
+        asking: Asking = ANYHOW,
+    ) -> Sequence[Written]:
+        """Add to and take from stocks, all lines or none; an answer for each product, in the order first named."""
+
+    async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        """Read a page of one product's ledger, newest first."""
+
+    async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        """Read a page of what happened under one reference, newest first."""
+
+    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
         """Create or replace products, all in one transaction; the ids have no repeats."""
 
     async def drop(self, product_id: str) -> None:

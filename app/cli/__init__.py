@@ -21,6 +21,8 @@ COMMANDS = {
     "audit": "app.cli.audit",
     "purge": "app.cli.purge",
     "import": "app.importer.command",
+    "catalogue": "app.cli.catalogue",
+    "replay": "app.cli.replay",
 }
 
 FAILED = 1

@@ -2,19 +2,19 @@
 
 import argparse
 import asyncio
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from app.importer.arguments import MapAction, whole_number_option
 from app.importer.chunks import Chunk, SeenIds, read_chunks
 from app.importer.errors import GivenUp, ImportStopped
 from app.importer.flow import ImportFlow
+from app.importer.interruption import Interruption
 from app.importer.report import BarProgress, PlainProgress, RefusedList, Tally, print_plain, progress_for
 from app.importer.retry import RetryPolicy, Stopping
 from app.importer.rows import FIELDS, Columns, read_rows
@@ -46,6 +46,10 @@ exit status: 0 all rows accepted; 1 some rows refused (they are listed); 2 could
   larder import stock.csv.gz --url http://127.0.0.1:8000 --map id=StockCode --map name=Description"""
 
 
+class _MapProducts(MapAction):
+    fields = FIELDS
+
+
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `import` to the parsers of the `larder` command; the parsed arguments are for `run`."""
     parser = subparsers.add_parser(
@@ -59,7 +63,7 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the Larder runs (default: %(default)s)")
     parser.add_argument(
         "--map",
-        action=_MapAction,
+        action=_MapProducts,
         dest="mapping",
         default={},
         metavar="FIELD=COLUMN",
@@ -67,28 +71,28 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--batch-size",
-        type=_whole_number("--batch-size", 1, BATCH_SIZE_MAX),
+        type=whole_number_option("--batch-size", 1, BATCH_SIZE_MAX),
         default=500,
         metavar="ROWS",
         help=f"rows in one request, 1 to {BATCH_SIZE_MAX} (default: %(default)s)",
     )
     parser.add_argument(
         "--concurrency",
-        type=_whole_number("--concurrency", 1, CONCURRENCY_MAX),
+        type=whole_number_option("--concurrency", 1, CONCURRENCY_MAX),
         default=4,
         metavar="REQUESTS",
         help=f"requests under way at once, 1 to {CONCURRENCY_MAX} (default: %(default)s)",
     )
     parser.add_argument(
         "--retries",
-        type=_whole_number("--retries", 0, RETRIES_MAX),
+        type=whole_number_option("--retries", 0, RETRIES_MAX),
         default=8,
         metavar="TIMES",
         help=f"how often a request is tried again, 0 to {RETRIES_MAX} (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout-s",
-        type=_whole_number("--timeout-s", 1, TIMEOUT_S_MAX),
+        type=whole_number_option("--timeout-s", 1, TIMEOUT_S_MAX),
         default=30,
         metavar="SECONDS",
         help=f"longest wait for the answer to one request, 1 to {TIMEOUT_S_MAX} (default: %(default)s)",
@@ -99,35 +103,6 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="PATH",
         help="where to list the refused rows (default: FILE.refused.csv)",
     )
-
-
-def _whole_number(option: str, least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{option} is a whole number from {least} to {most}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-class _MapAction(argparse.Action):
-    """Collects `--map FIELD=COLUMN` into a dictionary."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,  # noqa: ARG002  # part of the signature that argparse calls
-    ) -> None:
-        field, _, column = str(values).partition("=")
-        mapping = dict(getattr(namespace, self.dest))
-        if field not in FIELDS or not column:
-            parser.error(f"--map {values}: write FIELD=COLUMN, FIELD one of {', '.join(FIELDS)}")
-        if field in mapping:
-            parser.error(f"--map names {field} twice")
-        mapping[field] = column
-        setattr(namespace, self.dest, mapping)
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -150,7 +125,7 @@ class ImportCommand:
         self._console = console
         self._retry = retry
         self._stopping = Stopping()
-        self._interrupted = False
+        self._interruption = Interruption(self._stopping, self._say_stopping)
         self._tally = Tally()
         self._started_s = time.monotonic()
 
@@ -169,7 +144,7 @@ class ImportCommand:
             if self._tally.total:
                 self._say(self._kept())
             return COULD_NOT_RUN
-        if self._interrupted:
+        if self._interruption.came:
             return self._say_interrupted()
         self._say_done()
         return SOME_REFUSED if self._tally.refused else ALL_ACCEPTED
@@ -185,7 +160,7 @@ class ImportCommand:
             notify=progress.notice,
         )
         try:
-            with RefusedList(self._refused_path, self._file) as refused, self._signals():
+            with RefusedList(self._refused_path, self._file) as refused, self._interruption.handled():
                 self._say(f"Importing {self._file} into {sender.shown_url}. {_columns_text(columns)}")
                 flow = ImportFlow(
                     sender,
@@ -198,41 +173,16 @@ class ImportCommand:
                 with progress:
                     await flow.run(chunks)
         except asyncio.CancelledError:
-            if not self._interrupted:
+            if not self._interruption.came:
                 raise
         finally:
             await sender.close()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the import in good order while this is open."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-
-        def interrupt() -> None:
-            if self._interrupted and task is not None:
-                task.cancel()
-                return
-            self._interrupted = True
-            self._stopping.request()
-            self._say("Stopping: waiting for the batches under way. Once more to drop them.")
-
-        handled = (signal.SIGINT, signal.SIGTERM)
-        try:
-            for number in handled:
-                loop.add_signal_handler(number, interrupt)
-        except (NotImplementedError, RuntimeError):
-            # No signal handlers in this loop or thread (Windows): Ctrl-C cancels the task, as asyncio does it.
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
-
     def _say(self, message: str) -> None:
         print_plain(self._console, message)
+
+    def _say_stopping(self) -> None:
+        self._say("Stopping: waiting for the batches under way. Once more to drop them.")
 
     def _say_interrupted(self) -> int:
         self._say(f"Interrupted. {self._kept()}")

@@ -64,7 +64,7 @@ class Stopping:
         """Stop the import; idempotent."""
         self._event.set()
 
-    async def wait_ms(self, duration_ms: int) -> bool:
+    async def wait_ms(self, duration_ms: float) -> bool:
         """Wait so long, but not past the request to stop. True if it was the full time."""
         try:
             async with asyncio.timeout(duration_ms / 1000):

@@ -1,27 +1,24 @@
-"""CSV text to rows that can be sent. No I/O, no HTTP.
+"""CSV records to rows that can be sent. No I/O, no HTTP.
 
 A cell is judged here only as far as CSV goes: present, a whole number, UTF-8. What a legal id or name is, the
 service alone decides; ids and names are passed on as they stand in the file.
 """
 
-import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from app.importer.errors import BadInput
+from app.importer.records import Columns, Record, Refusal, read_records, shown
+
+__all__ = ["FIELDS", "NUMBER_MAX", "Columns", "Refusal", "Row", "read_rows", "whole_number"]
 
 REQUIRED = ("id", "name", "price_cents")
 FIELDS = (*REQUIRED, "stock", "reorder_point")
 NUMBERS = ("price_cents", "stock", "reorder_point")
 NUMBER_MAX = 2**53 - 1
 
-CONVERT = "convert the file, naming the encoding it has: iconv -f WINDOWS-1252 -t UTF-8 FILE > converted.csv"
-
 _DIGITS = re.compile(r"[0-9]+")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
-_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,136 +30,21 @@ class Row:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A row that is not imported, and why. `id` is empty when the row has none or could not be read."""
-
-    line: int
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    line: int
-    cells: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Where each field of a product stands among the cells of a record."""
-
-    names: tuple[str, ...]
-    positions: Mapping[str, int]
-
-    @classmethod
-    def of(cls, header: Sequence[str], mapping: Mapping[str, str]) -> "Columns":
-        """Find every field's column; `mapping` names the columns that are called otherwise.
-
-        A name that matches exactly wins; else upper and lower case and outer spaces do not count.
-        Errors: `BadInput` for a required or mapped column that is missing or ambiguous.
-        """
-        positions: dict[str, int] = {}
-        missing: list[str] = []
-        for field in FIELDS:
-            wanted = mapping.get(field, field)
-            found = _matches(header, wanted)
-            if len(found) > 1:
-                raise BadInput(
-                    f"The header has {len(found)} columns that could be {field}, all named like {wanted!r}. "
-                    f"Rename one, or name another column: --map {field}=COLUMN"
-                )
-            if found:
-                positions[field] = found[0]
-            elif field in REQUIRED or field in mapping:
-                missing.append(f"{field} (looked for a column {wanted!r})" if field in mapping else field)
-        if missing:
-            raise BadInput(_missing_columns(header, missing))
-        return cls(tuple(header), positions)
-
-    def unused(self) -> list[str]:
-        """Columns of the file that the import does not read."""
-        used = set(self.positions.values())
-        return [name for position, name in enumerate(self.names) if position not in used]
-
-
-def _matches(header: Sequence[str], wanted: str) -> list[int]:
-    exact = [position for position, name in enumerate(header) if name == wanted]
-    if exact:
-        return exact
-    folded = wanted.strip().casefold()
-    return [position for position, name in enumerate(header) if name.strip().casefold() == folded]
-
-
-def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
-    shown = ", ".join(_shown(name) for name in header)
-    message = f"The header line has no column for {', '.join(missing)}. Its columns are: {shown}."
-    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
-        return f"{message} Cells must be separated by commas; this file seems to use another separator."
-    return f"{message} If a column is called otherwise, name it: --map {missing[0].split()[0]}=COLUMN"
-
-
 def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns, Iterator[Row | Refusal]]:
     """The columns of the header line, and the rows below it, in order, one at a time.
 
     Records whose cells are all empty are skipped. Errors: `BadInput` for a file without a usable header.
     """
-    records = _records(lines)
-    header = next(records, None)
-    if header is None:
-        raise BadInput("The file is empty: it needs a header line that names the columns, such as id,name,price_cents")
-    if isinstance(header, Refusal):
-        raise BadInput(
-            f"The header line cannot be read: {header.reason}. "
-            "(Are the file's line ends CR alone? Then: tr '\\r' '\\n' < FILE > converted.csv)"
-        )
-    if any(_NOT_UTF8.search(cell) for cell in header.cells):
-        raise BadInput(f"The header line is not UTF-8: {CONVERT} (unpack a gzip file first)")
-    columns = Columns.of(header.cells, mapping)
+    columns, records = read_records(lines, mapping, {field: (field,) for field in FIELDS}, REQUIRED)
     return columns, (record if isinstance(record, Refusal) else _row(record, columns) for record in records)
 
 
-def _records(lines: Iterable[str]) -> Iterator[_Record | Refusal]:
-    # Strict, because the lenient mode silently takes a stray quote, or a file cut off inside one, for data.
-    reader = csv.reader(lines, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Refusal(line, "", _unreadable(str(error), line, reader.line_num))
-            continue
-        if any(cells):
-            yield _Record(line, cells)
-
-
-def _unreadable(error: str, line: int, last_line: int) -> str:
-    if error.startswith("new-line character"):
-        error = "a CR outside quotes"
-    reason = f"not readable as CSV: {error}"
-    if last_line > line:
-        # An open quote swallows the lines below it: they are lost with this one, so they are named.
-        return f"{reason}; lines {line} to {last_line} were taken for one row (a quote not closed?), none is imported"
-    return reason
-
-
-def _row(record: _Record, columns: Columns) -> Row | Refusal:
+def _row(record: Record, columns: Columns) -> Row | Refusal:
     """The row to send, or the first reason why it cannot be."""
-    cells = record.cells
-    id_position = columns.positions["id"]
-    row_id = cells[id_position] if id_position < len(cells) else ""
-    if any(not cell.isascii() and _NOT_UTF8.search(cell) for cell in cells):
-        return Refusal(record.line, row_id, f"not UTF-8: {CONVERT}")
-    if len(cells) != len(columns.names):
-        # Even one cell too few may mean that all of them are shifted, prices into stock.
-        return Refusal(
-            record.line, row_id, f"has {_cells(len(cells))}, the header has {len(columns.names)} (a comma not quoted?)"
-        )
+    row_id = record.cells[columns.positions["id"]]
     item: dict[str, str | int] = {}
     for field, position in columns.positions.items():
-        cell = cells[position]
+        cell = record.cells[position]
         if not cell:
             if field in REQUIRED:
                 return Refusal(record.line, row_id, f"{field} is empty")
@@ -170,7 +52,7 @@ def _row(record: _Record, columns: Columns) -> Row | Refusal:
         if field in NUMBERS:
             number = whole_number(cell)
             if number is None:
-                return Refusal(record.line, row_id, f"{field}: {_shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
+                return Refusal(record.line, row_id, f"{field}: {shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
             item[field] = number
         else:
             item[field] = cell
@@ -189,11 +71,3 @@ def whole_number(cell: str) -> int | None:
         return None
     number = int(digits)
     return number if number <= NUMBER_MAX else None
-
-
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count} cells"
-
-
-def _shown(cell: str) -> str:
-    return repr(cell if len(cell) <= _SHOWN_CHARS else cell[:_SHOWN_CHARS] + "…")

@@ -73,8 +73,8 @@ class Session:
                 cursors = [await self._connection.execute(*statement) for statement in statements]
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
-    async def commit(self) -> None:
-        """Commit the transaction that a statement ``BEGIN`` opened.
+    async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
+        """Commit the transaction that a statement ``BEGIN`` opened, after its last statements, in one round trip.
 
         Raises:
             TransactionConflict, DatabaseFailed: it was rolled back.
@@ -82,7 +82,11 @@ class Session:
         """
         try:
             async with self._bounded():
-                tag = (await self._connection.execute("COMMIT")).statusmessage
+                async with self._connection.pipeline():
+                    for statement in last:
+                        await self._connection.execute(*statement)
+                    cursor = await self._connection.execute("COMMIT")
+                tag = cursor.statusmessage
         except DatabaseUnavailable as error:
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
         except DatabaseOverloaded as error:

@@ -5,10 +5,15 @@ Refused
 ├── AlreadyExists         a product of that id is there
 ├── PreconditionRequired  the request could bring sold units back and names no version
 ├── PreconditionFailed    the product is not in the state the request relies on
+├── InsufficientStock     an adjustment takes more than there is
+├── StockLimit            an adjustment adds more than a stock can hold
+├── KeyReused             the idempotency key belongs to another request
+├── RequestInProgress     another request with the same idempotency key is not finished
 └── OutcomeUnknown        the commit's answer was lost: the change happened whole or not at all
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class Refused(Exception):
@@ -44,6 +49,40 @@ class PreconditionFailed(Refused):
         self.current_version = current_version
         """``None`` when there is no such product now."""
         super().__init__(f"product {product_id} is not at a version that the precondition allows")
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A product that an adjustment would take below zero, as it stood under its lock."""
+
+    product_id: str
+    available: int
+    requested: int
+    version: int
+
+
+class InsufficientStock(Refused):
+    """An adjustment takes more than there is; no line of it was done."""
+
+    def __init__(self, shortages: Sequence[Shortage]) -> None:
+        self.shortages = tuple(shortages)
+        super().__init__(f"not enough stock of {', '.join(shortage.product_id for shortage in self.shortages)}")
+
+
+class StockLimit(Refused):
+    """An adjustment adds more than a stock can hold; no line of it was done."""
+
+    def __init__(self, product_ids: Sequence[str]) -> None:
+        self.product_ids = tuple(product_ids)
+        super().__init__(f"the stock of {', '.join(self.product_ids)} would exceed 2^53-1")
+
+
+class KeyReused(Refused):
+    """The idempotency key was used for another request: its answer would be wrong for this one."""
+
+
+class RequestInProgress(Refused):
+    """Another request with the same idempotency key did not finish in time; this one was not begun."""
 
 
 class OutcomeUnknown(Refused):

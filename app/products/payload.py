@@ -6,7 +6,7 @@ A change here changes what older slots mean: raise the number that ``cache_names
 import json
 from datetime import UTC, datetime
 
-from app.products.product import Product
+from app.products.product import Movement, Product
 
 
 def timestamp(moment: datetime) -> str:
@@ -27,3 +27,18 @@ def product_payload(product: Product) -> bytes:
         "updated_at": timestamp(product.updated_at),
     }
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def movement_fields(movement: Movement) -> dict[str, object]:
+    """Give an entry of the ledger as it stands in JSON."""
+    return {
+        "id": movement.id,
+        "product_id": movement.product_id,
+        "version": movement.version,
+        "line": movement.line,
+        "delta": movement.delta,
+        "stock_after": movement.stock_after,
+        "reason": movement.reason.value,
+        "reference": movement.reference,
+        "created_at": timestamp(movement.created_at),
+    }

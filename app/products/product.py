@@ -5,6 +5,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 MAX_INTEGER = 2**53 - 1
 """Largest price, stock or reorder point: what every JSON reader holds exactly."""
@@ -90,6 +91,48 @@ class Precondition:
 ALWAYS = Precondition()
 
 
+class Reason(StrEnum):
+    """Why a stock changed. The last three are the service's own; a caller names one of the others."""
+
+    SALE = "sale"
+    RETURN = "return"
+    RECEIPT = "receipt"
+    DAMAGE = "damage"
+    CORRECTION = "correction"
+    OTHER = "other"
+    OPENING = "opening"
+    COUNT = "count"
+    DELETION = "deletion"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an adjustment: units to add (positive) or take (negative)."""
+
+    product_id: str
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """One entry of the stock ledger, for good. Unique by product, version and line (counted from 0)."""
+
+    product_id: str
+    version: int
+    line: int
+    delta: int
+    stock_after: int
+    """The product's stock at that version, all lines of the request included."""
+    reason: Reason
+    reference: str | None
+    created_at: datetime
+
+    @property
+    def id(self) -> str:
+        """A name for it that is opaque to clients."""
+        return f"{self.product_id}@{self.version}.{self.line}"
+
+
 def is_product_id(text: str) -> bool:
     """Whether ``text`` may be a product's id: 1-64 of ``A-Z a-z 0-9 . _ : -``, not ``.`` or ``..``."""
     return _ID.match(text) is not None and text not in (".", "..")
@@ -119,3 +162,13 @@ class Position:
 
     id: str
     name_key: str = field(default="")
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPosition:
+    """Where a page of the ledger ended."""
+
+    product_id: str
+    version: int
+    line: int
+    created_at: datetime

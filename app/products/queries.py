@@ -17,11 +17,11 @@ FROM products WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE
 """Lock rows in one order for everybody, so that two transactions cannot wait for each other."""
 
 INSERT: LiteralString = """
-INSERT INTO products (id, name, price_cents, stock, reorder_point, version)
-SELECT * FROM unnest(
+INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
+SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[]
-)
+    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[]
+) AS c (id, name, price_cents, stock, reorder_point, version, gone)
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
@@ -30,15 +30,15 @@ RETURNING id
 UPDATE: LiteralString = """
 UPDATE products p SET
     name = c.name, price_cents = c.price_cents, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
-    created_at = CASE WHEN p.deleted_at IS NULL THEN p.created_at ELSE statement_timestamp() END,
+    created_at = CASE WHEN c.created THEN statement_timestamp() ELSE p.created_at END,
     deleted_at = NULL
 FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[]
-) AS c (id, name, price_cents, stock, reorder_point, version)
+    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(created)s::boolean[]
+) AS c (id, name, price_cents, stock, reorder_point, version, created)
 WHERE p.id = c.id
 """
-"""New values for locked rows; a tombstone among them becomes a product again."""
+"""New values for locked rows; ``created`` are products again that were deleted, before or in this transaction."""
 
 BURY: LiteralString = """
 UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.version
@@ -52,6 +52,14 @@ SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated
 WHERE deleted_at IS NULL AND id > %(after_id)s
 ORDER BY id LIMIT %(limit)s
 """
+
+LIST_BELOW_REORDER_POINT: LiteralString = """
+SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, '' AS name_key FROM products
+WHERE deleted_at IS NULL AND stock < reorder_point AND id > %(after_id)s
+    AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
+ORDER BY id LIMIT %(limit)s
+"""
+"""What to order again. A prefix only thins it out: the order stays by id."""
 
 LIST_BY_NAME: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
@@ -124,3 +132,65 @@ DECLARE changes NO SCROLL CURSOR FOR
 SELECT id, version FROM products WHERE changed_xid >= %(xid)s::text::xid8
 """
 """What committed since the watermark, by id and version only: it may be many rows."""
+
+RECORD: LiteralString = """
+INSERT INTO stock_movements (
+    product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key
+)
+SELECT * FROM unnest(
+    %(ids)s::text[], %(versions)s::bigint[], %(lines)s::int[], %(deltas)s::bigint[], %(stocks)s::bigint[], %(reasons)s::text[],
+    %(references)s::text[], %(actors)s::text[], %(request_ids)s::text[], %(keys)s::text[]
+)
+ON CONFLICT DO NOTHING
+RETURNING created_at
+"""
+"""Ledger entries, before the rows they speak of change: the trigger on those then finds the whole change recorded.
+
+Fewer come back than went in when another transaction created one of the products first: no row was there to be locked.
+"""
+
+MOVEMENTS: LiteralString = """
+SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
+WHERE product_id = %(product_id)s AND (version, line) < (%(version)s::bigint, %(line)s::int)
+ORDER BY version DESC, line DESC LIMIT %(limit)s
+"""
+"""One product's ledger, newest first."""
+
+MOVEMENTS_BY_REFERENCE: LiteralString = """
+SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
+WHERE reference = %(reference)s
+    AND (created_at, product_id, version, line)
+        < (%(created_at)s::timestamptz, %(product_id)s::text COLLATE "C", %(version)s::bigint, %(line)s::int)
+ORDER BY created_at DESC, product_id DESC, version DESC, line DESC LIMIT %(limit)s
+"""
+"""What happened under one reference, newest first."""
+
+HAS_LEDGER: LiteralString = "SELECT FROM stock_movements WHERE product_id = %(product_id)s LIMIT 1"
+
+LOCK_KEYS: LiteralString = """
+SELECT caller, key, pg_try_advisory_xact_lock(hashtextextended(caller || chr(31) || key, 0))
+FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
+"""
+"""Take the locks of idempotency keys without waiting: whoever does not get one asks again later."""
+
+KEPT: LiteralString = """
+SELECT k.caller, k.key, k.request_hash, k.status, k.body, k.etag, k.location, k.product_ids
+FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
+JOIN idempotency_records k ON k.caller = asked.caller AND k.key = asked.key
+"""
+"""Answers kept for these keys. A statement of its own after the locks: its snapshot sees what their last holders committed."""
+
+KEEP: LiteralString = """
+INSERT INTO idempotency_records (caller, key, request_hash, status, body, etag, location, product_ids)
+VALUES (%(caller)s, %(key)s, %(request_hash)s, %(status)s, %(body)s, %(etag)s, %(location)s, %(product_ids)s)
+"""
+
+FORGET: LiteralString = """
+DELETE FROM idempotency_records WHERE (caller, key) IN (
+    SELECT caller, key FROM idempotency_records
+    WHERE created_at < statement_timestamp() - make_interval(secs => %(age_s)s)
+    ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+RETURNING 1
+"""
+"""Remove the oldest kept answers, a bounded number at a time."""

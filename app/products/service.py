@@ -12,14 +12,20 @@ from app.cache.write_through import Acknowledgement, Read, WriteThrough
 from app.postgres.errors import CommitUnknown, DatabaseFailed, DatabaseOverloaded
 from app.products import commands
 from app.products.commands import Change, Command, Effect
-from app.products.errors import OutcomeUnknown, Refused
+from app.products.errors import OutcomeUnknown, ProductsMissing, Refused, RequestInProgress
+from app.products.idempotency import Asked, Busy, Once, Replayed
 from app.products.payload import product_payload
-from app.products.product import ALWAYS, Draft, Patch, Position, Precondition
+from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Movement, Patch, Position, Precondition, Reason
 from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions
+from app.products.transactions import ProductTransactions, Result
 
 Written = Effect
-"""A write's answer for one product: the row as the request left it, and what was done to it."""
+"""A write's answer for one product: the row as the request left it, what was done to it, and what the ledger took."""
+
+_Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
+
+BUSY_PAUSE_S = 0.02
+"""Mean pause before asking again whether another request with the same idempotency key is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,26 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerPage:
+    """A page of the ledger, newest first, and where it ended (``None`` when nothing follows)."""
+
+    items: Sequence[Movement]
+    next: LedgerPosition | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, for the ledger, and whether once."""
+
+    once: Once | None = None
+    request_id: str | None = None
+    actor: str | None = None
+
+
+ANYHOW = Asking()
+
+
+@dataclass(frozen=True, slots=True)
 class WriteLimits:
     """Bounds of the write path; the settings of the same names."""
 
@@ -38,6 +64,7 @@ class WriteLimits:
     write_batch: int = 200
     queue_limit: int = 10_000
     request_timeout_ms: int = 15_000
+    idempotency_wait_ms: int = 5_000
 
 
 class Products:
@@ -46,6 +73,9 @@ class Products:
     Writes that wait while a transaction is under way share the next one of their lane: one lock, one commit, one publish for
     many, each with its own decision and answer. A lone write is not delayed. Every write is published or settled before it
     is answered, also one that changed nothing: an earlier try of it may have died between its commit and its publish (R10).
+
+    A write asked ``once`` raises ``Replayed`` with the kept answer when it was done before, ``KeyReused`` when its key belongs
+    to another request, and ``RequestInProgress`` when that one does not finish.
 
     All writes may raise ``Refused`` (by class), ``OutcomeUnknown``, ``NotSettled``, ``Overloaded`` or a ``DatabaseError``.
     """
@@ -62,7 +92,8 @@ class Products:
         self._source = source
         self._transactions = transactions
         self._timeout_s = limits.request_timeout_ms / 1000
-        self._lanes: list[Joined[Command, tuple[Sequence[Written], Acknowledgement]]] = [
+        self._busy_s = limits.idempotency_wait_ms / 1000
+        self._lanes: list[Joined[Asked, _Acknowledged]] = [
             Joined(self._transact, batch_weight=limits.write_batch, weigh=_weight, queue_limit=limits.queue_limit)
             for _ in range(limits.write_lanes)
         ]
@@ -79,35 +110,75 @@ class Products:
         """Read several different products in one round trip, in the order asked. Raises as ``get``."""
         return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
 
-    async def list_page(self, *, limit: int, after: Position | None = None, prefix: str = "") -> Page:
-        """List products by id, or those whose name begins with ``prefix``, case ignored, by name. Raises as ``get``."""
-        found = await self._source.page(limit=limit + 1, after=after, prefix=prefix)
+    async def list_page(
+        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
+    ) -> Page:
+        """List products by id, or those whose name begins with ``prefix``, case ignored, by name. Raises as ``get``.
+
+        ``below_reorder_point`` keeps those with stock < reorder point, always by id.
+        """
+        found = await self._source.page(limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point)
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)
 
-    async def create(self, draft: Draft) -> Written:
+    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
         """Create a product. Raises ``AlreadyExists``."""
-        return (await self._write(commands.Create(draft)))[0]
+        return (await self._write(commands.Create(draft), asking))[0]
 
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS) -> Written:
+    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Create a product or replace it whole. Raises ``PreconditionRequired``, ``PreconditionFailed``."""
-        return (await self._write(commands.Put(draft, condition)))[0]
+        return (await self._write(commands.Put(draft, condition), asking))[0]
 
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Written:
+    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Change some fields. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.merge_patch(product_id, patch, condition)))[0]
+        return (await self._write(commands.merge_patch(product_id, patch, condition), asking))[0]
 
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS) -> Written:
+    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
         """Delete a product, whatever its stock. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.delete(product_id, condition)))[0]
+        return (await self._write(commands.delete(product_id, condition), asking))[0]
 
-    async def count(self, product_id: str, stock: int, condition: Precondition = ALWAYS) -> Written:
+    async def count(
+        self,
+        product_id: str,
+        stock: int,
+        condition: Precondition = ALWAYS,
+        reference: str | None = None,
+        asking: Asking = ANYHOW,
+    ) -> Written:
         """Set the stock to what was counted. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.count(product_id, stock, condition)))[0]
+        return (await self._write(commands.count(product_id, stock, condition, reference), asking))[0]
 
-    async def upsert(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+    async def adjust(
+        self,
+        lines: Sequence[Line],
+        reason: Reason,
+        reference: str | None = None,
+        condition: Precondition = ALWAYS,
+        asking: Asking = ANYHOW,
+    ) -> Sequence[Written]:
+        """Add to and take from stocks, all lines or none; an answer for each product, in the order first named.
+
+        Raises ``ProductsMissing``, ``PreconditionFailed``, ``InsufficientStock``, ``StockLimit``.
+        """
+        return await self._write(commands.Adjust(lines, reason, reference, condition), asking)
+
+    async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        """Read one product's ledger, newest first, of a deleted product too.
+
+        Raises ``ProductsMissing`` for an id without any movement; else as ``get``.
+        """
+        found = await self._source.movements(product_id, limit=limit + 1, after=after)
+        if not found and not await self._source.has_ledger(product_id):
+            raise ProductsMissing((product_id,))
+        return _ledger_page(found, limit)
+
+    async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        """Read what happened under one reference, newest first. Raises as ``get``."""
+        return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
+
+    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
         """Create or replace products of different ids in one transaction; answers in the order given."""
-        return await self._write(commands.Upsert(drafts)) if drafts else ()
+        return await self._write(commands.Upsert(drafts), asking) if drafts else ()
 
     async def drop(self, product_id: str) -> None:
         """Drop one cache entry. Raises ``StoreUnavailable``."""
@@ -118,34 +189,52 @@ class Products:
         for lane in self._lanes:
             await lane.aclose()
 
-    async def _write(self, command: Command) -> Sequence[Written]:
-        # A product's writes share a lane: two transactions would only wait for each other's lock.
-        lane = self._lanes[zlib.crc32(command.keys[0].encode()) % len(self._lanes)]
+    async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
+        asked = Asked(command, asking.once, asking.request_id, asking.actor)
         try:
             async with asyncio.timeout(self._timeout_s):
-                written, acknowledgement = await lane.submit(command)
+                result, acknowledgement = await self._in_turn(asked)
                 await self._cache.settle(acknowledgement)
-                return written
         except TimeoutError as error:
             raise OutcomeUnknown("the write was not finished before its deadline") from error
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
+        if isinstance(result, Replayed):
+            raise result
+        return result
 
-    async def _transact(self, batch: Sequence[Command]) -> Sequence[tuple[Sequence[Written], Acknowledgement] | Exception]:
+    async def _in_turn(self, asked: Asked) -> _Acknowledged:
+        """Submit until no other request with the same idempotency key is under way."""
+        lane = self._lanes[self._lane(asked.command.keys[0])]
+        clock = asyncio.get_running_loop().time
+        patience = clock() + self._busy_s
+        while True:
+            try:
+                return await lane.submit(asked)
+            except Busy as busy:
+                if clock() > patience:
+                    raise RequestInProgress("another request with this idempotency key is not finished") from busy
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _lane(self, product_id: str) -> int:
+        # A product's writes share a lane: two transactions would only wait for each other's lock.
+        return zlib.crc32(product_id.encode()) % len(self._lanes)
+
+    async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:
             return await self._commit(batch)
         except (DatabaseFailed, DatabaseOverloaded) as error:
             if len(batch) == 1:
                 return [error]
             # Something in the batch cannot be done: one by one, so that only the guilty fail.
-            return [result for command in batch for result in await self._transact([command])]
+            return [result for asked in batch for result in await self._transact([asked])]
         except CommitUnknown as error:
             unknown = OutcomeUnknown(str(error))
             unknown.__cause__ = error
             return [unknown] * len(batch)
 
-    async def _commit(self, batch: Sequence[Command]) -> Sequence[tuple[Sequence[Written], Acknowledgement] | Exception]:
-        results: Sequence[Sequence[Written] | Refused] = ()
+    async def _commit(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
+        results: Sequence[Result] = ()
 
         async def transact() -> Sequence[State]:
             nonlocal results
@@ -153,13 +242,21 @@ class Products:
             results = committed.results
             return committed.states
 
-        keys = list(dict.fromkeys(key for command in batch for key in command.keys))
+        keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
         acknowledgement = await self._cache.write(keys, transact)
-        return [result if isinstance(result, Refused) else (result, acknowledgement) for result in results]
+        return [result if isinstance(result, Refused | Busy) else (result, acknowledgement) for result in results]
 
 
-def _weight(command: Command) -> int:
-    return len(command.keys)
+def _weight(asked: Asked) -> int:
+    return max(1, asked.command.weight)
 
 
-__all__ = ["Change", "Page", "Products", "WriteLimits", "Written"]
+def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:
+    shown = found[:limit]
+    if len(found) <= limit:
+        return LedgerPage(shown, None)
+    last = shown[-1]
+    return LedgerPage(shown, LedgerPosition(last.product_id, last.version, last.line, last.created_at))
+
+
+__all__ = ["Asking", "Change", "LedgerPage", "Page", "Products", "WriteLimits", "Written"]

@@ -9,7 +9,7 @@ from app.postgres.database import Database, Parameters
 from app.postgres.errors import DatabaseError, DatabaseOverloaded
 from app.products import queries
 from app.products.payload import product_payload
-from app.products.product import Gone, Position, Product, Row
+from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
 
 
 def row_of(product_id: str, columns: Sequence[Any]) -> Row:
@@ -27,6 +27,10 @@ def state_of(row: Row, epoch: str) -> State:
     if isinstance(row, Product):
         return Value(row.id, epoch, row.version, product_payload(row))
     return Absent(row.id, epoch, row.version)
+
+
+_BEYOND = 2**63 - 1
+"""Above every version."""
 
 
 class ProductSource:
@@ -53,17 +57,48 @@ class ProductSource:
         await self._read(queries.ADOPT, {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000})
         return await self.standing()
 
-    async def page(self, *, limit: int, after: Position | None, prefix: str) -> list[tuple[Product, Position]]:
-        """The products after a position, by id, or by name when ``prefix`` is not empty. Raises as ``load``."""
+    async def page(
+        self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
+    ) -> list[tuple[Product, Position]]:
+        """The products after a position, by id, or by name when only ``prefix`` is given. Raises as ``load``."""
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
-        rows = await self._read(queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
+        if below_reorder_point:
+            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters)
+        else:
+            rows = await self._read(queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
         for product_id, *columns, name_key in rows:
             row = row_of(product_id, columns)
             if isinstance(row, Product):
                 found.append((row, Position(product_id, name_key)))
         return found
+
+    async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
+        """One product's ledger after a position, newest first. Raises as ``load``."""
+        parameters = {
+            "product_id": product_id,
+            "version": after.version if after else _BEYOND,
+            "line": after.line if after else 0,
+            "limit": limit,
+        }
+        return [_movement(columns) for columns in await self._read(queries.MOVEMENTS, parameters)]
+
+    async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
+        """The ledger of one reference after a position, newest first. Raises as ``load``."""
+        parameters = {
+            "reference": reference,
+            "created_at": after.created_at if after else "infinity",
+            "product_id": after.product_id if after else "",
+            "version": after.version if after else 0,
+            "line": after.line if after else 0,
+            "limit": limit,
+        }
+        return [_movement(columns) for columns in await self._read(queries.MOVEMENTS_BY_REFERENCE, parameters)]
+
+    async def has_ledger(self, product_id: str) -> bool:
+        """Whether the id ever had a movement. Raises as ``load``."""
+        return bool(await self._read(queries.HAS_LEDGER, {"product_id": product_id}))
 
     async def _read(self, statement: Any, parameters: Parameters) -> list[Any]:
         try:
@@ -72,3 +107,8 @@ class ProductSource:
             raise Overloaded(str(error)) from error
         except DatabaseError as error:
             raise SourceUnavailable(str(error)) from error
+
+
+def _movement(columns: Sequence[Any]) -> Movement:
+    product_id, version, line, delta, stock_after, reason, reference, created_at = columns
+    return Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at)

@@ -1,6 +1,21 @@
 """The schema as SQLAlchemy sees it: what Alembic compares with the migrations, which alone have triggers and functions."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, MetaData, Table, Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import UserDefinedType
 
 
@@ -59,6 +74,55 @@ Index(
     products.c.id,
     postgresql_where=products.c.deleted_at.is_(None),
 )
+
+Index(
+    "ix_products_below_reorder_point",
+    products.c.id,
+    postgresql_where=text("deleted_at IS NULL AND stock < reorder_point"),
+)
+
+stock_movements = Table(
+    "stock_movements",
+    metadata,
+    Column("product_id", Text(collation="C"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("delta", BigInteger, nullable=False),
+    Column("stock_after", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("reference", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+    Column("actor", Text),
+    Column("request_id", Text),
+    Column("idempotency_key", Text),
+    CheckConstraint("line >= 0", name="line"),
+    CheckConstraint(f"stock_after BETWEEN 0 AND {_LIMIT}", name="stock_after"),
+    CheckConstraint(
+        "reason IN ('sale', 'return', 'receipt', 'damage', 'correction', 'other', 'opening', 'count', 'deletion')",
+        name="reason",
+    ),
+    CheckConstraint("char_length(reference) BETWEEN 1 AND 200", name="reference"),
+)
+Index(
+    "ix_stock_movements_reference",
+    *(stock_movements.c[name] for name in ("reference", "created_at", "product_id", "version", "line")),
+    postgresql_where=stock_movements.c.reference.is_not(None),
+)
+
+idempotency_records = Table(
+    "idempotency_records",
+    metadata,
+    Column("caller", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("etag", Text),
+    Column("location", Text),
+    Column("product_ids", ARRAY(Text), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+)
+Index("ix_idempotency_records_created_at", idempotency_records.c.created_at)
 
 cache_generations = Table(
     "cache_generations",

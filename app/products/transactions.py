@@ -1,25 +1,28 @@
-"""Writes in PostgreSQL: many commands, one transaction, each with its own decision and answer.
+"""Writes in PostgreSQL: many requests, one transaction, each with its own decision, ledger entries and answer.
 
-Three round trips: BEGIN and the row locks; the changes and the read-back; COMMIT. The read-back comes last before COMMIT,
-so that what is published is what triggers and later statements left.
+Three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the kept answers and COMMIT.
+The read-back comes after all changes, so that what is published is what triggers and later statements left.
 """
 
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, LiteralString
 
 from app.cache.ports import State
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products import queries
-from app.products.commands import UNSTAMPED, Change, Command, Effect
-from app.products.errors import Refused
+from app.products.commands import UNSTAMPED, Change, Effect
+from app.products.errors import KeyReused, Refused
+from app.products.idempotency import Answer, Asked, Busy, Kept, Once, Replayed
 from app.products.product import Gone, Product, Row
 from app.products.source import row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any]]
+Result = Sequence[Effect] | Refused | Replayed | Busy
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt; doubles with each further one."""
@@ -27,97 +30,195 @@ BACKOFF_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one transaction did: an answer for each command, and the last state of every row they speak of."""
+    """What one transaction did: a result for each request, and the last state of every row they speak of."""
 
-    results: Sequence[Sequence[Effect] | Refused]
+    results: Sequence[Result]
     states: Sequence[State]
 
 
 class ProductTransactions:
-    """Runs commands in transactions."""
+    """Runs requests in transactions."""
 
     def __init__(self, database: Database, *, attempts: int = 4, chance: random.Random | None = None) -> None:
         self._database = database
         self._attempts = attempts
         self._chance = chance or random.Random()
 
-    async def commit(self, commands: Sequence[Command]) -> Committed:
-        """Decide commands one after another and commit what they change.
+    async def commit(self, batch: Sequence[Asked]) -> Committed:
+        """Decide requests one after another and commit what they change.
+
+        A request that is alone has several attempts. A batch has one: its caller takes it apart, so that a row which somebody
+        holds costs its neighbours one lock timeout, and not one for each attempt.
 
         Raises:
             DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
             CommitUnknown: everything was changed, or nothing.
         """
-        for attempt in range(1, self._attempts + 1):
+        attempts = self._attempts if len(batch) == 1 else 1
+        for attempt in range(1, attempts + 1):
             try:
-                async with self._database.session() as session:
-                    return await _attempt(session, commands)
-            except DatabaseUnavailable:
-                # Once more, on a fresh connection: this one may have died with a restart long ago. Nothing is committed.
-                if attempt > 1:
-                    raise
+                return await self._once(batch)
             except TransactionConflict as conflict:
-                if attempt == self._attempts:
+                if attempt == attempts:
                     raise DatabaseOverloaded(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
+    async def _once(self, batch: Sequence[Asked]) -> Committed:
+        try:
+            async with self._database.session() as session:
+                return await _Transaction(session, batch).run()
+        except DatabaseUnavailable:
+            # Once more, on a fresh connection: that one may have died with a restart long ago. Nothing is committed.
+            async with self._database.session() as session:
+                return await _Transaction(session, batch).run()
 
-async def _attempt(session: Session, commands: Sequence[Command]) -> Committed:
-    ids = sorted({key for command in commands for key in command.keys})
-    _, locked = await session.pipeline(("BEGIN", None), (queries.LOCK, {"ids": ids}))
-    before: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
-    before.update((product_id, row_of(product_id, columns)) for product_id, *columns in locked)
-    after = dict(before)
-    results = [_decide(command, after) for command in commands]
-    spoken_of = sorted(
-        {
-            key
-            for command, result in zip(commands, results, strict=True)
-            if not isinstance(result, Refused)
-            for key in command.keys
-        }
-    )
-    if not spoken_of:
-        await session.rows("ROLLBACK")
-        return Committed(results, ())
-    changed = {key: after[key] for key in spoken_of if after[key] is not before[key]}
-    statements = _statements(before, changed)
-    *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": spoken_of}))
-    for (statement, parameters), rows in zip(statements, done, strict=True):
-        if statement is queries.INSERT and len(rows) < len(parameters["ids"]):
-            await session.rows("ROLLBACK")
-            raise TransactionConflict("a product of that id was created meanwhile")
-    final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
-    states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
-    await session.commit()
-    return Committed([r if isinstance(r, Refused) else [_stamp(e, final) for e in r] for r in results], states)
+    async def forget(self, *, age_s: float, limit: int) -> int:
+        """Remove up to ``limit`` answers kept for longer than ``age_s``; return their number. Raises a ``DatabaseError``."""
+        async with self._database.session() as session:
+            return len(await session.rows(queries.FORGET, {"age_s": age_s, "limit": limit}))
 
 
-def _decide(command: Command, rows: dict[str, Row]) -> Sequence[Effect] | Refused:
-    try:
-        effects = command.decide(rows)
-    except Refused as refusal:
-        return refusal
-    rows.update((effect.row.id, effect.row) for effect in effects if effect.change is not Change.UNCHANGED)
-    return effects
+class _Transaction:
+    """One attempt at one batch."""
+
+    def __init__(self, session: Session, batch: Sequence[Asked]) -> None:
+        self._session = session
+        self._batch = batch
+        self._kept: dict[tuple[str, str], Kept] = {}
+        self._locked: set[tuple[str, str]] = set()
+        self._before: dict[str, Row] = {}
+        self._after: dict[str, Row] = {}
+
+    async def run(self) -> Committed:
+        await self._lock()
+        results: Sequence[Result] = [self._decide(asked) for asked in self._batch]
+        spoken_of = sorted(
+            {key for asked, result in zip(self._batch, results, strict=True) for key in self._touched(asked, result)}
+        )
+        results, states = await self._change(results, spoken_of)
+        keep = [
+            _keep(asked, answer)
+            for asked, result in zip(self._batch, results, strict=True)
+            if asked.once and not isinstance(result, Replayed | Busy | KeyReused) and (answer := asked.once.render(result))
+        ]
+        if spoken_of or keep:
+            await self._session.commit(*keep)
+        else:
+            await self._session.rows("ROLLBACK")
+        return Committed(results, states)
+
+    async def _lock(self) -> None:
+        ids = sorted({key for asked in self._batch for key in asked.command.keys})
+        onces = [asked.once for asked in self._batch if asked.once]
+        by_key = {"callers": [once.caller for once in onces], "keys": [once.key for once in onces]}
+        begin = ("BEGIN", None)
+        lock = (queries.LOCK, {"ids": ids})
+        if onces:
+            _, locked, kept, rows = await self._session.pipeline(
+                begin, (queries.LOCK_KEYS, by_key), (queries.KEPT, by_key), lock
+            )
+            self._locked = {(caller, key) for caller, key, taken in locked if taken}
+            for caller, key, request_hash, status, body, etag, location, product_ids in kept:
+                self._kept[caller, key] = Kept(request_hash, Answer(status, body, etag, location), product_ids)
+        else:
+            _, rows = await self._session.pipeline(begin, lock)
+        self._before = {product_id: Gone(product_id, 0) for product_id in ids}
+        self._before.update((product_id, row_of(product_id, columns)) for product_id, *columns in rows)
+        self._after = dict(self._before)
+
+    def _decide(self, asked: Asked) -> Result:
+        if asked.once and (earlier := self._earlier(asked.once)):
+            return earlier
+        try:
+            effects = asked.command.decide(self._after)
+        except Refused as refusal:
+            return refusal
+        self._after.update((e.row.id, e.row) for e in effects if e.change is not Change.UNCHANGED)
+        return effects
+
+    def _earlier(self, once: Once) -> Refused | Replayed | Busy | None:
+        name = (once.caller, once.key)
+        if kept := self._kept.get(name):
+            if kept.request_hash != once.request_hash:
+                return KeyReused("the idempotency key was used for another request")
+            return Replayed(kept.answer)
+        if name not in self._locked:
+            return Busy()
+        self._locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
+        return None
+
+    def _touched(self, asked: Asked, result: Result) -> Sequence[str]:
+        """The products whose present rows must be published before this result is answered (R10)."""
+        if isinstance(result, Replayed) and asked.once:
+            return self._kept[asked.once.caller, asked.once.key].product_ids
+        return () if isinstance(result, Exception) else asked.command.keys
+
+    async def _change(self, results: Sequence[Result], spoken_of: Sequence[str]) -> tuple[Sequence[Result], Sequence[State]]:
+        if not spoken_of:
+            return results, ()
+        changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
+        statements = _record(self._batch, results) + _statements(self._before, changed)
+        *done, found = await self._session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of)}))
+        recorded_at = None
+        for (statement, parameters), rows in zip(statements, done, strict=True):
+            if statement in {queries.RECORD, queries.INSERT} and len(rows) < len(parameters["ids"]):
+                await self._session.rows("ROLLBACK")
+                raise TransactionConflict("a product of that id was created meanwhile")
+            if statement is queries.RECORD:
+                recorded_at = rows[0][0]
+        final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
+        states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
+        return [r if isinstance(r, Exception) else [_stamp(e, final, recorded_at) for e in r] for r in results], states
+
+
+def _record(batch: Sequence[Asked], results: Sequence[Result]) -> list[Statement]:
+    entries = [
+        (movement, asked)
+        for asked, result in zip(batch, results, strict=True)
+        if not isinstance(result, Exception)
+        for effect in result
+        for movement in effect.movements()
+    ]
+    if not entries:
+        return []
+    # In one order for everybody, like the locks: two transactions that create the same products would wait for each other.
+    entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
+    parameters = {
+        "ids": [movement.product_id for movement, _ in entries],
+        "versions": [movement.version for movement, _ in entries],
+        "lines": [movement.line for movement, _ in entries],
+        "deltas": [movement.delta for movement, _ in entries],
+        "stocks": [movement.stock_after for movement, _ in entries],
+        "reasons": [movement.reason.value for movement, _ in entries],
+        "references": [movement.reference for movement, _ in entries],
+        "actors": [asked.actor for _, asked in entries],
+        "request_ids": [asked.request_id for _, asked in entries],
+        "keys": [asked.idempotency_key for _, asked in entries],
+    }
+    return [(queries.RECORD, parameters)]
 
 
 def _statements(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[Statement]:
     products = [row for row in changed.values() if isinstance(row, Product)]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
-    # Created and deleted again by the commands of one transaction: it must leave a tombstone, so that its version goes on.
     gone = [row for row in changed.values() if isinstance(row, Gone)]
+    # Created and deleted again by the requests of one transaction: it must leave a tombstone, so that its version goes on.
     born_dead = [row for row in gone if before[row.id].version == 0]
+    buried = [row for row in gone if before[row.id].version > 0]
     statements: list[Statement] = []
     if new or born_dead:
-        placeholders = [Product(r.id, r.id, 0, 0, 0, r.version - 1, UNSTAMPED, UNSTAMPED) for r in born_dead]
-        statements.append((queries.INSERT, _columns(sorted([*new, *placeholders], key=lambda row: row.id))))
+        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in born_dead]
+        rows = sorted([*new, *placeholders], key=lambda row: row.id)
+        dead = {row.id for row in born_dead}
+        statements.append((queries.INSERT, {**_columns(rows), "gone": [row.id in dead for row in rows]}))
     if known:
-        statements.append((queries.UPDATE, _columns(known)))
-    if gone:
-        statements.append((queries.BURY, {"ids": [row.id for row in gone], "versions": [row.version for row in gone]}))
+        created = [row.created_at == UNSTAMPED for row in known]
+        statements.append((queries.UPDATE, {**_columns(known), "created": created}))
+    if buried:
+        parameters = {"ids": [row.id for row in buried], "versions": [row.version for row in buried]}
+        statements.append((queries.BURY, parameters))
     return statements
 
 
@@ -132,11 +233,27 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
     }
 
 
-def _stamp(effect: Effect, final: Mapping[str, Row]) -> Effect:
-    """An effect with the database's times. A later command of the same transaction may have gone on from it."""
+def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
+    """An effect with the database's times. A later request of the same transaction may have gone on from it."""
     row, last = effect.row, final[effect.row.id]
-    if not isinstance(row, Product) or not isinstance(last, Product):
-        return effect
-    if row.version == last.version:
-        return replace(effect, row=last)
-    return replace(effect, row=replace(row, created_at=last.created_at, updated_at=last.updated_at))
+    if isinstance(row, Product) and isinstance(last, Product):
+        same = row.version == last.version
+        row = last if same else replace(row, created_at=last.created_at, updated_at=last.updated_at)
+    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
+
+
+def _keep(asked: Asked, answer: Answer) -> Statement:
+    once = asked.once
+    if once is None:
+        raise DatabaseFailed("only a request with a key has an answer to keep")
+    parameters = {
+        "caller": once.caller,
+        "key": once.key,
+        "request_hash": once.request_hash,
+        "status": answer.status,
+        "body": answer.body,
+        "etag": answer.etag,
+        "location": answer.location,
+        "product_ids": list(asked.command.keys),
+    }
+    return queries.KEEP, parameters

@@ -1,16 +1,32 @@
 """The service without servers: the same rules on rows in memory, and faults on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from app.cache.ports import Absent, State, Value
 from app.cache.write_through import Read, Status
 from app.products import commands
 from app.products.commands import Command
+from app.products.errors import KeyReused, ProductsMissing, Refused
+from app.products.idempotency import Kept, Replayed
 from app.products.payload import product_payload
-from app.products.product import ALWAYS, Draft, Gone, Patch, Position, Precondition, Product, Row
-from app.products.service import Page, Written
+from app.products.product import (
+    ALWAYS,
+    Draft,
+    Gone,
+    LedgerPosition,
+    Line,
+    Movement,
+    Patch,
+    Position,
+    Precondition,
+    Product,
+    Reason,
+    Row,
+)
+from app.products.service import ANYHOW, Asking, LedgerPage, Page, Written
 
 EPOCH = "0123456789abcdef"
 _BEGAN = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
@@ -33,6 +49,10 @@ class InMemoryCatalogue:
         self.wishes: list[tuple[bool, int]] = []
         """``refresh`` and ``stale_s`` of each read."""
         self.writes: list[Command] = []
+        self.askings: list[Asking] = []
+        """Who asked for each write, the replayed ones included."""
+        self.ledger: list[Movement] = []
+        self.kept: dict[tuple[str, str], Kept] = {}
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         return (await self.get_many([product_id], refresh=refresh, stale_s=stale_s))[0]
@@ -47,33 +67,67 @@ class InMemoryCatalogue:
         self.wishes.append((refresh, stale_s))
         return [self._read(product_id, refresh=refresh) for product_id in ids]
 
-    async def list_page(self, *, limit: int, after: Position | None = None, prefix: str = "") -> Page:
+    async def list_page(
+        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
+    ) -> Page:
         self._fail()
         products = [row for row in self.rows.values() if isinstance(row, Product)]
         matching = (p for p in products if p.name.lower().startswith(prefix.lower()))
-        placed = sorted((p.name.lower() if prefix else "", p.id, p) for p in matching)
+        if below_reorder_point:
+            matching = (p for p in matching if p.stock < p.reorder_point)
+        by_name = prefix and not below_reorder_point
+        placed = sorted((p.name.lower() if by_name else "", p.id, p) for p in matching)
         begin = (after.name_key, after.id) if after else ("", "")
         rest = [(Position(product_id, key), p) for key, product_id, p in placed if (key, product_id) > begin]
         shown = rest[:limit]
         return Page([product_payload(p) for _, p in shown], shown[-1][0] if len(rest) > limit else None)
 
-    async def create(self, draft: Draft) -> Written:
-        return self._do(commands.Create(draft))[0]
+    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
+        return self._do(commands.Create(draft), asking)[0]
 
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS) -> Written:
-        return self._do(commands.Put(draft, condition))[0]
+    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
+        return self._do(commands.Put(draft, condition), asking)[0]
 
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Written:
-        return self._do(commands.merge_patch(product_id, patch, condition))[0]
+    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
+        return self._do(commands.merge_patch(product_id, patch, condition), asking)[0]
 
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS) -> Written:
-        return self._do(commands.delete(product_id, condition))[0]
+    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
+        return self._do(commands.delete(product_id, condition), asking)[0]
 
-    async def count(self, product_id: str, stock: int, condition: Precondition = ALWAYS) -> Written:
-        return self._do(commands.count(product_id, stock, condition))[0]
+    async def count(
+        self,
+        product_id: str,
+        stock: int,
+        condition: Precondition = ALWAYS,
+        reference: str | None = None,
+        asking: Asking = ANYHOW,
+    ) -> Written:
+        return self._do(commands.count(product_id, stock, condition, reference), asking)[0]
 
-    async def upsert(self, drafts: Sequence[Draft]) -> Sequence[Written]:
-        return self._do(commands.Upsert(drafts))
+    async def adjust(
+        self,
+        lines: Sequence[Line],
+        reason: Reason,
+        reference: str | None = None,
+        condition: Precondition = ALWAYS,
+        asking: Asking = ANYHOW,
+    ) -> Sequence[Written]:
+        return self._do(commands.Adjust(lines, reason, reference, condition), asking)
+
+    async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        self._fail()
+        found = [movement for movement in self.ledger if movement.product_id == product_id]
+        if not found:
+            raise ProductsMissing((product_id,))
+        return _ledger_page(found, limit, after, lambda place: (place.version, place.line))
+
+    async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
+        self._fail()
+        found = [movement for movement in self.ledger if movement.reference == reference]
+        return _ledger_page(found, limit, after, lambda place: (place.created_at, place.product_id, place.version, place.line))
+
+    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
+        return self._do(commands.Upsert(drafts), asking)
 
     async def drop(self, product_id: str) -> None:
         self._fail()
@@ -94,20 +148,52 @@ class InMemoryCatalogue:
         self.cached.add(product_id)
         return Read(state, status)
 
-    def _do(self, command: Command) -> Sequence[Written]:
+    def _do(self, command: Command, asking: Asking) -> Sequence[Written]:
         self._fail()
+        self.askings.append(asking)
+        once = asking.once
+        if once is None:
+            return self._change(command)
+        if kept := self.kept.get((once.caller, once.key)):
+            raise Replayed(kept.answer) if kept.request_hash == once.request_hash else KeyReused("another request")
+        try:
+            result: Sequence[Written] | Refused = self._change(command)
+        except Refused as refusal:
+            result = refusal
+        if answer := once.render(result):
+            self.kept[once.caller, once.key] = Kept(once.request_hash, answer, command.keys)
+        if isinstance(result, Refused):
+            raise result
+        return result
+
+    def _change(self, command: Command) -> Sequence[Written]:
         self.writes.append(command)
-        effects = command.decide({key: self.rows.get(key, Gone(key, 0)) for key in command.keys})
         written = []
-        for effect in effects:
+        for effect in command.decide({key: self.rows.get(key, Gone(key, 0)) for key in command.keys}):
             row = effect.row
             if isinstance(row, Product) and effect.change is not commands.Change.UNCHANGED:
                 created = _BEGAN if effect.change is commands.Change.CREATED else row.created_at
                 row = replace(row, created_at=created, updated_at=_BEGAN + timedelta(microseconds=row.version))
             self.rows[row.id] = row
             self.cached.add(row.id)
-            written.append(Written(row, effect.change))
+            done = replace(effect, row=row, recorded_at=_BEGAN + timedelta(seconds=len(self.writes)))
+            self.ledger += done.movements()
+            written.append(done)
         return written
+
+
+def _ledger_page(
+    found: Sequence[Movement],
+    limit: int,
+    after: LedgerPosition | None,
+    order: Callable[[Movement | LedgerPosition], tuple[Any, ...]],
+) -> LedgerPage:
+    newest = sorted(found, key=order, reverse=True)
+    rest = [movement for movement in newest if after is None or order(movement) < order(after)]
+    if len(rest) <= limit:
+        return LedgerPage(rest, None)
+    last = rest[limit - 1]
+    return LedgerPage(rest[:limit], LedgerPosition(last.product_id, last.version, last.line, last.created_at))
 
 
 class Answering:

@@ -1,11 +1,12 @@
 """The collection over HTTP: create, read many, list, batch."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from app.api.paging import decode_cursor, encode_cursor
+from app.api.paging import Listed
 from app.cache.ports import Absent
 from app.cache.write_through import Read, Status
 from app.products.product import Position
@@ -109,6 +110,21 @@ async def test_a_prefix_is_searched_whatever_its_case(client: httpx.AsyncClient)
     assert await _ids(client, link) == ["b"]
 
 
+async def test_what_should_be_ordered_again_is_listed_by_id(client: httpx.AsyncClient) -> None:
+    """Stock below the reorder point, not at it; a prefix thins the list out and leaves its order; the link has the filters."""
+    for product_id, name, stock in (("c", "a tea", 1), ("a", "b tea", 2), ("b", "a mug", 0), ("d", "a pot", 3), ("e", "x", 0)):
+        body = {"id": product_id, "name": name, "price_cents": 1, "stock": stock, "reorder_point": 3}
+        await client.post("/products", json=body)
+    assert await _ids(client, "/products?below_reorder_point=true") == ["a", "b", "c", "e"]
+    assert await _ids(client, "/products?below_reorder_point=false") == list("abcde")
+    assert await _ids(client, "/products?below_reorder_point=true&q=A") == ["b", "c"]
+    first = await client.get("/products?below_reorder_point=true&q=A&limit=1")
+    link = first.headers["Link"].removeprefix("<").partition(">")[0]
+    assert link.startswith("/products?limit=1&q=A&below_reorder_point=true&after=")
+    assert await _ids(client, link) == ["c"]
+    problem(await client.get(link.replace("&below_reorder_point=true", "")), "invalid-request")
+
+
 @pytest.mark.parametrize(
     ("query", "parameters"),
     [
@@ -129,7 +145,10 @@ async def test_a_prefix_is_searched_whatever_its_case(client: httpx.AsyncClient)
         ("after=!", ["after"]),
         ("after=WzEsIiIsImEiLCIiXQ%3D%3D", ["after"]),
         ("after=bm9wZQ", ["after"]),
-        ("below_reorder_point=true", ["below_reorder_point"]),
+        ("below_reorder_point=", ["below_reorder_point"]),
+        ("below_reorder_point=1", ["below_reorder_point"]),
+        ("below_reorder_point=true&below_reorder_point=true", ["below_reorder_point"]),
+        ("id=a&below_reorder_point=true", ["below_reorder_point"]),
         ("ids=a", ["ids"]),
         ("ID=a", ["ID"]),
         ("=", [""]),
@@ -156,13 +175,16 @@ async def test_the_largest_legal_queries_are_answered(client: httpx.AsyncClient)
     assert (await client.get("/products?limit=250&q=" + "a" * 200)).status_code == 200
 
 
+@pytest.mark.parametrize("below", [True, False])
 @pytest.mark.parametrize("prefix", ["", "tea", 'a"b\\', "🍵"])
-def test_a_cursor_gives_back_its_position_to_its_own_filter_alone(prefix: str) -> None:
+def test_a_cursor_gives_back_its_position_to_its_own_filters_alone(prefix: str, below: bool) -> None:  # noqa: FBT001
     """A cursor of one list does not lead into the middle of another."""
-    position = Position("a:b", "tea cup" if prefix else "")
-    cursor = encode_cursor(position, prefix)
-    assert decode_cursor(cursor, prefix) == position
-    assert decode_cursor(cursor, prefix + "x") is None
+    listed = Listed(50, prefix, below, None)
+    position = Position("a:b", "tea cup" if prefix and not below else "")
+    cursor = listed.cursor(position)
+    assert listed.position(cursor) == position
+    assert replace(listed, prefix=prefix + "x").position(cursor) is None
+    assert replace(listed, below_reorder_point=not below).position(cursor) is None
 
 
 async def test_a_batch_answers_for_each_item_in_its_place(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:

@@ -72,8 +72,9 @@ async def test_every_operation_is_described_in_full(client: httpx.AsyncClient) -
     operations = await _operations(client)
     names = [operation["operationId"] for _, _, operation in operations]
     assert sorted(names) == [
-        "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness", "getMetrics", "getProduct",
-        "getReadiness", "headProduct", "listProducts", "patchProduct", "putProduct", "putStock",
+        "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness",
+        "getMetrics", "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+        "patchProduct", "putProduct", "putStock",
     ]  # fmt: skip
     for _, method, operation in operations:
         assert operation["summary"]
@@ -97,7 +98,9 @@ async def test_the_description_is_openapi_3_1_and_whole(client: httpx.AsyncClien
     assert set(re.findall(r'"#/components/schemas/(\w+)"', answer.text)) == set(schemas)
 
 
-@pytest.mark.parametrize("name", ["putProduct", "createProduct", "patchProduct", "putStock", "batchProducts"])
+@pytest.mark.parametrize(
+    "name", ["putProduct", "createProduct", "patchProduct", "putStock", "batchProducts", "adjustStock", "adjustStocks"]
+)
 async def test_the_examples_work_when_they_are_tried(client: httpx.AsyncClient, mug: dict[str, object], name: str) -> None:
     """What Swagger UI offers to send is accepted by a demo catalogue as it is."""
     assert mug["id"] == "mug-blue"

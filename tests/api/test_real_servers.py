@@ -2,43 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
 from app.embedded import PostgresServer, RedisServer
-from app.main import create_app
-from app.settings import Settings
 from tests.api.problem import places, problem, send
+from tests.api.real import proven, service
 
 URL = "/products/mug-blue"
 MUG = {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "stock": 40, "reorder_point": 10}
 
 
-@asynccontextmanager
-async def _service(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[httpx.AsyncClient]:
-    """One instance of the service and a client of it."""
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace} | more
-    app = create_app(Settings.from_env({f"LARDER_{name}": value for name, value in given.items()}))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://larder") as client,
-    ):
-        yield client
-
-
-async def _proven(client: httpx.AsyncClient) -> None:
-    """Return once the cache is trusted: an absent product is a hit."""
-    async with asyncio.timeout(10):
-        while (await client.get("/products/none")).headers["Cache-Status"] != "larder; hit":
-            await asyncio.sleep(0.02)
-
-
 @pytest.fixture
 async def client(database_url: str, redis_url: str, namespace: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with _service(database_url, redis_url, namespace) as client:
-        await _proven(client)
+    async with service(database_url, redis_url, namespace) as client:
+        await proven(client)
         yield client
 
 
@@ -156,8 +135,8 @@ async def test_everything_works_without_redis_and_says_so(
     database_url: str, private_redis: RedisServer, namespace: str
 ) -> None:
     """Reads are bypassed, writes settle, only dropping an entry has to wait; readiness does not change."""
-    async with _service(database_url, private_redis.url, namespace) as client:
-        await _proven(client)
+    async with service(database_url, private_redis.url, namespace) as client:
+        await proven(client)
         await client.post("/products", json=MUG)
         await private_redis.stop()
         answer = await client.patch(URL, json={"price_cents": 1})
@@ -182,8 +161,8 @@ async def test_without_postgres_the_service_says_that_it_is_not_ready(
 ) -> None:
     """503 with Retry-After for what needs the database, and no word of its address; flagged copies only on request."""
     patience = {"DATABASE_CONNECT_TIMEOUT_MS": "500", "DATABASE_ACQUIRE_TIMEOUT_MS": "500"}
-    async with _service(private_postgres.url, redis_url, namespace, **patience) as client:
-        await _proven(client)
+    async with service(private_postgres.url, redis_url, namespace, **patience) as client:
+        await proven(client)
         written = await client.post("/products", json=MUG)
         assert (await client.get("/readyz")).json() == {"status": "ready", "postgresql": "up", "redis": "up"}
         await private_postgres.stop()
@@ -211,4 +190,4 @@ async def test_faults_of_shape_are_found_before_any_server_is_asked(client: http
         "#/name"
     ]
     problem(await client.get("/products?after=x"), "invalid-request")
-    problem(await send(client, "POST", "/products", MUG, {"Idempotency-Key": "k"}), "not-implemented")
+    problem(await send(client, "POST", "/products", MUG, {"Idempotency-Key": ""}), "invalid-header")

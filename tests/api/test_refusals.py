@@ -15,7 +15,8 @@ from tests.api.conftest import LIMIT, Service
 from tests.api.problem import places, problem, send
 
 MUG = b'{"name": "Mug", "price_cents": 1, "stock": 1}'
-ALL_WRONG = {"Content-Type": "text/plain", "If-Match": "1", "Idempotency-Key": "k", "Content-Encoding": "gzip"}
+TAKE_ALL = b'{"delta": -9007199254740991, "reason": "sale"}'
+ALL_WRONG = {"Content-Type": "text/plain", "If-Match": "1", "Idempotency-Key": '"k', "Content-Encoding": "gzip"}
 
 
 def _without(*names: str) -> dict[str, str]:
@@ -32,10 +33,19 @@ def _without(*names: str) -> dict[str, str]:
         ("PUT", "/products/%20", ALL_WRONG, b"x", "unsupported-media-type"),
         ("PUT", "/products/%20", _without("Content-Type", "Content-Encoding"), b"x", "malformed-json"),
         ("PUT", "/products/%20", _without("Content-Type", "Content-Encoding"), b"[]", "invalid-header"),
-        ("PUT", "/products/%20", {"Content-Type": "application/json", "Idempotency-Key": "k"}, b"[]", "invalid-request"),
-        ("PUT", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "k"}, b"[]", "invalid-request"),
-        ("PUT", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "k", "If-Match": '"7"'}, MUG,
-         "not-implemented"),
+        ("PUT", "/products/%20", {"Content-Type": "application/json", "Idempotency-Key": '"k'}, b"[]", "invalid-header"),
+        ("PUT", "/products/%20", {"Content-Type": "application/json", "Idempotency-Key": "used"}, b"[]", "invalid-request"),
+        ("PUT", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "used"}, b"[]", "invalid-request"),
+        ("PATCH", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "used", "If-Match": '"7"'}, b"{}",
+         "idempotency-key-reused"),
+        ("PUT", "/products/mug-blue", {"Content-Type": "application/json", "Idempotency-Key": "used"}, MUG,
+         "idempotency-key-reused"),
+        ("POST", "/products/mug-blue/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, TAKE_ALL,
+         "precondition-failed"),
+        ("POST", "/products/mug-blue/stock/adjustments", {"Content-Type": "application/json"}, TAKE_ALL, "insufficient-stock"),
+        ("POST", "/products/a/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, TAKE_ALL,
+         "product-not-found"),
+        ("POST", "/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, b"[]", "invalid-header"),
         ("PATCH", "/products/a", {"Content-Type": "application/json", "If-Match": '"7"'}, b"{}", "product-not-found"),
         ("PUT", "/products/mug-blue", {"Content-Type": "application/json"}, MUG, "precondition-required"),
         ("PUT", "/products/mug-blue", {"Content-Type": "application/json", "If-Match": '"7"'}, MUG, "precondition-failed"),
@@ -47,6 +57,7 @@ async def test_of_several_faults_the_first_in_the_contract_is_answered(  # noqa:
     client: httpx.AsyncClient, method: str, url: str, headers: dict[str, str], body: bytes, slug: str
 ) -> None:
     """The order is the contract's; each request has the fault of its line and later ones."""
+    await client.delete("/products/none", headers={"Idempotency-Key": "used"})
     problem(await client.request(method, url, headers=headers, content=body), slug)
     assert (await client.get("/products/mug-blue")).json()["version"] == 1
 
@@ -209,39 +220,32 @@ async def test_a_legal_name_is_stored_as_sent(client: httpx.AsyncClient, name: s
 @pytest.mark.parametrize(
     "path", ["/products/%20", "/products/..%0A", "/products/" + "a" * 65, "/products/%C3%A4", "/products/a%00"]
 )
-@pytest.mark.parametrize(("method", "rest"), [("GET", ""), ("DELETE", ""), ("PUT", ""), ("PATCH", ""), ("PUT", "/stock")])
+@pytest.mark.parametrize(
+    ("method", "rest"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("PUT", ""),
+        ("PATCH", ""),
+        ("PUT", "/stock"),
+        ("POST", "/stock/adjustments"),
+        ("GET", "/stock/movements"),
+    ],
+)
 async def test_an_illegal_id_in_the_path_is_422(client: httpx.AsyncClient, path: str, method: str, rest: str) -> None:
     """It is no product that could be missing: the parameter is named."""
-    body = {"": {"name": "Mug", "price_cents": 1}, "/stock": {"stock": 1}}[rest]
+    bodies = {"/stock": {"stock": 1}, "/stock/adjustments": {"delta": 1, "reason": "sale"}}
+    body = bodies.get(rest, {"name": "Mug", "price_cents": 1})
     answer = await send(client, method, path + rest, {} if method == "PATCH" else body)
     assert places(problem(answer, "invalid-request")) == ["product_id"]
     assert places(problem(await client.delete(f"/cache{path}"), "invalid-request")) == ["product_id"]
 
 
-@pytest.mark.parametrize("url", ["/products", "/products/batch"])
+@pytest.mark.parametrize("url", ["/products", "/products/batch", "/stock/adjustments"])
 @pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
 async def test_preconditions_on_a_collection_are_refused(client: httpx.AsyncClient, url: str, header: str) -> None:
     """There is no one product that they could be about."""
     problem(await send(client, "POST", url, {}, {header: "*"}), "invalid-header")
-
-
-@pytest.mark.parametrize(
-    ("method", "url", "body"),
-    [
-        ("POST", "/products", {"name": "Mug", "price_cents": 1}),
-        ("POST", "/products/batch", {"items": [{"name": "Mug", "price_cents": 1}]}),
-        ("PUT", "/products/a", {"name": "Mug", "price_cents": 1}),
-        ("PATCH", "/products/a", {}),
-        ("PUT", "/products/a/stock", {"stock": 1}),
-        ("DELETE", "/products/a", {}),
-    ],
-)
-async def test_an_idempotency_key_is_never_ignored(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, method: str, url: str, body: object
-) -> None:
-    """No promise is made that cannot be kept: 501, and the service is not asked."""
-    problem(await send(client, method, url, body, {"Idempotency-Key": "k"}), "not-implemented")
-    assert catalogue.writes == []
 
 
 def _errors_of(module: object) -> Iterator[type[Exception]]:
@@ -264,6 +268,10 @@ SERVICE_ERRORS = {
     products.AlreadyExists("a", 1): "already-exists",
     products.PreconditionRequired("x"): "precondition-required",
     products.PreconditionFailed("a", 1): "precondition-failed",
+    products.InsufficientStock([products.Shortage("a", 1, 2, 3)]): "insufficient-stock",
+    products.StockLimit(["a"]): "stock-limit",
+    products.KeyReused("x"): "idempotency-key-reused",
+    products.RequestInProgress("x"): "request-in-progress",
     products.OutcomeUnknown("x"): "outcome-unknown",
     RuntimeError("SELECT secret FROM postgresql://user:password@host"): "internal-error",
 }
@@ -307,15 +315,25 @@ async def test_a_fault_is_logged_with_the_id_of_its_answer(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     method=st.sampled_from(["POST", "PUT", "PATCH"]),
-    path=st.sampled_from(["/products", "/products/batch", "/products/a", "/products/a/stock"]),
+    path=st.sampled_from(
+        [
+            "/products",
+            "/products/batch",
+            "/products/a",
+            "/products/a/stock",
+            "/products/a/stock/adjustments",
+            "/stock/adjustments",
+        ]
+    ),
     body=st.binary(max_size=60)
     | st.text(alphabet='{}[]":,0189eE.-+\\u tfnN\n', max_size=60).map(str.encode)
     | st.sampled_from([b'{"items": [{}, 1, null, "x", {"id": {}, "name": [], "price_cents": {}}]}', b'{"items": {}}']),
     header=st.text(alphabet='*W/"a1, \t', max_size=20),
+    key=st.text(alphabet='"\\a1, ;\t', max_size=20),
 )
-async def test_no_request_is_answered_with_a_fault_of_ours(
-    client: httpx.AsyncClient, method: str, path: str, body: bytes, header: str
+async def test_no_request_is_answered_with_a_fault_of_ours(  # noqa: PLR0917 - the parts of a request
+    client: httpx.AsyncClient, method: str, path: str, body: bytes, header: str, key: str
 ) -> None:
     """Whatever the bytes, the answer is a foreseen one."""
-    answer = await send(client, method, path, body, {"If-Match": header})
+    answer = await send(client, method, path, body, {"If-Match": header, "Idempotency-Key": key})
     assert answer.status_code < 500

@@ -12,8 +12,9 @@ from schemathesis.config import SchemathesisConfig
 from tests.api.conftest import Service
 
 OPERATIONS = [
-    "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness", "getMetrics", "getProduct",
-    "getReadiness", "headProduct", "listProducts", "patchProduct", "putProduct", "putStock",
+    "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness",
+    "getMetrics", "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.
 WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness"}

@@ -126,6 +126,13 @@ async def serving(standin: StandIn) -> AsyncIterator[str]:
     """The stand-in on a free loopback port; gives its URL."""
     app = FastAPI(openapi_url=None)
     app.add_api_route("/products/batch", standin.batch, methods=["POST"], response_model=None)
+    async with serving_app(app) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def serving_app(app: FastAPI) -> AsyncIterator[str]:
+    """An application on a free loopback port; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = _Server(uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off", access_log=False))
         running = asyncio.create_task(server.serve(sockets=[listening]))

@@ -1,0 +1,183 @@
+"""Stock: count it, add to it and take from it, and read the ledger of what happened to it."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from app.api.answers import ProductId, document, entity_tag, joined, product_of, told, written
+from app.api.body import JsonBody, body_of
+from app.api.headers import LISTED, Condition, Unconditional
+from app.api.idempotency import Asked
+from app.api.ledger_paging import ProductLedger, ProductLedgerQuery, ReferenceLedger, ReferenceLedgerQuery
+from app.api.models import StockAdjustment, StockAdjustments, StockCount
+from app.api.openapi import (
+    ADJUSTED,
+    ADJUSTED_LINES,
+    MOVEMENT_PARAMETERS,
+    MOVEMENTS,
+    PRODUCT,
+    PRODUCT_EXAMPLE,
+    REFERENCE_PARAMETERS,
+    WRITE_PROBLEMS,
+    answers,
+    body,
+)
+from app.api.state import Products
+from app.products.idempotency import Answer
+from app.products.payload import movement_fields, product_payload
+from app.products.product import Line, Reason
+from app.products.service import LedgerPage, Written
+
+router = APIRouter(tags=["stock"])
+_READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "internal-error")
+
+
+@router.put(
+    "/products/{product_id}/stock",
+    operation_id="putStock",
+    summary="Set the stock to what was counted",
+    description=(
+        "A physical count: it stands, whatever the service thought, and the ledger takes the difference. Every count raises"
+        " the version."
+    ),
+    response_class=Response,
+    responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
+    openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"], "reference": "count-7"}, conditional=True),
+)
+async def put_stock(
+    *,
+    sent: JsonBody,
+    condition: Condition,
+    asker: Asked,
+    product_id: ProductId,
+    count: Annotated[StockCount, Depends(body_of(StockCount))],
+    products: Products,
+) -> Response:
+    """Set the stock."""
+    asking = asker.asking(_counted, sent.content)
+    return told(_counted([await products.count(product_id, count.stock, condition, count.reference, asking)]))
+
+
+def _counted(done: Sequence[Written]) -> Answer:
+    return written(product_of(done[0]))
+
+
+@router.post(
+    "/products/{product_id}/stock/adjustments",
+    operation_id="adjustStock",
+    summary="Add to a product's stock, or take from it",
+    description=(
+        "Decided in PostgreSQL under the row's lock: the stock never falls below zero. Send an Idempotency-Key, and the"
+        " request can be repeated safely."
+    ),
+    response_class=Response,
+    responses=answers(
+        {200: ADJUSTED},
+        (*WRITE_PROBLEMS, "product-not-found", "precondition-failed", "insufficient-stock", "stock-limit"),
+    ),
+    openapi_extra=body("StockAdjustment", {"delta": -3, "reason": "sale", "reference": "order-17"}, conditional=True),
+)
+async def adjust_stock(
+    *,
+    sent: JsonBody,
+    condition: Condition,
+    asker: Asked,
+    product_id: ProductId,
+    wanted: Annotated[StockAdjustment, Depends(body_of(StockAdjustment))],
+    products: Products,
+) -> Response:
+    """Adjust one product."""
+    lines = [Line(product_id, wanted.delta)]
+    asking = asker.asking(_adjusted, sent.content)
+    return told(_adjusted(await products.adjust(lines, Reason(wanted.reason), wanted.reference, condition, asking)))
+
+
+def _adjusted(done: Sequence[Written]) -> Answer:
+    product = product_of(done[0])
+    [movement] = done[0].movements()
+    entry = json.dumps(movement_fields(movement), separators=(",", ":")).encode()
+    return Answer(200, b'{"product":' + product_payload(product) + b',"movement":' + entry + b"}", entity_tag(product.version))
+
+
+@router.post(
+    "/stock/adjustments",
+    operation_id="adjustStocks",
+    summary="Add to and take from several stocks: all lines or none",
+    description=(
+        "One transaction. A product may stand in several lines: the sum of its lines is what is checked, and each line has its"
+        " entry in the ledger; they carry the product's stock and version after the request."
+    ),
+    response_class=Response,
+    responses=answers({200: ADJUSTED_LINES}, (*WRITE_PROBLEMS, "product-not-found", "insufficient-stock", "stock-limit")),
+    openapi_extra=body(
+        "StockAdjustments",
+        {"lines": [{"product_id": "mug-blue", "delta": -3}], "reason": "sale", "reference": "order-17"},
+    ),
+)
+async def adjust_stocks(
+    *,
+    sent: JsonBody,
+    _unconditional: Unconditional,
+    asker: Asked,
+    wanted: Annotated[StockAdjustments, Depends(body_of(StockAdjustments))],
+    products: Products,
+) -> Response:
+    """Adjust several products."""
+    lines = [Line(line.product_id, line.delta) for line in wanted.lines]
+
+    def tell(done: Sequence[Written]) -> Answer:
+        after = {product.id: product for product in map(product_of, done)}
+        listed = [
+            {
+                "product_id": line.product_id,
+                "delta": line.delta,
+                "stock": after[line.product_id].stock,
+                "version": after[line.product_id].version,
+            }
+            for line in lines
+        ]
+        return document({"lines": listed})
+
+    asking = asker.asking(tell, sent.content)
+    return told(tell(await products.adjust(lines, Reason(wanted.reason), wanted.reference, asking=asking)))
+
+
+@router.get(
+    "/products/{product_id}/stock/movements",  # noqa: FAST003 - the query takes the id
+    operation_id="listProductMovements",
+    summary="Read a product's stock ledger",
+    description="Newest first, from PostgreSQL. The sum of all deltas is the stock. A deleted product's ledger stays.",
+    response_class=Response,
+    responses=answers({200: MOVEMENTS}, (*_READ_PROBLEMS, "product-not-found")),
+    openapi_extra={"parameters": MOVEMENT_PARAMETERS},
+)
+async def list_product_movements(query: ProductLedgerQuery, products: Products) -> Response:
+    """Answer a page of one product's movements."""
+    return _page(query, await products.movements(query.product_id, limit=query.limit, after=query.after))
+
+
+@router.get(
+    "/stock/movements",
+    operation_id="listMovements",
+    summary="Read what happened under a reference",
+    description="The movements of all products whose request named this reference, newest first, from PostgreSQL.",
+    response_class=Response,
+    responses=answers({200: MOVEMENTS}, _READ_PROBLEMS),
+    openapi_extra={"parameters": REFERENCE_PARAMETERS},
+)
+async def list_movements(query: ReferenceLedgerQuery, products: Products) -> Response:
+    """Answer a page of one reference's movements; of a reference that nobody named, an empty one."""
+    return _page(query, await products.movements_by_reference(query.reference, limit=query.limit, after=query.after))
+
+
+def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:
+    items = [json.dumps(movement_fields(movement), separators=(",", ":")).encode() for movement in page.items]
+    headers = {"Cache-Status": LISTED}
+    cursor = None
+    if page.next is not None:
+        cursor = query.cursor(page.next)
+        headers["Link"] = query.next_link(cursor)
+    return joined("items", items, "next", cursor, headers)

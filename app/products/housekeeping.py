@@ -1,0 +1,40 @@
+"""Removing kept answers when their time is over, in bounded steps."""
+
+import asyncio
+import logging
+
+from app.postgres.errors import DatabaseError
+from app.products.transactions import ProductTransactions
+
+log = logging.getLogger(__name__)
+
+STEP = 1_000
+"""Most answers that one statement removes, so that none holds its locks for long."""
+
+
+class Housekeeping:
+    """One process's sweeper; instances do not disturb each other, they skip what another is removing."""
+
+    def __init__(self, transactions: ProductTransactions, *, keep_s: float, pause_s: float, step: int = STEP) -> None:
+        self._transactions = transactions
+        self._keep_s = keep_s
+        self._pause_s = pause_s
+        self._step = step
+
+    async def run(self) -> None:
+        """Sweep after every pause until cancelled."""
+        while True:
+            await asyncio.sleep(self._pause_s)
+            try:
+                await self.sweep()
+            except DatabaseError as error:
+                log.info("kept answers could not be removed now, the next sweep will: %s", error)
+
+    async def sweep(self) -> int:
+        """Remove every answer that is old enough; return their number. Raises a ``DatabaseError``."""
+        removed = 0
+        while step := await self._transactions.forget(age_s=self._keep_s, limit=self._step):
+            removed += step
+            if step < self._step:
+                break
+        return removed

@@ -1,0 +1,192 @@
+"""Idempotency-Key over HTTP: which keys there are, what makes the same request, and what is told again."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.catalogue import InMemoryCatalogue
+from tests.api.problem import problem, send
+
+URL = "/products/mug-blue"
+Mug = dict[str, Any]
+WHOLE = {"name": "Mug", "price_cents": 5}
+LINES = {"lines": [{"product_id": "mug-blue", "delta": -1}], "reason": "sale"}
+WRITES = [
+    ("POST", "/products", WHOLE),
+    ("POST", "/products", WHOLE | {"id": "cup"}),
+    ("POST", "/products/batch", {"items": [WHOLE, WHOLE | {"id": "cup"}, {"id": "cup"}]}),
+    ("PUT", "/products/cup", WHOLE),
+    ("PUT", URL, WHOLE),
+    ("PATCH", URL, {"price_cents": 7}),
+    ("PATCH", URL, {}),
+    ("PUT", f"{URL}/stock", {"stock": 1}),
+    ("POST", f"{URL}/stock/adjustments", {"delta": -1, "reason": "sale"}),
+    ("POST", "/stock/adjustments", LINES),
+    ("DELETE", URL, None),
+]
+REFUSED = [
+    ("POST", "/products", WHOLE | {"id": "mug-blue"}, {}, "already-exists"),
+    ("PATCH", "/products/none", {}, {}, "product-not-found"),
+    ("DELETE", URL, None, {"If-Match": '"9"'}, "precondition-failed"),
+    ("POST", f"{URL}/stock/adjustments", {"delta": -41, "reason": "sale"}, {}, "insufficient-stock"),
+    ("POST", f"{URL}/stock/adjustments", {"delta": 2**53 - 1, "reason": "sale"}, {}, "stock-limit"),
+]
+
+
+async def _send(
+    client: httpx.AsyncClient, method: str, url: str, body: object, key: str = "k", **headers: str
+) -> httpx.Response:
+    sent = {"Idempotency-Key": key} | headers
+    return await client.request(method, url, headers=sent) if body is None else await send(client, method, url, body, sent)
+
+
+def _told(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+    """All of an answer but what belongs to its own exchange."""
+    own = {"x-request-id", "idempotent-replayed"}
+    return answer.status_code, answer.content, {name: value for name, value in answer.headers.items() if name not in own}
+
+
+@pytest.mark.parametrize(("method", "url", "body"), WRITES)
+@pytest.mark.usefixtures("mug")
+async def test_every_write_is_done_once_and_told_again(
+    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, method: str, url: str, body: object
+) -> None:
+    """Same status, bytes, tag and place; marked as replayed; nothing is done, whatever the state has become."""
+    first = await _send(client, method, url, body)
+    assert first.is_success
+    assert "Idempotent-Replayed" not in first.headers
+    await client.put(f"{URL}/stock", json={"stock": 77})
+    writes = len(catalogue.writes)
+    again = await _send(client, method, url, body)
+    assert _told(again) == _told(first)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert len(catalogue.writes) == writes
+
+
+@pytest.mark.parametrize(("method", "url", "body", "headers", "slug"), REFUSED)
+@pytest.mark.usefixtures("mug")
+async def test_a_refusal_that_depends_on_the_product_is_told_again(  # noqa: PLR0917 - a row of the table
+    client: httpx.AsyncClient, method: str, url: str, body: object, headers: dict[str, str], slug: str
+) -> None:
+    """404, 409 and 412 are answers: the retry is refused as the first was, also when it would succeed by now."""
+    first = await _send(client, method, url, body, **headers)
+    document = problem(first, slug)
+    await client.delete(URL)
+    await client.put("/products/none", json=WHOLE)
+    again = await _send(client, method, url, body, **headers)
+    assert problem(again, slug) == document
+    assert _told(again) == _told(first)
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.usefixtures("mug")
+async def test_what_a_client_can_correct_is_not_kept(client: httpx.AsyncClient) -> None:
+    """After 400, 413, 415, 422 and 428 the corrected request is done under the same key."""
+    problem(await _send(client, "PUT", URL, WHOLE | {"stock": 1}), "precondition-required")
+    problem(await _send(client, "PUT", URL, b"{"), "malformed-json")
+    problem(await _send(client, "PUT", URL, {}), "invalid-request")
+    problem(await _send(client, "PUT", URL, b" " * 9_000), "body-too-large")
+    answer = await _send(client, "PUT", URL, WHOLE | {"stock": 1}, **{"If-Match": '"1"'})
+    assert (answer.status_code, "Idempotent-Replayed" in answer.headers) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "headers"),
+    [
+        ("PUT", URL, b'{"name": "Mug", "price_cents": 5 }', {}),
+        ("PUT", f"{URL}?x=1", WHOLE, {}),
+        ("PUT", "/products/mug-blu%65", WHOLE, {}),
+        ("PUT", URL, WHOLE, {"If-Match": '"1"'}),
+        ("PUT", URL, WHOLE, {"If-None-Match": "*"}),
+        ("PATCH", URL, WHOLE, {}),
+        ("POST", "/products", WHOLE, {}),
+    ],
+)
+@pytest.mark.usefixtures("mug")
+async def test_another_request_under_a_used_key_is_refused(
+    client: httpx.AsyncClient, method: str, url: str, body: object, headers: dict[str, str]
+) -> None:
+    """Method, path, query, preconditions and the body's bytes make a request."""
+    assert (await _send(client, "PUT", URL, WHOLE)).status_code == 200
+    problem(await _send(client, method, url, body, **headers), "idempotency-key-reused")
+    assert (await _send(client, "PUT", URL, WHOLE)).headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.usefixtures("mug")
+async def test_parts_of_a_request_cannot_run_into_each_other(client: httpx.AsyncClient) -> None:
+    """What moves from one precondition to the other is another request, although their bytes together are the same."""
+    await _send(client, "PUT", URL, WHOLE, **{"If-Match": "*"})
+    problem(await _send(client, "PUT", URL, WHOLE, **{"If-None-Match": "*"}), "idempotency-key-reused")
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("k", "k"),
+        ('"k"', "k"),
+        ('  "k"\t', "k"),
+        ('"a b"', "a b"),
+        ("a b", "a b"),
+        (r'"a\"b\\c"', 'a"b\\c'),
+        (r'a"b\c', 'a"b\\c'),
+        ("a,b", "a,b"),
+        ("~!", "~!"),
+        ("k" * 255, "k" * 255),
+        ('"' + "k" * 255 + '"', "k" * 255),
+        ('"' + r"\"" * 255 + '"', '"' * 255),
+    ],
+)
+async def test_a_key_is_the_same_bare_and_quoted(
+    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, written: str, key: str
+) -> None:
+    """Quotes and escapes belong to the header, not to the key."""
+    assert (await _send(client, "PUT", URL, WHOLE, written)).status_code == 201
+    assert list(catalogue.kept) == [("", key)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", '""', '"', '"k', '"k"x', '"k";a=1', '"a", "b"', r'"a\b"', r'"a\"', "k" * 256, '"' + "k" * 256 + '"', "\u00e9", "a\tb"],
+)
+@pytest.mark.parametrize(("method", "url", "body"), WRITES[-4:])
+async def test_a_key_that_is_none_is_refused(  # noqa: PLR0917 - a row of the table
+    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, method: str, url: str, body: object, written: str
+) -> None:
+    """400: empty, too long, not ASCII, not printable, or quotes that do not fit."""
+    headers = [(b"Idempotency-Key", written.encode()), (b"Content-Type", b"application/json")]
+    request = client.build_request(method, url, json=body, headers=headers)
+    problem(await client.send(request), "invalid-header")
+    assert catalogue.writes == []
+
+
+async def test_a_repeated_key_is_refused(client: httpx.AsyncClient) -> None:
+    """Nobody knows which of them was meant, equal or not."""
+    headers = [("Idempotency-Key", "k"), ("Idempotency-Key", "k"), ("Content-Type", "application/json")]
+    problem(await client.request("PUT", URL, headers=headers, content=b'{"name":"a","price_cents":1}'), "invalid-header")
+
+
+async def test_a_creation_without_an_id_is_told_its_first_id(client: httpx.AsyncClient) -> None:
+    """One product, although each request would have made another id."""
+    first, again = [await _send(client, "POST", "/products", WHOLE) for _ in range(2)]
+    assert first.json()["id"] == again.json()["id"]
+    assert first.headers["Location"] == again.headers["Location"] == f"/products/{first.json()['id']}"
+    assert len((await client.get("/products")).json()["items"]) == 1
+
+
+async def test_a_batch_with_no_good_item_is_told_the_same_without_a_record(
+    client: httpx.AsyncClient, catalogue: InMemoryCatalogue
+) -> None:
+    """Its answer follows from the request alone, so there is nothing to keep."""
+    items = {"items": [{}, {"id": ".."}, {"id": "a", "name": ""}, {"id": "a"}, None]}
+    first, again = [await _send(client, "POST", "/products/batch", items) for _ in range(2)]
+    assert _told(first) == _told(again)
+    assert "Idempotent-Replayed" not in again.headers
+    assert catalogue.kept == {}
+
+
+async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+    """The id of the answer's X-Request-Id, with and without a key."""
+    answers = [await client.put(URL, json=WHOLE), await _send(client, "PUT", URL, WHOLE)]
+    assert [asking.request_id for asking in catalogue.askings] == [answer.headers["X-Request-Id"] for answer in answers]
+    assert [asking.once and asking.once.key for asking in catalogue.askings] == [None, "k"]

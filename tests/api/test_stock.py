@@ -1,0 +1,232 @@
+"""Stock over HTTP: adjustments of one product and of many, and the ledger."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.catalogue import InMemoryCatalogue
+from tests.api.problem import places, problem, send
+
+URL = "/products/mug-blue"
+ADJUST = f"{URL}/stock/adjustments"
+MANY = "/stock/adjustments"
+MAX = 2**53 - 1
+Mug = dict[str, Any]
+
+
+async def _adjust(client: httpx.AsyncClient, delta: int, **more: object) -> httpx.Response:
+    return await client.post(ADJUST, json={"delta": delta, "reason": "sale"} | more)
+
+
+async def test_an_adjustment_answers_with_the_product_and_its_movement(client: httpx.AsyncClient, mug: Mug) -> None:
+    """The product as a GET gives it, with its tag; the movement with all that the contract names, in its order."""
+    answer = await _adjust(client, -3, reference="order-17")
+    assert (answer.status_code, answer.headers["ETag"], answer.headers["Cache-Control"]) == (200, '"2"', "no-cache")
+    document = answer.json()
+    product = (await client.get(URL)).json()
+    assert document["product"] == product == mug | {"stock": 37, "version": 2, "updated_at": product["updated_at"]}
+    movement = document["movement"]
+    assert list(movement) == [
+        "id", "product_id", "version", "line", "delta", "stock_after", "reason", "reference", "created_at",
+    ]  # fmt: skip
+    identity, created_at = movement.pop("id"), movement.pop("created_at")
+    assert movement == {
+        "product_id": "mug-blue", "version": 2, "line": 0, "delta": -3, "stock_after": 37, "reason": "sale",
+        "reference": "order-17",
+    }  # fmt: skip
+    ledger = (await client.get(f"{URL}/stock/movements")).json()
+    assert ledger["items"][0] == document["movement"] | {"id": identity, "created_at": created_at}
+
+
+@pytest.mark.parametrize("reason", ["sale", "return", "receipt", "damage", "correction", "other"])
+@pytest.mark.parametrize("delta", [1, -1])
+@pytest.mark.usefixtures("mug")
+async def test_every_reason_takes_either_sign(client: httpx.AsyncClient, reason: str, delta: int) -> None:
+    """The reason says why, not which way; a reference is not needed, and null is none."""
+    answer = await _adjust(client, delta, reason=reason, reference=None)
+    assert answer.json()["product"]["stock"] == 40 + delta
+    movement = answer.json()["movement"]
+    assert (movement["reason"], movement["reference"]) == (reason, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointers"),
+    [
+        ({"delta": 0}, ["#/delta"]),
+        ({"delta": MAX + 1}, ["#/delta"]),
+        ({"delta": -MAX - 1}, ["#/delta"]),
+        ({"delta": 1.0}, ["#/delta"]),
+        ({"delta": "1"}, ["#/delta"]),
+        ({"delta": True}, ["#/delta"]),
+        ({"delta": None}, ["#/delta"]),
+        ({"reason": "opening"}, ["#/reason"]),
+        ({"reason": "count"}, ["#/reason"]),
+        ({"reason": "deletion"}, ["#/reason"]),
+        ({"reason": "Sale"}, ["#/reason"]),
+        ({"reason": []}, ["#/reason"]),
+        ({"reference": ""}, ["#/reference"]),
+        ({"reference": "x" * 201}, ["#/reference"]),
+        ({"reference": "a\x00"}, ["#/reference"]),
+        ({"reference": "\ud800"}, ["#/reference"]),
+        ({"stock": 1}, ["#/stock"]),
+    ],
+)
+@pytest.mark.usefixtures("mug")
+async def test_an_adjustment_that_breaks_a_rule_is_refused(client: httpx.AsyncClient, change: Mug, pointers: list[str]) -> None:
+    """Strict integers other than 0 within 2^53-1, the six reasons, a reference that can be asked for."""
+    line = {"product_id": "mug-blue", "delta": 1}
+    one = await send(client, "POST", ADJUST, {"delta": 1, "reason": "sale"} | change)
+    assert places(problem(one, "invalid-request")) == pointers
+    if "delta" in change:
+        line |= change
+        change, pointers = {}, ["#/lines/1/delta"]
+    many = await send(client, "POST", MANY, {"lines": [{"product_id": "a", "delta": 1}, line], "reason": "sale"} | change)
+    assert places(problem(many, "invalid-request")) == pointers
+
+
+@pytest.mark.parametrize(
+    ("lines", "pointers"),
+    [
+        ([], ["#/lines"]),
+        ({}, ["#/lines"]),
+        (None, ["#/lines"]),
+        ([1], ["#/lines/0"]),
+        ([None], ["#/lines/0"]),
+        ([{}], ["#/lines/0/product_id", "#/lines/0/delta"]),
+        ([{"product_id": "..", "delta": 1}], ["#/lines/0/product_id"]),
+        ([{"product_id": "a", "delta": 1, "reason": "sale"}], ["#/lines/0/reason"]),
+    ],
+)
+async def test_lines_that_are_none_are_named(client: httpx.AsyncClient, lines: object, pointers: list[str]) -> None:
+    """1 to 2,000 lines, each an object with a legal id and a delta, and nothing else."""
+    answer = await send(client, "POST", MANY, {"lines": lines, "reason": "sale"})
+    assert places(problem(answer, "invalid-request")) == pointers
+    assert "AdjustmentLine" not in answer.text
+
+
+@pytest.mark.parametrize("headers", [{"If-Match": '"1"'}, {"If-Match": "*"}])
+@pytest.mark.usefixtures("mug")
+async def test_an_adjustment_may_name_the_version_it_relies_on(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    """One product has a version: If-Match holds or is 412; the adjustment of many has none, and refuses it."""
+    body = {"delta": -1, "reason": "sale"}
+    assert (await client.post(ADJUST, json=body, headers=headers)).status_code == 200
+    late = await client.post(ADJUST, json=body, headers={"If-Match": '"1", W/"2"'})
+    assert problem(late, "precondition-failed")["current_version"] == 2
+    assert late.headers["ETag"] == '"2"'
+    lines = {"lines": [{"product_id": "mug-blue", "delta": 1}], "reason": "sale"}
+    problem(await client.post(MANY, json=lines, headers=headers), "invalid-header")
+
+
+@pytest.mark.usefixtures("mug")
+async def test_lines_are_answered_in_the_order_sent(client: httpx.AsyncClient) -> None:
+    """Each with its own delta; those of one product with the version and stock of the whole request."""
+    await client.post("/products", json={"id": "cup", "name": "Cup", "price_cents": 1, "stock": 1})
+    lines = [("mug-blue", -41), ("cup", 5), ("mug-blue", 2), ("cup", -6)]
+    sent = [{"product_id": product_id, "delta": delta} for product_id, delta in lines]
+    answer = await client.post(MANY, json={"lines": sent, "reason": "sale", "reference": "order-18"})
+    assert answer.json() == {
+        "lines": [
+            {"product_id": "mug-blue", "delta": -41, "stock": 1, "version": 2},
+            {"product_id": "cup", "delta": 5, "stock": 0, "version": 2},
+            {"product_id": "mug-blue", "delta": 2, "stock": 1, "version": 2},
+            {"product_id": "cup", "delta": -6, "stock": 0, "version": 2},
+        ]
+    }
+    assert "ETag" not in answer.headers
+    ledger = (await client.get("/stock/movements?reference=order-18")).json()["items"]
+    assert {(m["product_id"], m["line"], m["delta"], m["stock_after"], m["version"]) for m in ledger} == {
+        ("mug-blue", 0, -41, 1, 2), ("cup", 1, 5, 0, 2), ("mug-blue", 2, 2, 1, 2), ("cup", 3, -6, 0, 2),
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("mug")
+async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+    """409 with each product that lacks stock; 409 above the limit; 404 with all that are missing; nothing is done."""
+    short = problem(await _adjust(client, -41), "insufficient-stock")
+    assert short["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 41, "version": 1}]
+    assert problem(await _adjust(client, MAX), "stock-limit")["product_ids"] == ["mug-blue"]
+    lines = [{"product_id": product_id, "delta": -MAX} for product_id in ("none", "mug-blue", "nil", "none")]
+    missing = problem(await client.post(MANY, json={"lines": lines, "reason": "sale"}), "product-not-found")
+    assert missing["missing"] == ["none", "nil"]
+    huge = problem(await client.post(MANY, json={"lines": [lines[1]] * 3, "reason": "sale"}), "insufficient-stock")
+    assert huge["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 3 * MAX, "version": 1}]
+    assert len(catalogue.ledger) == 1
+
+
+@pytest.mark.usefixtures("mug")
+async def test_a_count_leaves_its_reference_in_the_ledger(client: httpx.AsyncClient) -> None:
+    """A count is an entry too, also one that confirms the stock."""
+    await client.put(f"{URL}/stock", json={"stock": 40, "reference": "count-7"})
+    [entry] = (await client.get("/stock/movements?reference=count-7")).json()["items"]
+    assert (entry["delta"], entry["reason"], entry["stock_after"]) == (0, "count", 40)
+
+
+@pytest.mark.usefixtures("mug")
+async def test_the_ledger_is_walked_by_its_links(client: httpx.AsyncClient) -> None:
+    """Newest first, every entry once; a cursor serves its own ledger alone."""
+    for number in range(5):
+        await _adjust(client, number + 1, reference="order 1/ä")
+    for url, deltas in (
+        (f"{URL}/stock/movements?limit=2", [5, 4, 3, 2, 1, 40]),
+        ("/stock/movements?reference=order+1%2F%C3%A4&limit=2", [5, 4, 3, 2, 1]),
+    ):
+        seen, following, pages = [], url, 0
+        while following:
+            answer = await client.get(following)
+            assert answer.headers["Cache-Status"] == "larder; fwd=bypass"
+            assert answer.headers["Cache-Control"] == "no-store"
+            seen += [item["delta"] for item in answer.json()["items"]]
+            assert (answer.json()["next"] is None) == ("Link" not in answer.headers)
+            following = answer.headers.get("Link", "").partition(">")[0].removeprefix("<")
+            pages += 1
+        assert (seen, pages) == (deltas, 3)
+    await client.post("/products", json={"id": "cup", "name": "Cup", "price_cents": 1})
+    own = (await client.get(f"{URL}/stock/movements?limit=2")).json()["next"]
+    other = (await client.get("/stock/movements?reference=order+1%2F%C3%A4&limit=2")).json()["next"]
+    for url in (
+        f"/products/cup/stock/movements?after={own}",
+        f"{URL}/stock/movements?after={other}",
+        f"/stock/movements?reference=x&after={other}",
+        f"/stock/movements?reference=x&after={own}",
+        f"/products?after={own}",
+    ):
+        assert places(problem(await client.get(url), "invalid-request")) == ["after"]
+
+
+@pytest.mark.usefixtures("mug")
+async def test_a_deleted_products_ledger_stays(client: httpx.AsyncClient) -> None:
+    """It is readable, and goes on when the id is used again; an id that never was has none."""
+    await client.delete(URL)
+    await client.put(URL, json={"name": "Mug", "price_cents": 1, "stock": 3})
+    ledger = (await client.get(f"{URL}/stock/movements")).json()["items"]
+    assert [(m["version"], m["delta"], m["reason"]) for m in ledger] == [
+        (3, 3, "opening"),
+        (2, -40, "deletion"),
+        (1, 40, "opening"),
+    ]
+    assert problem(await client.get("/products/none/stock/movements"), "product-not-found")["missing"] == ["none"]
+    assert (await client.get("/stock/movements?reference=none")).json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("", ["reference"]),
+        ("reference=", ["reference"]),
+        ("reference=%00", ["reference"]),
+        ("reference=" + "x" * 201, ["reference"]),
+        ("reference=a&reference=b", ["reference"]),
+        ("reference=a&limit=0", ["limit"]),
+        ("reference=a&limit=251&after=x", ["limit", "after"]),
+        ("reference=a&q=b", ["q"]),
+        ("reference=a&after=WzQsImEiLCJhIix0cnVlLDAsIjIwMjYtMDEtMzFUMDk6MDU6MDAuMDAwMDAwWiJd", ["after"]),
+        ("reference=a&after=WzQsImEiLCJhIiwxLC0xLCIyMDI2LTAxLTMxVDA5OjA1OjAwLjAwMDAwMFoiXQ", ["after"]),
+        ("reference=a&after=WzQsImEiLCJhIiwxLDAsInllc3RlcmRheSJd", ["after"]),
+    ],
+)
+async def test_a_ledger_query_that_is_not_understood_is_refused(
+    client: httpx.AsyncClient, query: str, parameters: list[str]
+) -> None:
+    """Made-up cursors too: what the database could not take does not reach it."""
+    assert places(problem(await client.get(f"/stock/movements?{query}"), "invalid-request")) == parameters

@@ -1,0 +1,94 @@
+"""Service instances for tests of what is below HTTP, and hands in the database that know nothing of the service."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+
+from app.cache.write_through import WriteThrough
+from app.main import open_database, running
+from app.postgres.database import Database
+from app.products.commands import Effect
+from app.products.errors import Refused
+from app.products.idempotency import Answer, Once
+from app.products.product import Draft
+from app.products.service import Asking, Products
+from app.products.source import ProductSource
+from app.products.transactions import ProductTransactions
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance of the service: a pool, lanes and a cache of its own."""
+
+    settings: Settings
+    products: Products
+
+    @property
+    def cache(self) -> WriteThrough:
+        return self.products._cache
+
+    @property
+    def lanes(self) -> Sequence[Any]:
+        return self.products._lanes
+
+    def lane_of(self, product_id: str) -> int:
+        """The number of the lane that a product's writes take."""
+        return self.products._lane(product_id)
+
+    async def stock(self, *product_ids: str) -> None:
+        """Create products with 10 units each."""
+        await self.products.upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids])
+
+    def through(self, database: Database) -> Products:
+        """The same service, its transactions on another pool."""
+        source = ProductSource(database, self.settings.cache_namespace)
+        return Products(self.cache, source, ProductTransactions(database))
+
+
+@asynccontextmanager
+async def instance(settings: Settings) -> AsyncIterator[Instance]:
+    """Run one."""
+    async with running(settings) as larder:
+        assert isinstance(larder.products, Products)
+        yield Instance(settings, larder.products)
+
+
+@asynccontextmanager
+async def by_hand(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A connection as an operator has one: every statement commits by itself."""
+    connection = await psycopg.AsyncConnection.connect(settings.database_url, autocommit=True)
+    async with connection:
+        yield connection
+
+
+async def rows(settings: Settings, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Any]:
+    """What one statement gives."""
+    async with by_hand(settings) as connection:
+        return await (await connection.execute(statement, parameters)).fetchall()
+
+
+async def deviations(settings: Settings) -> list[Any]:
+    """Products whose ledger does not add up to their stock."""
+    return await rows(
+        settings,
+        "SELECT p.id, p.stock, sum(m.delta) FROM products p LEFT JOIN stock_movements m ON m.product_id = p.id"
+        " GROUP BY p.id, p.stock HAVING p.stock IS DISTINCT FROM sum(m.delta)::bigint",
+    )
+
+
+def once(key: str, content: bytes = b"") -> Asking:
+    """Ask once; the kept answer says what was done, or of which kind the refusal was."""
+
+    def render(result: Sequence[Effect] | Refused) -> Answer | None:
+        if isinstance(result, Refused):
+            return Answer(409, type(result).__name__.encode())
+        return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
+
+    return Asking(Once("", key, content, render))
+
+
+__all__ = ["Instance", "by_hand", "deviations", "instance", "once", "open_database", "rows"]

@@ -1,0 +1,364 @@
+"""The stock ledger on a real database: whoever changes a stock, and whatever comes between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from app.postgres.errors import DatabaseOverloaded
+from app.products.errors import AlreadyExists, InsufficientStock, ProductsMissing, Refused, StockLimit
+from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
+from app.products.service import Asking, Written
+from app.settings import Settings
+from tests.products.instances import Instance, by_hand, deviations, instance, rows
+
+pytestmark = pytest.mark.usefixtures("larder")
+
+
+async def _ledger(larder: Instance, product_id: str) -> list[Movement]:
+    return list((await larder.products.movements(product_id, limit=250)).items)
+
+
+async def _take(larder: Instance, product_id: str, units: int = 1) -> Written:
+    return (await larder.products.adjust([Line(product_id, -units)], Reason.SALE))[0]
+
+
+def _short(movements: list[Movement]) -> list[tuple[int, int, int, int, str]]:
+    return [(m.version, m.line, m.delta, m.stock_after, m.reason.value) for m in movements]
+
+
+async def test_every_road_to_a_stock_leaves_its_movement(larder: Instance, settings: Settings) -> None:
+    """Opening, count, adjustment, whole product, batch, deletion and return to life: one ledger, newest first, that adds up."""
+    products = larder.products
+    await products.create(Draft("a", "Mug", 100, 5))
+    await products.count("a", 5, reference="count-1")
+    await products.adjust([Line("a", 3)], Reason.RECEIPT, "delivery-1")
+    await products.put(Draft("a", "Mug", 100, 7), Precondition(any_version=True))
+    await products.upsert([Draft("a", "Cup", 100, 2)])
+    await products.upsert([Draft("a", "Mug", 100)])  # no stock in it: a version, and no movement
+    await products.delete("a")
+    await products.put(Draft("a", "Mug", 100))
+    assert _short(await _ledger(larder, "a")) == [
+        (8, 0, 0, 0, "opening"),
+        (7, 0, -2, 0, "deletion"),
+        (5, 0, -5, 2, "count"),
+        (4, 0, -1, 7, "count"),
+        (3, 0, 3, 8, "receipt"),
+        (2, 0, 0, 5, "count"),
+        (1, 0, 5, 5, "opening"),
+    ]
+    assert await deviations(settings) == []
+    by_reference = await products.movements_by_reference("delivery-1", limit=5)
+    assert [(m.product_id, m.version) for m in by_reference.items] == [("a", 3)]
+
+
+async def test_who_asked_is_kept_for_later(larder: Instance, settings: Settings) -> None:
+    """Request id and actor stand beside the entry, and are not shown."""
+    await larder.stock("a")
+    await larder.products.adjust([Line("a", 1)], Reason.OTHER, asking=Asking(request_id="r-1", actor="somebody"))
+    found = await rows(settings, "SELECT request_id, actor, idempotency_key FROM stock_movements WHERE version = 2")
+    assert found == [("r-1", "somebody", None)]
+
+
+async def test_lines_of_one_product_share_its_version_and_are_checked_as_their_sum(larder: Instance) -> None:
+    """12 are taken of 10, with 3 given back in the same request: that is enough; one more is not, and nothing is done."""
+    await larder.stock("a", "b")
+    lines = [Line("a", -12), Line("b", -1), Line("a", 3)]
+    done = await larder.products.adjust(lines, Reason.SALE, "order-1")
+    assert [(w.row.id, w.row.version, w.row.stock) for w in done if isinstance(w.row, Product)] == [("a", 2, 1), ("b", 2, 9)]
+    assert _short(await _ledger(larder, "a"))[:2] == [(2, 2, 3, 1, "sale"), (2, 0, -12, 1, "sale")]
+    with pytest.raises(InsufficientStock) as refusal:
+        await larder.products.adjust([Line("b", -1), Line("a", -9), Line("b", -9), Line("a", 7)], Reason.SALE)
+    [a, b] = refusal.value.shortages
+    assert (a.product_id, a.available, a.requested, a.version) == ("b", 9, 10, 2)
+    assert (b.product_id, b.available, b.requested, b.version) == ("a", 1, 2, 2)
+    assert len(await _ledger(larder, "b")) == 2
+
+
+async def test_sums_are_exact_at_the_limit(larder: Instance) -> None:
+    """The largest stock can be reached through sums far above it, and not exceeded by one."""
+    await larder.stock("a")
+    lines = [Line("a", MAX_INTEGER)] * 2 + [Line("a", -MAX_INTEGER), Line("a", -10)]
+    assert [w.row.stock for w in await larder.products.adjust(lines, Reason.CORRECTION) if isinstance(w.row, Product)] == [
+        MAX_INTEGER
+    ]
+    with pytest.raises(StockLimit):
+        await larder.products.adjust([Line("a", 1)], Reason.RECEIPT)
+
+
+async def test_a_hundred_takers_of_ten_units_take_ten(larder: Instance, other: Instance, settings: Settings) -> None:
+    """On two instances at once: ten succeed, each refusal names the stock there was, and the ledger has ten sales."""
+    await larder.stock("a")
+    takers = [_take((larder, other)[number % 2], "a") for number in range(100)]
+    results = await asyncio.gather(*takers, return_exceptions=True)
+    taken = [result for result in results if not isinstance(result, BaseException)]
+    refused = [result for result in results if isinstance(result, InsufficientStock)]
+    assert (len(taken), len(refused)) == (10, 90)
+    assert {shortage.available for refusal in refused for shortage in refusal.shortages} == {0}
+    assert sorted(w.row.stock for w in taken if isinstance(w.row, Product)) == list(range(10))
+    assert [m.stock_after for m in await _ledger(larder, "a")][:10] == list(range(10))
+    assert await deviations(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE products SET stock = stock - 4 WHERE id = 'a'", [(2, 0, -4, 6, "other", "sql")]),
+        ("UPDATE products SET stock = 3, version = 9 WHERE id = 'a'", [(9, 0, -7, 3, "other", "sql")]),
+        ("UPDATE products SET name = 'Cup' WHERE id = 'a'", []),
+        ("DELETE FROM products WHERE id = 'a'", [(2, 0, -10, 0, "deletion", "sql")]),
+        ("INSERT INTO products (id, name, price_cents, stock) VALUES ('b', 'Cup', 1, 3)", []),
+        ("TRUNCATE products", [(2, 0, -10, 0, "deletion", "sql")]),
+    ],
+)
+async def test_stock_that_sql_changed_by_hand_is_in_the_ledger(
+    larder: Instance, settings: Settings, statement: LiteralString, expected: list[tuple[object, ...]]
+) -> None:
+    """A trigger records what no service did, and the sums stay right; the service goes on from there."""
+    await larder.stock("a")
+    async with by_hand(settings) as connection:
+        await connection.execute(statement)
+    newer = (await _ledger(larder, "a"))[:-1]
+    assert [(m.version, m.line, m.delta, m.stock_after, m.reason.value, m.reference) for m in newer] == expected
+    await larder.products.upsert([Draft("a", "Mug", 100, 8), Draft("b", "Mug", 100, 8)])
+    stocks = await rows(settings, "SELECT id, stock FROM products ORDER BY id")
+    assert stocks == [("a", 8), ("b", 8)]
+    assert await deviations(settings) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE stock_movements SET delta = 0", "DELETE FROM stock_movements", "TRUNCATE stock_movements"],
+)
+async def test_a_movement_is_never_changed(larder: Instance, settings: Settings, statement: LiteralString) -> None:
+    """Not by hand either: the database refuses, and says how a stock is corrected."""
+    await larder.stock("a")
+    async with by_hand(settings) as connection:
+        with pytest.raises(psycopg.errors.CheckViolation, match="never changed"):
+            await connection.execute(statement)
+    assert len(await _ledger(larder, "a")) == 1
+
+
+async def test_the_ledger_of_an_id_that_never_was_is_missing(larder: Instance) -> None:
+    """And that of a reference that nobody named is empty."""
+    with pytest.raises(ProductsMissing):
+        await larder.products.movements("none", limit=5)
+    assert (await larder.products.movements_by_reference("none", limit=5)).items == []
+
+
+async def test_the_ledger_is_read_page_by_page(larder: Instance) -> None:
+    """Every entry once, newest first, whatever the page's size; lines of one version are told apart."""
+    await larder.stock("a", "b")
+    for _ in range(3):
+        await larder.products.adjust([Line("a", 1), Line("b", 1), Line("a", 1)], Reason.RECEIPT, "r")
+    whole = await larder.products.movements_by_reference("r", limit=50)
+    assert len(whole.items) == 9
+    assert whole.next is None
+    for limit in (1, 2, 4):
+        page = await larder.products.movements_by_reference("r", limit=limit)
+        seen = list(page.items)
+        while page.next:
+            page = await larder.products.movements_by_reference("r", limit=limit, after=page.next)
+            seen += page.items
+        assert seen == list(whole.items)
+    first = await larder.products.movements("a", limit=3)
+    rest = await larder.products.movements("a", limit=50, after=first.next)
+    assert [*first.items, *rest.items] == await _ledger(larder, "a")
+
+
+async def test_creations_of_the_same_ids_at_once_on_two_instances(larder: Instance, other: Instance) -> None:
+    """Each id is created once, the other instance is told that it exists: nobody meets a fault, nobody a deadlock."""
+    async with asyncio.timeout(20):
+        for round_ in range(5):
+            ids = [f"r{round_}-{number}" for number in range(20)]
+            creations = [(i, larder.products.create(Draft(i, "Mug", 1, 1))) for i in ids]
+            creations += [(i, other.products.create(Draft(i, "Mug", 1, 1))) for i in reversed(ids)]
+            results = await asyncio.gather(*(creation for _, creation in creations), return_exceptions=True)
+            failed = [result for result in results if isinstance(result, BaseException)]
+            assert {type(error) for error in failed} == {AlreadyExists}
+            assert len(failed) == 20
+            assert {len(await _ledger(larder, i)) for i in ids} == {1}
+
+
+@pytest.mark.parametrize(("end", "version"), [("COMMIT", None), ("ROLLBACK", 1)])
+async def test_a_creation_that_meets_one_that_is_not_finished(
+    larder: Instance, settings: Settings, end: LiteralString, version: int | None
+) -> None:
+    """It waits, and is then decided on what came of the other: no fault, whoever was first."""
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("INSERT INTO products (id, name, price_cents, stock) VALUES ('a', 'Mug', 1, 1)")
+        creation = asyncio.create_task(larder.products.create(Draft("a", "Cup", 1, 2)))
+        await _locked(settings)
+        await connection.execute(end)
+    if version is None:
+        with pytest.raises(AlreadyExists):
+            await creation
+    else:
+        assert (await creation).row.version == version
+    assert await deviations(settings) == []
+
+
+async def test_batches_that_create_the_same_products_in_opposite_order(larder: Instance, other: Instance) -> None:
+    """The second batch waits for the first and then updates."""
+    forwards = [Draft(f"p{number:03}", "Mug", 1, 1) for number in range(100)]
+    backwards = [Draft(draft.id, "Cup", 1, 2) for draft in reversed(forwards)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(larder.products.upsert(forwards), other.products.upsert(backwards))
+    assert await deviations(larder.settings) == []
+
+
+@pytest.fixture
+async def patient(settings: Settings) -> AsyncIterator[Instance]:
+    """An instance that waits for a lock as long as a scenario lasts."""
+    async with instance(settings.model_copy(update={"database_lock_timeout_ms": 5_000})) as running:
+        yield running
+
+
+@pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
+async def test_rows_are_locked_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
+    """Whatever the order of the lines: who waits for b holds a and not c, so no two requests can wait for each other."""
+    await patient.stock(*"abc")
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
+        request = asyncio.create_task(patient.products.adjust([Line(product_id, 1) for product_id in ids], Reason.OTHER))
+        await _locked(settings)
+        free = await rows(settings, "SELECT id FROM products ORDER BY id FOR UPDATE SKIP LOCKED")
+        await connection.execute("ROLLBACK")
+    assert free == [("c",)]
+    assert [written.row.version for written in await request] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
+async def test_creations_are_recorded_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
+    """There is no row to lock yet: who waits for b's first entry has made a's and not c's."""
+    async with by_hand(settings) as connection, by_hand(settings) as looking:
+        await connection.execute("BEGIN")
+        await connection.execute("INSERT INTO products (id, name, price_cents) VALUES ('b', 'Mug', 1)")
+        request = asyncio.create_task(patient.products.upsert([Draft(product_id, "Cup", 1, 1) for product_id in ids]))
+        await _locked(settings)
+        await looking.execute("SET lock_timeout = '50ms'")
+        made = {}
+        for product_id in "ac":
+            await looking.execute("BEGIN")
+            entry = "INSERT INTO stock_movements VALUES (%s, 1, 0, 0, 0, 'other')"
+            try:
+                await looking.execute(entry, (product_id,))
+                made[product_id] = False
+            except psycopg.errors.LockNotAvailable:
+                made[product_id] = True
+            await looking.execute("ROLLBACK")
+        await connection.execute("ROLLBACK")
+    assert made == {"a": True, "c": False}
+    assert [written.row.version for written in await request] == [1, 1, 1]
+
+
+async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Instance, settings: Settings) -> None:
+    """Sixty requests over the same products, each in another order of lines, on two instances: all are served at once."""
+    ids = [f"p{number}" for number in range(8)]
+    await larder.stock(*ids)
+    forwards = [Line(product_id, 1) for product_id in ids]
+    calls = []
+    for number in range(60):
+        who = (larder, other)[number % 2]
+        turned = forwards[number % 8 :] + forwards[: number % 8]
+        calls.append(who.products.adjust(turned if number % 4 < 2 else turned[::-1], Reason.RECEIPT))
+    async with asyncio.timeout(20):
+        await asyncio.gather(*calls)
+    assert {row for (row,) in await rows(settings, "SELECT stock FROM products")} == {70}
+    assert await deviations(settings) == []
+
+
+def _one_for_each_lane(larder: Instance) -> tuple[str, str]:
+    ids = [f"p{number}" for number in range(50)]
+    first = ids[0]
+    return first, next(i for i in ids if larder.lane_of(i) != larder.lane_of(first))
+
+
+async def test_a_held_row_does_not_hold_up_the_other_lane(larder: Instance, settings: Settings) -> None:
+    """While a row is locked elsewhere, products of other lanes are written; its own request goes on afterwards."""
+    held, free = _one_for_each_lane(larder)
+    await larder.stock(held, free)
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
+        waiting = asyncio.create_task(_take(larder, held))
+        await _locked(settings)
+        for _ in range(5):
+            await _take(larder, free)
+        assert not waiting.done()
+        await connection.execute("ROLLBACK")
+    assert (await waiting).row.version == 2
+
+
+async def _locked(settings: Settings) -> None:
+    """Return once somebody waits for a lock."""
+    async with asyncio.timeout(5):
+        while not await rows(settings, "SELECT FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.005)
+
+
+async def test_of_a_batch_that_cannot_be_done_only_the_guilty_fail(larder: Instance, settings: Settings) -> None:
+    """A joined transaction that runs into a held row is taken apart: its neighbours of the same lane are served."""
+    held, _ = _one_for_each_lane(larder)
+    same_lane = [i for i in (f"q{n}" for n in range(50)) if larder.lane_of(i) == larder.lane_of(held)][:5]
+    await larder.stock(held, *same_lane)
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
+        opener = asyncio.create_task(_take(larder, same_lane[0]))
+        await asyncio.sleep(0)  # it leaves alone; the others form one batch
+        batch = [asyncio.create_task(_take(larder, product_id)) for product_id in (held, *same_lane)]
+        results = await asyncio.gather(opener, *batch, return_exceptions=True)
+        await connection.execute("ROLLBACK")
+    assert [type(result) for result in results] == [Written, DatabaseOverloaded, *[Written] * 5]
+    assert (await _take(larder, held)).row.version == 2
+    assert await deviations(settings) == []
+
+
+async def test_in_a_joined_batch_each_request_is_served_as_if_alone(larder: Instance, settings: Settings) -> None:
+    """Every one has its own version, stock, entry and refusal, in the order of arrival."""
+    await larder.stock("a")
+    units = [4, 100, 3, 2, 5, 1]
+    results = await asyncio.gather(*(_take(larder, "a", number) for number in units), return_exceptions=True)
+    told: list[object] = []
+    for result in results:
+        if isinstance(result, InsufficientStock):
+            told.append((result.shortages[0].available, result.shortages[0].version))
+        elif isinstance(result, Written) and isinstance(result.row, Product):
+            told.append(result.row.stock)
+    assert told == [6, (6, 2), 3, 1, (1, 4), 0]
+    assert [m.delta for m in await _ledger(larder, "a")] == [-1, -2, -3, -4, 10]
+    assert len(await rows(settings, "SELECT DISTINCT created_at FROM stock_movements WHERE reason = 'sale'")) <= 2
+
+
+async def test_a_deleted_and_recreated_product_in_one_batch_is_a_new_one(larder: Instance, settings: Settings) -> None:
+    """Its version and ledger go on, its creation is its own."""
+    await larder.stock("a")
+    [[before]] = await rows(settings, "SELECT created_at FROM products")
+    results = await asyncio.gather(
+        _take(larder, "a"), larder.products.delete("a"), larder.products.create(Draft("a", "Cup", 1, 4))
+    )
+    assert [result.row.version for result in results] == [2, 3, 4]
+    again = results[2].row
+    assert isinstance(again, Product)
+    assert again.created_at > before
+    assert _short(await _ledger(larder, "a"))[:3] == [
+        (4, 0, 4, 4, "opening"),
+        (3, 0, -9, 0, "deletion"),
+        (2, 0, -1, 9, "sale"),
+    ]
+    assert await deviations(settings) == []
+
+
+async def test_a_refused_request_leaves_no_trace(larder: Instance, settings: Settings) -> None:
+    """All lines or none: no movement, no version, for none of the products named."""
+    await larder.stock("a", "b")
+    for lines in ([Line("a", 1), Line("none", 1)], [Line("a", 1), Line("b", -11)], [Line("a", 1), Line("b", MAX_INTEGER)]):
+        with pytest.raises(Refused):
+            await larder.products.adjust(lines, Reason.OTHER)
+    assert await rows(settings, "SELECT id, version, stock FROM products ORDER BY id") == [("a", 1, 10), ("b", 1, 10)]
+    assert len(await rows(settings, "SELECT FROM stock_movements")) == 2
