@@ -1,0 +1,136 @@
+"""Who may know whom: one call down, one value up. Read from the imports, so that a shortcut shows before it hurts."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "app"
+MODULES = sorted(APP.rglob("*.py"))
+
+IO_LIBRARIES = {"redis", "psycopg", "sqlalchemy", "alembic", "fastapi", "starlette", "httpx", "uvicorn", "socket", "ssl"}
+EVERYONE = {"app.main", "app.cli"}
+
+# package: what it must not import. `app.settings` is not listed: it is values.
+RULES = {
+    "app.cache": {
+        "app.products",
+        "app.api",
+        "app.postgres",
+        "app.cli",
+        "app.main",
+        "app.settings",
+        "app.embedded",
+        "app.importer",
+        "sqlalchemy",
+        "psycopg",
+        "fastapi",
+        "starlette",
+        "alembic",
+    },
+    "app.postgres": {"app.api", "app.cache", "app.cli", "app.main", "app.embedded", "app.importer", "redis", "fastapi"},
+    "app.products": {"app.api", "app.cli", "app.main", "app.embedded", "app.importer", "redis", "fastapi", "starlette"},
+    "app.api": {"app.cli", "app.main", "app.embedded", "app.importer", "redis", "sqlalchemy", "psycopg", "alembic"},
+    "app.embedded": {"app.api", "app.cache", "app.cli", "app.main", "app.postgres", "app.products", "app.importer"},
+    "app.importer": {"app.cache", "app.main", "app.postgres", "app.embedded", "redis", "sqlalchemy", "psycopg"},
+    "app.settings": {"app.api", "app.cache", "app.cli", "app.main", "app.postgres", "app.products", "app.embedded"},
+}
+ALGORITHM = ("write_through", "settle", "audit", "joined", "slot", "ports", "config", "errors", "stats")
+PURE = ("app.products.product", "app.products.commands", "app.products.errors", "app.products.payload")
+
+
+def name_of(path: Path) -> str:
+    """A file's name as a module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at whatever depth; of ``from a import b`` both ``a`` and ``a.b``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    """Whether a module is the package or lies in it."""
+    return module == package or module.startswith(package + ".")
+
+
+def broken(path: Path, forbidden: set[str]) -> set[str]:
+    """The imports of a file that lie in what it must not know."""
+    return {name for name in imports(path) if any(within(name, package) for package in forbidden)}
+
+
+def test_imports_are_read(tmp_path: Path) -> None:
+    """The reader sees every form of import, also inside of functions; else the rules below could not fail."""
+    source = tmp_path / "source.py"
+    source.write_text("import redis.asyncio as r\nfrom app import api\ndef f():\n    from sqlalchemy.ext import asyncio\n")
+    assert broken(source, {"redis", "app.api", "sqlalchemy"}) == {
+        "redis.asyncio",
+        "app.api",
+        "sqlalchemy.ext",
+        "sqlalchemy.ext.asyncio",
+    }
+
+
+@pytest.mark.parametrize("package", RULES)
+def test_package_does_not_know(package: str) -> None:
+    """A package imports nothing of what lies above it or beside it."""
+    files = [path for path in MODULES if within(name_of(path), package)]
+    assert files
+    found = {name_of(path): names for path in files if (names := broken(path, RULES[package]))}
+    assert found == {}
+
+
+@pytest.mark.parametrize("module", [*(f"app.cache.{name}" for name in ALGORITHM), *PURE])
+def test_algorithm_does_no_io(module: str) -> None:
+    """The protocol and the rules of the domain run without any library that talks to the world."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    assert broken(path, IO_LIBRARIES) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if within(name_of(path), "app.cache")], ids=name_of)
+def test_algorithm_reaches_no_io_through_others(path: Path) -> None:
+    """What the algorithm imports of its own package is algorithm, too: Redis stays in the adapter."""
+    if path.stem in ALGORITHM:
+        own = {name.split(".")[2] for name in imports(path) if within(name, "app.cache") and name.count(".") >= 2}
+        assert own <= set(ALGORITHM)
+
+
+def test_only_the_composition_root_knows_everyone() -> None:
+    """Nobody but `app.main` and `app.cli` puts the cache's adapter and the catalogue's adapter together."""
+    both = {
+        name_of(path)
+        for path in MODULES
+        if any(within(name, "app.cache.redis_store") for name in imports(path))
+        and any(within(name, "app.products") for name in imports(path))
+    }
+    assert both
+    assert all(any(within(name, root) for root in EVERYONE) for name in both)
+
+
+def test_nobody_imports_the_composition_root() -> None:
+    """`app.main` is imported by the command alone, and what it makes is handed down."""
+    knowing = {name_of(path) for path in MODULES if any(within(name, "app.main") for name in imports(path))}
+    assert all(within(name, "app.cli") for name in knowing)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_happens_at_import(path: Path) -> None:
+    """A module's top level calls no constructor of an engine, client, application, or settings."""
+    made = {"create_async_engine", "ConnectionPool", "FastAPI", "Redis", "Settings", "from_env", "create_app", "Database"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr)]
+    called = {
+        call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+        for node in top
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+    }
+    assert called & made == set()

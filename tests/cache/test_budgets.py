@@ -1,0 +1,128 @@
+"""What reads, writes and audits cost, counted on the wire (G7)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from app.cache.config import CacheConfig
+from app.cache.write_through import Status
+from app.products.commands import Put, count
+from tests.cache.rig import LONG_FENCE, Process, draft, open_process
+from tests.cache.wire import Tap, postgres_proxy, redis_proxy
+
+KEY = "mug"
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A process whose two wires are counted; ``order`` has both servers' commands as they were sent."""
+
+    process: Process
+    redis: Tap
+    postgres: Tap
+    order: list[str]
+
+    def reset(self) -> None:
+        for tap in (self.redis, self.postgres):
+            tap.clear()
+
+
+@pytest.fixture
+def config() -> CacheConfig:
+    return LONG_FENCE
+
+
+@pytest.fixture
+async def metered(redis_url: str, products_url: str, namespace: str, config: CacheConfig) -> AsyncIterator[Metered]:
+    order: list[str] = []
+    redis_tap, postgres_tap = Tap(order), Tap(order)
+    async with (
+        redis_proxy(redis_url, redis_tap) as redis_proxied,
+        postgres_proxy(products_url, postgres_tap) as postgres_proxied,
+        open_process(redis_proxied, postgres_proxied, namespace, config=config) as process,
+    ):
+        await process.trust()
+        await process.write(Put(draft(KEY)))
+        metered = Metered(process, redis_tap, postgres_tap, order)
+        metered.reset()
+        yield metered
+
+
+async def test_hit(metered: Metered) -> None:
+    """A hit costs one Redis round trip with one MGET, and no statement."""
+    assert (await metered.process.cache.read(KEY)).status is Status.HIT
+    assert metered.order == ["MGET", "ECHO", "INFO"]
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 0)
+
+
+async def test_fifty_hits_at_once(metered: Metered) -> None:
+    """Hits that come together share MGETs, and cost no statement."""
+    reads = await asyncio.gather(*(metered.process.cache.read(KEY) for _ in range(50)))
+    assert {read.status for read in reads} == {Status.HIT}
+    assert 1 <= metered.order.count("MGET") <= 3
+    assert metered.postgres.round_trips == 0
+
+
+async def test_read_of_many(metered: Metered) -> None:
+    """Two hundred keys in one request are one round trip."""
+    drafts = [draft(f"p{number}") for number in range(200)]
+    await metered.process.products.upsert(drafts)
+    metered.reset()
+    reads = await metered.process.cache.read_many([item.id for item in drafts])
+    assert {read.status for read in reads} == {Status.HIT}
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 0)
+
+
+async def test_miss(metered: Metered) -> None:
+    """A miss costs a read, a lease, one statement, and a fill; the lease comes before the load."""
+    await metered.process.cache.drop(KEY)
+    metered.reset()
+    assert (await metered.process.cache.read(KEY)).status is Status.STORED
+    assert metered.redis.round_trips == 3
+    assert metered.postgres.round_trips == 1
+    assert [name for name in metered.order if name in ("MGET", "SET", "EVALSHA")] == ["MGET", "SET", "EVALSHA"]
+    statement = next(index for index, text in enumerate(metered.order) if "larder_products_epoch" in text)
+    assert metered.order.index("SET") < statement < metered.order.index("EVALSHA")
+
+
+async def test_write_on_a_filled_slot(metered: Metered) -> None:
+    """A write to a slot known to be filled awaits three round trips of the transaction, then one of Redis, none before."""
+    assert (await metered.process.write(count(KEY, 1))).proven
+    assert metered.order[-3:] == ["EVALSHA", "ECHO", "INFO"]
+    assert metered.redis.round_trips == 1
+    assert metered.postgres.round_trips == 3
+    statements = metered.order[:-3]
+    # Between BEGIN and COMMIT: the locks, the ledger, the row, the read-back.
+    assert (statements[0], statements[-1], len(statements)) == ("BEGIN", "COMMIT", 6)
+
+
+async def test_write_on_an_empty_slot(metered: Metered) -> None:
+    """A write to an empty slot has one Redis round trip before its transaction and one after it, and fills the slot."""
+    await metered.process.cache.drop(KEY)
+    metered.reset()
+    assert (await metered.process.write(count(KEY, 1))).proven
+    assert metered.order[:3] == ["SET", "ECHO", "INFO"]
+    assert metered.order[-3:] == ["EVALSHA", "ECHO", "INFO"]
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (2, 3)
+    metered.reset()
+    assert (await metered.process.cache.read(KEY)).status is Status.HIT
+
+
+async def test_fifty_writes_at_once(metered: Metered) -> None:
+    """Writes that come together share transactions and publishes."""
+    await asyncio.gather(*(metered.process.products.count(KEY, stock) for stock in range(50)))
+    assert (await metered.process.cache.read(KEY)).state.version == 51
+    assert metered.order.count("COMMIT") <= 3
+    assert metered.order.count("EVALSHA") <= 3
+
+
+async def test_audit_of_nothing(metered: Metered) -> None:
+    """An audit that finds no change costs a few statements and two Redis round trips."""
+    await metered.process.trust()
+    metered.reset()
+    await metered.process.trust()
+    assert metered.redis.round_trips <= 3
+    assert metered.postgres.round_trips <= 5
+    assert len([text for text in metered.order if " " in text or text in ("BEGIN", "COMMIT")]) <= 8

@@ -1,0 +1,81 @@
+"""The answer to COMMIT is lost: a proxy cuts the connection there (G2)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.products.commands import Change, Put
+from app.products.errors import OutcomeUnknown
+from tests.cache.conftest import Slots
+from tests.cache.rig import Process, draft, open_process
+from tests.cache.wire import Cut, Tap, postgres_proxy
+
+KEY = "mug"
+
+
+@pytest.fixture
+async def tap(products_url: str) -> AsyncIterator[tuple[Tap, str]]:
+    """A proxy to PostgreSQL, and its URL."""
+    tap = Tap()
+    async with postgres_proxy(products_url, tap) as url:
+        yield tap, url
+
+
+@pytest.fixture
+async def cutting(redis_url: str, tap: tuple[Tap, str], namespace: str) -> AsyncIterator[Process]:
+    """A process whose connection to PostgreSQL leads through the proxy."""
+    async with open_process(redis_url, tap[1], namespace) as process:
+        await process.source.standing()  # connects: a new connection has a COMMIT of its own, which is not the one to cut
+        yield process
+
+
+@pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
+async def test_cut_at_commit_with_a_filled_slot(
+    process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
+) -> None:
+    """The caller hears that the outcome is unknown, the slot is as it was, and the next audit brings what happened."""
+    await process.write(Put(draft(KEY)))
+    before = await slots.get(KEY)
+    tap[0].cut = cut
+    with pytest.raises(OutcomeUnknown):
+        await cutting.products.count(KEY, 7)
+    assert before
+    assert await slots.get(KEY) == before
+    assert "publish" not in cutting.store.calls.count()
+    happened = cut == "when its answer comes"
+    await process.trust()
+    assert await process.version(KEY) == (2 if happened else 1)
+    # The connection that was cut takes nothing with it.
+    assert (await cutting.products.count(KEY, 8)).row.version == (3 if happened else 2)
+
+
+@pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
+async def test_cut_at_commit_with_an_empty_slot(
+    process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
+) -> None:
+    """The lease that was taken for the write is given back, and whoever reads next finds what happened."""
+    await process.write(Put(draft(KEY)))
+    await process.cache.drop(KEY)
+    tap[0].cut = cut
+    with pytest.raises(OutcomeUnknown):
+        await cutting.products.count(KEY, 7)
+    assert await slots.get(KEY) is None
+    assert cutting.store.calls.count()["lease"] == 1
+    assert "publish" not in cutting.store.calls.count()
+    assert await process.version(KEY) == (2 if cut == "when its answer comes" else 1)
+
+
+async def test_whole_batch_hears_that_its_outcome_is_unknown(process: Process, cutting: Process, tap: tuple[Tap, str]) -> None:
+    """Requests that share a transaction share its fate, and no one of them is tried again behind its caller's back."""
+    ids = [f"p{number}" for number in range(5)]
+    await cutting.products.create(draft("first"))
+    tap[0].clear()
+    tap[0].cut = "when its answer comes"
+    answers = await asyncio.gather(*(cutting.products.create(draft(name)) for name in ids), return_exceptions=True)
+    cut = [answer for answer in answers if isinstance(answer, OutcomeUnknown)]
+    assert len(cut) >= 1
+    assert [await process.version(name) for name in ids] == [1] * 5
+    # A lane that was not cut answered as ever; nobody's transaction ran twice.
+    assert tap[0].seen.count("COMMIT") <= 4
+    assert {answer.change for answer in answers if not isinstance(answer, BaseException)} <= {Change.CREATED}

@@ -1,0 +1,167 @@
+"""Joining on its own: batches, their order, their errors, and those who leave."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from app.cache.errors import Overloaded
+from app.cache.joined import Joined
+from tests.cache.rig import Gate
+
+
+class Carrier:
+    """Carries batches as a test tells it; doubles numbers."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gates: list[Gate] = []
+        self.error: Exception | None = None
+
+    def hold(self) -> Gate:
+        gate = Gate()
+        self.gates.append(gate)
+        return gate
+
+    async def send(self, batch: Sequence[int]) -> Sequence[int | Exception]:
+        self.batches.append(list(batch))
+        if self.gates:
+            await self.gates.pop(0).enter()
+        if self.error is not None:
+            raise self.error
+        return [ValueError(f"{item} is odd luck") if item == 13 else 2 * item for item in batch]
+
+
+@pytest.fixture
+def carrier() -> Carrier:
+    return Carrier()
+
+
+def lane(carrier: Carrier, *, batch_weight: int = 100, queue_limit: int = 100) -> Joined[int, int]:
+    return Joined(carrier.send, batch_weight=batch_weight, queue_limit=queue_limit)
+
+
+async def test_idle_lane(carrier: Carrier) -> None:
+    """A request on an idle lane goes at once, alone."""
+    joined = lane(carrier)
+    assert await joined.submit(1) == 2
+    assert carrier.batches == [[1]]
+
+
+async def test_requests_meanwhile(carrier: Carrier) -> None:
+    """Those who come while a batch is under way form the next one, in their order, and get each their own result."""
+    joined, gate = lane(carrier), carrier.hold()
+    first = joined.submit(0)
+    await gate.arrival()
+    rest = [joined.submit(number) for number in range(1, 8)]
+    assert joined.waiting == 7
+    gate.open()
+    assert await asyncio.gather(first, *rest) == [2 * number for number in range(8)]
+    assert carrier.batches == [[0], list(range(1, 8))]
+
+
+async def test_batch_weight(carrier: Carrier) -> None:
+    """A batch ends before it grows too heavy; what weighs more than a whole batch travels alone."""
+    joined: Joined[int, int] = Joined(carrier.send, weigh=lambda item: item, batch_weight=10, queue_limit=100)
+    gate = carrier.hold()
+    futures = [joined.submit(1)]
+    await gate.arrival()
+    futures += [joined.submit(weight) for weight in (4, 6, 5, 50, 5, 5)]
+    gate.open()
+    await asyncio.gather(*futures)
+    assert carrier.batches == [[1], [4, 6], [5], [50], [5, 5]]
+
+
+async def test_error_of_the_batch(carrier: Carrier) -> None:
+    """What the carrier raises reaches everybody in the batch, and the lane goes on with the next one."""
+    joined = lane(carrier)
+    carrier.error = RuntimeError("down")
+    answers = await asyncio.gather(*(joined.submit(number) for number in range(3)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["down"] * 3
+    carrier.error = None
+    assert await joined.submit(4) == 8
+
+
+async def test_error_of_one(carrier: Carrier) -> None:
+    """A result that is an exception reaches the one whose result it is."""
+    joined = lane(carrier)
+    answers = await asyncio.gather(*(joined.submit(number) for number in (12, 13, 14)), return_exceptions=True)
+    assert [answers[0], answers[2]] == [24, 28]
+    assert isinstance(answers[1], ValueError)
+
+
+async def test_cancelled_while_waiting(carrier: Carrier) -> None:
+    """A request that left before its batch did is not carried."""
+    joined, gate = lane(carrier), carrier.hold()
+    first = joined.submit(0)
+    await gate.arrival()
+    leaver, stayer = joined.submit(1), joined.submit(2)
+    leaver.cancel()
+    gate.open()
+    assert await first == 0
+    assert await stayer == 4
+    assert carrier.batches == [[0], [2]]
+
+
+async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
+    """A batch of which nobody is left is not sent, and the lane is idle afterwards, not stuck."""
+    joined, gate = lane(carrier), carrier.hold()
+    first = joined.submit(0)
+    await gate.arrival()
+    for future in [joined.submit(number) for number in range(1, 4)]:
+        future.cancel()
+    gate.open()
+    await first
+    await joined.aclose()
+    assert carrier.batches == [[0]]
+    assert await joined.submit(5) == 10
+
+
+async def test_cancelled_under_way(carrier: Carrier) -> None:
+    """A request that leaves while its batch is under way leaves the batch alone."""
+    joined, gate = lane(carrier), carrier.hold()
+    leaver, stayer = joined.submit(1), joined.submit(2)
+    await gate.arrival()
+    leaver.cancel()
+    gate.open()
+    assert await stayer == 4
+
+
+async def test_queue_limit(carrier: Carrier) -> None:
+    """G6: beyond the limit a request is refused at once; those who wait already are carried."""
+    joined, gate = lane(carrier, queue_limit=3), carrier.hold()
+    first = joined.submit(0)
+    await gate.arrival()
+    waiting = [joined.submit(number) for number in (1, 2, 3)]
+    with pytest.raises(Overloaded):
+        joined.submit(4)
+    gate.open()
+    assert await asyncio.gather(first, *waiting) == [0, 2, 4, 6]
+    assert await joined.submit(4) == 8
+
+
+async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
+    """No lost wake-up: a request made by whoever a batch woke is carried, at whatever step of the lane's end it comes."""
+    joined = lane(carrier)
+    for steps in range(12):
+
+        async def follow(steps: int = steps) -> int:
+            await joined.submit(1)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            return await joined.submit(2)
+
+        async with asyncio.timeout(5):
+            assert list(await asyncio.gather(follow(), follow())) == [4, 4]
+
+
+async def test_close_finishes_what_was_accepted(carrier: Carrier) -> None:
+    """Closing waits for the batch under way and for those behind it."""
+    joined, gate = lane(carrier), carrier.hold()
+    first = joined.submit(0)
+    await gate.arrival()
+    second = joined.submit(1)
+    closing = asyncio.create_task(joined.aclose())
+    gate.open()
+    await closing
+    assert (first.result(), second.result()) == (0, 2)
