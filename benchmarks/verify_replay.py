@@ -11,7 +11,7 @@ deltas of a product must add up to its stock, never below zero on the way; and e
 is the ledger's stock at the version it names, and what the invoice takes of the product exceeds it.
 
 Exit status: 0 all agrees; 1 something differs (listed); 2 cannot be checked.
-"""  # noqa: INP001  # a script, not a package
+"""  # a script, not a package
 
 import argparse
 import asyncio
