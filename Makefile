@@ -75,5 +75,5 @@ lock: ## renew the lock files from pyproject.toml
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
 
 clean: ## remove .venv and every cache; the data in .larder/ stays
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist
+	@rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist
 	@find app alembic tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

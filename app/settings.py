@@ -55,7 +55,7 @@ class Settings(BaseModel):
     queue_limit: Count = Field(10_000, description="most requests that wait for one lane before 503 `overloaded`")
     warm_keys: Count = Field(10_000, description="keys whose filled slot a process remembers, to save writers the lease")
 
-    audit_interval_ms: Milliseconds = Field(500, description="pause between two audits, for the whole fleet")
+    audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")
     fence_ttl_ms: Milliseconds = Field(2_000, description="how long one audit's proof lets the cache be trusted")
     fence_ttl_max_ms: Milliseconds = Field(

@@ -86,7 +86,7 @@ class Audit:
             StoreUnavailable, SourceUnavailable: the cycle ended where it was; nothing was proven.
         """
         began = self._clock()
-        claim_ms = int(self._config.audit_interval_ms * CLAIM_SHARE)
+        claim_ms = max(1, int(self._config.audit_interval_ms * CLAIM_SHARE))
         async with self._open_store() as store:
             begun = await store.begin(claim_ms)
             if begun is None:

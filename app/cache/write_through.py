@@ -191,13 +191,18 @@ class WriteThrough:
             transact: commits, and returns the last state of every row that it changed or that its callers were answered
                 about, read back before COMMIT. Whatever it raises reaches the caller, and nothing is published.
         """
-        tokens = await self._lease([key for key in keys if key not in self._warm])
+        leased = await self._lease([key for key in keys if key not in self._warm])
+        tokens = leased or {}
         try:
             states = await transact()
         except BaseException:
             await self._release(tokens)
             raise
         committed_at = self._clock()
+        if leased is None:
+            # The store did not answer just now: asking again would cost a second deadline, and settling is always right.
+            self._stats.publish_failures += 1
+            return Acknowledgement(proven=False, committed_at=committed_at)
         published = await self._publish([Publication(state, tokens.pop(state.key, "")) for state in states])
         if tokens:
             await self._release(tokens)
@@ -217,7 +222,10 @@ class WriteThrough:
     # ------------------------------------------------------ inside of a read
 
     def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        return slot.decode(raw, key, epoch) if raw is not None and epoch else None
+        state = slot.decode(raw, key, epoch) if raw is not None and epoch else None
+        if state is not None and key not in self._warm:
+            self._remember(key)
+        return state
 
     def _merge(self, found: Sequence[State | None], loaded: Sequence[_Loaded], *, proven: bool) -> list[Read]:
         if proven:
@@ -278,7 +286,7 @@ class WriteThrough:
         keys = list(dict.fromkeys(load.key for load in batch))
         # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
         # deletes it, so this load cannot fill the slot with the past.
-        tokens = await self._lease(list(dict.fromkeys(load.key for load in batch if load.vacant)))
+        tokens = await self._lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
             states = await self._source.load(keys)
@@ -313,18 +321,24 @@ class WriteThrough:
         self._stats.publishes[outcome] += 1
         self._warm.pop(key, None)
         if outcome in (Outcome.STORED, Outcome.KEPT):
-            self._warm[key] = None
-            if len(self._warm) > self._config.warm_keys:
-                del self._warm[next(iter(self._warm))]
+            self._remember(key)
+
+    def _remember(self, key: str) -> None:
+        self._warm[key] = None
+        if len(self._warm) > self._config.warm_keys:
+            del self._warm[next(iter(self._warm))]
 
     # ------------------------------------- the store, whose failures never fail a request
 
-    async def _lease(self, keys: Sequence[str]) -> dict[str, str]:
+    async def _lease(self, keys: Sequence[str]) -> dict[str, str] | None:
+        """The tokens of leases taken; ``None`` when the store did not answer."""
         if not keys:
             return {}
         try:
             return await self._leases.submit(keys)
-        except (StoreUnavailable, Overloaded):
+        except StoreUnavailable:
+            return None
+        except Overloaded:
             return {}
 
     async def _publish(self, publications: Sequence[Publication]) -> Published | None:

@@ -127,6 +127,7 @@ class Database:
             f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC"
         )
         self._url = url
+        self._opening: dict[int, asyncio.TimerHandle] = {}
         self._engine: AsyncEngine = create_async_engine(
             DIALECT,
             async_creator=self._connect,
@@ -147,6 +148,7 @@ class Database:
             DatabaseOverloaded: none became free in time.
         """
         held, driver = await self._acquire()
+        pool = self._engine.pool
         try:
             yield Session(driver, self._deadline_s)
         except BaseException as error:
@@ -155,7 +157,9 @@ class Database:
                 # The others in the pool are of the same server: begin afresh instead of failing once for each.
                 await self._engine.dispose()
             raise
-        if driver.closed or driver.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        # A connection of a pool that was given up meanwhile has no pool to go back to.
+        abandoned = pool is not self._engine.pool
+        if abandoned or driver.closed or driver.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             await self._discard(held, driver)
         else:
             await held.close()
@@ -179,8 +183,20 @@ class Database:
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
         connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=self._options)
-        await connection.execute(_DURABLE)
+        # Also over what the pool asks a new connection before it hands it out: a server may hang after the login, too.
+        timer = asyncio.get_running_loop().call_later(self._connect_timeout_ms / 1000, _sever, connection)
+        self._opening[id(connection)] = timer
+        try:
+            await connection.execute(_DURABLE)
+        except BaseException:
+            self._opened(connection)
+            await connection.close()
+            raise
         return connection
+
+    def _opened(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if timer := self._opening.pop(id(connection), None):
+            timer.cancel()
 
     async def _acquire(self) -> tuple[AsyncConnection, psycopg.AsyncConnection[TupleRow]]:
         held = self._engine.connect()
@@ -200,6 +216,7 @@ class Database:
         driver = raw.driver_connection
         if not isinstance(driver, psycopg.AsyncConnection):
             raise DatabaseUnavailable("the pool lost its connection")
+        self._opened(driver)
         return held, driver
 
     async def _discard(self, held: AsyncConnection, driver: psycopg.AsyncConnection[TupleRow]) -> None:

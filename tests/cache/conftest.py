@@ -2,15 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
-import pytest_asyncio
 import redis.asyncio
 
 from app.cache.redis_store import Names
 from tests.cache.rig import Process, open_process
-from tests.conftest import SessionPostgres
-from tests.servers.databases import create_database, drop_database, know_history, new_name
 
 
 class Slots:
@@ -50,38 +46,16 @@ async def slots(redis_url: str, namespace: str) -> AsyncIterator[Slots]:
     await slots.client.aclose()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def schedules_database(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
-    """One database for all schedules: cloning one for each would take longer than the schedules do."""
-    name = new_name()
-    yield await create_database(postgres.url, name, template=migrated_template)
-    await drop_database(postgres.url, name)
-
-
 @pytest.fixture
-async def products_url(schedules_database: str, namespace: str) -> str:
-    """The URL of a migrated database whose products are gone, and with them the epoch that earlier tests cached in."""
-    async with await psycopg.AsyncConnection.connect(schedules_database, autocommit=True) as connection:
-        # The ledger first, which takes a superuser's hand: what it knows of would stay as tombstones.
-        await connection.execute("ALTER TABLE stock_movements DISABLE TRIGGER zz_larder_fixed_truncate")
-        await connection.execute("TRUNCATE stock_movements")
-        await connection.execute("ALTER TABLE stock_movements ENABLE ALWAYS TRIGGER zz_larder_fixed_truncate")
-        await connection.execute("TRUNCATE products")
-    await know_history(schedules_database, namespace)
-    await know_history(schedules_database, namespace)
-    return schedules_database
-
-
-@pytest.fixture
-async def process(redis_url: str, products_url: str, namespace: str) -> AsyncIterator[Process]:
+async def process(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Process]:
     """A process whose cache is proven current for the whole test."""
-    async with open_process(redis_url, products_url, namespace) as process:
+    async with open_process(redis_url, database_url, namespace) as process:
         await process.trust()
         yield process
 
 
 @pytest.fixture
-async def other(redis_url: str, products_url: str, namespace: str) -> AsyncIterator[Process]:
+async def other(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Process]:
     """A second process of the same fleet; `process` proves the cache current for it, too."""
-    async with open_process(redis_url, products_url, namespace) as other:
+    async with open_process(redis_url, database_url, namespace) as other:
         yield other

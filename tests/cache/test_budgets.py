@@ -35,12 +35,12 @@ def config() -> CacheConfig:
 
 
 @pytest.fixture
-async def metered(redis_url: str, products_url: str, namespace: str, config: CacheConfig) -> AsyncIterator[Metered]:
+async def metered(redis_url: str, database_url: str, namespace: str, config: CacheConfig) -> AsyncIterator[Metered]:
     order: list[str] = []
     redis_tap, postgres_tap = Tap(order), Tap(order)
     async with (
         redis_proxy(redis_url, redis_tap) as redis_proxied,
-        postgres_proxy(products_url, postgres_tap) as postgres_proxied,
+        postgres_proxy(database_url, postgres_tap) as postgres_proxied,
         open_process(redis_proxied, postgres_proxied, namespace, config=config) as process,
     ):
         await process.trust()

@@ -15,10 +15,10 @@ KEY = "mug"
 
 
 @pytest.fixture
-async def tap(products_url: str) -> AsyncIterator[tuple[Tap, str]]:
+async def tap(database_url: str) -> AsyncIterator[tuple[Tap, str]]:
     """A proxy to PostgreSQL, and its URL."""
     tap = Tap()
-    async with postgres_proxy(products_url, tap) as url:
+    async with postgres_proxy(database_url, tap) as url:
         yield tap, url
 
 

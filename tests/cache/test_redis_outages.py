@@ -18,10 +18,10 @@ KEYS = [f"p{number}" for number in range(8)]
 
 
 @pytest.fixture
-async def served(private_redis: RedisServer, products_url: str, namespace: str) -> AsyncIterator[Process]:
+async def served(private_redis: RedisServer, database_url: str, namespace: str) -> AsyncIterator[Process]:
     """A process with audits in its background, and products that it serves as hits."""
     async with open_process(
-        private_redis.url, products_url, namespace, config=SHORT_FENCE, redis_timeout_ms=DEADLINE_MS, audited=True
+        private_redis.url, database_url, namespace, config=SHORT_FENCE, redis_timeout_ms=DEADLINE_MS, audited=True
     ) as process:
         for key in KEYS:
             await process.products.create(draft(key))
@@ -134,12 +134,12 @@ async def test_single_prober(unanswering: "Unanswering") -> None:
         await link.close()
 
 
-async def test_reply_too_late(private_redis: RedisServer, products_url: str, namespace: str) -> None:
+async def test_reply_too_late(private_redis: RedisServer, database_url: str, namespace: str) -> None:
     """A connection with an unanswered command is closed; its late answer reaches nobody, and its publish does no harm."""
     tap = Tap()
     async with (
         redis_proxy(private_redis.url, tap) as url,
-        open_process(url, products_url, namespace, redis_timeout_ms=DEADLINE_MS) as process,
+        open_process(url, database_url, namespace, redis_timeout_ms=DEADLINE_MS) as process,
     ):
         await process.trust()
         await process.products.create(draft("mug"))

@@ -132,10 +132,12 @@ async def test_publish_fails(mug: Process, *, after: bool) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
 async def test_lease_fails(mug: Process, *, after: bool) -> None:
-    """A writer without a lease writes all the same, and its publish is as definite as any."""
+    """A writer whose lease got no answer writes all the same, and settles: asking the store again could cost a second deadline."""
     await mug.cache.drop(KEY)
     mug.store.calls.fail("lease", LOST, after=after)
-    assert (await mug.write(count(KEY, 1))).proven
+    published = len(mug.store.publications)
+    assert not (await mug.write(count(KEY, 1))).proven
+    assert len(mug.store.publications) == published
     assert await mug.version(KEY) == 2
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -51,7 +51,9 @@ def postgres_target(server: PostgresServer) -> Target:
 class Instance:
     """One service process and its two proxies."""
 
-    def __init__(self, number: int, directory: Path, port: int, postgres: Proxy, redis_proxy: Proxy) -> None:
+    def __init__(
+        self, number: int, directory: Path, port: int, postgres: Proxy, redis_proxy: Proxy, *, program: "Program"
+    ) -> None:
         self.number = number
         self.endpoint = Endpoint(port)
         self.postgres = postgres
@@ -59,24 +61,29 @@ class Instance:
         self.log = directory / f"instance-{number}.log"
         self.writing = 0
         """Writes under way, as the clients count them."""
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def redis_url(self) -> str:
+        """Redis, through this instance's proxy."""
+        return f"redis://{HOST}:{self.redis.port}/0"
+
+    def database_url(self, database: str) -> str:
+        """A database, through this instance's proxy."""
+        return f"postgresql://postgres@{HOST}:{self.postgres.port}/{database}?sslmode=disable"
 
     def spawn(self, database: str) -> None:
         """Start the process; it is not ready yet."""
+        command, settings = self._program(self, database)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-        environment |= SETTINGS | {
-            "LARDER_HOST": HOST,
-            "LARDER_PORT": str(self.endpoint.port),
-            "LARDER_DATABASE_URL": f"postgresql://postgres@{HOST}:{self.postgres.port}/{database}?sslmode=disable",
-            "LARDER_REDIS_URL": f"redis://{HOST}:{self.redis.port}/0",
-        }
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                _COMMAND,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env=environment | dict(settings),
                 cwd=ROOT,
                 start_new_session=True,
             )
@@ -143,6 +150,20 @@ class Instance:
             await asyncio.sleep(_POLL_S / 4)
 
 
+Program = Callable[[Instance, str], tuple[Sequence[str], Mapping[str, str]]]
+"""Gives the command and the environment of an instance on a database; what it starts answers ``GET /readyz``."""
+
+
+def larder(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Run Larder itself: a ``Program``."""
+    return _COMMAND, SETTINGS | {
+        "LARDER_HOST": HOST,
+        "LARDER_PORT": str(instance.endpoint.port),
+        "LARDER_DATABASE_URL": instance.database_url(database),
+        "LARDER_REDIS_URL": instance.redis_url,
+    }
+
+
 class Cluster:
     """Everything, running; made by ``start_cluster``."""
 
@@ -193,7 +214,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def start_cluster(directory: Path, chance: Random, *, instances: int = 3) -> AsyncIterator[Cluster]:
+async def start_cluster(
+    directory: Path, chance: Random, *, instances: int = 3, program: Program = larder
+) -> AsyncIterator[Cluster]:
     """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
     async with AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=_NO_DISK)
@@ -209,7 +232,7 @@ async def start_cluster(directory: Path, chance: Random, *, instances: int = 3) 
             for proxy in proxies:
                 await proxy.open()
                 opened.push_async_callback(proxy.aclose)
-            instance = Instance(number, directory, _free_port(chance), *proxies)
+            instance = Instance(number, directory, _free_port(chance), *proxies, program=program)
             cluster.instances.append(instance)
             opened.callback(instance.endpoint.close)
             opened.push_async_callback(instance.terminate)

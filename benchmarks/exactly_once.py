@@ -1,0 +1,131 @@
+"""A replay of sales while everything is killed: is each invoice done exactly once, to the unit?
+
+    python -m benchmarks.exactly_once SALES.csv.gz [--kills 20] [--rate 60] [--repeat 3]
+
+Private servers; the service is killed with SIGKILL two seconds after each time it was ready, Redis is stopped for five seconds
+and PostgreSQL restarted once meanwhile, and the replay's clients retry. Then every stock and every movement is compared
+with the file by ``benchmarks/verify_replay.py``. Exit status 0 only if all agree and the kills were done.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from app.embedded import PostgresServer, RedisServer, ServerDirectory, start_postgres, start_redis
+
+LARDER = str(Path(sys.executable).with_name("larder"))
+VERIFIER = str(Path(__file__).with_name("verify_replay.py"))
+LIFE_S = 2.0
+"""From ready to SIGKILL."""
+REDIS_PAUSE_S = 5.0
+
+
+class Service:
+    """The service, started again whenever it was killed."""
+
+    def __init__(self, environment: dict[str, str], url: str) -> None:
+        self._environment = environment
+        self._url = url
+        self._process: asyncio.subprocess.Process | None = None
+        self.kills = 0
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            LARDER, "serve", "--migrate", env=self._environment, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        async with httpx.AsyncClient(base_url=self._url, timeout=1.0) as client, asyncio.timeout(60):
+            while True:
+                try:
+                    if (await client.get("/readyz")).status_code == httpx.codes.OK:
+                        return
+                except httpx.HTTPError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    async def stop(self, number: signal.Signals) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            await self._process.wait()
+
+    async def die(self, times: int, redis: RedisServer, postgres: PostgresServer) -> None:
+        """Kill it again and again; on the way, stop Redis for a while and restart PostgreSQL."""
+        for number in range(times):
+            await asyncio.sleep(LIFE_S)
+            if number == times // 3:
+                redis.pause()
+                await asyncio.sleep(REDIS_PAUSE_S)
+                redis.resume()
+            if number == 2 * times // 3:
+                await postgres.restart()
+            await self.stop(signal.SIGKILL)
+            self.kills += 1
+            await self.start()
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Do it; the exit status."""
+    with tempfile.TemporaryDirectory() as folder, ServerDirectory(Path(folder) / "servers") as servers:
+        postgres = await start_postgres(servers.path / "postgres")
+        redis = await start_redis(servers.path / "redis")
+        try:
+            return await _measure(arguments, Path(folder), postgres, redis)
+        finally:
+            await postgres.stop()
+            await redis.stop()
+
+
+async def _measure(arguments: argparse.Namespace, folder: Path, postgres: PostgresServer, redis: RedisServer) -> int:
+    url = f"http://127.0.0.1:{arguments.port}"
+    given = {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "PORT": str(arguments.port)}
+    service = Service(os.environ | {f"LARDER_{name}": value for name, value in given.items()}, url)
+    catalogue, refused = str(folder / "catalogue.csv"), str(folder / "refused.jsonl")
+    await service.start()
+    try:
+        stock = str(100_000 * arguments.repeat)
+        await _tell(LARDER, "catalogue", arguments.sales, catalogue, "--stock", stock)
+        await _tell(LARDER, "import", catalogue, "--url", url)
+        killing = asyncio.create_task(service.die(arguments.kills, redis, postgres))
+        replayed = await _tell(
+            LARDER, "replay", arguments.sales, "--url", url, "--id-map", "sanitize", "--clients", str(arguments.clients),
+            "--rate", str(arguments.rate), "--repeat", str(arguments.repeat), "--retries", "1000", "--refused", refused,
+        )  # fmt: skip
+        in_flight = service.kills
+        await killing
+        print(f"{in_flight} kills while the replay ran, {service.kills} in all; replay's exit status {replayed}")
+        agreed = await _tell(
+            sys.executable, VERIFIER, arguments.sales, catalogue, "--url", url, "--refused", refused,
+            "--repeat", str(arguments.repeat), "--ledger",
+        )  # fmt: skip
+        return 0 if (replayed, agreed) == (0, 0) and in_flight >= arguments.kills else 1
+    finally:
+        await service.stop(signal.SIGTERM)
+
+
+async def _tell(*command: str) -> int:
+    """Run a command with its output shown; the exit status."""
+    return await (await asyncio.create_subprocess_exec(*command)).wait()
+
+
+def main() -> int:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(description="Replay sales while the service, Redis and PostgreSQL are killed.")
+    parser.add_argument("sales")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=60.0, help="requests per second, so that the replay lasts")
+    parser.add_argument("--repeat", type=int, default=4)
+    parser.add_argument("--port", type=int, default=8977)
+    return asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

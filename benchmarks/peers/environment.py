@@ -1,0 +1,48 @@
+"""The peers' own virtual environment: their packages never come near Larder's."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from tests.outages.cluster import ROOT, Instance, Program
+
+_DIRECTORY = ROOT / ".venv-bench"
+_REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
+_PYTHON = _DIRECTORY / "bin" / "python"
+_STAMP = _DIRECTORY / ".set-up"
+
+
+def set_up() -> None:
+    """Make it from the hashed requirements, unless it is there and of the same requirements.
+
+    Raises:
+        subprocess.CalledProcessError: ``venv`` or ``pip`` failed, and said why.
+    """
+    wanted = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()
+    if _STAMP.is_file() and _STAMP.read_text() == wanted:
+        return
+    shutil.rmtree(_DIRECTORY, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(_DIRECTORY))
+    # So that neither git nor the linter ever looks into it.
+    (_DIRECTORY / ".gitignore").write_text("*\n")
+    pip = (str(_PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-qq")
+    _run(*pip, "--require-hashes", "--only-binary", ":all:", "--requirement", str(_REQUIREMENTS))
+    _STAMP.write_text(wanted)
+
+
+def peer(module: str) -> Program:
+    """Give the program that serves ``benchmarks.peers.{module}``."""
+
+    def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        options = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+        port = ("--port", str(instance.endpoint.port))
+        command = (str(_PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", *port, *options)
+        return command, {"PEER_DATABASE_URL": instance.database_url(database), "PEER_REDIS_URL": instance.redis_url}
+
+    return program
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
