@@ -132,7 +132,7 @@ async def test_publish_fails(mug: Process, *, after: bool) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
 async def test_lease_fails(mug: Process, *, after: bool) -> None:
-    """A writer whose lease got no answer writes all the same, and settles: asking the store again could cost a second deadline."""
+    """A writer whose lease got no answer writes all the same, and settles: asking again could cost a second deadline."""
     await mug.cache.drop(KEY)
     mug.store.calls.fail("lease", LOST, after=after)
     published = len(mug.store.publications)
