@@ -1,0 +1,44 @@
+"""Each contract runs on the in-memory fake and on the real server: what the simulation stands on is what production does."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
+from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+
+
+@pytest.fixture(params=["memory", "redis"])
+def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
+    """Redis's URL and a namespace, and nothing for the fake, which starts no server."""
+    if request.param == "memory":
+        return None
+    return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
+
+
+@pytest.fixture
+async def stored(redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
+    """A store: the fake, or Redis."""
+    if redis_at is None:
+        yield MemoryBench()
+        return
+    async with open_redis_bench(*redis_at) as bench:
+        yield bench
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def postgres_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
+    """PostgreSQL's URL and a namespace, and nothing for the fake."""
+    if request.param == "memory":
+        return None
+    return request.getfixturevalue("database_url"), request.getfixturevalue("namespace")
+
+
+@pytest.fixture
+async def truth(postgres_at: tuple[str, str] | None) -> AsyncIterator[SourceBench]:
+    """A source: the fake, or PostgreSQL."""
+    if postgres_at is None:
+        yield MemoryDatabase()
+        return
+    async with open_postgres_bench(*postgres_at) as bench:
+        yield bench

@@ -1,0 +1,154 @@
+"""What the source's contract needs beside the ports: hands that change rows, and the audit row."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from app.cache.ports import AuditSource, Source
+from app.postgres.database import Database
+from app.products.audit_source import ProductAuditSources
+from app.products.source import ProductSource
+from tests.fakes.postgres import AuditRow, MemoryPostgres, Transaction
+from tests.fakes.source import MemorySource, open_audit_source
+from tests.fakes.wire import Direct
+
+
+class SourceBench(Protocol):
+    """A source under test. Nobody ever set a fence in it."""
+
+    source: Source
+
+    def open(self) -> AbstractAsyncContextManager[AuditSource]:
+        """An audit cycle's view of it."""
+
+    async def change(self, *keys: str) -> None:
+        """Create or change rows in one transaction."""
+
+    async def delete(self, key: str) -> None:
+        """Delete a row."""
+
+    def changing(self, key: str) -> AbstractAsyncContextManager[None]:
+        """A transaction that changes a row at once and commits at the end."""
+
+    async def truncate(self) -> None:
+        """Empty the table: another epoch begins."""
+
+    async def remember(self) -> None:
+        """Dump the audit row."""
+
+    async def put_back(self) -> None:
+        """Restore the audit row as it was when remembered."""
+
+    async def forget(self) -> None:
+        """Lose the audit row."""
+
+
+class MemoryDatabase:
+    """The fake."""
+
+    def __init__(self) -> None:
+        self._postgres = MemoryPostgres(time.monotonic)
+        self._postgres.know_history()
+        self._dump = AuditRow()
+        self._changes = 0
+        self.source: Source = MemorySource(self._postgres, Direct())
+
+    def open(self) -> AbstractAsyncContextManager[AuditSource]:
+        return open_audit_source(self._postgres, Direct())
+
+    async def change(self, *keys: str) -> None:
+        transaction = self._postgres.begin("hand")
+        for key in keys:
+            self._change(transaction, key)
+        self._postgres.commit(transaction)
+
+    async def delete(self, key: str) -> None:
+        transaction = self._postgres.begin("hand")
+        self._postgres.change(transaction, key, lambda _: None)
+        self._postgres.commit(transaction)
+
+    @asynccontextmanager
+    async def changing(self, key: str) -> AsyncIterator[None]:
+        transaction = self._postgres.begin("hand")
+        self._change(transaction, key)
+        yield
+        self._postgres.commit(transaction)
+
+    async def truncate(self) -> None:
+        assert self._postgres.truncate()
+
+    async def remember(self) -> None:
+        self._dump = replace(self._postgres.audit)
+
+    async def put_back(self) -> None:
+        self._postgres.audit = replace(self._dump)
+
+    async def forget(self) -> None:
+        self._postgres.audit = AuditRow()
+
+    def _change(self, transaction: Transaction, key: str) -> None:
+        self._changes += 1
+        content = f"change {self._changes}"
+        self._postgres.change(transaction, key, lambda _: content)
+
+
+class PostgresDatabase:
+    """PostgreSQL itself."""
+
+    def __init__(
+        self,
+        hand: psycopg.AsyncConnection[TupleRow],
+        namespace: str,
+        source: Source,
+        open_source: Callable[[], AbstractAsyncContextManager[AuditSource]],
+    ) -> None:
+        self._hand = hand
+        self._namespace = namespace
+        self.source = source
+        self.open = open_source
+
+    async def change(self, *keys: str) -> None:
+        async with self._hand.transaction():
+            for key in keys:
+                await self._hand.execute(
+                    "INSERT INTO products (id, name, price_cents) VALUES (%s, 'Mug', 0) ON CONFLICT (id)"
+                    " DO UPDATE SET price_cents = products.price_cents + 1, deleted_at = NULL",
+                    (key,),
+                )
+
+    async def delete(self, key: str) -> None:
+        await self._hand.execute("DELETE FROM products WHERE id = %s", (key,))
+
+    @asynccontextmanager
+    async def changing(self, key: str) -> AsyncIterator[None]:
+        async with self._hand.transaction():
+            await self.change(key)
+            yield
+
+    async def truncate(self) -> None:
+        await self._hand.execute("TRUNCATE products")
+
+    async def remember(self) -> None:
+        await self._hand.execute("CREATE TEMP TABLE dump AS SELECT * FROM cache_audits")
+
+    async def put_back(self) -> None:
+        await self.forget()
+        await self._hand.execute("INSERT INTO cache_audits SELECT * FROM dump")
+
+    async def forget(self) -> None:
+        await self._hand.execute("DELETE FROM cache_audits WHERE namespace = %s", (self._namespace,))
+
+
+@asynccontextmanager
+async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[PostgresDatabase]:
+    """Open PostgreSQL for the contract."""
+    database = Database(url, connections=3)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
+        source, audits = ProductSource(database, namespace), ProductAuditSources(database, namespace)
+        yield PostgresDatabase(hand, namespace, source, audits.open)
+    await database.close()

@@ -1,0 +1,149 @@
+"""What the store's contract needs beside the ports: a look into the slots, and a hand that meddles with them."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import redis.asyncio
+
+from app.cache.ports import AuditStore, Store, Watermark
+from app.cache.redis_store import Lives, Names, RedisAuditStores, RedisOptions, RedisStore
+from tests.fakes import redis as fake
+from tests.fakes.store import MemoryStore, open_audit_store
+from tests.fakes.wire import Direct
+
+SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S = 100, 20, 5
+
+
+class StoreBench(Protocol):
+    """A store under test."""
+
+    store: Store
+
+    def open(self) -> AbstractAsyncContextManager[AuditStore]:
+        """An audit cycle's view of it."""
+
+    async def raw(self, key: str) -> bytes | None:
+        """What a slot holds."""
+
+    async def life_s(self, key: str) -> float:
+        """How long a slot will live."""
+
+    async def put(self, key: str, raw: bytes) -> None:
+        """Put something into a slot."""
+
+    async def watermark(self) -> Watermark | None:
+        """The watermark."""
+
+    async def put_watermark(self, watermark: Watermark | None) -> None:
+        """Set or remove the watermark."""
+
+    async def fence(self) -> tuple[str, str, float] | None:
+        """Server, epoch and remaining life of the fence in seconds."""
+
+    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
+        """Set the fence."""
+
+
+class MemoryBench:
+    """The fake."""
+
+    def __init__(self) -> None:
+        self._server = fake.RedisServer("red", time.monotonic)
+        lives = fake.Lives(SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S)
+        self.store: Store = MemoryStore(lambda: self._server, Direct(), random.Random(1), lives)
+
+    def open(self) -> AbstractAsyncContextManager[AuditStore]:
+        return open_audit_store(lambda: self._server, Direct())
+
+    async def raw(self, key: str) -> bytes | None:
+        return self._server.raw(key)
+
+    async def life_s(self, key: str) -> float:
+        return self._server.data.slots[key][1] - self._server.now()
+
+    async def put(self, key: str, raw: bytes) -> None:
+        self._server.data.slots[key] = (raw, self._server.now() + SLOT_TTL_S)
+
+    async def watermark(self) -> Watermark | None:
+        return self._server.data.watermark
+
+    async def put_watermark(self, watermark: Watermark | None) -> None:
+        self._server.data.watermark = watermark
+
+    async def fence(self) -> tuple[str, str, float] | None:
+        fence = self._server.data.fence
+        now = self._server.now()
+        return (fence.server, fence.epoch, fence.expires_at - now) if fence and fence.expires_at > now else None
+
+    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
+        self._server.data.fence = fake.Fence(server, epoch, self._server.now() + life_s)
+
+
+class RedisBench:
+    """Redis itself."""
+
+    def __init__(
+        self, url: str, namespace: str, store: Store, open_store: Callable[[], AbstractAsyncContextManager[AuditStore]]
+    ) -> None:
+        self.store = store
+        self.open = open_store
+        self.names = Names(namespace)
+        self.client = redis.asyncio.Redis.from_url(url)
+
+    async def raw(self, key: str) -> bytes | None:
+        found = await self.client.get(self.names.prefix + key)
+        assert found is None or isinstance(found, bytes)
+        return found
+
+    async def life_s(self, key: str) -> float:
+        left_ms = await self.client.pttl(self.names.prefix + key)
+        assert left_ms >= 0, "nothing that expires"
+        return float(left_ms) / 1_000
+
+    async def put(self, key: str, raw: bytes) -> None:
+        await self.client.set(self.names.prefix + key, raw, ex=SLOT_TTL_S)
+
+    async def watermark(self) -> Watermark | None:
+        found = await self.client.get(self.names.watermark)
+        assert await self.client.ttl(self.names.watermark) in (-1, -2), "a watermark never expires"
+        if found is None:
+            return None
+        assert isinstance(found, bytes)
+        epoch, _, xid = found.decode().partition(":")
+        return Watermark(epoch, int(xid))
+
+    async def put_watermark(self, watermark: Watermark | None) -> None:
+        if watermark is None:
+            await self.client.delete(self.names.watermark)
+        else:
+            await self.client.set(self.names.watermark, f"{watermark.epoch}:{watermark.xid:020d}")
+
+    async def fence(self) -> tuple[str, str, float] | None:
+        found, left_ms = await self.client.get(self.names.fence), await self.client.pttl(self.names.fence)
+        assert left_ms != -1, "a fence always expires"
+        if found is None or left_ms < 0:
+            return None
+        assert isinstance(found, bytes)
+        server, _, epoch = found.decode().rpartition("|")
+        return server, epoch, left_ms / 1_000
+
+    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
+        await self.client.set(self.names.fence, f"{server}|{epoch}", px=int(life_s * 1_000))
+
+
+@asynccontextmanager
+async def open_redis_bench(url: str, namespace: str) -> AsyncIterator[RedisBench]:
+    """Open Redis for the contract."""
+    options = RedisOptions(url, timeout_ms=5_000, connect_timeout_ms=5_000)
+    lives = Lives(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
+    store, audits = RedisStore(options, namespace, lives), RedisAuditStores(options, namespace)
+    await store.start()
+    await audits.start()
+    bench = RedisBench(url, namespace, store, audits.open)
+    yield bench
+    await bench.client.aclose()
+    await audits.close()
+    await store.close()

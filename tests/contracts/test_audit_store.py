@@ -1,0 +1,198 @@
+"""The contract of ``AuditStore``: claim, repairs, and when watermark and fence may be set."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from app.cache import slot
+from app.cache.ports import Absent, AuditStore, Begun, Repairs, Value, Watermark
+from tests.contracts.stores import StoreBench, open_redis_bench
+
+EPOCH, OTHER_EPOCH = "00000000000000aa", "00000000000000bb"
+SEEN = Watermark(EPOCH, 700)
+
+
+async def begin(audit: AuditStore, claim_ms: int = 1) -> Begun:
+    """Claim the next interval, waiting for the last claim to lapse."""
+    async with asyncio.timeout(5):
+        while (begun := await audit.begin(claim_ms)) is None:
+            await asyncio.sleep(0)
+    return begun
+
+
+async def test_begin(stored: StoreBench) -> None:
+    """One cycle has the interval's claim; it learns the watermark and the store's clock, which goes on."""
+    async with stored.open() as audit:
+        first = await begin(audit)
+        assert first.watermark is None
+        await stored.put_watermark(SEEN)
+        second = await begin(audit)
+        assert (second.watermark, second.server) == (SEEN, first.server)
+        assert first.time_ms <= second.time_ms <= first.time_ms + 10_000
+        await begin(audit, 60_000)
+        assert await audit.begin(60_000) is None
+
+
+async def test_verify(stored: StoreBench) -> None:
+    """What is older than its row, of another epoch, or leased, is deleted and counted; the rest stays."""
+    held = {
+        "older": slot.encode(Value("older", EPOCH, 9, b"{}")),
+        "buried": slot.encode(Absent("buried", EPOCH, 1)),
+        "same": slot.encode(Value("same", EPOCH, 10, b"{}")),
+        "newer": slot.encode(Absent("newer", EPOCH, 11)),
+        "other": slot.encode(Value("other", OTHER_EPOCH, 99, b"{}")),
+        "leased": b"L0123456789abcdef",
+        "unasked": slot.encode(Value("unasked", OTHER_EPOCH, 1, b"{}")),
+    }
+    for key, raw in held.items():
+        await stored.put(key, raw)
+    rows = [(key, 10) for key in ("older", "buried", "same", "newer", "other", "leased", "empty")]
+    async with stored.open() as audit:
+        assert await audit.verify(EPOCH, rows) == Repairs(checked=7, older=2, other_epoch=1, leases=1)
+        assert await audit.verify(EPOCH, rows) == Repairs(checked=7)
+    assert [key for key in held if await stored.raw(key) is not None] == ["same", "newer", "unasked"]
+
+
+async def test_purge(stored: StoreBench) -> None:
+    """Every slot goes, of however many pages, and the claim is held meanwhile; watermark and fence are not slots."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert await audit.trust(begun, SEEN, 60_000)
+        for number in range(2_500):
+            await stored.put(f"key-{number}", b"anything")
+        assert await audit.purge(60_000) == 2_500
+        assert await audit.begin(60_000) is None
+    assert await stored.raw("key-7") is None
+    assert await stored.watermark() == SEEN
+    assert await stored.fence() is not None
+
+
+async def test_purge_in_a_namespace_with_pattern_characters(redis_url: str, namespace: str) -> None:
+    """A namespace is a name, never a pattern: the slots of those that it would match stay."""
+    async with (
+        open_redis_bench(redis_url, f"{namespace}[ab]*?\\") as odd,
+        open_redis_bench(redis_url, f"{namespace}aX?\\") as matched,
+        open_redis_bench(redis_url, f"{namespace}[ab]*?\\more") as longer,
+    ):
+        for bench in (odd, matched, longer):
+            await bench.put("mug", b"anything")
+        async with odd.open() as audit:
+            assert await audit.purge(60_000) == 1
+        assert await odd.raw("mug") is None
+        assert await matched.raw("mug") == await longer.raw("mug") == b"anything"
+
+
+async def test_trust(stored: StoreBench) -> None:
+    """Watermark and fence are set; the fence names the server that readers are connected to."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert await audit.trust(begun, SEEN, 60_000)
+    assert await stored.watermark() == SEEN
+    fence = await stored.fence()
+    assert fence is not None
+    assert fence[:2] == (begun.server, EPOCH)
+    assert 50 < fence[2] <= 60
+    assert (await stored.store.read(["mug"])).epoch == EPOCH
+
+
+@pytest.mark.parametrize(
+    ("seen", "found", "proven", "left"),
+    [
+        (None, None, SEEN, SEEN),
+        (SEEN, SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
+        (SEEN, SEEN, Watermark(OTHER_EPOCH, 3), Watermark(OTHER_EPOCH, 3)),
+        (SEEN, Watermark(EPOCH, 750), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
+        (SEEN, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
+        (None, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
+        (SEEN, Watermark(EPOCH, 99), Watermark(EPOCH, 1_000), Watermark(EPOCH, 1_000)),
+        (Watermark(OTHER_EPOCH, 5), SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
+    ],
+)
+async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
+    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark, left: Watermark
+) -> None:
+    """The watermark may be as the cycle saw it, or moved on in the same epoch: then the larger one wins."""
+    await stored.put_watermark(found)
+    async with stored.open() as audit:
+        begun = replace(await begin(audit), watermark=seen)
+        assert await audit.trust(begun, proven, 60_000)
+    assert await stored.watermark() == left
+    assert await stored.fence() is not None
+
+
+@pytest.mark.parametrize(
+    ("seen", "found", "proven"),
+    [
+        (SEEN, None, Watermark(EPOCH, 800)),
+        (SEEN, Watermark(OTHER_EPOCH, 800), Watermark(EPOCH, 800)),
+        (None, Watermark(OTHER_EPOCH, 800), SEEN),
+        (SEEN, Watermark(EPOCH, 701), Watermark(OTHER_EPOCH, 1)),
+    ],
+)
+async def test_trust_onto_a_watermark_that_was_lost_or_changed(
+    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark
+) -> None:
+    """Nothing is set: slots that this cycle did not look at may be from before."""
+    await stored.put_watermark(found)
+    async with stored.open() as audit:
+        begun = replace(await begin(audit), watermark=seen)
+        assert not await audit.trust(begun, proven, 60_000)
+    assert await stored.watermark() == found
+    assert await stored.fence() is None
+
+
+async def test_trust_on_a_server_with_other_data(stored: StoreBench) -> None:
+    """A cycle that began on other data sets nothing, though the watermark be the same."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        other = begun.server[:-1] + ("0" if begun.server[-1] != "0" else "1")
+        assert not await audit.trust(replace(begun, server=other), SEEN, 60_000)
+    assert (await stored.watermark(), await stored.fence()) == (None, None)
+
+
+async def test_trust_too_late(stored: StoreBench) -> None:
+    """A cycle that took longer than its fence may live sets nothing."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert not await audit.trust(replace(begun, time_ms=begun.time_ms - 60_000), SEEN, 60_000)
+    assert (await stored.watermark(), await stored.fence()) == (None, None)
+
+
+async def test_trust_counts_from_the_beginning_of_the_cycle(stored: StoreBench) -> None:
+    """The fence's time began with the cycle, before it was announced to the database."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert await audit.trust(replace(begun, time_ms=begun.time_ms - 40_000), SEEN, 60_000)
+    fence = await stored.fence()
+    assert fence is not None
+    assert 10 < fence[2] <= 20
+
+
+async def test_trust_never_shortens(stored: StoreBench) -> None:
+    """A cycle that began earlier, or with a shorter life, may end later: the fence keeps its longer life."""
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert await audit.trust(begun, SEEN, 60_000)
+        assert await audit.trust(begun, Watermark(EPOCH, 800), 20_000)
+        fence = await stored.fence()
+        assert fence is not None
+        assert 50 < fence[2] <= 60
+        assert await audit.trust(begun, SEEN, 90_000)
+    fence = await stored.fence()
+    assert fence is not None
+    assert 80 < fence[2] <= 90
+
+
+async def test_trust_replaces_a_fence_of_another_epoch_or_server(stored: StoreBench) -> None:
+    """Only the very same fence is kept longer: a foreign one gives way, however long it would have lived."""
+    for server, epoch in (("", OTHER_EPOCH), ("elsewhere:00", EPOCH)):
+        await stored.put_watermark(SEEN)
+        async with stored.open() as audit:
+            begun = await begin(audit)
+            await stored.put_fence(server or begun.server, epoch, 90)
+            assert await audit.trust(begun, SEEN, 60_000)
+        fence = await stored.fence()
+        assert fence is not None
+        assert fence[:2] == (begun.server, EPOCH)
+        assert fence[2] <= 60

@@ -1,0 +1,248 @@
+"""The contract of ``Store``: slots, leases, and what a publish does to them."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from app.cache import slot
+from app.cache.ports import Absent, Outcome, Publication, State, Value, Watermark
+from tests.contracts.stores import ABSENT_TTL_S, LEASE_TTL_S, SLOT_TTL_S, StoreBench
+
+EPOCH, OTHER_EPOCH = "00000000000000aa", "00000000000000bb"
+KEY = "mug"
+PROVEN = Watermark(EPOCH, 700)
+
+
+def value(version: int, *, key: str = KEY, epoch: str = EPOCH, payload: bytes = b"{}") -> Value:
+    return Value(key, epoch, version, payload)
+
+
+def absent(version: int, *, epoch: str = EPOCH) -> Absent:
+    return Absent(KEY, epoch, version)
+
+
+async def trust(stored: StoreBench, watermark: Watermark = PROVEN) -> str:
+    """Let an audit set watermark and fence; the server that the fence names."""
+    async with stored.open() as audit:
+        begun = await audit.begin(1)
+        assert begun is not None
+        assert await audit.trust(begun, watermark, 60_000)
+    return begun.server
+
+
+async def publish(stored: StoreBench, state: State, token: str = "") -> Outcome:
+    """Publish one state; its outcome."""
+    [outcome] = (await stored.store.publish([Publication(state, token)])).outcomes
+    return outcome
+
+
+async def lease(stored: StoreBench, key: str = KEY) -> str:
+    """Take a lease; its token."""
+    return (await stored.store.lease([key]))[key]
+
+
+# ---------------------------------------------------------------- R3's table
+
+
+@pytest.mark.parametrize(
+    ("held", "state", "outcome"),
+    [
+        (value(1), value(2), Outcome.STORED),
+        (absent(1), value(2), Outcome.STORED),
+        (value(1), absent(2), Outcome.STORED),
+        (absent(0), value(1), Outcome.STORED),
+        (value(9), value(10), Outcome.STORED),
+        (value(10**18), value(10**18 + 1), Outcome.STORED),
+        (value(2), value(2), Outcome.KEPT),
+        (value(3), value(2), Outcome.KEPT),
+        (value(10), value(9), Outcome.KEPT),
+        (absent(3), value(2), Outcome.KEPT),
+        (value(3), absent(2), Outcome.KEPT),
+        (value(57, epoch=OTHER_EPOCH), value(1), Outcome.STORED),
+        (absent(57, epoch=OTHER_EPOCH), value(1), Outcome.STORED),
+        (value(1, epoch=OTHER_EPOCH), absent(0), Outcome.STORED),
+    ],
+)
+async def test_publish_onto_a_state(stored: StoreBench, held: State, state: State, outcome: Outcome) -> None:
+    """An older state, or one of another epoch whatever its version, gives way; the same or a newer one stays."""
+    await trust(stored)
+    await stored.put(KEY, slot.encode(held))
+    published = await stored.store.publish([Publication(state)])
+    assert (published.outcomes, published.proven) == ((outcome,), True)
+    assert await stored.raw(KEY) == slot.encode(state if outcome is Outcome.STORED else held)
+
+
+async def test_publish_onto_an_empty_slot(stored: StoreBench) -> None:
+    """Nothing is stored: an older publish could be the one arriving. It is proven all the same."""
+    await trust(stored)
+    published = await stored.store.publish([Publication(value(1)), Publication(value(2, key="jug"), "a token of no lease")])
+    assert (published.outcomes, published.proven) == ((Outcome.EMPTY, Outcome.EMPTY), True)
+    assert await stored.raw(KEY) is None
+
+
+async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
+    """Whoever has the lease fills the slot, once: then the versions decide."""
+    await trust(stored)
+    token = await lease(stored)
+    assert await publish(stored, value(5), token) is Outcome.STORED
+    assert await publish(stored, value(4), token) is Outcome.KEPT
+    assert await stored.raw(KEY) == slot.encode(value(5))
+
+
+@pytest.mark.parametrize("token", ["", "ffffffffffffffff", "0"])
+async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str) -> None:
+    """The lease is deleted: its holder may have loaded the past, and fills nothing any more."""
+    await trust(stored)
+    theirs = await lease(stored)
+    assert await publish(stored, value(2), token) is Outcome.LEASE_DELETED
+    assert await stored.raw(KEY) is None
+    assert await publish(stored, value(1), theirs) is Outcome.EMPTY
+
+
+@pytest.mark.parametrize("watermark", [None, Watermark(OTHER_EPOCH, 900)])
+@pytest.mark.parametrize("held", [value(9), value(1), value(9, epoch=OTHER_EPOCH), None])
+async def test_publish_without_a_watermark_of_its_epoch(
+    stored: StoreBench, watermark: Watermark | None, held: State | None
+) -> None:
+    """The slot is deleted, whatever it held and although a fence of the very epoch lives, and nothing is proven."""
+    await trust(stored)
+    await stored.put_watermark(watermark)
+    if held is not None:
+        await stored.put(KEY, slot.encode(held))
+    published = await stored.store.publish([Publication(value(2))])
+    assert (published.outcomes, published.proven) == ((Outcome.UNTRUSTED,), False)
+    assert await stored.raw(KEY) is None
+
+
+async def test_publish_onto_its_own_lease_without_a_watermark(stored: StoreBench) -> None:
+    """Not even a lease fills a slot that no audit would find."""
+    token = await lease(stored)
+    assert await publish(stored, value(1), token) is Outcome.UNTRUSTED
+    assert await stored.raw(KEY) is None
+
+
+async def test_publish_of_several_states(stored: StoreBench) -> None:
+    """Outcomes come in the order of the states; two states of one key are applied one after the other."""
+    await trust(stored)
+    await stored.put("jug", slot.encode(value(3, key="jug")))
+    token = await lease(stored)
+    states = [value(2), value(9, key="cup"), value(1), value(4, key="jug")]
+    published = await stored.store.publish([Publication(state, token if state.key == KEY else "") for state in states])
+    assert published.outcomes == (Outcome.STORED, Outcome.EMPTY, Outcome.KEPT, Outcome.STORED)
+    assert await stored.raw(KEY) == slot.encode(value(2))
+
+
+async def test_publish_of_states_of_two_epochs(stored: StoreBench) -> None:
+    """One state of another epoch takes the proof from its whole batch, and only its own slot."""
+    await trust(stored)
+    await stored.put(KEY, slot.encode(value(1)))
+    published = await stored.store.publish([Publication(value(2)), Publication(value(2, key="jug", epoch=OTHER_EPOCH))])
+    assert (published.outcomes, published.proven) == ((Outcome.STORED, Outcome.UNTRUSTED), False)
+
+
+# ------------------------------------------------------------- proof and trust
+
+
+async def test_publish_and_read_with_no_fence(stored: StoreBench) -> None:
+    """With a watermark alone the table is applied, nothing is proven, and no slot may be trusted."""
+    await stored.put_watermark(PROVEN)
+    await stored.put(KEY, slot.encode(value(1)))
+    published = await stored.store.publish([Publication(value(2))])
+    assert (published.outcomes, published.proven) == ((Outcome.STORED,), False)
+    reading = await stored.store.read([KEY])
+    assert (reading.epoch, list(reading.slots)) == ("", [slot.encode(value(2))])
+
+
+async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBench) -> None:
+    """A fence that came with another server's data proves nothing, and no slot beside it may be trusted."""
+    server = await trust(stored)
+    await stored.put(KEY, slot.encode(value(1)))
+    await stored.put_fence(server[:-1] + ("0" if server[-1] != "0" else "1"), EPOCH, 60)
+    published = await stored.store.publish([Publication(value(2))])
+    assert (published.outcomes, published.proven) == ((Outcome.STORED,), False)
+    assert (await stored.store.read([KEY])).epoch == ""
+
+
+async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None:
+    """Readers who trust the other epoch would not see the state that this publish stores: nothing is proven."""
+    server = await trust(stored)
+    await stored.put_fence(server, OTHER_EPOCH, 60)
+    published = await stored.store.publish([Publication(value(2))])
+    assert (published.outcomes, published.proven) == ((Outcome.EMPTY,), False)
+    assert (await stored.store.read([KEY])).epoch == OTHER_EPOCH
+
+
+async def test_fence_lapses(stored: StoreBench) -> None:
+    """A fence trusts and proves until its time is over, and not a moment longer."""
+    async with stored.open() as audit:
+        begun = await audit.begin(1)
+        assert begun is not None
+        assert await audit.trust(replace(begun, time_ms=begun.time_ms - 59_850), PROVEN, 60_000)
+    async with asyncio.timeout(5):
+        while await stored.fence() is not None:
+            await asyncio.sleep(0.01)
+    assert (await stored.store.read([KEY])).epoch == ""
+    assert not (await stored.store.publish([Publication(value(1))])).proven
+
+
+async def test_read(stored: StoreBench) -> None:
+    """Slots come in the order asked, raw, with the fence's epoch; a key may be asked for twice."""
+    await trust(stored)
+    await stored.put(KEY, b"anything")
+    reading = await stored.store.read(["jug", KEY, KEY])
+    assert (reading.epoch, list(reading.slots)) == (EPOCH, [None, b"anything", b"anything"])
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(range(256)), b"L\n\r\n\0V" * 7, "Größe ½ 🫖".encode(), b"x" * 1_000_000])
+async def test_payload(stored: StoreBench, payload: bytes) -> None:
+    """The payload's bytes come back as they were."""
+    await trust(stored)
+    state = value(1, payload=payload)
+    assert await publish(stored, state, await lease(stored)) is Outcome.STORED
+    [raw] = (await stored.store.read([KEY])).slots
+    assert raw is not None
+    assert slot.decode(raw, KEY, EPOCH) == state
+
+
+# ---------------------------------------------------------------- leases, lives
+
+
+async def test_lease(stored: StoreBench) -> None:
+    """Only an empty slot is leased, each with a token of its own, and only once."""
+    await stored.put("full", slot.encode(value(1, key="full")))
+    first = await stored.store.lease([KEY, "full", "jug"])
+    assert set(first) == {KEY, "jug"}
+    assert first[KEY] != first["jug"]
+    assert await stored.store.lease([KEY, "full", "jug"]) == {}
+    assert await stored.raw(KEY) == slot.LEASE + first[KEY].encode()
+    assert LEASE_TTL_S - 3 < await stored.life_s(KEY) <= LEASE_TTL_S
+
+
+async def test_release(stored: StoreBench) -> None:
+    """An own lease is given back; somebody else's, and what was stored meanwhile, stays."""
+    await trust(stored)
+    tokens = await stored.store.lease([KEY, "jug", "cup"])
+    await publish(stored, value(1, key="jug"), tokens["jug"])
+    await stored.store.release({KEY: tokens[KEY], "jug": tokens["jug"], "cup": "ffffffffffffffff", "never": tokens[KEY]})
+    assert await stored.raw(KEY) is None
+    assert await stored.raw("jug") == slot.encode(value(1, key="jug"))
+    assert await stored.raw("cup") == slot.LEASE + tokens["cup"].encode()
+
+
+async def test_drop(stored: StoreBench) -> None:
+    """One slot is emptied, whatever it holds; an empty one stays empty."""
+    await stored.put(KEY, slot.encode(value(1)))
+    await stored.put("jug", b"anything")
+    await stored.store.drop(KEY)
+    await stored.store.drop(KEY)
+    assert await stored.raw(KEY) is None
+    assert await stored.raw("jug") == b"anything"
+
+
+@pytest.mark.parametrize(("state", "most_s"), [(value(1), SLOT_TTL_S), (absent(7), SLOT_TTL_S), (absent(0), ABSENT_TTL_S)])
+async def test_lives(stored: StoreBench, state: State, most_s: int) -> None:
+    """A state lives for its time, at most a tenth of it less; an id that never was is remembered for a short time."""
+    await trust(stored)
+    assert await publish(stored, state, await lease(stored)) is Outcome.STORED
+    assert 0.9 * most_s - 3 < await stored.life_s(KEY) <= most_s

@@ -1,0 +1,78 @@
+"""The protocol's page names tests for all that it promises, and the tests are there."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROTOCOL = ROOT / "docs" / "PROTOCOL.md"
+TCK = ROOT / "docs" / "TCK.md"
+PROMISES = [*(f"G{number}" for number in range(1, 8)), *(f"R{number}" for number in range(1, 11))]
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+MODEL_LINE = re.compile(r"^- model: (.+)$", re.MULTILINE)
+HOLE = re.compile(r"`(hole-[\w-]+)`")
+
+
+@cache
+def found_in(path: str) -> dict[str, list[str]]:
+    """The parameters of each test function of a file."""
+    if not (ROOT / path).exists():
+        return {}
+    return {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+@cache
+def searches() -> set[str]:
+    """The names of all searches of the model."""
+    names: set[str] = set()
+    for node in ast.parse((ROOT / "model" / "check.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            names |= {key.value for key in node.value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return names
+
+
+def section(title: str) -> str:
+    """What stands under a heading of the third level."""
+    _, found, rest = PROTOCOL.read_text(encoding="utf-8").partition(f"\n### {title}\n")
+    assert found, f"docs/PROTOCOL.md has no section {title}"
+    return re.split(r"\n##+ ", rest, maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("page", [PROTOCOL, TCK], ids=lambda page: page.name)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A test that was renamed or removed takes its line in the page with it."""
+    named = NAMED_TEST.findall(page.read_text(encoding="utf-8"))
+    assert len(named) > 40
+    assert [f"{path}::{name}" for path, name in named if name not in found_in(path)] == []
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_every_guarantee_and_rule_names_its_tests(promise: str) -> None:
+    """A promise without a test is a wish; one without its words on the page is a secret."""
+    assert NAMED_TEST.findall(section(promise))
+    assert f"**{promise} " in PROTOCOL.read_text(encoding="utf-8")
+
+
+def test_every_search_of_the_model_that_is_named_exists() -> None:
+    """Searches are named as `model/check.py` names them."""
+    text = PROTOCOL.read_text(encoding="utf-8")
+    named = [name for line in MODEL_LINE.findall(text) for name in re.findall(r"`([\w-]+)`", line)] + HOLE.findall(text)
+    assert len(named) > 20
+    assert [name for name in named if name not in searches()] == []
+
+
+def test_every_case_of_the_kit_has_its_twins() -> None:
+    """Each test in tests/tck takes the fixture that runs it with a failing cache, too, and stands in the page."""
+    named = set(NAMED_TEST.findall(TCK.read_text(encoding="utf-8")))
+    for file in (ROOT / "tests" / "tck").glob("test_*.py"):
+        path = str(file.relative_to(ROOT))
+        for name, parameters in found_in(path).items():
+            assert "shop" in parameters, f"{path}::{name} has no twins"
+            assert (path, name) in named, f"docs/TCK.md does not say what {path}::{name} is for"

@@ -1,0 +1,348 @@
+"""A PostgreSQL primary in memory, as far as the cache can tell: rows with versions and transaction ids, snapshots, epochs.
+
+Transactions take row locks and commit at one point; a snapshot sees what had committed when it was taken. The server can be
+restarted, truncated, restored from a dump, or replaced by a promoted standby that lags: the last three begin a new epoch,
+and versions, transaction ids and the audit row may go back.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from app.cache.ports import Absent, Announced, Standing, State, Value
+from tests.fakes.wire import Disconnected
+
+
+class Aborted(Exception):
+    """The transaction was rolled back: nothing of it will ever be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row, or the tombstone of one."""
+
+    version: int
+    content: str
+    deleted: bool
+    changed_xid: int
+
+
+@dataclass(slots=True)
+class AuditRow:
+    """The namespace's audit row; times are the database host's clock, in seconds."""
+
+    announced: int = 0
+    completed: int = 0
+    fenced_until: float = float("-inf")
+    other_until: float = float("-inf")
+    server: str = ""
+    epoch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Everything a dump or a standby holds, as of one moment."""
+
+    rows: dict[str, Row]
+    audit: AuditRow
+    next_xid: int
+    marks: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A snapshot: rows as of when it was taken, the oldest transaction it may lack, and the epoch."""
+
+    epoch: str
+    xmin: int
+    rows: dict[str, Row]
+    truncations: int
+
+
+@dataclass(eq=False, slots=True)
+class Transaction:
+    """A transaction in progress, with the rows that it has locked and changed."""
+
+    client: str
+    incarnation: int
+    mark: str = ""
+    """What a retry knows the transaction by, like an idempotency key: committed with it."""
+    xid: int | None = None
+    changed: dict[str, Row] = field(default_factory=dict)
+    over: bool = False
+
+
+Change = Callable[[Row | None], str | None]
+"""From a live row, or ``None``, to its new content, or ``None`` to delete it."""
+
+
+class MemoryPostgres:
+    """The primary.
+
+    Args:
+        now: the host's clock, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.rows: dict[str, Row] = {}
+        self.audit = AuditRow()
+        self.next_xid = 700
+        self.down = False
+        self.incarnation = 1
+        self.truncations = 0
+        self.open: list[Transaction] = []
+        self.snapshots: list[str] = []
+        """Clients that hold a snapshot open, and with it a lock that a truncation has to wait for."""
+        self.ledger: dict[tuple[str, str, int], str | None] = {}
+        """Every state that ever was: content by epoch, key and version; ``None`` for a tombstone."""
+        self.order_of_epoch: dict[str, int] = {}
+        self.marks: set[str] = set()
+        self._waiting: list[tuple[Transaction, str, Change, asyncio.Future[State]]] = []
+        self.epoch = ""
+        self._begin_epoch()
+
+    # What a statement sees
+
+    def state(self, key: str) -> State:
+        """The committed state of a key."""
+        self.answer()
+        return as_state(key, self.epoch, self.rows.get(key))
+
+    def standing(self) -> Standing:
+        """The audit row and the epoch."""
+        self.answer()
+        row = self.audit
+        return Standing(row.announced, row.completed, row.fenced_until - self.now(), row.epoch, self.epoch)
+
+    def take_snapshot(self, client: str) -> Moment:
+        """Begin a ``REPEATABLE READ`` transaction; ``let_go`` ends it."""
+        self.answer()
+        self.snapshots.append(client)
+        running = [transaction.xid for transaction in self.open if transaction.xid is not None]
+        return Moment(self.epoch, min(running, default=self.next_xid), dict(self.rows), self.truncations)
+
+    def let_go(self, client: str) -> None:
+        """End a client's snapshot, if it has one."""
+        if client in self.snapshots:
+            self.snapshots.remove(client)
+
+    def forget(self, client: str) -> None:
+        """Notice that a client is gone for good: roll back what it had open."""
+        for transaction in [transaction for transaction in self.open if transaction.client == client]:
+            self.roll_back(transaction)
+        self.let_go(client)
+
+    def changed_since(self, moment: Moment, xid: int) -> list[tuple[str, int]]:
+        """Keys and versions in a snapshot of rows changed by ``xid`` or a later transaction; a truncated table is empty."""
+        self.answer()
+        if moment.truncations != self.truncations:
+            return []
+        return sorted((key, row.version) for key, row in moment.rows.items() if row.changed_xid >= xid)
+
+    # Audit row
+
+    def announce(self, server: str, ttl_s: float, max_ttl_s: float) -> Announced:
+        """Step 2 of R5, committed at once."""
+        self.answer()
+        row = self.audit
+        if server != row.server:
+            row.other_until = self._other_until(row)
+        row.fenced_until = self._fenced_until(row, ttl_s)
+        if row.epoch != self.epoch:
+            self._assume_worst(row, max_ttl_s)
+        row.announced += 1
+        row.server = server
+        row.epoch = self.epoch
+        self.next_xid += 1
+        return Announced(row.announced, row.other_until - self.now())
+
+    def complete(self, cycle: int, epoch: str) -> None:
+        """Step 6 of R5, committed at once, for a cycle that was announced in this epoch."""
+        self.answer()
+        if self._knows(cycle, epoch):
+            self.audit.completed = max(self.audit.completed, cycle)
+            self.next_xid += 1
+
+    def adopt(self, max_ttl_s: float) -> Standing:
+        """Announce for an epoch that no audit has announced."""
+        self.answer()
+        if self.audit.epoch != self.epoch:
+            self._assume_worst(self.audit, max_ttl_s)
+            self.audit.announced += 1
+            self.audit.epoch = self.epoch
+            self.next_xid += 1
+        return self.standing()
+
+    def know_history(self) -> None:
+        """Begin as a server on which nobody ever set a fence: no audit has to wait for one to lapse."""
+        self.audit.epoch = self.epoch
+
+    def applied(self, mark: str) -> bool:
+        """Whether a transaction with this mark is committed."""
+        return mark in self.marks
+
+    def was_committed(self, state: State) -> bool:
+        """Whether a state was ever visible to anybody, byte for byte."""
+        if state.version == 0:
+            return isinstance(state, Absent)
+        place = state.epoch, state.key, state.version
+        if place not in self.ledger:
+            return False
+        content = self.ledger[place]
+        if isinstance(state, Absent) or content is None:
+            return isinstance(state, Absent) and content is None
+        return state.payload == payload(state.key, state.version, content)
+
+    # Transactions
+
+    def begin(self, client: str, mark: str = "") -> Transaction:
+        """Begin a transaction."""
+        self.answer()
+        transaction = Transaction(client, self.incarnation, mark)
+        self.open.append(transaction)
+        return transaction
+
+    def change(self, transaction: Transaction, key: str, change: Change) -> "State | asyncio.Future[State]":
+        """Lock and change a row, and return it as it will be committed; a future while another transaction has the lock."""
+        self._check(transaction)
+        holder = next((other for other in self.open if other is not transaction and key in other.changed), None)
+        if holder is not None:
+            future: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+            self._waiting.append((transaction, key, change, future))
+            return future
+        if transaction.xid is None:
+            transaction.xid = self.next_xid
+            self.next_xid += 1
+        found = transaction.changed.get(key, self.rows.get(key))
+        live = None if found is None or found.deleted else found
+        content = change(live)
+        if content == (live.content if live else None):
+            return as_state(key, self.epoch, found)
+        row = Row(found.version + 1 if found else 1, content or "", content is None, transaction.xid)
+        transaction.changed[key] = row
+        return as_state(key, self.epoch, row)
+
+    def commit(self, transaction: Transaction) -> None:
+        """Make a transaction's changes visible, all at once."""
+        self._check(transaction)
+        for key, row in transaction.changed.items():
+            self.rows[key] = row
+            self._record(key, row)
+        self.marks.add(transaction.mark)
+        self._end(transaction)
+
+    def roll_back(self, transaction: Transaction) -> None:
+        """Forget a transaction; harmless when it is over."""
+        if not transaction.over:
+            self._end(transaction)
+
+    # What happens to a server
+
+    def restart(self) -> None:
+        """Restart: every session and open transaction is gone."""
+        self.incarnation += 1
+        waiting, self._waiting = self._waiting, []
+        for _, _, _, future in waiting:
+            if not future.done():
+                future.set_exception(Disconnected("the database was restarted"))
+        for transaction in list(self.open):
+            self._end(transaction)
+        self.snapshots.clear()
+
+    def image(self) -> Image:
+        """What a dump or a standby would hold now."""
+        return Image(dict(self.rows), replace(self.audit), self.next_xid, frozenset(self.marks))
+
+    def truncate(self) -> bool:
+        """``TRUNCATE``: waits for no lock, but does nothing and returns False when it would have to."""
+        if self.snapshots or any(transaction.changed for transaction in self.open):
+            return False
+        self.rows = {}
+        self.truncations += 1
+        self._begin_epoch()
+        return True
+
+    def restore(self, image: Image) -> bool:
+        """``pg_restore --clean``: rows and audit row as they were, transaction ids going on."""
+        if not self.truncate():
+            return False
+        self.rows = dict(image.rows)
+        self.audit = replace(image.audit)
+        self.marks = set(image.marks)
+        for key, row in self.rows.items():
+            self._record(key, row)
+        return True
+
+    def promote(self, image: Image) -> None:
+        """Fail over to a standby that had got as far as ``image``."""
+        self.restart()
+        self.rows = dict(image.rows)
+        self.audit = replace(image.audit)
+        self.next_xid = image.next_xid
+        self.marks = set(image.marks)
+        self.truncations += 1
+        self._begin_epoch()
+        for key, row in self.rows.items():
+            self._record(key, row)
+
+    def answer(self) -> None:
+        """Raise ``Disconnected`` while the server is down."""
+        if self.down:
+            raise Disconnected("the database is down")
+
+    def _knows(self, cycle: int, epoch: str) -> bool:
+        return self.audit.epoch == epoch and self.audit.announced >= cycle
+
+    def _fenced_until(self, row: AuditRow, ttl_s: float) -> float:
+        return max(row.fenced_until, self.now() + ttl_s)
+
+    def _other_until(self, row: AuditRow) -> float:
+        return max(row.other_until, row.fenced_until)
+
+    def _assume_worst(self, row: AuditRow, max_ttl_s: float) -> None:
+        worst = self.now() + max_ttl_s
+        row.fenced_until = max(row.fenced_until, worst)
+        row.other_until = max(row.other_until, worst)
+
+    def _check(self, transaction: Transaction) -> None:
+        self.answer()
+        if transaction.over or transaction.incarnation != self.incarnation:
+            raise Aborted("the transaction was rolled back")
+
+    def _end(self, transaction: Transaction) -> None:
+        transaction.over = True
+        self.open.remove(transaction)
+        waiting, self._waiting = self._waiting, []
+        for waiter, key, change, future in waiting:
+            if waiter is transaction or waiter.over or future.done():
+                if not future.done():
+                    future.set_exception(Aborted("the transaction was rolled back"))
+                continue
+            result = self.change(waiter, key, change)
+            if isinstance(result, asyncio.Future):
+                # Still locked by another: the queue entry just made is this waiter's, with its first future.
+                self._waiting[-1] = (waiter, key, change, future)
+            else:
+                future.set_result(result)
+
+    def _begin_epoch(self) -> None:
+        order = len(self.order_of_epoch)
+        self.epoch = hashlib.blake2b(str(order).encode(), digest_size=8).hexdigest()
+        self.order_of_epoch[self.epoch] = order
+
+    def _record(self, key: str, row: Row) -> None:
+        self.ledger[self.epoch, key, row.version] = None if row.deleted else row.content
+
+
+def as_state(key: str, epoch: str, row: Row | None) -> State:
+    """A row as the cache stores it; its payload is a pure function of the row."""
+    if row is None or row.deleted:
+        return Absent(key, epoch, row.version if row else 0)
+    return Value(key, epoch, row.version, payload(key, row.version, row.content))
+
+
+def payload(key: str, version: int, content: str) -> bytes:
+    """The bytes that stand for a row."""
+    return f"{key}@{version}={content}".encode()

@@ -1,0 +1,279 @@
+"""A Redis server in memory: the namespace's slots, fence, watermark and claim, and the scripts that work on them.
+
+A server can be restarted (empty or from a snapshot), demoted and promoted, filled up and stopped. Clients ask for its
+identity when they connect; a restart breaks their connections, a demotion does not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from app.cache import slot
+from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, State, Value, Watermark
+from tests.fakes.wire import Disconnected
+
+
+class RedisError(Exception):
+    """An error reply: ``OOM``, ``READONLY``, ``LOADING``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Which server, in which epoch, may be trusted until when (the server's own clock, seconds)."""
+
+    server: str
+    epoch: str
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Data:
+    """Everything a server stores; a snapshot is a copy of it. Slots have absolute expiries."""
+
+    slots: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    fence: Fence | None = None
+    watermark: Watermark | None = None
+    claimed_until: float = 0.0
+
+    def copy(self) -> "Data":
+        """Return what a snapshot, or a replica that is up to date, holds."""
+        return replace(self, slots=dict(self.slots))
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """Times to live, in seconds, that clients send along; ``absent_s`` is for ids that never were."""
+
+    value_s: float = 3_600.0
+    absent_s: float = 30.0
+    lease_s: float = 3.0
+
+    def of(self, state: State) -> float:
+        """How long a state may stay."""
+        return self.value_s if isinstance(state, Value) or state.version else self.absent_s
+
+
+class RedisServer:
+    """One server process and its memory.
+
+    Args:
+        now: the host's clock, in seconds.
+        stored: is told of each state that is put into a slot.
+    """
+
+    def __init__(self, name: str, now: Callable[[], float], stored: Callable[[State], None] | None = None) -> None:
+        self.name = name
+        self.now = now
+        self.data = Data()
+        self.master = True
+        self.down = False
+        self.full = False
+        self.loading = False
+        self.starts = 1
+        self.histories = 1
+        self._stored = stored
+
+    @property
+    def identity(self) -> str:
+        """Run id and replication id, as a client learns them when it connects.
+
+        Raises:
+            RedisError: the server is no master; a client must not use it.
+        """
+        if not self.master:
+            raise RedisError("not a master")
+        return f"{self.name}.{self.starts}-{self.histories}"
+
+    def restart(self, data: Data) -> None:
+        """Start anew with this memory: a new run id, and every connection broken."""
+        self.starts += 1
+        self.histories += 1
+        self.data = data
+        self.master = True
+        self.full = self.loading = False
+
+    def demote(self, data: Data) -> None:
+        """Follow another master, whose memory this is: the run id and the connections stay."""
+        self.master = False
+        self.data = data
+
+    def promote(self) -> None:
+        """Become a master: a new replication id."""
+        self.master = True
+        self.histories += 1
+
+    # Commands
+
+    def read(self, identity: str, keys: Sequence[str]) -> Reading:
+        """Read fence and slots (``MGET``)."""
+        self._answer()
+        fence = self._live_fence()
+        epoch = fence.epoch if fence is not None and fence.server == identity else ""
+        return Reading(epoch, [self.raw(key) for key in keys])
+
+    def lease(self, key: str, token: str, life_s: float) -> bool:
+        """``SET key token NX PX``."""
+        self._change(grows=True)
+        if self.raw(key) is not None:
+            return False
+        self.data.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
+        return True
+
+    def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
+        """R3's script."""
+        self._change(grows=True)
+        epochs = {publication.state.epoch for publication in publications}
+        watermark, fence = self.data.watermark, self._live_fence()
+        outcomes = tuple(self._publish(publication, lives) for publication in publications)
+        proven = (
+            watermark is not None
+            and epochs == {watermark.epoch}
+            and fence is not None
+            and fence.server == identity
+            and fence.epoch == watermark.epoch
+        )
+        return Published(outcomes, proven)
+
+    def release(self, tokens: dict[str, str]) -> None:
+        """Delete own leases."""
+        self._change()
+        for key, token in tokens.items():
+            if self.raw(key) == slot.LEASE + token.encode():
+                del self.data.slots[key]
+
+    def drop(self, key: str) -> None:
+        """``DEL key``."""
+        self._change()
+        self.data.slots.pop(key, None)
+
+    def begin(self, identity: str, claim_s: float) -> Begun | None:
+        """Claim the interval; tell time, server and watermark."""
+        self._change(grows=True)
+        if self.data.claimed_until > self.now():
+            return None
+        self.data.claimed_until = self.now() + claim_s
+        return Begun(int(self.now() * 1_000), identity, self.data.watermark)
+
+    def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        """Delete every slot that is older than its row, of another epoch, or leased."""
+        self._change()
+        repairs = Repairs(checked=len(rows))
+        for key, version in rows:
+            raw = self.raw(key)
+            repair = Repairs() if raw is None else self._fault(raw, epoch, version)
+            if repair != Repairs():
+                del self.data.slots[key]
+            repairs += repair
+        return repairs
+
+    def purge(self, claim_s: float) -> int:
+        """Delete all slots, and keep the claim."""
+        self._change()
+        count = len(self.data.slots)
+        self.data.slots.clear()
+        self.data.claimed_until = max(self.data.claimed_until, self.now() + claim_s)
+        return count
+
+    def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
+        """Step 5 of R5: set watermark and fence."""
+        self._change(grows=True)
+        if not self._is_still(begun):
+            return False
+        expires_at = self._expiry(begun, ttl_s)
+        found = self.data.watermark
+        if found != begun.watermark and (found is None or found.epoch != proven.epoch):
+            return False
+        if expires_at <= self.now():
+            return False
+        if found is not None and found.epoch == proven.epoch:
+            proven = Watermark(proven.epoch, max(proven.xid, found.xid))
+        self.data.watermark = proven
+        fence = self._live_fence()
+        if fence is not None and (fence.server, fence.epoch) == (begun.server, proven.epoch):
+            expires_at = max(expires_at, fence.expires_at)
+        self.data.fence = Fence(begun.server, proven.epoch, expires_at)
+        return True
+
+    def raw(self, key: str) -> bytes | None:
+        """A slot's bytes, ``None`` when it is empty or its time is over."""
+        found = self.data.slots.get(key)
+        if found is None:
+            return None
+        if found[1] <= self.now():
+            del self.data.slots[key]
+            return None
+        return found[0]
+
+    # The guards, one by one: a mutant of the simulation overrides one of them.
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Disconnected(f"{self.name} is down")
+        if self.loading:
+            raise RedisError("LOADING")
+
+    def _change(self, *, grows: bool = False) -> None:
+        self._answer()
+        if not self.master:
+            raise RedisError("READONLY")
+        if grows and self.full:
+            raise RedisError("OOM")
+
+    def _live_fence(self) -> Fence | None:
+        fence = self.data.fence
+        return fence if fence is not None and fence.expires_at > self.now() else None
+
+    def _is_still(self, begun: Begun) -> bool:
+        return self.identity == begun.server
+
+    def _expiry(self, begun: Begun, ttl_s: float) -> float:
+        return begun.time_ms / 1_000 + ttl_s
+
+    def _publish(self, publication: Publication, lives: Lives) -> Outcome:
+        state = publication.state
+        raw = self.raw(state.key)
+        outcome = self._decide(raw, publication)
+        if outcome is Outcome.STORED:
+            self.data.slots[state.key] = (slot.encode(state), self.now() + lives.of(state))
+            if self._stored is not None:
+                self._stored(state)
+        elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED):
+            self.data.slots.pop(state.key, None)
+        return outcome
+
+    def _decide(self, raw: bytes | None, publication: Publication) -> Outcome:
+        """R3's table."""
+        state = publication.state
+        if not self._trusted(state):
+            return Outcome.UNTRUSTED
+        if raw is None:
+            return self._on_empty()
+        if raw[:1] == slot.LEASE:
+            return Outcome.STORED if self._owns(raw, publication.token) else self._on_foreign_lease()
+        return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
+
+    def _trusted(self, state: State) -> bool:
+        return self.data.watermark is not None and self.data.watermark.epoch == state.epoch
+
+    def _on_empty(self) -> Outcome:
+        return Outcome.EMPTY
+
+    def _owns(self, raw: bytes, token: str) -> bool:
+        return bool(token) and raw == slot.LEASE + token.encode()
+
+    def _on_foreign_lease(self) -> Outcome:
+        return Outcome.LEASE_DELETED
+
+    def _replaces(self, raw: bytes, state: State) -> bool:
+        return slot.epoch_of(raw) != state.epoch or version_of(raw) < state.version
+
+    def _fault(self, raw: bytes, epoch: str, version: int) -> Repairs:
+        if raw[:1] == slot.LEASE:
+            return Repairs(leases=1)
+        if slot.epoch_of(raw) != epoch:
+            return Repairs(other_epoch=1)
+        return Repairs(older=1) if version_of(raw) < version else Repairs()
+
+
+def version_of(raw: bytes) -> int:
+    """The version in a state's bytes."""
+    return int(raw[1 + slot.EPOCH_WIDTH : slot.HEAD_WIDTH])

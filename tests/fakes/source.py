@@ -1,0 +1,180 @@
+"""The source's ports over an in-memory PostgreSQL, and the transactions of writers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from typing import TypeVar
+
+from app.cache.errors import SourceUnavailable
+from app.cache.ports import Announced, Snapshot, Standing, State, Watermark
+from tests.fakes.postgres import Aborted, Change, MemoryPostgres, Moment, Transaction
+from tests.fakes.wire import Disconnected, Wire
+
+Reply = TypeVar("Reply")
+
+
+class CommitUnknown(Exception):
+    """The answer to COMMIT was lost: the transaction happened whole or not at all."""
+
+
+class MemorySource:
+    """The ``Source`` port. ``running`` counts the loads under way for each key; ``crowded`` the keys seen with two (G5)."""
+
+    def __init__(self, postgres: MemoryPostgres, wire: Wire) -> None:
+        self._postgres = postgres
+        self._wire = wire
+        self.running: dict[str, int] = {}
+        self.crowded: list[str] = []
+        self.loads = 0
+
+    async def load(self, keys: Sequence[str]) -> dict[str, State]:
+        """See ``Source.load``."""
+        self.loads += 1
+        for key in keys:
+            self.running[key] = self.running.get(key, 0) + 1
+            if self.running[key] > 1:
+                self.crowded.append(key)
+        try:
+            return await self._ask("load", lambda: {key: self._postgres.state(key) for key in keys})
+        finally:
+            for key in keys:
+                self.running[key] -= 1
+
+    async def standing(self) -> Standing:
+        """See ``Source.standing``."""
+        return await self._ask("standing", self._postgres.standing)
+
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+        """See ``Source.adopt``."""
+        return await self._ask("adopt", lambda: self._postgres.adopt(fence_ttl_max_ms / 1_000))
+
+    async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
+        try:
+            return await self._wire.call(name, question)
+        except Disconnected as error:
+            raise SourceUnavailable(f"{name}: {error}") from error
+
+
+class MemoryAuditSource:
+    """The ``AuditSource`` port: one session, which ends with its server's start or its own first failure."""
+
+    def __init__(self, postgres: MemoryPostgres, wire: Wire) -> None:
+        self._postgres = postgres
+        self._wire = wire
+        self._incarnation = postgres.incarnation
+        self._lost = False
+        self._epoch = ""
+
+    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
+        """See ``AuditSource.announce``."""
+
+        def say() -> tuple[Announced, str]:
+            announced = self._postgres.announce(server, fence_ttl_ms / 1_000, fence_ttl_max_ms / 1_000)
+            return announced, self._postgres.epoch
+
+        announced, self._epoch = await self._ask("announce", say)
+        return announced
+
+    @asynccontextmanager
+    async def snapshot(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Snapshot]:
+        """See ``AuditSource.snapshot``."""
+        try:
+            moment = await self._ask("snapshot", self._take)
+            yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows))
+        finally:
+            self._postgres.let_go(self._wire.client)
+
+    async def complete(self, cycle: int) -> None:
+        """See ``AuditSource.complete``."""
+        await self._ask("complete", lambda: self._postgres.complete(cycle, self._epoch))
+
+    def _in_session(self) -> bool:
+        return self._incarnation == self._postgres.incarnation
+
+    def _take(self) -> Moment:
+        if self._lost:
+            raise Disconnected("the client is gone")
+        return self._postgres.take_snapshot(self._wire.client)
+
+    async def _pages(self, moment: Moment, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
+        if since is None or since.epoch != moment.epoch:
+            return
+        xid = since.xid
+        rows = await self._ask("page", lambda: self._postgres.changed_since(moment, xid))
+        for start in range(0, len(rows), page_rows):
+            yield rows[start : start + page_rows]
+
+    async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
+        def in_session() -> Reply:
+            if not self._in_session():
+                raise Disconnected("the session is gone")
+            return question()
+
+        if self._lost:
+            raise SourceUnavailable(f"{name}: this audit's session is lost")
+        try:
+            return await self._wire.call(name, in_session)
+        except Disconnected as error:
+            self._lost = True
+            raise SourceUnavailable(f"{name}: {error}") from error
+        except BaseException:
+            self._lost = True
+            raise
+
+
+@asynccontextmanager
+async def open_audit_source(postgres: MemoryPostgres, wire: Wire) -> AsyncIterator[MemoryAuditSource]:
+    """Open the source for one audit cycle."""
+    yield MemoryAuditSource(postgres, wire)
+
+
+async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Change], mark: str = "") -> list[State]:
+    """Run a writer's transaction; return the last state of every row named, as read back before COMMIT.
+
+    Raises:
+        SourceUnavailable: it was rolled back.
+        CommitUnknown: it was committed or rolled back.
+    """
+    transaction: Transaction | None = None
+    states: list[State] = []
+    try:
+        transaction = await wire.call("begin", lambda: postgres.begin(wire.client, mark))
+        for key in sorted(changes):
+            state: State = await wire.call("change", _changing(postgres, transaction, key, changes[key]))
+            states.append(state)
+    except (Disconnected, Aborted) as error:
+        _give_up(postgres, transaction)
+        raise SourceUnavailable(f"rolled back: {error}") from error
+    except BaseException:
+        _give_up(postgres, transaction)
+        raise
+    begun = transaction
+    try:
+        await wire.call("commit", lambda: postgres.commit(begun))
+    except Aborted as error:
+        raise SourceUnavailable(f"rolled back: {error}") from error
+    except Disconnected as error:
+        _give_up(postgres, transaction)
+        raise CommitUnknown(str(error)) from error
+    except BaseException:
+        _give_up(postgres, transaction)
+        raise
+    return states
+
+
+def _changing(
+    postgres: MemoryPostgres, transaction: Transaction, key: str, change: Change
+) -> "Callable[[], State | asyncio.Future[State]]":
+    return lambda: postgres.change(transaction, key, change)
+
+
+def _give_up(postgres: MemoryPostgres, transaction: Transaction | None) -> None:
+    """Close the connection: the server rolls back, unless the commit gets there first."""
+    if transaction is not None:
+        # In a context of its own: this happens on the server, whatever becomes of the client.
+        asyncio.get_running_loop().call_later(ROLLBACK_AFTER_S, postgres.roll_back, transaction, context=Context())
+
+
+ROLLBACK_AFTER_S = 1.0
+"""Until a server notices that its client is gone."""

@@ -1,0 +1,135 @@
+"""The store's ports over in-memory Redis servers."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.cache.errors import StoreUnavailable
+from app.cache.ports import Begun, Publication, Published, Reading, Repairs, Watermark
+from tests.fakes.redis import Lives, RedisError, RedisServer
+from tests.fakes.wire import Disconnected, Wire
+
+Reply = TypeVar("Reply")
+Route = Callable[[], RedisServer]
+"""The server that a new connection reaches now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection to one start of one server, whose identity was asked for when it was made."""
+
+    server: RedisServer
+    start: int
+    identity: str
+
+    @classmethod
+    def open(cls, server: RedisServer) -> "Connection":
+        """Connect; runs on the server."""
+        if server.down:
+            raise Disconnected(f"{server.name} refuses connections")
+        return cls(server, server.starts, server.identity)
+
+    def run(self, command: Callable[[RedisServer, str], Reply]) -> Reply:
+        """Run a command, unless the server was started anew or took over other data since."""
+        if self.server.starts != self.start:
+            raise Disconnected(f"{self.server.name} was restarted")
+        reply = command(self.server, self.identity)
+        if self.server.identity != self.identity:
+            raise Disconnected(f"{self.server.name} has taken over other data")
+        return reply
+
+
+class MemoryStore:
+    """The ``Store`` port. Connections are pooled; one that had no definite reply is never used again."""
+
+    def __init__(self, route: Route, wire: Wire, chance: random.Random, lives: Lives | None = None) -> None:
+        self._route = route
+        self._wire = wire
+        self._chance = chance
+        self._lives = lives or Lives()
+        self._free: list[Connection] = []
+
+    async def read(self, keys: Sequence[str]) -> Reading:
+        """See ``Store.read``."""
+        return await self._run("read", lambda server, identity: server.read(identity, keys))
+
+    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        """See ``Store.lease``."""
+        tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
+        return await self._run("lease", lambda server, _: self._take(server, tokens))
+
+    async def publish(self, publications: Sequence[Publication]) -> Published:
+        """See ``Store.publish``."""
+        return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lives))
+
+    async def release(self, tokens: dict[str, str]) -> None:
+        """See ``Store.release``."""
+        await self._run("release", lambda server, _: server.release(tokens))
+
+    async def drop(self, key: str) -> None:
+        """See ``Store.drop``."""
+        await self._run("drop", lambda server, _: server.drop(key))
+
+    def _take(self, server: RedisServer, tokens: dict[str, str]) -> dict[str, str]:
+        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lives.lease_s)}
+
+    async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
+        try:
+            connection = self._free.pop() if self._free else await connect(self._route, self._wire)
+            reply = await self._wire.call(name, lambda: connection.run(command))
+        except (Disconnected, RedisError) as error:
+            raise StoreUnavailable(f"{name}: {error}") from error
+        self._free.append(connection)
+        return reply
+
+
+class MemoryAuditStore:
+    """The ``AuditStore`` port: one connection, which is lost for good by its first failure."""
+
+    def __init__(self, connection: Connection, wire: Wire) -> None:
+        self._connection: Connection | None = connection
+        self._wire = wire
+
+    async def begin(self, claim_ms: int) -> Begun | None:
+        """See ``AuditStore.begin``."""
+        return await self._run("begin", lambda server, identity: server.begin(identity, claim_ms / 1_000))
+
+    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        """See ``AuditStore.verify``."""
+        return await self._run("verify", lambda server, _: server.verify(epoch, rows))
+
+    async def purge(self, claim_ms: int) -> int:
+        """See ``AuditStore.purge``."""
+        return await self._run("purge", lambda server, _: server.purge(claim_ms / 1_000))
+
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        """See ``AuditStore.trust``."""
+        return await self._run("trust", lambda server, _: server.trust(begun, proven, fence_ttl_ms / 1_000))
+
+    async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise StoreUnavailable(f"{name}: this audit's connection is lost")
+        try:
+            reply = await self._wire.call(name, lambda: connection.run(command))
+        except (Disconnected, RedisError) as error:
+            raise StoreUnavailable(f"{name}: {error}") from error
+        self._connection = connection
+        return reply
+
+
+@asynccontextmanager
+async def open_audit_store(route: Route, wire: Wire) -> AsyncIterator[MemoryAuditStore]:
+    """Open the store for one audit cycle."""
+    try:
+        connection = await connect(route, wire)
+    except (Disconnected, RedisError) as error:
+        raise StoreUnavailable(f"connect: {error}") from error
+    yield MemoryAuditStore(connection, wire)
+
+
+async def connect(route: Route, wire: Wire) -> Connection:
+    """Open a connection to wherever new connections go now."""
+    return await wire.call("connect", lambda: Connection.open(route()))

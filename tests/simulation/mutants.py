@@ -1,0 +1,196 @@
+"""Every guard of the cache switched off, one at a time: the schedule, or the seeds, in which that shows.
+
+A mutant swaps one of a history's parts: a script of the store, a statement of the source, a method of a shipped class. The
+shipped code itself is never touched. ``python -m tests.simulation.mutants`` looks for the first seed that catches each.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from app.cache.config import CacheConfig
+from app.cache.ports import State
+from app.cache.write_through import WriteThrough
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.redis import RedisServer
+from tests.simulation import mutant_audit as audit
+from tests.simulation import mutant_cache as cache
+from tests.simulation import mutant_ports as ports
+from tests.simulation import mutant_postgres as postgres
+from tests.simulation import mutant_redis as redis
+from tests.simulation import schedules_audits as audits
+from tests.simulation import schedules_traffic as traffic
+from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.runner import simulate
+from tests.simulation.stage import Schedule
+
+
+def short_patience(config: CacheConfig) -> CacheConfig:
+    """Settling waits for a shorter fence than some instance of the fleet sets."""
+    return replace(config, fence_ttl_max_ms=config.fence_ttl_max_ms // 2, fence_ttl_ms=config.fence_ttl_max_ms)
+
+
+def publish_nothing(states: list[State]) -> list[State]:
+    """A replayed write is answered without publishing or settling."""
+    del states
+    return []
+
+
+UNKNOWN_IS_SUCCESS = "A write whose commit had no answer is acknowledged."
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A guard switched off.
+
+    ``schedule`` catches it; without one, chance does within ``SEEDS``. Where another guard stands before this one,
+    ``behind`` names the mutants that take it away: they alone let nobody through on that schedule, and with this one they do.
+    """
+
+    name: str
+    rule: str
+    drops: str
+    parts: Parts
+    schedule: Schedule | None = None
+    behind: tuple[str, ...] = ()
+
+
+def together(*parts: Parts) -> Parts:
+    """Several guards off at once; of two broken classes of one kind, one that is broken in both ways."""
+    changed: dict[str, Any] = {}
+    for one in parts:
+        for name in (each.name for each in fields(Parts)):
+            value = getattr(one, name)
+            if value is not getattr(SHIPPED, name):
+                changed[name] = type("Both", (value, changed[name]), {}) if name in changed else value
+    return replace(SHIPPED, **changed)
+
+
+def _part(kind: type) -> Parts:
+    """Put a mutant's class where it belongs."""
+    part: Any = kind
+    for base, field in ((RedisServer, "redis"), (MemoryPostgres, "postgres"), (WriteThrough, "cache")):
+        if issubclass(kind, base):
+            return replace(SHIPPED, **{field: part})
+    if issubclass(kind, ports.StoreAround):
+        return replace(SHIPPED, store=part)
+    if issubclass(kind, ports.SourceAround):
+        return replace(SHIPPED, source=part)
+    if issubclass(kind, audit.AuditStoreAround):
+        return replace(SHIPPED, audit_stores=audit.around_stores(kind))
+    return replace(SHIPPED, audit_sources=audit.around_sources(part))
+
+
+def _mutant(rule: str, kind: type, schedule: Schedule | None = None, *, behind: tuple[type, ...] = ()) -> Mutant:
+    drops = (kind.__doc__ or "").strip()
+    return Mutant(kind.__name__, rule, drops, _part(kind), schedule, tuple(each.__name__ for each in behind))
+
+
+def _other(name: str, rule: str, drops: str | Callable[..., object], parts: Parts, schedule: Schedule | None = None) -> Mutant:
+    return Mutant(name, rule, drops if isinstance(drops, str) else (drops.__doc__ or "").strip(), parts, schedule)
+
+
+MUTANTS = [
+    _mutant("R1", redis.ReadsAnyServersFence, traffic.server_restarts_from_a_snapshot),
+    _mutant("R1", redis.FenceForEver, traffic.publish_is_lost),
+    _mutant("R1", cache.TrustsWithoutFence, traffic.publish_is_lost),
+    _mutant("R1", cache.TrustsAnyEpoch, traffic.slot_of_an_epoch_that_ended, behind=(audit.PurgesNothing,)),
+    _mutant("R2", redis.AnyToken, traffic.fill_arrives_on_another_readers_lease),
+    _mutant("R2", ports.LeasesAfterLoad, traffic.lease_waits_for_a_write),
+    _mutant("R2", ports.SendsTokenTwice, traffic.lease_is_repeated),
+    _mutant("R2", ports.UsesDoubtfulToken, traffic.lease_arrives_late),
+    _mutant("R3", redis.StoresAnyVersion, traffic.publishes_arrive_in_the_other_order),
+    _mutant("R3", redis.StoresOnEmpty, traffic.publish_arrives_after_an_eviction),
+    _mutant("R3", redis.KeepsForeignLease, traffic.fill_arrives_after_a_write),
+    _mutant(
+        "R3",
+        redis.IgnoresEpochOfSlot,
+        traffic.publish_onto_a_slot_of_an_epoch_that_ended,
+        behind=(audit.PurgesNothing, cache.TrustsAnyEpoch),
+    ),
+    _mutant("R3", redis.TrustsWithoutWatermark, audits.fill_between_purge_and_snapshot, behind=(audit.PurgesFirst,)),
+    _mutant("R3", redis.ProvesWithoutFence, traffic.writer_meets_the_new_server_first),
+    _mutant("R3", ports.TakesErrorForProof, traffic.publish_is_lost),
+    _mutant("R4", cache.AcknowledgesAtOnce, traffic.publish_is_lost),
+    _mutant("R4", ports.AnyAuditSettles, audits.audit_under_way_during_a_commit),
+    _mutant("R4", ports.IgnoresEpochOfAudit, audits.dump_is_restored_under_a_live_fence),
+    _mutant("R4", ports.AdoptsWithoutTime, audits.dump_is_restored_under_a_live_fence),
+    _other(
+        "ShortPatience", "R4", short_patience, replace(SHIPPED, config=short_patience), traffic.settling_without_the_database
+    ),
+    _mutant("R5", audit.ReconnectsEachTime, audits.cycle_moves_to_another_server),
+    _mutant("R5", audit.ReconnectsSource, audits.session_is_replaced_in_a_promotion, behind=(postgres.AssumesNothing,)),
+    _mutant("R5.2", audit.SnapshotsFirst, audits.commit_between_snapshot_and_announcement),
+    _mutant("R5.2", audit.AnnouncesNothing, traffic.publish_is_lost),
+    _mutant("R5.2", postgres.AnnouncesWithoutGreatest, audits.shorter_fence_is_announced),
+    _mutant("R5.2", postgres.ForgetsOtherServer, audits.audit_meets_the_new_server_first),
+    _mutant("R5.2", postgres.AssumesNothing, audits.dump_is_restored_under_a_live_fence),
+    _mutant("R5.2", postgres.AssumesSameServer, audits.dump_names_the_new_server),
+    _mutant("R5.2", postgres.AssumesShortFence, audits.short_audit_begins_after_a_restore),
+    _mutant("R5.3", postgres.WatermarkAtNextXid, audits.transaction_open_across_an_audit),
+    _mutant("R5.3", postgres.ChangedAfterWatermark, audits.transaction_open_across_an_audit),
+    _mutant("R5.4", redis.AuditKeepsLeases, audits.lease_outlives_the_audit),
+    _mutant("R5.4", redis.AuditKeepsOlder, audits.transaction_open_across_an_audit),
+    _mutant("R5.4", audit.VerifiesNothing, audits.transaction_open_across_an_audit),
+    _mutant("R5.5", redis.RelativeExpiry, audits.audit_sets_its_fence_late),
+    _mutant("R5.5", redis.TrustsAfterTakeover, audits.server_takes_over_old_data),
+    _mutant(
+        "R5.5",
+        redis.TrustsMovedWatermark,
+        audits.server_takes_over_old_data_without_a_watermark,
+        behind=(redis.TrustsAfterTakeover,),
+    ),
+    _mutant("R5.6", audit.CompletesFirst, audits.cycle_is_held_up_before_it_compares),
+    _mutant("R5.6", postgres.CompletesInAnyHistory, audits.dump_is_restored_before_a_cycle_completes),
+    _mutant("R6", audit.PurgesNothing, audits.server_takes_over_old_data_without_a_watermark),
+    _mutant("R6", audit.PurgesFirst, audits.fill_between_purge_and_snapshot, behind=(redis.TrustsWithoutWatermark,)),
+    _mutant("R7", cache.JoinsLoadUnderWay, traffic.load_under_way_during_a_write),
+    _mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write),
+    _other(
+        "ReplayPublishesNothing",
+        "R10",
+        publish_nothing,
+        replace(SHIPPED, unchanged=publish_nothing),
+        traffic.writer_dies_before_its_publish,
+    ),
+    _mutant("Epoch", postgres.SameEpochForEver),
+    _mutant("G5", cache.SendsLoadsApart),
+    _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
+]
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+
+SEEDS = range(1, 121)
+"""Within which chance catches every mutant that has no schedule."""
+
+
+def hunt(mutant: Mutant, seeds: range) -> tuple[int, str] | None:
+    """The first seed whose history shows a violation with this guard off, and the violation; ``None`` if none does."""
+    for seed in seeds:
+        outcome = simulate(seed, mutant.parts)
+        if outcome.bad:
+            return seed, outcome.first()
+    return None
+
+
+def main() -> int:
+    """Hunt by chance for mutants (all, or those named) and print a row for each; 1 if one survived."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="mutants to hunt for; all when left out")
+    parser.add_argument("--seeds", type=int, default=2_000, help="seeds to try for each")
+    parser.add_argument("--start", type=int, default=1, help="the first seed")
+    arguments = parser.parse_args()
+    survived = 0
+    for mutant in MUTANTS:
+        if arguments.names and mutant.name not in arguments.names:
+            continue
+        found = hunt(mutant, range(arguments.start, arguments.start + arguments.seeds))
+        survived += found is None
+        row = f"| {mutant.name} | {mutant.rule} | {found[0] if found else 'survived'} | {found[1] if found else ''} |"
+        print(row, flush=True)  # noqa: T201 - a command's answer is what it prints
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

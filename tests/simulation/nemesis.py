@@ -1,0 +1,232 @@
+"""What goes wrong with servers and processes, by chance. Single commands have their own fates: ``faults``."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from tests.fakes.postgres import Aborted, Row
+from tests.fakes.redis import Data, RedisServer
+from tests.fakes.wire import Disconnected
+from tests.simulation.world import World
+
+Deed = Callable[[], Awaitable[None]]
+
+
+class Nemesis:
+    """Does one bad thing after another until it is stopped, then lets everything heal."""
+
+    def __init__(self, world: World, keys: tuple[str, ...], deeds: tuple[str, ...], pause_s: float) -> None:
+        self._world = world
+        self._keys = keys
+        self._pause_s = pause_s
+        self._deeds: list[tuple[str, Deed]] = [(name, getattr(self, name)) for name in deeds]
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._contents = 0
+
+    @property
+    def _chance(self) -> random.Random:
+        return self._world.chance
+
+    async def run(self) -> None:
+        """Go on for ever."""
+        while self._deeds:
+            await asyncio.sleep(self._chance.random() * 2 * self._pause_s)
+            name, deed = self._chance.choice(self._deeds)
+            self._world.note("NEMESIS", name)
+            self._world.history.counts[name] += 1
+            task = self._world.spawn(self._do(deed))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def heal(self) -> None:
+        """Wait for what is under way, and undo what lasts."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        world = self._world
+        for process in world.processes.values():
+            for wire in process.wires:
+                wire.cut = False
+        for server in world.redis:
+            server.full = server.loading = False
+            if server is not world.master:
+                server.demote(world.master.data.copy())
+        world.master.down = world.postgres.down = False
+        for host in world.routes:
+            world.routes[host] = world.master
+
+    async def _do(self, deed: Deed) -> None:
+        await deed()
+
+    async def _wait(self, most_s: float) -> None:
+        await asyncio.sleep(self._chance.random() * most_s)
+
+    # Redis
+
+    async def evict_slot(self) -> None:
+        """One slot is gone."""
+        self._world.master.data.slots.pop(self._chance.choice(self._keys), None)
+
+    async def evict_fence(self) -> None:
+        """The fence is gone."""
+        self._world.master.data.fence = None
+
+    async def evict_watermark(self) -> None:
+        """The watermark is gone."""
+        self._world.master.data.watermark = None
+
+    async def flush(self) -> None:
+        """``FLUSHALL``."""
+        self._world.master.data = Data()
+
+    async def fill_redis(self) -> None:
+        """No memory left for a while."""
+        server = self._world.master
+        server.full = True
+        await self._wait(2)
+        server.full = False
+
+    async def stop_redis(self) -> None:
+        """Redis is gone for a while, and comes back as it was, empty, or with an old snapshot."""
+        server = self._world.master
+        if server.down:
+            return
+        server.down = True
+        await self._wait(self._chance.choice((0.01, 3)))
+        await self._come_back(server)
+
+    async def restart_redis_from_snapshot(self) -> None:
+        """Redis restarts at once, with an old snapshot."""
+        server = self._world.master
+        if not server.down:
+            await self._come_back(server, self._image())
+
+    async def fail_over(self) -> None:
+        """The other server becomes the master with what it had got; clients move one by one; the old one lives on a while."""
+        world = self._world
+        old = world.master
+        new = world.redis[1 - world.redis.index(old)]
+        if old.down:
+            return
+        image = self._image()
+        if new.down:
+            new.restart(image)
+            new.down = False
+        else:
+            new.data = image
+            new.promote()
+        world.master = new
+        for host in world.routes:
+            world.loop.call_later(self._chance.random() * 1.5, self._reroute, host)
+        await self._wait(self._chance.choice((0.01, 4)))
+        if self._chance.random() < 0.5:
+            old.down = True
+        elif world.master is not old:
+            old.demote(world.master.data.copy())
+
+    async def cut_redis(self) -> None:
+        """One process loses its way to Redis for a while."""
+        await self._cut(0)
+
+    # PostgreSQL
+
+    async def cut_postgres(self) -> None:
+        """One process loses its way to PostgreSQL for a while."""
+        await self._cut(1)
+
+    async def restart_postgres(self) -> None:
+        """PostgreSQL restarts."""
+        postgres = self._world.postgres
+        if postgres.down:
+            return
+        postgres.restart()
+        postgres.down = True
+        await self._wait(self._chance.choice((0.01, 2)))
+        postgres.down = False
+
+    async def truncate(self) -> None:
+        """``TRUNCATE``."""
+        self._world.history.counts["truncated"] += self._world.postgres.truncate()
+
+    async def restore(self) -> None:
+        """``pg_restore --clean`` of an older dump."""
+        images = self._world.postgres_images
+        if images:
+            self._world.history.counts["restored"] += self._world.postgres.restore(self._chance.choice(images))
+
+    async def promote(self) -> None:
+        """A standby that lags takes over."""
+        images = self._world.postgres_images
+        if images:
+            self._world.postgres.promote(images[-1 - int(self._chance.random() ** 3 * len(images))])
+
+    async def write_by_hand(self) -> None:
+        """Hand-written SQL in a transaction that may take long, and may be rolled back."""
+        postgres = self._world.postgres
+        if postgres.down:
+            return
+        self._contents += 1
+        content = None if self._chance.random() < 0.3 else f"by hand {self._contents}"
+        transaction = postgres.begin("psql")
+
+        def change(row: Row | None) -> str | None:
+            del row
+            return content
+
+        try:
+            found = postgres.change(transaction, self._chance.choice(self._keys), change)
+            if isinstance(found, asyncio.Future):
+                async with asyncio.timeout(5):
+                    await found
+            await self._wait(self._chance.choice((0.01, 0.5, 3)))
+            if self._chance.random() < 0.8:
+                postgres.commit(transaction)
+        except (Disconnected, TimeoutError):
+            pass
+        except Aborted as error:
+            self._world.note("psql", repr(error))
+        postgres.roll_back(transaction)
+
+    # Processes
+
+    async def pause_process(self) -> None:
+        """SIGSTOP for a while."""
+        process = self._chance.choice(list(self._world.processes.values()))
+        await process.pause(self._chance.random() * self._chance.choice((0.1, 4)))
+
+    async def kill_process(self) -> None:
+        """SIGKILL; another one starts a little later."""
+        host = self._chance.choice(list(self._world.processes))
+        process = self._world.processes[host]
+        if not process.alive:
+            return
+        process.kill()
+        await self._wait(1)
+        self._world.start_process(host)
+
+    async def _cut(self, index: int) -> None:
+        wire = self._chance.choice(list(self._world.processes.values())).wires[index]
+        wire.cut = True
+        await self._wait(self._chance.choice((0.3, 3)))
+        wire.cut = False
+
+    async def _come_back(self, server: RedisServer, data: Data | None = None) -> None:
+        if data is None:
+            data = self._chance.choice((server.data, Data(), self._image()))
+        server.restart(data)
+        server.down = False
+
+    def _image(self) -> Data:
+        images = self._world.redis_images
+        return images[-1 - int(self._chance.random() ** 2 * len(images))].copy() if images else Data()
+
+    def _reroute(self, host: str) -> None:
+        self._world.routes[host] = self._world.master
+
+
+REDIS_DEEDS = (
+    "evict_slot", "evict_fence", "evict_watermark", "flush", "fill_redis", "stop_redis", "restart_redis_from_snapshot",
+    "fail_over", "cut_redis",
+)  # fmt: skip
+POSTGRES_DEEDS = ("cut_postgres", "restart_postgres", "truncate", "restore", "promote", "write_by_hand")
+PROCESS_DEEDS = ("pause_process", "kill_process")
+DEEDS = REDIS_DEEDS + POSTGRES_DEEDS + PROCESS_DEEDS

@@ -1,0 +1,63 @@
+"""What a simulated history is made of: the shipped classes over the fakes. A mutant swaps one part for a broken one."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from app.cache.config import CacheConfig
+from app.cache.ports import AuditSource, AuditStore, Source, State, Store
+from app.cache.write_through import WriteThrough
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.redis import RedisServer
+
+OpenStore = Callable[[], AbstractAsyncContextManager[AuditStore]]
+OpenSource = Callable[[], AbstractAsyncContextManager[AuditSource]]
+
+
+def same_store(store: Store) -> Store:
+    """The store as it is."""
+    return store
+
+
+def same_source(source: Source) -> Source:
+    """The source as it is."""
+    return source
+
+
+def same_audit_stores(stores: OpenStore) -> OpenStore:
+    """The audits' store as it is."""
+    return stores
+
+
+def same_audit_sources(sources: OpenSource) -> OpenSource:
+    """The audits' source as it is."""
+    return sources
+
+
+def same_config(config: CacheConfig) -> CacheConfig:
+    """The limits as they are."""
+    return config
+
+
+def same_states(states: list[State]) -> list[State]:
+    """What a replayed write publishes, as it is."""
+    return states
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that a mutant can swap."""
+
+    redis: type[RedisServer] = RedisServer
+    postgres: type[MemoryPostgres] = MemoryPostgres
+    cache: type[WriteThrough] = WriteThrough
+    store: Callable[[Store], Store] = same_store
+    source: Callable[[Source], Source] = same_source
+    audit_stores: Callable[[OpenStore], OpenStore] = same_audit_stores
+    audit_sources: Callable[[OpenSource], OpenSource] = same_audit_sources
+    config: Callable[[CacheConfig], CacheConfig] = same_config
+    unchanged: Callable[[list[State]], list[State]] = same_states
+    unknown_is_success: bool = False
+
+
+SHIPPED = Parts()

@@ -1,0 +1,223 @@
+"""Two processes on one catalogue: one writes, and its cache may fail; the other reads beside it, and both are watched."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+import psycopg
+
+from app.cache import slot
+from app.cache.ports import State, Value
+from app.cache.write_through import Status
+from app.products.commands import Command, Effect
+from app.products.idempotency import Asked
+from app.products.payload import product_payload
+from app.products.product import Draft, Gone, Product
+from app.products.source import row_of
+from tests.cache.conftest import Slots
+from tests.cache.rig import LOST, Process, until
+from tests.checker import Read, Write, check
+
+Failure = TypeVar("Failure", bound=Exception)
+Writing = Awaitable[Effect | Sequence[Effect]]
+
+REFUSED = "refused"
+"""A name that PostgreSQL refuses when its transaction commits."""
+KEPT = "kept"
+"""The name of a product that PostgreSQL refuses to delete, when the transaction commits."""
+
+WRITER_FAILS = f"""
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the test refuses this';
+END
+$$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.name LIKE '% {REFUSED}' OR NEW.name LIKE '% {KEPT}' AND NEW.deleted_at IS NOT NULL)
+    EXECUTE FUNCTION refuse();
+"""
+"""Lets the writer fail as late as it can: everything was done, and COMMIT is answered with an error."""
+
+
+class Trouble(StrEnum):
+    """What becomes of the publishes of the process that writes."""
+
+    NONE = "cache works"
+    REFUSED = "publish refused"
+    REPLY_LOST = "reply lost"
+
+
+@dataclass(slots=True)
+class Shop:
+    """The catalogue of one test; its products' ids are the test's own. Reads of both processes are judged at the end."""
+
+    at: Process
+    """Where the test writes."""
+    other: Process
+    slots: Slots
+    database: "psycopg.AsyncConnection[tuple[object, ...]]"
+    trouble: Trouble
+    mark: str
+    reads: list[Read] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+
+    def start(self) -> None:
+        """From now on every publish of the writing process fails, if it is to fail."""
+        if self.trouble is not Trouble.NONE:
+            for _ in range(300):
+                self.at.store.calls.fail("publish", LOST, after=self.trouble is Trouble.REPLY_LOST)
+
+    def id(self, name: str) -> str:
+        """The id of a product of this test."""
+        return f"{self.mark}-{name}"
+
+    def draft(self, name: str, price_cents: int = 100, *, ending: str = "good", stock: int | None = None) -> Draft:
+        """A whole product to put; its name's ending may be one that PostgreSQL refuses."""
+        return Draft(self.id(name), f"{self.mark} {name} {ending}", price_cents, stock)
+
+    async def tried(self, *writings: Writing) -> tuple[list[Effect], list[Exception]]:
+        """Make all these requests at once; what the answered ones did, and the errors of the others.
+
+        An answered request settled if, and only if, the cache failed it. Whoever reads from now on must see it.
+        """
+        settled = self.at.stats.settles
+        called = time.perf_counter()
+        answers = await asyncio.gather(*writings, return_exceptions=True)
+        returned = time.perf_counter()
+        effects: list[Effect] = []
+        errors: list[Exception] = []
+        answered = 0
+        for answer in answers:
+            if isinstance(answer, Exception):
+                errors.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                answered += 1
+                effects += [answer] if isinstance(answer, Effect) else answer
+        assert self.at.stats.settles - settled == (0 if self.trouble is Trouble.NONE else answered)
+        for effect in effects:
+            row = effect.row
+            self.writes.append(Write(row.id, called, returned, row.version, acknowledged=True, deleted=isinstance(row, Gone)))
+        keys = {effect.row.id for effect in effects}
+        # The next write of the case finds what a reader filled in: the very entry that its lost publish leaves behind.
+        await until(lambda: self.look(self.other, *keys))
+        await self.look(self.at, *keys)
+        return effects, errors
+
+    async def wrote(self, *writings: Writing) -> list[Effect]:
+        """Make requests at once that must all succeed."""
+        effects, errors = await self.tried(*writings)
+        if errors:
+            raise errors[0]
+        return effects
+
+    async def failed(self, kind: type[Failure], writing: Writing) -> Failure:
+        """Make a request that must fail, and must leave every entry as it was."""
+        before = await self._entries()
+        effects, errors = await self.tried(writing)
+        assert not effects
+        assert await self._entries() == before
+        [error] = errors
+        assert isinstance(error, kind), repr(error)
+        return error
+
+    async def together(self, *commands: Command) -> Sequence[Effect]:
+        """Run commands in one transaction, published or settled as any write."""
+        effects: list[Effect] = []
+
+        async def transact() -> Sequence[State]:
+            committed = await self.at.transactions.commit([Asked(command) for command in commands])
+            for result in committed.results:
+                if isinstance(result, Exception):
+                    raise result
+                effects.extend(result)
+            return committed.states
+
+        acknowledgement = await self.at.cache.write(list({key for command in commands for key in command.keys}), transact)
+        await self.at.cache.settle(acknowledgement)
+        return effects
+
+    async def look(self, process: Process, *keys: str) -> bool:
+        """Read from a process, on the record; whether every answer was a hit."""
+        called = time.perf_counter()
+        reads = await process.cache.read_many(keys) if keys else []
+        returned = time.perf_counter()
+        self.reads += [Read(r.state.key, called, returned, r.state.version, status=r.status) for r in reads]
+        return all(read.status is Status.HIT for read in reads)
+
+    async def rows(self) -> dict[str, tuple[object, ...]]:
+        """Every row of this test, with its hidden mark of the transaction that wrote it."""
+        found = await self.database.execute(
+            "SELECT id, xmin::text, name, price_cents, stock, version FROM products WHERE starts_with(id, %s)", (self.id(""),)
+        )
+        return {str(row[0]): row for row in await found.fetchall()}
+
+    async def has(self, name: str, price_cents: int, version: int, *, stock: int = 0) -> None:
+        """Assert that row, slot and reads agree on a product."""
+        row = await self._row(name)
+        assert isinstance(row, Product)
+        assert (row.price_cents, row.version, row.stock) == (price_cents, version, stock)
+        await self._agree(name, version, product_payload(row))
+
+    async def has_no(self, name: str, version: int = 0) -> None:
+        """Assert that row, slot and reads agree that a product was deleted at a version, or (0) never was."""
+        assert await self._row(name) == Gone(self.id(name), version)
+        await self._agree(name, version, None)
+
+    async def watch(self) -> None:
+        """Read every product that was ever written, until cancelled.
+
+        Only beside the writing process: that one takes leases on empty slots, and its fills fail like its publishes.
+        """
+        while True:
+            await self.look(self.other, *{write.key for write in self.writes})
+            await asyncio.sleep(0.005)
+
+    def judge(self) -> None:
+        """Assert that no reader saw the past."""
+        verdict = check(self.reads, self.writes)
+        assert not verdict.violations, "\n".join(str(violation) for violation in verdict.violations[:5])
+
+    async def _row(self, name: str) -> Product | Gone:
+        found = await self.database.execute(
+            "SELECT name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at"
+            " FROM products WHERE id = %s",
+            (self.id(name),),
+        )
+        return row_of(self.id(name), await found.fetchone() or (None,) * 8)
+
+    async def _agree(self, name: str, version: int, payload: bytes | None) -> None:
+        key = self.id(name)
+        held = _held(await self.slots.get(key), key)
+        if version and self.trouble is Trouble.NONE:
+            assert held is not None, "a write that was published fills its slot"
+        if held is not None:
+            assert (held.version, _payload(held)) == (version, payload)
+        for process in (self.at, self.other):
+            state = (await process.cache.read(key)).state
+            assert (state.version, _payload(state)) == (version, payload)
+
+    async def _entries(self) -> dict[str, bytes]:
+        """What the slots of all products that were written hold, but for leases, which readers come and go with."""
+        found = {key: await self.slots.get(key) for key in {write.key for write in self.writes}}
+        return {key: raw for key, raw in found.items() if raw is not None and not raw.startswith(slot.LEASE)}
+
+
+def _held(raw: bytes | None, key: str) -> State | None:
+    return slot.decode(raw, key, slot.epoch_of(raw)) if raw is not None and not raw.startswith(slot.LEASE) else None
+
+
+def _payload(state: State) -> bytes | None:
+    return state.payload if isinstance(state, Value) else None
+
+
+async def stop(task: "asyncio.Task[None]") -> None:
+    """End a task that goes on for ever; an error that ended it before is raised."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
