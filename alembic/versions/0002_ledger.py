@@ -53,7 +53,8 @@ CREATE INDEX ix_idempotency_records_created_at ON idempotency_records (created_a
 # Whoever changes a stock, the sum of a product's deltas is its stock: what the transaction recorded itself for the versions
 # it made is left alone, and any difference, such as the whole change of hand-written SQL, is recorded here.
 LEDGER = r"""
-CREATE FUNCTION larder_products_ledger() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION larder_products_ledger() RETURNS trigger LANGUAGE plpgsql
+    SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
     was_there boolean := TG_OP = 'UPDATE' AND OLD.deleted_at IS NULL;
     is_there boolean := NEW.deleted_at IS NULL;
@@ -104,10 +105,23 @@ BEGIN
     END IF;
     UPDATE cache_generations SET generation = gen_random_uuid() WHERE relation = 'products';
     INSERT INTO products (id, name, price_cents, version, deleted_at)
-        SELECT product_id, product_id, 0, max(version) + 1, clock_timestamp() FROM stock_movements GROUP BY product_id;
+        SELECT m.product_id, m.product_id, 0, greatest(max(m.version), max(g.version_floor)) + 1, clock_timestamp()
+        FROM stock_movements m CROSS JOIN cache_generations g WHERE g.relation = 'products' GROUP BY m.product_id;
     RETURN NULL;
 END
 $$;
+
+-- A version never falls, and those that rose without a movement are about to be forgotten.
+ALTER TABLE cache_generations ADD COLUMN version_floor bigint NOT NULL DEFAULT 0;
+CREATE FUNCTION larder_products_floor() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE cache_generations SET version_floor = greatest(version_floor, (SELECT max(version) FROM products))
+        WHERE relation = 'products';
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER zz_larder_floor BEFORE TRUNCATE ON products FOR EACH STATEMENT EXECUTE FUNCTION larder_products_floor();
+ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_floor;
 """
 
 TRUNCATE_BEFORE = r"""
@@ -136,7 +150,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TRIGGER zz_larder_ledger ON products")
+    op.execute("DROP TRIGGER zz_larder_floor ON products")
+    op.execute("ALTER TABLE cache_generations DROP COLUMN version_floor")
     op.execute(TRUNCATE_BEFORE)
     op.execute("DROP INDEX ix_products_below_reorder_point")
     op.execute("DROP TABLE stock_movements, idempotency_records")
-    op.execute("DROP FUNCTION larder_products_ledger(), larder_movements_fixed()")
+    op.execute("DROP FUNCTION larder_products_ledger(), larder_movements_fixed(), larder_products_floor()")

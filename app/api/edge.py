@@ -4,6 +4,7 @@ Each answer has ``X-Request-Id`` and is counted; HEAD is answered as the GET wit
 logged with the request's id and answered as a problem that says nothing of the inside.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -14,10 +15,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import RequestStats
-from app.api.problems import TYPES, Problem
+from app.api.problems import TYPES, Fault, Problem, invalid
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _log = logging.getLogger("larder.http")
+_SLASH = Fault("must not contain an encoded slash: no id has one", parameter="path")
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -73,7 +75,17 @@ class Edge:
             # Routes know GET only; the copy keeps the server's own view of the request.
             scope = {**scope, "method": "GET"}
         try:
-            await self._app(scope, receive, answer)
+            if b"%2f" in scope["raw_path"].lower():
+                # Decoded, it would be a slash, and the request another one than the client meant.
+                await invalid([_SLASH]).response(scope)(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The service stops before the request is finished; what it began may be done all the same.
+            if not answer.status:
+                kind = TYPES["outcome-unknown"]
+                await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
+            raise
         except ClientDisconnect:
             _log.info("request %s: the client left before it had sent its body", identity.decode())
         except Exception:

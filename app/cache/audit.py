@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
@@ -93,6 +93,10 @@ class Audit:
                 return None
             async with self._open_source() as source:
                 announced = await source.announce(begun.server, self._config.fence_ttl_ms, self._config.fence_ttl_max_ms)
+                if begun.watermark is not None and begun.watermark.epoch != announced.epoch:
+                    # The fence of the old epoch would go on vouching for the past (G4) while this cycle waits or purges.
+                    await store.distrust()
+                    begun = replace(begun, watermark=None)
                 if announced.other_remaining_s > 0:
                     # Another server's fence may live: an instance that still reads there must not meet writers who
                     # take this server's fence for proof.

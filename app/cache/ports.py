@@ -185,6 +185,9 @@ class AuditStore(Protocol):
     async def purge(self, claim_ms: int) -> int:
         """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
 
+    async def distrust(self) -> None:
+        """Take fence and watermark away: no slot is trusted until a cycle has started clean. Idempotent, always safe."""
+
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """Set watermark and fence in one atomic step with looking whether they may be set.
 
@@ -195,10 +198,11 @@ class AuditStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An audit cycle's number, and the seconds until a fence on another server must have lapsed (negative: it has)."""
+    """An audit cycle's number, the seconds until a fence on another server must have lapsed (negative: it has), the epoch."""
 
     cycle: int
     other_remaining_s: float
+    epoch: str
 
 
 @dataclass(frozen=True, slots=True)

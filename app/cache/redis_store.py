@@ -220,7 +220,7 @@ class RedisAuditStore:
         return deleted
 
     async def distrust(self) -> None:
-        """Take fence and watermark away: nobody trusts any slot until an audit has started clean (R6)."""
+        """See ``AuditStore.distrust``: one DEL."""
         await self._connection.call(("DEL", self._names.fence, self._names.watermark))
 
     async def keys(self) -> AsyncIterator[Sequence[str]]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.cache.config import CacheConfig
-from app.cache.errors import NotSettled, SourceUnavailable
+from app.cache.errors import NotSettled, Overloaded, SourceUnavailable
 from app.cache.ports import Clock, Source, Standing
 from app.cache.stats import Stats
 
@@ -60,7 +60,7 @@ class Settler:
             self._poller = asyncio.create_task(self._poll())
         try:
             async with asyncio.timeout(self._config.settle_timeout_ms / 1000):
-                await waiter.done
+                await self._wait(waiter)
         except TimeoutError as error:
             self._stats.settle_timeouts += 1
             raise NotSettled("the write is committed, but not yet proven visible to every reader") from error
@@ -74,6 +74,11 @@ class Settler:
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
+
+    async def _wait(self, waiter: _Waiter) -> None:
+        """Wait until the poller says so or the waiter's own time is over: a look that hangs must not delay that."""
+        while not waiter.done.done() and (left_s := waiter.until - self._clock()) > 0:
+            await asyncio.wait({waiter.done}, timeout=left_s)
 
     async def _poll(self) -> None:
         try:
@@ -95,7 +100,7 @@ class Settler:
                 # Announce the worst in their place; else, with the store down, every write would wait the largest TTL.
                 self._stats.adoptions += 1
                 standing = await self._source.adopt(self._config.fence_ttl_max_ms)
-        except SourceUnavailable:
+        except (SourceUnavailable, Overloaded):
             return None
         return standing if standing.audited_epoch == standing.epoch else None
 

@@ -18,7 +18,8 @@ from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
 _BACKLOG = 2_048
-_GRACE_S = 10
+_GRACE_MARGIN_S = 2
+"""Beyond the deadline of a write, so that a stop lets what was accepted be answered."""
 # Longer than clients and proxies keep an idle connection, so that it is not closed under a request on its way.
 _KEEP_ALIVE_S = 75
 
@@ -145,7 +146,7 @@ def bind(settings: Settings) -> socket.socket:
 async def serve(
     app: ASGIApp, settings: Settings, listener: socket.socket, stop: StopSignals, ready: Ready | None = None
 ) -> None:
-    """Serve `app` on `listener` until a signal; requests under way get ten seconds to finish.
+    """Serve `app` on `listener` until a signal; requests under way are let finish within their deadline.
 
     Raises:
         CommandFailed: the address was taken in the last moment.
@@ -163,7 +164,7 @@ async def serve(
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S,
     )
     config.load()
     server = _Server(config, app)

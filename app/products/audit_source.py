@@ -47,13 +47,17 @@ class ProductAuditSource:
             "max_ttl_s": fence_ttl_max_ms / 1000,
         }
         [[cycle, other_remaining_s, self._announced_epoch]] = await self._session.rows(queries.ANNOUNCE, parameters)
-        return Announced(cycle, other_remaining_s)
+        return Announced(cycle, other_remaining_s, self._announced_epoch)
 
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Snapshot]:
         """See ``AuditSource.snapshot``: one transaction, a cursor over the changed rows."""
-        _, [[xmin, epoch]] = await self._session.pipeline(
-            ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None), (queries.SNAPSHOT, None)
+        # Locked before the snapshot is taken: TRUNCATE empties a table even for older snapshots, which would then see no row
+        # and yet the old epoch.
+        _, _, [[xmin, epoch]] = await self._session.pipeline(
+            ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
+            ("LOCK TABLE products IN ACCESS SHARE MODE", None),
+            (queries.SNAPSHOT, None),
         )
         known = since if since is not None and since.epoch == epoch else None
         yield Snapshot(epoch, int(xmin), self._pages(known, page_rows))

@@ -24,6 +24,8 @@ Written = Effect
 
 _Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
+SINGLE_LANES = 4
+"""For each lane, so many in which the requests of a failed batch are done one at a time, chosen by product."""
 BUSY_PAUSE_S = 0.02
 """Mean pause before asking again whether another request with the same idempotency key is finished."""
 
@@ -67,6 +69,10 @@ class WriteLimits:
     idempotency_wait_ms: int = 5_000
 
 
+class _Apart(Exception):
+    """The batch failed as a whole; this request has to be done by itself."""
+
+
 class Products:
     """The catalogue.
 
@@ -96,6 +102,10 @@ class Products:
         self._lanes: list[Joined[Asked, _Acknowledged]] = [
             Joined(self._transact, batch_weight=limits.write_batch, weigh=_weight, queue_limit=limits.queue_limit)
             for _ in range(limits.write_lanes)
+        ]
+        self._singles: list[Joined[Asked, _Acknowledged]] = [
+            Joined(self._transact, batch_weight=1, queue_limit=limits.queue_limit)
+            for _ in range(SINGLE_LANES * limits.write_lanes)
         ]
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
@@ -186,7 +196,7 @@ class Products:
 
     async def aclose(self) -> None:
         """Finish the writes that were accepted."""
-        for lane in self._lanes:
+        for lane in (*self._lanes, *self._singles):
             await lane.aclose()
 
     async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
@@ -211,6 +221,9 @@ class Products:
         while True:
             try:
                 return await lane.submit(asked)
+            except _Apart:
+                lane = self._singles[zlib.crc32(asked.command.keys[0].encode()) % len(self._singles)]
+                continue
             except Busy as busy:
                 if clock() > patience:
                     raise RequestInProgress("another request with this idempotency key is not finished") from busy
@@ -226,8 +239,9 @@ class Products:
         except (DatabaseFailed, DatabaseOverloaded) as error:
             if len(batch) == 1:
                 return [error]
-            # Something in the batch cannot be done: one by one, so that only the guilty fail.
-            return [result for asked in batch for result in await self._transact([asked])]
+            # Something in the batch cannot be done: one by one, so that only the guilty fail; by themselves and elsewhere, so
+            # that the lane goes on and nothing is done for callers who have left.
+            return [_Apart()] * len(batch)
         except CommitUnknown as error:
             unknown = OutcomeUnknown(str(error))
             unknown.__cause__ = error

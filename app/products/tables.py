@@ -129,6 +129,7 @@ cache_generations = Table(
     metadata,
     Column("relation", Text, primary_key=True),
     Column("generation", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("version_floor", BigInteger, nullable=False, server_default=text("0")),
 )
 
 cache_audits = Table(

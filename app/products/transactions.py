@@ -236,9 +236,12 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
 def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
     """An effect with the database's times. A later request of the same transaction may have gone on from it."""
     row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and isinstance(last, Product):
-        same = row.version == last.version
-        row = last if same else replace(row, created_at=last.created_at, updated_at=last.updated_at)
+    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
+        if isinstance(last, Product) and row.version == last.version:
+            row = last
+        else:
+            at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
+            row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
     return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
 
 

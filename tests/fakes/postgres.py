@@ -156,7 +156,7 @@ class MemoryPostgres:
         row.server = server
         row.epoch = self.epoch
         self.next_xid += 1
-        return Announced(row.announced, row.other_until - self.now())
+        return Announced(row.announced, row.other_until - self.now(), self.epoch)
 
     def complete(self, cycle: int, epoch: str) -> None:
         """Step 6 of R5, committed at once, for a cycle that was announced in this epoch."""

@@ -173,6 +173,12 @@ class RedisServer:
         self.data.claimed_until = max(self.data.claimed_until, self.now() + claim_s)
         return count
 
+    def distrust(self) -> None:
+        """Take fence and watermark away."""
+        self._answer()
+        self.data.fence = None
+        self.data.watermark = None
+
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         """Step 5 of R5: set watermark and fence."""
         self._change(grows=True)

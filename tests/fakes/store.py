@@ -104,6 +104,10 @@ class MemoryAuditStore:
         """See ``AuditStore.purge``."""
         return await self._run("purge", lambda server, _: server.purge(claim_ms / 1_000))
 
+    async def distrust(self) -> None:
+        """See ``AuditStore.distrust``."""
+        await self._run("distrust", lambda server, _: server.distrust())
+
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """See ``AuditStore.trust``."""
         return await self._run("trust", lambda server, _: server.trust(begun, proven, fence_ttl_ms / 1_000))

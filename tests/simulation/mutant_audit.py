@@ -28,6 +28,9 @@ class AuditStoreAround:
     async def purge(self, claim_ms: int) -> int:
         return await self._store.purge(claim_ms)
 
+    async def distrust(self) -> None:
+        await self._store.distrust()
+
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         return await self._store.trust(begun, proven, fence_ttl_ms)
 

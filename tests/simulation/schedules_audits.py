@@ -136,11 +136,12 @@ async def dump_is_restored_under_a_live_fence(stage: Stage) -> None:
 
 
 async def short_audit_begins_after_a_restore(stage: Stage) -> None:
-    """As before, and an audit of a shorter fence has announced itself in the new epoch."""
+    """As before, and an audit of a shorter fence, on a promoted copy, has announced itself in the new epoch."""
     dump = stage.postgres.image()
     one, two = await stage.trusted()
+    stage.blue.restart(stage.red.data.copy())
     assert stage.postgres.restore(dump)
-    short = stage.member(fence_ttl_ms=200)
+    short = stage.member(stage.blue, fence_ttl_ms=200)
     await short.audit()
     two.redis.lose("publish")
     await stage.write(two)
