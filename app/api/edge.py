@@ -83,7 +83,7 @@ class Edge:
         except asyncio.CancelledError:
             # The service stops before the request is finished; what it began may be done all the same.
             if not answer.status:
-                kind = TYPES["outcome-unknown"]
+                kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
                 await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
             raise
         except ClientDisconnect:

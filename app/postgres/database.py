@@ -147,8 +147,8 @@ class Database:
             DatabaseUnavailable: no connection could be made.
             DatabaseOverloaded: none became free in time.
         """
-        held, driver = await self._acquire()
         pool = self._engine.pool
+        held, driver = await self._acquire()
         try:
             yield Session(driver, self._deadline_s)
         except BaseException as error:

@@ -172,8 +172,17 @@ async def test_a_fault_after_the_answer_began_breaks_it_off() -> None:
     assert requests.requests["GET", "unmatched", 200] == 1
 
 
-async def test_a_cancelled_request_is_counted_and_not_answered() -> None:
-    """Stopping the service ends what is under way; that is no fault of ours."""
+@pytest.mark.parametrize(("method", "slug"), [("GET", "overloaded"), ("POST", "outcome-unknown")])
+async def test_a_cancelled_request_is_counted_and_answered(method: str, slug: str) -> None:
+    """Stopping the service ends what is under way: a read was not done, a write may have been; neither is a bare 500."""
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    async def nothing() -> Message:
+        raise AssertionError
+
     began = asyncio.Event()
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,11 +191,12 @@ async def test_a_cancelled_request_is_counted_and_not_answered() -> None:
         await asyncio.Event().wait()
 
     requests = RequestStats()
-    transport = httpx.ASGITransport(app=Edge(endless, requests))
-    async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
-        request = asyncio.create_task(client.get("/"))
-        await began.wait()
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
-    assert requests.requests["GET", "unmatched", 0] == 1
+    scope = {"type": "http", "method": method, "path": "/", "raw_path": b"/", "headers": []}
+    request = asyncio.create_task(Edge(endless, requests)(scope, nothing, keep))
+    await began.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert sent[0]["status"] == httpx.codes.SERVICE_UNAVAILABLE
+    assert slug.encode() in sent[1]["body"]
+    assert requests.requests[method, "unmatched", 503] == 1

@@ -80,7 +80,6 @@ async def test_of_several_faults_the_first_in_the_contract_is_answered(  # noqa:
         ("GET", "/", None),
         ("GET", "/Products", None),
         ("GET", "/products/", None),
-        ("GET", "/products/a%2Fb", None),
         ("GET", "/docs/assets/none.css", None),
         ("GET", "/problems/none", None),
     ],
