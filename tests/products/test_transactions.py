@@ -164,3 +164,12 @@ async def test_database_is_away(attempts: int) -> None:
     with pytest.raises(DatabaseUnavailable):
         await ProductTransactions(database, attempts=attempts).commit([Asked(Create(draft("a")))])
     await database.close()
+
+
+async def test_times_of_what_one_transaction_creates_and_deletes(transactions: ProductTransactions) -> None:
+    """The creation is answered with the transaction's time, although no row is left to read it from."""
+    created, _ = (await commit(transactions, [Create(draft("a", 3)), delete("a")])).results
+    assert not isinstance(created, Exception)
+    row = created[0].row
+    assert isinstance(row, Product)
+    assert row.created_at == row.updated_at == created[0].recorded_at

@@ -1,0 +1,43 @@
+"""A settling write does not depend on a database that is overloaded or hangs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from app.cache.config import CacheConfig
+from app.cache.errors import Overloaded
+from app.cache.ports import Standing, State
+from app.cache.settle import Settler
+from app.cache.stats import Stats
+
+CONFIG = CacheConfig(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5, settle_timeout_ms=30_000)
+
+
+class OverloadedOnce:
+    """A source that is overloaded at the first look, and hangs for ever at every later one."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    async def load(self, keys: Sequence[str]) -> dict[str, State]:
+        raise AssertionError(keys)
+
+    async def standing(self) -> Standing:
+        self.looks += 1
+        if self.looks == 1:
+            raise Overloaded("all connections are in use")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+        raise AssertionError(fence_ttl_max_ms)
+
+
+async def test_overloaded_and_hanging_database() -> None:
+    """R4: the poller outlives an overload, and the largest fence's time, on the own clock, ends the wait without it."""
+    source = OverloadedOnce()
+    settler = Settler(source, CONFIG, Stats(), time.monotonic)
+    async with asyncio.timeout(10):
+        await settler.settle(time.monotonic())
+    assert source.looks == 2
+    await settler.aclose()
