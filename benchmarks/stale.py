@@ -137,7 +137,7 @@ async def measure(directory: Path, system: System, planned: Sequence[Planned], *
     """Run one system for ``seconds`` under a schedule, which may be empty, and judge its history."""
     directory.mkdir()
     directory.chmod(0o711)
-    async with start_cluster(directory, Random(seed), program=system.program) as cluster:
+    async with start_cluster(directory, program=system.program) as cluster:
         log = FaultLog()
         history = History(log, HAND_BOUNDS)
         workload = Counters(cluster, history, log, Load(), Random(seed))

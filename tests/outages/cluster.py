@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -215,7 +215,7 @@ class Cluster:
 
 @asynccontextmanager
 async def start_cluster(
-    directory: Path, chance: Random, *, instances: int = 3, program: Program = larder
+    directory: Path, *, instances: int = 3, program: Program = larder
 ) -> AsyncIterator[Cluster]:
     """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
     async with AsyncExitStack() as opened:
@@ -232,7 +232,8 @@ async def start_cluster(
             for proxy in proxies:
                 await proxy.open()
                 opened.push_async_callback(proxy.aclose)
-            instance = Instance(number, directory, _free_port(chance), *proxies, program=program)
+            port = opened.enter_context(_reserved_port())
+            instance = Instance(number, directory, port, *proxies, program=program)
             cluster.instances.append(instance)
             opened.callback(instance.endpoint.close)
             opened.push_async_callback(instance.terminate)
@@ -240,10 +241,22 @@ async def start_cluster(
         yield cluster
 
 
-def _free_port(chance: Random) -> int:
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A port that is this cluster's until the end, also while its service is down.
+
+    Not from the scenario's seed: two clusters of one seed, side by side, would choose the same. Below the ports that outgoing
+    connections get, so that none of them takes ours during a restart.
+    """
+    chance = SystemRandom()
     while True:
-        # Below the ports that outgoing connections get, so that none of them takes ours during a restart.
-        port = chance.randrange(20_000, 32_000)
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reservation:
+            port = chance.randrange(20_000, 32_000)
+            try:
+                reservation.bind((HOST, port))
+            except OSError:
+                continue
+            # Bound without reuse: nobody else can have it. With reuse from here on: the service may listen beside us.
+            reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            yield port
+            return

@@ -50,7 +50,7 @@ def stage(outage_directory: Path) -> Stages:
     @asynccontextmanager
     async def opened(load: Load) -> AsyncIterator[Stage]:
         chance = Random(7)
-        async with start_cluster(outage_directory, chance) as cluster:
+        async with start_cluster(outage_directory) as cluster:
             log = FaultLog()
             history = History(log, HAND_BOUNDS)
             workload = Workload(cluster, history, log, load, chance)

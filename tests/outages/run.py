@@ -39,7 +39,7 @@ async def run(
 ) -> Outcome:
     """Run for about ``seconds``, or until something is violated."""
     chance = Random(seed)
-    async with start_cluster(directory, chance) as cluster:
+    async with start_cluster(directory) as cluster:
         log = FaultLog()
         history = History(log, HAND_BOUNDS)
         workload = Workload(cluster, history, log, load or Load(), chance)

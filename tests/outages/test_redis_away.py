@@ -21,7 +21,8 @@ async def _seconds_to_acknowledge(stage: Stage, instance: int, writes: int) -> l
     for number in range(writes):
         key = stage.workload.hot[number % len(stage.workload.hot)]
         began = time.monotonic()
-        assert await stage.workload.write(stage.cluster.instances[instance], count(key, stage.workload.next_mark()))
+        acknowledged = await stage.workload.write(stage.cluster.instances[instance], count(key, stage.workload.next_mark()))
+        assert acknowledged, stage.history.failures
         taken.append(time.monotonic() - began)
         await asyncio.sleep(0.05)  # not to be in step with the audits
     return taken
