@@ -2,18 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
 
 from app.api import cache_entries, catalogue, health, idempotency, pages, problems, products, stock
 from app.api.edge import Edge
-from app.api.hot_read import HotRead
 from app.api.metrics import RequestStats
 from app.api.openapi import LarderApi
-from app.api.state import Larder
-from app.cache.ports import Value
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
@@ -21,30 +16,11 @@ DESCRIPTION = (
 )
 
 
-class LarderApp(LarderApi):
-    """The application, with the hot read in front of everything, middleware too."""
-
-    def __init__(self, *, hot_read: HotRead, **options: Any) -> None:
-        super().__init__(**options)
-        self._hot_read = hot_read
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if not await self._hot_read.answer(scope, send):
-            await super().__call__(scope, receive, send)
-
-
 def build(
     version: str, requests: RequestStats, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
 ) -> FastAPI:
     """Make the application; its lifespan, or a test, puts a ``Larder`` into ``app.state.larder`` before the first request."""
-
-    async def peek(product_id: str) -> Value | None:
-        larder: Larder = app.state.larder
-        return await larder.products.peek(product_id)
-
-    app = LarderApp(
-        hot_read=HotRead(requests, peek),
+    app = LarderApi(
         title="Larder",
         version=version,
         description=DESCRIPTION,

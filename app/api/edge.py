@@ -6,8 +6,8 @@ logged with the request's id and answered as a problem that says nothing of the 
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         # Version 00 has no fifth part; a later one may.
         if parent and not (parent[1] == b"00" and parent[3]):
             return parent[2]
-    return secrets.token_hex(16).encode()
+    return b"%032x" % random.getrandbits(128)
 
 
 class _Answer:

@@ -1,6 +1,6 @@
 """What the endpoints are given: the service behind a protocol, and typed ways to reach it from a request."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -21,8 +21,8 @@ class Catalogue(Protocol):
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         """Read one product through the cache."""
 
-    async def peek(self, product_id: str) -> Value | None:
-        """Give a product that the cache holds and proves, or ``None``."""
+    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
+        """Give ``then`` a product that the cache holds and proves, or ``None``."""
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read products through the cache, in the order of ``ids``, which has no repeats."""

@@ -38,6 +38,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from app.cache import slot
 from app.cache.config import CacheConfig
@@ -161,20 +162,27 @@ class WriteThrough:
             return self._unverified(keys, reading, stale_s)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
-    async def peek(self, key: str) -> Value | None:
-        """Read one key's slot and nothing else: its proven value, or ``None`` when ``read`` has to find the answer.
+    def peek(self, key: str, then: Callable[[Value | None], None]) -> None:
+        """Read one key's slot and nothing else; call ``then`` with its proven value, or ``None`` if ``read`` has to find it.
 
-        Only a value that is returned is counted.
+        For callers to whom a task of their own costs more than the read. Only a value that is given is counted.
         """
         try:
-            reading = await self._reads.submit((key,))
-        except (StoreUnavailable, Overloaded):
-            return None
-        state = self._trusted(reading.slots[0], key, reading.epoch)
-        if not isinstance(state, Value):
-            return None
-        self._stats.hits += 1
-        return state
+            reading = self._reads.submit((key,))
+        except Overloaded:
+            then(None)
+        else:
+            reading.add_done_callback(partial(self._peeked, key, then))
+
+    def _peeked(self, key: str, then: Callable[[Value | None], None], found: "asyncio.Future[Reading]") -> None:
+        value = None
+        if not found.cancelled() and found.exception() is None:
+            reading = found.result()
+            state = self._trusted(reading.slots[0], key, reading.epoch)
+            if isinstance(state, Value):
+                value = state
+                self._stats.hits += 1
+        then(value)
 
     async def drop(self, key: str) -> None:
         """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""

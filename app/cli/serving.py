@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.hot_read import HotReads
 from app.cli.errors import CommandFailed
 from app.settings import Settings
 
@@ -112,6 +114,9 @@ class _Server(uvicorn.Server):
             raise
         finally:
             self.config.loaded_app = self._app
+        # What the start made lives as long as the process: looking through it again and again would cost reads their time.
+        gc.collect()
+        gc.freeze()
         self.listening.set()
 
     async def _remember_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +160,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http="httptools",
+        http=HotReads,
         ws="none",
         lifespan="on",
         log_config=None,

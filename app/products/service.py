@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.cache.errors import NotSettled
@@ -112,9 +112,9 @@ class Products:
         """Read one product through the cache. Raises ``SourceUnavailable``, ``Overloaded``."""
         return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s)
 
-    async def peek(self, product_id: str) -> Value | None:
-        """Give a product that the cache holds and proves, or ``None``: then ``get`` has to find the answer."""
-        return await self._cache.peek(product_id)
+    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
+        """Give ``then`` a product that the cache holds and proves, or ``None``: then ``get`` has to find the answer."""
+        self._cache.peek(product_id, then)
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read several different products in one round trip, in the order asked. Raises as ``get``."""

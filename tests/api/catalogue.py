@@ -1,8 +1,10 @@
 """The service without servers: the same rules on rows in memory, and faults on demand."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from app.cache.ports import Absent, State, Value
@@ -40,6 +42,8 @@ class InMemoryCatalogue:
         self.cached: set[str] = set()
         self.hot = False
         """Whether the hot read finds what is cached; else every read reaches the endpoints."""
+        self.held: list[Callable[[], None]] | None = None
+        """The hot read's answers while it is a list: called by the test, each in its time."""
         self.fault: Exception | None = None
         """Raised by every call while set."""
         self.answer_as: Read | None = None
@@ -57,10 +61,14 @@ class InMemoryCatalogue:
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         return (await self.get_many([product_id], refresh=refresh, stale_s=stale_s))[0]
 
-    async def peek(self, product_id: str) -> Value | None:
+    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
         hot = self.hot and product_id in self.cached and self.answer_as is None and product_id not in self.answers
         state = self._read(product_id, refresh=False).state if hot and self.fault is None else None
-        return state if isinstance(state, Value) else None
+        answer = partial(then, state if isinstance(state, Value) else None)
+        if self.held is None:
+            asyncio.get_running_loop().call_soon(answer)
+        else:
+            self.held.append(answer)
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         self._fail()

@@ -1,13 +1,25 @@
-"""The hot read and the ordinary endpoint answer alike."""
+"""The hot read and the ordinary endpoint answer alike, byte for byte, on a real connection."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import httpx
+import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from uvicorn.server import ServerState
 
+from app.api.hot_read import HotReads
 from tests.api.conftest import Service
 
-_IDS = st.sampled_from(["mug-blue", "mug-gone", "mug:2.x", "never", "a b", "..", "", "mug-blue/stock", "%6dug-blue"])
-_TAGS = st.sampled_from(['"1"', '"2"', 'W/"1"', '"1", "2"', "*", '"x"', "1", ""])
+_IDS = st.sampled_from(
+    ["mug-blue", "mug-gone", "mug:2.x", "never", "a%20b", "..", "", "mug-blue/stock", "%6dug-blue", "mug%2Fblue"]
+)
+_TAGS = st.sampled_from(['"1"', '"01"', '"2"', 'W/"1"', '"1", "2"', "*", '"x"', "1", ""])
 _HEADERS = st.fixed_dictionaries(
     {},
     optional={
@@ -16,52 +28,194 @@ _HEADERS = st.fixed_dictionaries(
         "Cache-Control": st.sampled_from(["no-cache", "stale-if-error=5", "max-age=0", "no-store"]),
         "Accept": st.sampled_from(["*/*", "text/html"]),
         "Range": st.just("bytes=0-3"),
-        "traceparent": st.sampled_from(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]),
+        "traceparent": st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        "Connection": st.sampled_from(["close", "keep-alive"]),
+        "Content-Length": st.just("0"),
     },
 )
 _QUERIES = st.sampled_from(["", "?", "?x=1"])
+_PLAIN = b"GET /products/mug-blue HTTP/1.1\r\nHost: larder\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)")
+_IDENTITY = re.compile(rb"(x-request-id: )[0-9a-f]{32}\r\n")
+_DATE = (b"date", b"Sat, 31 Jan 2026 09:05:00 GMT")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(method=st.sampled_from(["GET", "HEAD"]), product_id=_IDS, query=_QUERIES, headers=_HEADERS, cached=st.booleans())
+@dataclass(slots=True)
+class Port:
+    """A listening socket with the server's protocol behind it."""
+
+    number: int
+    connections: list[HotReads] = field(default_factory=list)
+
+
+@pytest.fixture
+async def port(service: Service) -> AsyncIterator[Port]:
+    """The server's protocol and parser, without uvicorn's signals and clock."""
+    config = uvicorn.Config(service.app, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
+    config.load()
+    state = ServerState()
+    state.default_headers = [_DATE]
+    listening = Port(0)
+
+    def connected() -> HotReads:
+        listening.connections.append(HotReads(config, state, {}))
+        return listening.connections[-1]
+
+    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+    listening.number = server.sockets[0].getsockname()[1]
+    yield listening
+    server.close()
+    await server.wait_closed()
+
+
+@asynccontextmanager
+async def _connection(port: Port) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def _answer(reader: asyncio.StreamReader, method: str = "GET") -> bytes:
+    """One whole answer. Raises ``IncompleteReadError`` when the connection ends before it does."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    bodiless = method == "HEAD" or head[9:12] in {b"304", b"204"} or length is None
+    return head if bodiless or length is None else head + await reader.readexactly(int(length[1]))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from(["GET", "GET", "HEAD"]),
+    product_id=_IDS,
+    query=_QUERIES,
+    version=st.sampled_from(["1.1", "1.1", "1.0"]),
+    headers=_HEADERS,
+    cached=st.booleans(),
+)
 async def test_both_ways_give_the_same_answer(
-    service: Service, method: str, product_id: str, query: str, headers: dict[str, str], *, cached: bool
+    service: Service,
+    port: Port,
+    *,
+    method: str,
+    product_id: str,
+    query: str,
+    version: str,
+    headers: dict[str, str],
+    cached: bool,
 ) -> None:
-    """Status, headers (but for the request's id) and body are the same, for hits, misses and refusals."""
-    transport = httpx.ASGITransport(app=service.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
-        await _catalogue(client)
-        answers = []
-        for in_front in (False, True):
-            service.products.hot = in_front
-            service.products.cached = {"mug-blue", "mug-gone", "mug:2.x"} if cached else set()
-            answers.append(await client.request(method, f"/products/{product_id}{query}", headers=headers))
-        service.products.hot = False
+    """Every byte is the same, for hits, misses and refusals, but for the request's id where the request brought none."""
+    await _catalogue(service)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = f"{method} /products/{product_id}{query} HTTP/{version}\r\nHost: larder\r\n{lines}\r\n".encode()
+    answers = []
+    for in_front in (False, True):
+        service.products.hot = in_front
+        service.products.cached = {"mug-blue", "mug-gone", "mug:2.x"} if cached else set()
+        async with _connection(port) as (reader, writer):
+            writer.write(request)
+            answer = await _answer(reader, method)
+            ends = headers.get("Connection") == "close" or version == "1.0"
+            assert await reader.read() == b"" if ends else not reader.at_eof()
+        assert b"x-request-id: " in answer
+        answers.append(answer if "traceparent" in headers else _IDENTITY.sub(rb"\1-", answer))
     ordinary, hot = answers
-    traced = "traceparent" in headers
-    assert (hot.status_code, hot.content) == (ordinary.status_code, ordinary.content)
-    assert _headers(hot, traced=traced) == _headers(ordinary, traced=traced)
+    assert hot == ordinary
 
 
-def _headers(answer: httpx.Response, *, traced: bool) -> list[tuple[bytes, bytes]]:
-    """All headers in order; the request's id counts only where the request brought one."""
-    assert "X-Request-Id" in answer.headers
-    return [header for header in answer.headers.raw if header[0] != b"x-request-id" or traced]
-
-
-async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, client: httpx.AsyncClient) -> None:
-    """Otherwise the comparison above would compare the endpoint with itself."""
-    await _catalogue(client)
+async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, port: Port) -> None:
+    """Otherwise the comparison above would compare the endpoint with itself; and it is counted like any other request."""
+    await _catalogue(service)
     service.products.hot = True
     before = len(service.products.wishes)
-    assert (await client.get("/products/mug-blue")).status_code == httpx.codes.OK
-    assert (await client.get("/products/mug-blue", headers={"If-None-Match": '"1"'})).status_code == httpx.codes.NOT_MODIFIED
+    async with _connection(port) as (reader, writer):
+        writer.write(_PLAIN)
+        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.write(_PLAIN[:-2] + b'If-None-Match: "1"\r\n\r\n')
+        assert (await _answer(reader)).startswith(b"HTTP/1.1 304 ")
     assert len(service.products.wishes) == before
-    counted = [key for key in service.requests.requests if key[1] == "/products/{product_id}"]
-    assert ("GET", "/products/{product_id}", 304) in counted
+    route = "/products/{product_id}"
+    assert service.requests.requests["GET", route, 200] == service.requests.requests["GET", route, 304] == 1
 
 
-async def _catalogue(client: httpx.AsyncClient) -> None:
-    for product_id in ("mug-blue", "mug-gone", "mug:2.x"):
-        await client.post("/products", json={"id": product_id, "name": "Mug", "price_cents": 5})
-    await client.delete("/products/mug-gone")
+async def test_pipelined_requests_are_answered_in_order(service: Service, port: Port) -> None:
+    """Requests sent without waiting, plain and not, cut anywhere, get their answers in the order sent."""
+    await _catalogue(service)
+    service.products.hot = True
+    paths = ["mug-blue", "mug:2.x", "never", "mug-blue?x=1", "mug-blue", "mug-gone", "mug:2.x"]
+    whole = b"".join(f"GET /products/{path} HTTP/1.1\r\nHost: larder\r\n\r\n".encode() for path in paths)
+    async with _connection(port) as (reader, writer):
+        for cut in range(0, len(whole), 29):
+            writer.write(whole[cut : cut + 29])
+            await writer.drain()
+        answers = [await _answer(reader) for _ in paths]
+    assert [answer[9:12] for answer in answers] == [b"200", b"200", b"404", b"200", b"200", b"404", b"200"]
+    found = [name[1] for answer in answers if (name := re.search(rb'"id":"([^"]+)"', answer))]
+    assert found == [b"mug-blue", b"mug:2.x", b"mug-blue", b"mug-blue", b"mug:2.x"]
+
+
+async def test_a_stop_lets_a_read_under_way_finish(service: Service, port: Port) -> None:
+    """It is answered, told that this was the last answer, and the connection ends."""
+    await _catalogue(service)
+    release = _hold(service)
+    async with _connection(port) as (reader, writer):
+        writer.write(_PLAIN)
+        then = await release()
+        port.connections[-1].shutdown()
+        then()
+        assert b"\r\nconnection: close\r\n" in await _answer(reader)
+        assert await reader.read() == b""
+
+
+async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port) -> None:
+    """A read whose client is gone ends without an error (which would fail the test as an unhandled one)."""
+    await _catalogue(service)
+    release = _hold(service)
+    async with _connection(port) as (_, writer):
+        writer.write(_PLAIN)
+        then = await release()
+    while not port.connections[-1].cycle.disconnected:
+        await asyncio.sleep(0)
+    then()
+    while service.requests.requests["GET", "/products/{product_id}", 200] == 0:  # by the endpoint, to nobody
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_does_not_read_is_waited_for(service: Service, port: Port) -> None:
+    """While its connection is full the endpoint answers it, which waits; answers do not pile up in memory."""
+    await _catalogue(service)
+    release = _hold(service)
+    before = len(service.products.wishes)
+    async with _connection(port) as (reader, writer):
+        writer.write(_PLAIN)
+        then = await release()
+        port.connections[-1].pause_writing()
+        then()
+        while len(service.products.wishes) == before:
+            await asyncio.sleep(0)
+        port.connections[-1].resume_writing()
+        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+def _hold(service: Service) -> Callable[[], Coroutine[None, None, Callable[[], None]]]:
+    """Hold the hot read's answers; what is given waits until there is one, and gives it."""
+    held: list[Callable[[], None]] = []
+    service.products.hot, service.products.held = True, held
+
+    async def first() -> Callable[[], None]:
+        while not held:
+            await asyncio.sleep(0)
+        return held.pop()
+
+    return first
+
+
+async def _catalogue(service: Service) -> None:
+    transport = httpx.ASGITransport(app=service.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
+        for product_id in ("mug-blue", "mug-gone", "mug:2.x"):
+            await client.post("/products", json={"id": product_id, "name": "Mug", "price_cents": 5})
+        await client.delete("/products/mug-gone")
+        service.products.cached |= {"mug-blue", "mug:2.x"}

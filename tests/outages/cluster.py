@@ -214,9 +214,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def start_cluster(
-    directory: Path, *, instances: int = 3, program: Program = larder
-) -> AsyncIterator[Cluster]:
+async def start_cluster(directory: Path, *, instances: int = 3, program: Program = larder) -> AsyncIterator[Cluster]:
     """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
     async with AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=_NO_DISK)

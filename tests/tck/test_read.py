@@ -1,5 +1,7 @@
 """TCK: reads of whatever kind write nothing through."""
 
+import asyncio
+
 import pytest
 
 from app.cache.ports import Absent
@@ -23,7 +25,7 @@ async def test_read_of_an_existing_product(shop: Shop) -> None:
     await shop.wrote(shop.at.products.create(shop.draft("mug", 500)))
     before = await shop.rows()
     await shop.at.products.get(shop.id("mug"))
-    await shop.at.products.peek(shop.id("mug"))
+    shop.at.products.peek(shop.id("mug"), asyncio.get_running_loop().create_future().set_result)
     await shop.slots.evict(shop.id("mug"))
     await shop.at.products.get(shop.id("mug"))
     assert await shop.rows() == before
