@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, Path
+from fastapi import Path
 from starlette.responses import Response
 
 from app.api.body import JSON
@@ -23,22 +23,21 @@ KEEP_NOT = "no-store"
 """There is no tag that a copy of this could be checked with."""
 
 
-async def _product_id(
-    product_id: Annotated[
-        str,
-        Path(
-            description="the product's id: 1 to 64 of A-Z a-z 0-9 . _ : -, case-sensitive",
-            examples=["mug-blue"],
-            json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}},
-        ),
-    ],
-) -> str:
+ProductId = Annotated[
+    str,
+    Path(
+        description="the product's id: 1 to 64 of A-Z a-z 0-9 . _ : -, case-sensitive",
+        examples=["mug-blue"],
+        json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}},
+    ),
+]
+
+
+def legal(product_id: str) -> str:
+    """Give the id of the path back. Raises ``Problem``: 422, there can be no such id."""
     if not is_product_id(product_id):
         raise invalid([Fault(ID_RULE, parameter="product_id")])
     return product_id
-
-
-ProductId = Annotated[str, Depends(_product_id)]
 
 
 def entity_tag(version: int) -> str:

@@ -34,7 +34,8 @@ def build(
     problems.install(app)
     idempotency.install(app)
     for part in (products, catalogue, stock, cache_entries, health):
-        app.include_router(part.router)
+        # As they are: a router that is included asks its routes twice which of them is meant.
+        app.router.routes.extend(part.router.routes)
     pages.install(app)
     app.add_middleware(Edge, requests=requests)
     return app

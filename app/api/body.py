@@ -5,12 +5,12 @@ The order is the contract's: too large (413), another media type (415), not JSON
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from fastapi import Depends, Request
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from app.api.problems import MAX_FAULTS, Fault, Problem, invalid
@@ -113,6 +113,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+
+
 def parse_json(body: bytes) -> object:
     """Parse one JSON text.
 
@@ -120,7 +123,7 @@ def parse_json(body: bytes) -> object:
         Problem: 400; RFC 8259 and RFC 7493 (I-JSON) decide: no NaN, no member twice, UTF-8 only.
     """
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+        return _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         cause = f"it is not UTF-8 at byte {error.start}"
     except json.JSONDecodeError as error:
@@ -132,17 +135,14 @@ def parse_json(body: bytes) -> object:
     raise Problem("malformed-json", f"The body cannot be read as JSON: {cause}. Nothing was changed. Send one JSON object.")
 
 
-async def json_body(request: Request) -> Json:
-    """Read and parse a body of JSON; an ordinary dependency."""
-    body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
-    check_media_type(request, (JSON,))
-    return Json(parse_json(body), body)
+async def json_body(request: Request, *accepted: str) -> Json:
+    """Read and parse a body declared as JSON, or as one of the media types ``accepted`` when there are any.
 
-
-async def patch_body(request: Request) -> Json:
-    """Read and parse the body of a merge patch; an ordinary dependency."""
-    body = await read_body(request, (await larder_of(request)).settings.body_limit_bytes)
-    check_media_type(request, (MERGE_PATCH, JSON))
+    Raises:
+        Problem: 413, 415, 400, in this order.
+    """
+    body = await read_body(request, larder_of(request).settings.body_limit_bytes)
+    check_media_type(request, accepted or (JSON,))
     return Json(parse_json(body), body)
 
 
@@ -182,25 +182,3 @@ def check(model: type[M], value: object) -> M:
     if isinstance(checked, list):
         raise invalid(checked)
     return checked
-
-
-def body_of(model: type[M]) -> Callable[[Json], Coroutine[Any, Any, M]]:
-    """Make the dependency that checks a body of JSON."""
-
-    async def checked(body: Annotated[Json, Depends(json_body)]) -> M:
-        return check(model, body.value)
-
-    return checked
-
-
-def patch_of(model: type[M]) -> Callable[[Json], Coroutine[Any, Any, M]]:
-    """Make the dependency that checks a merge patch."""
-
-    async def checked(body: Annotated[Json, Depends(patch_body)]) -> M:
-        return check(model, body.value)
-
-    return checked
-
-
-JsonBody = Annotated[Json, Depends(json_body)]
-PatchBody = Annotated[Json, Depends(patch_body)]

@@ -1,13 +1,14 @@
 """Single entries of the cache, for whoever operates the service."""
 
-from fastapi import APIRouter
+from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import ProductId
+from app.api.answers import ProductId, legal
+from app.api.direct import direct_router
 from app.api.openapi import Success, answers
-from app.api.state import Products
+from app.api.state import products_of
 
-router = APIRouter(tags=["cache"])
+router = direct_router("cache")
 
 
 @router.delete(
@@ -21,7 +22,7 @@ router = APIRouter(tags=["cache"])
         {204: Success("There is no entry now")}, ("invalid-request", "overloaded", "cache-unavailable", "internal-error")
     ),
 )
-async def drop_cache_entry(product_id: ProductId, products: Products) -> Response:
+async def drop_cache_entry(request: Request, product_id: ProductId) -> Response:
     """Drop the entry, absent or not."""
-    await products.drop(product_id)
+    await products_of(request).drop(legal(product_id))
     return Response(status_code=204)

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import Request
 from starlette.responses import Response
 
 from app.api.answers import document, joined, product_of, told, written
-from app.api.body import JsonBody, body_of, faults_of
-from app.api.headers import LISTED, Unconditional, Wished, cache_status_of_many
-from app.api.idempotency import Asked
+from app.api.body import check, faults_of, json_body
+from app.api.direct import direct_router
+from app.api.headers import LISTED, cache_status_of_many, refuse_conditions, wish
+from app.api.idempotency import Asker
 from app.api.models import Batch, NewProduct, WholeProduct
 from app.api.openapi import (
     BATCH_EXAMPLE,
@@ -22,15 +22,15 @@ from app.api.openapi import (
     answers,
     body,
 )
-from app.api.paging import Listed, Named, ProductQuery
+from app.api.paging import Listed, Named, product_query
 from app.api.problems import Problem, invalid
-from app.api.state import Catalogue, Products
+from app.api.state import Catalogue, products_of
 from app.cache.ports import Value
 from app.products.idempotency import Answer
 from app.products.product import Draft, is_product_id, new_product_id
 from app.products.service import Written
 
-router = APIRouter(tags=["products"])
+router = direct_router("products")
 
 
 @router.get(
@@ -46,8 +46,9 @@ router = APIRouter(tags=["products"])
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
     openapi_extra={"parameters": LIST_PARAMETERS},
 )
-async def list_products(query: ProductQuery, wished: Wished, products: Products) -> Response:
+async def list_products(request: Request) -> Response:
     """Answer whichever of the two was asked for."""
+    query, wished, products = product_query(request), wish(request), products_of(request)
     if isinstance(query, Named):
         reads = await products.get_many(query.ids, refresh=wished.refresh, stale_s=wished.stale_s)
         found = [read.state.payload for read in reads if isinstance(read.state, Value)]
@@ -77,16 +78,13 @@ async def _page(query: Listed, products: Catalogue) -> Response:
     responses=answers({201: PRODUCT_CREATED}, (*WRITE_PROBLEMS, "already-exists")),
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
-async def create_product(
-    *,
-    sent: JsonBody,
-    _unconditional: Unconditional,
-    asker: Asked,
-    new: Annotated[NewProduct, Depends(body_of(NewProduct))],
-    products: Products,
-) -> Response:
+async def create_product(request: Request) -> Response:
     """Create; the id is made here when it was left out, and a retry is told the id that was made first."""
-    return told(_created([await products.create(new.draft(), asker.asking(_created, sent.content))]))
+    sent = await json_body(request)
+    refuse_conditions(request)
+    asker = Asker(request)
+    new = check(NewProduct, sent.value)
+    return told(_created([await products_of(request).create(new.draft(), asker.asking(_created, sent.content))]))
 
 
 def _created(done: Sequence[Written]) -> Answer:
@@ -105,19 +103,15 @@ def _created(done: Sequence[Written]) -> Answer:
     responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
-async def batch_products(
-    *,
-    sent: JsonBody,
-    _unconditional: Unconditional,
-    asker: Asked,
-    batch: Annotated[Batch, Depends(body_of(Batch))],
-    products: Products,
-) -> Response:
+async def batch_products(request: Request) -> Response:
     """Check each item, write the good ones together, and answer for each in its place.
 
     With no good item nothing is written, and nothing has to be kept for a retry: the answer follows from the request alone.
     """
-    checked = _checked(batch.items)
+    sent = await json_body(request)
+    refuse_conditions(request)
+    asker = Asker(request)
+    checked = _checked(check(Batch, sent.value).items)
     drafts = [item.draft for item in checked if item.draft is not None]
 
     def tell(done: Sequence[Written]) -> Answer:
@@ -128,7 +122,7 @@ async def batch_products(
         ]
         return document({"results": listed})
 
-    return told(tell(await products.upsert(drafts, asker.asking(tell, sent.content)) if drafts else ()))
+    return told(tell(await products_of(request).upsert(drafts, asker.asking(tell, sent.content)) if drafts else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ Preconditions (RFC 9110, 13), the freshness a client asks for (RFC 9111, 5.2.1) 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.api.problems import Problem
 from app.cache.write_through import Read, Status
@@ -101,12 +100,12 @@ def entity_tags(request: Request, name: str) -> Tags | None:
     return Tags(anything=False, strong=frozenset(strong), weak=frozenset(weak))
 
 
-async def read_conditions(request: Request) -> ReadConditions:
+def read_conditions(request: Request) -> ReadConditions:
     """Read the preconditions of a GET."""
     return ReadConditions(entity_tags(request, "If-Match"), entity_tags(request, "If-None-Match"))
 
 
-async def write_condition(request: Request) -> Precondition:
+def write_condition(request: Request) -> Precondition:
     """Read the preconditions of a write to one product.
 
     Raises:
@@ -123,7 +122,7 @@ async def write_condition(request: Request) -> Precondition:
     )
 
 
-async def refuse_conditions(request: Request) -> None:
+def refuse_conditions(request: Request) -> None:
     """Refuse preconditions where there is no single product that they could be about.
 
     Raises:
@@ -134,7 +133,7 @@ async def refuse_conditions(request: Request) -> None:
             raise malformed(name, "has no product to be compared with on this operation.")
 
 
-async def wish(request: Request) -> Wish:
+def wish(request: Request) -> Wish:
     """Read what the client's Cache-Control asks for; as RFC 9111 says, unknown or invalid directives are ignored."""
     lines = request.headers.getlist("Cache-Control")
     if not lines:
@@ -176,9 +175,3 @@ def cache_status_of_many(reads: Sequence[Read]) -> str:
     if kinds <= {Status.REFRESHED, Status.REFRESHED_STORED}:
         return _STATUS[Status.REFRESHED if Status.REFRESHED in kinds else Status.REFRESHED_STORED]
     return f'larder; fwd=miss; detail="hits={hits} misses={len(reads) - hits}"'
-
-
-Wished = Annotated[Wish, Depends(wish)]
-Reading = Annotated[ReadConditions, Depends(read_conditions)]
-Condition = Annotated[Precondition, Depends(write_condition)]
-Unconditional = Annotated[None, Depends(refuse_conditions)]

@@ -1,14 +1,15 @@
 """Whether the process lives, whether it can serve, and what it has counted."""
 
-from fastapi import APIRouter
+from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.answers import KEEP_NOT
+from app.api.direct import direct_router
 from app.api.metrics import CONTENT_TYPE, render
 from app.api.openapi import PROMETHEUS, Success, answers
-from app.api.state import Running
+from app.api.state import larder_of
 
-router = APIRouter(tags=["operation"])
+router = direct_router("operation")
 _HEADERS = {"Cache-Control": KEEP_NOT}
 
 
@@ -19,7 +20,7 @@ _HEADERS = {"Cache-Control": KEEP_NOT}
     response_class=Response,
     responses=answers({200: Success("It is")}, ("internal-error",)),
 )
-async def livez() -> Response:
+async def livez(_request: Request) -> Response:
     """Answer as long as the event loop turns; nothing else is asked."""
     return JSONResponse({"status": "alive"}, headers=_HEADERS)
 
@@ -32,8 +33,9 @@ async def livez() -> Response:
     response_class=Response,
     responses=answers({200: Success("It can")}, ("overloaded", "database-unavailable", "internal-error")),
 )
-async def readyz(larder: Running) -> Response:
+async def readyz(request: Request) -> Response:
     """Ask PostgreSQL, within its deadline."""
+    larder = larder_of(request)
     await larder.database.ping()
     redis = "up" if larder.store.up else "down"
     return JSONResponse({"status": "ready", "postgresql": "up", "redis": redis}, headers=_HEADERS)
@@ -46,6 +48,7 @@ async def readyz(larder: Running) -> Response:
     response_class=Response,
     responses=answers({200: PROMETHEUS}, ("internal-error",)),
 )
-async def metrics(larder: Running) -> Response:
+async def metrics(request: Request) -> Response:
     """Write this process's counters."""
+    larder = larder_of(request)
     return Response(render(larder.requests, larder.stats, larder.store), 200, _HEADERS, CONTENT_TYPE)

@@ -7,9 +7,8 @@ one that is kept for a retry inside of the transaction: they are the same bytes.
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from app.api.answers import told
@@ -88,13 +87,6 @@ class Asker:
             return None
         answer = problem.response(self._request.scope)
         return Answer(answer.status_code, bytes(answer.body), answer.headers.get("ETag"))
-
-
-async def _asker(request: Request) -> Asker:
-    return Asker(request)
-
-
-Asked = Annotated[Asker, Depends(_asker)]
 
 
 async def _replay(_request: Request, error: Exception) -> Response:

@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.api import cursors
-from app.api.answers import ProductId
 from app.api.models import MAX_REFERENCE, UNSTORABLE
 from app.api.problems import Fault, invalid
 from app.products.payload import timestamp
@@ -107,7 +105,7 @@ def _values(request: Request, known: Collection[str]) -> tuple[dict[str, str], i
     return values, limit or cursors.DEFAULT_LIMIT, faults
 
 
-async def product_ledger(request: Request, product_id: ProductId) -> ProductLedger:
+def product_ledger(request: Request, product_id: str) -> ProductLedger:
     """Read the query of one product's ledger.
 
     Raises:
@@ -123,7 +121,7 @@ async def product_ledger(request: Request, product_id: ProductId) -> ProductLedg
     return ProductLedger(product_id, limit, after)
 
 
-async def reference_ledger(request: Request) -> ReferenceLedger:
+def reference_ledger(request: Request) -> ReferenceLedger:
     """Read the query of one reference's ledger.
 
     Raises:
@@ -144,7 +142,3 @@ async def reference_ledger(request: Request) -> ReferenceLedger:
     if faults:
         raise invalid(faults)
     return ReferenceLedger(reference or "", limit, after)
-
-
-ProductLedgerQuery = Annotated[ProductLedger, Depends(product_ledger)]
-ReferenceLedgerQuery = Annotated[ReferenceLedger, Depends(reference_ledger)]

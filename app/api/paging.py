@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.api import cursors
 from app.api.models import ID_RULE, UNSTORABLE
@@ -93,7 +92,7 @@ def _listed(values: dict[str, str]) -> tuple[Listed, list[Fault]]:
     return listed, faults
 
 
-async def product_query(request: Request) -> Named | Listed:
+def product_query(request: Request) -> Named | Listed:
     """Read the query of GET /products.
 
     Raises:
@@ -119,6 +118,3 @@ async def product_query(request: Request) -> Named | Listed:
     if faults:
         raise invalid(faults)
     return query
-
-
-ProductQuery = Annotated[Named | Listed, Depends(product_query)]

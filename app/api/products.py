@@ -1,15 +1,15 @@
 """One product: read, replace, change, delete."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import REVALIDATE, ProductId, entity_tag, product_of, told, written
-from app.api.body import JSON, JsonBody, PatchBody, body_of, patch_of
-from app.api.headers import Condition, Reading, Wished, cache_status
-from app.api.idempotency import Asked
+from app.api.answers import REVALIDATE, ProductId, entity_tag, legal, product_of, told, written
+from app.api.body import JSON, MERGE_PATCH, check, json_body
+from app.api.direct import direct_router
+from app.api.headers import cache_status, read_conditions, wish, write_condition
+from app.api.idempotency import Asker
 from app.api.models import ProductPatch, WholeProduct
 from app.api.openapi import (
     DELETED,
@@ -24,12 +24,12 @@ from app.api.openapi import (
     patch_media,
 )
 from app.api.problems import Fault, invalid, no_product, precondition_failed
-from app.api.state import Products
+from app.api.state import products_of
 from app.cache.ports import Value
 from app.products.idempotency import Answer
 from app.products.service import Change, Written
 
-router = APIRouter(tags=["products"])
+router = direct_router("products")
 
 
 @router.get(
@@ -45,9 +45,12 @@ router = APIRouter(tags=["products"])
     ),
     openapi_extra={"parameters": READ_HEADERS},
 )  # fmt: skip
-async def get_product(conditions: Reading, product_id: ProductId, wished: Wished, products: Products) -> Response:
+async def get_product(request: Request, product_id: ProductId) -> Response:
     """Answer the stored bytes, or 304, or the 404 of a product that is known to be absent."""
-    read = await products.get(product_id, refresh=wished.refresh, stale_s=wished.stale_s)
+    conditions = read_conditions(request)
+    legal(product_id)
+    wished = wish(request)
+    read = await products_of(request).get(product_id, refresh=wished.refresh, stale_s=wished.stale_s)
     state = read.state
     headers = {"Cache-Status": cache_status(read)}
     if not isinstance(state, Value):
@@ -58,12 +61,6 @@ async def get_product(conditions: Reading, product_id: ProductId, wished: Wished
     if conditions.if_none_match is not None and conditions.if_none_match.matches_weakly(state.version):
         return Response(status_code=304, headers=headers)
     return Response(state.payload, 200, headers, JSON)
-
-
-async def _replacement(product_id: ProductId, whole: Annotated[WholeProduct, Depends(body_of(WholeProduct))]) -> WholeProduct:
-    if whole.id and whole.id != product_id:
-        raise invalid([Fault("must be the id in the path; a product cannot be renamed", "#/id")])
-    return whole
 
 
 @router.put(
@@ -78,17 +75,15 @@ async def _replacement(product_id: ProductId, whole: Annotated[WholeProduct, Dep
     ),
     openapi_extra=body("WholeProduct", {"name": "Blue mug", "price_cents": 1299, "reorder_point": 10}, conditional=True),
 )
-async def put_product(
-    *,
-    sent: JsonBody,
-    condition: Condition,
-    asker: Asked,
-    product_id: ProductId,
-    whole: Annotated[WholeProduct, Depends(_replacement)],
-    products: Products,
-) -> Response:
+async def put_product(request: Request, product_id: ProductId) -> Response:
     """Create or replace; 201 when there was none."""
-    done = await products.put(whole.draft(product_id), condition, asker.asking(_replaced, sent.content))
+    sent = await json_body(request)
+    condition, asker = write_condition(request), Asker(request)
+    legal(product_id)
+    whole = check(WholeProduct, sent.value)
+    if whole.id and whole.id != product_id:
+        raise invalid([Fault("must be the id in the path; a product cannot be renamed", "#/id")])
+    done = await products_of(request).put(whole.draft(product_id), condition, asker.asking(_replaced, sent.content))
     return told(_replaced([done]))
 
 
@@ -105,17 +100,13 @@ def _replaced(done: Sequence[Written]) -> Answer:
     responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
     openapi_extra=patch_media(body("ProductPatch", {"price_cents": 1199}, conditional=True)),
 )
-async def patch_product(
-    *,
-    sent: PatchBody,
-    condition: Condition,
-    asker: Asked,
-    product_id: ProductId,
-    patch: Annotated[ProductPatch, Depends(patch_of(ProductPatch))],
-    products: Products,
-) -> Response:
+async def patch_product(request: Request, product_id: ProductId) -> Response:
     """Change the fields given; with none, or with what they are, nothing changes and the version stays."""
-    done = await products.patch(product_id, patch.patch(), condition, asker.asking(_replaced, sent.content))
+    sent = await json_body(request, MERGE_PATCH, JSON)
+    condition, asker = write_condition(request), Asker(request)
+    legal(product_id)
+    patch = check(ProductPatch, sent.value).patch()
+    done = await products_of(request).patch(product_id, patch, condition, asker.asking(_replaced, sent.content))
     return told(_replaced([done]))
 
 
@@ -133,9 +124,11 @@ async def patch_product(
     ),
     openapi_extra=body("", None, conditional=True),
 )  # fmt: skip
-async def delete_product(condition: Condition, asker: Asked, product_id: ProductId, products: Products) -> Response:
+async def delete_product(request: Request, product_id: ProductId) -> Response:
     """Delete."""
-    return told(_deleted([await products.delete(product_id, condition, asker.asking(_deleted))]))
+    condition, asker = write_condition(request), Asker(request)
+    legal(product_id)
+    return told(_deleted([await products_of(request).delete(product_id, condition, asker.asking(_deleted))]))
 
 
 def _deleted(_done: Sequence[Written]) -> Answer:

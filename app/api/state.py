@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.api.metrics import RequestStats, StoreHealth
 from app.cache.ports import Value
@@ -96,16 +96,12 @@ class Larder:
     requests: RequestStats
 
 
-async def larder_of(request: Request) -> Larder:
-    """Give the running service; an ordinary dependency."""
+def larder_of(request: Request) -> Larder:
+    """Give the running service."""
     larder: Larder = request.app.state.larder
     return larder
 
 
-async def _products(request: Request) -> Catalogue:
-    larder: Larder = request.app.state.larder
-    return larder.products
-
-
-Running = Annotated[Larder, Depends(larder_of)]
-Products = Annotated[Catalogue, Depends(_products)]
+def products_of(request: Request) -> Catalogue:
+    """Give the running service's use cases."""
+    return larder_of(request).products

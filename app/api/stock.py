@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import ProductId, document, entity_tag, joined, product_of, told, written
-from app.api.body import JsonBody, body_of
-from app.api.headers import LISTED, Condition, Unconditional
-from app.api.idempotency import Asked
-from app.api.ledger_paging import ProductLedger, ProductLedgerQuery, ReferenceLedger, ReferenceLedgerQuery
+from app.api.answers import ProductId, document, entity_tag, joined, legal, product_of, told, written
+from app.api.body import check, json_body
+from app.api.direct import direct_router
+from app.api.headers import LISTED, refuse_conditions, write_condition
+from app.api.idempotency import Asker
+from app.api.ledger_paging import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
@@ -25,13 +25,13 @@ from app.api.openapi import (
     answers,
     body,
 )
-from app.api.state import Products
+from app.api.state import products_of
 from app.products.idempotency import Answer
 from app.products.payload import movement_fields, product_payload
 from app.products.product import Line, Reason
 from app.products.service import LedgerPage, Written
 
-router = APIRouter(tags=["stock"])
+router = direct_router("stock")
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "internal-error")
 
 
@@ -47,18 +47,14 @@ _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "inte
     responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
     openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"], "reference": "count-7"}, conditional=True),
 )
-async def put_stock(
-    *,
-    sent: JsonBody,
-    condition: Condition,
-    asker: Asked,
-    product_id: ProductId,
-    count: Annotated[StockCount, Depends(body_of(StockCount))],
-    products: Products,
-) -> Response:
+async def put_stock(request: Request, product_id: ProductId) -> Response:
     """Set the stock."""
+    sent = await json_body(request)
+    condition, asker = write_condition(request), Asker(request)
+    legal(product_id)
+    count = check(StockCount, sent.value)
     asking = asker.asking(_counted, sent.content)
-    return told(_counted([await products.count(product_id, count.stock, condition, count.reference, asking)]))
+    return told(_counted([await products_of(request).count(product_id, count.stock, condition, count.reference, asking)]))
 
 
 def _counted(done: Sequence[Written]) -> Answer:
@@ -80,19 +76,16 @@ def _counted(done: Sequence[Written]) -> Answer:
     ),
     openapi_extra=body("StockAdjustment", {"delta": -3, "reason": "sale", "reference": "order-17"}, conditional=True),
 )
-async def adjust_stock(
-    *,
-    sent: JsonBody,
-    condition: Condition,
-    asker: Asked,
-    product_id: ProductId,
-    wanted: Annotated[StockAdjustment, Depends(body_of(StockAdjustment))],
-    products: Products,
-) -> Response:
+async def adjust_stock(request: Request, product_id: ProductId) -> Response:
     """Adjust one product."""
+    sent = await json_body(request)
+    condition, asker = write_condition(request), Asker(request)
+    legal(product_id)
+    wanted = check(StockAdjustment, sent.value)
     lines = [Line(product_id, wanted.delta)]
     asking = asker.asking(_adjusted, sent.content)
-    return told(_adjusted(await products.adjust(lines, Reason(wanted.reason), wanted.reference, condition, asking)))
+    done = await products_of(request).adjust(lines, Reason(wanted.reason), wanted.reference, condition, asking)
+    return told(_adjusted(done))
 
 
 def _adjusted(done: Sequence[Written]) -> Answer:
@@ -117,15 +110,12 @@ def _adjusted(done: Sequence[Written]) -> Answer:
         {"lines": [{"product_id": "mug-blue", "delta": -3}], "reason": "sale", "reference": "order-17"},
     ),
 )
-async def adjust_stocks(
-    *,
-    sent: JsonBody,
-    _unconditional: Unconditional,
-    asker: Asked,
-    wanted: Annotated[StockAdjustments, Depends(body_of(StockAdjustments))],
-    products: Products,
-) -> Response:
+async def adjust_stocks(request: Request) -> Response:
     """Adjust several products."""
+    sent = await json_body(request)
+    refuse_conditions(request)
+    asker = Asker(request)
+    wanted = check(StockAdjustments, sent.value)
     lines = [Line(line.product_id, line.delta) for line in wanted.lines]
 
     def tell(done: Sequence[Written]) -> Answer:
@@ -142,11 +132,11 @@ async def adjust_stocks(
         return document({"lines": listed})
 
     asking = asker.asking(tell, sent.content)
-    return told(tell(await products.adjust(lines, Reason(wanted.reason), wanted.reference, asking=asking)))
+    return told(tell(await products_of(request).adjust(lines, Reason(wanted.reason), wanted.reference, asking=asking)))
 
 
 @router.get(
-    "/products/{product_id}/stock/movements",  # noqa: FAST003 - the query takes the id
+    "/products/{product_id}/stock/movements",
     operation_id="listProductMovements",
     summary="Read a product's stock ledger",
     description="Newest first, from PostgreSQL. The sum of all deltas is the stock. A deleted product's ledger stays.",
@@ -154,9 +144,10 @@ async def adjust_stocks(
     responses=answers({200: MOVEMENTS}, (*_READ_PROBLEMS, "product-not-found")),
     openapi_extra={"parameters": MOVEMENT_PARAMETERS},
 )
-async def list_product_movements(query: ProductLedgerQuery, products: Products) -> Response:
+async def list_product_movements(request: Request, product_id: ProductId) -> Response:
     """Answer a page of one product's movements."""
-    return _page(query, await products.movements(query.product_id, limit=query.limit, after=query.after))
+    query = product_ledger(request, legal(product_id))
+    return _page(query, await products_of(request).movements(query.product_id, limit=query.limit, after=query.after))
 
 
 @router.get(
@@ -168,9 +159,12 @@ async def list_product_movements(query: ProductLedgerQuery, products: Products) 
     responses=answers({200: MOVEMENTS}, _READ_PROBLEMS),
     openapi_extra={"parameters": REFERENCE_PARAMETERS},
 )
-async def list_movements(query: ReferenceLedgerQuery, products: Products) -> Response:
+async def list_movements(request: Request) -> Response:
     """Answer a page of one reference's movements; of a reference that nobody named, an empty one."""
-    return _page(query, await products.movements_by_reference(query.reference, limit=query.limit, after=query.after))
+    query = reference_ledger(request)
+    return _page(
+        query, await products_of(request).movements_by_reference(query.reference, limit=query.limit, after=query.after)
+    )
 
 
 def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:

@@ -1,0 +1,39 @@
+"""The bytes of a product."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.products.payload import product_payload
+from app.products.product import ID_PATTERN, MAX_INTEGER, MAX_NAME_LENGTH, Product
+
+_NUMBERS = st.integers(0, MAX_INTEGER)
+_ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))])
+_MOMENTS = st.builds(
+    lambda us, zone: (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).astimezone(zone),
+    st.integers(0, 250_000_000_000_000_000),
+    _ZONES,
+)
+
+
+@given(
+    st.builds(
+        Product,
+        id=st.from_regex(ID_PATTERN, fullmatch=True).map(str.strip),
+        name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_NAME_LENGTH),
+        price_cents=_NUMBERS,
+        stock=_NUMBERS,
+        reorder_point=_NUMBERS,
+        version=st.integers(1, 2**63 - 1),
+        created_at=_MOMENTS,
+        updated_at=_MOMENTS,
+    )
+)
+def test_payload_is_compact_json_of_every_field(product: Product) -> None:
+    """Any product's bytes are what a JSON writer would make of its fields, in their order."""
+    fields = {name: getattr(product, name) for name in Product.__slots__}
+    for name in ("created_at", "updated_at"):
+        fields[name] = fields[name].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert product_payload(product) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
