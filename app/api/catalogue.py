@@ -104,10 +104,7 @@ def _created(done: Sequence[Written]) -> Answer:
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
 async def batch_products(request: Request) -> Response:
-    """Check each item, write the good ones together, and answer for each in its place.
-
-    With no good item nothing is written, and nothing has to be kept for a retry: the answer follows from the request alone.
-    """
+    """Check each item, write the good ones together, and answer for each in its place."""
     sent = await json_body(request)
     refuse_conditions(request)
     asker = Asker(request)
@@ -122,7 +119,7 @@ async def batch_products(request: Request) -> Response:
         ]
         return document({"results": listed})
 
-    return told(tell(await products_of(request).upsert(drafts, asker.asking(tell, sent.content)) if drafts else ()))
+    return told(tell(await products_of(request).upsert(drafts, asker.asking(tell, sent.content))))
 
 
 @dataclass(frozen=True, slots=True)

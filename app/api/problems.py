@@ -48,6 +48,11 @@ class ProblemType:
 
 _TYPES = (
     ProblemType(
+        "malformed-request", 400, "This is not an HTTP request",
+        "What came over the connection cannot be read as HTTP/1.1. The connection was closed. Nothing was changed.",
+        "Look at the request line, at the header lines, and at how the body's length is announced.",
+    ),
+    ProblemType(
         "malformed-json", 400, "The body is not JSON",
         "The body is not one JSON text in UTF-8, or it is one that readers understand differently: a member named twice,"
         " NaN or Infinity, nesting beyond what is read. Nothing was changed.",
@@ -212,10 +217,12 @@ class Problem(Exception):
         headers = {"Cache-Control": "no-store"} | self.headers
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
-        # ASCII only: a lone surrogate that came in as an escape could not be written as UTF-8.
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
-        body = json.dumps(self.document(path)).encode()
-        return Response(body, self.kind.status, headers, MEDIA_TYPE)
+        return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
+
+    def body(self, instance: str | None = None) -> bytes:
+        """Write ``document``. ASCII only: a lone surrogate that came in as an escape could not be written as UTF-8."""
+        return json.dumps(self.document(instance)).encode()
 
 
 def invalid(faults: Sequence[Fault]) -> Problem:

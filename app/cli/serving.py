@@ -14,7 +14,7 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.hot_read import HotReads
+from app.api.connection import Connection
 from app.cli.errors import CommandFailed
 from app.settings import Settings
 
@@ -160,7 +160,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=HotReads,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -24,6 +24,8 @@ Written = Effect
 
 _Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
+Lane = Joined[Asked, _Acknowledged]
+
 SINGLE_LANES = 4
 """For each lane, so many in which the requests of a failed batch are done one at a time, chosen by product."""
 BUSY_PAUSE_S = 0.02
@@ -99,11 +101,11 @@ class Products:
         self._transactions = transactions
         self._timeout_s = limits.request_timeout_ms / 1000
         self._busy_s = limits.idempotency_wait_ms / 1000
-        self._lanes: list[Joined[Asked, _Acknowledged]] = [
+        self._lanes: list[Lane] = [
             Joined(self._transact, batch_weight=limits.write_batch, weigh=_weight, queue_limit=limits.queue_limit)
             for _ in range(limits.write_lanes)
         ]
-        self._singles: list[Joined[Asked, _Acknowledged]] = [
+        self._singles: list[Lane] = [
             Joined(self._transact, batch_weight=1, queue_limit=limits.queue_limit)
             for _ in range(SINGLE_LANES * limits.write_lanes)
         ]
@@ -187,8 +189,11 @@ class Products:
         return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
     async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
-        """Create or replace products of different ids in one transaction; answers in the order given."""
-        return await self._write(commands.Upsert(drafts), asking) if drafts else ()
+        """Create or replace products of different ids in one transaction; answers in the order given.
+
+        Without any product there is still a key to be looked at, which may belong to another request.
+        """
+        return await self._write(commands.Upsert(drafts), asking) if drafts or asking.once else ()
 
     async def drop(self, product_id: str) -> None:
         """Drop one cache entry. Raises ``StoreUnavailable``."""
@@ -215,23 +220,19 @@ class Products:
 
     async def _in_turn(self, asked: Asked) -> _Acknowledged:
         """Submit until no other request with the same idempotency key is under way."""
-        lane = self._lanes[self._lane(asked.command.keys[0])]
+        lane = lane_of(self._lanes, asked)
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:
             try:
                 return await lane.submit(asked)
             except _Apart:
-                lane = self._singles[zlib.crc32(asked.command.keys[0].encode()) % len(self._singles)]
+                lane = lane_of(self._singles, asked)
                 continue
             except Busy as busy:
                 if clock() > patience:
                     raise RequestInProgress("another request with this idempotency key is not finished") from busy
             await asyncio.sleep(BUSY_PAUSE_S)
-
-    def _lane(self, product_id: str) -> int:
-        # A product's writes share a lane: two transactions would only wait for each other's lock.
-        return zlib.crc32(product_id.encode()) % len(self._lanes)
 
     async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:
@@ -259,6 +260,12 @@ class Products:
         keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
         acknowledgement = await self._cache.write(keys, transact)
         return [result if isinstance(result, Refused | Busy) else (result, acknowledgement) for result in results]
+
+
+def lane_of(lanes: Sequence[Lane], asked: Asked) -> Lane:
+    """Choose a request's lane. A product's writes share one: two transactions would only wait for each other's lock."""
+    name = asked.command.keys[0] if asked.command.keys else asked.idempotency_key or ""
+    return lanes[zlib.crc32(name.encode()) % len(lanes)]
 
 
 def _weight(asked: Asked) -> int:

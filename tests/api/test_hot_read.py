@@ -1,6 +1,7 @@
 """The hot read and the ordinary endpoint answer alike, byte for byte, on a real connection."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from app.api.hot_read import HotReads
+from app.api.connection import Connection
 from tests.api.conftest import Service
 
 _IDS = st.sampled_from(
@@ -45,7 +46,7 @@ class Port:
     """A listening socket with the server's protocol behind it."""
 
     number: int
-    connections: list[HotReads] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ async def port(service: Service) -> AsyncIterator[Port]:
     state.default_headers = [_DATE]
     listening = Port(0)
 
-    def connected() -> HotReads:
-        listening.connections.append(HotReads(config, state, {}))
+    def connected() -> Connection:
+        listening.connections.append(Connection(config, state, {}))
         return listening.connections[-1]
 
     server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
@@ -154,6 +155,21 @@ async def test_pipelined_requests_are_answered_in_order(service: Service, port: 
     assert [answer[9:12] for answer in answers] == [b"200", b"200", b"404", b"200", b"200", b"404", b"200"]
     found = [name[1] for answer in answers if (name := re.search(rb'"id":"([^"]+)"', answer))]
     assert found == [b"mug-blue", b"mug:2.x", b"mug-blue", b"mug-blue", b"mug:2.x"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\x01", b"GET /products/a\x00b HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"],
+)
+async def test_what_is_not_http_is_answered_as_a_problem(port: Port, sent: bytes) -> None:
+    """Like every other error; then the connection ends."""
+    async with _connection(port) as (reader, writer):
+        writer.write(sent)
+        answer = await _answer(reader)
+        assert await reader.read() == b""
+    head, _, content = answer.partition(b"\r\n\r\n")
+    assert (head[9:12], b"\r\ncontent-type: application/problem+json" in head) == (b"400", True)
+    assert (json.loads(content)["type"], b"\r\nx-request-id: " in head) == ("/problems/malformed-request", True)
 
 
 async def test_a_stop_lets_a_read_under_way_finish(service: Service, port: Port) -> None:

@@ -72,6 +72,7 @@ async def test_every_kind_of_answer_survives_its_storage(client: httpx.AsyncClie
     requests: list[tuple[str, str, dict[str, Any] | None]] = [
         ("POST", "/products", {"name": 'Ünï "q" \u2028 🍵', "price_cents": 1}),
         ("POST", "/products/batch", {"items": [MUG | {"id": "b"}, {"name": "🍵", "price_cents": 1}, {}]}),
+        ("POST", "/products/batch", {"items": [{}]}),
         ("PATCH", URL, {"price_cents": 5}),
         ("PUT", f"{URL}/stock", {"stock": 3, "reference": "é"}),
         ("POST", f"{URL}/stock/adjustments", {"delta": -4, "reason": "sale"}),
@@ -86,6 +87,14 @@ async def test_every_kind_of_answer_survives_its_storage(client: httpx.AsyncClie
         assert (first.status_code, first.content) == (again.status_code, again.content)
         kept = ("etag", "location", "content-type", "cache-control")
         assert [first.headers.get(name) for name in kept] == [again.headers.get(name) for name in kept]
+
+
+async def test_a_batch_without_a_good_item_has_its_key_all_the_same(client: httpx.AsyncClient) -> None:
+    """Nothing is written, and yet the key is taken, and another request's key is not."""
+    headers = {"Idempotency-Key": "k"}
+    assert (await client.post("/products/batch", json={"items": [{}]}, headers=headers)).status_code == httpx.codes.OK
+    problem(await client.post("/products/batch", json={"items": [{}, {}]}, headers=headers), "idempotency-key-reused")
+    problem(await client.patch(URL, json={"price_cents": 5}, headers=headers), "idempotency-key-reused")
 
 
 async def test_one_key_twice_at_once_sells_once(client: httpx.AsyncClient, database_url: str) -> None:
