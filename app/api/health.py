@@ -47,5 +47,7 @@ async def readyz(larder: Running) -> Response:
     responses=answers({200: PROMETHEUS}, ("internal-error",)),
 )
 async def metrics(larder: Running) -> Response:
-    """Write this process's counters."""
-    return Response(render(larder.requests, larder.stats, larder.store), 200, _HEADERS, CONTENT_TYPE)
+    """Write the counters of this address, of all its workers."""
+    own = larder.tally()
+    total = own if larder.tallies is None else larder.tallies.total(own)
+    return Response(render(total), 200, _HEADERS, CONTENT_TYPE)

@@ -6,7 +6,8 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-from app.api.metrics import RequestStats, StoreHealth
+from app.api.metrics import RequestStats, StoreHealth, Tally
+from app.api.tallies import Tallies
 from app.cache.ports import Value
 from app.cache.stats import Stats
 from app.cache.write_through import Read
@@ -94,6 +95,12 @@ class Larder:
     store: StoreHealth
     stats: Stats
     requests: RequestStats
+    tallies: Tallies | None = None
+    """Those of all workers; ``None`` when this process is alone on its address."""
+
+    def tally(self) -> Tally:
+        """Give what this process counts; the counters in it are the living ones."""
+        return Tally(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 
 async def larder_of(request: Request) -> Larder:

@@ -7,8 +7,8 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from errno import EACCES, EADDRINUSE
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Protocol, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +27,13 @@ Ready = Callable[[str], Awaitable[None]]
 """Called once with the service's URL, when it takes requests."""
 
 
+class Ended(Protocol):
+    """What a signal ends in order."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second SIGINT drops the requests under way."""
+
+
 class StopSignals:
     """SIGINT and SIGTERM, from the first server started to the last one stopped.
 
@@ -37,7 +44,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested = False
         self._task: asyncio.Task[object] | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: Ended | None = None
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -63,13 +70,17 @@ class StopSignals:
             self._task = None
 
     @contextlib.contextmanager
-    def passed_to(self, server: uvicorn.Server) -> Iterator[None]:
+    def passed_to(self, server: Ended) -> Iterator[None]:
         """Inside, a signal ends `server` in order; a second SIGINT drops the requests under way."""
         self._server = server
         try:
             yield
         finally:
             self._server = None
+
+    def end(self) -> None:
+        """Do as if SIGTERM had come."""
+        self._received(signal.SIGTERM)
 
     def _received(self, number: signal.Signals) -> None:
         first, self.requested = not self.requested, True
@@ -122,6 +133,11 @@ class _Server(uvicorn.Server):
             raise
 
 
+def grace_s(settings: Settings) -> int:
+    """How long a stop lets requests under way go on, in seconds."""
+    return settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S
+
+
 def bind(settings: Settings) -> socket.socket:
     """Take the address to serve on, before anything else is started.
 
@@ -164,7 +180,7 @@ async def serve(
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S,
+        timeout_graceful_shutdown=grace_s(settings),
     )
     config.load()
     server = _Server(config, app)
