@@ -27,12 +27,9 @@ class Tallies:
     """The tallies of all workers, as one of them sees them.
 
     Args:
-        directory: where they keep them; exists.
+        directory: where they keep them.
         number: which of the workers this is.
         clock: seconds, on a clock that all of them share.
-
-    Raises:
-        OSError: the directory cannot be used.
     """
 
     def __init__(self, directory: Path, number: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +37,7 @@ class Tallies:
         self._clock = clock
         self._failing = False
         self._before = _counts_of(_read(self._file), restarts=1) if self._file.exists() else Tally()
-        self._write(self._before)
+        self._renew(Tally())
 
     async def keep(self, live: Callable[[], Tally]) -> None:
         """Renew this worker's file until cancelled, and once more then."""
@@ -64,6 +61,8 @@ class Tallies:
         own = replace(self._before + live, taken_at=self._clock())
         try:
             self._write(own)
+        except FileNotFoundError:
+            pass  # the parent is gone, and the directory with it: this worker is about to end
         except OSError as error:
             if not self._failing:
                 _log.warning("the other workers cannot be told what this one counts: %s", error)

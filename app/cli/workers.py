@@ -115,7 +115,8 @@ class _Workers:
                 raise CommandFailed(said or f"{what} before it served")
             if served_s is not None and served_s >= _STEADY_S:
                 pause_s = 0.0
-            _log.warning("%s; another takes its place in %g s. %s", what, pause_s, said)
+            when = f"in {pause_s:g} s" if pause_s else "now"
+            _log.warning("%s; another takes its place %s%s", what, when, f": {said}" if said else "")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(max(_FIRST_PAUSE_S, 2 * pause_s), _LONGEST_PAUSE_S)
