@@ -1,12 +1,11 @@
 """`larder worker`: one of the processes of `larder serve --workers N`, which alone starts it.
 
-It says on its line to the parent that it serves, or why it cannot. The line ends with the parent, however that ends, and
-then the worker ends too, in order.
+On its line to the parent it says that it serves, or why it cannot, and is then handed the connections to serve. The line ends
+with the parent, however that ends, and then the worker ends too, in order.
 """
 
 import argparse
 import asyncio
-import contextlib
 import shutil
 import socket
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from app.api.tallies import Tallies
 from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
-from app.cli.serving import StopSignals, log_to_stderr, serve
+from app.cli.serving import Server, StopSignals, log_to_stderr, run_server
 from app.cli.workers import SERVING
 from app.main import create_app
 
@@ -25,7 +24,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Declare the command; without a help text it is not listed."""
     parser = subparsers.add_parser("worker")
     parser.add_argument("--number", type=int, required=True, help="which of the workers this is, from 1")
-    parser.add_argument("--listener", type=int, required=True, help="file descriptor of the socket to serve on")
     parser.add_argument("--line", type=int, required=True, help="file descriptor of the socket to the parent")
     parser.add_argument("--directory", type=Path, required=True, help="where the workers keep their tallies")
 
@@ -36,31 +34,63 @@ async def run(arguments: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     with socket.socket(fileno=arguments.line) as line, StopSignals() as stop, stop.cancelling():
         line.settimeout(0)
-        watching = asyncio.create_task(_outlive_nobody(line, stop, arguments.directory))
-
-        async def ready(_url: str) -> None:
-            with contextlib.suppress(OSError):  # the parent is gone: `watching` knows
-                await loop.sock_sendall(line, SERVING)
-
+        settings = read_settings()
+        server = Server(create_app(settings, Tallies(arguments.directory, arguments.number)), settings)
+        handed = _Handed(line, server, stop)
+        loop.add_reader(line, handed.take)
         try:
-            settings = read_settings()
-            app = create_app(settings, Tallies(arguments.directory, arguments.number))
-            with socket.socket(fileno=arguments.listener) as listener:
-                await serve(app, settings, listener, stop, ready)
+            await run_server(server, [], stop, lambda: loop.sock_sendall(line, SERVING))
         except CommandFailed as error:
             await loop.sock_sendall(line, str(error).encode())
             return _CANNOT_START
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+            loop.remove_reader(line)
+            if handed.orphaned:
+                shutil.rmtree(arguments.directory, ignore_errors=True)  # nobody else is left to do it
     return 0
 
 
-async def _outlive_nobody(line: socket.socket, stop: StopSignals, directory: Path) -> None:
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):
-        while await loop.sock_recv(line, 1):
-            pass
-    # Nobody is left to remove it, and nobody to be asked for the sum.
-    shutil.rmtree(directory, ignore_errors=True)
-    stop.end()
+class _Handed:
+    """Takes the connections that come on the line."""
+
+    def __init__(self, line: socket.socket, server: Server, stop: StopSignals) -> None:
+        self.orphaned = False
+        self._line = line
+        self._server = server
+        self._stop = stop
+        self._beginning: set[asyncio.Task[None]] = set()
+
+    def take(self) -> None:
+        """Take all that are there."""
+        while True:
+            try:
+                # One byte at a time: with it comes its own descriptor, and no other's.
+                byte, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                byte, descriptors = b"", []
+            if not byte:
+                self._ended()
+                return
+            for descriptor in descriptors:
+                self._serve(socket.socket(fileno=descriptor))
+
+    def _serve(self, connection: socket.socket) -> None:
+        if self._server.should_exit:
+            connection.close()
+            return
+        task = asyncio.create_task(self._server.adopt(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: "asyncio.Task[None]") -> None:
+        self._beginning.discard(task)
+        if not task.cancelled():
+            task.exception()  # the client is gone already, which concerns nobody
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._line)
+        if not self.orphaned:
+            self.orphaned = True
+            self._stop.end()

@@ -1,8 +1,8 @@
 """Several processes on one address: started together, replaced when they die, ended together.
 
-The parent binds the address and serves nothing itself. Each worker is a fresh interpreter that inherits the listening socket
-and one end of a line (a socket pair) to the parent; so no state of a running event loop is ever copied into a second process,
-and the kernel tells a worker of the parent's death whatever its cause.
+The parent accepts connections and hands each to the next worker in turn; it reads nothing from them. A worker is a fresh
+interpreter, so no state of a running event loop is ever copied into a second process. A line (a socket pair) leads to it: the
+connections go through it, and when it ends, each side knows that the other one is dead, whatever it died of.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from app.cli.errors import CommandFailed
-from app.cli.serving import Ready, StopSignals, grace_s, local_url, serve
+from app.cli.serving import Ready, StopSignals, grace_s, listen, local_url, serve
+from app.cli.turns import Turns
 from app.settings import PREFIX, Settings
 
 _STEADY_S = 10.0
@@ -66,7 +67,7 @@ class _Workers:
         self._directory = directory
         self._patience_s = grace_s(settings) + _CLOSING_S
         self._living: dict[int, Process] = {}
-        self._serving: set[int] = set()
+        self._turns = Turns(listener)
         self._all_serve = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -85,14 +86,16 @@ class _Workers:
         """Pass a signal on to every worker; those that are not done within their deadline are killed."""
         if not self._stopping.is_set():
             self._stopping.set()
-            self._listener.close()  # or new connections would wait in it for nobody
+            self._turns.close()
             asyncio.get_running_loop().call_later(self._patience_s, self._kill)
         for number, process in self._living.items():
             # Who does not serve yet may not know a SIGINT from a fault.
-            _send(process, sig if number in self._serving else signal.SIGTERM)
+            _send(process, sig if number in self._turns else signal.SIGTERM)
 
     async def _announce(self, ready: Ready, url: str) -> None:
         await self._all_serve.wait()
+        listen(self._listener, self._settings)
+        self._turns.begin()
         await ready(url)
 
     async def _keep(self, number: int) -> None:
@@ -111,7 +114,7 @@ class _Workers:
             if self._stopping.is_set():
                 return
             what = f"worker {number} (process {process.pid}) ended with status {process.returncode}"
-            if served_s is None and not (self._all_serve.is_set() and self._serving):
+            if served_s is None and not (self._all_serve.is_set() and self._turns):
                 raise CommandFailed(said or f"{what} before it served")
             if served_s is not None and served_s >= _STEADY_S:
                 pause_s = 0.0
@@ -128,7 +131,6 @@ class _Workers:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         given = {
             "--number": number,
-            "--listener": self._listener.fileno(),
             "--line": theirs.fileno(),
             "--directory": self._directory,
         }
@@ -139,7 +141,7 @@ class _Workers:
                 *(str(word) for option in given.items() for word in option),
                 env=inherited | self._settings.as_env(),
                 stdin=DEVNULL,
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
                 # Ctrl-C in the terminal is for the parent alone, which passes it on.
                 start_new_session=True,
             )
@@ -163,14 +165,14 @@ class _Workers:
             await process.wait()
             return None, said.decode()
         began = loop.time()
-        self._serving.add(number)
-        if len(self._serving) == self._settings.workers:
+        self._turns.add(number, line)
+        if len(self._turns) == self._settings.workers:
             self._all_serve.set()
         await process.wait()
         return loop.time() - began, ""
 
     async def _see_off(self, number: int, process: Process, line: socket.socket) -> None:
-        self._serving.discard(number)
+        self._turns.remove(number)
         line.close()
         if process.returncode is None:
             _send(process, signal.SIGTERM)
