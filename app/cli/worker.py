@@ -6,6 +6,7 @@ with the parent, however that ends, and then the worker ends too, in order.
 
 import argparse
 import asyncio
+import contextlib
 import shutil
 import socket
 from pathlib import Path
@@ -39,15 +40,20 @@ async def run(arguments: argparse.Namespace) -> int:
         handed = _Handed(line, server, stop)
         loop.add_reader(line, handed.take)
         try:
-            await run_server(server, [], stop, lambda: loop.sock_sendall(line, SERVING))
+            await run_server(server, [], stop, lambda: _say(line, SERVING))
         except CommandFailed as error:
-            await loop.sock_sendall(line, str(error).encode())
+            await _say(line, str(error).encode())
             return _CANNOT_START
         finally:
             loop.remove_reader(line)
             if handed.orphaned:
                 shutil.rmtree(arguments.directory, ignore_errors=True)  # nobody else is left to do it
     return 0
+
+
+async def _say(line: socket.socket, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the parent is gone, which is met where the line is read
+        await asyncio.get_running_loop().sock_sendall(line, word)
 
 
 class _Handed:
