@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from app.api.application import build
 from app.api.metrics import RequestStats
-from app.api.state import Larder
+from app.api.state import STATE, Larder
+from app.api.tallies import Tallies
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
@@ -28,21 +29,28 @@ from app.settings import Settings
 _log = logging.getLogger("larder")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Make the application; its servers are opened when it starts, and closed when it stops."""
+def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
+    """Make the application; its servers are opened when it starts, and closed when it stops.
+
+    Args:
+        settings: what it runs with.
+        tallies: those of all workers, if there are several on this address.
+    """
     requests = RequestStats()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings, requests) as larder:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
+        async with running(settings, requests, tallies) as larder:
             app.state.larder = larder
-            yield
+            yield {STATE: larder}
 
     return build(version("larder"), requests, lifespan)
 
 
 @asynccontextmanager
-async def running(settings: Settings, requests: RequestStats | None = None) -> AsyncIterator[Larder]:
+async def running(
+    settings: Settings, requests: RequestStats | None = None, tallies: Tallies | None = None
+) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP."""
     stats = Stats()
     config = cache_config(settings)
@@ -81,7 +89,10 @@ async def running(settings: Settings, requests: RequestStats | None = None) -> A
             transactions, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
-        yield Larder(settings, products, database, store, stats, requests or RequestStats())
+        larder = Larder(settings, products, database, store, stats, requests or RequestStats(), tallies)
+        if tallies is not None:
+            await opened.enter_async_context(_in_background("tally", tallies.keep(larder.tally)))
+        yield larder
 
 
 @asynccontextmanager

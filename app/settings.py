@@ -29,8 +29,9 @@ class Settings(BaseModel):
     redis_url: str = Field("", description="Redis URL; `larder dev` starts a private server when empty")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
+    workers: int = Field(1, ge=1, le=64, description="processes that share the address, each with its own connections")
 
-    database_connections: int = Field(10, ge=3, le=500, description="connections to PostgreSQL per process")
+    database_connections: int = Field(10, ge=3, le=500, description="connections to PostgreSQL per worker")
     database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
     database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
@@ -101,6 +102,10 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise SettingsError("\n".join(_sentence(detail["loc"], detail["msg"]) for detail in error.errors())) from error
+
+    def as_env(self) -> dict[str, str]:
+        """Give the variables that ``from_env`` makes the same settings of."""
+        return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:

@@ -1,6 +1,6 @@
 """The HTTP application, put together: what ``app.main`` gives its servers to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import FastAPI
@@ -17,7 +17,9 @@ DESCRIPTION = (
 
 
 def build(
-    version: str, requests: RequestStats, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
+    version: str,
+    requests: RequestStats,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]] | None = None,
 ) -> FastAPI:
     """Make the application; its lifespan, or a test, puts a ``Larder`` into ``app.state.larder`` before the first request."""
     app = LarderApi(

@@ -49,6 +49,8 @@ async def readyz(request: Request) -> Response:
     responses=answers({200: PROMETHEUS}, ("internal-error",)),
 )
 async def metrics(request: Request) -> Response:
-    """Write this process's counters."""
+    """Write the counters of this address, of all its workers."""
     larder = larder_of(request)
-    return Response(render(larder.requests, larder.stats, larder.store), 200, _HEADERS, CONTENT_TYPE)
+    own = larder.tally()
+    total = own if larder.tallies is None else larder.tallies.total(own)
+    return Response(render(total), 200, _HEADERS, CONTENT_TYPE)

@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.state import Larder
+from app.api.state import STATE, Larder
 from app.cache.ports import Value
 from app.products.product import is_product_id
 
@@ -44,11 +44,11 @@ _LAST = b"connection: close\r\n"
 
 
 class HotReads(HttpToolsProtocol):
-    """uvicorn's protocol for one connection, for ``create_app``'s application while it runs."""
+    """uvicorn's protocol for one connection to an application whose lifespan gave the ``Larder`` as its state."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
-        self._larder: Larder = config.loaded_app.state.larder
+        self._larder: Larder = app_state[STATE]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start to answer one request, here if it is plain."""

@@ -6,6 +6,7 @@ Requests and hits pay an addition to a plain integer; the families of the Promet
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -32,6 +33,41 @@ class RequestStats:
         """Count one answered request. ``route`` is a template, never a path: there are only so many of them."""
         self.requests[method if method in _METHODS else "other", route, status] += 1
         self.durations[route].observe(seconds)
+
+    def __add__(self, other: "RequestStats") -> "RequestStats":
+        both = RequestStats()
+        both.requests = self.requests + other.requests
+        for stats in (self, other):
+            for route, histogram in stats.durations.items():
+                both.durations[route] += histogram
+        return both
+
+
+@dataclass(slots=True)
+class Tally:
+    """Everything that ``/metrics`` shows: of one worker, or of several together."""
+
+    requests: RequestStats = field(default_factory=RequestStats)
+    cache: Stats = field(default_factory=Stats)
+    store_failures: int = 0
+    store_up: bool = True
+    """Whether the store answers each of the workers."""
+    workers: int = 0
+    """How many are alive."""
+    restarts: int = 0
+    taken_at: float = 0.0
+    """On the machine's monotonic clock, which its processes share."""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.requests + other.requests,
+            self.cache + other.cache,
+            self.store_failures + other.store_failures,
+            self.store_up and other.store_up,
+            self.workers + other.workers,
+            self.restarts + other.restarts,
+            max(self.taken_at, other.taken_at),
+        )
 
 
 def _histogram(name: str, text: str, labels: tuple[str, ...], rows: list[tuple[tuple[str, ...], Histogram]]) -> Metric:
@@ -75,10 +111,21 @@ class StoreHealth(Protocol):
         """Times it was given up since the start."""
 
 
+class _Workers(Collector):
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", self._tally.workers)
+        yield CounterMetricFamily(
+            "larder_worker_restarts", "Times that a process took the place of one that ended.", self._tally.restarts
+        )
+
+
 class _Cache(Collector):
-    def __init__(self, stats: Stats, store: StoreHealth, clock: Callable[[], float]) -> None:
-        self._stats = stats
-        self._store = store
+    def __init__(self, tally: Tally, clock: Callable[[], float]) -> None:
+        self._stats = tally.cache
+        self._tally = tally
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
@@ -100,9 +147,11 @@ class _Cache(Collector):
         yield reads
         yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
         yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
-        yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._store.failures)
+        yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._tally.store_failures)
         yield GaugeMetricFamily(
-            "larder_cache_store_up", "1 while Redis answers, 0 while it is left alone.", int(self._store.up)
+            "larder_cache_store_up",
+            "1 while Redis answers every worker, 0 while one leaves it alone.",
+            int(self._tally.store_up),
         )
         yield _histogram(
             "larder_cache_call_seconds",
@@ -130,8 +179,8 @@ class _Cache(Collector):
 
     def _audits(self) -> Iterator[Metric]:
         stats = self._stats
-        yield CounterMetricFamily("larder_cache_audits", "Audits finished by this process.", stats.audits)
-        yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up by this process.", stats.audit_failures)
+        yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
+        yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
         yield _histogram("larder_cache_audit_seconds", "How long an audit took.", (), [((), stats.audit_duration)])
         repairs = CounterMetricFamily("larder_cache_repairs", "Slots that audits deleted, by cause.", labels=("cause",))
         for cause, count in (
@@ -144,18 +193,19 @@ class _Cache(Collector):
         yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", stats.repairs.checked)
         yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
         yield CounterMetricFamily("larder_cache_purged_slots", "Slots deleted by that.", stats.purged_slots)
-        yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced by this process.", stats.adoptions)
+        yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced.", stats.adoptions)
         for name, moment, text in (
-            ("audit", stats.last_audit, "Seconds since this process finished an audit."),
-            ("proof", stats.last_proven, "Seconds since this process last read under a live fence."),
+            ("audit", stats.last_audit, "Seconds since one of the workers finished an audit."),
+            ("proof", stats.last_proven, "Seconds since one of the workers last read under a live fence."),
         ):
             if moment is not None:
                 yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, self._clock() - moment)
 
 
-def render(requests: RequestStats, cache: Stats, store: StoreHealth, clock: Callable[[], float] = time.monotonic) -> bytes:
+def render(tally: Tally, clock: Callable[[], float] = time.monotonic) -> bytes:
     """Write everything as Prometheus text. ``clock`` is the one that the cache's moments come from."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Requests(requests))
-    registry.register(_Cache(cache, store, clock))
+    registry.register(_Requests(tally.requests))
+    registry.register(_Cache(tally, clock))
+    registry.register(_Workers(tally))
     return generate_latest(registry)

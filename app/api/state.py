@@ -6,7 +6,8 @@ from typing import Protocol
 
 from fastapi import Request
 
-from app.api.metrics import RequestStats, StoreHealth
+from app.api.metrics import RequestStats, StoreHealth, Tally
+from app.api.tallies import Tallies
 from app.cache.ports import Value
 from app.cache.stats import Stats
 from app.cache.write_through import Read
@@ -84,6 +85,10 @@ class Pinged(Protocol):
         """Return once the server answered; raise within a bounded time when it does not."""
 
 
+STATE = "larder"
+"""The name of the running service in the lifespan's state, where the server's protocol finds it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Larder:
     """The running service as its endpoints see it; the composition root puts it into ``app.state.larder``."""
@@ -94,6 +99,12 @@ class Larder:
     store: StoreHealth
     stats: Stats
     requests: RequestStats
+    tallies: Tallies | None = None
+    """Those of all workers; ``None`` when this process is alone on its address."""
+
+    def tally(self) -> Tally:
+        """Give what this process counts; the counters in it are the living ones."""
+        return Tally(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 
 def larder_of(request: Request) -> Larder:

@@ -2,7 +2,8 @@
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from app.cache.ports import Outcome, Repairs
 
@@ -22,6 +23,12 @@ class Histogram:
         """Count one duration."""
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.total_s += seconds
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        both = Histogram()
+        both.counts = [mine + others for mine, others in zip(self.counts, other.counts, strict=True)]
+        both.total_s = self.total_s + other.total_s
+        return both
 
 
 @dataclass(slots=True)
@@ -54,3 +61,18 @@ class Stats:
     repairs: Repairs = field(default_factory=Repairs)
     purges: int = 0
     purged_slots: int = 0
+
+    def __add__(self, other: "Stats") -> "Stats":
+        """Counts are summed; of two moments, on one clock, the later one stays."""
+        both: dict[str, Any] = {}
+        for part in fields(self):
+            mine, others = getattr(self, part.name), getattr(other, part.name)
+            both[part.name] = _later(mine, others) if part.name in _MOMENTS else mine + others
+        return Stats(**both)
+
+
+_MOMENTS = ("last_audit", "last_proven")
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return max((moment for moment in (one, other) if moment is not None), default=None)

@@ -16,6 +16,7 @@ from app.cli.errors import CommandFailed
 # By module name, so that `larder import` does not load the service, nor `larder serve` the importer.
 COMMANDS = {
     "serve": "app.cli.serve",
+    "worker": "app.cli.worker",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
     "audit": "app.cli.audit",

@@ -12,8 +12,8 @@ from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.cli.migrate import migrate
-from app.cli.serving import StopSignals, bind, log_to_stderr, serve
-from app.main import create_app
+from app.cli.serving import StopSignals, bind, log_to_stderr
+from app.cli.workers import serve_by
 
 _DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
 
@@ -51,7 +51,7 @@ async def run(arguments: argparse.Namespace) -> int:
                 product_id = await load_demo(url)
                 print(what_to_try(url, product_id), *_private(urls), sep="\n", flush=True)
 
-            await serve(create_app(settings), settings, listener, stop, ready)
+            await serve_by(settings, listener, stop, ready)
             print("Stopping.", flush=True)
     return 0
 

@@ -5,8 +5,8 @@ import sys
 
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.migrate import migrate
-from app.cli.serving import StopSignals, bind, log_to_stderr, serve
-from app.main import create_app
+from app.cli.serving import StopSignals, bind, log_to_stderr
+from app.cli.workers import serve_by, workers_wished
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -16,12 +16,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="serve HTTP on LARDER_DATABASE_URL and LARDER_REDIS_URL",
         description="Serve HTTP on LARDER_HOST:LARDER_PORT from LARDER_DATABASE_URL and LARDER_REDIS_URL.",
     )
+    parser.add_argument("--workers", metavar="N", help="processes that share the address (default: LARDER_WORKERS, or 1)")
     parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
 
 
 async def run(arguments: argparse.Namespace) -> int:
     """Do it, until SIGINT or SIGTERM."""
-    settings = read_settings()
+    settings = read_settings(workers_wished(arguments.workers))
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         await check_database(settings)
@@ -33,5 +34,5 @@ async def run(arguments: argparse.Namespace) -> int:
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)
 
-        await serve(create_app(settings), settings, listener, stop, ready)
+        await serve_by(settings, listener, stop, ready)
     return 0

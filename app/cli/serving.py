@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from errno import EACCES, EADDRINUSE
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Protocol, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +30,13 @@ Ready = Callable[[str], Awaitable[None]]
 """Called once with the service's URL, when it takes requests."""
 
 
+class Ended(Protocol):
+    """What a signal ends in order."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second SIGINT drops the requests under way."""
+
+
 class StopSignals:
     """SIGINT and SIGTERM, from the first server started to the last one stopped.
 
@@ -39,7 +47,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested = False
         self._task: asyncio.Task[object] | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: Ended | None = None
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -65,13 +73,17 @@ class StopSignals:
             self._task = None
 
     @contextlib.contextmanager
-    def passed_to(self, server: uvicorn.Server) -> Iterator[None]:
+    def passed_to(self, server: Ended) -> Iterator[None]:
         """Inside, a signal ends `server` in order; a second SIGINT drops the requests under way."""
         self._server = server
         try:
             yield
         finally:
             self._server = None
+
+    def end(self) -> None:
+        """Do as if SIGTERM had come."""
+        self._received(signal.SIGTERM)
 
     def _received(self, number: signal.Signals) -> None:
         first, self.requested = not self.requested, True
@@ -81,11 +93,27 @@ class StopSignals:
             self._task.cancel()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's server, with signals left to us, start-up errors kept, and a word when it listens."""
 
-    def __init__(self, config: uvicorn.Config, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            interface="asgi3",
+            http=Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=grace_s(settings),
+        )
+        config.load()
         super().__init__(config)
+        self.settings = settings
         self.listening = asyncio.Event()
         self._app = app
         self._failure: Exception | None = None
@@ -119,6 +147,13 @@ class _Server(uvicorn.Server):
         gc.freeze()
         self.listening.set()
 
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve a connection that somebody else accepted; its socket belongs to the server from now on."""
+        # As a listening server makes them.
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
+
     async def _remember_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
@@ -127,15 +162,21 @@ class _Server(uvicorn.Server):
             raise
 
 
+def grace_s(settings: Settings) -> int:
+    """How long a stop lets requests under way go on, in seconds."""
+    return settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S
+
+
 def bind(settings: Settings) -> socket.socket:
     """Take the address to serve on, before anything else is started.
 
     Raises:
         CommandFailed: somebody else has it, or it is not ours to take.
     """
-    host, port = settings.host, settings.port
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,42 +185,49 @@ def bind(settings: Settings) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise CommandFailed(_bind_failure(error, host, port)) from error
+        raise CommandFailed(_bind_failure(error, settings)) from error
     return listener
 
 
-async def serve(
-    app: ASGIApp, settings: Settings, listener: socket.socket, stop: StopSignals, ready: Ready | None = None
-) -> None:
+def listen(listener: socket.socket, settings: Settings) -> None:
+    """Let connections come to a bound socket.
+
+    Raises:
+        CommandFailed: the address was taken in the last moment.
+    """
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise CommandFailed(_bind_failure(error, settings)) from error
+
+
+async def serve(app: ASGIApp, settings: Settings, listener: socket.socket, stop: StopSignals, ready: Ready) -> None:
     """Serve `app` on `listener` until a signal; requests under way are let finish within their deadline.
 
     Raises:
         CommandFailed: the address was taken in the last moment.
-        Exception: what the application's own start raised.
+        Exception: what the application's own start raised, or `ready`.
     """
-    config = uvicorn.Config(
-        app,
-        interface="asgi3",
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S,
-    )
-    config.load()
-    server = _Server(config, app)
-    announcing = asyncio.create_task(_announce(server, local_url(listener), ready))
+    url = local_url(listener)
+    await run_server(Server(app, settings), [listener], stop, lambda: ready(url))
+
+
+async def run_server(
+    server: Server, listeners: list[socket.socket], stop: StopSignals, started: Callable[[], Awaitable[None]]
+) -> None:
+    """Run a server until a signal, and `started` once it serves.
+
+    Raises:
+        CommandFailed: a listener cannot be listened on.
+        Exception: what the application's own start raised, or `started`.
+    """
+    announcing = asyncio.create_task(_announce(server, started))
     announcing.add_done_callback(lambda _: _end_if_failed(announcing, server))
     with stop.passed_to(server):
         try:
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         except OSError as error:
-            raise CommandFailed(_bind_failure(error, settings.host, settings.port)) from error
+            raise CommandFailed(_bind_failure(error, server.settings)) from error
         finally:
             announcing.cancel()
             await asyncio.wait([announcing])
@@ -187,13 +235,12 @@ async def serve(
         raise failure
 
 
-async def _announce(server: _Server, url: str, ready: Ready | None) -> None:
+async def _announce(server: Server, started: Callable[[], Awaitable[None]]) -> None:
     await server.listening.wait()
-    if ready is not None:
-        await ready(url)
+    await started()
 
 
-def _end_if_failed(announcing: "asyncio.Task[None]", server: _Server) -> None:
+def _end_if_failed(announcing: "asyncio.Task[None]", server: Server) -> None:
     if not announcing.cancelled() and announcing.exception() is not None:
         server.should_exit = True
 
@@ -223,7 +270,8 @@ def _silenced(name: str) -> Iterator[None]:
         logger.disabled = before
 
 
-def _bind_failure(error: OSError, host: str, port: int) -> str:
+def _bind_failure(error: OSError, settings: Settings) -> str:
+    host, port = settings.host, settings.port
     if error.errno == EADDRINUSE:
         return f"{host}:{port} is taken by another program. Stop it, or set LARDER_PORT to another port."
     if error.errno == EACCES:

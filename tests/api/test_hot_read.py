@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from app.api.connection import Connection
+from app.api.state import STATE
 from tests.api.conftest import Service
 
 _IDS = st.sampled_from(
@@ -59,7 +60,7 @@ async def port(service: Service) -> AsyncIterator[Port]:
     listening = Port(0)
 
     def connected() -> Connection:
-        listening.connections.append(Connection(config, state, {}))
+        listening.connections.append(Connection(config, state, {STATE: service.app.state.larder}))
         return listening.connections[-1]
 
     server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)

@@ -8,10 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import psutil
@@ -19,37 +17,14 @@ import psycopg
 import pytest
 
 from app.embedded import start_postgres, start_redis
+from tests.cli.started import START_S, ended, failing, running, start
 
-_LARDER = str(Path(sys.executable).with_name("larder"))
-_START_S = 60.0
 _CURL = re.compile(r"^  (curl .+)$", re.MULTILINE)
-
-
-class Running:
-    """A `larder` that was started and has said that it serves."""
-
-    def __init__(self, process: asyncio.subprocess.Process, said: str) -> None:
-        self.process = process
-        self.said = said
-        self.url = re.findall(r"serves on (\S+)", said)[0]
-
-    async def end(self, number: signal.Signals) -> int:
-        """Send a signal; the exit status."""
-        self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), _START_S)
-
-
-@pytest.fixture
-def place(servers_directory: Path) -> Path:
-    """A working directory with room for `.larder/`, swept up with the session's servers."""
-    path = servers_directory / f"cli-{uuid4().hex[:8]}"
-    path.mkdir()
-    return path
 
 
 async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(place: Path) -> None:
     """The printed tour shows a hit, a write, and the new stock as a hit; afterwards no server of ours is left."""
-    async with _running("dev", directory=place) as larder:
+    async with running("dev", directory=place) as larder:
         async with httpx.AsyncClient() as client:
             read, count, read_again = _CURL.findall(larder.said)
             assert (await _curl(client, read)).status_code == httpx.codes.OK
@@ -67,11 +42,11 @@ async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(place
 
 async def test_dev_killed_starts_again_with_its_data(place: Path) -> None:
     """After SIGKILL the next `larder dev` just works: same directory, same data, no second demo catalogue over it."""
-    async with _running("dev", directory=place) as first, httpx.AsyncClient() as client:
+    async with running("dev", directory=place) as first, httpx.AsyncClient() as client:
         (await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7})).raise_for_status()
         await first.end(signal.SIGKILL)
     assert _servers_of(place)
-    async with _running("dev", directory=place) as again, httpx.AsyncClient() as client:
+    async with running("dev", directory=place) as again, httpx.AsyncClient() as client:
         assert (await client.get(f"{again.url}/products/mug-blue")).json()["stock"] == 7
         assert await again.end(signal.SIGTERM) == 0
     assert _servers_of(place) == []
@@ -79,12 +54,12 @@ async def test_dev_killed_starts_again_with_its_data(place: Path) -> None:
 
 async def test_dev_interrupted_while_starting_leaves_nothing_running(place: Path) -> None:
     """Ctrl-C in the middle of the start ends what was started so far."""
-    process = await _start("dev", directory=place)
-    async with asyncio.timeout(_START_S):
+    process = await start("dev", directory=place)
+    async with asyncio.timeout(START_S):
         while not (place / ".larder" / "postgres" / "postmaster.pid").exists():
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(process.wait(), _START_S) == 0
+    assert await asyncio.wait_for(process.wait(), START_S) == 0
     assert _servers_of(place) == []
 
 
@@ -93,7 +68,7 @@ async def test_serve_on_given_servers_leaves_them_running(
 ) -> None:
     """`larder serve --migrate` starts no server of its own and stops none."""
     settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": redis_url, "LARDER_CACHE_NAMESPACE": namespace}
-    async with _running("serve", "--migrate", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
+    async with running("serve", "--migrate", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
         assert (await client.get(f"{larder.url}/readyz")).status_code == httpx.codes.OK
         assert await larder.end(signal.SIGTERM) == 0
     assert list(place.iterdir()) == []
@@ -104,7 +79,7 @@ async def test_serve_on_given_servers_leaves_them_running(
 async def test_serve_without_redis_says_so_and_serves(database_url: str, place: Path) -> None:
     """A Redis that is not there costs a warning, not the start."""
     settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": "redis://127.0.0.1:1/0"}
-    async with _running("serve", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
+    async with running("serve", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
         assert "Redis at 127.0.0.1:1 does not answer" in larder.said
         assert (await client.get(f"{larder.url}/readyz")).status_code == httpx.codes.OK
         assert await larder.end(signal.SIGTERM) == 0
@@ -114,7 +89,7 @@ async def test_port_taken_is_said_before_anything_is_started(place: Path) -> Non
     """The message names the address and the setting; no private server was started for nothing."""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
-        status, said = await _failing("dev", directory=place, settings={"LARDER_PORT": str(port)})
+        status, said = await failing("dev", directory=place, settings={"LARDER_PORT": str(port)})
     assert status == 1
     assert said == (f"larder dev: 127.0.0.1:{port} is taken by another program. Stop it, or set LARDER_PORT to another port.\n")
     assert list(place.iterdir()) == []
@@ -131,7 +106,7 @@ async def test_port_taken_is_said_before_anything_is_started(place: Path) -> Non
 )
 async def test_wrong_settings_end_in_one_sentence(place: Path, settings: Mapping[str, str], sentence: str) -> None:
     """One line, no traceback, no password, exit status 1."""
-    status, said = await _failing("migrate", directory=place, settings=settings)
+    status, said = await failing("migrate", directory=place, settings=settings)
     assert status == 1
     assert re.search(sentence, said)
     assert said.count("\n") == 1
@@ -149,7 +124,7 @@ async def test_wrong_password_of_postgres_is_said(place: Path) -> None:
     server = await start_postgres(place / "postgres", options=options)
     try:
         settings = {"LARDER_DATABASE_URL": f"postgresql://postgres:wrong@127.0.0.1:{port}/larder"}
-        status, said = await _failing("migrate", directory=place, settings=settings)
+        status, said = await failing("migrate", directory=place, settings=settings)
     finally:
         await server.stop()
     assert status == 1
@@ -162,7 +137,7 @@ async def test_wrong_password_of_redis_is_said(place: Path, database_url: str) -
     server = await start_redis(place / "redis", options={"requirepass": "right"})
     try:
         settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": server.url.replace("right", "wrong")}
-        status, said = await _failing("serve", directory=place, settings=settings)
+        status, said = await failing("serve", directory=place, settings=settings)
     finally:
         await server.stop()
     assert status == 1
@@ -173,7 +148,7 @@ async def test_database_newer_than_the_code_is_left_alone(place: Path, database_
     """A schema of a later version is refused, with what to do, and stays as it is."""
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
-    status, said = await _failing("migrate", directory=place, settings={"LARDER_DATABASE_URL": database_url})
+    status, said = await failing("migrate", directory=place, settings={"LARDER_DATABASE_URL": database_url})
     assert status == 1
     assert "from-the-future" in said
     assert "nothing was changed" in said
@@ -182,14 +157,14 @@ async def test_database_newer_than_the_code_is_left_alone(place: Path, database_
 
 async def test_migrate_by_several_instances_at_once(place: Path, empty_database_url: str) -> None:
     """Instances that start together all end well, one of them having done the work."""
-    runs = [_ended("migrate", directory=place, settings={"LARDER_DATABASE_URL": empty_database_url}) for _ in range(3)]
+    runs = [ended("migrate", directory=place, settings={"LARDER_DATABASE_URL": empty_database_url}) for _ in range(3)]
     assert [status for status, _ in await asyncio.gather(*runs)] == [0, 0, 0]
 
 
 async def test_directory_that_cannot_be_written_is_said(place: Path) -> None:
     """A `.larder` that is no writable directory ends the start in one sentence."""
     (place / ".larder").write_text("in the way")
-    status, said = await _failing("dev", directory=place)
+    status, said = await failing("dev", directory=place)
     assert status == 1
     assert f"{place}/.larder cannot be written to" in said
     assert "LARDER_DATABASE_URL" in said
@@ -220,54 +195,6 @@ def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
     assert said.stderr.startswith("Larder needs Python 3.11 or newer: ")
     assert "is Python 3.9" in said.stderr
     assert not (place / ".venv").exists()
-
-
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-    return {**inherited, "LARDER_PORT": "0", **settings}
-
-
-async def _start(*arguments: str, directory: Path, settings: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        _LARDER,
-        *arguments,
-        cwd=directory,
-        env=_environment(settings or {}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-
-
-@asynccontextmanager
-async def _running(*arguments: str, directory: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
-    process = await _start(*arguments, directory=directory, settings=settings)
-    assert process.stdout is not None
-    said = ""
-    try:
-        async with asyncio.timeout(_START_S):
-            while "serves on" not in said or (arguments[0] == "dev" and "Private server" not in said):
-                line = await process.stdout.readline()
-                assert line, f"it ended: {said}"
-                said += line.decode()
-        yield Running(process, said)
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.communicate()
-
-
-async def _ended(*arguments: str, directory: Path, settings: Mapping[str, str] | None = None) -> tuple[int, str]:
-    process = await _start(*arguments, directory=directory, settings=settings)
-    said, _ = await asyncio.wait_for(process.communicate(), _START_S)
-    assert process.returncode is not None
-    return process.returncode, said.decode()
-
-
-async def _failing(*arguments: str, directory: Path, settings: Mapping[str, str] | None = None) -> tuple[int, str]:
-    status, said = await _ended(*arguments, directory=directory, settings=settings)
-    assert "Traceback" not in said
-    return status, said
 
 
 async def _curl(client: httpx.AsyncClient, line: str) -> httpx.Response:
