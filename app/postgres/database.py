@@ -12,10 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.adapt import PyFormat
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
-from psycopg.types.array import BaseListDumper, ListDumper
 from psycopg.types.numeric import Int8Dumper
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -58,20 +56,6 @@ def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
         return await connect(url, timeout_ms=timeout_ms)
 
     return create_async_engine(DIALECT, async_creator=open_connection, poolclass=NullPool)
-
-
-class _Array(ListDumper):
-    """A list as an array of no type: the statement casts it.
-
-    The driver prepares a statement for each combination of parameter types, and would find another type for a list with small
-    numbers, with large ones, or with nothing but ``None``.
-    """
-
-    def upgrade(self, obj: list[Any], format: PyFormat) -> BaseListDumper:  # noqa: A002 - the driver's name for it
-        """See ``ListDumper``."""
-        dumper = super().upgrade(obj, format)
-        dumper.oid = 0
-        return dumper
 
 
 class Session:
@@ -210,8 +194,9 @@ class Database:
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
         connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=self._options)
-        connection.adapters.register_dumper(list, _Array)
-        connection.adapters.register_dumper(int, Int8Dumper)  # as for lists: one type for every number
+        # One type for every number, alone or in a list. The driver would take the smallest that fits, and prepare a statement
+        # anew for each combination of them.
+        connection.adapters.register_dumper(int, Int8Dumper)
         # Also over what the pool asks a new connection before it hands it out: a server may hang after the login, too.
         timer = asyncio.get_running_loop().call_later(self._connect_timeout_ms / 1000, _sever, connection)
         self._opening[id(connection)] = timer

@@ -89,7 +89,7 @@ class ProductSource:
         """The ledger of one reference after a position, newest first. Raises as ``load``."""
         parameters = {
             "reference": reference,
-            "created_at": after.created_at if after else "infinity",
+            "created_at": after.created_at.isoformat() if after else "infinity",
             "product_id": after.product_id if after else "",
             "version": after.version if after else 0,
             "line": after.line if after else 0,
