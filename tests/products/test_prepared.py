@@ -41,18 +41,19 @@ def asked(command: Command, *, kept: bool, named: bool) -> Asked:
 
 
 async def write(database: Database, size: int, amount: int) -> None:
-    """Create, count, adjust and delete ``size`` products, each in one transaction."""
+    """Create, count, adjust and delete ``size`` products, each in one transaction; nothing is refused."""
     transactions = ProductTransactions(database)
-    ids = [f"p{next(_numbers)}" for _ in range(size)]
-    rounds: Sequence[Sequence[Command]] = [
-        [Create(Draft(key, "Mug", amount, amount)) for key in ids],
-        [count(key, amount + 7, reference="count") for key in ids],
-        [Adjust([Line(key, -1)], Reason.SALE) for key in ids],
-        [delete(key) for key in ids],
-    ]
-    for commands in rounds:
-        for kept, named in ((False, False), (False, True), (True, True)):
-            await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
+    for kept, named in ((False, False), (False, True), (True, True)):
+        ids = [f"p{next(_numbers)}" for _ in range(size)]
+        rounds: Sequence[Sequence[Command]] = [
+            [Create(Draft(key, "Mug", amount, amount)) for key in ids],
+            [count(key, amount + 7, reference="count") for key in ids],
+            [Adjust([Line(key, -1)], Reason.SALE) for key in ids],
+            [delete(key) for key in ids],
+        ]
+        for commands in rounds:
+            done = await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
+            assert not any(isinstance(result, Exception) for result in done.results)
     await transactions.forget(age_s=60, limit=1_000)
 
 
