@@ -30,8 +30,8 @@ _DURABLE: LiteralString = (
 )
 
 # Each statement finds its rows by an index, whatever the values: its plan is made once and kept (docs/decisions/0009). One
-# that was made while a table was small must not scan it when it has grown.
-_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+# that was made while a table was small must not scan it when it has grown. A cursor is read to its end.
+_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
 
 
 DIALECT = "postgresql+psycopg://"
