@@ -14,6 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
+from psycopg.types.numeric import Int8Dumper
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -27,6 +28,10 @@ Statement = LiteralString | Composed
 _DURABLE: LiteralString = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
+
+# Each statement finds its rows by an index, whatever the values: its plan is made once and kept (docs/decisions/0010). One
+# that was made while a table was small must not scan it when it has grown. A cursor is read to its end.
+_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
 
 
 DIALECT = "postgresql+psycopg://"
@@ -60,10 +65,14 @@ class Session:
         self._connection = connection
         self._deadline_s = deadline_s
 
-    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
-        """Run one statement; return its rows. Raises a ``DatabaseError``."""
+    async def rows(
+        self, statement: Statement, parameters: Parameters | None = None, *, own_plan: bool = False
+    ) -> list[TupleRow]:
+        """Run one statement; return its rows. ``own_plan``: planned for these very values. Raises a ``DatabaseError``."""
         async with self._bounded():
-            cursor = await self._connection.execute(statement, parameters)
+            # The client's cursor writes the values into the statement: then there is nothing but these to plan for.
+            cursor = psycopg.AsyncClientCursor(self._connection) if own_plan else self._connection.cursor()
+            await cursor.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
@@ -124,7 +133,7 @@ class Database:
         self._deadline_s = statement_timeout_ms / 1000 + 1.0
         self._options = (
             f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC"
+            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
         )
         self._url = url
         self._opening: dict[int, asyncio.TimerHandle] = {}
@@ -164,14 +173,16 @@ class Database:
         else:
             await held.close()
 
-    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
-        """Run one reading statement, a second time if its connection was dead. Raises a ``DatabaseError``."""
+    async def rows(
+        self, statement: Statement, parameters: Parameters | None = None, *, own_plan: bool = False
+    ) -> list[TupleRow]:
+        """As ``Session.rows`` for a reading statement, a second time if its connection was dead. Raises a ``DatabaseError``."""
         try:
             async with self.session() as session:
-                return await session.rows(statement, parameters)
+                return await session.rows(statement, parameters, own_plan=own_plan)
         except DatabaseUnavailable:
             async with self.session() as session:
-                return await session.rows(statement, parameters)
+                return await session.rows(statement, parameters, own_plan=own_plan)
 
     async def ping(self) -> None:
         """Return when PostgreSQL answers as a primary. Raises a ``DatabaseError``."""
@@ -183,6 +194,9 @@ class Database:
 
     async def _connect(self) -> psycopg.AsyncConnection[TupleRow]:
         connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=self._options)
+        # One type for every number, alone or in a list. The driver would take the smallest that fits, and prepare a statement
+        # anew for each combination of them.
+        connection.adapters.register_dumper(int, Int8Dumper)
         # Also over what the pool asks a new connection before it hands it out: a server may hang after the login, too.
         timer = asyncio.get_running_loop().call_later(self._connect_timeout_ms / 1000, _sever, connection)
         self._opening[id(connection)] = timer

@@ -12,7 +12,7 @@ FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN product
 
 LOCK: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at
-FROM products WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE
+FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE
 """
 """Lock rows in one order for everybody, so that two transactions cannot wait for each other."""
 
@@ -186,11 +186,11 @@ VALUES (%(caller)s, %(key)s, %(request_hash)s, %(status)s, %(body)s, %(etag)s, %
 """
 
 FORGET: LiteralString = """
-DELETE FROM idempotency_records WHERE (caller, key) IN (
-    SELECT caller, key FROM idempotency_records
+DELETE FROM idempotency_records WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM idempotency_records
     WHERE created_at < statement_timestamp() - make_interval(secs => %(age_s)s)
     ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
+))
 RETURNING 1
 """
-"""Remove the oldest kept answers, a bounded number at a time."""
+"""Remove the oldest kept answers, a bounded number at a time. By place: a locked row stays where it is."""

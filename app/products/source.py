@@ -64,7 +64,8 @@ class ProductSource:
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
-            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters)
+            # A rare prefix is found by name, a frequent one among the few that are below.
+            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters, own_plan=bool(prefix))
         else:
             rows = await self._read(queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
@@ -88,7 +89,7 @@ class ProductSource:
         """The ledger of one reference after a position, newest first. Raises as ``load``."""
         parameters = {
             "reference": reference,
-            "created_at": after.created_at if after else "infinity",
+            "created_at": after.created_at.isoformat() if after else "infinity",
             "product_id": after.product_id if after else "",
             "version": after.version if after else 0,
             "line": after.line if after else 0,
@@ -100,9 +101,9 @@ class ProductSource:
         """Whether the id ever had a movement. Raises as ``load``."""
         return bool(await self._read(queries.HAS_LEDGER, {"product_id": product_id}))
 
-    async def _read(self, statement: Any, parameters: Parameters) -> list[Any]:
+    async def _read(self, statement: Any, parameters: Parameters, *, own_plan: bool = False) -> list[Any]:
         try:
-            return list(await self._database.rows(statement, parameters))
+            return list(await self._database.rows(statement, parameters, own_plan=own_plan))
         except DatabaseOverloaded as error:
             raise Overloaded(str(error)) from error
         except DatabaseError as error:

@@ -1,9 +1,21 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from app.settings import Settings
+from tests.conftest import SessionPostgres
 from tests.products.instances import Instance, instance
+from tests.products.million import fill
+from tests.servers.databases import create_database, drop_database, new_name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those on the large database first: workers that run dry take tests from the end of another's list.
+
+    So these stay together, and the database is made in one worker only.
+    """
+    items.sort(key=lambda item: "million" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
@@ -25,3 +37,13 @@ async def other(settings: Settings) -> AsyncIterator[Instance]:
     """A second instance on the same servers, as another process would be."""
     async with instance(settings) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def million(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
+    """A database of 1,000,000 products, for looking only."""
+    name = new_name()
+    url = await create_database(postgres.url, name, template=migrated_template)
+    await fill(url)
+    yield url
+    await drop_database(postgres.url, name)

@@ -131,7 +131,7 @@ async def test_row_that_another_transaction_holds(database_url: str, database: D
 
 
 async def test_refused_transaction_leaves_no_lock(database_url: str, transactions: ProductTransactions) -> None:
-    """A transaction that decided nothing is rolled back before its connection goes back to the pool."""
+    """A transaction that decided nothing is ended before its connection goes back to the pool."""
     await commit(transactions, [Create(draft("a"))])
     await commit(transactions, [Create(draft("a"))])
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:

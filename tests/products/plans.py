@@ -1,0 +1,121 @@
+"""Every named statement with the parameters it is given, and how PostgreSQL would run it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from app.postgres.database import Session
+from app.products import queries
+from tests.products.million import BUSY, HOT, ids
+
+Node = dict[str, Any]
+Parameters = Mapping[str, Any]
+
+TABLES = ("products", "stock_movements", "idempotency_records")
+"""Those that grow."""
+
+STATEMENTS: Mapping[str, LiteralString] = {
+    name: text for name, text in vars(queries).items() if isinstance(text, str) and name.isupper()
+}
+
+
+def _columns(count: int, prefix: str = "") -> dict[str, Any]:
+    numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points")}
+    return {"ids": [prefix + key for key in ids(count)], "names": ["Mug"] * count, **numbers, "versions": [70_000] * count}
+
+
+def _entries(count: int) -> dict[str, Any]:
+    texts = {name: [None] * count for name in ("references", "actors", "request_ids", "keys")}
+    numbers = {name: [1] * count for name in ("lines", "deltas", "stocks")}
+    return {"ids": ids(count), "versions": [70_000] * count, **numbers, "reasons": ["sale"] * count, **texts}
+
+
+def _keys(count: int) -> dict[str, Any]:
+    return {"callers": [""] * count, "keys": [f"key-{number}" for number in range(count)]}
+
+
+_AUDIT = {"namespace": "n", "server": "s", "epoch": "e", "cycle": 1, "ttl_s": 2.0, "max_ttl_s": 2.0}
+_PAGES: Sequence[Parameters] = [
+    {"limit": 51, "prefix": prefix, "after_id": after_id, "after_key": after_key}
+    for prefix in ("", "b", "blue", "blue mug 7", "nothing")
+    for after_id, after_key in (("", ""), ("p0900000", "blue mug 900000"))
+]
+_TOP = {"version": 2**63 - 1, "line": 0, "limit": 51}
+_LEDGERS: Sequence[Parameters] = [{**_TOP, "product_id": key} for key in (HOT, "p0000005", "nothing")]
+_REFERENCES: Sequence[Parameters] = [
+    {**_TOP, "reference": reference, "created_at": "infinity", "product_id": ""}
+    for reference in (BUSY, "sql", "order-7", "nothing")
+]
+_ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "location": None, "product_ids": ids(2)}
+
+CASES: Mapping[str, Sequence[Parameters]] = {
+    "LOAD": [{"ids": ids(count)} for count in (1, 32, 250, 2_000, 10_000)],
+    "LOCK": [{"ids": ids(count)} for count in (1, 32, 2_000)],
+    "INSERT": [{**_columns(count, "new-"), "gone": [False] * count} for count in (1, 1_000)],
+    "UPDATE": [{**_columns(count), "created": [False] * count} for count in (1, 32, 2_000)],
+    "BURY": [{"ids": ids(count), "versions": [70_000] * count} for count in (1, 200)],
+    "LIST_BY_ID": _PAGES,
+    "LIST_BELOW_REORDER_POINT": _PAGES,
+    "LIST_BY_NAME": _PAGES,
+    "STANDING": [_AUDIT],
+    "ADOPT": [_AUDIT],
+    "ANNOUNCE": [_AUDIT],
+    "COMPLETE": [_AUDIT],
+    "SNAPSHOT": [{}],
+    "CHANGES": [{"xid": str(2**62)}],
+    "RECORD": [_entries(count) for count in (1, 32, 2_000)],
+    "MOVEMENTS": _LEDGERS,
+    "MOVEMENTS_BY_REFERENCE": _REFERENCES,
+    "HAS_LEDGER": _LEDGERS,
+    "LOCK_KEYS": [_keys(count) for count in (1, 200)],
+    "KEPT": [_keys(count) for count in (1, 200)],
+    "KEEP": [{**_ANSWER, "caller": "", "key": "new"}],
+    "FORGET": [{"age_s": age_s, "limit": 1_000} for age_s in (60.0, 86_400.0)],
+}
+
+
+async def explain(session: Session, statement: LiteralString, parameters: Parameters, *, run: bool = False) -> Node:
+    """The plan of a statement prepared in this session, under the session's settings; with what it read if it is run."""
+    how = sql.SQL("EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS) " if run else "EXPLAIN (FORMAT JSON) ")
+    connection = session._connection
+    if statement is queries.CHANGES:  # a cursor: it cannot be prepared, and is planned each time
+        cursor = await connection.execute(how + sql.SQL(statement), parameters)
+    else:
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+        await connection.execute(f"PREPARE explained AS {numbered}".encode())
+        values = sql.SQL("({})").format(sql.SQL(", ").join(sql.Placeholder() * len(names))) if names else sql.SQL("")
+        by_client = psycopg.AsyncClientCursor(connection)
+        cursor = await by_client.execute(how + sql.SQL("EXECUTE explained") + values, [parameters[name] for name in names])
+        await connection.execute("DEALLOCATE explained")
+    [[[plan]]] = await cursor.fetchall()
+    found: Node = plan["Plan"]
+    return found
+
+
+def nodes(plan: Node) -> Iterator[Node]:
+    """A plan's steps."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def scans(plan: Node) -> list[str]:
+    """The growing tables that a plan reads without going by a key to the rows that it wants, and how."""
+    by_key = ("Index Cond", "Recheck Cond", "TID Cond")
+    return [
+        f"{node['Node Type']} of {node['Relation Name']}"
+        for node in nodes(plan)
+        if node.get("Relation Name") in TABLES
+        and node["Node Type"] != "ModifyTable"
+        and not any(cond in node for cond in by_key)
+    ]
+
+
+def buffers(plan: Node) -> int:
+    """Pages of tables and indices that a run touched."""
+    read: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return read

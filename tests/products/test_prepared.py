@@ -1,0 +1,117 @@
+"""Statements are prepared: once for each text and connection, for good, and planned once."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from itertools import count as counter
+
+import pytest
+
+from app.cache.ports import Watermark
+from app.postgres.database import Database
+from app.products.audit_source import ProductAuditSources
+from app.products.commands import Adjust, Command, Create, count, delete
+from app.products.errors import ProductsMissing
+from app.products.idempotency import Answer, Asked, Once
+from app.products.product import Draft, LedgerPosition, Line, Position, Reason
+from app.products.source import ProductSource
+from app.products.transactions import ProductTransactions
+from tests.products.plans import STATEMENTS
+
+PREPARED = "SELECT name, statement, custom_plans FROM pg_prepared_statements"
+DRIVERS_THRESHOLD = 5
+"""A statement is prepared when it was run so often."""
+
+_numbers = counter()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """One connection, so that it is always the same."""
+    database = Database(database_url, connections=1)
+    yield database
+    await database.close()
+
+
+def asked(command: Command, *, kept: bool, named: bool) -> Asked:
+    """A request as it may come: with and without whatever may be left out."""
+    name = f"n{next(_numbers)}"
+    once = Once("", name, b"hash", lambda _: Answer(200, b"", name if named else None)) if kept else None
+    return Asked(command, once, name if named else None, name if named else None)
+
+
+async def write(database: Database, size: int, amount: int) -> None:
+    """Create, count, adjust and delete ``size`` products, each in one transaction; nothing is refused."""
+    transactions = ProductTransactions(database)
+    for kept, named in ((False, False), (False, True), (True, True)):
+        ids = [f"p{next(_numbers)}" for _ in range(size)]
+        rounds: Sequence[Sequence[Command]] = [
+            [Create(Draft(key, "Mug", amount, amount)) for key in ids],
+            [count(key, amount + 7, reference="count") for key in ids],
+            [Adjust([Line(key, -1)], Reason.SALE) for key in ids],
+            [delete(key) for key in ids],
+        ]
+        for commands in rounds:
+            done = await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
+            assert not any(isinstance(result, Exception) for result in done.results)
+    await transactions.forget(age_s=60, limit=1_000)
+
+
+async def read(database: Database, size: int, amount: int) -> None:
+    """Ask for everything that there is to ask."""
+    source = ProductSource(database, "n")
+    await source.load([f"p{number}" for number in range(size)])
+    await source.adopt(2_000)
+    for position in (None, Position("p1", "mug")):
+        for prefix in ("", "m"):
+            await source.page(limit=amount, after=position, prefix=prefix)
+        await source.page(limit=amount, after=position, prefix="", below_reorder_point=True)
+    for place in (None, LedgerPosition("p1", amount, 0, datetime.now(UTC))):
+        await source.movements("p1", limit=amount, after=place)
+        await source.movements_by_reference("count", limit=amount, after=place)
+    await source.has_ledger("p1")
+
+
+async def audit(database: Database, size: int) -> None:
+    """Run an audit's statements."""
+    async with ProductAuditSources(database, "n").open() as source:
+        announced = await source.announce("server", 2_000, 2_000)
+        async with source.snapshot(Watermark(announced.epoch, size), 1_000) as snapshot:
+            async for _ in snapshot.pages:
+                pass
+        await source.complete(announced.cycle)
+
+
+async def everything(database: Database, size: int, amount: int) -> None:
+    await write(database, size, amount)
+    await read(database, size, amount)
+    await audit(database, size)
+
+
+async def test_one_prepared_statement_for_each_text(database: Database) -> None:
+    """Numbers small and large, lists long and without any value: nothing is prepared twice, nothing is lost."""
+    for _ in range(DRIVERS_THRESHOLD + 1):
+        await everything(database, 1, 5)
+        await database.rows(PREPARED)
+    before = await database.rows(PREPARED)
+    for size, amount in ((1, 5), (3, 40_000), (40, 5_000_000_000), (2, 5)):
+        await everything(database, size, amount)
+    assert await database.rows(PREPARED) == before
+    texts = Counter(text for _, text, _ in before)
+    assert {text for text, number in texts.items() if number > 1} == set()
+    assert {text for _, text, custom_plans in before if custom_plans} == set(), "planned each time"
+    begins = {text.partition("$")[0] for text in texts}
+    assert {name for name, text in STATEMENTS.items() if text.partition("%(")[0] not in begins} == set(), "never prepared"
+
+
+async def test_refusals(database: Database) -> None:
+    """A transaction that changed nothing ends without a word that makes the driver forget what it has prepared."""
+    for _ in range(DRIVERS_THRESHOLD + 1):
+        await write(database, 1, 5)
+        await database.rows(PREPARED)
+    before = await database.rows(PREPARED)
+    transactions = ProductTransactions(database)
+    for kept in (False, True):
+        refused = await transactions.commit([asked(count("nothing", 5), kept=kept, named=False)])
+        assert isinstance(refused.results[0], ProductsMissing)
+    assert await database.rows(PREPARED) == before
