@@ -14,6 +14,13 @@ Cell = str | int | float | bool | None | Sequence[object]
 """A figure or a word; a list (a curve for a plot) is kept in the file and left out of the table."""
 
 
+def command() -> str:
+    """The command line of this process, as one would type it: ``python -m benchmarks.http --rounds 5``."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    words = ["-m", specification.name.removesuffix(".__main__")] if specification else [sys.argv[0]]
+    return shlex.join(["python", *words, *sys.argv[1:]])
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A promise and what became of it: ``Target("cached GET, of the ceiling", ">= 65 %", "68 % (66-71 %)", passed=True)``."""
@@ -43,15 +50,8 @@ class Result:
     rows: Sequence[Mapping[str, Cell]]
     targets: Sequence[Target] = ()
     notes: Sequence[str] = ()
-    command: str = field(default_factory=lambda: command())
+    command: str = field(default_factory=command)
     at: str = field(default_factory=lambda: dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"))
-
-
-def command() -> str:
-    """The command line of this process, as one would type it: ``python -m benchmarks.http --rounds 5``."""
-    specification = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["-m", specification.name.removesuffix(".__main__")] if specification else [sys.argv[0]]
-    return shlex.join(["python", *words, *sys.argv[1:]])
 
 
 def write(result: Result, directory: Path = DIRECTORY) -> Path:
