@@ -12,6 +12,12 @@ _DIRECTORY = ROOT / ".venv-bench"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
 _PYTHON = _DIRECTORY / "bin" / "python"
 _STAMP = _DIRECTORY / ".set-up"
+# As in app/cli/serving.py, so that nobody's frame costs more than another's.
+_LIKE_LARDER = (
+    *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "auto", "--interface", "asgi3"),
+    *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--backlog", "2048", "--timeout-keep-alive", "75"),
+    *("--log-level", "warning"),
+)
 
 
 def set_up() -> None:
@@ -32,14 +38,17 @@ def set_up() -> None:
     _STAMP.write_text(wanted)
 
 
+def command(module: str, port: int) -> list[str]:
+    """Give the command that serves ``benchmarks.peers.{module}``, by uvicorn with what Larder's own server is set to."""
+    return [str(_PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", "--port", str(port), *_LIKE_LARDER]
+
+
 def peer(module: str) -> Program:
     """Give the program that serves ``benchmarks.peers.{module}``."""
 
     def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
-        options = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
-        port = ("--port", str(instance.endpoint.port))
-        command = (str(_PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", *port, *options)
-        return command, {"PEER_DATABASE_URL": instance.database_url(database), "PEER_REDIS_URL": instance.redis_url}
+        settings = {"PEER_DATABASE_URL": instance.database_url(database), "PEER_REDIS_URL": instance.redis_url}
+        return command(module, instance.endpoint.port), settings
 
     return program
 
