@@ -121,18 +121,19 @@ class Served:
                 raise RuntimeError(f"{self.contender.label} does not come up: {self._log.read_text(errors='replace')[-2_000:]}")
             await asyncio.sleep(0 if in_a_row else _POLL_S)
 
-    def get(self, paths: Sequence[str]) -> list[Answer]:
+    def get(self, paths: Sequence[str], header: str = "") -> list[Answer]:
         """GET each path, on one connection. Raises ``OSError``, ``http.client.HTTPException``."""
+        headers = [header.split(": ", 1)] if header else []
         connection = http.client.HTTPConnection(HOST, self._port, timeout=10)
         try:
-            return [_get(connection, path) for path in paths]
+            return [_get(connection, path, dict(headers)) for path in paths]
         finally:
             connection.close()
 
-    def rows(self, statement: psycopg.sql.Composed | bytes, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    def rows(self, statement: bytes) -> list[tuple[object, ...]]:
         """Ask its database, past it. Raises ``psycopg.Error``."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
-            return connection.execute(statement, parameters).fetchall()
+            return connection.execute(statement).fetchall()
 
     def pause(self) -> None:
         """Let it rest: nothing of it runs."""
@@ -189,8 +190,8 @@ class Served:
         }
 
 
-def _get(connection: http.client.HTTPConnection, path: str) -> Answer:
-    connection.request("GET", path)
+def _get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]) -> Answer:
+    connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
