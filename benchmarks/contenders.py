@@ -21,6 +21,8 @@ from tests.outages.cluster import ROOT
 HOST = "127.0.0.1"
 PEER_TTL_S = 3_600
 """As long as Larder keeps its entries, so that nobody pays for expiry."""
+# Larder's own by default.
+_DEADLINES = "-c statement_timeout=5000 -c lock_timeout=2000"
 _READY_S = 60.0
 _POLL_S = 0.02
 _HITS_IN_A_ROW = 8
@@ -130,10 +132,10 @@ class Served:
         finally:
             connection.close()
 
-    def rows(self, statement: bytes) -> list[tuple[object, ...]]:
+    def rows(self, statement: bytes, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Ask its database, past it. Raises ``psycopg.Error``."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
-            return connection.execute(statement).fetchall()
+            return connection.execute(statement, parameters).fetchall()
 
     def pause(self) -> None:
         """Let it rest: nothing of it runs."""
@@ -178,6 +180,7 @@ class Served:
                 "PEER_DATABASE_URL": self.database_url,
                 "PEER_REDIS_URL": self.redis_url,
                 "PEER_TTL_S": str(PEER_TTL_S),
+                "PEER_DEADLINES": _DEADLINES,
                 "PEER_ANSWERS": str(self._answers),
             }
         workers = ["--workers", str(self.contender.workers)] if self.contender.workers > 1 else []

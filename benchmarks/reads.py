@@ -34,8 +34,8 @@ async def measure(options: Options) -> Result:
     async with start_course(contenders) as course:
         plain = write_requests(course.directory / "reads", reads(course.paths, REQUESTS, 1))
         fresh = write_requests(course.directory / "fresh", reads(course.paths, REQUESTS, 1, header=_FRESH))
-        cases = [Case("GET", contender, plain, reads_only=True) for contender in contenders]
-        cases.append(Case("GET, 304", LARDER, fresh, status=304, header=_FRESH, reads_only=True))
+        cases = [Case("GET", contender, plain, reads_only=True, by_size=True) for contender in contenders]
+        cases.append(Case("GET, 304", LARDER, fresh, status=304, header=_FRESH, reads_only=True, by_size=True))
         outcomes = await race(course, cases, rounds=options.rounds, seconds=options.seconds, say=say)
     found = {outcome.case.contender: outcome for outcome in outcomes if outcome.case.status == 200}
     rows = [
@@ -49,7 +49,7 @@ async def measure(options: Options) -> Result:
     sizes = [outcome.rounds[-1].bytes / outcome.rounds[-1].answers for outcome in (found[CEILING], found[LARDER])]
     notes += [
         f"1,000 products, every one cached. An answer of the ceiling has {sizes[0]:.0f} bytes, one of Larder {sizes[1]:.0f}.",
-        "Reads count what wrk counts anyway: answers of 400 and above, and bytes; these are compared with hits that were looked at.",
+        "Of reads, what wrk counts anyway is looked at: answers of 400 and above, and bytes, which must be those of hits.",
         LOOKED_AT,
     ]
     return Result(

@@ -1,7 +1,7 @@
 """What the peers share: the products in PostgreSQL, without any cache, and the endpoints around whatever they cache with.
 
-Statements are one round trip for a read and the usual three for a write. Deadlines are those that Larder runs with in the
-outages, so that nobody waits longer for PostgreSQL than anybody else.
+Statements are one round trip for a read and the usual three for a write. Deadlines are those that Larder runs with beside
+them, by default in the outages, so that nobody waits longer for PostgreSQL than anybody else.
 """
 
 import os
@@ -33,12 +33,14 @@ _COUNT = _update("stock = :stock")
 _REPRICE = _update("price_cents = :price_cents")
 _ADJUST = _update("stock = stock + :delta", "stock + :delta >= 0")
 
+_DEADLINES = os.environ.get("PEER_DEADLINES", "-c statement_timeout=1000 -c lock_timeout=800")
+# As many connections as can be of use with two cores; kept, because opening one costs more than a statement.
 _engine = create_async_engine(
     make_url(os.environ["PEER_DATABASE_URL"]).set(drivername="postgresql+psycopg"),
-    pool_size=10,
-    max_overflow=10,
+    pool_size=20,
+    max_overflow=0,
     pool_timeout=2,
-    connect_args={"connect_timeout": 2, "options": "-c statement_timeout=1000 -c lock_timeout=800"},
+    connect_args={"connect_timeout": 2, "options": _DEADLINES},
 )
 _reading = _engine.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -18,7 +18,10 @@ _THREADS = 40
 """As many as FastAPI has for synchronous endpoints."""
 
 _engine = create_engine(
-    make_url(os.environ["PEER_DATABASE_URL"]).set(drivername="postgresql+psycopg"), pool_size=_THREADS, max_overflow=0
+    make_url(os.environ["PEER_DATABASE_URL"]).set(drivername="postgresql+psycopg"),
+    pool_size=_THREADS,
+    max_overflow=0,
+    connect_args={"options": os.environ.get("PEER_DEADLINES", "")},
 )
 _sessions = sessionmaker(_engine, expire_on_commit=False)
 _redis = Redis.from_url(os.environ["PEER_REDIS_URL"], socket_timeout=0.25, socket_connect_timeout=0.25)
