@@ -12,7 +12,10 @@ from benchmarks.race import Outcome, Ratio
 from benchmarks.results import Cell, Result, Target, write
 from benchmarks.tables import markdown
 
-LOOKED_AT = "Before and after each run, 25 bodies are compared with the database. Least and most: of the rounds; of a ratio, round by round."
+LOOKED_AT = (
+    "Before and after each run, 25 bodies are compared with the database."
+    " Least and most are those of the rounds; of a ratio, round by round."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,14 @@ Each key of the trace is a product of its own, numbered by first appearance; eve
 on, fills its cache with the same number of them before it is measured, and goes on from where it was in each round.
 """
 
+import asyncio
 import sys
-from pathlib import Path
 
-import httpx
 import redis
 
 from benchmarks.command import LOOKED_AT, Options, main, row, say, told
-from benchmarks.contenders import CASHEWS, LARDER, NO_CACHE, Served
-from benchmarks.course import start_course
+from benchmarks.contenders import CASHEWS, LARDER, NO_CACHE, Contender
+from benchmarks.course import Course, start_course
 from benchmarks.load import write_requests
 from benchmarks.race import Case, race, ratio
 from benchmarks.results import Result
@@ -40,38 +39,40 @@ async def measure(options: Options) -> Result:
             course, cases, rounds=options.rounds, seconds=options.seconds, say=say,
             filled=lambda outcome: FILLING if outcome.case.contender.caches else 0,
         )  # fmt: skip
-        seen = [await _seen(course.served[outcome.case.contender]) for outcome in outcomes]
+        seen = [await _seen(course, outcome.case.contender) for outcome in outcomes]
     rows = [
         row(outcome)
-        | {"hit ratio": hits, "evicted": evicted, "played": outcome.played, "Larder is": told(ratio(outcomes[0], outcome))}
+        | {"hit ratio": hits, "evicted": evicted, "played": outcome.played}
+        | {"Larder is": told(ratio(outcomes[0], outcome))}
         for outcome, (hits, evicted) in zip(outcomes, seen, strict=True)
     ]
     notes = [
-        f"The first {PLAYED:,} at most of {len(ranks):,} accesses in {_name(options.trace)} to {products:,} products: a product for"
-        " each key, by first appearance.",
-        f"Each has a Redis of {MEMORY['maxmemory']}, {MEMORY['maxmemory-policy']}, and {FILLING:,} accesses to fill it before it is"
-        " measured. The hit ratio is that of everything it played, from the first access on, with an empty cache.",
+        (
+            f"The first {PLAYED:,} at most of {len(ranks):,} accesses in {options.trace.name} to {products:,} products:"
+            " a product for each key, by first appearance."
+        ),
+        (
+            f"Each has a Redis of {MEMORY['maxmemory']}, {MEMORY['maxmemory-policy']}, and {FILLING:,} accesses to fill it before"
+            " it is measured. The hit ratio is that of everything it played, from the first access on, with an empty cache."
+        ),
         "Who is faster plays more of the trace in the same time, and has seen more of it.",
         LOOKED_AT,
     ]
     return Result("trace", _TITLE, rows, (), notes)
 
 
-def _name(trace: Path) -> str:
-    return trace.name
-
-
-async def _seen(served: Served) -> tuple[float | None, int | None]:
-    """The hit ratio and the evictions."""
-    if not served.contender.caches:
+async def _seen(course: Course, contender: Contender) -> tuple[float | None, int | None]:
+    """Give the hit ratio and the evictions."""
+    if not contender.caches:
         return None, None
+    served = course.served[contender]
     with redis.Redis.from_url(served.redis_url) as client:
-        told = client.info("stats")
-    hits, misses = told["keyspace_hits"], told["keyspace_misses"]
-    if not served.contender.peer:
-        async with served.turn("/livez"), httpx.AsyncClient() as client:
-            hits, misses = _counted((await client.get(f"{served.url}/metrics")).text)
-    return hits / (hits + misses), told["evicted_keys"]
+        counted = client.info("stats")
+    hits, misses = counted["keyspace_hits"], counted["keyspace_misses"]
+    if not contender.peer:
+        async with served.turn(course.probe):
+            hits, misses = _counted((await asyncio.to_thread(served.get, ["/metrics"]))[0].body.decode())
+    return hits / (hits + misses), counted["evicted_keys"]
 
 
 def _counted(metrics: str) -> tuple[float, float]:

@@ -29,12 +29,16 @@ async def measure(options: Options) -> Result:
         for outcome in outcomes
     ]
     notes = [
-        "Larder writes each change of stock into its ledger, by its service, with a trigger that looks whether it did. The textbook"
-        " locks the row, changes it and adds a movement; cashews' service updates the row and keeps no ledger. The peers' tables"
-        " have none of Larder's triggers.",
+        (
+            "Larder writes each change of stock into its ledger, by its service, and a trigger looks whether it did. The textbook"
+            " locks the row, changes it and adds a movement; the service with cashews updates the row and keeps no ledger."
+            " The peers' tables have none of Larder's triggers."
+        ),
         "Without a ledger on either side: a change of price, which writes no movement on Larder either (its triggers run).",
-        "Every answer's status is looked at, and after each run as many versions, and movements where there is a ledger, must have"
-        " been added as writes were acknowledged.",
+        (
+            "Every answer's status is looked at; and after each run as many versions must have been added as writes were"
+            " acknowledged, and as many movements where there is a ledger."
+        ),
         "One by one: LARDER_WRITE_BATCH=1. PostgreSQL waits for the disk at each commit (fsync, synchronous_commit).",
         LOOKED_AT,
     ]

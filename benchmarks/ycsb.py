@@ -36,10 +36,14 @@ async def measure(options: Options) -> Result:
         for outcome in outcomes
     ]
     notes = [
-        f"Zipfian with theta {THETA:g} over 1,000 products. An update is PUT stock; Larder and the textbook keep a ledger of it,"
-        " cashews does not. Every answer's status is looked at.",
-        "Old bodies afterwards: of 25 products read when the load was over, those that were not what the database had, over all"
-        " rounds. Larder's would make its row not count.",
+        (
+            f"Zipfian with theta {THETA:g} over 1,000 products. An update is PUT stock; Larder and the textbook keep a ledger of"
+            " it, the service with cashews does not. Every answer's status is looked at."
+        ),
+        (
+            "Old bodies afterwards: of 25 products read when the load was over, those that were older than what the database"
+            " had, over all rounds. One of Larder's would make its row not count."
+        ),
         LOOKED_AT,
     ]
     return Result("ycsb", "YCSB's mixes", rows, (), notes)
