@@ -33,6 +33,7 @@ class Case:
         workload: its name, for the table.
         contender: who.
         requests: the file that wrk plays.
+        first: the line that it begins with.
         status: what every answer must have.
         header: of every request, as in ``Request``.
         reads_only: nothing changes: every body must be current.
@@ -44,6 +45,7 @@ class Case:
     workload: str
     contender: Contender
     requests: Path
+    first: int = 0
     status: int = 200
     header: str = ""
     reads_only: bool = False
@@ -61,6 +63,7 @@ class Outcome:
         faults: why it does not count; empty: it does.
         stale: bodies of an older version than the database's, seen when the load was over.
         looked_at: bodies looked at then.
+        played: requests, warm-up included: each round goes on from there.
     """
 
     case: Case
@@ -122,7 +125,6 @@ async def race(
     rounds: int,
     seconds: int,
     say: Say,
-    filled: Callable[[Outcome], int] = lambda _: 0,
 ) -> list[Outcome]:
     """Let every case run in each round.
 
@@ -132,7 +134,6 @@ async def race(
         rounds: how often.
         seconds: of a measured run; a second of warm-up goes before it.
         say: told of each run.
-        filled: requests that a case must have played before it is measured.
     """
     outcomes = [Outcome(case) for case in cases]
     for number in range(rounds):
@@ -140,7 +141,7 @@ async def race(
             outcome = outcomes[place]
             served = course.served[outcome.case.contender]
             async with served.turn(course.probe):
-                await _run_once(course, served, outcome, seconds=seconds, filled=filled(outcome))
+                await _run_once(course, served, outcome, seconds=seconds)
             last = outcome.rounds[-1]
             faults = f"; DOES NOT COUNT: {outcome.faults[-1]}" if outcome.faults else ""
             who = f"{outcome.case.workload}, {outcome.case.contender.label}"
@@ -148,15 +149,12 @@ async def race(
     return outcomes
 
 
-async def _run_once(course: Course, served: Served, outcome: Outcome, *, seconds: int, filled: int) -> None:
+async def _run_once(course: Course, served: Served, outcome: Outcome, *, seconds: int) -> None:
     case = outcome.case
     sample = Random(len(outcome.rounds)).sample(course.paths, min(_SAMPLE, len(course.paths)))
     outcome.faults += await asyncio.to_thread(_look, served, sample, outcome, count=False)
     before = None if case.reads_only else await asyncio.to_thread(_state, served)
-    answers = [await _play(served, outcome, WARM_UP_S)]
-    while outcome.played < filled:
-        answers.append(await _play(served, outcome, WARM_UP_S))
-    answers.append(await _play(served, outcome, seconds))
+    answers = [await _play(served, outcome, WARM_UP_S), await _play(served, outcome, seconds)]
     outcome.rounds.append(answers[-1])
     if wrong := sum(measured.wrong for measured in answers):
         outcome.faults.append(f"{wrong} answers were not {case.status}")
@@ -170,7 +168,7 @@ async def _run_once(course: Course, served: Served, outcome: Outcome, *, seconds
 async def _play(served: Served, outcome: Outcome, seconds: int) -> Measured:
     case = outcome.case
     measured = await run(
-        served.url, case.requests, first=outcome.played, seconds=seconds, status=case.status, each=not case.by_size
+        served.url, case.requests, first=case.first + outcome.played, seconds=seconds, status=case.status, each=not case.by_size
     )
     outcome.played += measured.answers
     return measured

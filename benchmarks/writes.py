@@ -30,8 +30,8 @@ async def measure(options: Options) -> Result:
     ]
     notes = [
         (
-            "Larder writes each change of stock into its ledger, by its service, and a trigger looks whether it did. The textbook"
-            " locks the row, changes it and adds a movement; the service with cashews updates the row and keeps no ledger."
+            "Larder writes each change of stock into its ledger, by its service, and a trigger looks whether it did. The"
+            " textbook locks the row, changes it and adds a movement; the service with cashews keeps no ledger."
             " The peers' tables have none of Larder's triggers."
         ),
         "Without a ledger on either side: a change of price, which writes no movement on Larder either (its triggers run).",

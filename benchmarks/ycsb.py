@@ -37,8 +37,8 @@ async def measure(options: Options) -> Result:
     ]
     notes = [
         (
-            f"Zipfian with theta {THETA:g} over 1,000 products. An update is PUT stock; Larder and the textbook keep a ledger of"
-            " it, the service with cashews does not. Every answer's status is looked at."
+            f"Zipfian with theta {THETA:g} over 1,000 products. An update is PUT stock; Larder and the textbook keep a ledger"
+            " of it, the service with cashews does not. Every answer's status is looked at."
         ),
         (
             "Old bodies afterwards: of 25 products read when the load was over, those that were older than what the database"

@@ -10,7 +10,8 @@ from tests.outages.cluster import ROOT, Instance, Program
 
 _DIRECTORY = ROOT / ".venv-bench"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
-_PYTHON = _DIRECTORY / "bin" / "python"
+PYTHON = _DIRECTORY / "bin" / "python"
+"""Its interpreter; there is one after ``set_up``."""
 _STAMP = _DIRECTORY / ".set-up"
 # As in app/cli/serving.py, so that nobody's frame costs more than another's.
 _LIKE_LARDER = (
@@ -33,14 +34,14 @@ def set_up() -> None:
     _run(sys.executable, "-m", "venv", str(_DIRECTORY))
     # So that neither git nor the linter ever looks into it.
     (_DIRECTORY / ".gitignore").write_text("*\n")
-    pip = (str(_PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-qq")
+    pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-qq")
     _run(*pip, "--require-hashes", "--only-binary", ":all:", "--requirement", str(_REQUIREMENTS))
     _STAMP.write_text(wanted)
 
 
 def command(module: str, port: int) -> list[str]:
     """Give the command that serves ``benchmarks.peers.{module}``, by uvicorn with what Larder's own server is set to."""
-    return [str(_PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", "--port", str(port), *_LIKE_LARDER]
+    return [str(PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", "--port", str(port), *_LIKE_LARDER]
 
 
 def peer(module: str) -> Program:
