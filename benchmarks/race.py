@@ -114,8 +114,8 @@ def ratio(over: Outcome, under: Outcome) -> Ratio | None:
 
 def order(count: int, number: int) -> list[int]:
     """Give the order of round ``number``: each begins with another contender, and every other goes backwards."""
-    rotated = [(number + place) % count for place in range(count)]
-    return rotated if number % 2 == 0 else rotated[::-1]
+    step = 1 if number % 2 == 0 else -1
+    return [(number + step * place) % count for place in range(count)]
 
 
 async def race(
