@@ -19,9 +19,9 @@ from benchmarks.race import Case, race, ratio
 from benchmarks.results import Cell, Result
 from benchmarks.workloads import replay, trace_ranks
 
-FILLING = 40_000
-"""Accesses, at least, before the first measured one."""
-PLAYED = 1_000_000
+FILLING, FILLING_S = 20_000, 4
+"""Accesses before the first measured one, at least, played for so many seconds at a time."""
+PLAYED = 500_000
 """The most that is played; the trace may be longer."""
 MEMORY = {"maxmemory": "4mb", "maxmemory-policy": "volatile-lfu"}
 CONTENDERS = (LARDER, CASHEWS, NO_CACHE)
@@ -83,7 +83,7 @@ async def _fill(course: Course, contender: Contender, requests: Path) -> int:
     served = course.served[contender]
     async with served.turn(course.probe):
         while played < FILLING:
-            played += (await run(served.url, requests, first=played, seconds=1)).answers
+            played += (await run(served.url, requests, first=played, seconds=FILLING_S)).answers
     return played
 
 
