@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test oversell lint format types model simulate chaos lock clean
+.PHONY: help setup run test oversell lint format types model simulate chaos bench lock clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -63,6 +63,11 @@ simulate: $(STAMP) ## run the shipped cache over simulated time and faults: make
 MINUTES ?= 3
 chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINUTES=10 [SEED=n]
 	@$(BIN)/python -m tests.outages --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+ROUNDS ?= 5
+SECONDS ?= 3
+bench: $(STAMP) ## race against others, measure, write benchmarks/RESULTS.md (needs wrk): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
+	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 # Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

@@ -10,8 +10,15 @@ from tests.outages.cluster import ROOT, Instance, Program
 
 _DIRECTORY = ROOT / ".venv-bench"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
-_PYTHON = _DIRECTORY / "bin" / "python"
+PYTHON = _DIRECTORY / "bin" / "python"
+"""Its interpreter; there is one after ``set_up``."""
 _STAMP = _DIRECTORY / ".set-up"
+# As in app/cli/serving.py, so that nobody's frame costs more than another's.
+_LIKE_LARDER = (
+    *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "auto", "--interface", "asgi3"),
+    *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--backlog", "2048", "--timeout-keep-alive", "75"),
+    *("--log-level", "warning"),
+)
 
 
 def set_up() -> None:
@@ -27,19 +34,22 @@ def set_up() -> None:
     _run(sys.executable, "-m", "venv", str(_DIRECTORY))
     # So that neither git nor the linter ever looks into it.
     (_DIRECTORY / ".gitignore").write_text("*\n")
-    pip = (str(_PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-qq")
+    pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-qq")
     _run(*pip, "--require-hashes", "--only-binary", ":all:", "--requirement", str(_REQUIREMENTS))
     _STAMP.write_text(wanted)
+
+
+def command(module: str, port: int) -> list[str]:
+    """Give the command that serves ``benchmarks.peers.{module}``, by uvicorn with what Larder's own server is set to."""
+    return [str(PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", "--port", str(port), *_LIKE_LARDER]
 
 
 def peer(module: str) -> Program:
     """Give the program that serves ``benchmarks.peers.{module}``."""
 
     def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
-        options = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
-        port = ("--port", str(instance.endpoint.port))
-        command = (str(_PYTHON), "-m", "uvicorn", f"benchmarks.peers.{module}:app", *port, *options)
-        return command, {"PEER_DATABASE_URL": instance.database_url(database), "PEER_REDIS_URL": instance.redis_url}
+        settings = {"PEER_DATABASE_URL": instance.database_url(database), "PEER_REDIS_URL": instance.redis_url}
+        return command(module, instance.endpoint.port), settings
 
     return program
 

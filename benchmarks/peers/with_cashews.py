@@ -1,4 +1,4 @@
-"""FastAPI with cashews: a cached read, and a write that invalidates it, by the decorators of its documentation."""
+"""FastAPI with cashews: a cached read, and writes that invalidate it, by the decorators of its documentation."""
 
 import os
 
@@ -32,4 +32,16 @@ async def write(product_id: str, stock: int) -> Product:
     return await catalogue.count(product_id, stock)
 
 
-app = catalogue.service(read, write, cache.close)
+@cache.invalidate("product:{product_id}")
+async def reprice(product_id: str, price_cents: int) -> Product:
+    """As ``write``."""
+    return await catalogue.reprice(product_id, price_cents)
+
+
+@cache.invalidate("product:{product_id}")
+async def adjust(product_id: str, delta: int) -> Product:
+    """As ``write``."""
+    return await catalogue.adjust(product_id, delta)
+
+
+app = catalogue.service(read, write, cache.close, reprice=reprice, adjust=adjust)

@@ -1,0 +1,206 @@
+"""Who is measured: each a service in a process of its own, on a database and a Redis database of its own."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.peers.environment import command as peer_command
+from tests.outages.cluster import ROOT
+
+HOST = "127.0.0.1"
+PEER_TTL_S = 3_600
+"""As long as Larder keeps its entries, so that nobody pays for expiry."""
+# Larder's own by default.
+_DEADLINES = "-c statement_timeout=5000 -c lock_timeout=2000"
+_READY_S = 60.0
+_POLL_S = 0.02
+_HITS_IN_A_ROW = 8
+"""On connections of their own: each worker has to trust its cache."""
+_LARDER = str(Path(sys.executable).with_name("larder"))
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A service.
+
+    Attributes:
+        name: short, for files and databases.
+        label: for tables.
+        peer: module of ``benchmarks.peers``; empty: Larder.
+        workers: Larder's processes.
+        settings: Larder's settings beyond the defaults.
+        caches: whether it has a cache at all.
+    """
+
+    name: str
+    label: str
+    peer: str = ""
+    workers: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    caches: bool = True
+
+
+CEILING = Contender("ceiling", "bare ASGI function", "ceiling", caches=False)
+LARDER = Contender("larder", "Larder, 1 worker")
+LARDER_2 = Contender("larder_2", "Larder, 2 workers", workers=2)
+LARDER_ALONE = Contender("larder_alone", "Larder, writes one by one", settings={"LARDER_WRITE_BATCH": "1"})
+CASHEWS = Contender("cashews", "FastAPI + cashews", "with_cashews")
+FASTAPI_CACHE = Contender("fastapi_cache", "FastAPI + fastapi-cache", "with_fastapi_cache")
+TEXTBOOK = Contender("textbook", "textbook: threads, SQLAlchemy ORM, redis-py", "textbook_threads")
+NO_CACHE = Contender("no_cache", "FastAPI + async SQLAlchemy, no cache", "no_cache", caches=False)
+
+
+def workers_are_built() -> bool:
+    """Whether this Larder can serve by several processes."""
+    told = subprocess.run([_LARDER, "serve", "--help"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return "--workers" in told.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answered; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Served:
+    """A contender that runs; made by ``serving``. It is stopped (SIGSTOP) while it is not its turn."""
+
+    def __init__(self, contender: Contender, *, database_url: str, redis_url: str, answers: Path, log: Path) -> None:
+        self.contender = contender
+        self.database_url = database_url
+        self.redis_url = redis_url
+        self._answers = answers
+        self._log = log
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://{HOST}:{self._port}"
+
+    def start(self) -> None:
+        """Start the process; it is not ready yet."""
+        command, settings = self._program()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment | settings,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    async def until_ready(self, probe: str) -> None:
+        """Wait until it serves; if it is Larder, until ``probe`` is a hit.
+
+        Raises:
+            RuntimeError: it ended, or does not come up; with the end of its log.
+        """
+        end = time.monotonic() + _READY_S
+        in_a_row, wanted = 0, 1 if self.contender.peer else _HITS_IN_A_ROW
+        path = "/readyz" if self.contender.peer else probe
+        while in_a_row < wanted:
+            in_a_row = in_a_row + 1 if await asyncio.to_thread(self._is_ready, path) else 0
+            if time.monotonic() > end or (self._process is not None and self._process.poll() is not None):
+                raise RuntimeError(f"{self.contender.label} does not come up: {self._log.read_text(errors='replace')[-2_000:]}")
+            await asyncio.sleep(0 if in_a_row else _POLL_S)
+
+    def get(self, paths: Sequence[str], header: str = "") -> list[Answer]:
+        """GET each path, on one connection. Raises ``OSError``, ``http.client.HTTPException``."""
+        headers = [header.split(": ", 1)] if header else []
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=10)
+        try:
+            return [_get(connection, path, dict(headers)) for path in paths]
+        finally:
+            connection.close()
+
+    def rows(self, statement: bytes, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Ask its database, past it. Raises ``psycopg.Error``."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def pause(self) -> None:
+        """Let it rest: nothing of it runs."""
+        self._signal(signal.SIGSTOP)
+
+    @asynccontextmanager
+    async def turn(self, probe: str) -> AsyncIterator[None]:
+        """Inside, it runs, and is ready."""
+        self._signal(signal.SIGCONT)
+        await self.until_ready(probe)
+        try:
+            yield
+        finally:
+            self.pause()
+
+    async def stop(self) -> None:
+        """End it in order; by force, if it takes too long."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(self._process.wait, 20)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            await asyncio.to_thread(self._process.wait)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Its workers, too: it leads a group of its own. Not once it has ended, for the number may be another's then.
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+    def _is_ready(self, path: str) -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            answer = self.get([path])[0]
+            return answer.status == 200 and (path == "/readyz" or answer.headers.get("cache-status") == "larder; hit")
+        return False
+
+    def _program(self) -> tuple[list[str], dict[str, str]]:
+        if self.contender.peer:
+            return peer_command(self.contender.peer, self._port), {
+                "PEER_DATABASE_URL": self.database_url,
+                "PEER_REDIS_URL": self.redis_url,
+                "PEER_TTL_S": str(PEER_TTL_S),
+                "PEER_DEADLINES": _DEADLINES,
+                "PEER_ANSWERS": str(self._answers),
+            }
+        workers = ["--workers", str(self.contender.workers)] if self.contender.workers > 1 else []
+        return [_LARDER, "serve", *workers], {
+            "LARDER_HOST": HOST,
+            "LARDER_PORT": str(self._port),
+            "LARDER_DATABASE_URL": self.database_url,
+            "LARDER_REDIS_URL": self.redis_url,
+            **self.contender.settings,
+        }
+
+
+def _get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]) -> Answer:
+    connection.request("GET", path, headers=headers)
+    response = connection.getresponse()
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,77 @@
+"""``python -m benchmarks.report [COMMAND]``: RESULTS.md and the plots, from whatever results there are; prints the targets."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.machine import machine
+from benchmarks.peers.environment import PYTHON, set_up
+from benchmarks.results import DIRECTORY, Result, Target, read_all
+from benchmarks.tables import markdown
+from tests.outages.cluster import ROOT
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+ORDER = ("reads", "latency", "trace", "ycsb", "writes", "headline", "components", "soak")
+"""Of the report; what is not named here comes last."""
+
+
+def ordered(results: Mapping[str, Result]) -> list[Result]:
+    """Give the results in the report's order."""
+    return sorted(results.values(), key=lambda result: ORDER.index(result.name) if result.name in ORDER else len(ORDER))
+
+
+def report(results: Mapping[str, Result], described: Mapping[str, str], command: str) -> str:
+    """Write the report.
+
+    Args:
+        results: by name.
+        described: the machine, a line each.
+        command: what was called to get all of them.
+    """
+    found = ordered(results)
+    parts = [
+        "# Results\n\nWritten by `make bench`; [docs/BENCHMARKS.md](../docs/BENCHMARKS.md) tells how to read it.",
+        f"`{command}`, ended {max((result.at for result in found), default='never')}.",
+        "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in described.items()),
+        "## Targets\n\n" + markdown([_told(target) for result in found for target in result.targets]),
+    ]
+    for result in found:
+        parts.append(f"## {result.title}\n\n`{result.command}`, {result.at}")
+        if result.rows:
+            parts.append(markdown(result.rows))
+        if result.notes:
+            parts.append("\n".join(f"- {note}" for note in result.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts(results: Mapping[str, Result]) -> str:
+    """Give a line for each target."""
+    targets = [target for result in ordered(results) for target in result.targets]
+    return "\n".join(f"{_word(target)}  {target.claim}: {target.measured} (to reach: {target.target})" for target in targets)
+
+
+def _told(target: Target) -> dict[str, str]:
+    return {"": _word(target), "claim": target.claim, "to reach": target.target, "measured": target.measured}
+
+
+def _word(target: Target) -> str:
+    return "pass" if target.passed else "MISS"
+
+
+def main() -> int:
+    """Do it."""
+    set_up()
+    results = read_all()
+    if not results:
+        print(f"There are no results in {DIRECTORY}.", file=sys.stderr)
+        return 1
+    RESULTS.write_text(report(results, machine(), " ".join(sys.argv[1:]) or "make bench"))
+    subprocess.run([str(PYTHON), "-m", "benchmarks.plots"], check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+    print(verdicts(results))
+    print(f"-> {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
