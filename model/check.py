@@ -47,9 +47,8 @@ CONFIGURATIONS = {
     "promotion-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 PROMOTION ADOPT",
     "reset-failover": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER RESTORE PROMOTION ADOPT",
     "restore-ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 TTL=1 TTL_MAX=2 RESTORE",
-    # Two clauses whose loss the other rules make good; docs/MODEL.md says which.
+    # A clause whose loss the other rules make good; docs/MODEL.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
-    "spare-watermark-as-read": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE ADOPT M_WATERMARK_UNCONDITIONAL",
 }
 
 # name: (configuration, what is dropped or asked for)
@@ -78,12 +77,15 @@ MUTANTS = {
     "one-postgres-session": ("promotion-overlap", "M_POSTGRES_RECONNECTS H_COMPLETE_ANY_ROW"),
     "epoch": ("reset-writers", "M_NO_EPOCH"),
     "watermark-at-publish": ("reset-writers", "M_PUBLISH_WITHOUT_WATERMARK"),
+    "watermark-as-read": ("reset-wait", "M_WATERMARK_UNCONDITIONAL"),
     "hole-complete-any-row": ("restore-overlap", "H_COMPLETE_ANY_ROW"),
     "hole-announce-trusts-row": ("reset-failover", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-adopt-trusts-row": ("reset-failover", "H_ADOPT_TRUSTS_ROW"),
     "hole-reader-outlives-demotion": ("failover", "H_CONNECTIONS_OUTLIVE_DEMOTION"),
     "hole-audit-outlives-demotion": ("failover", "H_AUDIT_OUTLIVES_DEMOTION"),
+    "hole-truncate-after-snapshot": ("reset", "H_TRUNCATE_AFTER_SNAPSHOT"),
+    "hole-old-fence-in-new-epoch": ("reset", "H_OLD_FENCE_STAYS"),
     "goal-acknowledged-by-audit": ("settle", "GOAL=1"),
     "goal-adopted-then-audited": ("reset", "GOAL=2"),
     "goal-acknowledged-by-time": ("settle", "GOAL=3"),
