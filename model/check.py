@@ -78,6 +78,8 @@ MUTANTS = {
     "epoch": ("reset-writers", "M_NO_EPOCH"),
     "watermark-at-publish": ("reset-writers", "M_PUBLISH_WITHOUT_WATERMARK"),
     "watermark-as-read": ("reset-wait", "M_WATERMARK_UNCONDITIONAL"),
+    "lease-deleted-by-audit": ("restart", "M_AUDIT_KEEPS_LEASES"),
+    "settle-row-epoch": ("reset-wait", "M_SETTLE_ON_ANY_EPOCH"),
     "hole-complete-any-row": ("restore-overlap", "H_COMPLETE_ANY_ROW"),
     "hole-announce-trusts-row": ("reset-failover", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),

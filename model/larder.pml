@@ -216,6 +216,12 @@ inline forget(w) {
 #define AUDITED(w) (completed > w_announced[w])
 #endif
 
+#ifdef M_SETTLE_ON_ANY_EPOCH
+#define ROW_IS_CURRENT true
+#else
+#define ROW_IS_CURRENT (audit_epoch == EPOCH(row))
+#endif
+
 proctype Writer(byte w) {
     byte n;
     atomic {  /* before COMMIT: a lease, if the slot is empty and the reply comes */
@@ -266,7 +272,7 @@ proctype Writer(byte w) {
     }
     atomic {  /* R4: one statement; from here on the writer only waits */
         if
-        :: audit_epoch == EPOCH(row) -> w_announced[w] = announced; w_left[w] = fenced_left
+        :: ROW_IS_CURRENT -> w_announced[w] = announced; w_left[w] = fenced_left
         :: else ->
 #ifdef ADOPT
             announced++;
@@ -437,6 +443,9 @@ inline read_pages() {
 inline table_for_audit(n) {
     if
     :: IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), seen_row) && VERSION(STATE(slot[n])) >= VERSION(seen_row)
+#ifdef M_AUDIT_KEEPS_LEASES
+    :: slot[n] != EMPTY && !IS_VALUE(slot[n])
+#endif
     :: else -> slot[n] = EMPTY
     fi
 }
