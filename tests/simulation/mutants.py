@@ -33,11 +33,13 @@ def short_patience(config: CacheConfig) -> CacheConfig:
 
 
 def publish_nothing(states: list[State]) -> list[State]:
-    """A replayed write is answered without publishing or settling."""
+    """What a mutant makes of the states that a write speaks of."""
     del states
     return []
 
 
+REPLAY = "A replayed write is answered without publishing or settling."
+UNCHANGED = "A write that changes nothing is answered without publishing or settling."
 UNKNOWN_IS_SUCCESS = "A write whose commit had no answer is acknowledged."
 
 
@@ -151,9 +153,16 @@ MUTANTS = [
     _other(
         "ReplayPublishesNothing",
         "R10",
-        publish_nothing,
-        replace(SHIPPED, unchanged=publish_nothing),
+        REPLAY,
+        replace(SHIPPED, replayed=publish_nothing),
         traffic.writer_dies_before_its_publish,
+    ),
+    _other(
+        "UnchangedPublishesNothing",
+        "R10",
+        UNCHANGED,
+        replace(SHIPPED, unchanged=publish_nothing),
+        traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
     _mutant("G5", cache.SendsLoadsApart),
