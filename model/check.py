@@ -37,6 +37,13 @@ CONFIGURATIONS = {
     "open-xids": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=2 OPEN_XIDS",
     "cold": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=3 COLD STILL",
     "lost-trust": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 EVICT_FENCE EVICT_WATERMARK",
+    "late": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=3 COLD EVICT_WATERMARK",
+    "late-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=3 COLD EVICT_WATERMARK",
+    "late-fill-overlap": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=2 COLD EVICT_WATERMARK",
+    "late-restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1 EVICT_WATERMARK",
+    "late-failover": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER EVICT_WATERMARK",
+    "late-failover-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 NODES=2 FAILOVER COLD",
+    "late-reset": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE EVICT_WATERMARK ADOPT",
     "restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1",
     "failover": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER",
     "failover-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 NODES=2 FAILOVER",
@@ -80,6 +87,7 @@ MUTANTS = {
     "watermark-as-read": ("reset-wait", "M_WATERMARK_UNCONDITIONAL"),
     "lease-deleted-by-audit": ("restart", "M_AUDIT_KEEPS_LEASES"),
     "settle-row-epoch": ("reset-wait", "M_SETTLE_ON_ANY_EPOCH"),
+    "late-identity": ("failover", "M_LATE_ON_ANY_SERVER"),
     "hole-complete-any-row": ("restore-overlap", "H_COMPLETE_ANY_ROW"),
     "hole-announce-trusts-row": ("reset-failover", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
@@ -95,6 +103,7 @@ MUTANTS = {
     "goal-trusted-fill": ("race", "GOAL=5"),
     "goal-trust-after-purge": ("cold", "GOAL=6"),
     "goal-fence-on-new-master": ("failover", "GOAL=7"),
+    "goal-fence-after-late-watermark": ("late", "GOAL=8"),
 }
 
 
