@@ -144,6 +144,8 @@ MUTANTS = [
         audits.server_takes_over_old_data_without_a_watermark,
         behind=(redis.TrustsAfterTakeover,),
     ),
+    _mutant("R5.5", redis.LateLeavesNothing),
+    _mutant("R5.5", redis.LateAfterTakeover, audits.server_takes_over_old_data_under_a_late_cycle),
     _mutant("R5.6", audit.CompletesFirst, audits.cycle_is_held_up_before_it_compares),
     _mutant("R5.6", postgres.CompletesInAnyHistory, audits.dump_is_restored_before_a_cycle_completes),
     _mutant("R6", audit.PurgesNothing, audits.server_takes_over_old_data_without_a_watermark),
