@@ -37,6 +37,13 @@ CONFIGURATIONS = {
     "open-xids": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=2 OPEN_XIDS",
     "cold": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=3 COLD STILL",
     "lost-trust": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 EVICT_FENCE EVICT_WATERMARK",
+    "late": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=3 COLD EVICT_WATERMARK",
+    "late-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=3 COLD EVICT_WATERMARK",
+    "late-fill-overlap": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=2 COLD EVICT_WATERMARK",
+    "late-restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1 EVICT_WATERMARK",
+    "late-failover": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER EVICT_WATERMARK",
+    "late-failover-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 NODES=2 FAILOVER COLD",
+    "late-reset": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE EVICT_WATERMARK ADOPT",
     "restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1",
     "failover": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER",
     "failover-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 NODES=2 FAILOVER",
@@ -47,9 +54,8 @@ CONFIGURATIONS = {
     "promotion-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 PROMOTION ADOPT",
     "reset-failover": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER RESTORE PROMOTION ADOPT",
     "restore-ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 TTL=1 TTL_MAX=2 RESTORE",
-    # Two clauses whose loss the other rules make good; docs/MODEL.md says which.
+    # A clause whose loss the other rules make good; docs/MODEL.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
-    "spare-watermark-as-read": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TRUNCATE ADOPT M_WATERMARK_UNCONDITIONAL",
 }
 
 # name: (configuration, what is dropped or asked for)
@@ -78,12 +84,18 @@ MUTANTS = {
     "one-postgres-session": ("promotion-overlap", "M_POSTGRES_RECONNECTS H_COMPLETE_ANY_ROW"),
     "epoch": ("reset-writers", "M_NO_EPOCH"),
     "watermark-at-publish": ("reset-writers", "M_PUBLISH_WITHOUT_WATERMARK"),
+    "watermark-as-read": ("reset-wait", "M_WATERMARK_UNCONDITIONAL"),
+    "lease-deleted-by-audit": ("restart", "M_AUDIT_KEEPS_LEASES"),
+    "settle-row-epoch": ("reset-wait", "M_SETTLE_ON_ANY_EPOCH"),
+    "late-identity": ("failover", "M_LATE_ON_ANY_SERVER"),
     "hole-complete-any-row": ("restore-overlap", "H_COMPLETE_ANY_ROW"),
     "hole-announce-trusts-row": ("reset-failover", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-adopt-trusts-row": ("reset-failover", "H_ADOPT_TRUSTS_ROW"),
     "hole-reader-outlives-demotion": ("failover", "H_CONNECTIONS_OUTLIVE_DEMOTION"),
     "hole-audit-outlives-demotion": ("failover", "H_AUDIT_OUTLIVES_DEMOTION"),
+    "hole-truncate-after-snapshot": ("reset", "H_TRUNCATE_AFTER_SNAPSHOT"),
+    "hole-old-fence-in-new-epoch": ("reset", "H_OLD_FENCE_STAYS"),
     "goal-acknowledged-by-audit": ("settle", "GOAL=1"),
     "goal-adopted-then-audited": ("reset", "GOAL=2"),
     "goal-acknowledged-by-time": ("settle", "GOAL=3"),
@@ -91,6 +103,7 @@ MUTANTS = {
     "goal-trusted-fill": ("race", "GOAL=5"),
     "goal-trust-after-purge": ("cold", "GOAL=6"),
     "goal-fence-on-new-master": ("failover", "GOAL=7"),
+    "goal-fence-after-late-watermark": ("late", "GOAL=8"),
 }
 
 

@@ -14,7 +14,7 @@
  *   R9 flagged    not here: a flagged read promises nothing
  *   R10 answers   Writer: `unchanged` stands for a replay, a duplicate and a change of nothing
  *
- * What is asserted: G1.  A hit is one atomic MGET, so the worst reader is the one that begins just before it.
+ * What is asserted: G1, and of G4 that no hit is of an epoch which an audit has found to be over.  A hit is one atomic MGET, so the worst reader is the one that begins just before it.
  * `Reader` makes that check in every reachable state, for every connection to every server, so it stands for any number
  * of reading clients.  A miss reads the primary after the request began; its loads are the Loaders'.
  *
@@ -56,6 +56,9 @@
 #define TTL_MAX TTL       /* the largest that any instance may use */
 #endif
 #define VERSION_MAX 3
+#if defined(TRUNCATE) || defined(RESTORE) || defined(PROMOTION)
+#define RESETS
+#endif
 #ifndef GOAL              /* shows that something can happen: the run must fail there */
 #define GOAL 0
 #endif
@@ -75,6 +78,21 @@
 #define VALUE(s) (16 + (s))
 #define STATE(s) ((s) - 16)
 #define MAX(a, b) ((a) > (b) -> (a) : (b))
+#if NODES > 1
+#define NODE1(e) (e)
+#else
+#define NODE1(e) false
+#endif
+#if WRITERS > 1
+#define WRITER1(e) (e)
+#else
+#define WRITER1(e) false
+#endif
+#if AUDITORS > 1
+#define AUDITOR1(e) (e)
+#else
+#define AUDITOR1(e) false
+#endif
 
 /* What the mutants of "epoch in entries" and "server in the fence" no longer look at. */
 #ifdef M_NO_EPOCH
@@ -123,8 +141,12 @@ bit w_late[WRITERS];      /* a publish that nobody waits for any more */
 bit w_told[WRITERS];
 byte passed;              /* writers that have reached their commit */
 byte a_left[AUDITORS + 1], a_other_left[AUDITORS + 1];
+bit a_locks[AUDITORS + 1];/* the table, from before a snapshot until its rows are read */
 bit busy0;
-byte acknowledged;        /* newest state that somebody was told */
+#if GOAL == 8
+bit came_late;
+#endif
+byte acknowledged;        /* newest state that somebody was told, by a writer or by an audit (G4) */
 
 /* ---- R3: the script that publishes, fills and refreshes ------------------------------------------------------------ */
 bool settle_wanted = true;
@@ -197,6 +219,12 @@ inline forget(w) {
 #define AUDITED(w) (completed > w_announced[w])
 #endif
 
+#ifdef M_SETTLE_ON_ANY_EPOCH
+#define ROW_IS_CURRENT true
+#else
+#define ROW_IS_CURRENT (audit_epoch == EPOCH(row))
+#endif
+
 proctype Writer(byte w) {
     byte n;
     atomic {  /* before COMMIT: a lease, if the slot is empty and the reply comes */
@@ -247,7 +275,7 @@ proctype Writer(byte w) {
     }
     atomic {  /* R4: one statement; from here on the writer only waits */
         if
-        :: audit_epoch == EPOCH(row) -> w_announced[w] = announced; w_left[w] = fenced_left
+        :: ROW_IS_CURRENT -> w_announced[w] = announced; w_left[w] = fenced_left
         :: else ->
 #ifdef ADOPT
             announced++;
@@ -385,6 +413,11 @@ again:
 #else
 #define IN_TIME (a_left[a] > 0)
 #endif
+#ifdef M_LATE_ON_ANY_SERVER
+#define MAY_TRUST (SAME_SERVER || (server[n] && !IN_TIME))
+#else
+#define MAY_TRUST SAME_SERVER
+#endif
 #define SAME_EPOCH (watermark[n] != NONE && !OTHER_EPOCH(watermark[n], seen_xmin))
 #ifdef M_WATERMARK_UNCONDITIONAL
 #define AS_IT_WAS true
@@ -399,10 +432,28 @@ again:
 
 inline snapshot_row() { seen_row = row; seen_xmin = EPOCH(row) * 4 + XMIN_BEFORE_OR_LAST; seen_changed = CHANGED;
     printf("A%d takes its snapshot: %d.%d\n", a, EPOCH(row), VERSION(row)) }
+/* TRUNCATE, and DROP TABLE in a restore, empty a table for older snapshots, too: they would see no row and the old epoch. */
+#if defined(RESETS) && !defined(H_TRUNCATE_AFTER_SNAPSHOT)
+#define LOCKED (a_locks[0] || AUDITOR1(a_locks[1]))
+inline lock_table() { a_locks[a] = true }
+#else
+#define LOCKED false
+inline lock_table() { skip }
+#endif
+inline read_pages() {
+    a_locks[a] = false;
+    if
+    :: EPOCH(row) != EPOCH(seen_xmin) -> seen_changed = 0; printf("A%d finds the table empty\n", a)
+    :: else
+    fi
+}
 /* R3's table without a token, where "store" is "delete": the audit reads no payloads. */
 inline table_for_audit(n) {
     if
     :: IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), seen_row) && VERSION(STATE(slot[n])) >= VERSION(seen_row)
+#ifdef M_AUDIT_KEEPS_LEASES
+    :: slot[n] != EMPTY && !IS_VALUE(slot[n])
+#endif
     :: else -> slot[n] = EMPTY
     fi
 }
@@ -415,6 +466,21 @@ inline repair(n) {
         :: else
         fi
     fi
+}
+/* An audit is the first to know of another epoch: nobody trusts the old one from here on, whatever becomes of the cycle. */
+inline distrust(n) {
+    SAME_SERVER ->
+#ifndef H_OLD_FENCE_STAYS
+    watermark[n] = NONE;
+    fence_server[n] = 0; fence_epoch[n] = 0; fence_left[n] = 0;
+    base = NONE;
+    printf("A%d takes fence and watermark of node %d away\n", a, n);
+#endif
+#if NODES == 1 && !defined(EVICT_WATERMARK)  /* G4 makes an exception of servers in trouble */
+    acknowledged = MAX(acknowledged, my_epoch * 4)
+#else
+    skip
+#endif
 }
 proctype Auditor(byte a) {
     byte n, connection, base, ttl, cycle, my_epoch, my_session, seen_row, seen_xmin, seen_changed;
@@ -465,6 +531,13 @@ again:
         ttl = 0;
         printf("A%d announces %d, fenced for %d\n", a, cycle, fenced_left)
     }
+#ifdef RESETS
+    if
+    :: atomic { base != NONE && OTHER_EPOCH(base, my_epoch * 4) -> distrust(n) }
+    :: atomic { base == NONE || !OTHER_EPOCH(base, my_epoch * 4) }
+    :: atomic { true -> goto give_up }
+    fi;
+#endif
 #ifdef M_PURGE_BEFORE_SNAPSHOT
     if
     :: base == NONE -> atomic { if :: SAME_SERVER -> slot[n] = EMPTY; printf("A%d purges\n", a) :: else -> goto give_up fi }
@@ -473,9 +546,12 @@ again:
 #endif
 #ifndef M_SNAPSHOT_BEFORE_ANNOUNCE
     if  /* A cycle may stop after any step.  Steps 1, 3 leave no trace: to stop after them is to stop before. */
-    :: atomic { SAME_SESSION -> snapshot_row() }  /* 3 */
+    :: atomic { SAME_SESSION -> lock_table(); snapshot_row() }  /* 3 */
     :: atomic { true -> goto give_up }
     fi;
+#ifdef RESETS
+    atomic { SAME_SESSION -> read_pages() }
+#endif
 #endif
     atomic {  /* 4 */
         SAME_SERVER -> repair(n); seen_row = 0; seen_changed = 0;
@@ -483,8 +559,20 @@ again:
     }
     if
     :: atomic {  /* 5 */
-        SAME_SERVER && a_other_left[a] == 0 && IN_TIME && AS_IT_WAS ->
+        MAY_TRUST && a_other_left[a] == 0 && AS_IT_WAS ->
         watermark[n] = (SAME_EPOCH -> MAX(watermark[n], seen_xmin) : seen_xmin);
+        if
+        :: IN_TIME
+        :: else ->  /* the next cycle begins from here; nobody trusts anything yet */
+            printf("A%d is late: it sets watermark %d on node %d, no fence\n", a, watermark[n], n);
+#if GOAL == 8
+            came_late = true;
+#endif
+            goto give_up
+        fi;
+#if GOAL == 8
+        assert(!(came_late && base != NONE));
+#endif
 #ifdef H_AUDIT_OUTLIVES_DEMOTION
         fence_server[n] = connection;
 #else
@@ -511,7 +599,7 @@ again:
         fi;
 give_up:
         n = 0; connection = 0; base = 0; ttl = 0; cycle = 0; my_epoch = 0; my_session = 0;
-        seen_row = 0; seen_xmin = 0; seen_changed = 0; a_left[a] = 0; a_other_left[a] = 0;
+        seen_row = 0; seen_xmin = 0; seen_changed = 0; a_left[a] = 0; a_other_left[a] = 0; a_locks[a] = false;
         if :: a == 0 -> busy0 = false :: else fi;
         goto again
     }
@@ -519,21 +607,6 @@ give_up:
 #endif
 
 /* ---- time --------------------------------------------------------------------------------------------------------- */
-#if NODES > 1
-#define NODE1(e) (e)
-#else
-#define NODE1(e) false
-#endif
-#if WRITERS > 1
-#define WRITER1(e) (e)
-#else
-#define WRITER1(e) false
-#endif
-#if AUDITORS > 1
-#define AUDITOR1(e) (e)
-#else
-#define AUDITOR1(e) false
-#endif
 #define FALL(t) t = (t > 0 -> t - 1 : 0)
 inline fence_falls(n) {
     FALL(fence_left[n]);
@@ -593,6 +666,12 @@ inline old_audit_row() {
     fi
 }
 
+inline another_epoch(version) {
+    resets++;
+    row = (EPOCH(row) + 1) * 4 + version;
+    printf("Postgres: the row is %d.%d, announced %d, session %d\n", EPOCH(row), VERSION(row), announced, session)
+}
+
 proctype Fault() {
     do
 #ifdef EVICT
@@ -639,23 +718,14 @@ proctype Fault() {
 #endif
         reader_server[0] = server[0] }
 #endif
-#if defined(TRUNCATE) || defined(RESTORE) || defined(PROMOTION)
-    :: resets == 0 -> atomic {
-        resets++;
-        if
 #ifdef TRUNCATE
-        :: row = (EPOCH(row) + 1) * 4
+    :: atomic { resets == 0 && !LOCKED -> another_epoch(0) }
 #endif
 #ifdef RESTORE  /* of a dump as old as the beginning; sessions go on */
-        :: row = (EPOCH(row) + 1) * 4; old_audit_row()
+    :: atomic { resets == 0 && !LOCKED -> old_audit_row(); another_epoch(0) }
 #endif
 #ifdef PROMOTION  /* of a standby that may lag */
-        :: row = (EPOCH(row) + 1) * 4; session++; if :: old_audit_row() :: true fi
-        :: row = row + 4; session++; if :: old_audit_row() :: true fi
-#endif
-        fi;
-        printf("Postgres: the row is %d.%d, announced %d, session %d\n", EPOCH(row), VERSION(row), announced, session)
-       }
+    :: atomic { resets == 0 -> session++; if :: old_audit_row() :: true fi; if :: another_epoch(0) :: another_epoch(VERSION(row)) fi }
 #endif
     :: false
     od

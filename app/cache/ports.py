@@ -189,10 +189,10 @@ class AuditStore(Protocol):
         """Take fence and watermark away: no slot is trusted until a cycle has started clean. Idempotent, always safe."""
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """Set watermark and fence in one atomic step with looking whether they may be set.
+        """Set watermark and fence in one atomic step with looking whether they may be set; tell whether the fence was.
 
-        ``False``, and nothing set, when the watermark's epoch was changed since ``begun``, its time is over, or the server is
-        not any more the one of ``begun`` with the data it had then.
+        Nothing is set when the watermark's epoch was changed since ``begun``, or the server is not any more the one of
+        ``begun`` with the data it had then. When ``fence_ttl_ms`` since ``begun`` is over, only the watermark is set.
         """
 
 

@@ -9,9 +9,11 @@ import pytest
 from app.cache.errors import Overloaded, SourceUnavailable
 from app.cache.write_through import Status
 from app.embedded import PostgresServer
-from app.postgres.errors import DatabaseError
+from app.postgres.database import Database
+from app.postgres.errors import DatabaseError, DatabaseUnavailable
 from app.products.errors import OutcomeUnknown
-from tests.cache.rig import Process, draft, open_process, until
+from tests.cache.rig import PATIENCE_S, Process, draft, open_process, until
+from tests.cache.wire import Tap, postgres_proxy
 from tests.servers.databases import know_history
 
 KEYS = [f"p{number}" for number in range(6)]
@@ -60,6 +62,23 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
         await served.cache.read("not-cached", stale_s=60)
     await private_postgres.start()
     assert (await served.cache.read(KEYS[0], stale_s=60)).status is Status.BYPASS
+
+
+@pytest.mark.parametrize("hangs_at", ["synchronous_commit", "pg_catalog.version()"])
+async def test_server_hangs_after_the_login(database_url: str, hangs_at: str) -> None:
+    """What a new connection is asked before its first use is bounded like connecting itself; the next one may be well."""
+    tap = Tap(hang_at=hangs_at)
+    async with postgres_proxy(database_url, tap) as url:
+        database = Database(url, connect_timeout_ms=1_000, statement_timeout_ms=3_600_000)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(DatabaseUnavailable):
+                async with database.session():
+                    pass
+        assert hangs_at in tap.seen[-1]
+        tap.hang_at = ""
+        tap.replies.set()
+        assert await database.rows("SELECT 1") == [(1,)]
+        await database.close()
 
 
 @dataclass(slots=True)

@@ -24,6 +24,8 @@ class Tap:
     """Cleared: replies are held back, commands pass."""
     cut: Cut | None = None
     """What happens to the next COMMIT."""
+    hang_at: str = ""
+    """From the first statement with this text on, no reply comes through any more."""
 
     def __post_init__(self) -> None:
         self.replies.set()
@@ -125,6 +127,8 @@ def _watch_postgres(tap: Tap) -> Callable[[bytes], bool]:
         for kind, text in parser.feed(data):
             if kind in (b"Q", b"E"):
                 tap.seen.append(text)
+                if tap.hang_at and tap.hang_at in text:
+                    tap.replies.clear()
                 committing = committing or text == "COMMIT"
             tap.round_trips += kind in (b"Q", b"S")
         if committing and tap.cut == "before it is sent":

@@ -97,7 +97,7 @@ async def test_trust(stored: StoreBench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "found", "proven", "left"),
+    "watermarks",
     [
         (None, None, SEEN, SEEN),
         (SEEN, SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
@@ -109,16 +109,23 @@ async def test_trust(stored: StoreBench) -> None:
         (Watermark(OTHER_EPOCH, 5), SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
     ],
 )
+@pytest.mark.parametrize("late_ms", [0, 60_000])
 async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
-    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark, left: Watermark
+    stored: StoreBench, watermarks: tuple[Watermark | None, Watermark | None, Watermark, Watermark], late_ms: int
 ) -> None:
-    """The watermark may be as the cycle saw it, or moved on in the same epoch: then the larger one wins."""
+    """The watermark may be as the cycle saw it, or moved on in the same epoch: then the larger one wins.
+
+    A late cycle moves it just so, and sets no fence.
+    """
+    seen, found, proven, left = watermarks
     await stored.put_watermark(found)
     async with stored.open() as audit:
-        begun = replace(await begin(audit), watermark=seen)
-        assert await audit.trust(begun, proven, 60_000)
+        begun = await begin(audit)
+        assert await audit.trust(replace(begun, watermark=seen, time_ms=begun.time_ms - late_ms), proven, 60_000) == (
+            not late_ms
+        )
     assert await stored.watermark() == left
-    assert await stored.fence() is not None
+    assert (await stored.fence() is not None) == (not late_ms)
 
 
 @pytest.mark.parametrize(
@@ -130,33 +137,46 @@ async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
         (SEEN, Watermark(EPOCH, 701), Watermark(OTHER_EPOCH, 1)),
     ],
 )
+@pytest.mark.parametrize("late_ms", [0, 60_000])
 async def test_trust_onto_a_watermark_that_was_lost_or_changed(
-    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark
+    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark, late_ms: int
 ) -> None:
-    """Nothing is set: slots that this cycle did not look at may be from before."""
+    """Nothing is set, be it in time or late: slots that this cycle did not look at may be from before."""
     await stored.put_watermark(found)
     async with stored.open() as audit:
-        begun = replace(await begin(audit), watermark=seen)
-        assert not await audit.trust(begun, proven, 60_000)
+        begun = await begin(audit)
+        assert not await audit.trust(replace(begun, watermark=seen, time_ms=begun.time_ms - late_ms), proven, 60_000)
     assert await stored.watermark() == found
     assert await stored.fence() is None
 
 
-async def test_trust_on_a_server_with_other_data(stored: StoreBench) -> None:
-    """A cycle that began on other data sets nothing, though the watermark be the same."""
+@pytest.mark.parametrize("late_ms", [0, 60_000])
+async def test_trust_on_a_server_with_other_data(stored: StoreBench, late_ms: int) -> None:
+    """A cycle that began on other data sets nothing, though the watermark be the same, be it in time or late."""
     async with stored.open() as audit:
         begun = await begin(audit)
+        begun = replace(begun, time_ms=begun.time_ms - late_ms)
         other = begun.server[:-1] + ("0" if begun.server[-1] != "0" else "1")
         assert not await audit.trust(replace(begun, server=other), SEEN, 60_000)
     assert (await stored.watermark(), await stored.fence()) == (None, None)
 
 
 async def test_trust_too_late(stored: StoreBench) -> None:
-    """A cycle that took longer than its fence may live sets nothing."""
+    """A cycle that took longer than its fence may live sets no fence and takes none away; what it compared counts."""
     async with stored.open() as audit:
         begun = await begin(audit)
-        assert not await audit.trust(replace(begun, time_ms=begun.time_ms - 60_000), SEEN, 60_000)
-    assert (await stored.watermark(), await stored.fence()) == (None, None)
+        late = replace(begun, time_ms=begun.time_ms - 60_000)
+        assert not await audit.trust(late, SEEN, 60_000)
+        assert (await stored.watermark(), await stored.fence()) == (SEEN, None)
+        assert (await stored.store.read(["mug"])).epoch == ""
+        assert await audit.trust(begun, SEEN, 60_000)
+        before = await stored.fence()
+        assert not await audit.trust(late, Watermark(EPOCH, 800), 60_000)
+    after = await stored.fence()
+    assert await stored.watermark() == Watermark(EPOCH, 800)
+    assert before is not None
+    assert after is not None
+    assert after[:2] == before[:2]
 
 
 async def test_trust_counts_from_the_beginning_of_the_cycle(stored: StoreBench) -> None:

@@ -76,3 +76,27 @@ def test_every_case_of_the_kit_has_its_twins() -> None:
         for name, parameters in found_in(path).items():
             assert "shop" in parameters, f"{path}::{name} has no twins"
             assert (path, name) in named, f"docs/TCK.md does not say what {path}::{name} is for"
+
+
+def test_each_guard_is_dropped_in_a_search() -> None:
+    """docs/MODEL.md has a row for every guard of the protocol's page, in its order, and names searches that there are."""
+    guards = first_column(PROTOCOL, "## What each guard defeats")
+    model = rows_under(ROOT / "docs" / "MODEL.md", "## Each guard and its search")
+    assert [row[0] for row in model[: len(guards)]] == guards
+    for guard, where in model[: len(guards)]:
+        named = set(re.findall(r"`([a-z-]+)`", where))
+        assert named <= searches(), guard
+        assert named or "not in the model" in where, guard
+
+
+def rows_under(page: Path, heading: str) -> list[list[str]]:
+    """The rows of a section's tables, without their heads."""
+    section = page.read_text(encoding="utf-8").split(f"{heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    heads = ("| guard ", "| fault ")
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if not line.startswith(heads)]
+
+
+def first_column(page: Path, heading: str) -> list[str]:
+    """What the rows of a section's tables are about."""
+    return [row[0] for row in rows_under(page, heading)]

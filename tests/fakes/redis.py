@@ -6,6 +6,7 @@ identity when they connect; a restart breaks their connections, a demotion does 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from zlib import crc32
 
 from app.cache import slot
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, State, Value, Watermark
@@ -68,6 +69,9 @@ class RedisServer:
         self.down = False
         self.full = False
         self.loading = False
+        self.pages = 1
+        self.page_s = 0.0
+        """How long each page of the key space takes, which may be full of others' keys."""
         self.starts = 1
         self.histories = 1
         self._stored = stored
@@ -165,13 +169,14 @@ class RedisServer:
             repairs += repair
         return repairs
 
-    def purge(self, claim_s: float) -> int:
-        """Delete all slots, and keep the claim."""
+    def purge(self, page: int, claim_s: float) -> int:
+        """Delete the slots of one page of the key space, as ``SCAN`` goes through it, and keep the claim; tell their number."""
         self._change()
-        count = len(self.data.slots)
-        self.data.slots.clear()
+        found = [key for key in self.data.slots if crc32(key.encode()) % self.pages == page]
+        for key in found:
+            del self.data.slots[key]
         self.data.claimed_until = max(self.data.claimed_until, self.now() + claim_s)
-        return count
+        return len(found)
 
     def distrust(self) -> None:
         """Take fence and watermark away."""
@@ -184,14 +189,15 @@ class RedisServer:
         self._change(grows=True)
         if not self._is_still(begun):
             return False
-        expires_at = self._expiry(begun, ttl_s)
         found = self.data.watermark
         if found != begun.watermark and (found is None or found.epoch != proven.epoch):
             return False
-        if expires_at <= self.now():
-            return False
         if found is not None and found.epoch == proven.epoch:
             proven = Watermark(proven.epoch, max(proven.xid, found.xid))
+        expires_at = self._expiry(begun, ttl_s)
+        if expires_at <= self.now():
+            self._leave_late(proven)
+            return False
         self.data.watermark = proven
         fence = self._live_fence()
         if fence is not None and (fence.server, fence.epoch) == (begun.server, proven.epoch):
@@ -230,6 +236,9 @@ class RedisServer:
 
     def _is_still(self, begun: Begun) -> bool:
         return self.identity == begun.server
+
+    def _leave_late(self, proven: Watermark) -> None:
+        self.data.watermark = proven
 
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s

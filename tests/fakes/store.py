@@ -1,9 +1,11 @@
 """The store's ports over in-memory Redis servers."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from app.cache.errors import StoreUnavailable
@@ -102,7 +104,13 @@ class MemoryAuditStore:
 
     async def purge(self, claim_ms: int) -> int:
         """See ``AuditStore.purge``."""
-        return await self._run("purge", lambda server, _: server.purge(claim_ms / 1_000))
+        deleted = page = 0
+        while self._connection is not None and page < self._connection.server.pages:
+            deleted += await self._run("purge", partial(_purge, page, claim_ms / 1_000))
+            page += 1
+            if page_s := self._connection.server.page_s:
+                await asyncio.sleep(page_s)
+        return deleted
 
     async def distrust(self) -> None:
         """See ``AuditStore.distrust``."""
@@ -122,6 +130,11 @@ class MemoryAuditStore:
             raise StoreUnavailable(f"{name}: {error}") from error
         self._connection = connection
         return reply
+
+
+def _purge(page: int, claim_s: float, server: RedisServer, identity: str) -> int:
+    del identity
+    return server.purge(page, claim_s)
 
 
 @asynccontextmanager

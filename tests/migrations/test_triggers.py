@@ -184,6 +184,20 @@ async def test_truncate_changes_the_epoch(hand: Connection) -> None:
     assert await epoch(hand) == after
 
 
+async def test_versions_rise_over_a_truncation(hand: Connection) -> None:
+    """Also those that rose without a movement of stock, which the ledger does not know: an ETag never comes back."""
+    await hand.execute("INSERT INTO products (id, name, price_cents) VALUES ('cup', 'Cup', 1)")
+    await hand.execute("UPDATE products SET version = 40 WHERE id = 'cup'")
+    for expected in (41, 42):
+        await hand.execute("TRUNCATE products")
+        found = await (await hand.execute("SELECT id, version FROM products ORDER BY id")).fetchall()
+        assert found == [("cup", expected), ("mug", expected)]
+    await hand.execute(
+        "INSERT INTO products (id, name, price_cents) VALUES ('cup', 'Cup', 2) ON CONFLICT (id) DO UPDATE SET deleted_at = NULL"
+    )
+    assert await one(hand, "SELECT version FROM products WHERE id = 'cup'") == 43
+
+
 async def test_recreated_table_changes_the_epoch(hand: Connection) -> None:
     """A table that was dropped and made again, as a restore does, is another history."""
     before = await epoch(hand)

@@ -98,6 +98,21 @@ class TrustsAfterTakeover(RedisServer):
         return True
 
 
+class LateLeavesNothing(RedisServer):
+    """A cycle that took longer than its fence may live sets no watermark either."""
+
+    def _leave_late(self, proven: Watermark) -> None:
+        return
+
+
+class LateAfterTakeover(RedisServer):
+    """A cycle that is late sets the watermark although the server took over other data since it began."""
+
+    def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
+        late = self._expiry(begun, ttl_s) <= self.now()
+        return super().trust(replace(begun, server=self.identity) if late else begun, proven, ttl_s)
+
+
 class AuditKeepsLeases(RedisServer):
     """An audit skips leases."""
 

@@ -33,11 +33,13 @@ def short_patience(config: CacheConfig) -> CacheConfig:
 
 
 def publish_nothing(states: list[State]) -> list[State]:
-    """A replayed write is answered without publishing or settling."""
+    """What a mutant makes of the states that a write speaks of."""
     del states
     return []
 
 
+REPLAY = "A replayed write is answered without publishing or settling."
+UNCHANGED = "A write that changes nothing is answered without publishing or settling."
 UNKNOWN_IS_SUCCESS = "A write whose commit had no answer is acknowledged."
 
 
@@ -142,6 +144,8 @@ MUTANTS = [
         audits.server_takes_over_old_data_without_a_watermark,
         behind=(redis.TrustsAfterTakeover,),
     ),
+    _mutant("R5.5", redis.LateLeavesNothing),
+    _mutant("R5.5", redis.LateAfterTakeover, audits.server_takes_over_old_data_under_a_late_cycle),
     _mutant("R5.6", audit.CompletesFirst, audits.cycle_is_held_up_before_it_compares),
     _mutant("R5.6", postgres.CompletesInAnyHistory, audits.dump_is_restored_before_a_cycle_completes),
     _mutant("R6", audit.PurgesNothing, audits.server_takes_over_old_data_without_a_watermark),
@@ -151,9 +155,16 @@ MUTANTS = [
     _other(
         "ReplayPublishesNothing",
         "R10",
-        publish_nothing,
-        replace(SHIPPED, unchanged=publish_nothing),
+        REPLAY,
+        replace(SHIPPED, replayed=publish_nothing),
         traffic.writer_dies_before_its_publish,
+    ),
+    _other(
+        "UnchangedPublishesNothing",
+        "R10",
+        UNCHANGED,
+        replace(SHIPPED, unchanged=publish_nothing),
+        traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
     _mutant("G5", cache.SendsLoadsApart),

@@ -40,7 +40,7 @@ def same_config(config: CacheConfig) -> CacheConfig:
 
 
 def same_states(states: list[State]) -> list[State]:
-    """What a replayed write publishes, as it is."""
+    """What a write publishes that was done before, or had nothing to change, as it is."""
     return states
 
 
@@ -56,6 +56,7 @@ class Parts:
     audit_stores: Callable[[OpenStore], OpenStore] = same_audit_stores
     audit_sources: Callable[[OpenSource], OpenSource] = same_audit_sources
     config: Callable[[CacheConfig], CacheConfig] = same_config
+    replayed: Callable[[list[State]], list[State]] = same_states
     unchanged: Callable[[list[State]], list[State]] = same_states
     unknown_is_success: bool = False
 

@@ -32,6 +32,8 @@ class Scenario:
     deed_pause_s: float
     redis_rate: float
     postgres_rate: float
+    purge: tuple[int, float]
+    """Pages of Redis's key space, and the seconds that each takes: a purge may outlast any fence."""
     config: CacheConfig
 
     @classmethod
@@ -48,6 +50,7 @@ class Scenario:
             deed_pause_s=chance.choice((0.1, 0.3, 0.8)),
             redis_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             postgres_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
+            purge=chance.choice((*[(1, 0.0)] * 6, *[(5, 0.0)] * 3, (40, 0.06))),
             config=CacheConfig(
                 audit_interval_ms=interval_ms,
                 audit_page_rows=chance.choice((1, 1_000)),
@@ -135,6 +138,8 @@ class _Run:
         world.postgres_is_troubled = bool(scenario.postgres_rate) or any(deed in POSTGRES_DEEDS for deed in scenario.deeds)
         # A stopped process may hold a row's lock.
         world.writes_may_fail = world.postgres_is_troubled or any(deed in PROCESS_DEEDS for deed in scenario.deeds)
+        for server in world.redis:
+            server.pages, server.page_s = scenario.purge
         world.on_start = self._start_clients
         background = [world.spawn(world.keep_images())]
         for host in scenario.hosts:

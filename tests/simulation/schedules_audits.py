@@ -69,6 +69,23 @@ async def server_takes_over_old_data(stage: Stage) -> None:
     await stage.read(stage.member())
 
 
+async def server_takes_over_old_data_under_a_late_cycle(stage: Stage) -> None:
+    """As before, but the cycle is held up beyond its fence's life: only the watermark is left for it to set."""
+    one, two = await stage.trusted()
+    lagging = stage.red.data.copy()
+    await stage.write(two)
+    trust = one.redis.hold("trust")
+    cycle = stage.spawn(one.audit())
+    await trust.arrival()
+    await asyncio.sleep(1.1 * FENCE_S)
+    stage.red.demote(lagging)
+    stage.red.promote()
+    trust.open()
+    await cycle
+    await trusted_again(stage.member())
+    await stage.read(stage.member())
+
+
 async def server_takes_over_old_data_without_a_watermark(stage: Stage) -> None:
     """As before, but the lagging server had lost its watermark, too."""
     one, two = await stage.trusted()

@@ -149,7 +149,17 @@ async def read_under_way_during_a_write(stage: Stage) -> None:
 
 
 async def writer_dies_before_its_publish(stage: Stage) -> None:
-    """A writer commits and dies; its client repeats the write elsewhere, where nothing is left to change."""
+    """A writer commits and dies; its client repeats the write elsewhere, where it is known to be done."""
+    one, two = await stage.trusted()
+    publish = two.redis.hold("publish")
+    stage.spawn(stage.write(two, mark="key 1"))
+    await publish.arrival()
+    await stage.write(one, mark="key 1")
+    await stage.read(one)
+
+
+async def another_writes_the_same(stage: Stage) -> None:
+    """A writer commits and dies; somebody else wants the same, and finds nothing left to change."""
     one, two = await stage.trusted()
     publish = two.redis.hold("publish")
     stage.spawn(stage.write(two, content="said twice"))

@@ -18,6 +18,7 @@ from app.cache.stats import Stats
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
 from tests.checker import Read, Violation, Write, check
+from tests.fakes.postgres import Row
 from tests.fakes.redis import RedisServer
 from tests.fakes.source import MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
@@ -161,20 +162,27 @@ class Stage:
         await self.read(second)
         return first, second
 
-    async def write(self, member: Member, *, content: str = "") -> None:
-        """Change ``k``, and record when it was acknowledged."""
+    async def write(self, member: Member, *, content: str = "", mark: str = "") -> None:
+        """Give ``k`` a content, unless a write of this mark did it before, and record when it was acknowledged."""
         called = self._tick()
         self._contents += 1
         content = content or f"content {self._contents}"
+        mark = mark or f"mark {self._contents}"
         states: list[State] = []
 
         async def run() -> Sequence[State]:
-            applied = self.postgres.applied(content)
-            found = await transact(
-                self.postgres, member.postgres, {"k": lambda row: row.content if applied and row else content}, content
-            )
+            replayed, unchanged = self.postgres.applied(mark), False
+
+            def change(row: Row | None) -> str | None:
+                nonlocal unchanged
+                unchanged = row is not None and (replayed or row.content == content)
+                return row.content if row and replayed else content
+
+            found = await transact(self.postgres, member.postgres, {"k": change}, mark)
             states.extend(found)
-            return self.parts.unchanged(found) if applied else found
+            if replayed:
+                return self.parts.replayed(found)
+            return self.parts.unchanged(found) if unchanged else found
 
         acknowledgement = await member.cache.write(["k"], run)
         await member.cache.settle(acknowledgement)

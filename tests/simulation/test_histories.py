@@ -16,7 +16,8 @@ from tests.simulation.runner import Outcome, Scenario, quiet, simulate
 
 STARTS = range(1, 2_001, 200)
 HAPPENS = [
-    *DEEDS, "truncated", "restored", "writes settled", "write CommitUnknown", "read bypass", "read miss", "read stored",
+    *DEEDS, "truncated", "restored", "writes settled", "writes replayed", "writes unchanged",
+    "write CommitUnknown", "read bypass", "read miss", "read stored",
     "read refreshed", "read refreshed-stored", "read failed", *(f"I/O {fate}" for fate in FAULTS),
 ]  # fmt: skip
 SMALL = replace(
@@ -24,6 +25,7 @@ SMALL = replace(
     keys=("a",),
     hosts=("one", "two"),
     clients=1,
+    purge=(1, 0.0),
     duration_s=0.7,
     think_s=0.02,
     config=CacheConfig(audit_interval_ms=150, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20),

@@ -95,19 +95,23 @@ class Client:
         called = history.tick()
         states: list[State] = []
         attempt.process = process
-        world.note(process.name, f"write {attempt.content} of {','.join(attempt.keys)} [{called}]")
+        world.note(process.name, f"write {attempt.mark} of {','.join(attempt.keys)} [{called}]")
 
         async def run() -> Sequence[State]:
-            replayed = world.postgres.applied(attempt.content)
-            states.extend(await self._transact(attempt))
-            versions = " ".join(f"{state.key}={state.version}" for state in states)
-            world.note(process.name, f"{'replayed' if replayed else 'committed'} {attempt.content}: {versions}")
-            return world.parts.unchanged(states) if replayed else states
+            replayed = world.postgres.applied(attempt.mark)
+            changed: set[str] = set()
+            states.extend(await self._transact(attempt, changed))
+            what = "replayed" if replayed else "committed" if changed else "unchanged"
+            history.counts[f"writes {what}"] += 1
+            world.note(process.name, f"{what} {attempt.mark}: {' '.join(f'{state.key}={state.version}' for state in states)}")
+            if replayed:
+                return world.parts.replayed(states)
+            return states if changed else world.parts.unchanged(states)
 
         try:
             acknowledgement = await process.cache.write(attempt.keys, run)
         except (SourceUnavailable, CommitUnknown) as error:
-            world.note(process.name, f"write {attempt.content}: {type(error).__name__}")
+            world.note(process.name, f"write {attempt.mark}: {type(error).__name__}")
             history.counts[f"write {type(error).__name__}"] += 1
             attempt.process = None
             if not world.writes_may_fail:
@@ -124,7 +128,7 @@ class Client:
         returned = history.tick()
         if attempt in world.attempts:
             world.attempts.remove(attempt)
-        world.note(process.name, f"acknowledged {attempt.content}{'' if acknowledgement.proven else ' (settled)'}")
+        world.note(process.name, f"acknowledged {attempt.mark}{'' if acknowledgement.proven else ' (settled)'}")
         for state in states:
             deleted = isinstance(state, Absent)
             history.writes.append(
@@ -141,21 +145,25 @@ class Client:
             if not world.committed(state):
                 world.broken(f"G2: {state} was acknowledged and never committed")
 
-    async def _transact(self, attempt: Attempt) -> list[State]:
+    async def _transact(self, attempt: Attempt, changed: set[str]) -> list[State]:
         world, process = self._world, self._process
-        changes = {key: self._change(attempt) for key in attempt.keys}
+        changes = {key: self._change(attempt, key, changed) for key in attempt.keys}
         try:
-            return await transact(world.postgres, process.postgres_wire, changes, attempt.content)
+            return await transact(world.postgres, process.postgres_wire, changes, attempt.mark)
         except CommitUnknown:
             if world.parts.unknown_is_success:
                 return [Absent(key, world.postgres.epoch, 1 << 40) for key in attempt.keys]
             raise
 
-    def _change(self, attempt: Attempt) -> Change:
+    def _change(self, attempt: Attempt, key: str, changed: set[str]) -> Change:
         def change(row: Row | None) -> str | None:
-            if self._world.postgres.applied(attempt.content):
-                return row.content if row else None
-            return None if attempt.deletes else attempt.content
+            present = row.content if row else None
+            if self._world.postgres.applied(attempt.mark):
+                return present
+            wanted = None if attempt.deletes else attempt.content
+            if wanted != present:
+                changed.add(key)
+            return wanted
 
         return change
 
@@ -168,7 +176,10 @@ class Client:
         count = 2 if len(self._keys) > 1 and chance.random() < 0.2 else 1
         keys = tuple(chance.sample(list(self._keys), count))
         world.history.counts["writes begun"] += 1
-        attempt = Attempt(f"w{world.history.counts['writes begun']}", keys, chance.random() < 0.15, self._process)
+        mark = f"w{world.history.counts['writes begun']}"
+        # What somebody else wrote before is written again: there is nothing to change then.
+        content = "often" if chance.random() < 0.2 else mark
+        attempt = Attempt(mark, content, keys, chance.random() < 0.15, self._process)
         world.attempts.append(attempt)
         return attempt
 

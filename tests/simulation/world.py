@@ -50,8 +50,9 @@ class History:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A write that a client wants done, known by its content: a second try of it must not do it again."""
+    """A write that a client wants done, known by its mark: a second try of it must not do it again."""
 
+    mark: str
     content: str
     keys: tuple[str, ...]
     deletes: bool

@@ -1,0 +1,85 @@
+"""An audit that takes longer than its fence may live, on real servers."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from app.cache.audit import Audit
+from app.cache.ports import AuditStore, Begun, Watermark
+from app.cache.redis_store import RedisAuditStores, RedisOptions
+from app.cache.stats import Stats
+from app.cache.write_through import Status
+from app.postgres.database import Database
+from app.products.audit_source import ProductAuditSources
+from app.products.commands import Create, count
+from tests.cache.conftest import Slots
+from tests.cache.rig import LONG_FENCE, Process, draft, open_process
+
+KEY = "mug"
+
+
+@pytest.fixture
+async def untrusted(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Process]:
+    """A process whose cache nobody has audited yet."""
+    async with open_process(redis_url, database_url, namespace) as process:
+        yield process
+
+
+class Belated:
+    """A cycle's store that began, as it says, longer ago than any fence may live."""
+
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
+        self.begin, self.verify, self.purge, self.distrust = store.begin, store.verify, store.purge, store.distrust
+
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        return await self._store.trust(replace(begun, time_ms=begun.time_ms - fence_ttl_ms), proven, fence_ttl_ms)
+
+
+@pytest.fixture
+async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Audit]:
+    """Another process's audits, all of them late."""
+    stores = RedisAuditStores(RedisOptions(redis_url, timeout_ms=5_000, connect_timeout_ms=5_000), namespace)
+    database = Database(database_url)
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[AuditStore]:
+        async with stores.open() as store:
+            yield Belated(store)
+
+    await stores.start()
+    yield Audit(open_store, ProductAuditSources(database, namespace).open, LONG_FENCE, Stats(), time.monotonic)
+    await stores.close()
+    await database.close()
+
+
+async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slots: Slots) -> None:
+    """It ends without a fence and without being complete, and yet the next cycle need not purge again: trust comes back."""
+    late = await belated.cycle()
+    assert late is not None
+    assert (late.trusted, late.purged) == (False, 0)
+    standing = await untrusted.source.standing()
+    assert (standing.announced, standing.completed) == (1, 0)
+    assert await slots.peek(slots.names.fence) is None
+    await untrusted.write(Create(draft(KEY)))
+    assert (await untrusted.cache.read(KEY)).status is not Status.HIT
+    assert (await untrusted.trust()).purged is None
+    await untrusted.cache.read(KEY)
+    assert (await untrusted.cache.read(KEY)).status is Status.HIT
+
+
+async def test_what_changed_after_a_late_snapshot(untrusted: Process, belated: Audit, slots: Slots) -> None:
+    """The next cycle finds it, though its publish never came: the watermark is that of the late cycle's snapshot."""
+    await untrusted.write(Create(draft(KEY)))
+    await belated.cycle()
+    await untrusted.cache.read(KEY)
+    held = await slots.get(KEY)
+    assert held is not None
+    await untrusted.write(count(KEY, 5))
+    await slots.set(KEY, held)
+    cycle = await untrusted.trust()
+    assert (cycle.purged, cycle.repairs.older) == (None, 1)
+    assert await untrusted.version(KEY) == 2
