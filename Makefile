@@ -2,7 +2,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test oversell lint format types model simulate chaos lock clean
+.PHONY: help setup run test oversell soak lint format types model simulate chaos lock clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -73,6 +73,9 @@ lock: ## renew the lock files from pyproject.toml
 	@$(LOCK) --output-file requirements.txt
 	@$(LOCK) --group build --extra embedded --group dev --output-file requirements-dev.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
+
+soak: $(STAMP) ## ten minutes of mixed load for each of two catalogues, and whether memory grows: make soak [MINUTES=10]
+	@$(BIN)/python -m benchmarks.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
 clean: ## remove .venv and every cache; the data in .larder/ stays
 	@rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist

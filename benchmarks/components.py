@@ -3,8 +3,8 @@
 Each operation is done one at a time (latency) and 32 at a time (throughput); each miss and each write on an empty slot has
 a product of its own that nobody asked for before. Counted, not assumed: Redis round trips by ``INFO commandstats`` (each
 carries one ``ECHO``; one that publishes, one ``EVALSHA``), PostgreSQL's statements by ``pg_stat_statements`` at top level,
-without ``BEGIN`` and ``COMMIT``, which it does not count once they are prepared. Audits are put off, so that every count is that
-of the operations. ``hit`` and ``304`` go through the whole ASGI application, the others through the service below it.
+without ``BEGIN`` and ``COMMIT``, which it does not count once they are prepared. Audits are put off: every count is that of
+the operations. ``hit`` and ``304`` go through the whole ASGI application, the others through the service below it.
 
 A stampede: 1,000 readers wait for one cold product at once, in process and over HTTP on 1,000 connections; its loads are the
 ``LOAD`` statements that PostgreSQL saw.

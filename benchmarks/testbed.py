@@ -92,8 +92,10 @@ class Service:
 
 
 @asynccontextmanager
-async def larder(started: Servers, settings: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
-    """Run ``larder serve``, ready and with a proven cache.
+async def larder(
+    started: Servers, settings: Mapping[str, str] | None = None, *, command: Sequence[str] = SERVE
+) -> AsyncIterator[Service]:
+    """Run ``larder serve``, or a command that does the same, until it is ready; ``warm`` waits for its cache.
 
     Raises:
         TimeoutError: it does not come up; its log says why.
@@ -106,7 +108,7 @@ async def larder(started: Servers, settings: Mapping[str, str] | None = None) ->
         "LARDER_PORT": str(port),
         **(settings or {}),
     }
-    async with process(SERVE, environment, port, started.directory / "larder.log", ready="/readyz") as running:
+    async with process(command, environment, port, started.directory / "larder.log", ready="/readyz") as running:
         yield running
 
 
