@@ -10,7 +10,6 @@ are medians over the rounds, and the ratio is that of two neighbours in one roun
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from random import Random
 from statistics import median
 
@@ -18,66 +17,11 @@ from benchmarks import h2load, load, results
 from benchmarks.contenders import CASHEWS, CEILING, LARDER, Contender
 from benchmarks.course import Course, start_course
 from benchmarks.load import Request, write_requests
-from benchmarks.percentiles import Latency, latency
-from benchmarks.results import Cell, Result, Target
+from benchmarks.results import Result, Target
+from benchmarks.rounds import Measured, judge
 from benchmarks.testbed import run
 
 PEAK_RUNS, PEAK_S = 3, 4
-ENOUGH = 0.995
-"""Of the rate, or the round does not count."""
-MOST_RATIO = 2.0
-
-
-@dataclass(slots=True)
-class Measured:
-    """One contender: its rate, and what each round found."""
-
-    contender: Contender
-    rate: float
-    runs: list[h2load.Run] = field(default_factory=list)
-    latencies: list[Latency] = field(default_factory=list)
-
-    def add(self, found: h2load.Run) -> None:
-        """Add a round. Raises ``ValueError`` when nothing was answered."""
-        self.runs.append(found)
-        self.latencies.append(latency(found.latencies_s))
-
-    @property
-    def achieved(self) -> bool:
-        """Whether every round had the rate, and 200s only."""
-        return all(found.rate >= ENOUGH * self.rate and found.verified for found in self.runs)
-
-    def row(self) -> dict[str, Cell]:
-        """The table's row: medians over the rounds; the curve's, too."""
-        p99 = [found.p99_ms for found in self.latencies]
-        curves = zip(*(found.curve for found in self.latencies), strict=True)
-        return {
-            "contender": self.contender.label,
-            "rate_per_s": round(self.rate),
-            "achieved_per_s": round(median(found.rate for found in self.runs)),
-            "p50_ms": median(found.p50_ms for found in self.latencies),
-            "p95_ms": median(found.p95_ms for found in self.latencies),
-            "p99_ms": median(p99),
-            "p99_from_ms": min(p99),
-            "p99_to_ms": max(p99),
-            "max_ms": median(found.max_ms for found in self.latencies),
-            "added_percent": round(median(100 * found.added / len(found.latencies_s) for found in self.runs), 2),
-            "late_ms": round(1_000 * max(found.late_s for found in self.runs), 1),
-            "curve": [(points[0][0], median(ms for _, ms in points)) for points in curves],
-        }
-
-
-def judge(ours: Measured, ceiling: Measured) -> Target:
-    """Compare p99 round by round."""
-    ratios = [mine.p99_ms / bare.p99_ms for mine, bare in zip(ours.latencies, ceiling.latencies, strict=True)]
-    spread = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f}x) at {ours.rate:,.0f}/s"
-    achieved = ours.achieved and ceiling.achieved
-    return Target(
-        "p99 of a cached GET at half of our own peak rate, of the bare ASGI function's at the same rate",
-        f"<= {MOST_RATIO:g}x",
-        spread if achieved else f"{spread}, but not every round had its rate and 200s only",
-        achieved and median(ratios) <= MOST_RATIO,
-    )
 
 
 async def _peak(course: Course, contender: Contender) -> float:
@@ -97,14 +41,15 @@ async def measure(rounds: int, seconds: float, chance: Random) -> Result:
     async with start_course([LARDER, CEILING, CASHEWS]) as course:
         peak, other_peak = await _peak(course, LARDER), await _peak(course, CASHEWS)
         paths = chance.choices(course.paths, k=10_007)
-        ours, ceiling = Measured(LARDER, peak / 2), Measured(CEILING, peak / 2)
-        measured = [ours, ceiling, Measured(CASHEWS, other_peak / 2)]
+        ours, ceiling = Measured(LARDER.label, peak / 2), Measured(CEILING.label, peak / 2)
+        measured = [ours, ceiling, Measured(CASHEWS.label, other_peak / 2)]
+        turns = list(zip((LARDER, CEILING, CASHEWS), measured, strict=True))
         for number in range(rounds):
-            for one in measured if number % 2 == 0 else reversed(measured):
-                served = course.served[one.contender]
+            for contender, one in turns if number % 2 == 0 else reversed(turns):
+                served = course.served[contender]
                 async with served.turn(course.probe):
                     one.add(await h2load.run(served.url, paths, h2load.Load(one.rate, seconds), course.directory))
-                print(f"round {number + 1}: {one.contender.label}: {_told(one)}", flush=True)
+                print(f"round {number + 1}: {one.label}: {_told(one)}", flush=True)
     return _result(measured, judge(ours, ceiling), (peak, other_peak), rounds, seconds)
 
 
