@@ -18,7 +18,7 @@ def _memory(first_mb: float, last_mb: float) -> Memory:
 
 
 def _soaked(products: int, memory: Memory, *, after: Open = REST, rate: float = RATE, wrong: Sequence[str] = ()) -> Soaked:
-    return Soaked(products, 10, memory, REST, after, rate, 240_000, wrong, pool=10)
+    return Soaked(products, 10, memory, REST, after, RATE, rate, 240_000, wrong, pool=10)
 
 
 def _passed(*found: Soaked) -> list[bool]:
