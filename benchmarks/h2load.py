@@ -10,6 +10,7 @@ its mirror image at the end are left out of every figure.
 """
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -118,8 +119,10 @@ async def run(url: str, paths: Sequence[str], load: Load, directory: Path) -> Ru
     """Send GETs of ``paths``, each connection in this order and from the beginning again.
 
     Raises:
-        RuntimeError: h2load failed, or an answer is missing.
+        RuntimeError: h2load is not installed, failed, or an answer is missing.
     """
+    if shutil.which("h2load") is None:
+        raise RuntimeError("this needs h2load (in Debian and others, package nghttp2-client)")
     targets, log = directory / "h2load-paths", directory / "h2load-log"
     targets.write_text("".join(f"{url}{path}\n" for path in paths))
     log.unlink(missing_ok=True)
