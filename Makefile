@@ -74,6 +74,7 @@ lock: ## renew the lock files from pyproject.toml
 	@$(LOCK) --group build --extra embedded --group dev --output-file requirements-dev.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
 
+# The default of MINUTES above is that of the outages.
 soak: $(STAMP) ## ten minutes of mixed load for each of two catalogues, and whether memory grows: make soak [MINUTES=10]
 	@$(BIN)/python -m benchmarks.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
