@@ -26,7 +26,7 @@ from benchmarks.results import Cell, Result, Target
 from benchmarks.statements import Look
 from benchmarks.testbed import larder, product_id, run, servers, warm
 from tests.checker import Read, Verdict, Write, check
-from tests.outages.client import Answer, Endpoint
+from tests.outages.client import Answer, Endpoint, NoAnswerError
 
 PRODUCTS = 10_000
 READS, WRITES = 10_000, 100
@@ -40,9 +40,9 @@ MOST_TRANSACTIONS = 115.0
 MOST_P99_MS = 5.0
 EXPECTED = frozenset(
     {"LOCK", "RECORD", "UPDATE", "LOAD", "ANNOUNCE", "SNAPSHOT", "CHANGES", "COMPLETE"}
-    | {"BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "FORGET"}
+    | {"BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "FORGET", "STANDING", "ADOPT", "SELECT set_config"}
 )
-"""Statements of writes, audits and housekeeping."""
+"""Statements of writes (their settling, too), audits, housekeeping, and of opening a connection."""
 
 
 def path(product: str) -> str:
@@ -69,12 +69,11 @@ class Checked:
         product = product_id(self._chance.randrange(PRODUCTS))
         self._stock += 1
         called = clock()
-        answer = await self._endpoint.request("PUT", path(product) + "/stock", body=b'{"stock":%d}' % self._stock)
+        answer = await self._ask("PUT", path(product) + "/stock", b'{"stock":%d}' % self._stock)
         returned = clock()
         self.write_s.append(returned - meant)
-        good = answer.status == 200
-        self.failed += not good
-        self.writes.append(Write(product, called, returned, version_of(answer) if good else None, acknowledged=good))
+        version = version_of(answer) if answer else None
+        self.writes.append(Write(product, called, returned, version, acknowledged=answer is not None))
         self._written.append(product)
         await self._read(product, returned)
 
@@ -85,15 +84,25 @@ class Checked:
 
     async def _read(self, product: str, meant: float) -> None:
         called = clock()
-        answer = await self._endpoint.request("GET", path(product))
+        answer = await self._ask("GET", path(product))
         returned = clock()
         self.read_s.append(returned - meant)
-        if answer.status != 200:
-            self.failed += 1
+        if answer is None:
             return
         status = answer.header(b"cache-status")
         kind = "hit" if status == "larder; hit" else status
         self.reads.append(Read(product, called, returned, version_of(answer), "unverified" in status, kind))
+
+    async def _ask(self, method: str, path: str, body: bytes = b"") -> Answer | None:
+        """The answer; ``None``, and counted as failed, when there is none or another one than 200."""
+        try:
+            answer = await self._endpoint.request(method, path, body=body)
+        except NoAnswerError:
+            answer = None
+        if answer is None or answer.status != 200:
+            self.failed += 1
+            return None
+        return answer
 
 
 def version_of(answer: Answer) -> int:

@@ -23,7 +23,7 @@ SELECT query, toplevel, calls FROM pg_stat_statements s JOIN pg_database d ON d.
 """
 _CONSTANT = re.compile(r"%\(\w+\)s|\$\d+|'[^']*'|\b\d+\b")
 _BLANK = re.compile(r"\s+")
-_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH")
+_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "SELECT set_config")
 _ENOUGH = 30
 """Characters that a text must share with a statement of Larder's to be one."""
 

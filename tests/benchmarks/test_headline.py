@@ -48,7 +48,7 @@ def test_a_good_run_passes() -> None:
     ("judged", "missed"),
     [
         (_judged(_done(LOAD=6_001)), 1),
-        (_judged(_done(STANDING=1)), 1),
+        (_judged(_done(LIST_BY_ID=1)), 1),
         (_judged(_done(transactions=6_960)), 2),
         (_judged(verdict=STALE), 3),
         (_judged(verdict=UNBOUND), 3),
