@@ -147,6 +147,7 @@ class _Cache(Collector):
         yield reads
         yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
         yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
+        yield CounterMetricFamily("larder_cache_refills", "Loads that writers began for emptied slots.", stats.refills)
         yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._tally.store_failures)
         yield GaugeMetricFamily(
             "larder_cache_store_up",

@@ -6,7 +6,7 @@ joins a batch that was sent: it may have read before a write that the newcomer m
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from app.cache.errors import Overloaded
@@ -24,6 +24,7 @@ class Joined(Generic[Item, Result]):
     Args:
         send: carries one batch; must bound its own time.
         weigh: an item's share of ``batch_weight``, e.g. its number of keys.
+        same: what items have in common that weigh nothing beside each other, e.g. the key that one load reads for all of them.
         batch_weight: most weight in one batch; a heavier item travels alone.
         queue_limit: most waiting items, beyond which ``Overloaded`` is raised at once.
     """
@@ -33,11 +34,13 @@ class Joined(Generic[Item, Result]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         weigh: Callable[[Item], int] | None = None,
+        same: Callable[[Item], Hashable] | None = None,
         batch_weight: int,
         queue_limit: int,
     ) -> None:
         self._send = send
         self._weigh = weigh
+        self._same = same
         self._batch_weight = batch_weight
         self._queue_limit = queue_limit
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -78,11 +81,16 @@ class Joined(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         weight = 0
+        seen: set[Hashable] = set()
         while self._waiting:
             if self._waiting[0][1].done():  # cancelled while it waited
                 self._waiting.popleft()
                 continue
-            weight += self._weigh(self._waiting[0][0]) if self._weigh else 1
+            item = self._waiting[0][0]
+            name = self._same(item) if self._same else None
+            if name is None or name not in seen:
+                seen.add(name)
+                weight += self._weigh(item) if self._weigh else 1
             if batch and weight > self._batch_weight:
                 break
             batch.append(self._waiting.popleft())

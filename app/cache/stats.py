@@ -42,6 +42,8 @@ class Stats:
     unverified: int = 0
     loads: int = 0
     fills: int = 0
+    refills: int = 0
+    """Of the loads, those that a writer began because it found its slot emptied."""
     publishes: Counter[Outcome] = field(default_factory=Counter)
     publish_failures: int = 0
     settles: int = 0

@@ -35,7 +35,8 @@ docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeat
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -116,7 +117,9 @@ class WriteThrough:
         self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
             self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
         )
-        self._loads: Joined[_Load, _Loaded] = Joined(self._send_loads, batch_weight=keys, queue_limit=queue)
+        self._loads: Joined[_Load, _Loaded] = Joined(
+            self._send_loads, same=lambda load: load.key, batch_weight=keys, queue_limit=queue
+        )
         self._publishes: Joined[Sequence[Publication], Published] = Joined(
             self._send_publishes, weigh=_payload_bytes, batch_weight=config.batch_bytes, queue_limit=queue
         )
@@ -214,7 +217,21 @@ class WriteThrough:
         published = await self._publish([Publication(state, tokens.pop(state.key, "")) for state in states])
         if tokens:
             await self._release(tokens)
+        if published is not None:
+            self._refill(
+                state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
+            )
         return Acknowledgement(published is not None and published.proven, committed_at)
+
+    def _refill(self, keys: Iterable[str]) -> None:
+        """Begin to load keys whose slot was believed filled and was empty: evicted, or repaired by an audit a moment ago.
+
+        What was committed cannot be stored there, but a load that begins now may be: no reader has to pay for it.
+        """
+        for key in keys:
+            with suppress(Overloaded):
+                self._loads.submit(_Load(key, vacant=True))
+                self._stats.refills += 1
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when the write may be acknowledged (R4). Raises ``NotSettled`` at the deadline."""

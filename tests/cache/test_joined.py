@@ -72,6 +72,18 @@ async def test_batch_weight(carrier: Carrier) -> None:
     assert carrier.batches == [[1], [4, 6], [5], [50], [5, 5]]
 
 
+async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
+    """However many ask for one key, one load serves them all: they do not spread over batches."""
+    joined: Joined[int, int] = Joined(carrier.send, same=lambda item: item % 10, batch_weight=2, queue_limit=100)
+    gate = carrier.hold()
+    futures = [joined.submit(1)]
+    await gate.arrival()
+    futures += [joined.submit(number) for number in (2, 12, 3, 22, 13, 4, 14)]
+    gate.open()
+    await asyncio.gather(*futures)
+    assert carrier.batches == [[1], [2, 12, 3, 22, 13], [4, 14]]
+
+
 async def test_error_of_the_batch(carrier: Carrier) -> None:
     """What the carrier raises reaches everybody in the batch, and the lane goes on with the next one."""
     joined = lane(carrier)

@@ -46,8 +46,18 @@ async def test_late_publish_meets_an_empty_slot(mug: Process, other: Process, sl
     await slots.evict(KEY)
     late.open()
     await first
-    assert await slots.get(KEY) is None
+    assert mug.stats.publishes[Outcome.EMPTY] == 1
     assert await mug.version(KEY) == 3
+
+
+async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
+    """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
+    await slots.evict(KEY)
+    assert (await mug.write(count(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
+    await mug.cache.aclose()
+    assert mug.stats.refills == 1
+    read = await other.cache.read(KEY)
+    assert (read.state.version, read.status) == (2, Status.HIT)
 
 
 async def test_publish_deletes_a_foreign_lease(mug: Process, other: Process, slots: Slots) -> None:
@@ -62,7 +72,7 @@ async def test_publish_deletes_a_foreign_lease(mug: Process, other: Process, slo
     late.open()
     await first
     assert mug.store.publications[-1].token
-    assert await slots.get(KEY) is None
+    assert mug.stats.publishes[Outcome.EMPTY] == 1
     assert await mug.version(KEY) == 3
 
 

@@ -1,16 +1,16 @@
 """A batch that fails as a whole is done one by one, elsewhere: the guilty fail alone, and hold nobody up."""
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseFailed
+from app.products.commands import count
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, Written
+from app.products.service import Lane, Products, Written, lane_of
 from app.products.source import ProductSource
 from app.products.transactions import Committed, ProductTransactions
 from app.settings import Settings
@@ -44,10 +44,9 @@ class Shop:
         source = ProductSource(database, larder.settings.cache_namespace)
         self.products = Products(larder.cache, source, self.transactions)
         # All of one lane; alone, nobody shares the guilty one's.
-        lane, single = self.products._lane(GUILTY), self._single(GUILTY)
-        same = [name for name in (f"p{n}" for n in range(200)) if self.products._lane(name) == lane]
-        self.first, self.left, self.right, self.later = [name for name in same if self._single(name) != single][:4]
-        self.lane = self.products._lanes[lane]
+        self.lane, single = self._lane(GUILTY), self._single(GUILTY)
+        same = [name for name in (f"p{n}" for n in range(200)) if self._lane(name) is self.lane]
+        self.first, self.left, self.right, self.later = [name for name in same if self._single(name) is not single][:4]
 
     def create(self, product_id: str) -> "asyncio.Task[Written]":
         """Begin to create a product."""
@@ -70,8 +69,11 @@ class Shop:
         await opener
         return waiting
 
-    def _single(self, product_id: str) -> int:
-        return zlib.crc32(product_id.encode()) % len(self.products._singles)
+    def _lane(self, product_id: str) -> Lane:
+        return lane_of(self.products._lanes, Asked(count(product_id, 0)))
+
+    def _single(self, product_id: str) -> Lane:
+        return lane_of(self.products._singles, Asked(count(product_id, 0)))
 
 
 @pytest.fixture

@@ -1,0 +1,42 @@
+"""The judgements of the component figures."""
+
+from benchmarks.components import Cost, Counts, Operation, judge
+
+
+async def _nothing(_: str) -> None:
+    """Do nothing."""
+
+
+def _cost(name: str, *, alone: Counts, together: Counts) -> Cost:
+    return Cost(Operation(name, _nothing, times=10), 1.0, 2.0, 100.0, 40, alone, together)
+
+
+FILLED = _cost("filled", alone=Counts(10, 10, 40, 10), together=Counts(5, 5, 20, 5))
+EMPTY = _cost("empty", alone=Counts(20, 10, 40, 10), together=Counts(10, 5, 20, 5))
+
+
+def test_one_round_trip_after_and_one_before_are_allowed() -> None:
+    """A write on a filled slot publishes once; one on an empty slot takes a lease first; batches share both."""
+    assert judge(FILLED, EMPTY).passed
+
+
+def test_more_round_trips_are_missed() -> None:
+    """A lease where the slot is filled, a second publish, a second trip before: each is a miss."""
+    leased = _cost("filled", alone=Counts(20, 10, 40, 10), together=FILLED.together)
+    assert not judge(leased, EMPTY).passed
+    twice = _cost("filled", alone=FILLED.alone, together=Counts(10, 10, 20, 5))
+    assert not judge(twice, EMPTY).passed
+    before = _cost("empty", alone=Counts(30, 10, 40, 10), together=EMPTY.together)
+    assert not judge(FILLED, before).passed
+
+
+def test_batches_that_share_nothing_are_missed() -> None:
+    """As many transactions as writes, 32 at a time, is not what joining promises."""
+    assert not judge(_cost("filled", alone=FILLED.alone, together=Counts(40, 40, 160, 40)), EMPTY).passed
+
+
+def test_figures_are_per_operation() -> None:
+    """Counts are divided by how often the operation was done."""
+    row = EMPTY.row()
+    assert (row["redis_round_trips"], row["postgres_statements"]) == (2.0, 4.0)
+    assert (row["redis_round_trips_32_at_once"], row["postgres_statements_32_at_once"]) == (0.25, 0.5)

@@ -1,0 +1,84 @@
+"""The headline's judgement, and the open loop that its client runs in."""
+
+import asyncio
+from collections import Counter
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from benchmarks.h2load import Run
+from benchmarks.headline import READS, WRITES, Checked, Seen, _targets
+from benchmarks.pace import at_rate
+from benchmarks.statements import Look
+from tests.checker import Read, Verdict, Write, check
+from tests.outages.client import Endpoint
+
+FINE = check([Read("a", 3.0, 4.0, 2, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])
+STALE = check([Read("a", 3.0, 4.0, 1, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])
+UNBOUND = check([Read("a", 3.0, 4.0, 1, status="hit")], [])
+
+
+def _done(transactions: int = 6_360, **calls: int) -> Look:
+    """A minute of 100 writes/s, each in a transaction of its own, and two audits a second."""
+    usual = {"LOCK": 6_000, "LOAD": 6_000, "RECORD": 6_000, "UPDATE": 6_000, "ANNOUNCE": 120, "SNAPSHOT": 120, "COMPLETE": 120}
+    return Look(transactions, Counter(usual | calls))
+
+
+def _judged(
+    done: Look | None = None,
+    verdict: Verdict = FINE,
+    *,
+    p99_ms: float = 2.0,
+    reads: float = READS,
+    writes: float = WRITES,
+    statuses: tuple[int, ...] = (200,),
+) -> list[bool]:
+    bulk = Run([0.001], 0, reads - 1_000, 0.0, Counter(statuses))
+    seen = Seen(bulk, Checked(Endpoint(1), Random(1)), done or _done(), 60.0, 1_000.0, writes, "")
+    return [target.passed for target in _targets(seen, verdict, p99_ms)]
+
+
+def test_a_good_run_passes() -> None:
+    """106 transactions a second, all of them explained; nothing stale; quick."""
+    assert all(_judged())
+
+
+@pytest.mark.parametrize(
+    ("judged", "missed"),
+    [
+        (_judged(_done(LOAD=6_001)), 1),
+        (_judged(_done(LIST_BY_ID=1)), 1),
+        (_judged(_done(transactions=6_960)), 2),
+        (_judged(verdict=STALE), 3),
+        (_judged(verdict=UNBOUND), 3),
+        (_judged(p99_ms=5.1), 4),
+    ],
+)
+def test_each_promise_is_judged_by_itself(judged: list[bool], missed: int) -> None:
+    """A load by a reader, another statement, too many transactions, a stale read, none that could have been, a slow one."""
+    assert [number for number, passed in enumerate(judged) if not passed] == [missed]
+
+
+def test_a_run_without_its_load_proves_nothing() -> None:
+    """Too few reads or writes, or other answers than 200: every target is missed, however good the figures."""
+    assert not any(_judged(reads=0.99 * READS))
+    assert not any(_judged(writes=0.99 * WRITES))
+    assert not any(_judged(statuses=(200, 503)))
+
+
+async def test_operations_begin_however_long_others_take() -> None:
+    """None of them ends before the last has begun; each is told the moment at which it was due, evenly after the one before."""
+    meant: list[float] = []
+    last_begun = asyncio.Event()
+
+    async def operation(moment: float) -> None:
+        meant.append(moment)
+        if len(meant) == 20:
+            last_begun.set()
+        await last_begun.wait()
+
+    async with asyncio.timeout(10):
+        paced = await at_rate(1_000, 0.02, operation)
+    assert paced.begun == 20
+    assert [later - earlier for earlier, later in pairwise(meant)] == pytest.approx([0.001] * 19)

@@ -1,0 +1,100 @@
+"""Percentiles, the correction for coordinated omission, and the reading of h2load's log."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from benchmarks.h2load import Load, evaluate, parse
+from benchmarks.percentiles import corrected, latency, percentile
+
+
+@pytest.mark.parametrize(("percent", "value"), [(0, 1), (1, 1), (50, 50), (95, 95), (99, 99), (99.1, 100), (100, 100)])
+def test_percentiles_are_of_nearest_rank(percent: float, value: int) -> None:
+    """The smallest value that so many percent of all do not exceed; never one between two that were seen."""
+    assert percentile(range(1, 101), percent) == value
+
+
+def test_no_values_have_no_percentile() -> None:
+    """Nothing measured is an error, not a zero."""
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_what_waited_unsent_is_added() -> None:
+    """One wait of 3.5 periods hid three requests, which would have waited for what was left of it; short waits hide none."""
+    assert corrected([0.035, 0.002, 0.010], 0.010) == pytest.approx([0.002, 0.005, 0.010, 0.015, 0.025, 0.035])
+
+
+def test_a_stall_is_seen_as_long_as_it_was() -> None:
+    """A client that waits sees a stall of a second once on each connection; corrected, in as many requests as were due in it.
+
+    20 connections send every 10 ms for ten seconds; all of them meet the stall, and answers take 1 ms else.
+    """
+    chance = Random(1)
+    seen = [0.001] * (20 * 900) + [chance.uniform(0.99, 1.0) for _ in range(20)]
+    assert percentile(sorted(seen), 99) == 0.001
+    found = corrected(seen, 0.010)
+    assert len(found) == pytest.approx(20 * 1_000, rel=0.01)
+    assert percentile(found, 90) < 0.02
+    assert percentile(found, 95) == pytest.approx(0.5, abs=0.02)
+    assert percentile(found, 99) == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_summary_is_in_milliseconds() -> None:
+    """The figures and the curve come from the same percentiles."""
+    found = latency([number / 1_000 for number in range(1, 1_001)])
+    assert (found.p50_ms, found.p95_ms, found.p99_ms, found.max_ms) == (500.0, 950.0, 990.0, 1000.0)
+    assert dict(found.curve)[99.9] == 999.0
+
+
+def _log(load: Load, *, slow_at: int | None = None, status: int = 200) -> list[str]:
+    total = round(load.rate * (load.seconds + 2 * load.opening_s))
+    lines = []
+    for number in range(total):
+        took = 50_000 if number == slow_at else 1_000
+        lines.append(f"{1_000_000_000 + round(1e6 * number / load.rate)}\t{status}\t{took}\n")
+    return lines
+
+
+def test_each_connection_has_time_to_answer() -> None:
+    """Connections get fewer requests than h2load's timer can begin (one every 10 ms), and all get the same number."""
+    for rate in (100, 2_000, 9_000, 20_000):
+        load = Load(rate, 10)
+        assert load.period_s > 0.010
+        assert load.requests % load.connections == 0
+        assert load.requests >= rate * load.seconds
+
+
+def test_a_log_is_judged_between_opening_and_ending() -> None:
+    """The rate is that of the sending; a slow answer adds what its connection could not send; other answers are told."""
+    load = Load(1_000, 4)
+    run = evaluate(parse(_log(load)), load)
+    assert run.rate == pytest.approx(1_000, rel=0.001)
+    assert run.late_s < 0.001
+    assert (run.added, run.verified) == (0, True)
+    slow = evaluate(parse(_log(load, slow_at=2_000)), load)
+    assert slow.added == 3  # every 16 ms: at 34, 18 and 2 ms before the answer
+    assert slow.latencies_s[-3:] == pytest.approx([0.018, 0.034, 0.050])
+    assert not evaluate(parse([*_log(load), f"{2_000_000_000}\t503\t1000\n"]), load).verified
+
+
+def test_only_answers_of_200_have_a_latency() -> None:
+    """A refusal, however quick, does not improve the percentiles."""
+    load = Load(1_000, 4)
+    run = evaluate(parse(_log(load, status=503)), load)
+    assert not run.latencies_s
+    assert not run.verified
+
+
+def test_falling_behind_is_told() -> None:
+    """A generator that sends the second half of its requests a second late says so."""
+    load = Load(1_000, 4)
+    on_time = [line.split("\t") for line in _log(load)]
+    half = len(on_time) // 2
+    late = [
+        f"{int(at) + (1_000_000 if number > half else 0)}\t{status}\t{took}"
+        for number, (at, status, took) in enumerate(on_time)
+    ]
+    assert evaluate(parse(late), load).late_s == pytest.approx(1.0, abs=0.01)
+    assert Counter(one.status for one in parse(late)) == {200: len(late)}

@@ -1,0 +1,40 @@
+"""Rounds at a fixed rate: what counts, and the ratio of neighbours."""
+
+from collections import Counter
+
+import pytest
+
+from benchmarks.h2load import Run
+from benchmarks.rounds import Measured, judge
+
+
+def _measured(label: str, *p99_ms: float, rate: float = 1_000.0, statuses: tuple[int, ...] = (200,)) -> Measured:
+    found = Measured(label, 1_000.0)
+    for one in p99_ms:
+        found.add(Run([0.001] * 98 + [one / 1_000] * 2, 0, rate, 0.0, Counter(statuses)))
+    return found
+
+
+def test_the_ratio_is_that_of_each_round() -> None:
+    """A machine that was slow for both in one round does not decide: the median of the rounds' ratios does."""
+    target = judge(_measured("ours", 3.0, 30.0, 3.0), _measured("bare", 2.0, 20.0, 1.0))
+    assert target.passed
+    assert target.measured.startswith("1.50x (1.50-3.00x)")
+    assert not judge(_measured("ours", 5.0, 5.0, 3.0), _measured("bare", 2.0, 2.0, 2.0)).passed
+
+
+@pytest.mark.parametrize("which", [{"rate": 900.0}, {"statuses": (200, 503)}])
+def test_rounds_that_were_no_such_load_are_a_miss(which: dict[str, object]) -> None:
+    """Of either contender: too few requests, or another answer than 200."""
+    good = _measured("one", 2.0)
+    bad = _measured("other", 2.0, **which)  # type: ignore[arg-type]  # the parameter names are the helper's own
+    assert judge(good, good).passed
+    assert not judge(bad, good).passed
+    assert not judge(good, bad).passed
+
+
+def test_the_row_has_medians() -> None:
+    """Of the figures and of each point of the curve; the extremes of p99 beside them."""
+    row = _measured("one", 2.0, 9.0, 4.0).row()
+    assert (row["p50_ms"], row["p99_ms"], row["p99_from_ms"], row["p99_to_ms"]) == (1.0, 4.0, 2.0, 9.0)
+    assert (99.0, 4.0) in row["curve"]  # type: ignore[operator]  # this cell is a list
