@@ -78,10 +78,10 @@ async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
     gate = carrier.hold()
     futures = [joined.submit(1)]
     await gate.arrival()
-    futures += [joined.submit(number) for number in (2, 12, 3, 22, 13, 4, 14)]
+    futures += [joined.submit(number) for number in (2, 12, 3, 22, 23, 4, 14)]
     gate.open()
     await asyncio.gather(*futures)
-    assert carrier.batches == [[1], [2, 12, 3, 22, 13], [4, 14]]
+    assert carrier.batches == [[1], [2, 12, 3, 22, 23], [4, 14]]
 
 
 async def test_error_of_the_batch(carrier: Carrier) -> None:
