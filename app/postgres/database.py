@@ -65,14 +65,10 @@ class Session:
         self._connection = connection
         self._deadline_s = deadline_s
 
-    async def rows(
-        self, statement: Statement, parameters: Parameters | None = None, *, own_plan: bool = False
-    ) -> list[TupleRow]:
-        """Run one statement; return its rows. ``own_plan``: planned for these very values. Raises a ``DatabaseError``."""
+    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+        """Run one statement; return its rows. Raises a ``DatabaseError``."""
         async with self._bounded():
-            # The client's cursor writes the values into the statement: then there is nothing but these to plan for.
-            cursor = psycopg.AsyncClientCursor(self._connection) if own_plan else self._connection.cursor()
-            await cursor.execute(statement, parameters)
+            cursor = await self._connection.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
@@ -173,16 +169,14 @@ class Database:
         else:
             await held.close()
 
-    async def rows(
-        self, statement: Statement, parameters: Parameters | None = None, *, own_plan: bool = False
-    ) -> list[TupleRow]:
-        """As ``Session.rows`` for a reading statement, a second time if its connection was dead. Raises a ``DatabaseError``."""
+    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+        """Run one reading statement, a second time if its connection was dead. Raises a ``DatabaseError``."""
         try:
             async with self.session() as session:
-                return await session.rows(statement, parameters, own_plan=own_plan)
+                return await session.rows(statement, parameters)
         except DatabaseUnavailable:
             async with self.session() as session:
-                return await session.rows(statement, parameters, own_plan=own_plan)
+                return await session.rows(statement, parameters)
 
     async def ping(self) -> None:
         """Return when PostgreSQL answers as a primary. Raises a ``DatabaseError``."""

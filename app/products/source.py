@@ -64,8 +64,7 @@ class ProductSource:
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
-            # A rare prefix is found by name, a frequent one among the few that are below.
-            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters, own_plan=bool(prefix))
+            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters)
         else:
             rows = await self._read(queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
@@ -89,6 +88,7 @@ class ProductSource:
         """The ledger of one reference after a position, newest first. Raises as ``load``."""
         parameters = {
             "reference": reference,
+            # A word either way: a time would be another type, and the statement be prepared once more.
             "created_at": after.created_at.isoformat() if after else "infinity",
             "product_id": after.product_id if after else "",
             "version": after.version if after else 0,
@@ -101,9 +101,9 @@ class ProductSource:
         """Whether the id ever had a movement. Raises as ``load``."""
         return bool(await self._read(queries.HAS_LEDGER, {"product_id": product_id}))
 
-    async def _read(self, statement: Any, parameters: Parameters, *, own_plan: bool = False) -> list[Any]:
+    async def _read(self, statement: Any, parameters: Parameters) -> list[Any]:
         try:
-            return list(await self._database.rows(statement, parameters, own_plan=own_plan))
+            return list(await self._database.rows(statement, parameters))
         except DatabaseOverloaded as error:
             raise Overloaded(str(error)) from error
         except DatabaseError as error:
