@@ -74,6 +74,7 @@ async def running(
         opened.push_async_callback(cache.aclose)
         limits = WriteLimits(
             settings.write_lanes,
+            settings.write_lane_patience_ms,
             settings.write_batch,
             settings.queue_limit,
             settings.request_timeout_ms,

@@ -68,7 +68,10 @@ class Settings(BaseModel):
         0, ge=0, le=86_400, description="PostgreSQL away: serve flagged cached products for so long after the last proof"
     )
 
-    write_lanes: int = Field(2, ge=1, le=64, description="transactions that joined writes may have under way")
+    write_lanes: int = Field(4, ge=1, le=64, description="transactions that joined writes may have under way")
+    write_lane_patience_ms: Milliseconds = Field(
+        50, description="a transaction under way for longer lets later writes take the next lane"
+    )
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
     request_timeout_ms: Milliseconds = Field(15_000, description="deadline of a write, its settling included")
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")

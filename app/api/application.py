@@ -35,7 +35,7 @@ def build(
     )
     problems.install(app)
     idempotency.install(app)
-    for part in (products, catalogue, stock, cache_entries, health):
+    for part in (stock, products, catalogue, cache_entries, health):
         # As they are: a router that is included asks its routes twice which of them is meant.
         app.router.routes.extend(part.router.routes)
     pages.install(app)

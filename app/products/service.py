@@ -14,6 +14,7 @@ from app.products import commands
 from app.products.commands import Change, Command, Effect
 from app.products.errors import OutcomeUnknown, ProductsMissing, Refused, RequestInProgress
 from app.products.idempotency import Asked, Busy, Once, Replayed
+from app.products.lanes import Lanes
 from app.products.payload import product_payload
 from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Movement, Patch, Position, Precondition, Reason
 from app.products.source import ProductSource
@@ -24,10 +25,8 @@ Written = Effect
 
 _Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
-Lane = Joined[Asked, _Acknowledged]
-
-SINGLE_LANES = 4
-"""For each lane, so many in which the requests of a failed batch are done one at a time, chosen by product."""
+SINGLES = 8
+"""Lanes in which the requests of a failed batch are done one at a time, chosen by product."""
 BUSY_PAUSE_S = 0.02
 """Mean pause before asking again whether another request with the same idempotency key is finished."""
 
@@ -64,7 +63,8 @@ ANYHOW = Asking()
 class WriteLimits:
     """Bounds of the write path; the settings of the same names."""
 
-    write_lanes: int = 2
+    write_lanes: int = 4
+    write_lane_patience_ms: int = 50
     write_batch: int = 200
     queue_limit: int = 10_000
     request_timeout_ms: int = 15_000
@@ -101,13 +101,15 @@ class Products:
         self._transactions = transactions
         self._timeout_s = limits.request_timeout_ms / 1000
         self._busy_s = limits.idempotency_wait_ms / 1000
-        self._lanes: list[Lane] = [
-            Joined(self._transact, batch_weight=limits.write_batch, weigh=_weight, queue_limit=limits.queue_limit)
-            for _ in range(limits.write_lanes)
-        ]
-        self._singles: list[Lane] = [
-            Joined(self._transact, batch_weight=1, queue_limit=limits.queue_limit)
-            for _ in range(SINGLE_LANES * limits.write_lanes)
+        self._lanes: Lanes[_Acknowledged] = Lanes(
+            self._transact,
+            lanes=limits.write_lanes,
+            batch_weight=limits.write_batch,
+            queue_limit=limits.queue_limit,
+            patience_s=limits.write_lane_patience_ms / 1000,
+        )
+        self._singles: Sequence[Joined[Asked, _Acknowledged]] = [
+            Joined(self._transact, batch_weight=1, queue_limit=limits.queue_limit) for _ in range(SINGLES)
         ]
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
@@ -201,7 +203,8 @@ class Products:
 
     async def aclose(self) -> None:
         """Finish the writes that were accepted."""
-        for lane in (*self._lanes, *self._singles):
+        await self._lanes.aclose()
+        for lane in self._singles:
             await lane.aclose()
 
     async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
@@ -220,19 +223,23 @@ class Products:
 
     async def _in_turn(self, asked: Asked) -> _Acknowledged:
         """Submit until no other request with the same idempotency key is under way."""
-        lane = lane_of(self._lanes, asked)
+        lane: Lanes[_Acknowledged] | Joined[Asked, _Acknowledged] = self._lanes
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:
             try:
                 return await lane.submit(asked)
             except _Apart:
-                lane = lane_of(self._singles, asked)
+                lane = self._single(asked)
                 continue
             except Busy as busy:
                 if clock() > patience:
                     raise RequestInProgress("another request with this idempotency key is not finished") from busy
             await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _single(self, asked: Asked) -> Joined[Asked, _Acknowledged]:
+        name = asked.command.keys[0] if asked.command.keys else asked.idempotency_key or ""
+        return self._singles[zlib.crc32(name.encode()) % SINGLES]
 
     async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:
@@ -260,16 +267,6 @@ class Products:
         keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
         acknowledgement = await self._cache.write(keys, transact)
         return [result if isinstance(result, Refused | Busy) else (result, acknowledgement) for result in results]
-
-
-def lane_of(lanes: Sequence[Lane], asked: Asked) -> Lane:
-    """Choose a request's lane. A product's writes share one: two transactions would only wait for each other's lock."""
-    name = asked.command.keys[0] if asked.command.keys else asked.idempotency_key or ""
-    return lanes[zlib.crc32(name.encode()) % len(lanes)]
-
-
-def _weight(asked: Asked) -> int:
-    return max(1, asked.command.weight)
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

@@ -10,12 +10,11 @@ import psycopg
 from app.cache.write_through import WriteThrough
 from app.main import open_database, running
 from app.postgres.database import Database
-from app.products import commands
 from app.products.commands import Effect
 from app.products.errors import Refused
-from app.products.idempotency import Answer, Asked, Once
+from app.products.idempotency import Answer, Once
 from app.products.product import Draft
-from app.products.service import Asking, Products, lane_of
+from app.products.service import Asking, Products
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
@@ -31,15 +30,6 @@ class Instance:
     @property
     def cache(self) -> WriteThrough:
         return self.products._cache
-
-    @property
-    def lanes(self) -> Sequence[Any]:
-        return self.products._lanes
-
-    def lane_of(self, product_id: str) -> int:
-        """The number of the lane that a product's writes take."""
-        asked = Asked(commands.count(product_id, 0))
-        return self.lanes.index(lane_of(self.lanes, asked))
 
     async def stock(self, *product_ids: str) -> None:
         """Create products with 10 units each."""

@@ -10,7 +10,7 @@ from app.postgres.errors import DatabaseFailed
 from app.products.commands import count
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Lane, Products, Written, lane_of
+from app.products.service import Products, WriteLimits, Written
 from app.products.source import ProductSource
 from app.products.transactions import Committed, ProductTransactions
 from app.settings import Settings
@@ -42,11 +42,12 @@ class Shop:
     def __init__(self, larder: Instance, database: Database) -> None:
         self.transactions = GatedTransactions(database)
         source = ProductSource(database, larder.settings.cache_namespace)
-        self.products = Products(larder.cache, source, self.transactions)
-        # All of one lane; alone, nobody shares the guilty one's.
-        self.lane, single = self._lane(GUILTY), self._single(GUILTY)
-        same = [name for name in (f"p{n}" for n in range(200)) if self._lane(name) is self.lane]
-        self.first, self.left, self.right, self.later = [name for name in same if self._single(name) is not single][:4]
+        self.products = Products(larder.cache, source, self.transactions, WriteLimits(write_lanes=1))
+        # Alone, nobody shares the guilty one's lane.
+        single = self._single(GUILTY)
+        self.first, self.left, self.right, self.later = [
+            name for name in (f"p{n}" for n in range(200)) if self._single(name) is not single
+        ][:4]
 
     def create(self, product_id: str) -> "asyncio.Task[Written]":
         """Begin to create a product."""
@@ -63,17 +64,14 @@ class Shop:
         await opened.arrival()
         waiting = [self.create(product_id) for product_id in product_ids]
         async with asyncio.timeout(PATIENCE_S):
-            while self.lane.waiting < len(product_ids):
+            while self.products._lanes._lanes[0].waiting < len(product_ids):
                 await asyncio.sleep(0)
         opened.open()
         await opener
         return waiting
 
-    def _lane(self, product_id: str) -> Lane:
-        return lane_of(self.products._lanes, Asked(count(product_id, 0)))
-
-    def _single(self, product_id: str) -> Lane:
-        return lane_of(self.products._singles, Asked(count(product_id, 0)))
+    def _single(self, product_id: str) -> object:
+        return self.products._single(Asked(count(product_id, 0)))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from app.postgres.errors import DatabaseOverloaded
 from app.products.errors import AlreadyExists, InsufficientStock, ProductsMissing, Refused, StockLimit
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
-from app.products.service import Asking, Written
+from app.products.service import Asking, Products, WriteLimits, Written
 from app.settings import Settings
 from tests.products.instances import Instance, by_hand, deviations, instance, rows
 
@@ -272,26 +272,28 @@ async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Inst
     assert await deviations(settings) == []
 
 
-def _one_for_each_lane(larder: Instance) -> tuple[str, str]:
-    ids = [f"p{number}" for number in range(50)]
-    first = ids[0]
-    return first, next(i for i in ids if larder.lane_of(i) != larder.lane_of(first))
-
-
-async def test_a_held_row_does_not_hold_up_the_other_lane(larder: Instance, settings: Settings) -> None:
-    """While a row is locked elsewhere, products of other lanes are written; its own request goes on afterwards."""
-    held, free = _one_for_each_lane(larder)
-    await larder.stock(held, free)
+async def test_a_held_row_holds_up_its_product_alone(larder: Instance, settings: Settings) -> None:
+    """While a row is locked elsewhere, other products are written, by another lane; its own requests go on afterwards."""
+    products = Products(
+        larder.cache,
+        larder.products._source,
+        larder.products._transactions,
+        WriteLimits(write_lanes=2, write_lane_patience_ms=0),
+    )
+    await larder.stock("held", "free")
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
-        waiting = asyncio.create_task(_take(larder, held))
+        await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
+        waiting = [asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE))]
         await _locked(settings)
         for _ in range(5):
-            await _take(larder, free)
-        assert not waiting.done()
+            # Were it to take the second lane, it would hold that one up as well.
+            waiting.append(asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE)))
+            await products.adjust([Line("free", -1)], Reason.SALE)
+        assert not any(task.done() for task in waiting)
         await connection.execute("ROLLBACK")
-    assert (await waiting).row.version == 2
+    assert sorted([(await task)[0].row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
+    await products.aclose()
 
 
 async def _locked(settings: Settings) -> None:
@@ -303,8 +305,7 @@ async def _locked(settings: Settings) -> None:
 
 async def test_of_a_batch_that_cannot_be_done_only_the_guilty_fail(larder: Instance, settings: Settings) -> None:
     """A joined transaction that runs into a held row is taken apart: its neighbours of the same lane are served."""
-    held, _ = _one_for_each_lane(larder)
-    same_lane = [i for i in (f"q{n}" for n in range(50)) if larder.lane_of(i) == larder.lane_of(held)][:5]
+    held, *same_lane = [f"q{number}" for number in range(6)]
     await larder.stock(held, *same_lane)
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
