@@ -11,10 +11,12 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp
 
 from app.api import models
 from app.api.body import JSON, MERGE_PATCH
 from app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from app.api.direct import layers
 from app.api.paging import MAX_IDS
 from app.api.problems import MEDIA_TYPE, TYPES
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
@@ -237,6 +239,10 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
 
 class LarderApi(FastAPI):
     """FastAPI whose description has the components named above, and a HEAD beside the GET of a product."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Give the layers around the routes; Starlette asks once."""
+        return layers(self)
 
     def openapi(self) -> dict[str, Any]:
         """Give the description; it is made once."""
