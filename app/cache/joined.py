@@ -27,6 +27,8 @@ class Joined(Generic[Item, Result]):
         same: what items have in common that weigh nothing beside each other, e.g. the key that one load reads for all of them.
         batch_weight: most weight in one batch; a heavier item travels alone.
         queue_limit: most waiting items, beyond which ``Overloaded`` is raised at once.
+        turns: of the event loop, that pass after a batch of several before the next one leaves. Under load, those who were just
+            answered ask again: in that time most of them are back, and share one batch instead of following in two.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Joined(Generic[Item, Result]):
         same: Callable[[Item], Hashable] | None = None,
         batch_weight: int,
         queue_limit: int,
+        turns: int = 0,
     ) -> None:
         self._send = send
+        self._turns = turns
         self._weigh = weigh
         self._same = same
         self._batch_weight = batch_weight
@@ -82,7 +86,11 @@ class Joined(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                await self._carry(self._take())
+                batch = self._take()
+                await self._carry(batch)
+                if len(batch) > 1:
+                    for _ in range(self._turns):
+                        await asyncio.sleep(0)
         finally:
             # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
             self._sender = None

@@ -14,6 +14,9 @@ from app.products.idempotency import Asked
 
 Result = TypeVar("Result")
 
+TURNS = 5
+"""Of the event loop, between a joined transaction and the next: a fifth less processor time for a write under load."""
+
 
 class Lanes(Generic[Result]):
     """The lanes of one process's writes.
@@ -37,7 +40,7 @@ class Lanes(Generic[Result]):
     ) -> None:
         self._patience_s = patience_s
         self._lanes: Sequence[Joined[Asked, Result]] = [
-            Joined(send, weigh=_weight, batch_weight=batch_weight, queue_limit=queue_limit) for _ in range(lanes)
+            Joined(send, weigh=_weight, batch_weight=batch_weight, queue_limit=queue_limit, turns=TURNS) for _ in range(lanes)
         ]
 
     def submit(self, asked: Asked) -> "asyncio.Future[Result]":

@@ -84,6 +84,34 @@ async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
     assert carrier.batches == [[1], [2, 12, 3, 22, 23], [4, 14]]
 
 
+@pytest.mark.parametrize(
+    ("turns", "batches"), [(0, [[1, 2, 3], [0], [1, 2, 3], [0]]), (3, [[1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])]
+)
+async def test_who_was_answered_comes_back_in_time(carrier: Carrier, turns: int, batches: list[list[int]]) -> None:
+    """Clients that ask again at once share one batch; without the turns they would go on in two, one after the other."""
+
+    async def travel(batch: Sequence[int]) -> Sequence[int | Exception]:
+        answers = await carrier.send(batch)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return answers
+
+    joined: Joined[int, int] = Joined(travel, batch_weight=100, queue_limit=100, turns=turns)
+
+    async def client(number: int) -> None:
+        for _ in range(9):
+            await joined.submit(number)
+
+    gate = carrier.hold()
+    clients = [asyncio.create_task(client(0))]
+    await gate.arrival()
+    clients += [asyncio.create_task(client(number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(*clients)
+    assert [sorted(batch) for batch in carrier.batches[1 : 1 + len(batches)]] == batches
+
+
 async def test_error_of_the_batch(carrier: Carrier) -> None:
     """What the carrier raises reaches everybody in the batch, and the lane goes on with the next one."""
     joined = lane(carrier)
