@@ -19,6 +19,7 @@ from app.importer.retry import RetryPolicy, Stopping, parse_retry_after
 _CONNECT_TIMEOUT_S = 5.0
 _REASON_CHARS = 500
 _PORT_MAX = 65_535
+_IN_PROGRESS = "/request-in-progress"
 _RETRIED_STATUSES = frozenset({408, 425, 429})
 _FINAL_5XX = frozenset({501, 505})
 
@@ -151,6 +152,17 @@ def _service_url(url: str) -> httpx.URL:
     if parsed.scheme not in {"http", "https"} or not parsed.host or not port_is_legal:
         raise BadInput(f"--url {url!r} must look like http://127.0.0.1:8000")
     return parsed.copy_with(query=None, fragment=None)
+
+
+def in_progress(response: httpx.Response) -> bool:
+    """Whether an earlier try of this very request, by its Idempotency-Key, is still under way."""
+    if response.status_code != httpx.codes.CONFLICT:
+        return False
+    try:
+        problem = response.json()
+    except ValueError:
+        return False
+    return isinstance(problem, dict) and str(problem.get("type", "")).rstrip("/").endswith(_IN_PROGRESS)
 
 
 def problem_text(response: httpx.Response) -> str:

@@ -12,11 +12,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
+from uuid import uuid4
 
 import httpx
 
 from app.importer.errors import ServiceStopped
-from app.importer.posting import Poster, problem_reason, problem_text
+from app.importer.posting import Poster, in_progress, problem_reason, problem_text
 from app.importer.retry import RetryPolicy, Stopping
 from app.importer.rows import Row
 
@@ -51,7 +52,15 @@ class BatchSender:
         notify: Callable[[str], None],
     ) -> None:
         self._notify = notify
-        self._poster = Poster(url, connections=connections, timeout_s=timeout_s, retry=retry, stopping=stopping, notify=notify)
+        self._poster = Poster(
+            url,
+            connections=connections,
+            timeout_s=timeout_s,
+            retry=retry,
+            stopping=stopping,
+            notify=notify,
+            also_passing=in_progress,
+        )
 
     @property
     def shown_url(self) -> str:
@@ -69,7 +78,9 @@ class BatchSender:
         stopping. After either, the service may or may not have stored the batch; sending it again is safe.
         """
         body = b'{"items":[' + b",".join(row.body for row in rows) + b"]}"
-        response = await self._poster.post("products/batch", body, what=f"lines {_lines(rows)}")
+        # However often it has to be sent, it is done once: a second time would set stocks back over sales between the two.
+        key = {"Idempotency-Key": f"import-{uuid4().hex}"}
+        response = await self._poster.post("products/batch", body, what=f"lines {_lines(rows)}", headers=key)
         if response.status_code == httpx.codes.OK:
             return self._results(response, len(rows))
         reason = problem_text(response)

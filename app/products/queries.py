@@ -29,16 +29,19 @@ RETURNING id
 
 UPDATE: LiteralString = """
 UPDATE products p SET
-    name = c.name, price_cents = c.price_cents, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
+    name = c.name, price_cents = c.price, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
     created_at = CASE WHEN c.created THEN statement_timestamp() ELSE p.created_at END,
     deleted_at = NULL
-FROM unnest(
-    %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(created)s::boolean[]
-) AS c (id, name, price_cents, stock, reorder_point, version, created)
-WHERE p.id = c.id
+FROM json_to_recordset(%(rows)s::json) AS c (
+    id text, name text, price bigint, stock bigint, reorder_point bigint, version bigint, created boolean
+)
+WHERE p.id = c.id AND p.id = ANY(%(ids)s::text[])
 """
-"""New values for locked rows; ``created`` are products again that were deleted, before or in this transaction."""
+"""New values for locked rows; ``created`` are products again that were deleted, before or in this transaction.
+
+As one text of JSON, here and for the ledger: the driver would look at each value of seven arrays. The ids besides, so that the
+rows are found by key even by a plan that was made while the table was empty.
+"""
 
 BURY: LiteralString = """
 UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.version
@@ -137,9 +140,9 @@ RECORD: LiteralString = """
 INSERT INTO stock_movements (
     product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key
 )
-SELECT * FROM unnest(
-    %(ids)s::text[], %(versions)s::bigint[], %(lines)s::int[], %(deltas)s::bigint[], %(stocks)s::bigint[], %(reasons)s::text[],
-    %(references)s::text[], %(actors)s::text[], %(request_ids)s::text[], %(keys)s::text[]
+SELECT * FROM json_to_recordset(%(rows)s::json) AS c (
+    id text, version bigint, line integer, delta bigint, stock bigint, reason text, reference text, actor text, request text,
+    key text
 )
 ON CONFLICT DO NOTHING
 RETURNING created_at

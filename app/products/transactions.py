@@ -5,6 +5,7 @@ The read-back comes after all changes, so that what is published is what trigger
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,15 @@ class Committed:
 
     results: Sequence[Result]
     states: Sequence[State]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A statement that changes something; ``made``: the rows that it has to make and give back."""
+
+    statement: LiteralString
+    parameters: Mapping[str, Any]
+    made: int = 0
 
 
 class ProductTransactions:
@@ -159,21 +169,22 @@ class _Transaction:
         if not spoken_of:
             return results, ()
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
-        statements = _record(self._batch, results) + _statements(self._before, changed)
+        steps = _record(self._batch, results) + _steps(self._before, changed)
+        statements = [(step.statement, step.parameters) for step in steps]
         *done, found = await self._session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of)}))
         recorded_at = None
-        for (statement, parameters), rows in zip(statements, done, strict=True):
-            if statement in {queries.RECORD, queries.INSERT} and len(rows) < len(parameters["ids"]):
+        for step, rows in zip(steps, done, strict=True):
+            if len(rows) < step.made:
                 await self._session.rows("ROLLBACK")
                 raise TransactionConflict("a product of that id was created meanwhile")
-            if statement is queries.RECORD:
+            if step.statement is queries.RECORD:
                 recorded_at = rows[0][0]
         final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         return [r if isinstance(r, Exception) else [_stamp(e, final, recorded_at) for e in r] for r in results], states
 
 
-def _record(batch: Sequence[Asked], results: Sequence[Result]) -> list[Statement]:
+def _record(batch: Sequence[Asked], results: Sequence[Result]) -> list[_Step]:
     entries = [
         (movement, asked)
         for asked, result in zip(batch, results, strict=True)
@@ -185,22 +196,25 @@ def _record(batch: Sequence[Asked], results: Sequence[Result]) -> list[Statement
         return []
     # In one order for everybody, like the locks: two transactions that create the same products would wait for each other.
     entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
-    parameters = {
-        "ids": [movement.product_id for movement, _ in entries],
-        "versions": [movement.version for movement, _ in entries],
-        "lines": [movement.line for movement, _ in entries],
-        "deltas": [movement.delta for movement, _ in entries],
-        "stocks": [movement.stock_after for movement, _ in entries],
-        "reasons": [movement.reason.value for movement, _ in entries],
-        "references": [movement.reference for movement, _ in entries],
-        "actors": [asked.actor for _, asked in entries],
-        "request_ids": [asked.request_id for _, asked in entries],
-        "keys": [asked.idempotency_key for _, asked in entries],
-    }
-    return [(queries.RECORD, parameters)]
+    rows = [
+        {
+            "id": movement.product_id,
+            "version": movement.version,
+            "line": movement.line,
+            "delta": movement.delta,
+            "stock": movement.stock_after,
+            "reason": movement.reason,
+            "reference": movement.reference,
+            "actor": asked.actor,
+            "request": asked.request_id,
+            "key": asked.idempotency_key,
+        }
+        for movement, asked in entries
+    ]
+    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, made=len(rows))]
 
 
-def _statements(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[Statement]:
+def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]:
     products = [row for row in changed.values() if isinstance(row, Product)]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
@@ -208,19 +222,31 @@ def _statements(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[S
     # Created and deleted again by the requests of one transaction: it must leave a tombstone, so that its version goes on.
     born_dead = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
-    statements: list[Statement] = []
+    steps: list[_Step] = []
     if new or born_dead:
         placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in born_dead]
-        rows = sorted([*new, *placeholders], key=lambda row: row.id)
+        inserted = sorted([*new, *placeholders], key=lambda row: row.id)
         dead = {row.id for row in born_dead}
-        statements.append((queries.INSERT, {**_columns(rows), "gone": [row.id in dead for row in rows]}))
+        gone_at_once = [row.id in dead for row in inserted]
+        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, made=len(inserted)))
     if known:
-        created = [row.created_at == UNSTAMPED for row in known]
-        statements.append((queries.UPDATE, {**_columns(known), "created": created}))
+        rows = [
+            {
+                "id": row.id,
+                "name": row.name,
+                "price": row.price_cents,
+                "stock": row.stock,
+                "reorder_point": row.reorder_point,
+                "version": row.version,
+                "created": row.created_at == UNSTAMPED,
+            }
+            for row in known
+        ]
+        steps.append(_Step(queries.UPDATE, {"rows": json.dumps(rows), "ids": [row.id for row in known]}))
     if buried:
         parameters = {"ids": [row.id for row in buried], "versions": [row.version for row in buried]}
-        statements.append((queries.BURY, parameters))
-    return statements
+        steps.append(_Step(queries.BURY, parameters))
+    return steps
 
 
 def _columns(rows: Sequence[Product]) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from typing import Any
 import httpx
 
 from app.importer.errors import ServiceStopped
-from app.importer.posting import Poster
+from app.importer.posting import Poster, in_progress
 from app.importer.retry import RetryPolicy, Stopping
 from app.replay.adjustments import Adjustment
 
 _PATH = "stock/adjustments"
-_IN_PROGRESS = "request-in-progress"
 _REFUSED_STATUSES = frozenset({400, 409, 412, 413, 422})
 _SHOWN_CHARS = 500
 
@@ -66,7 +65,7 @@ class AdjustmentSender:
             retry=retry,
             stopping=stopping,
             notify=notify,
-            also_passing=_in_progress,
+            also_passing=in_progress,
         )
 
     @property
@@ -114,13 +113,6 @@ class AdjustmentSender:
                 f"{self.shown_url} answered 200 to {adjustment.name}, but not with the lines that were sent. "
                 "Something other than a Larder, or one of another version, answers there."
             )
-
-
-def _in_progress(response: httpx.Response) -> bool:
-    if response.status_code != httpx.codes.CONFLICT:
-        return False
-    problem = _json_of(response)
-    return isinstance(problem, dict) and str(problem.get("type", "")).rstrip("/").endswith(_IN_PROGRESS)
 
 
 def _json_of(response: httpx.Response) -> Any:

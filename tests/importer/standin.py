@@ -49,13 +49,15 @@ class StandIn:
         self.after = after
         self.products: dict[str, Item] = {}
         self.requests: list[list[Item]] = []
+        self.kept: dict[str, list[Item]] = {}
+        """What was answered, by Idempotency-Key: a batch that comes again is not done again."""
         self.under_way = 0
         self.most_under_way = 0
 
     async def batch(self, request: Request) -> Response:
         items: list[Item] = (await request.json())["items"]
         assert 1 <= len(items) <= 1000
-        assert "Idempotency-Key" not in request.headers
+        key = request.headers["Idempotency-Key"]
         self.requests.append(items)
         number = len(self.requests)
         self.under_way += 1
@@ -64,7 +66,7 @@ class StandIn:
             early = await self.before(number, items)
             if early is not None:
                 return early
-            results = list(self._store(items))
+            results = self.kept[key] = self.kept.get(key) or list(self._store(items))
             late = await self.after(number, items)
             return late if late is not None else JSONResponse({"results": results})
         finally:

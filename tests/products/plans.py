@@ -1,5 +1,6 @@
 """Every named statement with the parameters it is given, and how PostgreSQL would run it."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, LiteralString
@@ -22,15 +23,19 @@ STATEMENTS: Mapping[str, LiteralString] = {
 }
 
 
-def _columns(count: int, prefix: str = "") -> dict[str, Any]:
+def _columns(count: int, prefix: str) -> dict[str, Any]:
     numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points")}
     return {"ids": [prefix + key for key in ids(count)], "names": ["Mug"] * count, **numbers, "versions": [70_000] * count}
 
 
+def _rows(count: int) -> dict[str, Any]:
+    row = {"name": "Mug", "price": 9, "stock": 9, "reorder_point": 9, "version": 70_000, "created": False}
+    return {"rows": json.dumps([{"id": key, **row} for key in ids(count)]), "ids": ids(count)}
+
+
 def _entries(count: int) -> dict[str, Any]:
-    texts = {name: [None] * count for name in ("references", "actors", "request_ids", "keys")}
-    numbers = {name: [1] * count for name in ("lines", "deltas", "stocks")}
-    return {"ids": ids(count), "versions": [70_000] * count, **numbers, "reasons": ["sale"] * count, **texts}
+    entry = {"version": 70_000, "line": 1, "delta": 1, "stock": 1, "reason": "sale"}
+    return {"rows": json.dumps([{"id": key, **entry} for key in ids(count)])}
 
 
 def _keys(count: int) -> dict[str, Any]:
@@ -55,7 +60,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "LOAD": [{"ids": ids(count)} for count in (1, 32, 250, 2_000, 10_000)],
     "LOCK": [{"ids": ids(count)} for count in (1, 32, 2_000)],
     "INSERT": [{**_columns(count, "new-"), "gone": [False] * count} for count in (1, 1_000)],
-    "UPDATE": [{**_columns(count), "created": [False] * count} for count in (1, 32, 2_000)],
+    "UPDATE": [_rows(count) for count in (1, 32, 2_000)],
     "BURY": [{"ids": ids(count), "versions": [70_000] * count} for count in (1, 200)],
     "LIST_BY_ID": _PAGES,
     "LIST_BELOW_REORDER_POINT": _PAGES,
