@@ -58,6 +58,11 @@ class Joined(Generic[Item, Result]):
         """Items that no batch has taken yet."""
         return len(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way or waiting."""
+        return self._sender is None
+
     def items(self) -> Iterator[Item]:
         """Items under way, then waiting ones."""
         yield from self._under_way

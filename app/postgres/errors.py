@@ -62,6 +62,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("57", DatabaseUnavailable),  # shutting down, crashed, starting
     ("08", DatabaseUnavailable),  # connection broke
     ("58", DatabaseUnavailable),  # the server's system failed
+    ("0A000", DatabaseUnavailable),  # a prepared statement from before a migration changed a column: a new connection has none
     ("XX", DatabaseUnavailable),  # e.g. a plan that saw its table dropped by a restore
 )
 

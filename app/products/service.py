@@ -1,11 +1,10 @@
 """The use cases: what a caller can ask of the catalogue. Endpoints call this; it calls the cache and PostgreSQL."""
 
 import asyncio
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.cache.errors import NotSettled
+from app.cache.errors import NotSettled, Overloaded
 from app.cache.joined import Joined
 from app.cache.ports import State, Value
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
@@ -26,7 +25,7 @@ Written = Effect
 _Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
 SINGLES = 8
-"""Lanes in which the requests of a failed batch are done one at a time, chosen by product."""
+"""Most transactions under way for requests of failed batches: these are done one at a time, each product's in its own lane."""
 BUSY_PAUSE_S = 0.02
 """Mean pause before asking again whether another request with the same idempotency key is finished."""
 
@@ -108,9 +107,9 @@ class Products:
             queue_limit=limits.queue_limit,
             patience_s=limits.write_lane_patience_ms / 1000,
         )
-        self._singles: Sequence[Joined[Asked, _Acknowledged]] = [
-            Joined(self._transact, batch_weight=1, queue_limit=limits.queue_limit) for _ in range(SINGLES)
-        ]
+        self._singles: dict[str, Joined[Asked, _Acknowledged]] = {}
+        self._single_turn = asyncio.Semaphore(SINGLES)
+        self._queue_limit = limits.queue_limit
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         """Read one product through the cache. Raises ``SourceUnavailable``, ``Overloaded``."""
@@ -204,7 +203,7 @@ class Products:
     async def aclose(self) -> None:
         """Finish the writes that were accepted."""
         await self._lanes.aclose()
-        for lane in self._singles:
+        for lane in list(self._singles.values()):
             await lane.aclose()
 
     async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
@@ -238,8 +237,18 @@ class Products:
             await asyncio.sleep(BUSY_PAUSE_S)
 
     def _single(self, asked: Asked) -> Joined[Asked, _Acknowledged]:
+        """Give the lane of a request's first product: one whose row is held holds up nobody else there."""
         name = asked.command.keys[0] if asked.command.keys else asked.idempotency_key or ""
-        return self._singles[zlib.crc32(name.encode()) % SINGLES]
+        if name not in self._singles:
+            self._singles = {other: lane for other, lane in self._singles.items() if not lane.idle}
+            if len(self._singles) >= self._queue_limit:
+                raise Overloaded(f"{self._queue_limit} products are waiting already")
+            self._singles[name] = Joined(self._transact_single, batch_weight=1, queue_limit=self._queue_limit)
+        return self._singles[name]
+
+    async def _transact_single(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
+        async with self._single_turn:
+            return await self._transact(batch)
 
     async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -39,6 +39,8 @@ _QUERIES = st.sampled_from(["", "?", "?x=1"])
 _PLAIN = b"GET /products/mug-blue HTTP/1.1\r\nHost: larder\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)")
 _IDENTITY = re.compile(rb"(x-request-id: )[0-9a-f]{32}\r\n")
+_READ_AT_ONCE = 262_144
+"""Bytes that the event loop reads before it asks the protocol again."""
 _DATE = (b"date", b"Sat, 31 Jan 2026 09:05:00 GMT")
 
 
@@ -214,6 +216,60 @@ async def test_a_client_that_does_not_read_is_waited_for(service: Service, port:
             await asyncio.sleep(0)
         port.connections[-1].resume_writing()
         assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("endless", [b"x" * 65_536, b"a: b\r\n" * 10_000], ids=["line", "lines"])
+async def test_a_head_without_an_end_is_refused(port: Port, endless: bytes) -> None:
+    """Its bytes would be kept, its lines at twenty times their size, until the machine has no memory left."""
+    with suppress(ConnectionError):  # what it goes on to send meets a closed connection
+        async with asyncio.timeout(10), _connection(port) as (reader, writer):
+            writer.write(_PLAIN[:-2] + b"x: ")
+            for _ in range(100):
+                writer.write(endless)
+                await writer.drain()
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    assert port.connections[-1].transport.is_closing()
+
+
+async def test_pipelined_requests_do_not_pile_up(service: Service, port: Port) -> None:
+    """However many are sent, those that wait for their turn came with what was read at once: an answer lets no more in."""
+    await _catalogue(service)
+    service.products.hot = True
+    most, sent = 0, 30_000
+    async with _connection(port) as (reader, writer):
+        writing = asyncio.create_task(_write(writer, _PLAIN * sent))
+        for _ in range(sent):
+            assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+            most = max(most, len(port.connections[-1].pipeline))
+        await writing
+    assert 0 < most <= 2 * _READ_AT_ONCE // len(_PLAIN)
+
+
+async def test_nonsense_after_a_request_is_not_its_answer(service: Service, port: Port) -> None:
+    """The request that came whole before it gets its own answer, the last one; a client would take a 400 for it."""
+    await _catalogue(service)
+    release = _hold(service)
+    async with _connection(port) as (reader, writer):
+        writer.write(_PLAIN + b"\x00\r\n\r\n")
+        (await release())()
+        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert await reader.read() == b""
+
+
+async def test_a_trailer_is_not_a_header(service: Service, port: Port) -> None:
+    """A precondition after the body decides nothing: proxies pass trailers on that they have not looked at."""
+    await _catalogue(service)
+    async with _connection(port) as (reader, writer):
+        writer.write(
+            b"PATCH /products/mug-blue HTTP/1.1\r\nHost: larder\r\nContent-Type: application/json\r\n"
+            b'Transfer-Encoding: chunked\r\n\r\nf\r\n{"name": "Pot"}\r\n0\r\nIf-Match: "99"\r\n\r\n'
+        )
+        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+async def _write(writer: asyncio.StreamWriter, content: bytes) -> None:
+    writer.write(content)
+    await writer.drain()
 
 
 def _hold(service: Service) -> Callable[[], Coroutine[None, None, Callable[[], None]]]:

@@ -7,7 +7,6 @@ import pytest
 
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseFailed
-from app.products.commands import count
 from app.products.idempotency import Asked
 from app.products.product import Draft
 from app.products.service import Products, WriteLimits, Written
@@ -43,11 +42,7 @@ class Shop:
         self.transactions = GatedTransactions(database)
         source = ProductSource(database, larder.settings.cache_namespace)
         self.products = Products(larder.cache, source, self.transactions, WriteLimits(write_lanes=1))
-        # Alone, nobody shares the guilty one's lane.
-        single = self._single(GUILTY)
-        self.first, self.left, self.right, self.later = [
-            name for name in (f"p{n}" for n in range(200)) if self._single(name) is not single
-        ][:4]
+        self.first, self.left, self.right, self.later = "first", "left", "right", "later"
 
     def create(self, product_id: str) -> "asyncio.Task[Written]":
         """Begin to create a product."""
@@ -69,9 +64,6 @@ class Shop:
         opened.open()
         await opener
         return waiting
-
-    def _single(self, product_id: str) -> object:
-        return self.products._single(Asked(count(product_id, 0)))
 
 
 @pytest.fixture
@@ -121,3 +113,17 @@ async def test_nothing_is_done_for_who_has_left(shop: Shop, settings: Settings) 
     assert left.cancelled()
     assert (shop.left,) not in shop.transactions.begun
     assert await rows(settings, "SELECT id FROM products WHERE id = %(id)s", {"id": shop.left}) == []
+
+
+async def test_the_guilty_hold_up_nobody_who_was_in_their_batch(shop: Shop) -> None:
+    """However many products were in it: none of them waits in a lane of the guilty one's."""
+    alone = shop.gate(GUILTY)
+    names = [f"p{number}" for number in range(40)]
+    guilty, *innocent = await shop.batch(GUILTY, *names)
+    await alone.arrival()
+    async with asyncio.timeout(PATIENCE_S):
+        assert [(await task).row.version for task in innocent] == [1] * len(names)
+    assert not guilty.done()
+    alone.open()
+    with pytest.raises(DatabaseFailed, match="refused"):
+        await guilty

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from itertools import count as counter
 
+import psycopg
 import pytest
 
 from app.cache.ports import Watermark
@@ -115,3 +116,13 @@ async def test_refusals(database: Database) -> None:
         refused = await transactions.commit([asked(count("nothing", 5), kept=kept, named=False)])
         assert isinstance(refused.results[0], ProductsMissing)
     assert await database.rows(PREPARED) == before
+
+
+async def test_a_migration_under_prepared_statements(database: Database, database_url: str) -> None:
+    """A column gets another type: what was prepared is not refused, it goes to a connection that has prepared nothing yet."""
+    for _ in range(DRIVERS_THRESHOLD + 1):
+        await database.rows("SELECT reorder_point FROM products")
+    # By somebody else: after its own ALTER the driver forgets what it has prepared.
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other:
+        await other.execute("ALTER TABLE products ALTER COLUMN reorder_point TYPE numeric")
+    assert await database.rows("SELECT reorder_point FROM products") == []
