@@ -6,7 +6,7 @@ joins a batch that was sent: it may have read before a write that the newcomer m
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from app.cache.errors import Overloaded
@@ -49,7 +49,6 @@ class Joined(Generic[Item, Result]):
         self._queue_limit = queue_limit
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self._under_way: Sequence[Item] = ()
         self.sent_at: float | None = None
         """When the batch under way was sent, on the loop's clock; ``None`` while there is none."""
 
@@ -62,12 +61,6 @@ class Joined(Generic[Item, Result]):
     def idle(self) -> bool:
         """Whether nothing is under way or waiting."""
         return self._sender is None
-
-    def items(self) -> Iterator[Item]:
-        """Items under way, then waiting ones."""
-        yield from self._under_way
-        for item, _ in self._waiting:
-            yield item
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the batch that leaves next; its future ends with its result.
@@ -121,10 +114,9 @@ class Joined(Generic[Item, Result]):
     async def _carry(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if not batch:
             return
-        self._under_way = [item for item, _ in batch]
         self.sent_at = asyncio.get_running_loop().time()
         try:
-            results: Sequence[Result | Exception] = await self._send(self._under_way)
+            results: Sequence[Result | Exception] = await self._send([item for item, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()
@@ -132,7 +124,7 @@ class Joined(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
             results = [error] * len(batch)
         finally:
-            self._under_way, self.sent_at = (), None
+            self.sent_at = None
         for (_, future), result in zip(batch, results, strict=True):
             if future.done():  # its caller left
                 continue

@@ -6,6 +6,7 @@ with it: in another lane it would only wait for its row, and hold that lane up, 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -42,28 +43,37 @@ class Lanes(Generic[Result]):
         self._lanes: Sequence[Joined[Asked, Result]] = [
             Joined(send, weigh=_weight, batch_weight=batch_weight, queue_limit=queue_limit, turns=TURNS) for _ in range(lanes)
         ]
+        self._in_hand: Sequence[Counter[str]] = [Counter() for _ in range(lanes)]
 
     def submit(self, asked: Asked) -> "asyncio.Future[Result]":
         """Put a request into the transaction that begins next in its lane. Raises ``Overloaded``."""
-        return self.of(asked).submit(asked)
+        number = self._choose(asked)
+        future = self._lanes[number].submit(asked)
+        self._in_hand[number].update(asked.command.keys)
+        future.add_done_callback(lambda _: self._let_go(number, asked))
+        return future
 
-    def of(self, asked: Asked) -> Joined[Asked, Result]:
-        """Give the lane that a request would take now."""
-        held_up = asyncio.get_running_loop().time() - self._patience_s
-        for lane in self._lanes[:-1]:
-            if lane.sent_at is None or lane.sent_at > held_up or _has(lane, asked):
-                return lane
-        return self._lanes[-1]
+    def _choose(self, asked: Asked) -> int:
+        limit = asyncio.get_running_loop().time() - self._patience_s
+        held_up = [n for n, lane in enumerate(self._lanes) if lane.sent_at is not None and lane.sent_at <= limit]
+        if not held_up:
+            return 0
+        for number in held_up:
+            if any(name in self._in_hand[number] for name in asked.command.keys):
+                return number
+        return next((number for number in range(len(self._lanes)) if number not in held_up), len(self._lanes) - 1)
+
+    def _let_go(self, number: int, asked: Asked) -> None:
+        in_hand = self._in_hand[number]
+        for name in asked.command.keys:
+            in_hand[name] -= 1
+            if in_hand[name] <= 0:
+                del in_hand[name]
 
     async def aclose(self) -> None:
         """Finish what was accepted."""
         for lane in self._lanes:
             await lane.aclose()
-
-
-def _has(lane: Joined[Asked, Result], asked: Asked) -> bool:
-    names = set(asked.command.keys)
-    return any(not names.isdisjoint(other.command.keys) for other in lane.items())
 
 
 def _weight(asked: Asked) -> int:

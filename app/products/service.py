@@ -248,33 +248,35 @@ class Products:
 
     async def _transact_single(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         async with self._single_turn:
-            return await self._transact(batch)
+            try:
+                return await self._commit(batch, retry=True)
+            except (DatabaseFailed, DatabaseOverloaded) as error:
+                return [error] * len(batch)
 
     async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
         try:
-            return await self._commit(batch)
-        except (DatabaseFailed, DatabaseOverloaded) as error:
-            if len(batch) == 1:
-                return [error]
-            # Something in the batch cannot be done: one by one, so that only the guilty fail; by themselves and elsewhere, so
-            # that the lane goes on and nothing is done for callers who have left.
+            return await self._commit(batch, retry=False)
+        except (DatabaseFailed, DatabaseOverloaded):
+            # Something in the batch cannot be done, or not now: one by one, so that only the guilty fail; by themselves and
+            # elsewhere, a lone one too, so that the lane goes on and nothing is done for callers who have left.
             return [_Apart()] * len(batch)
-        except CommitUnknown as error:
-            unknown = OutcomeUnknown(str(error))
-            unknown.__cause__ = error
-            return [unknown] * len(batch)
 
-    async def _commit(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
+    async def _commit(self, batch: Sequence[Asked], *, retry: bool) -> Sequence[_Acknowledged | Exception]:
         results: Sequence[Result] = ()
 
         async def transact() -> Sequence[State]:
             nonlocal results
-            committed = await self._transactions.commit(batch)
+            committed = await self._transactions.commit(batch, retry=retry)
             results = committed.results
             return committed.states
 
         keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
-        acknowledgement = await self._cache.write(keys, transact)
+        try:
+            acknowledgement = await self._cache.write(keys, transact)
+        except CommitUnknown as error:
+            unknown = OutcomeUnknown(str(error))
+            unknown.__cause__ = error
+            return [unknown] * len(batch)
         return [result if isinstance(result, Refused | Busy) else (result, acknowledgement) for result in results]
 
 

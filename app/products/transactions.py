@@ -54,17 +54,18 @@ class ProductTransactions:
         self._attempts = attempts
         self._chance = chance or random.Random()
 
-    async def commit(self, batch: Sequence[Asked]) -> Committed:
+    async def commit(self, batch: Sequence[Asked], *, retry: bool = True) -> Committed:
         """Decide requests one after another and commit what they change.
 
-        A request that is alone has several attempts. A batch has one: its caller takes it apart, so that a row which somebody
-        holds costs its neighbours one lock timeout, and not one for each attempt.
+        Args:
+            batch: requests that share the transaction.
+            retry: after a deadlock, a lost race or a lock that was not given, try again, up to the number of attempts.
 
         Raises:
             DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
             CommitUnknown: everything was changed, or nothing.
         """
-        attempts = self._attempts if len(batch) == 1 else 1
+        attempts = self._attempts if retry else 1
         for attempt in range(1, attempts + 1):
             try:
                 return await self._once(batch)

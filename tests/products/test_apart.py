@@ -27,12 +27,12 @@ class GatedTransactions(ProductTransactions):
         self.gates: dict[tuple[str, ...], Gate] = {}
         self.begun: list[tuple[str, ...]] = []
 
-    async def commit(self, batch: Sequence[Asked]) -> Committed:
+    async def commit(self, batch: Sequence[Asked], *, retry: bool = True) -> Committed:
         ids = tuple(asked.command.keys[0] for asked in batch)
         self.begun.append(ids)
         if gate := self.gates.get(ids):
             await gate.enter()
-        return await super().commit(batch)
+        return await super().commit(batch, retry=retry)
 
 
 class Shop:
