@@ -26,7 +26,6 @@ COMMANDS = {
     "replay": "app.cli.replay",
 }
 
-FAILED = 1
 INTERRUPTED = 130
 
 
@@ -40,8 +39,8 @@ class Command(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; the exit status.
 
-    Failures that a person can do something about end in one sentence on stderr and status 1; only a fault of the program
-    shows a traceback.
+    Failures that a person can do something about end in one sentence on stderr and their status, 1 as a rule; only a fault of
+    the program shows a traceback.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     commands = {name: _load(name) for name in (given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS)}
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(commands[parsed.command].run(parsed))
     except CommandFailed as error:
         print(f"larder {parsed.command}: {error}", file=sys.stderr)
-        return FAILED
+        return error.status
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -27,13 +27,29 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "audit",
         help="compare every slot of the cache with the database, once",
-        description="Compare every slot of the cache with its row, payload included. Exit status 1 if any is wrong.",
+        description=(
+            "Compare every slot of the cache with its row, payload included. Exit status 1 if any is wrong, 2 if they could not"
+            " be compared."
+        ),
     )
     parser.add_argument("--repair", action="store_true", help="empty the slots that are wrong; reads then fill them anew")
 
 
+class NotCompared(CommandFailed):
+    """Nothing is known of the cache: not the same as a cache that is wrong."""
+
+    status = 2
+
+
 async def run(arguments: argparse.Namespace) -> int:
     """Do it."""
+    try:
+        return await _compare(arguments)
+    except CommandFailed as error:
+        raise NotCompared(str(error)) from error
+
+
+async def _compare(arguments: argparse.Namespace) -> int:
     settings = read_settings()
     await check_database(settings)
     if silent := await check_redis(settings):

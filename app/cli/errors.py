@@ -6,3 +6,6 @@ class CommandFailed(Exception):
 
     It says what happened, what was kept, and what to do.
     """
+
+    status = 1
+    """The exit status that tells of it."""
