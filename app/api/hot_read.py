@@ -60,7 +60,9 @@ class HotReads(HttpToolsProtocol):
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
 
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, value: Value | None) -> None:
-        if value is None or cycle.disconnected or self.flow.write_paused:
+        if cycle.disconnected or self.transport.is_closing():
+            return  # nobody is left to be answered
+        if value is None or self.flow.write_paused:
             super()._start_asgi_task(cycle, app)
             return
         usual = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])

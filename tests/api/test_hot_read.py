@@ -188,18 +188,24 @@ async def test_a_stop_lets_a_read_under_way_finish(service: Service, port: Port)
         assert await reader.read() == b""
 
 
-async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port) -> None:
-    """A read whose client is gone ends without an error (which would fail the test as an unhandled one)."""
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port, *, cached: bool) -> None:
+    """A read whose client is gone ends there: without an error, and without a load of what the cache had not."""
     await _catalogue(service)
     release = _hold(service)
+    if not cached:
+        service.products.cached.clear()
+    before = len(service.products.wishes)
     async with _connection(port) as (_, writer):
         writer.write(_PLAIN)
         then = await release()
     while not port.connections[-1].cycle.disconnected:
         await asyncio.sleep(0)
     then()
-    while service.requests.requests["GET", "/products/{product_id}", 200] == 0:  # by the endpoint, to nobody
+    for _ in range(10):  # turns in which a task for the endpoint would have begun
         await asyncio.sleep(0)
+    assert len(service.products.wishes) == before
+    assert service.requests.requests["GET", "/products/{product_id}", 200] == 0
 
 
 async def test_a_client_that_does_not_read_is_waited_for(service: Service, port: Port) -> None:
