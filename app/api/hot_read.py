@@ -53,10 +53,10 @@ class HotReads(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start to answer one request, here if it is plain."""
         scope = cycle.scope
-        if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or (tag := _plain(scope)) is None:
+        product_id = scope["path"][len(PREFIX) :]
+        if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or (tag := _plain(scope, product_id)) is None:
             super()._start_asgi_task(cycle, app)
             return
-        product_id = scope["path"][len(PREFIX) :]
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
 
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, value: Value | None) -> None:
@@ -81,9 +81,9 @@ class HotReads(HttpToolsProtocol):
         cycle.on_response()
 
 
-def _plain(scope: Any) -> bytes | None:
+def _plain(scope: Any, product_id: str) -> bytes | None:
     """The one tag of If-None-Match, or none; ``None`` when more than the id decides the answer."""
-    if scope["query_string"] or not is_product_id(scope["path"][len(PREFIX) :]):
+    if scope["query_string"] or not is_product_id(product_id):
         return None
     tag = _NO_TAG
     for name, value in scope["headers"]:

@@ -24,7 +24,7 @@ class Joined(Generic[Item, Result]):
     Args:
         send: carries one batch; must bound its own time.
         weigh: an item's share of ``batch_weight``, e.g. its number of keys.
-        same: what items have in common that weigh nothing beside each other, e.g. the key that one load reads for all of them.
+        same: what items have in common that weigh one together, e.g. the key that one load reads for all of them.
         batch_weight: most weight in one batch; a heavier item travels alone.
         queue_limit: most waiting items, beyond which ``Overloaded`` is raised at once.
         turns: of the event loop, that pass after a batch of several before the next one leaves. Under load, those who were just
@@ -98,14 +98,15 @@ class Joined(Generic[Item, Result]):
         weight = 0
         seen: set[Hashable] = set()
         while self._waiting:
-            if self._waiting[0][1].done():  # cancelled while it waited
+            item, future = self._waiting[0]
+            if future.done():  # cancelled while it waited
                 self._waiting.popleft()
                 continue
-            item = self._waiting[0][0]
-            name = self._same(item) if self._same else None
-            if name is None or name not in seen:
-                seen.add(name)
+            if self._same is None:
                 weight += self._weigh(item) if self._weigh else 1
+            elif (name := self._same(item)) not in seen:
+                seen.add(name)
+                weight += 1
             if batch and weight > self._batch_weight:
                 break
             batch.append(self._waiting.popleft())

@@ -8,7 +8,6 @@ parsing); retries and silent reconnects are off.
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -99,7 +98,7 @@ class RedisConnection:
     async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
         if not self._connection.is_connected:  # or redis-py would connect anew, to whatever server answers
             raise StoreUnavailable("the connection was lost")
-        nonce = secrets.token_hex(8)
+        nonce = f"{random.getrandbits(64):016x}"
         trailer: tuple[Command, ...] = (("ECHO", nonce), ("INFO", "replication"))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, *trailer]), check_health=False)
         replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]

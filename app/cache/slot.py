@@ -23,14 +23,10 @@ def encode(state: State) -> bytes:
 
 def decode(raw: bytes, key: str, epoch: str) -> State | None:
     """Read a slot's bytes as the state of ``key`` in ``epoch``; ``None`` for a lease and for any other key or epoch."""
-    kind = raw[:1]
-    if kind not in (VALUE, TOMBSTONE) or raw[1 : 1 + EPOCH_WIDTH] != epoch.encode():
+    kind, name = raw[:1], key.encode() + b"\n"
+    if kind not in (VALUE, TOMBSTONE) or raw[1 : 1 + EPOCH_WIDTH] != epoch.encode() or not raw.startswith(name, HEAD_WIDTH):
         return None
-    name = key.encode() + b"\n"
-    end = HEAD_WIDTH + len(name)
-    if raw[HEAD_WIDTH:end] != name:
-        return None
-    version = int(raw[1 + EPOCH_WIDTH : HEAD_WIDTH])
+    version, end = int(raw[1 + EPOCH_WIDTH : HEAD_WIDTH]), HEAD_WIDTH + len(name)
     return Value(key, epoch, version, raw[end:]) if kind == VALUE else Absent(key, epoch, version)
 
 

@@ -42,7 +42,7 @@ from enum import StrEnum
 from functools import partial
 
 from app.cache import slot
-from app.cache.config import CacheConfig
+from app.cache.config import READ_TURNS, CacheConfig
 from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
 from app.cache.joined import Joined
 from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Source, State, Store, Value
@@ -113,7 +113,9 @@ class WriteThrough:
         self._clock = clock
         self._settler = Settler(source, config, stats, clock)
         keys, queue = config.batch_keys, config.queue_limit
-        self._reads: Joined[Sequence[str], Reading] = Joined(self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue)
+        self._reads: Joined[Sequence[str], Reading] = Joined(
+            self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue, turns=READ_TURNS
+        )
         self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
             self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
         )
