@@ -121,8 +121,8 @@ def main() -> int:
     parser.add_argument("sales")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=60.0, help="requests per second, so that the replay lasts")
-    parser.add_argument("--repeat", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=250.0, help="requests per second, so that the replay lasts")
+    parser.add_argument("--repeat", type=int, default=16)
     parser.add_argument("--port", type=int, default=8977)
     return asyncio.run(run(parser.parse_args()))
 
