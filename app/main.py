@@ -26,6 +26,7 @@ from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 
+_SINGLES = 8
 _log = logging.getLogger("larder")
 
 
@@ -72,16 +73,8 @@ async def running(
         source = ProductSource(database, namespace)
         cache = WriteThrough(store, source, config, stats)
         opened.push_async_callback(cache.aclose)
-        limits = WriteLimits(
-            settings.write_lanes,
-            settings.write_lane_patience_ms,
-            settings.write_batch,
-            settings.queue_limit,
-            settings.request_timeout_ms,
-            settings.idempotency_wait_ms,
-        )
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts)
-        products = Products(cache, source, transactions, limits)
+        products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
         audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
         await audit.attempt()  # so that the first reads find a fence, if Redis is there
@@ -122,6 +115,25 @@ def open_database(settings: Settings) -> Database:
         acquire_timeout_ms=settings.database_acquire_timeout_ms,
         statement_timeout_ms=settings.database_statement_timeout_ms,
         lock_timeout_ms=settings.database_lock_timeout_ms,
+    )
+
+
+def write_limits(settings: Settings) -> WriteLimits:
+    """Give the write path's limits of the settings.
+
+    When every row is held by somebody, every transaction waits for one. Two connections stay free of them (one, of three), so
+    that loads and the audit go on.
+    """
+    most = max(2, settings.database_connections - 2)
+    lanes = min(settings.write_lanes, most // 2)
+    return WriteLimits(
+        write_lanes=lanes,
+        write_lane_patience_ms=settings.write_lane_patience_ms,
+        write_batch=settings.write_batch,
+        queue_limit=settings.queue_limit,
+        request_timeout_ms=settings.request_timeout_ms,
+        idempotency_wait_ms=settings.idempotency_wait_ms,
+        singles=min(_SINGLES, most - lanes),
     )
 
 

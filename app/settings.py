@@ -68,7 +68,9 @@ class Settings(BaseModel):
         0, ge=0, le=86_400, description="PostgreSQL away: serve flagged cached products for so long after the last proof"
     )
 
-    write_lanes: int = Field(4, ge=1, le=64, description="transactions that joined writes may have under way")
+    write_lanes: int = Field(
+        4, ge=1, le=64, description="transactions that joined writes may have under way; at most half of the connections"
+    )
     write_lane_patience_ms: Milliseconds = Field(
         50, description="a transaction under way for longer lets later writes take the next lane"
     )

@@ -24,8 +24,6 @@ Written = Effect
 
 _Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
-SINGLES = 8
-"""Most transactions under way for requests of failed batches: these are done one at a time, each product's in its own lane."""
 BUSY_PAUSE_S = 0.02
 """Mean pause before asking again whether another request with the same idempotency key is finished."""
 
@@ -60,7 +58,7 @@ ANYHOW = Asking()
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Bounds of the write path; the settings of the same names."""
+    """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
 
     write_lanes: int = 4
     write_lane_patience_ms: int = 50
@@ -68,6 +66,8 @@ class WriteLimits:
     queue_limit: int = 10_000
     request_timeout_ms: int = 15_000
     idempotency_wait_ms: int = 5_000
+    singles: int = 4
+    """Most transactions under way for requests of failed batches: done one at a time, each product's in its own lane."""
 
 
 class _Apart(Exception):
@@ -108,7 +108,7 @@ class Products:
             patience_s=limits.write_lane_patience_ms / 1000,
         )
         self._singles: dict[str, Joined[Asked, _Acknowledged]] = {}
-        self._single_turn = asyncio.Semaphore(SINGLES)
+        self._single_turn = asyncio.Semaphore(limits.singles)
         self._queue_limit = limits.queue_limit
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:

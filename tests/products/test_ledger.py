@@ -7,6 +7,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from app.main import write_limits
 from app.postgres.errors import DatabaseOverloaded
 from app.products.errors import AlreadyExists, InsufficientStock, ProductsMissing, Refused, StockLimit
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
@@ -294,6 +295,33 @@ async def test_a_held_row_holds_up_its_product_alone(larder: Instance, settings:
         await connection.execute("ROLLBACK")
     assert sorted([(await task)[0].row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
     await products.aclose()
+
+
+async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
+    """Writes that wait for rows never take all connections: what is not cached is still loaded, and finds one at once."""
+    few = settings.model_copy(update={"database_connections": 4, "database_acquire_timeout_ms": 30})
+    ids = [f"p{number}" for number in range(20)]
+    async with instance(few) as larder, by_hand(settings) as connection:
+        await larder.stock(*ids)
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products FOR UPDATE")
+        writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids]
+        for number in range(200):
+            assert (await larder.products.get(f"none-{number}")).state.version == 0
+            await asyncio.sleep(0.005)  # over some lock timeouts, so that lanes and singles all wait
+        assert not all(task.done() for task in writes)
+        await connection.execute("ROLLBACK")
+        await asyncio.gather(*writes, return_exceptions=True)
+    assert await deviations(settings) == []
+
+
+@pytest.mark.parametrize("connections", [3, 4, 5, 7, 10, 50])
+@pytest.mark.parametrize("lanes", [1, 4, 64])
+def test_writes_leave_connections_to_others(settings: Settings, connections: int, lanes: int) -> None:
+    """Two, of more than three; and there is at least one of each kind."""
+    limits = write_limits(settings.model_copy(update={"database_connections": connections, "write_lanes": lanes}))
+    assert limits.write_lanes >= 1 <= limits.singles
+    assert limits.write_lanes + limits.singles <= max(2, connections - 2)
 
 
 async def _locked(settings: Settings) -> None:
