@@ -26,10 +26,8 @@ from app.products.product import is_product_id
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
-# Headers that decide what a read does, how it is traced, or that more than a head was sent.
-_DECISIVE = frozenset(
-    {b"cache-control", b"if-match", b"traceparent", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
-)
+# Headers that decide what a read does or how it is traced.
+_DECISIVE = frozenset({b"cache-control", b"if-match", b"traceparent"})
 _ONE_TAG = re.compile(rb'"[0-9]+"')
 _NO_TAG = b""
 _FOUND = (

@@ -160,6 +160,21 @@ async def test_pipelined_requests_are_answered_in_order(service: Service, port: 
     assert found == [b"mug-blue", b"mug:2.x", b"mug-blue", b"mug-blue", b"mug:2.x"]
 
 
+@pytest.mark.parametrize("cut", [0, 1, 3])
+async def test_a_read_with_a_body_is_answered_like_another(service: Service, port: Port, cut: int) -> None:
+    """Wherever the body is cut from its head, it is nobody's answer and no part of the next request."""
+    await _catalogue(service)
+    service.products.hot = True
+    framings = (b"Content-Length: 3\r\n\r\n", b"abc"), (b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n")
+    async with _connection(port) as (reader, writer):
+        for head, body in framings:
+            writer.write(_PLAIN[:-2] + head + body[:cut])
+            answer = await _answer(reader)
+            writer.write(body[cut:] + _PLAIN)
+            assert _IDENTITY.sub(b"", await _answer(reader)) == _IDENTITY.sub(b"", answer)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"\x16\x03\x01\x02\x00\x01", b"GET /products/a\x00b HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"],
