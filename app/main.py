@@ -15,6 +15,7 @@ from app.api.state import STATE, Larder
 from app.api.tallies import Tallies
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
+from app.cache.history import History
 from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
@@ -70,20 +71,22 @@ async def running(
         await store.start()
         await audit_stores.start()
 
+        history = History(on_deposed=database.abandon)
         source = ProductSource(database, namespace)
-        cache = WriteThrough(store, source, config, stats)
+        cache = WriteThrough(store, source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
-        transactions = ProductTransactions(database, attempts=settings.transaction_attempts)
+        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, told=history.told)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
-        audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
+        audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
         await audit.attempt()  # so that the first reads find a fence, if Redis is there
+        await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
         housekeeping = Housekeeping(
             transactions, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
-        larder = Larder(settings, products, database, store, stats, requests or RequestStats(), tallies)
+        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), tallies)
         if tallies is not None:
             await opened.enter_async_context(_in_background("tally", tallies.keep(larder.tally)))
         yield larder

@@ -45,7 +45,7 @@ class Settings(BaseModel):
     cache_namespace: str = Field(
         "products.1",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="name of the cache in Redis; ends in the number of the payload's schema",
+        description="name of the cache in Redis; only one namespace of a database is trusted at a time",
     )
     slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
     absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")

@@ -29,14 +29,15 @@ async def livez(_request: Request) -> Response:
     "/readyz",
     operation_id="getReadiness",
     summary="Can it serve?",
-    description="PostgreSQL decides. Redis is only reported: without it everything works, at PostgreSQL's pace.",
+    description="PostgreSQL decides: it has to be the primary, with a schema that this release knows. Redis is only reported:"
+    " without it everything works, at PostgreSQL's pace.",
     response_class=Response,
     responses=answers({200: Success("It can")}, ("overloaded", "database-unavailable", "internal-error")),
 )
 async def readyz(request: Request) -> Response:
-    """Ask PostgreSQL, within its deadline."""
+    """Ask PostgreSQL for the epoch, within its deadline: on a standby, an old primary or a newer schema there is none."""
     larder = larder_of(request)
-    await larder.database.ping()
+    await larder.source.ping()
     redis = "up" if larder.store.up else "down"
     return JSONResponse({"status": "ready", "postgresql": "up", "redis": redis}, headers=_HEADERS)
 

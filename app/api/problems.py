@@ -291,6 +291,11 @@ def _as_explained(slug: str) -> Callable[[Any], Problem]:
     return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}")
 
 
+def _refused(error: Exception) -> Problem:
+    kind = TYPES["database-unavailable"]
+    return Problem(kind.slug, f"{kind.meaning} Reason: {error}. {kind.remedy}")
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     products.ProductsMissing: lambda error: no_product(error.missing),
@@ -308,8 +313,11 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     postgres.TransactionConflict: _as_explained("overloaded"),
     postgres.DatabaseOverloaded: _as_explained("overloaded"),
     cache.SourceUnavailable: _as_explained("database-unavailable"),
+    cache.SourceRefused: _refused,
+    cache.SourceDeposed: _refused,
     postgres.DatabaseNewer: _as_explained("database-unavailable"),
     postgres.DatabaseUnavailable: _as_explained("database-unavailable"),
+    postgres.DatabaseUnsuitable: _refused,
     cache.StoreUnavailable: _as_explained("cache-unavailable"),
 }
 """What an exception means to a client. Anything else that is raised is a fault of ours: 500 ``internal-error``."""

@@ -78,11 +78,11 @@ class Catalogue(Protocol):
         """Empty a product's slot in the cache."""
 
 
-class Pinged(Protocol):
-    """A server that can be asked whether it answers."""
+class Pingable(Protocol):
+    """A server that can be asked whether it can be used."""
 
     async def ping(self) -> None:
-        """Return once the server answered; raise within a bounded time when it does not."""
+        """Return once the server has told that it can; raise within a bounded time when it has not."""
 
 
 STATE = "larder"
@@ -95,7 +95,7 @@ class Larder:
 
     settings: Settings
     products: Catalogue
-    database: Pinged
+    source: Pingable
     store: StoreHealth
     stats: Stats
     requests: RequestStats

@@ -3,32 +3,45 @@
 A cycle uses one store connection and one source session from end to end: a repair sent to one server and a fence set on
 another would prove nothing.
 
-1. Store: claim the interval; its clock, its identity, the watermark. Who cannot reach the store does not claim.
-2. Source, committed: announce the cycle and how long its fence may live. Writers that settle count on this.
-3. Source: a snapshot taken after the announcement.
+1. Store: try to claim the interval; its clock, its identity, the watermark. Who cannot reach the store does not claim, and
+   who does not get the claim has at least looked: a watermark or mark of a higher timeline says that the own source is an
+   old primary.
+2. Source, committed: announce the cycle and how long its fence may live. Writers that settle count on this. The announcement
+   is refused while another server or another namespace has the trust.
+3. Source: a snapshot taken after the announcement. The cycle ends unless it has the announced epoch, and unless no other
+   namespace may be trusted.
 4. Store: compare every row changed since the watermark with its slot; delete what is older, of another epoch, or a lease.
    Without a watermark of this epoch: delete every slot instead (R6).
-5. Store: move watermark and fence. Of a cycle that took longer than its fence may live, the watermark alone: what was
-   compared need not be compared again, and so the next cycle is quicker, also where a purge always takes so long.
+5. Store: move watermark and fence. A cycle that outlasted its fence sets only the watermark. The next cycle then starts from
+   there, so even a purge slower than a fence makes progress.
 6. Source: the cycle is complete.
+
+A cycle that fails gives its claim back. Its instance then claims nothing for some intervals, unless its source answers again:
+an instance that lost its source must not take the cache from the others.
 """
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 from app.cache.config import CacheConfig
-from app.cache.errors import SourceUnavailable, StoreUnavailable
-from app.cache.ports import AuditSource, AuditStore, Clock, Repairs, Watermark
+from app.cache.errors import CacheError, SourceUnavailable, StoreUnavailable
+from app.cache.history import History, timeline_of
+from app.cache.ports import Announced, AuditSource, AuditStore, Begun, Clock, Deferred, Repairs, Watermark
 from app.cache.stats import Stats
 
 log = logging.getLogger(__name__)
 
-CLAIM_SHARE = 0.9
-"""Of the interval: a claim that outlived its holder's next tick would make that tick come to nothing."""
+CLAIM_SHARE = 0.75
+"""Lifetime of a claim as a share of the audit interval: it expires before its holder's next attempt."""
+EARLIEST_SHARE = 0.8
+"""Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
+CAUTIOUS_INTERVALS = 4
+"""Intervals after a failed cycle in which the instance asks its source before it claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,8 @@ class Cycle:
     repairs: Repairs = field(default_factory=Repairs)
     purged: int | None = None
     """Slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
+    deferred: str = ""
+    """Who has the trust instead, when the announcement was refused."""
 
 
 class Audit:
@@ -51,14 +66,21 @@ class Audit:
         open_source: Callable[[], AbstractAsyncContextManager[AuditSource]],
         config: CacheConfig,
         stats: Stats,
+        *,
+        history: History,
         clock: Clock = time.monotonic,
+        chance: random.Random | None = None,
     ) -> None:
         self._open_store = open_store
         self._open_source = open_source
         self._config = config
         self._stats = stats
+        self._history = history
         self._clock = clock
-        self._proving = True
+        self._chance = chance or random.Random()
+        self._claim_ms = max(1, int(config.audit_interval_ms * CLAIM_SHARE))
+        self._cautious_until = float("-inf")
+        self._hindrance = ""
 
     async def run(self) -> None:
         """Audit every interval until cancelled."""
@@ -66,19 +88,27 @@ class Audit:
         while True:
             began = self._clock()
             await self.attempt()
-            await asyncio.sleep(max(0.0, began + interval_s - self._clock()))
+            pause_s = interval_s * self._chance.uniform(EARLIEST_SHARE, 1.0)
+            await asyncio.sleep(max(0.0, began + pause_s - self._clock()))
 
     async def attempt(self) -> None:
-        """Run one cycle; a failure is counted, and the next cycle starts afresh."""
+        """Run one cycle; a failure of any kind is counted and said, and the next cycle starts afresh."""
         try:
-            await self.cycle()
-        except (StoreUnavailable, SourceUnavailable) as error:
+            cycle = await self.cycle()
+        except Exception as error:
             self._stats.audit_failures += 1
-            if self._proving:  # said once: an outage lasts many intervals
-                log.warning("the cache cannot be proven current, reads go to the database: %s", error)
-            self._proving = False
+            if not isinstance(error, CacheError):
+                self._stats.unexpected += 1
+                log.exception("an audit ended with an error that nobody foresaw; the next one begins as usual")
+            self._tell(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
         else:
-            self._proving = True
+            if cycle is not None:
+                self._tell(cycle.deferred, logging.INFO)
+
+    def _tell(self, hindrance: str, level: int) -> None:
+        if hindrance and hindrance != self._hindrance:  # said once: an outage lasts many intervals
+            log.log(level, "%s", hindrance)
+        self._hindrance = hindrance
 
     async def cycle(self) -> Cycle | None:
         """Run one cycle; ``None`` when another instance has this interval's claim.
@@ -87,36 +117,70 @@ class Audit:
             StoreUnavailable, SourceUnavailable: the cycle ended where it was; nothing was proven.
         """
         began = self._clock()
-        claim_ms = max(1, int(self._config.audit_interval_ms * CLAIM_SHARE))
-        async with self._open_store() as store:
-            begun = await store.begin(claim_ms)
-            if begun is None:
+        async with self._open_source() as source, self._open_store() as store:
+            if began < self._cautious_until:
+                await self._ask_epoch(source)
+            begun = await store.begin(self._claim_ms)
+            if begun.watermark is not None:
+                self._history.met(begun.watermark.epoch)
+            if not begun.claimed:
                 return None
-            async with self._open_source() as source:
-                announced = await source.announce(begun.server, self._config.fence_ttl_ms, self._config.fence_ttl_max_ms)
-                if begun.watermark is not None and begun.watermark.epoch != announced.epoch:
-                    # The fence of the old epoch would go on vouching for the past (G4) while this cycle waits or purges.
-                    await store.distrust()
-                    begun = replace(begun, watermark=None)
-                if announced.other_remaining_s > 0:
-                    # Another server's fence may live: an instance that still reads there must not meet writers who
-                    # take this server's fence for proof.
-                    return Cycle(announced.cycle, trusted=False)
-                repairs, purged = Repairs(), None
-                async with source.snapshot(begun.watermark, self._config.audit_page_rows) as snapshot:
-                    known = begun.watermark is not None and begun.watermark.epoch == snapshot.epoch
-                    if known:
-                        async for rows in snapshot.pages:
-                            repairs += await store.verify(snapshot.epoch, rows)
-                if not known:
-                    purged = await store.purge(claim_ms)
-                proven = Watermark(snapshot.epoch, snapshot.xmin)
-                trusted = await store.trust(begun, proven, self._config.fence_ttl_ms)
-                if trusted:
-                    await source.complete(announced.cycle)
-        cycle = Cycle(announced.cycle, trusted, repairs, purged)
+            try:
+                cycle = await self._prove(begun, store, source)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                self._cautious_until = self._clock() + CAUTIOUS_INTERVALS * self._config.audit_interval_ms / 1000
+                raise
         self._count(cycle, began)
         return cycle
+
+    async def _prove(self, begun: Begun, store: AuditStore, source: AuditSource) -> Cycle:
+        announced = await self._announce(begun, source)
+        if isinstance(announced, Deferred):
+            return Cycle(0, trusted=False, deferred=announced.reason)
+        begun = await self._end_other_epoch(begun, announced.epoch, store)
+        if announced.other_remaining_s + self._config.settle_margin_ms / 1000 > 0:
+            # Another server's fence may live: an instance that still reads there must not meet writers who
+            # take this server's fence for proof.
+            return Cycle(announced.cycle, trusted=False)
+        limits, repairs, purged = self._config.fences, Repairs(), None
+        async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
+            if snapshot.epoch != announced.epoch:
+                raise SourceUnavailable(
+                    "the database changed between two steps of an audit: another server answered, or a new history began"
+                )
+            if snapshot.rival:
+                return Cycle(announced.cycle, trusted=False, deferred=f"namespace {snapshot.rival} has the trust")
+            known = begun.watermark is not None and begun.watermark.xid is not None
+            if known:
+                async for rows in snapshot.pages:
+                    repairs += await store.verify(snapshot.epoch, rows)
+        if not known:
+            purged = await store.purge(self._claim_ms)
+        trusted = await store.trust(begun, Watermark(snapshot.epoch, snapshot.xmin), limits.ttl_ms)
+        if trusted:
+            await source.complete(announced.cycle)
+        return Cycle(announced.cycle, trusted, repairs, purged)
+
+    async def _announce(self, begun: Begun, source: AuditSource) -> Announced | Deferred:
+        asked_at = self._clock()
+        announced = await source.announce(begun.server, self._config.fences)
+        self._history.told(announced.epoch, asked_at)
+        return announced
+
+    async def _ask_epoch(self, source: AuditSource) -> None:
+        asked_at = self._clock()
+        self._history.told(await source.tell_epoch(), asked_at)
+
+    async def _end_other_epoch(self, begun: Begun, epoch: str, store: AuditStore) -> Begun:
+        """Take trust and watermark of another epoch away; return what the store holds then."""
+        if begun.watermark is None or begun.watermark.epoch == epoch:
+            return begun
+        # The fence of the old epoch would go on vouching for the past (G4) while this cycle waits or purges.
+        mark = Watermark(epoch, None) if timeline_of(epoch) else None
+        await store.distrust(mark)
+        return replace(begun, watermark=mark)
 
     def _count(self, cycle: Cycle, began: float) -> None:
         now = self._clock()
@@ -125,6 +189,8 @@ class Audit:
         self._stats.repairs += cycle.repairs
         if cycle.trusted:
             self._stats.last_audit = now
+        if cycle.deferred:
+            self._stats.audit_deferrals += 1
         if cycle.purged is not None:
             self._stats.purges += 1
             self._stats.purged_slots += cycle.purged

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from app.cache.ports import FenceLimits
+
 READ_TURNS = 2
 """Of the event loop, between joined reads and the next: an eighth less processor time for a hit under load."""
 
@@ -23,3 +25,8 @@ class CacheConfig:
     settle_timeout_ms: int = 10_000
     """Longest wait of one acknowledgement; beyond it ``NotSettled``."""
     serve_unverified_s: int = 0
+
+    @property
+    def fences(self) -> FenceLimits:
+        """How long fences live."""
+        return FenceLimits(self.fence_ttl_ms, self.fence_ttl_max_ms, self.settle_margin_ms)

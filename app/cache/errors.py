@@ -3,6 +3,8 @@
 CacheError
 ├── StoreUnavailable    Redis gave no definite answer; reads go to the source, writes settle
 ├── SourceUnavailable   the database could not be read
+│   └── SourceRefused   the database answers, but must not be answered from now
+│       └── SourceDeposed   it is an old primary: another one has taken over
 ├── Overloaded          a bounded queue is full
 └── NotSettled          a committed write could not be proven visible before its deadline
 """
@@ -18,6 +20,14 @@ class StoreUnavailable(CacheError):
 
 class SourceUnavailable(CacheError):
     """The source could not be read; nothing is known about the keys asked for."""
+
+
+class SourceRefused(SourceUnavailable):
+    """The source answers that it must not be used now: it is a standby, is being restored, or is newer than this release."""
+
+
+class SourceDeposed(SourceRefused):
+    """The source is an old primary, or a restore to before a promotion; nothing that it says is current."""
 
 
 class Overloaded(CacheError):

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from app.cache import slot
+from app.cache.history import hash_of
 from app.cache.ports import Source, State, Value
 
 
@@ -88,12 +89,12 @@ def _compare(keys: Sequence[str], states: dict[str, State], raws: Sequence[bytes
 
 
 def _fault(key: str, row: State, raw: bytes) -> Finding | None:
-    epoch = slot.epoch_of(raw)
-    if not epoch:
+    found = slot.hash_in(raw)
+    if not found:
         return None  # a lease is nothing that anybody is answered from
-    if epoch != row.epoch:
+    if found != hash_of(row.epoch):
         return Finding(key, Fault.OTHER_EPOCH, 0, row.version)
-    held = slot.decode(raw, key, epoch)
+    held = slot.decode(raw, key, row.epoch)
     if held is None:
         return Finding(key, Fault.OTHER_KEY, 0, row.version)
     if held.version != row.version:

@@ -126,6 +126,8 @@ class Joined(Generic[Item, Result]):
             results = [error] * len(batch)
         finally:
             self.sent_at = None
+        if len(results) != len(batch):
+            results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             if future.done():  # its caller left
                 continue

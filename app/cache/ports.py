@@ -5,7 +5,7 @@ Ports carry values and bytes only. A *key* is a non-empty string without control
 in-memory ones for the simulation pass the same contract suite.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,8 +19,8 @@ Clock = Callable[[], float]
 class Value:
     """A key's row as one version of it stands in the source.
 
-    ``payload`` is a pure function of the row; ``epoch`` (16 hexadecimal digits) names the stretch of the source's history in
-    which versions and transaction ids only rise.
+    ``payload`` is a pure function of the row; ``epoch`` names the stretch of the source's history in which versions and
+    transaction ids only rise (see ``history``).
     """
 
     key: str
@@ -81,7 +81,7 @@ class Reading:
     """Slots as one atomic read found them, raw (see ``slot``), ``None`` where empty.
 
     ``epoch`` is the fence's, if the fence is live and names the server of the connection that read; otherwise ``""`` and
-    no slot may be trusted.
+    no slot may be trusted. A reader trusts slots only in the epoch that its own source told last.
     """
 
     epoch: str
@@ -111,15 +111,25 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The audit row and the epoch as one statement on the primary found them (R4)."""
+class AuditRow:
+    """How far the audits of one namespace have come."""
 
     announced: int
     completed: int
     remaining_s: float
     """Until no fence that was announced can be live; negative when that is past."""
-    audited_epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The epoch, and the audit rows that speak of it, as one statement on the primary found them (R4).
+
+    ``rows`` holds a row for each namespace of the table, by name: a writer publishes into its own namespace alone, and readers
+    may trust another one. It is empty when no audit was announced in this epoch.
+    """
+
     epoch: str
+    rows: Mapping[str, AuditRow]
 
 
 class Source(Protocol):
@@ -128,31 +138,41 @@ class Source(Protocol):
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """Read rows and epoch from the primary, in a snapshot taken after the call began. Idempotent."""
 
+    async def tell_epoch(self) -> str:
+        """Read the present epoch from the primary. Idempotent."""
+
     async def standing(self) -> Standing:
         """Read how far audits have come. Idempotent."""
 
     async def adopt(self, fence_ttl_max_ms: int) -> Standing:
         """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
 
-        Idempotent: does nothing when the audit row has the current epoch already.
+        Idempotent: does nothing when an audit row of the table has the current epoch already.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """All transactions before ``xid`` were compared with the store, in this epoch."""
+    """All transactions before ``xid`` were compared with the store, in this epoch.
+
+    Without an ``xid`` it is a *mark*: an auditor of this epoch has taken over, and nothing has been compared yet.
+    """
 
     epoch: str
-    xid: int
+    xid: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An audit's first look at the store: its clock, the server, and the watermark as it stood."""
+    """An audit's first look at the store: its clock, the server, and the watermark as it stood.
+
+    ``claimed`` is false when another instance has the claim on this interval: then looking is all there is to do.
+    """
 
     time_ms: int
     server: str
     watermark: Watermark | None
+    claimed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,26 +194,45 @@ class Repairs:
 
 
 class AuditStore(Protocol):
-    """The store as one audit cycle sees it: one connection, never re-established; ``StoreUnavailable`` ends the cycle."""
+    """The store as one audit cycle sees it: one connection, never re-established; ``StoreUnavailable`` ends the cycle.
 
-    async def begin(self, claim_ms: int) -> Begun | None:
-        """Claim this interval's audit; ``None`` when another instance has it."""
+    Opening it is an asynchronous context. When a cycle leaves it with an error, its claim is given back.
+    """
+
+    async def begin(self, claim_ms: int) -> Begun:
+        """Try to claim this interval's audit, and look at clock, server and watermark."""
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
-        """Delete every slot that is older than its row, of another epoch, or leased. Idempotent."""
+        """Delete every slot that is older than its row, of another epoch, leased, or of a foreign type. Idempotent."""
 
     async def purge(self, claim_ms: int) -> int:
         """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
 
-    async def distrust(self) -> None:
-        """Take fence and watermark away: no slot is trusted until a cycle has started clean. Idempotent, always safe."""
+    async def distrust(self, mark: Watermark | None) -> None:
+        """Take the fence away and put ``mark`` in place of the watermark. Idempotent, always safe.
+
+        No slot is trusted until a cycle has started clean. The mark tells the auditors of an old primary that another primary
+        has taken over.
+        """
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """Set watermark and fence in one atomic step with looking whether they may be set; tell whether the fence was.
+        """Check the preconditions and set watermark and fence in one atomic step; return whether the fence was set.
 
         Nothing is set when the watermark's epoch was changed since ``begun``, or the server is not any more the one of
         ``begun`` with the data it had then. When ``fence_ttl_ms`` since ``begun`` is over, only the watermark is set.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class FenceLimits:
+    """How long fences live, in milliseconds."""
+
+    ttl_ms: int
+    """Of the fence that this auditor sets."""
+    ttl_max_ms: int
+    """The longest that any instance of the fleet may set."""
+    margin_ms: int
+    """Added to every wait for a fence to lapse: two hosts' clocks do not run at quite the same rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +245,14 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """An announcement that was refused and changed nothing; ``reason`` says who has the trust instead."""
+
+    reason: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One repeatable-read snapshot of the source: everything before ``xmin`` is in it."""
 
@@ -213,19 +260,25 @@ class Snapshot:
     xmin: int
     pages: AsyncIterator[Sequence[tuple[str, int]]]
     """Keys and versions of rows changed since the watermark asked for; empty when the epochs differ."""
+    rival: str = ""
+    """Another namespace of the table whose fence may live; empty when there is none."""
 
 
 class AuditSource(Protocol):
     """The source as one audit cycle sees it: one session, never re-established; ``SourceUnavailable`` ends the cycle."""
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
-        """Commit that a fence naming ``server`` may be set, to live for ``fence_ttl_ms`` from now at most.
+    async def tell_epoch(self) -> str:
+        """Read the present epoch. Idempotent."""
 
-        Where the audit row is missing or of another epoch, commit besides that fences of the largest TTL may be live now, on
-        other servers: the row then tells nothing of them.
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        """Commit that a fence naming ``server`` may be set, to live for ``limits.ttl_ms`` from now at most.
+
+        Refused while the row names another server whose fence may live, while another namespace of the table may be trusted,
+        and while this namespace is barred: one server and one namespace have the trust at a time. Where no row of the table has
+        the present epoch, commit besides that fences of the largest TTL may be live now, on any server.
         """
 
-    def snapshot(self, since: Watermark | None, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
+    def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
         """Open a snapshot, taken after the call began."""
 
     async def complete(self, cycle: int) -> None:

@@ -1,7 +1,9 @@
 """The slots in Redis: keys, scripts, and the store ports over connections that are never silently replaced.
 
-Keys: ``wtc:{namespace}:{key}`` is a slot; ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-claim:…`` belong to the namespace and
-lie outside the slots' pattern, so that a purge of slots cannot take them.
+Keys: ``wtc:{namespace}:{key}`` is a slot; ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-auditor:…`` belong to the namespace
+and lie outside the slots' pattern, so that a purge of slots cannot take them.
+
+A fence is ``server|epoch``. A watermark is ``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
 """
 
 import hashlib
@@ -9,17 +11,19 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
 from app.cache import slot
+from app.cache.errors import StoreUnavailable
+from app.cache.history import hash_of
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, Value, Watermark
 from app.cache.redis_connection import Command, RedisConnection, RedisLink
 
 SCRIPTS = {
     name: files("app.cache").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-    for name in ("publish", "release", "begin", "verify", "trust")
+    for name in ("publish", "lease", "release", "begin", "verify", "trust")
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
 XID_WIDTH = 20
@@ -60,8 +64,11 @@ class Names:
 
     @property
     def claim(self) -> str:
-        """The key of the audit's claim."""
-        return f"wtc-claim:{self.namespace}"
+        """The key of the audit's claim.
+
+        Earlier releases use another one: an instance of theirs that was forgotten cannot take the claim from this release's.
+        """
+        return f"wtc-auditor:{self.namespace}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +136,11 @@ class RedisStore:
         return Reading(epoch, found[1:])
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        """See ``Store.lease``: a ``SET NX PX`` for each key, in one round trip."""
+        """See ``Store.lease``: one script."""
         tokens = {key: secrets.token_hex(8) for key in keys}
-        replies = await self._leases.call(
-            *(
-                ("SET", self._names.prefix + key, b"L" + token.encode(), "NX", "PX", self._lives.lease_ttl_ms)
-                for key, token in tokens.items()
-            )
-        )
-        return {key: token for (key, token), reply in zip(tokens.items(), replies, strict=True) if reply == b"OK"}
+        slots = [self._names.prefix + key for key in tokens]
+        [taken] = await self._leases.call(_script("lease", slots, [self._lives.lease_ttl_ms, *tokens.values()]))
+        return {key: token for (key, token), done in zip(tokens.items(), taken, strict=True) if done}
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
         """See ``Store.publish``: one script."""
@@ -152,7 +155,7 @@ class RedisStore:
     async def release(self, tokens: dict[str, str]) -> None:
         """See ``Store.release``: one script."""
         slots = [self._names.prefix + key for key in tokens]
-        await self._leases.call(_script("release", slots, list(tokens.values())))
+        await self._leases.call(_script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()]))
 
     async def drop(self, key: str) -> None:
         """See ``Store.drop``: one DEL."""
@@ -183,8 +186,16 @@ class RedisAuditStores:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["RedisAuditStore"]:
-        """A cycle's view of the store. Raises ``StoreUnavailable`` when no connection is ready."""
-        yield RedisAuditStore(self._link.connection(), self._names)
+        """A cycle's view of the store; an error that leaves it gives the cycle's claim back.
+
+        Raises ``StoreUnavailable`` when no connection is ready.
+        """
+        store = RedisAuditStore(self._link.connection(), self._names)
+        try:
+            yield store
+        except Exception:
+            await store.give_claim_back()
+            raise
 
 
 class RedisAuditStore:
@@ -193,35 +204,47 @@ class RedisAuditStore:
     def __init__(self, connection: RedisConnection, names: Names) -> None:
         self._connection = connection
         self._names = names
+        self._token = secrets.token_hex(8)
+        self._claimed = False
 
-    async def begin(self, claim_ms: int) -> Begun | None:
-        """See ``AuditStore.begin``."""
-        [reply] = await self._connection.call(_script("begin", [self._names.claim, self._names.watermark], [claim_ms]))
-        if not reply:
-            return None
-        time_ms = int(reply[0]) * 1000 + int(reply[1]) // 1000
-        return Begun(time_ms, self._connection.server, _parse_watermark(reply[2]))
+    async def begin(self, claim_ms: int) -> Begun:
+        """See ``AuditStore.begin``: one script."""
+        keys = [self._names.claim, self._names.watermark]
+        [[claimed, seconds, microseconds, watermark]] = await self._connection.call(
+            _script("begin", keys, [self._token, claim_ms])
+        )
+        self._claimed = bool(claimed)
+        time_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        return Begun(time_ms, self._connection.server, _parse_watermark(watermark), self._claimed)
+
+    async def give_claim_back(self) -> None:
+        """Let another instance audit this interval, if the connection is good and the claim is still this cycle's."""
+        if self._claimed and self._connection.alive:
+            self._claimed = False
+            with suppress(StoreUnavailable):  # the claim expires by itself
+                await self._connection.call(_script("release", [self._names.claim], [self._token]))
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """See ``AuditStore.verify``."""
         slots = [self._names.prefix + key for key, _ in rows]
         versions = [f"{version:0{slot.VERSION_WIDTH}d}" for _, version in rows]
-        [[older, other_epoch, leases]] = await self._connection.call(_script("verify", slots, [epoch, *versions]))
+        [[older, other_epoch, leases]] = await self._connection.call(_script("verify", slots, [hash_of(epoch), *versions]))
         return Repairs(len(rows), older, other_epoch, leases)
 
     async def purge(self, claim_ms: int) -> int:
         """See ``AuditStore.purge``: SCAN and UNLINK."""
         deleted = 0
         async for found in self._scan():
-            await self._connection.call(("SET", self._names.claim, "1", "PX", claim_ms))
+            await self._connection.call(("SET", self._names.claim, self._token, "PX", claim_ms))
             if found:
                 [count] = await self._connection.call(("UNLINK", *found))
                 deleted += count
         return deleted
 
-    async def distrust(self) -> None:
-        """See ``AuditStore.distrust``: one DEL."""
-        await self._connection.call(("DEL", self._names.fence, self._names.watermark))
+    async def distrust(self, mark: Watermark | None) -> None:
+        """See ``AuditStore.distrust``: two commands; between them nothing is trusted already."""
+        replace: Command = ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
+        await self._connection.call(("DEL", self._names.fence), replace)
 
     async def keys(self) -> AsyncIterator[Sequence[str]]:
         """See ``Inspected.keys``."""
@@ -253,7 +276,7 @@ class RedisAuditStore:
         arguments: list[str | bytes | int] = [
             seen,
             proven.epoch,
-            f"{proven.xid:0{XID_WIDTH}d}",
+            f"{proven.xid or 0:0{XID_WIDTH}d}",
             begun.server,
             begun.time_ms + fence_ttl_ms,
         ]
@@ -266,11 +289,13 @@ def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | in
 
 
 def _format_watermark(watermark: Watermark) -> str:
-    return f"{watermark.epoch}:{watermark.xid:0{XID_WIDTH}d}"
+    return f"{watermark.epoch}:" if watermark.xid is None else f"{watermark.epoch}:{watermark.xid:0{XID_WIDTH}d}"
 
 
 def _parse_watermark(raw: bytes) -> Watermark | None:
-    epoch, found, xid = raw.decode("ascii", "replace").partition(":")
-    if not found or not xid.isdecimal():
+    if not raw:
         return None
-    return Watermark(epoch, int(xid))
+    epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
+    if not found or not (xid == "" or xid.isdecimal()):
+        return Watermark("", None)  # a stranger's text, of no epoch: the next cycle replaces it
+    return Watermark(epoch, int(xid) if xid else None)

@@ -2,23 +2,36 @@
 
 As soon as one of these holds, whichever is first:
 
-- an audit that was announced after the commit has completed: it compared every slot with what was committed before it;
-- every fence announced before a look at the audit row that came after the commit has lapsed: nobody trusts the cache.
-  Fences announced later are of audits that see the commit;
-- the largest fence TTL of the fleet has passed since the commit, on this process's own clock: needs no database.
+- for each namespace of the table, an audit that was announced after the commit has completed, so it compared every slot with
+  what was committed before it, or all fences that were announced up to our first look at its audit row (taken after the
+  commit) have expired. Audits announced later see the commit;
+- the largest fence TTL of the fleet has passed since the commit, on this process's own clock: that needs no database.
 
 No connection is held while waiting, and one poller asks for all waiters of the process. Only waiters who were there before
 a look was sent are judged by it.
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceUnavailable
-from app.cache.ports import Clock, Source, Standing
+from app.cache.history import History
+from app.cache.ports import AuditRow, Clock, Source, Standing
 from app.cache.stats import Stats
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A namespace whose readers may see the past: until an audit after ``announced`` completes, or the time has come."""
+
+    announced: int
+    until: float
 
 
 @dataclass(slots=True, eq=False)
@@ -26,19 +39,21 @@ class _Waiter:
     until: float
     """On the process's own clock: when no fence can be live that was set without knowing of the commit."""
     done: "asyncio.Future[None]"
-    announced: int | None = None
-    """The newest audit announced when the row was first read after the commit."""
+    pending: dict[str, _Pending] | None = None
+    """The namespaces to wait for, as the first look after the commit found them; ``None`` before it."""
 
 
 class Settler:
     """Waits for all unproven writes of one process, with one poller."""
 
-    def __init__(self, source: Source, config: CacheConfig, stats: Stats, clock: Clock) -> None:
+    def __init__(self, source: Source, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
         self._source = source
         self._config = config
+        self._margin_s = config.settle_margin_ms / 1000
         self._stats = stats
+        self._history = history
         self._clock = clock
-        self._waiters: list[_Waiter] = []
+        self._waiters: dict[_Waiter, None] = {}
         self._arrival = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
 
@@ -46,15 +61,15 @@ class Settler:
         """Wait until a write committed by ``committed_at`` may be acknowledged.
 
         Raises:
-            NotSettled: the deadline passed first; the write stays committed.
+            NotSettled: the deadline passed first, or too many writes wait already; the write stays committed.
         """
+        if len(self._waiters) >= self._config.queue_limit:
+            raise NotSettled("the write is committed, but too many writes wait to be proven visible to every reader")
         began = self._clock()
         self._stats.settles += 1
-        waiter = _Waiter(
-            committed_at + (self._config.fence_ttl_max_ms + self._config.settle_margin_ms) / 1000,
-            asyncio.get_running_loop().create_future(),
-        )
-        self._waiters.append(waiter)
+        until = committed_at + self._config.fence_ttl_max_ms / 1000 + self._margin_s
+        waiter = _Waiter(until, asyncio.get_running_loop().create_future())
+        self._waiters[waiter] = None
         self._arrival.set()
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll())
@@ -65,8 +80,7 @@ class Settler:
             self._stats.settle_timeouts += 1
             raise NotSettled("the write is committed, but not yet proven visible to every reader") from error
         finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
             self._stats.settle_wait.observe(self._clock() - began)
 
     async def aclose(self) -> None:
@@ -84,41 +98,57 @@ class Settler:
         try:
             while self._waiters:
                 self._arrival.clear()
-                asked = list(self._waiters)
-                standing = await self._look()
-                self._judge(asked, standing)
+                present = list(self._waiters)
+                self._judge(present, await self._look())
                 if self._waiters:
                     await self._pause()
         finally:
             self._poller = None
 
     async def _look(self) -> Standing | None:
+        """What the audit rows say of the present epoch; ``None`` when nothing can be learnt now."""
         try:
-            standing = await self._source.standing()
-            if standing.audited_epoch != standing.epoch:
-                # Nobody announced fences in this epoch, so the row says nothing of those still alive from another one.
+            standing = await self._ask(self._source.standing())
+            if not standing.rows:
+                # Nobody announced fences in this epoch, so no row says anything of those still alive from another one.
                 # Announce the worst in their place; else, with the store down, every write would wait the largest TTL.
                 self._stats.adoptions += 1
-                standing = await self._source.adopt(self._config.fence_ttl_max_ms)
+                standing = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
         except (SourceUnavailable, Overloaded):
             return None
-        return standing if standing.audited_epoch == standing.epoch else None
+        except Exception:
+            self._stats.unexpected += 1
+            log.exception("writes that settle wait for their time to pass: the audit rows could not be read")
+            return None
+        return standing
 
-    def _judge(self, asked: Sequence[_Waiter], standing: Standing | None) -> None:
+    async def _ask(self, question: Coroutine[Any, Any, Standing]) -> Standing:
+        asked_at = self._clock()
+        standing = await question
+        self._history.told(standing.epoch, asked_at)
+        return standing
+
+    def _judge(self, present: Sequence[_Waiter], standing: Standing | None) -> None:
         now = self._clock()
-        for waiter in asked:
-            completed = False
-            if standing is not None:
-                if waiter.announced is None:
-                    waiter.announced = standing.announced
-                    lapse = now + standing.remaining_s
-                    if standing.remaining_s > 0:
-                        lapse += self._config.settle_margin_ms / 1000
-                    waiter.until = min(waiter.until, lapse)
-                completed = standing.completed > waiter.announced
-            if (completed or now >= waiter.until) and not waiter.done.done():
-                waiter.done.set_result(None)
-        self._waiters = [waiter for waiter in self._waiters if not waiter.done.done()]
+        for waiter in present:
+            if standing is not None and standing.rows:
+                self._update(waiter, standing.rows, now)
+            if now >= waiter.until or waiter.pending == {}:
+                self._waiters.pop(waiter, None)
+                if not waiter.done.done():
+                    waiter.done.set_result(None)
+
+    def _update(self, waiter: _Waiter, rows: Mapping[str, AuditRow], now: float) -> None:
+        if waiter.pending is None:
+            waiter.pending = {
+                name: _Pending(row.announced, now + max(0.0, row.remaining_s + self._margin_s)) for name, row in rows.items()
+            }
+        waiter.pending = {
+            name: pending
+            for name, pending in waiter.pending.items()
+            if now < pending.until and not (name in rows and rows[name].completed > pending.announced)
+        }
+        waiter.until = min(waiter.until, max((pending.until for pending in waiter.pending.values()), default=now))
 
     async def _pause(self) -> None:
         """Sleep until the next look is due, a waiter's time is over, or a new waiter came."""

@@ -50,11 +50,15 @@ class Stats:
     settle_timeouts: int = 0
     settle_wait: Histogram = field(default_factory=Histogram)
     adoptions: int = 0
+    unexpected: int = 0
+    """Errors that nobody foresaw and that cost no request its answer: in a publish or in work in the background."""
     store_read: Histogram = field(default_factory=Histogram)
     store_publish: Histogram = field(default_factory=Histogram)
     source_load: Histogram = field(default_factory=Histogram)
     audits: int = 0
     audit_failures: int = 0
+    audit_deferrals: int = 0
+    """Audits that left the trust with another server or another namespace."""
     audit_duration: Histogram = field(default_factory=Histogram)
     last_audit: float | None = None
     """On the process's own clock, when this process last finished an audit."""

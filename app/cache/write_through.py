@@ -5,8 +5,9 @@ Format
     *fence* (server, epoch) that expires, and a *watermark* (epoch, transaction id up to which slots were audited).
 
 Validity
-    A slot counts only if it came in one atomic read with a live fence that names the very server read from, and it has
-    the fence's epoch and the key asked for. Everything else is a miss, whatever it says.
+    A slot counts only if it came in one atomic read with a live fence that names the very server read from, the fence has
+    the epoch that this process's own source told last (``history``), and the slot has that epoch and the key asked for.
+    Everything else is a miss, whatever it says.
 
 Read
     One joined read of slots and fence (R1, R7). On a miss: lease the empty slot, load from the source in a snapshot taken
@@ -28,12 +29,14 @@ Failures
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
     commit answer lost             reported as unknown; the cache is left alone
+    source is an old primary       its fence and slots count for nobody on the new one; it is not answered from
     =============================  =====================================================================
 
 docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeats and the tests that force it.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -42,10 +45,12 @@ from enum import StrEnum
 from functools import partial
 
 from app.cache import slot
-from app.cache.config import READ_TURNS, CacheConfig
-from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
+from app.cache.config import CacheConfig
+from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
+from app.cache.history import History
 from app.cache.joined import Joined
-from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Source, State, Store, Value
+from app.cache.ports import Clock, Outcome, Publication, Reading, Source, State, Store, Value
+from app.cache.round_trips import RoundTrips
 from app.cache.settle import Settler
 from app.cache.stats import Stats
 
@@ -64,6 +69,8 @@ class Status(StrEnum):
     UNVERIFIED = "unverified"
     """The source was away and a cached state was served that nothing proves current (R9)."""
 
+
+log = logging.getLogger(__name__)
 
 UNREACHABLE = "redis-unavailable"
 UNPROVEN = "unproven"
@@ -105,28 +112,36 @@ class _Loaded:
 class WriteThrough:
     """One namespace's cache, as one process sees it. Generic: it knows keys, versions and payload bytes, nothing else."""
 
-    def __init__(self, store: Store, source: Source, config: CacheConfig, stats: Stats, clock: Clock = time.monotonic) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        config: CacheConfig,
+        stats: Stats,
+        *,
+        history: History,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._source = source
         self._config = config
         self._stats = stats
+        self._history = history
         self._clock = clock
-        self._settler = Settler(source, config, stats, clock)
-        keys, queue = config.batch_keys, config.queue_limit
-        self._reads: Joined[Sequence[str], Reading] = Joined(
-            self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue, turns=READ_TURNS
-        )
-        self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
-            self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
-        )
+        self._settler = Settler(source, config, stats, history, clock)
+        self._trips = RoundTrips(store, config, stats, history, clock)
         self._loads: Joined[_Load, _Loaded] = Joined(
-            self._send_loads, same=lambda load: load.key, batch_weight=keys, queue_limit=queue
+            self._send_loads, same=lambda load: load.key, batch_weight=config.batch_keys, queue_limit=config.queue_limit
         )
-        self._publishes: Joined[Sequence[Publication], Published] = Joined(
-            self._send_publishes, weigh=_payload_bytes, batch_weight=config.batch_bytes, queue_limit=queue
-        )
-        # Keys whose slot was last seen filled, oldest first: their writers need no lease. A wrong guess costs a miss.
-        self._warm: dict[str, None] = {}
+
+    async def start(self) -> None:
+        """Learn the source's epoch, so that the first read can hit; a source that is away tells it with the first load."""
+        with suppress(SourceUnavailable, Overloaded):
+            await self.ping()
+
+    async def ping(self) -> None:
+        """Return once the source has told the present epoch, so it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
+        asked_at = self._clock()
+        self._history.told(await self._source.tell_epoch(), asked_at)
 
     # ---------------------------------------------------------------- reads
 
@@ -149,7 +164,7 @@ class WriteThrough:
         if refresh:
             return await self._refresh(keys)
         try:
-            reading = await self._reads.submit(keys)
+            reading = await self._trips.reads.submit(keys)
         except StoreUnavailable:
             self._stats.bypasses += len(keys)
             loaded = await self._load([_Load(key, vacant=False) for key in keys])
@@ -163,8 +178,8 @@ class WriteThrough:
             return [Read(state, Status.HIT) for state in found if state is not None]
         try:
             loaded = await self._load(wanted)
-        except SourceUnavailable:
-            return self._unverified(keys, reading, stale_s)
+        except SourceUnavailable as error:
+            return self._unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Value | None], None]) -> None:
@@ -173,7 +188,7 @@ class WriteThrough:
         For callers to whom a task of their own costs more than the read. Only a value that is given is counted.
         """
         try:
-            reading = self._reads.submit((key,))
+            reading = self._trips.reads.submit((key,))
         except Overloaded:
             then(None)
         else:
@@ -191,8 +206,7 @@ class WriteThrough:
 
     async def drop(self, key: str) -> None:
         """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""
-        self._warm.pop(key, None)
-        await self._store.drop(key)
+        await self._trips.drop(key)
 
     # --------------------------------------------------------------- writes
 
@@ -204,26 +218,42 @@ class WriteThrough:
             transact: commits, and returns the last state of every row that it changed or that its callers were answered
                 about, read back before COMMIT. Whatever it raises reaches the caller, and nothing is published.
         """
-        leased = await self._lease([key for key in keys if key not in self._warm])
-        tokens = leased or {}
+        leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
+        began = self._clock()
         try:
             states = await transact()
         except BaseException:
-            await self._release(tokens)
+            self._trips.release(leased or {})
             raise
         committed_at = self._clock()
+        try:
+            proven = await self._prove(states, leased, began)
+        except Exception:
+            # The write is committed: whatever went wrong here, settling is always right, and an error would be a lie.
+            self._stats.unexpected += 1
+            log.exception("a committed write could not be published, it settles instead")
+            proven = False
+        return Acknowledgement(proven, committed_at)
+
+    async def _prove(self, states: Sequence[State], leased: dict[str, str] | None, began: float) -> bool:
+        """Publish what was committed; return whether every reader sees it from now on."""
+        tokens = leased or {}
+        if states:
+            with suppress(SourceDeposed):
+                self._history.told(states[0].epoch, began)
+        if self._history.deposed:
+            return False
         if leased is None:
-            # The store did not answer just now: asking again would cost a second deadline, and settling is always right.
+            # The store did not answer just now: asking again would cost a second deadline.
             self._stats.publish_failures += 1
-            return Acknowledgement(proven=False, committed_at=committed_at)
-        published = await self._publish([Publication(state, tokens.pop(state.key, "")) for state in states])
-        if tokens:
-            await self._release(tokens)
-        if published is not None:
-            self._refill(
-                state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
-            )
-        return Acknowledgement(published is not None and published.proven, committed_at)
+            return False
+        published = await self._trips.publish([Publication(state, tokens.get(state.key, "")) for state in states])
+        if published is None:
+            self._trips.release(tokens)  # a lease that cannot be used keeps everybody else from filling the slot
+            return False
+        self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
+        self._refill(state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY)
+        return published.proven
 
     def _refill(self, keys: Iterable[str]) -> None:
         """Begin to load keys whose slot was believed filled and was empty: evicted, or repaired by an audit a moment ago.
@@ -236,22 +266,28 @@ class WriteThrough:
                 self._stats.refills += 1
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
-        """Return when the write may be acknowledged (R4). Raises ``NotSettled`` at the deadline."""
+        """Return when the write may be acknowledged (R4).
+
+        Raises:
+            NotSettled: the deadline passed first, too many writes wait, or the source is an old primary.
+        """
         if not acknowledgement.proven:
             await self._settler.settle(acknowledgement.committed_at)
+            if self._history.deposed:
+                raise NotSettled(str(self._history.objection()))
 
     async def aclose(self) -> None:
         """Finish what was accepted."""
-        for lane in (self._loads, self._reads, self._leases, self._publishes):
-            await lane.aclose()
+        await self._loads.aclose()
+        await self._trips.aclose()
         await self._settler.aclose()
 
     # ------------------------------------------------------ inside of a read
 
     def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
         state = slot.decode(raw, key, epoch) if raw is not None and epoch else None
-        if state is not None and key not in self._warm:
-            self._remember(key)
+        if state is not None and key not in self._trips.filled:
+            self._trips.filled.add(key)
         return state
 
     def _merge(self, found: Sequence[State | None], loaded: Sequence[_Loaded], *, proven: bool) -> list[Read]:
@@ -267,16 +303,16 @@ class WriteThrough:
         loaded = await self._load([_Load(key, vacant=False, refresh=True) for key in keys])
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
-    def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int) -> list[Read]:
-        """Serve what the store holds, flagged, while its last proof is recent enough (R9); else raise."""
+    def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
+        """Serve what the store holds, flagged, while its last proof is recent enough (R9); else raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
         proven_at = self._stats.last_proven
-        if proven_at is None or self._clock() - proven_at > allowed_s:
-            raise SourceUnavailable("the database cannot be reached and no cached copy is proven current")
+        if not allowed_s or proven_at is None or self._clock() - proven_at > allowed_s:
+            raise error
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
             trusted = self._trusted(raw, key, reading.epoch)
-            state = trusted or (slot.decode(raw, key, slot.epoch_of(raw)) if raw is not None else None)
+            state = trusted or (slot.decode(raw, key, slot.hash_in(raw)) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
@@ -286,114 +322,36 @@ class WriteThrough:
     async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
         return await _all([self._loads.submit(load) for load in loads])
 
-    # ------------------------------------------------------------ the lanes
-
-    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
-        began = self._clock()
-        reading = await self._store.read([key for keys in batch for key in keys])
-        now = self._clock()
-        self._stats.store_read.observe(now - began)
-        if reading.epoch:
-            self._stats.last_proven = began
-        if len(batch) == 1:
-            return [reading]
-        readings, start = [], 0
-        for keys in batch:
-            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)]))
-            start += len(keys)
-        return readings
-
-    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
-        wanted = list(dict.fromkeys(key for keys in batch for key in keys))
-        taken = await self._store.lease(wanted)
-        # A token belongs to the first who asked: two holders of one token could both fill.
-        return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
-
     async def _send_loads(self, batch: Sequence[_Load]) -> Sequence[_Loaded]:
         keys = list(dict.fromkeys(load.key for load in batch))
         # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
         # deletes it, so this load cannot fill the slot with the past.
-        tokens = await self._lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
+        tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
             states = await self._source.load(keys)
+            self._history.told(states[keys[0]].epoch, began)
         except BaseException:
-            await self._release(tokens)
+            self._trips.release(tokens)
             raise
         self._stats.source_load.observe(self._clock() - began)
         self._stats.loads += len(keys)
         refreshed = {load.key for load in batch if load.refresh}
         fills = [key for key in keys if key in tokens or key in refreshed]
         stored: set[str] = set()
-        published = await self._publish([Publication(states[key], tokens.get(key, "")) for key in fills])
-        if published is not None:
+        published = await self._trips.publish([Publication(states[key], tokens.get(key, "")) for key in fills])
+        if published is None:
+            self._trips.release(tokens)
+        else:
             stored = {key for key, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
             self._stats.fills += len(stored)
         return [_Loaded(states[load.key], load.key in stored) for load in batch]
-
-    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
-        began = self._clock()
-        published = await self._store.publish([publication for item in batch for publication in item])
-        self._stats.store_publish.observe(self._clock() - began)
-        answers, start = [], 0
-        for item in batch:
-            outcomes = published.outcomes[start : start + len(item)]
-            answers.append(Published(outcomes, published.proven))
-            start += len(item)
-            for publication, outcome in zip(item, outcomes, strict=True):
-                self._note(publication.state.key, outcome)
-        return answers
-
-    def _note(self, key: str, outcome: Outcome) -> None:
-        self._stats.publishes[outcome] += 1
-        self._warm.pop(key, None)
-        if outcome in (Outcome.STORED, Outcome.KEPT):
-            self._remember(key)
-
-    def _remember(self, key: str) -> None:
-        self._warm[key] = None
-        if len(self._warm) > self._config.warm_keys:
-            del self._warm[next(iter(self._warm))]
-
-    # ------------------------------------- the store, whose failures never fail a request
-
-    async def _lease(self, keys: Sequence[str]) -> dict[str, str] | None:
-        """The tokens of leases taken; ``None`` when the store did not answer."""
-        if not keys:
-            return {}
-        try:
-            return await self._leases.submit(keys)
-        except StoreUnavailable:
-            return None
-        except Overloaded:
-            return {}
-
-    async def _publish(self, publications: Sequence[Publication]) -> Published | None:
-        if not publications:
-            return Published((), proven=True)
-        try:
-            return await self._publishes.submit(publications)
-        except (StoreUnavailable, Overloaded):
-            self._stats.publish_failures += 1
-            return None
-
-    async def _release(self, tokens: dict[str, str]) -> None:
-        if tokens:
-            try:
-                await self._store.release(tokens)
-            except StoreUnavailable:
-                return  # the leases expire by themselves
 
 
 def _missed(loaded: _Loaded, *, proven: bool) -> Read:
     if not proven:
         return Read(loaded.state, Status.BYPASS, UNPROVEN)
     return Read(loaded.state, Status.STORED if loaded.stored else Status.MISS)
-
-
-def _payload_bytes(publications: Sequence[Publication]) -> int:
-    """A publish's weight: payload bytes, and 100 for each slot's head and its work in the script."""
-    return sum(100 + (len(p.state.payload) if isinstance(p.state, Value) else 0) for p in publications)
 
 
 async def _all(futures: "Sequence[asyncio.Future[_Loaded]]") -> list[_Loaded]:

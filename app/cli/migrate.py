@@ -1,28 +1,52 @@
-"""`larder migrate`: bring the database's schema up to date."""
+"""`larder migrate`: bring the database's schema up to date, and end a rolling deploy."""
 
 import argparse
 
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
 from app.postgres.errors import DatabaseError
-from app.postgres.migrations import upgrade
+from app.postgres.migrations import finish, payload_schema, upgrade
+from app.products.payload import SCHEMA
+
+_RELATION = "products"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the command."""
-    subparsers.add_parser(
+    parser = subparsers.add_parser(
         "migrate",
         help="bring the database's schema up to date",
-        description="Bring the schema of LARDER_DATABASE_URL up to date. Several at once wait for one another.",
+        description="Bring the schema of LARDER_DATABASE_URL up to date. Several at once wait for one another. Instances of the"
+        " release before go on working; when the last of them is stopped, end the deploy with --finish.",
+    )
+    parser.add_argument(
+        "--finish", action="store_true", help="end a rolling deploy: from now on instances of older releases refuse to work"
     )
 
 
-async def run(_arguments: argparse.Namespace) -> int:
-    """Do it."""
+async def run(arguments: argparse.Namespace) -> int:
+    """Migrate, or finish."""
     settings = read_settings()
     await check_database(settings)
     await migrate(settings.database_url)
+    try:
+        if arguments.finish:
+            done = await finish(settings.database_url, _RELATION, SCHEMA)
+            print(
+                f"Finished: the payload is at schema {SCHEMA}, and older releases refuse to work from now on."
+                if done
+                else "There was nothing to finish."
+            )
+            return 0
+        found = await payload_schema(settings.database_url, _RELATION)
+    except DatabaseError as error:
+        raise CommandFailed(f"{error}. Nothing was finished; instances of both releases go on working.") from error
     print("The database's schema is up to date.")
+    if found < SCHEMA:
+        print(
+            f"The payload is still at schema {found} and this release knows {SCHEMA}: when the last instance of the release"
+            " before is stopped, run: larder migrate --finish"
+        )
     return 0
 
 

@@ -26,7 +26,7 @@ async def run(_arguments: argparse.Namespace) -> int:
     try:
         async with open_audit_store(settings) as store:
             # Trust first, slots second: what a late publish puts back meanwhile is believed by nobody.
-            await store.distrust()
+            await store.distrust(None)
             deleted = await store.purge(claim_ms=1)  # the fleet's next audit need not wait for this one
     except CacheError as error:
         raise CommandFailed(f"The cache is not trusted any more, but not yet empty; run it again: {error}.") from error

@@ -178,9 +178,9 @@ class Database:
             async with self.session() as session:
                 return await session.rows(statement, parameters)
 
-    async def ping(self) -> None:
-        """Return when PostgreSQL answers as a primary. Raises a ``DatabaseError``."""
-        await self.rows("SELECT pg_current_wal_lsn()")
+    def abandon(self) -> None:
+        """Give up every connection, because another server is the one to talk to; those in use are closed when they come back."""
+        self._engine.sync_engine.dispose(close=False)
 
     async def close(self) -> None:
         """Close all connections."""

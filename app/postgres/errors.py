@@ -1,8 +1,9 @@
 """What can go wrong with PostgreSQL; driver errors become these in one place (``translate``).
 
 DatabaseError
-├── DatabaseUnavailable   not reachable, shutting down, a standby, or its schema is missing
-│   └── DatabaseRefused   it answered, but not to this user, password or database name
+├── DatabaseUnavailable   not reachable, or shutting down
+│   ├── DatabaseRefused   it answered, but not to this user, password or database name
+│   └── DatabaseUnsuitable   it answers, but is a standby, is being restored, or is newer than this release
 ├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
 ├── TransactionConflict   deadlock, lost race or lock timeout: nothing was changed, try again
 ├── CommitUnknown         the answer to COMMIT was lost
@@ -23,6 +24,10 @@ class DatabaseUnavailable(DatabaseError):
 
 class DatabaseRefused(DatabaseUnavailable):
     """PostgreSQL answered, but not to this user, password or database name."""
+
+
+class DatabaseUnsuitable(DatabaseUnavailable):
+    """PostgreSQL answers, but must not be used now: a standby, a restore under way, a schema newer than this release."""
 
 
 class DatabaseOverloaded(DatabaseError):
@@ -54,11 +59,11 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("28", DatabaseRefused),  # wrong user or password
     ("3D000", DatabaseRefused),  # no such database
     ("42501", DatabaseRefused),  # no privilege
-    ("25006", DatabaseUnavailable),  # a standby
-    ("55000", DatabaseUnavailable),  # recovery in progress: a standby
-    ("42P01", DatabaseUnavailable),  # tables missing: being restored, or never migrated
-    ("42883", DatabaseUnavailable),  # functions missing: the same
-    ("3F000", DatabaseUnavailable),  # schema missing: the same
+    ("25006", DatabaseUnsuitable),  # a standby
+    ("55000", DatabaseUnsuitable),  # recovery in progress: a standby
+    ("42P01", DatabaseUnsuitable),  # tables missing: being restored, or never migrated
+    ("42883", DatabaseUnsuitable),  # functions missing: the same
+    ("3F000", DatabaseUnsuitable),  # schema missing: the same
     ("57", DatabaseUnavailable),  # shutting down, crashed, starting
     ("08", DatabaseUnavailable),  # connection broke
     ("58", DatabaseUnavailable),  # the server's system failed

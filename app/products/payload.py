@@ -1,6 +1,8 @@
 """A product's bytes: the body that a GET answers, and what its slot in the cache holds.
 
-A change here changes what older slots mean: raise the number that ``cache_namespace`` ends in.
+The payload has a schema, whose number stands in the database. A release that adds a member raises ``SCHEMA`` and goes on
+giving the payload of the number that it finds in the database, until ``larder migrate --finish`` raises that number, too
+(docs/OPERATIONS.md).
 """
 
 import json
@@ -8,6 +10,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from app.products.product import Movement, Product
+
+SCHEMA = 2
+"""The newest schema of the payload that this release knows. A release below the database's number is refused by it."""
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
 

@@ -3,7 +3,7 @@
 from typing import LiteralString
 
 LOAD: LiteralString = """
-WITH history AS MATERIALIZED (SELECT larder_products_epoch() AS epoch)
+WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s) AS epoch)
 SELECT history.epoch, wanted.id,
     p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at
 FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN products p ON p.id = wanted.id
@@ -76,20 +76,29 @@ ORDER BY lower(name) COLLATE "C", id LIMIT %(limit)s
 """
 """Names that begin with the prefix, case ignored. The two bounds let the index find them; ``starts_with`` decides."""
 
+EPOCH: LiteralString = "SELECT larder_epoch('products', %(knows)s)"
+"""The present epoch. Raises on a standby, during a restore, and for a release that does not know the payload's schema."""
+
 STANDING: LiteralString = """
-WITH history AS MATERIALIZED (SELECT larder_products_epoch() AS epoch)
-SELECT coalesce(a.announced, 0), coalesce(a.completed, 0),
-    coalesce(extract(epoch FROM greatest(a.fenced_until, timestamptz 'epoch') - clock_timestamp()), -1)::float8,
-    coalesce(a.epoch, ''), history.epoch
-FROM history LEFT JOIN cache_audits a ON a.namespace = %(namespace)s
+WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s) AS epoch)
+SELECT history.epoch, a.namespace, a.announced, a.completed,
+    extract(epoch FROM greatest(a.fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
+FROM history LEFT JOIN cache_audits a ON a.relation = 'products' AND a.epoch = history.epoch
 """
-"""How far audits have come, and whether the row speaks of the present epoch."""
+"""The present epoch, and how far audits have come in each namespace that was announced in it.
+
+Rows of another epoch are left out. The first cycle of an epoch waits until no fence can be live anywhere, so once a row has
+this epoch the others cannot matter.
+"""
 
 ADOPT: LiteralString = """
-INSERT INTO cache_audits AS a (namespace, announced, epoch, fenced_until, other_until)
-SELECT %(namespace)s, 1, larder_products_epoch(), until, until
-FROM (SELECT clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until) AS worst
-ON CONFLICT (namespace) DO UPDATE SET
+INSERT INTO cache_audits AS a (relation, namespace, announced, epoch, fenced_until, other_until)
+SELECT 'products', %(namespace)s, 1, worst.epoch, worst.until, worst.until
+FROM (
+    SELECT larder_epoch('products', %(knows)s) AS epoch, clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
+) AS worst
+WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = 'products' AND o.epoch = worst.epoch)
+ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     announced = a.announced + 1, epoch = excluded.epoch,
     fenced_until = greatest(a.fenced_until, excluded.fenced_until),
     other_until = greatest(a.other_until, excluded.other_until)
@@ -98,37 +107,70 @@ WHERE a.epoch <> excluded.epoch
 """Announce, for an epoch no audit has seen, that fences of another history may live this long, on whatever server."""
 
 ANNOUNCE: LiteralString = """
-INSERT INTO cache_audits AS a (namespace, announced, server, epoch, fenced_until, other_until)
-SELECT %(namespace)s, 1, %(server)s, larder_products_epoch(), until, until
-FROM (SELECT clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until) AS worst
-ON CONFLICT (namespace) DO UPDATE SET
-    announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
-    fenced_until = greatest(
-        a.fenced_until,
-        clock_timestamp() + make_interval(secs => %(ttl_s)s),
-        CASE WHEN a.epoch <> excluded.epoch THEN excluded.fenced_until END
-    ),
-    other_until = greatest(
-        a.other_until,
-        CASE WHEN a.server <> excluded.server THEN a.fenced_until END,
-        CASE WHEN a.epoch <> excluded.epoch THEN excluded.other_until END
+WITH history AS MATERIALIZED (
+    SELECT larder_epoch('products', %(knows)s) AS epoch, clock_timestamp() AS moment,
+        make_interval(secs => %(margin_s)s) AS margin
+), rivals AS MATERIALIZED (
+    SELECT o.namespace FROM cache_audits o, history
+    WHERE o.relation = 'products' AND o.namespace <> %(namespace)s AND o.fenced_until + history.margin > history.moment
+    LIMIT 1
+), start AS MATERIALIZED (
+    SELECT history.epoch, history.moment + make_interval(secs => %(ttl_s)s) AS until,
+        CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = 'products' AND o.epoch = history.epoch)
+            THEN timestamptz '-infinity' ELSE history.moment + make_interval(secs => %(max_ttl_s)s) END AS worst
+    FROM history
+), said AS (
+    INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
+    SELECT 'products', %(namespace)s, 1, %(server)s, start.epoch, greatest(start.until, start.worst), start.worst
+    FROM start WHERE NOT EXISTS (SELECT FROM rivals)
+    ON CONFLICT (relation, namespace, partition) DO UPDATE SET
+        announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
+        fenced_until = greatest(a.fenced_until, excluded.fenced_until),
+        other_until = greatest(a.other_until, excluded.other_until)
+    WHERE NOT a.barred AND (
+        a.server = excluded.server OR a.epoch <> excluded.epoch
+        OR a.fenced_until + make_interval(secs => %(margin_s)s) <= clock_timestamp()
     )
-RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8, epoch
+    RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8 AS other_s
+)
+SELECT history.epoch, said.announced, said.other_s, (SELECT namespace FROM rivals), a.barred, a.server
+FROM history LEFT JOIN said ON true LEFT JOIN cache_audits a ON a.relation = 'products' AND a.namespace = %(namespace)s
 """
-"""An audit's announcement; the seconds until another server's fence must have lapsed, and the epoch announced in.
+"""An audit's announcement, or who has the trust instead.
 
-A row of another epoch, or none, tells nothing of the fences that may live, nor of the servers that they name: a restore may
-have brought it back. Then the worst is assumed: the largest TTL, on any server.
+While no row has the present epoch, nothing is known of the fences that may live, nor of the servers that they name: a restore
+may have brought the rows back. Then the worst is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
+was before.
 """
 
 COMPLETE: LiteralString = """
 UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
-WHERE namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
+WHERE relation = 'products' AND namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
 """A cycle is finished, if the row still knows it: one that a restore brought back has numbers of another history."""
 
-SNAPSHOT: LiteralString = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_products_epoch()"
-"""Taken first in a REPEATABLE READ transaction: fixes its snapshot."""
+SNAPSHOT: LiteralString = """
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', %(knows)s), coalesce((
+    SELECT namespace FROM cache_audits
+    WHERE relation = 'products' AND namespace <> %(namespace)s
+        AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()
+    LIMIT 1
+), '')
+"""
+"""Taken first in a REPEATABLE READ transaction: fixes its snapshot, and looks for another namespace that may be trusted."""
+
+BAR: LiteralString = """
+INSERT INTO cache_audits (relation, namespace, barred) VALUES ('products', %(namespace)s, %(barred)s)
+ON CONFLICT (relation, namespace, partition) DO UPDATE SET barred = excluded.barred
+"""
+"""Forbid the auditors of a namespace to announce anything, or allow it again."""
+
+NAMESPACES: LiteralString = """
+SELECT namespace, barred, announced, completed, epoch = larder_epoch('products', %(knows)s),
+    extract(epoch FROM greatest(fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
+FROM cache_audits WHERE relation = 'products' ORDER BY namespace
+"""
+"""Every namespace that an instance ever used, and whether it may be trusted now."""
 
 CHANGES: LiteralString = """
 DECLARE changes NO SCROLL CURSOR FOR

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.cache.errors import Overloaded, SourceUnavailable
-from app.cache.ports import Absent, Standing, State, Value
+from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
+from app.cache.ports import Absent, AuditRow, Standing, State, Value
 from app.postgres.database import Database, Parameters
-from app.postgres.errors import DatabaseError, DatabaseOverloaded
+from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable
 from app.products import queries
-from app.products.payload import product_payload
+from app.products.payload import SCHEMA, product_payload
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
 
 
@@ -42,19 +42,23 @@ class ProductSource:
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """See ``Source.load``: one statement."""
-        rows = await self._read(queries.LOAD, {"ids": list(keys)})
+        rows = await self._read(queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
         return {product_id: state_of(row_of(product_id, columns), epoch) for epoch, product_id, *columns in rows}
+
+    async def tell_epoch(self) -> str:
+        """See ``Source.tell_epoch``: one statement."""
+        [[epoch]] = await self._read(queries.EPOCH, {"knows": SCHEMA})
+        return str(epoch)
 
     async def standing(self) -> Standing:
         """See ``Source.standing``: one statement."""
-        [[announced, completed, remaining_s, audited_epoch, epoch]] = await self._read(
-            queries.STANDING, {"namespace": self._namespace}
-        )
-        return Standing(announced, completed, remaining_s, audited_epoch, epoch)
+        rows = await self._read(queries.STANDING, {"knows": SCHEMA})
+        return Standing(rows[0][0], {name: AuditRow(*columns) for _, name, *columns in rows if name is not None})
 
     async def adopt(self, fence_ttl_max_ms: int) -> Standing:
         """See ``Source.adopt``: two statements."""
-        await self._read(queries.ADOPT, {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000})
+        parameters = {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000, "knows": SCHEMA}
+        await self._read(queries.ADOPT, parameters)
         return await self.standing()
 
     async def page(
@@ -106,6 +110,8 @@ class ProductSource:
             return list(await self._database.rows(statement, parameters))
         except DatabaseOverloaded as error:
             raise Overloaded(str(error)) from error
+        except DatabaseUnsuitable as error:
+            raise SourceRefused(str(error)) from error
         except DatabaseError as error:
             raise SourceUnavailable(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -130,18 +131,22 @@ cache_generations = Table(
     Column("relation", Text, primary_key=True),
     Column("generation", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     Column("version_floor", BigInteger, nullable=False, server_default=text("0")),
+    Column("payload_schema", Integer, nullable=False, server_default=text("1")),
 )
 
 cache_audits = Table(
     "cache_audits",
     metadata,
+    Column("relation", Text, primary_key=True, server_default=text("'products'")),
     Column("namespace", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, server_default=text("0")),
     Column("announced", BigInteger, nullable=False, server_default=text("0")),
     Column("completed", BigInteger, nullable=False, server_default=text("0")),
     Column("fenced_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
     Column("other_until", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
     Column("server", Text, nullable=False, server_default=text("''")),
     Column("epoch", Text, nullable=False, server_default=text("''")),
+    Column("barred", Boolean, nullable=False, server_default=text("false")),
     # Updated twice a second: room for the new version beside the old keeps the row on its page.
     postgresql_with={"fillfactor": "50"},
 )

@@ -7,7 +7,8 @@ The read-back comes after all changes, so that what is published is what trigger
 import asyncio
 import json
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, LiteralString
@@ -19,11 +20,15 @@ from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Effect
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, Asked, Busy, Kept, Once, Replayed
+from app.products.payload import SCHEMA
 from app.products.product import Gone, Product, Row
 from app.products.source import row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any]]
 Result = Sequence[Effect] | Refused | Replayed | Busy
+
+Told = Callable[[str, float], None]
+"""Takes an epoch and when it was asked for, before COMMIT; raises when it must not be committed in (``History.told``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt; doubles with each further one."""
@@ -49,9 +54,17 @@ class _Step:
 class ProductTransactions:
     """Runs requests in transactions."""
 
-    def __init__(self, database: Database, *, attempts: int = 4, chance: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        attempts: int = 4,
+        told: Told = lambda _epoch, _asked_at: None,
+        chance: random.Random | None = None,
+    ) -> None:
         self._database = database
         self._attempts = attempts
+        self._told = told
         self._chance = chance or random.Random()
 
     async def commit(self, batch: Sequence[Asked], *, retry: bool = True) -> Committed:
@@ -78,11 +91,11 @@ class ProductTransactions:
     async def _once(self, batch: Sequence[Asked]) -> Committed:
         try:
             async with self._database.session() as session:
-                return await _Transaction(session, batch).run()
+                return await _Transaction(session, batch, self._told).run()
         except DatabaseUnavailable:
             # Once more, on a fresh connection: that one may have died with a restart long ago. Nothing is committed.
             async with self._database.session() as session:
-                return await _Transaction(session, batch).run()
+                return await _Transaction(session, batch, self._told).run()
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers kept for longer than ``age_s``; return their number. Raises a ``DatabaseError``."""
@@ -93,8 +106,10 @@ class ProductTransactions:
 class _Transaction:
     """One attempt at one batch."""
 
-    def __init__(self, session: Session, batch: Sequence[Asked]) -> None:
+    def __init__(self, session: Session, batch: Sequence[Asked], told: Told) -> None:
         self._session = session
+        self._told = told
+        self._began = time.monotonic()
         self._batch = batch
         self._kept: dict[tuple[str, str], Kept] = {}
         self._locked: set[tuple[str, str]] = set()
@@ -172,7 +187,8 @@ class _Transaction:
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
         steps = _record(self._batch, results) + _steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in steps]
-        *done, found = await self._session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of)}))
+        *done, found = await self._session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of), "knows": SCHEMA}))
+        self._told(found[0][0], self._began)
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.made:

@@ -37,7 +37,7 @@ async def know_history(url: str, namespace: str) -> None:
     """Tell a database that nobody ever set a fence for a namespace."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(
-            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_products_epoch())"
-            " ON CONFLICT (namespace) DO UPDATE SET epoch = excluded.epoch",
+            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_epoch('products', 2))"
+            " ON CONFLICT (relation, namespace, partition) DO UPDATE SET epoch = excluded.epoch",
             (namespace,),
         )

@@ -1,8 +1,14 @@
--- Claim this interval's audit (R5, step 1).
--- KEYS: claim, watermark   ARGV: life of the claim in ms
--- returns: {} when another instance has the claim, else {seconds, microseconds, watermark or ''}
-if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then
-  return {}
+-- Try to claim this interval's audit, and look (R5, step 1).
+-- KEYS: claim, watermark   ARGV: token, life of the claim in ms
+-- returns: {1 when claimed, else 0, seconds, microseconds, watermark or ''}
+local claimed = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+-- A claim always expires. Anything else under its name was put there by a stranger and would stop all audits.
+if not claimed and redis.call('PTTL', KEYS[1]) < 0 then
+  claimed = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+local watermark = redis.pcall('GET', KEYS[2])
+if type(watermark) ~= 'string' then
+  watermark = ''
 end
 local time = redis.call('TIME')
-return {time[1], time[2], redis.call('GET', KEYS[2]) or ''}
+return {claimed and 1 or 0, time[1], time[2], watermark}

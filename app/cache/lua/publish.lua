@@ -3,9 +3,12 @@
 -- ARGV: server of this connection, then for each slot: state, token ('' for none), life in ms
 -- returns: {1 when a live fence names this server and every state has the watermark's epoch, else 0; an outcome per slot}
 -- outcomes: 0 empty, 1 stored, 2 kept, 3 lease deleted, 4 untrusted (the numbers of ports.Outcome)
-local watermark = redis.call('GET', KEYS[1])
-local fence = redis.call('GET', KEYS[2])
-local audited = watermark and string.sub(watermark, 1, 16)
+-- A slot holds the hash of its epoch; a watermark ends in 'hash:xid' (20 digits), a fence in 'hash'.
+local watermark = redis.pcall('GET', KEYS[1])
+local fence = redis.pcall('GET', KEYS[2])
+local audited = type(watermark) == 'string' and string.sub(watermark, -37, -22)
+local server = ARGV[1] .. '|'
+local fenced = type(fence) == 'string' and string.sub(fence, 1, #server) == server and string.sub(fence, -16)
 local proven = 1
 local reply = {1}
 for i = 3, #KEYS do
@@ -13,7 +16,7 @@ for i = 3, #KEYS do
   local state, token, life_ms = ARGV[base], ARGV[base + 1], ARGV[base + 2]
   local epoch = string.sub(state, 2, 17)
   local outcome
-  if fence ~= ARGV[1] .. '|' .. epoch then
+  if fenced ~= epoch then
     proven = 0
   end
   if audited ~= epoch then
@@ -21,7 +24,11 @@ for i = 3, #KEYS do
     proven = 0
     outcome = 4
   else
-    local old = redis.call('GET', KEYS[i])
+    local old = redis.pcall('GET', KEYS[i])
+    if type(old) == 'table' then  -- a foreign type
+      redis.call('DEL', KEYS[i])
+      old = false
+    end
     if not old then
       outcome = 0
     elseif string.sub(old, 1, 1) == 'L' then

@@ -1,6 +1,6 @@
 -- Move watermark and fence on (R5, step 5).
 -- KEYS: watermark, fence
--- ARGV: watermark as the cycle first saw it ('' for none), epoch, transaction id (20 digits), server, fence's expiry (ms since 1970)
+-- ARGV: watermark as the cycle first saw it ('' for none, 'epoch:' for a mark), epoch, transaction id (20 digits), server, fence's expiry (ms since 1970)
 -- returns: 1 when done; 0 when the watermark meanwhile got another epoch, or the server other data: then nothing is set; 0, too,
 --   when the time is over: then the watermark alone is set, so that the next cycle has less to do
 local info = redis.call('INFO', 'replication')
@@ -11,12 +11,15 @@ if not string.find(info, 'role:master', 1, true) or not replid or not string.fin
   return 0
 end
 local epoch = ARGV[2]
-local watermark = redis.call('GET', KEYS[1]) or ''
-local same_epoch = string.sub(watermark, 1, 16) == epoch
+local watermark = redis.pcall('GET', KEYS[1])
+if type(watermark) ~= 'string' then
+  watermark = ''
+end
+local mine = epoch .. ':' .. ARGV[3]
+local same_epoch = string.sub(watermark, 1, #epoch + 1) == epoch .. ':'
 if watermark ~= ARGV[1] and not same_epoch then
   return 0
 end
-local mine = epoch .. ':' .. ARGV[3]
 if same_epoch and watermark > mine then
   mine = watermark
 end
@@ -30,7 +33,7 @@ if now_ms >= expires_ms then
 end
 local fence = ARGV[4] .. '|' .. epoch
 -- Never shortening: a cycle that began earlier may end later.
-if redis.call('GET', KEYS[2]) ~= fence or now_ms + redis.call('PTTL', KEYS[2]) < expires_ms then
+if redis.pcall('GET', KEYS[2]) ~= fence or now_ms + redis.call('PTTL', KEYS[2]) < expires_ms then
   redis.call('SET', KEYS[2], fence, 'PX', expires_ms - now_ms)
 end
 return 1

@@ -1,12 +1,14 @@
--- Delete every slot that could be older than its row (R5, step 4).
--- KEYS: slot...   ARGV: epoch, then the version of each row, 19 digits
--- returns: {older, of another epoch, leases} deleted
+-- Delete every slot that could be older than its row (R5, step 4), and what is no slot at all.
+-- KEYS: slot...   ARGV: hash of the epoch, then the version of each row, 19 digits
+-- returns: {older, of another epoch or a foreign type, leases} deleted
 local older, other, leases = 0, 0, 0
 for i = 1, #KEYS do
-  local old = redis.call('GET', KEYS[i])
+  local old = redis.pcall('GET', KEYS[i])
   if old then
     local delete = true
-    if string.sub(old, 1, 1) == 'L' then
+    if type(old) == 'table' then
+      other = other + 1
+    elseif string.sub(old, 1, 1) == 'L' then
       leases = leases + 1
     elseif string.sub(old, 2, 17) ~= ARGV[1] then
       other = other + 1

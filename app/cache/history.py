@@ -1,0 +1,119 @@
+"""The source's history as one process knows it: which epoch its own source told last, and whether that source was deposed.
+
+An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters are a hash over
+everything that names the stretch; slots hold that hash. A readable epoch shows the system and its timeline before the hash:
+``system identifier.timeline.hash``. A standby that is promoted goes on in the same system on a higher timeline. So whoever
+finds a higher timeline of its own system in the store knows that another primary has taken over.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from app.cache.errors import SourceDeposed
+
+HASH_WIDTH = 16
+log = logging.getLogger(__name__)
+
+
+class Timeline(NamedTuple):
+    """A database system and how often a standby of it has been promoted."""
+
+    system: str
+    number: int
+
+
+def hash_of(epoch: str) -> str:
+    """The part of an epoch that slots hold."""
+    return epoch[-HASH_WIDTH:]
+
+
+def timeline_of(epoch: str) -> Timeline | None:
+    """The timeline that a readable epoch shows; ``None`` where the epoch is only a hash."""
+    system, _, rest = epoch.partition(".")
+    number, found, _ = rest.partition(".")
+    if not found:
+        return None
+    try:
+        return Timeline(system, int(number, 16))
+    except ValueError:
+        return None
+
+
+class History:
+    """What one process knows of its source's history.
+
+    A reader counts a fence only in ``epoch``: the store may hold the fence of another primary, or of another database.
+
+    Args:
+        on_deposed: is called when the source turns out to be an old primary, so that its connections are dropped and the next
+            ones may lead to the new primary.
+    """
+
+    def __init__(self, on_deposed: Callable[[], None] = lambda: None) -> None:
+        self.epoch = ""
+        """What the own source told last; empty until it told any."""
+        self._asked_at = float("-inf")
+        self._highest: Timeline | None = None
+        self._on_deposed = on_deposed
+        self._foreign = ""
+        self.deposed = False
+        """Whether a higher timeline of the own system was met than the own source told last."""
+
+    def told(self, epoch: str, asked_at: float) -> None:
+        """Take what the own source answered to a question asked at ``asked_at`` (the process's own clock).
+
+        An answer to an earlier question than the last one counts for nothing: it may have come late from an old primary.
+
+        Raises:
+            SourceDeposed: the source is an old primary, or was restored to a time before a promotion.
+        """
+        own = timeline_of(epoch)
+        late = asked_at < self._asked_at
+        if own is not None and self._is_below(own):
+            if not late:
+                self._depose()
+            raise self.objection()
+        if late:
+            return
+        self._asked_at = asked_at
+        self.epoch = epoch
+        self._highest = own
+        if self.deposed:
+            log.warning("the database is the present primary again: the cache is used from the next audit on")
+        self.deposed = False
+
+    def met(self, epoch: str) -> None:
+        """Take an epoch that was found in the store."""
+        if epoch == self.epoch or not self.epoch:
+            return
+        found = timeline_of(epoch)
+        if found is None or self._highest is None:
+            return
+        if found.system != self._highest.system:
+            if found.system != self._foreign:
+                self._foreign = found.system
+                log.warning(
+                    "another database (system %s) uses this Redis under the same cache namespace; neither is shown the other's"
+                    " data, but each takes the cache from the other: give one of them its own LARDER_CACHE_NAMESPACE",
+                    found.system,
+                )
+        elif found.number > self._highest.number:
+            self._highest = found
+            self._depose()
+
+    def objection(self) -> SourceDeposed:
+        """The error that says why nothing of this source may be answered."""
+        return SourceDeposed(
+            "the database is an old primary, or was restored to a time before a promotion: another one has taken over."
+            " Lead LARDER_DATABASE_URL to the new primary; after a deliberate restore run larder purge and restart Larder"
+        )
+
+    def _is_below(self, own: Timeline) -> bool:
+        return self._highest is not None and own.system == self._highest.system and own.number < self._highest.number
+
+    def _depose(self) -> None:
+        if not self.deposed:
+            log.error("%s", self.objection())
+        self.deposed = True
+        self._on_deposed()

@@ -1,0 +1,128 @@
+"""Round trips to the store: requests share them, they are counted, and a store that fails never fails a request."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from app.cache.config import READ_TURNS, CacheConfig
+from app.cache.errors import Overloaded, StoreUnavailable
+from app.cache.filled_slots import FilledSlots
+from app.cache.history import History
+from app.cache.joined import Joined
+from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Store, Value
+from app.cache.stats import Stats
+
+
+class RoundTrips:
+    """One process's traffic with the store.
+
+    ``reads`` joins reads; its results count only what is trusted (R1). ``filled`` has the keys whose slot was last seen filled.
+    """
+
+    def __init__(self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
+        self._store = store
+        self._stats = stats
+        self._history = history
+        self._clock = clock
+        self.filled = FilledSlots(config.warm_keys)
+        keys, queue = config.batch_keys, config.queue_limit
+        self.reads: Joined[Sequence[str], Reading] = Joined(
+            self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue, turns=READ_TURNS
+        )
+        self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
+            self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
+        )
+        self._publishes: Joined[Sequence[Publication], Published] = Joined(
+            self._send_publishes, weigh=_payload_bytes, batch_weight=config.batch_bytes, queue_limit=queue
+        )
+        self._releases: Joined[dict[str, str], None] = Joined(
+            self._send_releases, weigh=len, batch_weight=keys, queue_limit=queue
+        )
+
+    async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
+        """Take leases on empty slots; return the tokens, or ``None`` when the store did not answer."""
+        if not keys:
+            return {}
+        try:
+            return await self._leases.submit(keys)
+        except StoreUnavailable:
+            return None
+        except Overloaded:
+            return {}
+
+    async def publish(self, publications: Sequence[Publication]) -> Published | None:
+        """Put states into their slots; ``None`` when the store gave no definite answer."""
+        if not publications:
+            return Published((), proven=True)
+        try:
+            return await self._publishes.submit(publications)
+        except (StoreUnavailable, Overloaded):
+            self._stats.publish_failures += 1
+            return None
+
+    def release(self, tokens: dict[str, str]) -> None:
+        """Begin to give leases back. Nobody waits for it, and leases that stay expire by themselves."""
+        if tokens:
+            with suppress(Overloaded):
+                self._releases.submit(tokens)
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot. Raises ``StoreUnavailable``."""
+        self.filled.discard(key)
+        await self._store.drop(key)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted."""
+        for lane in (self.reads, self._leases, self._publishes, self._releases):
+            await lane.aclose()
+
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
+        began = self._clock()
+        reading = await self._store.read([key for keys in batch for key in keys])
+        self._stats.store_read.observe(self._clock() - began)
+        if reading.epoch != self._history.epoch or self._history.deposed:
+            # The fence is another primary's or another database's: it vouches for a history that is not this process's.
+            self._history.met(reading.epoch)
+            reading = Reading("", reading.slots)
+        elif reading.epoch:
+            self._stats.last_proven = began
+        if len(batch) == 1:
+            return [reading]
+        readings, start = [], 0
+        for keys in batch:
+            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)]))
+            start += len(keys)
+        return readings
+
+    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
+        wanted = list(dict.fromkeys(key for keys in batch for key in keys))
+        taken = await self._store.lease(wanted)
+        # A token belongs to the first who asked: two holders of one token could both fill.
+        return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
+
+    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
+        await self._store.release({key: token for tokens in batch for key, token in tokens.items()})
+        return [None] * len(batch)
+
+    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
+        began = self._clock()
+        published = await self._store.publish([publication for item in batch for publication in item])
+        self._stats.store_publish.observe(self._clock() - began)
+        answers, start = [], 0
+        for item in batch:
+            outcomes = published.outcomes[start : start + len(item)]
+            answers.append(Published(outcomes, published.proven))
+            start += len(item)
+            for publication, outcome in zip(item, outcomes, strict=True):
+                self._note(publication.state.key, outcome)
+        return answers
+
+    def _note(self, key: str, outcome: Outcome) -> None:
+        self._stats.publishes[outcome] += 1
+        self.filled.discard(key)
+        if outcome in (Outcome.STORED, Outcome.KEPT):
+            self.filled.add(key)
+
+
+def _payload_bytes(publications: Sequence[Publication]) -> int:
+    """A publish's weight: payload bytes, and 100 for each slot's head and its work in the script."""
+    return sum(100 + (len(p.state.payload) if isinstance(p.state, Value) else 0) for p in publications)
