@@ -179,7 +179,7 @@ class Database:
                 return await session.rows(statement, parameters)
 
     def abandon(self) -> None:
-        """Give up every connection, because another server is the one to talk to; those in use are closed when they come back."""
+        """Give up every connection, because another server is the one to talk to; those in use are closed after their use."""
         self._engine.sync_engine.dispose(close=False)
 
     async def close(self) -> None:

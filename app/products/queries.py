@@ -3,7 +3,7 @@
 from typing import LiteralString
 
 LOAD: LiteralString = """
-WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s) AS epoch)
+WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s::integer) AS epoch)
 SELECT history.epoch, wanted.id,
     p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at
 FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN products p ON p.id = wanted.id
@@ -76,11 +76,11 @@ ORDER BY lower(name) COLLATE "C", id LIMIT %(limit)s
 """
 """Names that begin with the prefix, case ignored. The two bounds let the index find them; ``starts_with`` decides."""
 
-EPOCH: LiteralString = "SELECT larder_epoch('products', %(knows)s)"
+EPOCH: LiteralString = "SELECT larder_epoch('products', %(knows)s::integer)"
 """The present epoch. Raises on a standby, during a restore, and for a release that does not know the payload's schema."""
 
 STANDING: LiteralString = """
-WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s) AS epoch)
+WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s::integer) AS epoch)
 SELECT history.epoch, a.namespace, a.announced, a.completed,
     extract(epoch FROM greatest(a.fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
 FROM history LEFT JOIN cache_audits a ON a.relation = 'products' AND a.epoch = history.epoch
@@ -95,7 +95,7 @@ ADOPT: LiteralString = """
 INSERT INTO cache_audits AS a (relation, namespace, announced, epoch, fenced_until, other_until)
 SELECT 'products', %(namespace)s, 1, worst.epoch, worst.until, worst.until
 FROM (
-    SELECT larder_epoch('products', %(knows)s) AS epoch, clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
+    SELECT larder_epoch('products', %(knows)s::integer) AS epoch, clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
 ) AS worst
 WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = 'products' AND o.epoch = worst.epoch)
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
@@ -108,7 +108,7 @@ WHERE a.epoch <> excluded.epoch
 
 ANNOUNCE: LiteralString = """
 WITH history AS MATERIALIZED (
-    SELECT larder_epoch('products', %(knows)s) AS epoch, clock_timestamp() AS moment,
+    SELECT larder_epoch('products', %(knows)s::integer) AS epoch, clock_timestamp() AS moment,
         make_interval(secs => %(margin_s)s) AS margin
 ), rivals AS MATERIALIZED (
     SELECT o.namespace FROM cache_audits o, history
@@ -139,8 +139,8 @@ FROM history LEFT JOIN said ON true LEFT JOIN cache_audits a ON a.relation = 'pr
 """An audit's announcement, or who has the trust instead.
 
 While no row has the present epoch, nothing is known of the fences that may live, nor of the servers that they name: a restore
-may have brought the rows back. Then the worst is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
-was before.
+may have brought the rows back. Then the worst is assumed: the largest TTL, on any server. The columns of ``a`` show the row as
+it was before.
 """
 
 COMPLETE: LiteralString = """
@@ -150,7 +150,7 @@ WHERE relation = 'products' AND namespace = %(namespace)s AND epoch = %(epoch)s 
 """A cycle is finished, if the row still knows it: one that a restore brought back has numbers of another history."""
 
 SNAPSHOT: LiteralString = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', %(knows)s), coalesce((
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', %(knows)s::integer), coalesce((
     SELECT namespace FROM cache_audits
     WHERE relation = 'products' AND namespace <> %(namespace)s
         AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()
@@ -166,7 +166,7 @@ ON CONFLICT (relation, namespace, partition) DO UPDATE SET barred = excluded.bar
 """Forbid the auditors of a namespace to announce anything, or allow it again."""
 
 NAMESPACES: LiteralString = """
-SELECT namespace, barred, announced, completed, epoch = larder_epoch('products', %(knows)s),
+SELECT namespace, barred, announced, completed, epoch = larder_epoch('products', %(knows)s::integer),
     extract(epoch FROM greatest(fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
 FROM cache_audits WHERE relation = 'products' ORDER BY namespace
 """

@@ -10,8 +10,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.cache.ports import Absent, Announced, Standing, State, Value
+from app.cache import ports as cache
+from app.cache.ports import Absent, Announced, Deferred, FenceLimits, Standing, State, Value
 from tests.fakes.wire import Disconnected
+
+
+NAMESPACE = "products.1"
 
 
 class Aborted(Exception):
@@ -30,7 +34,7 @@ class Row:
 
 @dataclass(slots=True)
 class AuditRow:
-    """The namespace's audit row; times are the database host's clock, in seconds."""
+    """A namespace's audit row; times are the database host's clock, in seconds."""
 
     announced: int = 0
     completed: int = 0
@@ -38,6 +42,7 @@ class AuditRow:
     other_until: float = float("-inf")
     server: str = ""
     epoch: str = ""
+    barred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Image:
     """Everything a dump or a standby holds, as of one moment."""
 
     rows: dict[str, Row]
-    audit: AuditRow
+    audits: dict[str, AuditRow]
     next_xid: int
     marks: frozenset[str]
 
@@ -87,7 +92,9 @@ class MemoryPostgres:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.rows: dict[str, Row] = {}
-        self.audit = AuditRow()
+        self.audits: dict[str, AuditRow] = {}
+        self.system = "7000000000000000001"
+        self.timeline = 1
         self.next_xid = 700
         self.down = False
         self.incarnation = 1
@@ -110,11 +117,20 @@ class MemoryPostgres:
         self.answer()
         return as_state(key, self.epoch, self.rows.get(key))
 
-    def standing(self) -> Standing:
-        """The audit row and the epoch."""
+    def tell_epoch(self) -> str:
+        """The present epoch."""
         self.answer()
-        row = self.audit
-        return Standing(row.announced, row.completed, row.fenced_until - self.now(), row.epoch, self.epoch)
+        return self.epoch
+
+    def standing(self) -> Standing:
+        """The epoch, and the audit rows that speak of it."""
+        self.answer()
+        rows = {
+            name: cache.AuditRow(row.announced, row.completed, row.fenced_until - self.now())
+            for name, row in self.audits.items()
+            if self._speaks(row)
+        }
+        return Standing(self.epoch, rows)
 
     def take_snapshot(self, client: str) -> Moment:
         """Begin a ``REPEATABLE READ`` transaction; ``let_go`` ends it."""
@@ -143,41 +159,51 @@ class MemoryPostgres:
 
     # Audit row
 
-    def announce(self, server: str, ttl_s: float, max_ttl_s: float) -> Announced:
+    def announce(self, namespace: str, server: str, limits: FenceLimits) -> Announced | Deferred:
         """Step 2 of R5, committed at once."""
         self.answer()
-        row = self.audit
-        if server != row.server:
-            row.other_until = self._other_until(row)
-        row.fenced_until = self._fenced_until(row, ttl_s)
-        if row.epoch != self.epoch:
-            self._assume_worst(row, max_ttl_s)
+        if rival := self._rival_at_announcement(namespace, limits):
+            return Deferred(f"namespace {rival} has the trust", self.epoch)
+        row = self.audits.setdefault(namespace, AuditRow())
+        if row.barred or not self._may_announce(row, server, limits):
+            return Deferred("barred" if row.barred else f"server {row.server} has the trust", self.epoch)
+        row.fenced_until = self._fenced_until(row, limits.ttl_ms / 1_000)
+        if not self._is_announced():
+            self._assume_worst(row, limits.ttl_max_ms / 1_000)
         row.announced += 1
         row.server = server
         row.epoch = self.epoch
         self.next_xid += 1
         return Announced(row.announced, row.other_until - self.now(), self.epoch)
 
-    def complete(self, cycle: int, epoch: str) -> None:
+    def complete(self, namespace: str, cycle: int, epoch: str) -> None:
         """Step 6 of R5, committed at once, for a cycle that was announced in this epoch."""
         self.answer()
-        if self._knows(cycle, epoch):
-            self.audit.completed = max(self.audit.completed, cycle)
+        row = self.audits.get(namespace)
+        if row is not None and self._knows(row, cycle, epoch):
+            row.completed = max(row.completed, cycle)
             self.next_xid += 1
 
-    def adopt(self, max_ttl_s: float) -> Standing:
+    def adopt(self, namespace: str, max_ttl_s: float) -> Standing:
         """Announce for an epoch that no audit has announced."""
         self.answer()
-        if self.audit.epoch != self.epoch:
-            self._assume_worst(self.audit, max_ttl_s)
-            self.audit.announced += 1
-            self.audit.epoch = self.epoch
+        if not self._is_announced():
+            row = self.audits.setdefault(namespace, AuditRow())
+            self._assume_worst(row, max_ttl_s)
+            row.announced += 1
+            row.epoch = self.epoch
             self.next_xid += 1
         return self.standing()
 
-    def know_history(self) -> None:
+    def rival(self, namespace: str, limits: FenceLimits) -> str:
+        """Another namespace of the table whose fence may live; empty when there is none."""
+        self.answer()
+        ahead = self.now() - limits.margin_ms / 1_000
+        return next((name for name, row in self.audits.items() if name != namespace and row.fenced_until > ahead), "")
+
+    def know_history(self, namespace: str = NAMESPACE) -> None:
         """Begin as a server on which nobody ever set a fence: no audit has to wait for one to lapse."""
-        self.audit.epoch = self.epoch
+        self.audits.setdefault(namespace, AuditRow()).epoch = self.epoch
 
     def applied(self, mark: str) -> bool:
         """Whether a transaction with this mark is committed."""
@@ -253,7 +279,8 @@ class MemoryPostgres:
 
     def image(self) -> Image:
         """What a dump or a standby would hold now."""
-        return Image(dict(self.rows), replace(self.audit), self.next_xid, frozenset(self.marks))
+        audits = {name: replace(row) for name, row in self.audits.items()}
+        return Image(dict(self.rows), audits, self.next_xid, frozenset(self.marks))
 
     def truncate(self) -> bool:
         """``TRUNCATE``: waits for no lock, but does nothing and returns False when it would have to."""
@@ -269,7 +296,7 @@ class MemoryPostgres:
         if not self.truncate():
             return False
         self.rows = dict(image.rows)
-        self.audit = replace(image.audit)
+        self.audits = {name: replace(row) for name, row in image.audits.items()}
         self.marks = set(image.marks)
         for key, row in self.rows.items():
             self._record(key, row)
@@ -279,7 +306,8 @@ class MemoryPostgres:
         """Fail over to a standby that had got as far as ``image``."""
         self.restart()
         self.rows = dict(image.rows)
-        self.audit = replace(image.audit)
+        self.audits = {name: replace(row) for name, row in image.audits.items()}
+        self.timeline += 1
         self.next_xid = image.next_xid
         self.marks = set(image.marks)
         self.truncations += 1
@@ -292,14 +320,28 @@ class MemoryPostgres:
         if self.down:
             raise Disconnected("the database is down")
 
-    def _knows(self, cycle: int, epoch: str) -> bool:
-        return self.audit.epoch == epoch and self.audit.announced >= cycle
+    def finish(self) -> None:
+        """End a rolling deploy (``larder migrate --finish``): the payload's schema is part of the epoch."""
+        self._begin_epoch()
+
+    def _knows(self, row: AuditRow, cycle: int, epoch: str) -> bool:
+        return row.epoch == epoch and row.announced >= cycle
+
+    def _speaks(self, row: AuditRow) -> bool:
+        return row.epoch == self.epoch
+
+    def _is_announced(self) -> bool:
+        return any(row.epoch == self.epoch for row in self.audits.values())
+
+    def _may_announce(self, row: AuditRow, server: str, limits: FenceLimits) -> bool:
+        lapsed = row.fenced_until + limits.margin_ms / 1_000 <= self.now()
+        return row.server == server or row.epoch != self.epoch or lapsed
+
+    def _rival_at_announcement(self, namespace: str, limits: FenceLimits) -> str:
+        return self.rival(namespace, limits)
 
     def _fenced_until(self, row: AuditRow, ttl_s: float) -> float:
         return max(row.fenced_until, self.now() + ttl_s)
-
-    def _other_until(self, row: AuditRow) -> float:
-        return max(row.other_until, row.fenced_until)
 
     def _assume_worst(self, row: AuditRow, max_ttl_s: float) -> None:
         worst = self.now() + max_ttl_s
@@ -329,7 +371,8 @@ class MemoryPostgres:
 
     def _begin_epoch(self) -> None:
         order = len(self.order_of_epoch)
-        self.epoch = hashlib.blake2b(str(order).encode(), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(f"{self.system} {order}".encode(), digest_size=8).hexdigest()
+        self.epoch = f"{self.system}.{self.timeline:08x}.{digest}"
         self.order_of_epoch[self.epoch] = order
 
     def _record(self, key: str, row: Row) -> None:

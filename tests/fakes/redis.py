@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from app.cache import slot
+from app.cache.history import HASH_WIDTH, hash_of
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, State, Value, Watermark
 from tests.fakes.wire import Disconnected
 
@@ -33,7 +34,8 @@ class Data:
     slots: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     fence: Fence | None = None
     watermark: Watermark | None = None
-    claimed_until: float = 0.0
+    claim: tuple[str, float] = ("", 0.0)
+    """The token of who has this interval's audit, and until when."""
 
     def copy(self) -> "Data":
         """Return what a snapshot, or a replica that is up to date, holds."""
@@ -125,12 +127,13 @@ class RedisServer:
     def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
         """R3's script."""
         self._change(grows=True)
-        epochs = {publication.state.epoch for publication in publications}
+        epochs = {hash_of(publication.state.epoch) for publication in publications}
         watermark, fence = self.data.watermark, self._live_fence()
         outcomes = tuple(self._publish(publication, lives) for publication in publications)
         proven = (
             watermark is not None
-            and epochs == {watermark.epoch}
+            and watermark.xid is not None
+            and epochs == {hash_of(watermark.epoch)}
             and fence is not None
             and fence.server == identity
             and fence.epoch == watermark.epoch
@@ -149,13 +152,19 @@ class RedisServer:
         self._change()
         self.data.slots.pop(key, None)
 
-    def begin(self, identity: str, claim_s: float) -> Begun | None:
-        """Claim the interval; tell time, server and watermark."""
+    def begin(self, identity: str, token: str, claim_s: float) -> Begun:
+        """Try to claim the interval; tell time, server and watermark."""
         self._change(grows=True)
-        if self.data.claimed_until > self.now():
-            return None
-        self.data.claimed_until = self.now() + claim_s
-        return Begun(int(self.now() * 1_000), identity, self.data.watermark)
+        claimed = self.data.claim[1] <= self.now()
+        if claimed:
+            self.data.claim = (token, self.now() + claim_s)
+        return Begun(int(self.now() * 1_000), identity, self.data.watermark, claimed)
+
+    def give_back(self, token: str) -> None:
+        """Give a claim back, if it is still this token's."""
+        self._change()
+        if self.data.claim[0] == token:
+            self.data.claim = ("", 0.0)
 
     def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """Delete every slot that is older than its row, of another epoch, or leased."""
@@ -169,20 +178,20 @@ class RedisServer:
             repairs += repair
         return repairs
 
-    def purge(self, page: int, claim_s: float) -> int:
+    def purge(self, page: int, token: str, claim_s: float) -> int:
         """Delete the slots of one page of the key space, as ``SCAN`` goes through it, and keep the claim; tell their number."""
         self._change()
         found = [key for key in self.data.slots if crc32(key.encode()) % self.pages == page]
         for key in found:
             del self.data.slots[key]
-        self.data.claimed_until = max(self.data.claimed_until, self.now() + claim_s)
+        self.data.claim = (token, self.now() + claim_s)
         return len(found)
 
-    def distrust(self) -> None:
-        """Take fence and watermark away."""
+    def distrust(self, mark: Watermark | None) -> None:
+        """Take the fence away and put a mark in place of the watermark."""
         self._answer()
         self.data.fence = None
-        self.data.watermark = None
+        self.data.watermark = mark
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         """Step 5 of R5: set watermark and fence."""
@@ -193,7 +202,7 @@ class RedisServer:
         if found != begun.watermark and (found is None or found.epoch != proven.epoch):
             return False
         if found is not None and found.epoch == proven.epoch:
-            proven = Watermark(proven.epoch, max(proven.xid, found.xid))
+            proven = Watermark(proven.epoch, max(proven.xid or 0, found.xid or 0))
         expires_at = self._expiry(begun, ttl_s)
         if expires_at <= self.now():
             self._leave_late(proven)
@@ -267,7 +276,8 @@ class RedisServer:
         return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
 
     def _trusted(self, state: State) -> bool:
-        return self.data.watermark is not None and self.data.watermark.epoch == state.epoch
+        found = self.data.watermark
+        return found is not None and found.xid is not None and hash_of(found.epoch) == hash_of(state.epoch)
 
     def _on_empty(self) -> Outcome:
         return Outcome.EMPTY
@@ -279,16 +289,16 @@ class RedisServer:
         return Outcome.LEASE_DELETED
 
     def _replaces(self, raw: bytes, state: State) -> bool:
-        return slot.epoch_of(raw) != state.epoch or version_of(raw) < state.version
+        return slot.hash_in(raw) != hash_of(state.epoch) or version_of(raw) < state.version
 
     def _fault(self, raw: bytes, epoch: str, version: int) -> Repairs:
         if raw[:1] == slot.LEASE:
             return Repairs(leases=1)
-        if slot.epoch_of(raw) != epoch:
+        if slot.hash_in(raw) != hash_of(epoch):
             return Repairs(other_epoch=1)
         return Repairs(older=1) if version_of(raw) < version else Repairs()
 
 
 def version_of(raw: bytes) -> int:
     """The version in a state's bytes."""
-    return int(raw[1 + slot.EPOCH_WIDTH : slot.HEAD_WIDTH])
+    return int(raw[1 + HASH_WIDTH : slot.HEAD_WIDTH])

@@ -7,8 +7,8 @@ from contextvars import Context
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, Snapshot, Standing, State, Watermark
-from tests.fakes.postgres import Aborted, Change, MemoryPostgres, Moment, Transaction
+from app.cache.ports import Announced, Deferred, FenceLimits, Snapshot, Standing, State, Watermark
+from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
@@ -21,9 +21,10 @@ class CommitUnknown(Exception):
 class MemorySource:
     """The ``Source`` port. ``running`` counts the loads under way for each key; ``crowded`` the keys seen with two (G5)."""
 
-    def __init__(self, postgres: MemoryPostgres, wire: Wire) -> None:
+    def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
         self._wire = wire
+        self._namespace = namespace
         self.running: dict[str, int] = {}
         self.crowded: list[str] = []
         self.loads = 0
@@ -41,13 +42,17 @@ class MemorySource:
             for key in keys:
                 self.running[key] -= 1
 
+    async def tell_epoch(self) -> str:
+        """See ``Source.tell_epoch``."""
+        return await self._ask("epoch", self._postgres.tell_epoch)
+
     async def standing(self) -> Standing:
         """See ``Source.standing``."""
         return await self._ask("standing", self._postgres.standing)
 
     async def adopt(self, fence_ttl_max_ms: int) -> Standing:
         """See ``Source.adopt``."""
-        return await self._ask("adopt", lambda: self._postgres.adopt(fence_ttl_max_ms / 1_000))
+        return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
 
     async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
         try:
@@ -59,46 +64,47 @@ class MemorySource:
 class MemoryAuditSource:
     """The ``AuditSource`` port: one session, which ends with its server's start or its own first failure."""
 
-    def __init__(self, postgres: MemoryPostgres, wire: Wire) -> None:
+    def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
         self._wire = wire
+        self._namespace = namespace
         self._incarnation = postgres.incarnation
         self._lost = False
         self._epoch = ""
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
+    async def tell_epoch(self) -> str:
+        """See ``AuditSource.tell_epoch``."""
+        return await self._ask("epoch", self._postgres.tell_epoch)
+
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
         """See ``AuditSource.announce``."""
-
-        def say() -> tuple[Announced, str]:
-            announced = self._postgres.announce(server, fence_ttl_ms / 1_000, fence_ttl_max_ms / 1_000)
-            return announced, self._postgres.epoch
-
-        announced, self._epoch = await self._ask("announce", say)
+        announced = await self._ask("announce", lambda: self._postgres.announce(self._namespace, server, limits))
+        self._epoch = announced.epoch
         return announced
 
     @asynccontextmanager
-    async def snapshot(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Snapshot]:
+    async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
         """See ``AuditSource.snapshot``."""
         try:
-            moment = await self._ask("snapshot", self._take)
-            yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows))
+            moment, rival = await self._ask("snapshot", lambda: self._take(limits))
+            yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows), rival)
         finally:
             self._postgres.let_go(self._wire.client)
 
     async def complete(self, cycle: int) -> None:
         """See ``AuditSource.complete``."""
-        await self._ask("complete", lambda: self._postgres.complete(cycle, self._epoch))
+        await self._ask("complete", lambda: self._postgres.complete(self._namespace, cycle, self._epoch))
 
     def _in_session(self) -> bool:
         return self._incarnation == self._postgres.incarnation
 
-    def _take(self) -> Moment:
+    def _take(self, limits: FenceLimits) -> tuple[Moment, str]:
         if self._lost:
             raise Disconnected("the client is gone")
-        return self._postgres.take_snapshot(self._wire.client)
+        return self._postgres.take_snapshot(self._wire.client), self._postgres.rival(self._namespace, limits)
 
     async def _pages(self, moment: Moment, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
-        if since is None or since.epoch != moment.epoch:
+        if since is None or since.xid is None or since.epoch != moment.epoch:
             return
         xid = since.xid
         rows = await self._ask("page", lambda: self._postgres.changed_since(moment, xid))

@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from app.cache.errors import StoreUnavailable
@@ -14,6 +15,7 @@ from tests.fakes.redis import Lives, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
+_tokens = count(1)
 Route = Callable[[], RedisServer]
 """The server that a new connection reaches now."""
 
@@ -93,10 +95,16 @@ class MemoryAuditStore:
     def __init__(self, connection: Connection, wire: Wire) -> None:
         self._connection: Connection | None = connection
         self._wire = wire
+        self._token = f"{wire.client} {next(_tokens)}"
 
-    async def begin(self, claim_ms: int) -> Begun | None:
+    async def begin(self, claim_ms: int) -> Begun:
         """See ``AuditStore.begin``."""
-        return await self._run("begin", lambda server, identity: server.begin(identity, claim_ms / 1_000))
+        return await self._run("begin", lambda server, identity: server.begin(identity, self._token, claim_ms / 1_000))
+
+    async def give_claim_back(self) -> None:
+        """Let another instance audit this interval, if the connection is good."""
+        with suppress(StoreUnavailable):
+            await self._run("give back", lambda server, _: server.give_back(self._token))
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """See ``AuditStore.verify``."""
@@ -106,15 +114,15 @@ class MemoryAuditStore:
         """See ``AuditStore.purge``."""
         deleted = page = 0
         while self._connection is not None and page < self._connection.server.pages:
-            deleted += await self._run("purge", partial(_purge, page, claim_ms / 1_000))
+            deleted += await self._run("purge", partial(_purge, page, self._token, claim_ms / 1_000))
             page += 1
             if page_s := self._connection.server.page_s:
                 await asyncio.sleep(page_s)
         return deleted
 
-    async def distrust(self) -> None:
+    async def distrust(self, mark: Watermark | None) -> None:
         """See ``AuditStore.distrust``."""
-        await self._run("distrust", lambda server, _: server.distrust())
+        await self._run("distrust", lambda server, _: server.distrust(mark))
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """See ``AuditStore.trust``."""
@@ -132,9 +140,9 @@ class MemoryAuditStore:
         return reply
 
 
-def _purge(page: int, claim_s: float, server: RedisServer, identity: str) -> int:
+def _purge(page: int, token: str, claim_s: float, server: RedisServer, identity: str) -> int:
     del identity
-    return server.purge(page, claim_s)
+    return server.purge(page, token, claim_s)
 
 
 @asynccontextmanager
@@ -144,7 +152,12 @@ async def open_audit_store(route: Route, wire: Wire) -> AsyncIterator[MemoryAudi
         connection = await connect(route, wire)
     except (Disconnected, RedisError) as error:
         raise StoreUnavailable(f"connect: {error}") from error
-    yield MemoryAuditStore(connection, wire)
+    store = MemoryAuditStore(connection, wire)
+    try:
+        yield store
+    except Exception:
+        await store.give_claim_back()
+        raise
 
 
 async def connect(route: Route, wire: Wire) -> Connection:
