@@ -15,6 +15,7 @@ from typing import TypeVar
 from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
+from app.cache.history import History
 from app.cache.ports import Publication, Published, Reading, Source, Standing, State, Store
 from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
@@ -173,6 +174,9 @@ class GatedSource:
         finally:
             self.running.subtract(keys)
 
+    async def tell_epoch(self) -> str:
+        return await self.calls.run("epoch", [], self._source.tell_epoch)
+
     async def standing(self) -> Standing:
         return await self.calls.run("standing", [], self._source.standing)
 
@@ -237,12 +241,15 @@ async def open_process(
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
     gated_store, gated_source = GatedStore(store), GatedSource(ProductSource(database, namespace))
-    cache = WriteThrough(gated_store, gated_source, config, stats)
-    transactions = ProductTransactions(database, chance=random.Random(3))
+    history = History(on_deposed=database.abandon)
+    cache = WriteThrough(gated_store, gated_source, config, stats, history=history)
+    transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
     products = Products(cache, ProductSource(database, namespace), transactions, WriteLimits())
-    audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats)
+    audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
     await store.start()
     await audit_stores.start()
+    await cache.start()
+    gated_source.calls.log.clear()
     background = asyncio.create_task(audit.run()) if audited else None
     try:
         yield Process(cache, products, gated_store, gated_source, audit, stats, transactions, store)

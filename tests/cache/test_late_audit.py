@@ -1,6 +1,5 @@
 """An audit that takes longer than its fence may live, on real servers."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.cache.audit import Audit
+from app.cache.history import History
 from app.cache.ports import AuditStore, Begun, Watermark
 from app.cache.redis_store import RedisAuditStores, RedisOptions
 from app.cache.stats import Stats
@@ -51,7 +51,7 @@ async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIte
             yield Belated(store)
 
     await stores.start()
-    yield Audit(open_store, ProductAuditSources(database, namespace).open, LONG_FENCE, Stats(), time.monotonic)
+    yield Audit(open_store, ProductAuditSources(database, namespace).open, LONG_FENCE, Stats(), history=History())
     await stores.close()
     await database.close()
 
@@ -61,8 +61,8 @@ async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slo
     late = await belated.cycle()
     assert late is not None
     assert (late.trusted, late.purged) == (False, 0)
-    standing = await untrusted.source.standing()
-    assert (standing.announced, standing.completed) == (1, 0)
+    [row] = (await untrusted.source.standing()).rows.values()
+    assert (row.announced, row.completed) == (1, 0)
     assert await slots.peek(slots.names.fence) is None
     await untrusted.write(Create(draft(KEY)))
     assert (await untrusted.cache.read(KEY)).status is not Status.HIT

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from app.cache.config import CacheConfig
 from app.cache.errors import Overloaded
+from app.cache.history import History
 from app.cache.ports import Standing, State
 from app.cache.settle import Settler
 from app.cache.stats import Stats
@@ -22,6 +23,9 @@ class OverloadedOnce:
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         raise AssertionError(keys)
 
+    async def tell_epoch(self) -> str:
+        raise AssertionError
+
     async def standing(self) -> Standing:
         self.looks += 1
         if self.looks == 1:
@@ -36,7 +40,7 @@ class OverloadedOnce:
 async def test_overloaded_and_hanging_database() -> None:
     """R4: the poller outlives an overload, and the largest fence's time, on the own clock, ends the wait without it."""
     source = OverloadedOnce()
-    settler = Settler(source, CONFIG, Stats(), time.monotonic)
+    settler = Settler(source, CONFIG, Stats(), History(), time.monotonic)
     async with asyncio.timeout(10):
         await settler.settle(time.monotonic())
     assert source.looks == 2

@@ -11,9 +11,10 @@ from psycopg.rows import TupleRow
 
 from app.cache.ports import AuditSource, Source
 from app.postgres.database import Database
+from app.products import queries
 from app.products.audit_source import ProductAuditSources
 from app.products.source import ProductSource
-from tests.fakes.postgres import AuditRow, MemoryPostgres, Transaction
+from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.wire import Direct
 
@@ -22,9 +23,10 @@ class SourceBench(Protocol):
     """A source under test. Nobody ever set a fence in it."""
 
     source: Source
+    namespace: str
 
-    def open(self) -> AbstractAsyncContextManager[AuditSource]:
-        """An audit cycle's view of it."""
+    def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
+        """An audit cycle's view of it, of another namespace of the table if one is named."""
 
     async def change(self, *keys: str) -> None:
         """Create or change rows in one transaction."""
@@ -47,6 +49,15 @@ class SourceBench(Protocol):
     async def forget(self) -> None:
         """Lose the audit row."""
 
+    async def forget_time(self) -> None:
+        """Let every fence that was announced lapse."""
+
+    async def settle_server(self, server: str) -> None:
+        """Let the audit row name a server."""
+
+    async def bar(self, *, barred: bool) -> None:
+        """Forbid the namespace's auditors to announce, or allow it."""
+
 
 class MemoryDatabase:
     """The fake."""
@@ -54,12 +65,13 @@ class MemoryDatabase:
     def __init__(self) -> None:
         self._postgres = MemoryPostgres(time.monotonic)
         self._postgres.know_history()
-        self._dump = AuditRow()
+        self._dump: dict[str, AuditRow] = {}
         self._changes = 0
         self.source: Source = MemorySource(self._postgres, Direct())
+        self.namespace = NAMESPACE
 
-    def open(self) -> AbstractAsyncContextManager[AuditSource]:
-        return open_audit_source(self._postgres, Direct())
+    def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
+        return open_audit_source(self._postgres, Direct(), namespace or self.namespace)
 
     async def change(self, *keys: str) -> None:
         transaction = self._postgres.begin("hand")
@@ -83,13 +95,23 @@ class MemoryDatabase:
         assert self._postgres.truncate()
 
     async def remember(self) -> None:
-        self._dump = replace(self._postgres.audit)
+        self._dump = {name: replace(row) for name, row in self._postgres.audits.items()}
 
     async def put_back(self) -> None:
-        self._postgres.audit = replace(self._dump)
+        self._postgres.audits = {name: replace(row) for name, row in self._dump.items()}
 
     async def forget(self) -> None:
-        self._postgres.audit = AuditRow()
+        self._postgres.audits.clear()
+
+    async def forget_time(self) -> None:
+        for row in self._postgres.audits.values():
+            row.fenced_until = row.other_until = float("-inf")
+
+    async def settle_server(self, server: str) -> None:
+        self._postgres.audits[NAMESPACE].server = server
+
+    async def bar(self, *, barred: bool) -> None:
+        self._postgres.audits[NAMESPACE].barred = barred
 
     def _change(self, transaction: Transaction, key: str) -> None:
         self._changes += 1
@@ -105,12 +127,15 @@ class PostgresDatabase:
         hand: psycopg.AsyncConnection[TupleRow],
         namespace: str,
         source: Source,
-        open_source: Callable[[], AbstractAsyncContextManager[AuditSource]],
+        open_source: Callable[[str], AbstractAsyncContextManager[AuditSource]],
     ) -> None:
         self._hand = hand
-        self._namespace = namespace
+        self.namespace = namespace
         self.source = source
-        self.open = open_source
+        self._open = open_source
+
+    def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
+        return self._open(namespace or self.namespace)
 
     async def change(self, *keys: str) -> None:
         async with self._hand.transaction():
@@ -141,7 +166,16 @@ class PostgresDatabase:
         await self._hand.execute("INSERT INTO cache_audits SELECT * FROM dump")
 
     async def forget(self) -> None:
-        await self._hand.execute("DELETE FROM cache_audits WHERE namespace = %s", (self._namespace,))
+        await self._hand.execute("DELETE FROM cache_audits")
+
+    async def forget_time(self) -> None:
+        await self._hand.execute("UPDATE cache_audits SET fenced_until = '-infinity', other_until = '-infinity'")
+
+    async def settle_server(self, server: str) -> None:
+        await self._hand.execute("UPDATE cache_audits SET server = %s", (server,))
+
+    async def bar(self, *, barred: bool) -> None:
+        await self._hand.execute(queries.BAR, {"namespace": self.namespace, "barred": barred})
 
 
 @asynccontextmanager
@@ -149,6 +183,7 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
     """Open PostgreSQL for the contract."""
     database = Database(url, connections=3)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
-        source, audits = ProductSource(database, namespace), ProductAuditSources(database, namespace)
-        yield PostgresDatabase(hand, namespace, source, audits.open)
+        yield PostgresDatabase(
+            hand, namespace, ProductSource(database, namespace), lambda name: ProductAuditSources(database, name).open()
+        )
     await database.close()

@@ -112,14 +112,16 @@ class RedisBench:
         if found is None:
             return None
         assert isinstance(found, bytes)
-        epoch, _, xid = found.decode().partition(":")
-        return Watermark(epoch, int(xid))
+        epoch, _, xid = found.decode().rpartition(":")
+        return Watermark(epoch, int(xid) if xid else None)
 
     async def put_watermark(self, watermark: Watermark | None) -> None:
         if watermark is None:
             await self.client.delete(self.names.watermark)
         else:
-            await self.client.set(self.names.watermark, f"{watermark.epoch}:{watermark.xid:020d}")
+            await self.client.set(
+                self.names.watermark, f"{watermark.epoch}:" + ("" if watermark.xid is None else f"{watermark.xid:020d}")
+            )
 
     async def fence(self) -> tuple[str, str, float] | None:
         found, left_ms = await self.client.get(self.names.fence), await self.client.pttl(self.names.fence)

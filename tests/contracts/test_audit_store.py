@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 
 from app.cache import slot
-from app.cache.ports import Absent, AuditStore, Begun, Repairs, Value, Watermark
+from app.cache.ports import Absent, AuditStore, Begun, Outcome, Publication, Repairs, Value, Watermark
 from tests.contracts.stores import StoreBench, open_redis_bench
 
-EPOCH, OTHER_EPOCH = "00000000000000aa", "00000000000000bb"
+EPOCH, OTHER_EPOCH = "7000000000000000001.00000002.00000000000000aa", "00000000000000bb"
 SEEN = Watermark(EPOCH, 700)
 
 
 async def begin(audit: AuditStore, claim_ms: int = 1) -> Begun:
     """Claim the next interval, waiting for the last claim to lapse."""
     async with asyncio.timeout(5):
-        while (begun := await audit.begin(claim_ms)) is None:
+        while not (begun := await audit.begin(claim_ms)).claimed:
             await asyncio.sleep(0)
     return begun
 
@@ -31,7 +31,88 @@ async def test_begin(stored: StoreBench) -> None:
         assert (second.watermark, second.server) == (SEEN, first.server)
         assert first.time_ms <= second.time_ms <= first.time_ms + 10_000
         await begin(audit, 60_000)
-        assert await audit.begin(60_000) is None
+        looked = await audit.begin(60_000)
+        assert (looked.claimed, looked.watermark, looked.server) == (False, SEEN, first.server)
+
+
+async def test_claim_of_a_cycle_that_fails(stored: StoreBench) -> None:
+    """It is given back: another instance need not wait for it to lapse. The claim of a cycle that ends well stays."""
+    with pytest.raises(LookupError):
+        await fail_after_claiming(stored)
+    async with stored.open() as audit:
+        assert (await audit.begin(60_000)).claimed
+    async with stored.open() as audit:
+        assert not (await audit.begin(60_000)).claimed
+
+
+async def test_claim_of_somebody_else(stored: StoreBench) -> None:
+    """A cycle that fails without the claim takes it from nobody."""
+    async with stored.open() as audit:
+        assert (await audit.begin(60_000)).claimed
+        with pytest.raises(LookupError):
+            await fail_after_claiming(stored)
+        assert not (await audit.begin(60_000)).claimed
+
+
+async def fail_after_claiming(stored: StoreBench) -> None:
+    """Begin a cycle that ends with an error."""
+    async with stored.open() as audit:
+        await audit.begin(60_000)
+        raise LookupError("the source is away")
+
+
+async def test_mark(stored: StoreBench) -> None:
+    """A mark takes the place of the watermark and of the fence: it names an epoch, and nothing is proven."""
+    mark = Watermark(EPOCH, None)
+    async with stored.open() as audit:
+        assert await audit.trust(await begin(audit), SEEN, 60_000)
+        await audit.distrust(mark)
+        assert (await begin(audit)).watermark == mark
+        assert await stored.fence() is None
+        await stored.put("mug", slot.encode(Value("mug", EPOCH, 1, b"{}")))
+        published = await stored.store.publish([Publication(Value("mug", EPOCH, 2, b"{}"))])
+        assert (published.outcomes, published.proven) == ((Outcome.UNTRUSTED,), False)
+        await audit.distrust(None)
+        assert (await begin(audit)).watermark is None
+
+
+@pytest.mark.parametrize("foreign", ["slot", "watermark", "claim", "fence"])
+async def test_foreign_type(redis_url: str, namespace: str, foreign: str) -> None:
+    """A key of another type is replaced where it stands: it must stop neither publishes nor audits."""
+    async with open_redis_bench(redis_url, namespace) as bench, bench.open() as audit:
+        names = bench.names
+        key = {"slot": names.prefix + "mug", "watermark": names.watermark, "claim": names.claim, "fence": names.fence}[foreign]
+        await bench.client.lpush(key, "a stranger's")
+        begun = await audit.begin(1)
+        assert (begun.claimed, begun.watermark) == (True, None)
+        assert await audit.verify(EPOCH, [("mug", 1)]) == Repairs(checked=1, other_epoch=foreign == "slot")
+        assert await audit.trust(begun, SEEN, 60_000)
+        assert (await bench.store.read(["mug"])).epoch == EPOCH
+        for take in (lease_again, publish_again):
+            await bench.client.delete(names.prefix + "mug")
+            await bench.client.lpush(names.prefix + "mug", "a stranger's")
+            await take(bench)
+
+
+async def lease_again(bench: StoreBench) -> None:
+    """A lease is taken as on an empty slot, for that is how it reads."""
+    assert set(await bench.store.lease(["mug"])) == {"mug"}
+
+
+async def publish_again(bench: StoreBench) -> None:
+    """A publish finds the slot empty, and is proven."""
+    published = await bench.store.publish([Publication(Value("mug", EPOCH, 2, b"{}"))])
+    assert (published.outcomes, published.proven) == ((Outcome.EMPTY,), True)
+
+
+async def test_watermark_that_a_stranger_wrote(redis_url: str, namespace: str) -> None:
+    """It is of no epoch, and can be replaced by a mark: it must not stop audits for ever."""
+    async with open_redis_bench(redis_url, namespace) as bench, bench.open() as audit:
+        await bench.client.set(bench.names.watermark, "anything")
+        begun = await audit.begin(1)
+        assert begun.watermark == Watermark("", None)
+        await audit.distrust(Watermark(EPOCH, None))
+        assert await audit.trust(replace(begun, watermark=Watermark(EPOCH, None)), SEEN, 60_000)
 
 
 async def test_verify(stored: StoreBench) -> None:
@@ -62,7 +143,7 @@ async def test_purge(stored: StoreBench) -> None:
         for number in range(2_500):
             await stored.put(f"key-{number}", b"anything")
         assert await audit.purge(60_000) == 2_500
-        assert await audit.begin(60_000) is None
+        assert not (await audit.begin(60_000)).claimed
     assert await stored.raw("key-7") is None
     assert await stored.watermark() == SEEN
     assert await stored.fence() is not None
@@ -105,6 +186,8 @@ async def test_trust(stored: StoreBench) -> None:
         (SEEN, Watermark(EPOCH, 750), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
         (SEEN, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
         (None, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
+        (Watermark(EPOCH, None), Watermark(EPOCH, None), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
+        (SEEN, Watermark(EPOCH, None), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
         (SEEN, Watermark(EPOCH, 99), Watermark(EPOCH, 1_000), Watermark(EPOCH, 1_000)),
         (Watermark(OTHER_EPOCH, 5), SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
     ],
@@ -134,6 +217,8 @@ async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
         (SEEN, None, Watermark(EPOCH, 800)),
         (SEEN, Watermark(OTHER_EPOCH, 800), Watermark(EPOCH, 800)),
         (None, Watermark(OTHER_EPOCH, 800), SEEN),
+        (SEEN, Watermark(OTHER_EPOCH, None), Watermark(EPOCH, 800)),
+        (None, Watermark(OTHER_EPOCH, None), SEEN),
         (SEEN, Watermark(EPOCH, 701), Watermark(OTHER_EPOCH, 1)),
     ],
 )

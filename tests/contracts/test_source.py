@@ -2,11 +2,16 @@
 
 import pytest
 
-from app.cache.ports import Absent, AuditSource, Value, Watermark
+from app.cache.history import hash_of, timeline_of
+from app.cache.ports import Absent, Announced, AuditRow, AuditSource, Deferred, FenceLimits, Value, Watermark
 from tests.contracts.sources import SourceBench
 
 MINUTE_MS = 60_000
 ANOTHER_EPOCH = "00000000000000bb"
+MINUTE = FenceLimits(ttl_ms=MINUTE_MS, ttl_max_ms=MINUTE_MS, margin_ms=50)
+SHORT = FenceLimits(ttl_ms=1_000, ttl_max_ms=MINUTE_MS, margin_ms=50)
+OVER = FenceLimits(ttl_ms=-120_000, ttl_max_ms=MINUTE_MS, margin_ms=50)
+"""Of a fence whose time is over when it is announced: what comes next finds it lapsed."""
 
 
 def is_about(seconds: float, remaining_s: float) -> bool:
@@ -14,15 +19,28 @@ def is_about(seconds: float, remaining_s: float) -> bool:
     return seconds - 10 < remaining_s <= seconds
 
 
+async def announce(audit: AuditSource, server: str = "red", limits: FenceLimits = MINUTE) -> Announced:
+    """Announce a cycle that nobody has a reason to refuse."""
+    announced = await audit.announce(server, limits)
+    assert isinstance(announced, Announced)
+    return announced
+
+
+async def own_row(truth: SourceBench) -> AuditRow:
+    """The only audit row that speaks of the present epoch."""
+    [row] = (await truth.source.standing()).rows.values()
+    return row
+
+
 async def rows_since(audit: AuditSource, since: Watermark | None, page_rows: int = 1_000) -> list[tuple[str, int]]:
     """Keys and versions that a snapshot of its own shows, in order of the keys."""
-    async with audit.snapshot(since, page_rows) as snapshot:
+    async with audit.snapshot(since, MINUTE, page_rows) as snapshot:
         return sorted([(key, version) async for page in snapshot.pages for key, version in page])
 
 
 async def watermark(audit: AuditSource) -> Watermark:
     """Where the next audit begins."""
-    async with audit.snapshot(None, 1_000) as snapshot:
+    async with audit.snapshot(None, MINUTE, 1_000) as snapshot:
         return Watermark(snapshot.epoch, snapshot.xmin)
 
 
@@ -36,7 +54,9 @@ async def test_load(truth: SourceBench) -> None:
     await truth.delete("jug")
     states = await truth.source.load(["never", "mug", "jug"])
     epoch = states["mug"].epoch
-    assert (len(epoch), int(epoch, 16) >= 0) == (16, True)
+    assert int(hash_of(epoch), 16) >= 0
+    assert timeline_of(epoch) is not None
+    assert await truth.source.tell_epoch() == epoch
     assert isinstance(states["mug"], Value)
     assert (states["mug"].key, states["mug"].version) == ("mug", 2)
     assert states["jug"] == Absent("jug", epoch, 2)
@@ -85,7 +105,7 @@ async def test_truncation(truth: SourceBench) -> None:
         assert await rows_since(audit, Watermark(before, 3)) == []
     assert isinstance(state, Absent)
     assert state.epoch == found.epoch
-    assert (standing.epoch, standing.audited_epoch) == (found.epoch, before)
+    assert (standing.epoch, standing.rows) == (found.epoch, {})
     assert found.epoch != before
 
 
@@ -94,29 +114,30 @@ async def test_truncation(truth: SourceBench) -> None:
 
 async def test_standing_before_any_audit(truth: SourceBench) -> None:
     """Where no fence was ever set, none is waited for."""
-    standing = await truth.source.standing()
-    assert (standing.announced, standing.completed, standing.audited_epoch) == (0, 0, standing.epoch)
-    assert standing.remaining_s < 0
+    row = await own_row(truth)
+    assert (row.announced, row.completed) == (0, 0)
+    assert row.remaining_s < 0
 
 
 async def test_standing_without_an_audit_row(truth: SourceBench) -> None:
-    """A missing row says nothing of the present epoch."""
+    """Without a row nothing is said of the present epoch."""
     await truth.forget()
     standing = await truth.source.standing()
-    assert (standing.announced, standing.completed, standing.audited_epoch) == (0, 0, "")
+    assert standing.rows == {}
     assert standing.epoch
 
 
 async def test_announcement(truth: SourceBench) -> None:
     """Cycles are numbered one by one, at once for everybody, and say how long their fence may live."""
     async with truth.open() as audit:
-        first = await audit.announce("red", MINUTE_MS, 2 * MINUTE_MS)
-        standing = await truth.source.standing()
-        assert (standing.announced, standing.completed, standing.audited_epoch) == (first.cycle, 0, standing.epoch)
-        assert is_about(60, standing.remaining_s)
+        first = await announce(audit)
+        row = await own_row(truth)
+        assert (row.announced, row.completed) == (first.cycle, 0)
+        assert is_about(60, row.remaining_s)
         assert first.other_remaining_s <= 0
+        assert first.epoch == await truth.source.tell_epoch() == await audit.tell_epoch()
     async with truth.open() as audit:
-        second = await audit.announce("red", MINUTE_MS, 2 * MINUTE_MS)
+        second = await announce(audit)
     assert (first.cycle, second.cycle) == (1, 2)
     assert second.other_remaining_s <= 0
 
@@ -124,105 +145,169 @@ async def test_announcement(truth: SourceBench) -> None:
 async def test_announcement_of_a_shorter_fence(truth: SourceBench) -> None:
     """An earlier, longer fence may still live: what was announced is never taken back."""
     async with truth.open() as audit:
-        await audit.announce("red", MINUTE_MS, MINUTE_MS)
-        await audit.announce("red", 1_000, MINUTE_MS)
-    assert is_about(60, (await truth.source.standing()).remaining_s)
+        await announce(audit)
+        await announce(audit, limits=SHORT)
+    assert is_about(60, (await own_row(truth)).remaining_s)
 
 
 async def test_announcement_of_another_server(truth: SourceBench) -> None:
-    """A fence on the server before may live as long as announced, however often the new one is announced."""
+    """The incumbent keeps the trust while its fence may live: an announcement for another server changes nothing."""
     async with truth.open() as audit:
-        await audit.announce("red", MINUTE_MS, MINUTE_MS)
+        await announce(audit)
+        before = await own_row(truth)
         for _ in range(2):
-            announced = await audit.announce("blue", 2 * MINUTE_MS, 2 * MINUTE_MS)
-            assert is_about(60, announced.other_remaining_s)
-        announced = await audit.announce("red", 1_000, MINUTE_MS)
-    assert is_about(120, announced.other_remaining_s)
-    assert is_about(120, (await truth.source.standing()).remaining_s)
+            refused = await audit.announce("blue", MINUTE)
+            assert isinstance(refused, Deferred)
+            assert "red" in refused.reason
+            assert refused.epoch == await truth.source.tell_epoch()
+        after = await own_row(truth)
+        assert (after.announced, after.completed) == (before.announced, before.completed)
+        assert after.remaining_s <= before.remaining_s
+        assert (await announce(audit)).other_remaining_s <= 0
+
+
+async def test_announcement_of_another_server_when_the_fence_has_lapsed(truth: SourceBench) -> None:
+    """Then the other server takes over, and its first cycle waits for nothing more."""
+    async with truth.open() as audit:
+        await announce(audit, limits=OVER)
+        taken = await announce(audit, "blue")
+        assert taken.other_remaining_s <= 0
+        assert isinstance(await audit.announce("red", MINUTE), Deferred)
+
+
+async def test_announcement_of_another_server_in_another_epoch(truth: SourceBench) -> None:
+    """A row of another epoch names nobody: the longest fence is assumed on any server, and whoever comes first takes over."""
+    async with truth.open() as audit:
+        await announce(audit)
+        await truth.truncate()
+        assert is_about(60, (await announce(audit, "blue")).other_remaining_s)
 
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_announcement_in_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """A row that is missing or of another epoch tells nothing of the fences that live: the longest is assumed, anywhere."""
     async with truth.open() as audit:
-        await audit.announce("red", 1_000, MINUTE_MS)
+        await announce(audit, limits=SHORT)
         if known:
             await truth.truncate()
         else:
             await truth.forget()
-        announced = await audit.announce("red", 1_000, MINUTE_MS)
+        announced = await announce(audit, limits=SHORT)
         assert is_about(60, announced.other_remaining_s)
-        assert is_about(60, (await truth.source.standing()).remaining_s)
-        again = await audit.announce("red", 1_000, 5 * MINUTE_MS)
+        assert is_about(60, (await own_row(truth)).remaining_s)
+        again = await announce(audit, limits=FenceLimits(1_000, 5 * MINUTE_MS, 50))
     assert again.cycle == announced.cycle + 1
     assert is_about(60, again.other_remaining_s)
+
+
+async def test_announcement_beside_another_namespace(truth: SourceBench) -> None:
+    """While another namespace of the table may be trusted, nothing is announced; when its fence has lapsed, at once."""
+    async with truth.open() as audit, truth.open(namespace="another.2") as newcomer:
+        await announce(audit)
+        refused = await newcomer.announce("red", MINUTE)
+        assert isinstance(refused, Deferred)
+        assert truth.namespace in refused.reason
+        assert len((await truth.source.standing()).rows) == 1
+    await truth.forget_time()
+    async with truth.open() as audit, truth.open(namespace="another.2") as newcomer:
+        assert (await announce(newcomer)).other_remaining_s <= 0
+        assert set((await truth.source.standing()).rows) == {truth.namespace, "another.2"}
+        assert isinstance(await audit.announce("red", MINUTE), Deferred)
+        async with audit.snapshot(None, MINUTE, 10) as snapshot:
+            assert snapshot.rival == "another.2"
+        async with newcomer.snapshot(None, MINUTE, 10) as snapshot:
+            assert snapshot.rival == ""
+
+
+async def test_announcement_while_barred(truth: SourceBench) -> None:
+    """The auditors of a barred namespace announce nothing until it is allowed again."""
+    async with truth.open() as audit:
+        await announce(audit)
+        await truth.bar(barred=True)
+        refused = await audit.announce("red", MINUTE)
+        assert isinstance(refused, Deferred)
+        assert "barred" in refused.reason
+        await truth.bar(barred=False)
+        await announce(audit)
 
 
 async def test_adoption_of_a_known_history(truth: SourceBench) -> None:
     """Where an audit row speaks of the present epoch, nothing is announced."""
     async with truth.open() as audit:
-        await audit.announce("red", 1_000, MINUTE_MS)
-    before = await truth.source.standing()
-    after = await truth.source.adopt(MINUTE_MS)
-    assert (after.announced, after.completed, after.epoch) == (before.announced, before.completed, before.epoch)
+        await announce(audit, limits=SHORT)
+    before, epoch = await own_row(truth), await truth.source.tell_epoch()
+    adopted = await truth.source.adopt(MINUTE_MS)
+    after = await own_row(truth)
+    assert (after.announced, after.completed, adopted.epoch) == (before.announced, before.completed, epoch)
     assert after.remaining_s <= before.remaining_s
+
+
+async def test_adoption_beside_another_namespace(truth: SourceBench) -> None:
+    """One row of the present epoch is enough: adopting another one would look like an announcement, and take the trust away."""
+    await truth.forget()
+    async with truth.open(namespace="another.2") as audit:
+        await announce(audit, limits=SHORT)
+    assert set((await truth.source.adopt(MINUTE_MS)).rows) == {"another.2"}
 
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_adoption_of_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """Writers, and audits after them, assume the longest fence, on whatever server; once."""
     async with truth.open() as audit:
-        before = (await audit.announce("red", 1_000, MINUTE_MS)).cycle
+        before = (await announce(audit, limits=SHORT)).cycle
         if known:
             await truth.truncate()
         else:
             await truth.forget()
             before = 0
-        adopted = await truth.source.adopt(MINUTE_MS)
-        assert (adopted.announced, adopted.audited_epoch) == (before + 1, adopted.epoch)
+        await truth.source.adopt(MINUTE_MS)
+        adopted = await own_row(truth)
+        assert adopted.announced == before + 1
         assert is_about(60, adopted.remaining_s)
-        again = await truth.source.adopt(5 * MINUTE_MS)
+        await truth.source.adopt(5 * MINUTE_MS)
+        again = await own_row(truth)
         assert again.announced == adopted.announced
         assert again.remaining_s <= adopted.remaining_s
-        announced = await audit.announce("red", 1_000, 5 * MINUTE_MS)
-    assert is_about(60, announced.other_remaining_s)
+    await truth.settle_server("red")
+    async with truth.open() as audit:
+        assert is_about(60, (await announce(audit, limits=SHORT)).other_remaining_s)
 
 
 async def test_completion(truth: SourceBench) -> None:
     """The newest completed cycle counts; one that ends late takes nothing back."""
     async with truth.open() as slow, truth.open() as quick:
-        first = await slow.announce("red", 1_000, MINUTE_MS)
-        second = await quick.announce("red", 1_000, MINUTE_MS)
+        first = await announce(slow)
+        second = await announce(quick)
         await quick.complete(second.cycle)
         await slow.complete(first.cycle)
-    standing = await truth.source.standing()
-    assert (standing.announced, standing.completed) == (2, 2)
+    row = await own_row(truth)
+    assert (row.announced, row.completed) == (2, 2)
 
 
 async def test_completion_in_a_row_that_came_back(truth: SourceBench) -> None:
     """A row from a dump that does not know the cycle will give its number to another one: it is not completed."""
     async with truth.open() as audit:
-        await audit.announce("red", 1_000, MINUTE_MS)
+        await announce(audit)
         await truth.remember()
-        announced = await audit.announce("red", 1_000, MINUTE_MS)
+        announced = await announce(audit)
         await truth.put_back()
         await audit.complete(announced.cycle)
-    assert (await truth.source.standing()).completed == 0
+    assert (await own_row(truth)).completed == 0
 
 
 @pytest.mark.parametrize("adopts", [True, False])
 async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """Once anybody announced in another epoch, a cycle of the one before says nothing."""
     async with truth.open() as audit:
-        announced = await audit.announce("red", 1_000, MINUTE_MS)
+        announced = await announce(audit)
         await truth.truncate()
         if adopts:
             await truth.source.adopt(MINUTE_MS)
         else:
             async with truth.open() as other:
-                await other.announce("red", 1_000, MINUTE_MS)
+                await announce(other)
         await audit.complete(announced.cycle)
-    assert (await truth.source.standing()).completed == 0
+    assert (await own_row(truth)).completed == 0
 
 
 # ------------------------------------------------------------------- snapshots
@@ -239,11 +324,11 @@ async def test_snapshot_since_a_watermark(truth: SourceBench) -> None:
         await truth.delete("jug")
         assert await rows_since(audit, since) == [("jug", 2), ("mug", 3), ("new", 1)]
         later = await watermark(audit)
-        assert later.xid > since.xid
+        assert (later.xid or 0) > (since.xid or 0)
         assert await rows_since(audit, later) == []
 
 
-@pytest.mark.parametrize("since", [None, Watermark(ANOTHER_EPOCH, 3)])
+@pytest.mark.parametrize("since", [None, Watermark(ANOTHER_EPOCH, 3), Watermark(ANOTHER_EPOCH, None)])
 async def test_snapshot_without_a_watermark_of_its_epoch(truth: SourceBench, since: Watermark | None) -> None:
     """There is nothing to compare: every slot has to go."""
     await truth.change("mug")
@@ -268,7 +353,7 @@ async def test_snapshot_is_repeatable(truth: SourceBench) -> None:
     async with truth.open() as audit:
         since = await watermark(audit)
         await truth.change("mug")
-        async with audit.snapshot(since, 1_000) as snapshot:
+        async with audit.snapshot(since, MINUTE, 1_000) as snapshot:
             await truth.change("mug", "jug")
             assert [[tuple(row) for row in page] async for page in snapshot.pages] == [[("mug", 2)]]
 
@@ -280,7 +365,7 @@ async def test_snapshot_in_pages(truth: SourceBench, rows: int, pages: list[int]
         since = await watermark(audit)
         for number in range(rows):
             await truth.change(f"key-{number}")
-        async with audit.snapshot(since, 2) as snapshot:
+        async with audit.snapshot(since, MINUTE, 2) as snapshot:
             found = [list(page) async for page in snapshot.pages]
     assert [len(page) for page in found] == pages
     assert sorted(key for page in found for key, _ in page) == [f"key-{number}" for number in range(rows)]

@@ -9,7 +9,7 @@ from app.cache import slot
 from app.cache.ports import Absent, Outcome, Publication, State, Value, Watermark
 from tests.contracts.stores import ABSENT_TTL_S, LEASE_TTL_S, SLOT_TTL_S, StoreBench
 
-EPOCH, OTHER_EPOCH = "00000000000000aa", "00000000000000bb"
+EPOCH, OTHER_EPOCH = "7000000000000000001.00000002.00000000000000aa", "00000000000000bb"
 KEY = "mug"
 PROVEN = Watermark(EPOCH, 700)
 
@@ -26,7 +26,6 @@ async def trust(stored: StoreBench, watermark: Watermark = PROVEN) -> str:
     """Let an audit set watermark and fence; the server that the fence names."""
     async with stored.open() as audit:
         begun = await audit.begin(1)
-        assert begun is not None
         assert await audit.trust(begun, watermark, 60_000)
     return begun.server
 
@@ -177,7 +176,6 @@ async def test_fence_lapses(stored: StoreBench) -> None:
     """A fence trusts and proves until its time is over, and not a moment longer."""
     async with stored.open() as audit:
         begun = await audit.begin(1)
-        assert begun is not None
         assert await audit.trust(replace(begun, time_ms=begun.time_ms - 59_850), PROVEN, 60_000)
     async with asyncio.timeout(5):
         while await stored.fence() is not None:

@@ -14,7 +14,6 @@ from app.cache import ports as cache
 from app.cache.ports import Absent, Announced, Deferred, FenceLimits, Standing, State, Value
 from tests.fakes.wire import Disconnected
 
-
 NAMESPACE = "products.1"
 
 

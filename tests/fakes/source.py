@@ -130,9 +130,11 @@ class MemoryAuditSource:
 
 
 @asynccontextmanager
-async def open_audit_source(postgres: MemoryPostgres, wire: Wire) -> AsyncIterator[MemoryAuditSource]:
+async def open_audit_source(
+    postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE
+) -> AsyncIterator[MemoryAuditSource]:
     """Open the source for one audit cycle."""
-    yield MemoryAuditSource(postgres, wire)
+    yield MemoryAuditSource(postgres, wire, namespace)
 
 
 async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Change], mark: str = "") -> list[State]:

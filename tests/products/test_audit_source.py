@@ -7,11 +7,12 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.cache.ports import AuditSource, Snapshot, Watermark
+from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
 from app.postgres.database import Database
 from app.products.audit_source import ProductAuditSources
 from tests.cache.rig import Gate, until
 
+LIMITS = FenceLimits(2_000, 2_000, 50)
 Connection = psycopg.AsyncConnection[TupleRow]
 
 
@@ -44,7 +45,7 @@ async def held_up_or_done(database_url: str, task: "asyncio.Task[object]") -> No
 
 async def look(audit: AuditSource) -> Watermark:
     """What an audit of everything so far leaves behind."""
-    async with audit.snapshot(None, 10) as snapshot:
+    async with audit.snapshot(None, LIMITS, 10) as snapshot:
         return Watermark(snapshot.epoch, snapshot.xmin)
 
 
@@ -52,7 +53,7 @@ async def test_truncated_between_snapshot_and_rows(hand: Connection, audit: Audi
     """TRUNCATE, which empties a table for older snapshots too, waits until the audit has read its rows: none is lost on it."""
     since = await look(audit)
     await hand.execute("UPDATE products SET price_cents = 2 WHERE id = 'mug'")
-    async with audit.snapshot(since, 10) as snapshot:
+    async with audit.snapshot(since, LIMITS, 10) as snapshot:
         truncation: asyncio.Task[object] = asyncio.create_task(hand.execute("TRUNCATE products"))
         await held_up_or_done(database_url, truncation)
         assert [tuple(row) async for page in snapshot.pages for row in page] == [("mug", 2)]
@@ -67,7 +68,7 @@ async def test_snapshot_under_a_truncation(hand: Connection, audit: AuditSource,
     read = Gate()
 
     async def take() -> Snapshot:
-        async with audit.snapshot(since, 10) as snapshot:
+        async with audit.snapshot(since, LIMITS, 10) as snapshot:
             await read.enter()
             return snapshot
 

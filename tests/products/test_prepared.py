@@ -8,7 +8,7 @@ from itertools import count as counter
 import psycopg
 import pytest
 
-from app.cache.ports import Watermark
+from app.cache.ports import Announced, FenceLimits, Watermark
 from app.postgres.database import Database
 from app.products.audit_source import ProductAuditSources
 from app.products.commands import Adjust, Command, Create, count, delete
@@ -24,6 +24,8 @@ DRIVERS_THRESHOLD = 5
 """A statement is prepared when it was run so often."""
 
 _numbers = counter()
+
+LIMITS = FenceLimits(2_000, 2_000, 50)
 
 
 @pytest.fixture
@@ -76,8 +78,9 @@ async def read(database: Database, size: int, amount: int) -> None:
 async def audit(database: Database, size: int) -> None:
     """Run an audit's statements."""
     async with ProductAuditSources(database, "n").open() as source:
-        announced = await source.announce("server", 2_000, 2_000)
-        async with source.snapshot(Watermark(announced.epoch, size), 1_000) as snapshot:
+        announced = await source.announce("server", LIMITS)
+        assert isinstance(announced, Announced)
+        async with source.snapshot(Watermark(announced.epoch, size), LIMITS, 1_000) as snapshot:
             async for _ in snapshot.pages:
                 pass
         await source.complete(announced.cycle)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
-from app.cache.ports import Announced, AuditSource, AuditStore, Begun, Repairs, Snapshot, Watermark
+from app.cache.ports import Announced, AuditSource, AuditStore, Begun, Deferred, FenceLimits, Repairs, Snapshot, Watermark
 from tests.fakes.source import MemoryAuditSource
 from tests.fakes.store import MemoryAuditStore
 from tests.simulation.parts import OpenSource, OpenStore
@@ -19,7 +19,7 @@ class AuditStoreAround:
         self._store = store
         self._stores = stores
 
-    async def begin(self, claim_ms: int) -> Begun | None:
+    async def begin(self, claim_ms: int) -> Begun:
         return await self._store.begin(claim_ms)
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
@@ -28,8 +28,8 @@ class AuditStoreAround:
     async def purge(self, claim_ms: int) -> int:
         return await self._store.purge(claim_ms)
 
-    async def distrust(self) -> None:
-        await self._store.distrust()
+    async def distrust(self, mark: Watermark | None) -> None:
+        await self._store.distrust(mark)
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         return await self._store.trust(begun, proven, fence_ttl_ms)
@@ -38,9 +38,9 @@ class AuditStoreAround:
 class PurgesFirst(AuditStoreAround):
     """Slots are deleted before the snapshot, not after it."""
 
-    async def begin(self, claim_ms: int) -> Begun | None:
+    async def begin(self, claim_ms: int) -> Begun:
         begun = await self._store.begin(claim_ms)
-        if begun is not None and begun.watermark is None:
+        if begun.claimed and begun.watermark is None:
             await self._store.purge(claim_ms)
         return begun
 
@@ -86,11 +86,14 @@ class AuditSourceAround:
     def __init__(self, source: MemoryAuditSource) -> None:
         self._source = source
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
-        return await self._source.announce(server, fence_ttl_ms, fence_ttl_max_ms)
+    async def tell_epoch(self) -> str:
+        return await self._source.tell_epoch()
 
-    def snapshot(self, since: Watermark | None, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
-        return self._source.snapshot(since, page_rows)
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        return await self._source.announce(server, limits)
+
+    def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
+        return self._source.snapshot(since, limits, page_rows)
 
     async def complete(self, cycle: int) -> None:
         await self._source.complete(cycle)
@@ -99,15 +102,15 @@ class AuditSourceAround:
 class SnapshotsFirst(AuditSourceAround):
     """The snapshot is taken before the announcement."""
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
-        self._moment = await self._source._ask("snapshot", self._source._take)
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        self._moment, _ = await self._source._ask("snapshot", lambda: self._source._take(limits))
         try:
-            return await self._source.announce(server, fence_ttl_ms, fence_ttl_max_ms)
+            return await self._source.announce(server, limits)
         finally:
             self._source._postgres.let_go(self._source._wire.client)
 
     @asynccontextmanager
-    async def snapshot(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Snapshot]:
+    async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
         moment = self._moment
         yield Snapshot(moment.epoch, moment.xmin, self._source._pages(moment, since, page_rows))
 
@@ -115,17 +118,18 @@ class SnapshotsFirst(AuditSourceAround):
 class CompletesFirst(AuditSourceAround):
     """The cycle is said to be complete before anything was compared."""
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
-        announced = await self._source.announce(server, fence_ttl_ms, fence_ttl_max_ms)
-        await self._source.complete(announced.cycle)
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        announced = await self._source.announce(server, limits)
+        if isinstance(announced, Announced):
+            await self._source.complete(announced.cycle)
         return announced
 
 
 class AnnouncesNothing(AuditSourceAround):
     """The fence is set without telling the database."""
 
-    async def announce(self, server: str, fence_ttl_ms: int, fence_ttl_max_ms: int) -> Announced:
-        return await self._source.announce(server, -100_000, fence_ttl_max_ms)
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        return await self._source.announce(server, replace(limits, ttl_ms=-100_000))
 
 
 class AnySession(MemoryAuditSource):

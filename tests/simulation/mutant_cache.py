@@ -21,14 +21,14 @@ class TrustsAnyEpoch(WriteThrough):
     """An entry of another epoch than the fence's is believed."""
 
     def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        return slot.decode(raw, key, slot.epoch_of(raw)) if raw is not None and epoch else None
+        return slot.decode(raw, key, slot.hash_in(raw)) if raw is not None and epoch else None
 
 
 class TrustsWithoutFence(WriteThrough):
     """An entry is believed without a fence."""
 
     def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        return slot.decode(raw, key, epoch or slot.epoch_of(raw)) if raw is not None else None
+        return slot.decode(raw, key, epoch or slot.hash_in(raw)) if raw is not None else None
 
 
 class JoinsLoadUnderWay(WriteThrough):

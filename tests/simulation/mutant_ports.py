@@ -106,6 +106,9 @@ class SourceAround:
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         return await self._source.load(keys)
 
+    async def tell_epoch(self) -> str:
+        return await self._source.tell_epoch()
+
     async def standing(self) -> Standing:
         return await self._source.standing()
 
@@ -118,15 +121,8 @@ class AnyAuditSettles(SourceAround):
 
     async def standing(self) -> Standing:
         standing = await self._source.standing()
-        return replace(standing, announced=standing.announced - 1)
-
-
-class IgnoresEpochOfAudit(SourceAround):
-    """An audit row of another epoch is believed."""
-
-    async def standing(self) -> Standing:
-        standing = await self._source.standing()
-        return replace(standing, audited_epoch=standing.epoch)
+        rows = {name: replace(row, announced=row.announced - 1) for name, row in standing.rows.items()}
+        return replace(standing, rows=rows)
 
 
 class AdoptsWithoutTime(SourceAround):

@@ -4,6 +4,7 @@
 
 from dataclasses import replace
 
+from app.cache.ports import FenceLimits
 from tests.fakes.postgres import AuditRow, MemoryPostgres, Moment
 
 
@@ -14,17 +15,41 @@ class AnnouncesWithoutGreatest(MemoryPostgres):
         return self.now() + ttl_s
 
 
-class ForgetsOtherServer(MemoryPostgres):
-    """No cycle waits for another server's fence to lapse."""
+class TakesOverAtOnce(MemoryPostgres):
+    """An announcement for another server than the row's takes over while that server's fence may live."""
 
-    def _other_until(self, row: AuditRow) -> float:
-        return row.other_until
+    def _may_announce(self, row: AuditRow, server: str, limits: FenceLimits) -> bool:
+        return True
+
+
+class IgnoresEpochOfAudit(MemoryPostgres):
+    """An audit row of another epoch is believed by writers that settle."""
+
+    def _speaks(self, row: AuditRow) -> bool:
+        return True
+
+
+class IgnoresRival(MemoryPostgres):
+    """An audit announces, and sets its fence, while another namespace of the table may be trusted."""
+
+    def rival(self, namespace: str, limits: FenceLimits) -> str:
+        return ""
+
+
+class LooksForRivalTooEarly(MemoryPostgres):
+    """An audit looks for another trusted namespace when it announces, and not again in its snapshot."""
+
+    def _rival_at_announcement(self, namespace: str, limits: FenceLimits) -> str:
+        return super().rival(namespace, limits)
+
+    def rival(self, namespace: str, limits: FenceLimits) -> str:
+        return ""
 
 
 class CompletesInAnyHistory(MemoryPostgres):
     """A cycle completes in whatever audit row it finds, even one that a restore brought back."""
 
-    def _knows(self, cycle: int, epoch: str) -> bool:
+    def _knows(self, row: AuditRow, cycle: int, epoch: str) -> bool:
         return True
 
 

@@ -117,7 +117,7 @@ MUTANTS = [
     _mutant("R3", ports.TakesErrorForProof, traffic.publish_is_lost),
     _mutant("R4", cache.AcknowledgesAtOnce, traffic.publish_is_lost),
     _mutant("R4", ports.AnyAuditSettles, audits.audit_under_way_during_a_commit),
-    _mutant("R4", ports.IgnoresEpochOfAudit, audits.dump_is_restored_under_a_live_fence),
+    _mutant("R4", postgres.IgnoresEpochOfAudit, audits.dump_is_restored_under_a_live_fence),
     _mutant("R4", ports.AdoptsWithoutTime, audits.dump_is_restored_under_a_live_fence),
     _other(
         "ShortPatience", "R4", short_patience, replace(SHIPPED, config=short_patience), traffic.settling_without_the_database
@@ -127,7 +127,7 @@ MUTANTS = [
     _mutant("R5.2", audit.SnapshotsFirst, audits.commit_between_snapshot_and_announcement),
     _mutant("R5.2", audit.AnnouncesNothing, traffic.publish_is_lost),
     _mutant("R5.2", postgres.AnnouncesWithoutGreatest, audits.shorter_fence_is_announced),
-    _mutant("R5.2", postgres.ForgetsOtherServer, audits.audit_meets_the_new_server_first),
+    _mutant("R5.2", postgres.TakesOverAtOnce, audits.audit_meets_the_new_server_first),
     _mutant("R5.2", postgres.AssumesNothing, audits.dump_is_restored_under_a_live_fence),
     _mutant("R5.2", postgres.AssumesSameServer, audits.dump_names_the_new_server),
     _mutant("R5.2", postgres.AssumesShortFence, audits.short_audit_begins_after_a_restore),

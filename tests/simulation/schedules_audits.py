@@ -5,6 +5,7 @@ Each is named by what happens. Times are virtual; a fence lives two seconds.
 
 import asyncio
 
+from tests.fakes.postgres import NAMESPACE
 from tests.simulation.stage import FENCE_S, Stage, trusted_again
 
 
@@ -132,7 +133,7 @@ async def audit_meets_the_new_server_first(stage: Stage) -> None:
 
 async def dump_names_the_new_server(stage: Stage) -> None:
     """As before, but a dump was restored whose audit row names the new server already."""
-    stage.postgres.audit.server = stage.blue.identity
+    stage.postgres.audits[NAMESPACE].server = stage.blue.identity
     dump = stage.postgres.image()
     _, reader = await stage.trusted()
     assert stage.postgres.restore(dump)

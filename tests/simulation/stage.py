@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
+from app.cache.history import History
 from app.cache.ports import State
 from app.cache.stats import Stats
 from app.cache.write_through import Read as Answer
@@ -109,13 +110,16 @@ class Member:
         parts, stats = stage.parts, Stats()
         store = MemoryStore(lambda: self.server, self.redis, random.Random(name))
         source = MemorySource(stage.postgres, self.postgres)
-        self.cache = parts.cache(parts.store(store), parts.source(source), stage.config, stats, stage.loop.time)
+        history = History()
+        clock = stage.loop.time
+        self.cache = parts.cache(parts.store(store), parts.source(source), stage.config, stats, history=history, clock=clock)
         self._audit = Audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
             parts.audit_sources(lambda: open_audit_source(stage.postgres, self.postgres)),
             replace(stage.config, fence_ttl_ms=fence_ttl_ms),
             stats,
-            stage.loop.time,
+            history=history,
+            clock=clock,
         )
 
     async def audit(self) -> Cycle | None:

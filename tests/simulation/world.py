@@ -12,6 +12,7 @@ from typing import Any
 
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
+from app.cache.history import History as SourceHistory
 from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.checker import Read, Write
@@ -159,7 +160,10 @@ class Process:
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
         self.source = MemorySource(world.postgres, self.postgres_wire)
         store = MemoryStore(self.route, self.redis_wire, world.chance, world.lives)
-        self.cache = parts.cache(parts.store(store), parts.source(self.source), world.config, self.stats, self.clock)
+        history = SourceHistory()
+        self.cache = parts.cache(
+            parts.store(store), parts.source(self.source), world.config, self.stats, history=history, clock=self.clock
+        )
         # A deploy that changes the fence's life: not every instance has the same setting.
         config = replace(
             world.config, fence_ttl_ms=world.chance.choice((world.config.fence_ttl_ms, world.config.fence_ttl_max_ms))
@@ -169,8 +173,11 @@ class Process:
             parts.audit_sources(lambda: open_audit_source(world.postgres, self.postgres_wire)),
             config,
             self.stats,
-            self.clock,
+            history=history,
+            clock=self.clock,
+            chance=world.chance,
         )
+        self.run(self.cache.start())
         self.run(self.audit.run())
 
     @property

@@ -209,7 +209,7 @@ class Shop:
 
 
 def _held(raw: bytes | None, key: str) -> State | None:
-    return slot.decode(raw, key, slot.epoch_of(raw)) if raw is not None and not raw.startswith(slot.LEASE) else None
+    return slot.decode(raw, key, slot.hash_in(raw)) if raw is not None and not raw.startswith(slot.LEASE) else None
 
 
 def _payload(state: State) -> bytes | None:
