@@ -11,9 +11,9 @@ SHOWN = {
     "LOCK TABLE products IN ACCESS SHARE MODE": "LOCK TABLE",
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY": "BEGIN",
     "FETCH 1000 FROM changes": "FETCH",
-    "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_products_epoch()": "SNAPSHOT",
+    "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', 2)": "SNAPSHOT",
     "INSERT INTO cache_audits AS a (namespace, announced, server, epoch, fenced_until, other_until)\n"
-    "SELECT $1, $5, $2, larder_products_epoch(), until, until": "ANNOUNCE",
+    "SELECT $1, $5, $2, larder_epoch('products', 2), until, until": "ANNOUNCE",
     "SELECT coalesce(sum(delta), $28), count(*) FROM stock_movements WHERE product_id = NEW.id AND version > old_version": (
         "SELECT coalesce(sum(delta), ?), count(*) FROM stock_movement"
     ),

@@ -40,7 +40,7 @@ async def one(hand: Connection, statement: LiteralString) -> Any:
 
 async def epoch(hand: Connection) -> str:
     """The present epoch."""
-    found: str = await one(hand, "SELECT larder_products_epoch()")
+    found: str = await one(hand, "SELECT larder_epoch('products', 2)")
     return found
 
 
