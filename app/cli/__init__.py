@@ -19,6 +19,7 @@ COMMANDS = {
     "worker": "app.cli.worker",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
+    "namespace": "app.cli.namespace",
     "audit": "app.cli.audit",
     "purge": "app.cli.purge",
     "import": "app.importer.command",

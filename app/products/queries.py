@@ -95,7 +95,8 @@ ADOPT: LiteralString = """
 INSERT INTO cache_audits AS a (relation, namespace, announced, epoch, fenced_until, other_until)
 SELECT 'products', %(namespace)s, 1, worst.epoch, worst.until, worst.until
 FROM (
-    SELECT larder_epoch('products', %(knows)s::integer) AS epoch, clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
+    SELECT larder_epoch('products', %(knows)s::integer) AS epoch,
+        clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
 ) AS worst
 WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = 'products' AND o.epoch = worst.epoch)
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
@@ -158,19 +159,6 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', %
 ), '')
 """
 """Taken first in a REPEATABLE READ transaction: fixes its snapshot, and looks for another namespace that may be trusted."""
-
-BAR: LiteralString = """
-INSERT INTO cache_audits (relation, namespace, barred) VALUES ('products', %(namespace)s, %(barred)s)
-ON CONFLICT (relation, namespace, partition) DO UPDATE SET barred = excluded.barred
-"""
-"""Forbid the auditors of a namespace to announce anything, or allow it again."""
-
-NAMESPACES: LiteralString = """
-SELECT namespace, barred, announced, completed, epoch = larder_epoch('products', %(knows)s::integer),
-    extract(epoch FROM greatest(fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
-FROM cache_audits WHERE relation = 'products' ORDER BY namespace
-"""
-"""Every namespace that an instance ever used, and whether it may be trusted now."""
 
 CHANGES: LiteralString = """
 DECLARE changes NO SCROLL CURSOR FOR

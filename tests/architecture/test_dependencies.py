@@ -37,7 +37,20 @@ RULES = {
     "app.importer": {"app.cache", "app.main", "app.postgres", "app.embedded", "redis", "sqlalchemy", "psycopg"},
     "app.settings": {"app.api", "app.cache", "app.cli", "app.main", "app.postgres", "app.products", "app.embedded"},
 }
-ALGORITHM = ("write_through", "settle", "audit", "joined", "slot", "ports", "config", "errors", "stats")
+ALGORITHM = (
+    "write_through",
+    "round_trips",
+    "filled_slots",
+    "history",
+    "settle",
+    "audit",
+    "joined",
+    "slot",
+    "ports",
+    "config",
+    "errors",
+    "stats",
+)
 PURE = ("app.products.product", "app.products.commands", "app.products.errors", "app.products.payload")
 
 

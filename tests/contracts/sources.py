@@ -11,8 +11,8 @@ from psycopg.rows import TupleRow
 
 from app.cache.ports import AuditSource, Source
 from app.postgres.database import Database
-from app.products import queries
 from app.products.audit_source import ProductAuditSources
+from app.products.namespaces import bar
 from app.products.source import ProductSource
 from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
@@ -125,11 +125,13 @@ class PostgresDatabase:
     def __init__(
         self,
         hand: psycopg.AsyncConnection[TupleRow],
+        database: Database,
         namespace: str,
         source: Source,
         open_source: Callable[[str], AbstractAsyncContextManager[AuditSource]],
     ) -> None:
         self._hand = hand
+        self._database = database
         self.namespace = namespace
         self.source = source
         self._open = open_source
@@ -175,7 +177,7 @@ class PostgresDatabase:
         await self._hand.execute("UPDATE cache_audits SET server = %s", (server,))
 
     async def bar(self, *, barred: bool) -> None:
-        await self._hand.execute(queries.BAR, {"namespace": self.namespace, "barred": barred})
+        await bar(self._database, self.namespace, barred=barred)
 
 
 @asynccontextmanager
@@ -184,6 +186,10 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
     database = Database(url, connections=3)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
         yield PostgresDatabase(
-            hand, namespace, ProductSource(database, namespace), lambda name: ProductAuditSources(database, name).open()
+            hand,
+            database,
+            namespace,
+            ProductSource(database, namespace),
+            lambda name: ProductAuditSources(database, name).open(),
         )
     await database.close()

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
+from app.cache.history import timeline_of
 from tests.conftest import SessionPostgres
 from tests.servers.databases import create_database, drop_database, new_name
 
@@ -162,7 +163,7 @@ async def test_stronger_synchronous_commit_is_kept(hand: Connection) -> None:
 async def test_epoch_stays(hand: Connection) -> None:
     """Nothing that leaves versions rising changes the epoch: writes, deletes, vacuum, a rolled back truncation."""
     before = await epoch(hand)
-    assert len(before) == 16
+    assert timeline_of(before) is not None
     await hand.execute("UPDATE products SET price_cents = 5")
     await hand.execute("DELETE FROM products")
     await hand.execute("VACUUM FULL products")

@@ -42,7 +42,16 @@ def _keys(count: int) -> dict[str, Any]:
     return {"callers": [""] * count, "keys": [f"key-{number}" for number in range(count)]}
 
 
-_AUDIT = {"namespace": "n", "server": "s", "epoch": "e", "cycle": 1, "ttl_s": 2.0, "max_ttl_s": 2.0}
+_AUDIT = {
+    "namespace": "n",
+    "server": "s",
+    "epoch": "e",
+    "cycle": 1,
+    "ttl_s": 2.0,
+    "max_ttl_s": 2.0,
+    "margin_s": 0.05,
+    "knows": 2,
+}
 _PAGES: Sequence[Parameters] = [
     {"limit": 51, "prefix": prefix, "after_id": after_id, "after_key": after_key}
     for prefix in ("", "b", "blue", "blue mug 7", "nothing")
@@ -57,7 +66,7 @@ _REFERENCES: Sequence[Parameters] = [
 _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "location": None, "product_ids": ids(2)}
 
 CASES: Mapping[str, Sequence[Parameters]] = {
-    "LOAD": [{"ids": ids(count)} for count in (1, 32, 250, 2_000, 10_000)],
+    "LOAD": [{"ids": ids(count), "knows": 2} for count in (1, 32, 250, 2_000, 10_000)],
     "LOCK": [{"ids": ids(count)} for count in (1, 32, 2_000)],
     "INSERT": [{**_columns(count, "new-"), "gone": [False] * count} for count in (1, 1_000)],
     "UPDATE": [_rows(count) for count in (1, 32, 2_000)],
@@ -69,7 +78,8 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "ADOPT": [_AUDIT],
     "ANNOUNCE": [_AUDIT],
     "COMPLETE": [_AUDIT],
-    "SNAPSHOT": [{}],
+    "SNAPSHOT": [_AUDIT],
+    "EPOCH": [_AUDIT],
     "CHANGES": [{"xid": str(2**62)}],
     "RECORD": [_entries(count) for count in (1, 32, 2_000)],
     "MOVEMENTS": _LEDGERS,

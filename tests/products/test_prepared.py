@@ -78,6 +78,7 @@ async def read(database: Database, size: int, amount: int) -> None:
 async def audit(database: Database, size: int) -> None:
     """Run an audit's statements."""
     async with ProductAuditSources(database, "n").open() as source:
+        await source.tell_epoch()
         announced = await source.announce("server", LIMITS)
         assert isinstance(announced, Announced)
         async with source.snapshot(Watermark(announced.epoch, size), LIMITS, 1_000) as snapshot:

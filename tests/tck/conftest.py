@@ -5,6 +5,7 @@ Servers' connections are what costs time here, so the cases share a fleet of eac
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -36,9 +37,9 @@ class Fleet:
     database: "psycopg.AsyncConnection[tuple[object, ...]]"
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@asynccontextmanager
 async def cases_database(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
-    """One database for all cases, in which the test can make a commit fail."""
+    """A database for a fleet, in which the test can make a commit fail. Only one namespace of a database is trusted at a time."""
     name = new_name()
     url = await create_database(postgres.url, name, template=migrated_template)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
@@ -48,20 +49,23 @@ async def cases_database(postgres: SessionPostgres, migrated_template: str) -> A
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=list(Trouble), ids=str)
-async def fleet(request: pytest.FixtureRequest, cases_database: str, redis_url: str, session_mark: str) -> AsyncIterator[Fleet]:
+async def fleet(
+    request: pytest.FixtureRequest, postgres: SessionPostgres, migrated_template: str, redis_url: str, session_mark: str
+) -> AsyncIterator[Fleet]:
     """The fleet for all cases of one trouble. The last two parameters make the twins: the cache fails, and nobody notices."""
     trouble = Trouble(request.param)
     works = trouble is Trouble.NONE
     config = LONG_FENCE if works else QUICK_AUDITS
     namespace = f"{session_mark}.tck{next(_numbers)}"
-    await know_history(cases_database, namespace)
     slots = Slots(redis_url, namespace)
-    async with (
-        open_process(redis_url, cases_database, namespace, config=config) as at,
-        open_process(redis_url, cases_database, namespace, config=config, audited=not works) as other,
-        await psycopg.AsyncConnection.connect(cases_database, autocommit=True) as database,
-    ):
-        yield Fleet(trouble, at, other, slots, database)
+    async with cases_database(postgres, migrated_template) as url:
+        await know_history(url, namespace)
+        async with (
+            open_process(redis_url, url, namespace, config=config) as at,
+            open_process(redis_url, url, namespace, config=config, audited=not works) as other,
+            await psycopg.AsyncConnection.connect(url, autocommit=True) as database,
+        ):
+            yield Fleet(trouble, at, other, slots, database)
     await slots.client.aclose()
 
 
