@@ -39,7 +39,7 @@ class Fleet:
 
 @asynccontextmanager
 async def cases_database(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
-    """A database for a fleet, in which the test can make a commit fail. Only one namespace of a database is trusted at a time."""
+    """A database for a fleet, in which the test can make a commit fail; only one namespace of it could be trusted."""
     name = new_name()
     url = await create_database(postgres.url, name, template=migrated_template)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
