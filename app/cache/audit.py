@@ -40,6 +40,8 @@ CLAIM_SHARE = 0.75
 """Lifetime of a claim as a share of the audit interval: it expires before its holder's next attempt."""
 EARLIEST_SHARE = 0.8
 """Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
+EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
+"""The same for an instance that did not get the claim, drawn so widely that the same holder does not win for ever."""
 CAUTIOUS_INTERVALS = 4
 """Intervals after a failed cycle in which the instance asks its source before it claims."""
 
@@ -87,12 +89,15 @@ class Audit:
         interval_s = self._config.audit_interval_ms / 1000
         while True:
             began = self._clock()
-            await self.attempt()
-            pause_s = interval_s * self._chance.uniform(EARLIEST_SHARE, 1.0)
+            earliest = EARLIEST_SHARE if await self.attempt() else EARLIEST_SHARE_WITHOUT_CLAIM
+            pause_s = interval_s * self._chance.uniform(earliest, 1.0)
             await asyncio.sleep(max(0.0, began + pause_s - self._clock()))
 
-    async def attempt(self) -> None:
-        """Run one cycle; a failure of any kind is counted and said, and the next cycle starts afresh."""
+    async def attempt(self) -> bool:
+        """Run one cycle; return whether this instance had the claim.
+
+        A failure of any kind is counted and said, and the next cycle starts afresh.
+        """
         try:
             cycle = await self.cycle()
         except Exception as error:
@@ -101,9 +106,10 @@ class Audit:
                 self._stats.unexpected += 1
                 log.exception("an audit ended with an error that nobody foresaw; the next one begins as usual")
             self._tell(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
-        else:
-            if cycle is not None:
-                self._tell(cycle.deferred, logging.INFO)
+            return True
+        if cycle is not None:
+            self._tell(cycle.deferred, logging.INFO)
+        return cycle is not None
 
     def _tell(self, hindrance: str, level: int) -> None:
         if hindrance and hindrance != self._hindrance:  # said once: an outage lasts many intervals
@@ -124,6 +130,7 @@ class Audit:
             if begun.watermark is not None:
                 self._history.met(begun.watermark.epoch)
             if not begun.claimed:
+                await self._depose(begun, store)
                 return None
             try:
                 cycle = await self._prove(begun, store, source)
@@ -134,6 +141,11 @@ class Audit:
                 raise
         self._count(cycle, began)
         return cycle
+
+    async def _depose(self, begun: Begun, store: AuditStore) -> None:
+        """Tell the auditors of an old primary that they are deposed, although one of them has the claim."""
+        if begun.watermark is not None and self._history.succeeds(begun.watermark.epoch) and not self._history.deposed:
+            await store.distrust(Watermark(self._history.epoch, None))
 
     async def _prove(self, begun: Begun, store: AuditStore, source: AuditSource) -> Cycle:
         announced = await self._announce(begun, source)

@@ -102,6 +102,11 @@ class History:
             self._highest = found
             self._depose()
 
+    def succeeds(self, epoch: str) -> bool:
+        """Whether an epoch that was found in the store is of an earlier timeline of the own system."""
+        own, found = timeline_of(self.epoch), timeline_of(epoch)
+        return own is not None and found is not None and found.system == own.system and found.number < own.number
+
     def objection(self) -> SourceDeposed:
         """The error that says why nothing of this source may be answered."""
         return SourceDeposed(

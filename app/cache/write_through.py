@@ -274,7 +274,14 @@ class WriteThrough:
         if not acknowledgement.proven:
             await self._settler.settle(acknowledgement.committed_at)
             if self._history.deposed:
-                raise NotSettled(str(self._history.objection()))
+                await self._ask_again()
+
+    async def _ask_again(self) -> None:
+        """Let a write be acknowledged only if its source is the present primary after all."""
+        try:
+            await self.ping()
+        except (SourceUnavailable, Overloaded) as error:
+            raise NotSettled(f"the write is committed, but another primary has taken over meanwhile: {error}") from error
 
     async def aclose(self) -> None:
         """Finish what was accepted."""

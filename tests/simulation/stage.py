@@ -110,8 +110,8 @@ class Member:
         parts, stats = stage.parts, Stats()
         store = MemoryStore(lambda: self.server, self.redis, random.Random(name))
         source = MemorySource(stage.postgres, self.postgres)
-        history = History()
-        clock = stage.loop.time
+        history, clock = History(), stage.loop.time
+        history.told(stage.postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         self.cache = parts.cache(parts.store(store), parts.source(source), stage.config, stats, history=history, clock=clock)
         self._audit = Audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),

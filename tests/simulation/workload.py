@@ -122,7 +122,10 @@ class Client:
         try:
             await process.cache.settle(acknowledgement)
         except NotSettled as error:
-            world.broken(f"a write could not settle: {error}")
+            history.counts["write NotSettled"] += 1
+            attempt.process = None
+            if not world.postgres_is_troubled:
+                world.broken(f"a write could not settle although PostgreSQL is well: {error}")
             return
         self._bound("settle", world.loop.time() - began - (process.paused_s - paused_s), self._settle_bound_s())
         returned = history.tick()
