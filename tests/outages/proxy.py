@@ -1,4 +1,4 @@
-"""A TCP proxy that loses, holds, delays and refuses, between one service and one server.
+"""A TCP proxy that loses, resets, holds, delays and refuses, between one service and one server.
 
 What it does is what networks do: bytes of one connection arrive in order or not at all. Commands that were held arrive
 late, even when their sender has given up and closed meanwhile. Replies that were swallowed end their connection when the
@@ -6,6 +6,8 @@ fault ends, because a stream with a hole in it does not exist.
 """
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import cast
 
 HOST = "127.0.0.1"
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""``SO_LINGER``, on and 0 s: closing sends RST instead of FIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Proxy:
         self.held = False
         self.swallowing = False
         self.links: set[_Link] = set()
+        self.accepted = 0
+        """Connections that were opened to this proxy since its beginning."""
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -58,9 +64,14 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break all connections; new ones are welcome."""
+        """Break all connections with FIN; new ones are welcome."""
         for link in list(self.links):
             link.abort()
+
+    def reset(self) -> None:
+        """Break all connections, idle and busy ones, with RST, as a firewall or a server that was replaced would do."""
+        for link in list(self.links):
+            link.reset()
 
     def delay(self, seconds: float) -> None:
         """Deliver everything later, in both directions, until ``heal``."""
@@ -90,6 +101,7 @@ class Proxy:
 
     def _accept(self) -> asyncio.Protocol:
         link = _Link(self)
+        self.accepted += 1
         self.links.add(link)
         return link.client
 
@@ -175,6 +187,14 @@ class _Link:
             if side.transport is not None:
                 side.transport.abort()
         self._proxy.forget(self)
+
+    def reset(self) -> None:
+        for side in (self.client, self._server):
+            # A server on a Unix socket is told by the end of the stream: there is no RST there.
+            if side.transport is not None and not side.transport.is_closing():
+                bare = side.transport.get_extra_info("socket")
+                bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.abort()
 
     async def ended(self) -> None:
         """Wait until an aborted link has let go of its sockets."""
