@@ -44,10 +44,13 @@ class Proxy:
         self.delay_s = 0.0
         self.held = False
         self.swallowing = False
+        self.between_s = 0.0
+        """Least time between two connections that are led to the target; later ones wait for their turn."""
         self.links: set[_Link] = set()
         self.accepted = 0
         """Connections that were opened to this proxy since its beginning."""
         self._server: asyncio.Server | None = None
+        self._next_at = 0.0
 
     async def open(self) -> None:
         """Listen; does nothing when it already does."""
@@ -84,6 +87,13 @@ class Proxy:
     def swallow(self) -> None:
         """Let commands through and no replies back until ``heal``."""
         self.swallowing = True
+
+    def turn_s(self) -> float:
+        """Seconds until the next connection may be led to the target; takes that turn."""
+        now = asyncio.get_running_loop().time()
+        at = max(now, self._next_at)
+        self._next_at = at + self.between_s
+        return at - now
 
     async def heal(self) -> None:
         """End every fault."""
@@ -215,6 +225,11 @@ class _Link:
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
+        if pause_s := self._proxy.turn_s():
+            await asyncio.sleep(pause_s)
+        if self._aborted or self.client.lost:
+            self.abort()
+            return
         try:
             await self._proxy.target.connect(lambda: self._server)
         except OSError:

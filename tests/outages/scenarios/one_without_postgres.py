@@ -1,4 +1,7 @@
-"""One instance of three loses PostgreSQL: the others keep their hits, because one of them audits instead."""
+"""One instance of three loses PostgreSQL: the others keep their hits, because one of them audits instead.
+
+It is the instance that audits just now: with clocks that are in step, it would go on claiming every interval.
+"""
 
 import asyncio
 import itertools
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from tests.outages.cluster import AUDIT_INTERVAL_S, Cluster, Instance
 from tests.outages.history import History
 from tests.outages.proxy import Proxy
 from tests.outages.run import HAND_BOUNDS
@@ -17,6 +21,7 @@ from tests.outages.workload import Load, Workload
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=2, writer_pause_s=0.1, counts_only=True)
 _LONELY_LOAD = Load(readers=2, reader_pause_s=0.05, writers=1, writer_pause_s=0.1, counts_only=True)
 _HITS_PERCENT = 95
+_AUDITS = "larder_cache_audits_total"
 
 
 async def run_refused(directory: Path, seconds: float, report: Report) -> None:
@@ -31,7 +36,8 @@ async def run_hanging(directory: Path, seconds: float, report: Report) -> None:
 
 async def _run(directory: Path, seconds: float, report: Report, break_it: Callable[[Proxy], None]) -> None:
     async with open_stage(directory, _LOAD) as on:
-        lonely, *others = on.cluster.instances
+        lonely = await _auditor(on.cluster)
+        others = [instance for instance in on.cluster.instances if instance is not lonely]
         history, of_lonely = (History(on.log, HAND_BOUNDS) for _ in range(2))
         clients = Workload(on.cluster, history, on.log, _LOAD, Random(11), instances=others)
         few = Workload(on.cluster, of_lonely, on.log, _LONELY_LOAD, Random(12), instances=[lonely])
@@ -48,9 +54,10 @@ async def _run(directory: Path, seconds: float, report: Report, break_it: Callab
         await on.cluster.until_trusted()
         report.tell("seconds until all have hits again", time.monotonic() - healed)
         await few.stop()
+    hits = [read.returned for read in reads if read.status == "hit"]
     report.tell("reads of the two others", len(reads))
-    report.at_least("hits among them, percent", share(sum(read.status == "hit" for read in reads), len(reads)), _HITS_PERCENT)
-    report.tell("longest time without a hit, seconds", _longest_gap([r.returned for r in reads if r.status == "hit"], began))
+    report.at_least("hits among them, percent", share(len(hits), len(reads)), _HITS_PERCENT)
+    report.tell("longest time without a hit, seconds", _longest_gap(hits, began, began + seconds))
     report.no_stale_reads("the two others", history.reads, history.writes)
     report.none("requests that the two others did not serve", history.failures)
     lonely_hits = sum(read.status == "hit" for read in of_lonely.reads)
@@ -59,6 +66,15 @@ async def _run(directory: Path, seconds: float, report: Report, break_it: Callab
     report.no_stale_reads("the lonely one", of_lonely.reads, [*history.writes, *of_lonely.writes])
 
 
-def _longest_gap(moments: list[float], began: float) -> float:
-    edges = [began, *sorted(moments)]
+async def _auditor(cluster: Cluster) -> Instance:
+    """The instance that finished the most audits within a few intervals."""
+    before = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in cluster.instances]
+    await asyncio.sleep(3 * AUDIT_INTERVAL_S)
+    after = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in cluster.instances]
+    gains = [new - old for new, old in zip(after, before, strict=True)]
+    return cluster.instances[gains.index(max(gains))]
+
+
+def _longest_gap(moments: list[float], began: float, ended: float) -> float:
+    edges = [began, *sorted(moments), ended]
     return max((after - before for before, after in itertools.pairwise(edges)), default=0.0)
