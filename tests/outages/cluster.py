@@ -233,17 +233,24 @@ async def start_cluster(directory: Path, *, instances: int = 3, program: Program
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         for number in range(instances):
-            proxies = Proxy(postgres_target(postgres)), Proxy(Target(port=redis_server.port))
-            for proxy in proxies:
-                await proxy.open()
-                opened.push_async_callback(proxy.aclose)
-            port = opened.enter_context(_reserved_port())
-            instance = Instance(number, directory, port, *proxies, program=program)
-            cluster.instances.append(instance)
-            opened.callback(instance.endpoint.close)
-            opened.push_async_callback(instance.terminate)
+            cluster.instances.append(await opened.enter_async_context(an_instance(cluster, number, program=program)))
         await asyncio.gather(*(instance.restart(cluster.database) for instance in cluster.instances))
         yield cluster
+
+
+@asynccontextmanager
+async def an_instance(cluster: Cluster, number: int, *, program: Program = larder) -> AsyncIterator[Instance]:
+    """One more service on a cluster's servers, with proxies of its own; not started yet, stopped at the end."""
+    async with AsyncExitStack() as opened:
+        proxies = Proxy(postgres_target(cluster.postgres)), Proxy(Target(port=cluster.redis.port))
+        for proxy in proxies:
+            await proxy.open()
+            opened.push_async_callback(proxy.aclose)
+        port = opened.enter_context(_reserved_port())
+        instance = Instance(number, cluster.directory, port, *proxies, program=program)
+        opened.callback(instance.endpoint.close)
+        opened.push_async_callback(instance.terminate)
+        yield instance
 
 
 @contextmanager

@@ -179,8 +179,8 @@ class Workload:
             elif seen.called >= until:
                 del self._suspects[seen.key]
 
-    def _fail(self, instance: Instance, kind: str, called: float, text: str) -> None:
-        self._history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text))
+    def _fail(self, instance: Instance, kind: str, called: float, text: str, keys: tuple[str, ...] = ()) -> None:
+        self._history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text, keys))
 
     # ----------------------------------------------------------------- writes
 
@@ -238,7 +238,7 @@ class Workload:
         except NoAnswerError as error:
             answer, text = None, f"no answer: {error}"
             if not error.sent:
-                self._fail(instance, "write " + order.kind, called, text)
+                self._fail(instance, "write " + order.kind, called, text, order.keys)
                 return False
         finally:
             instance.writing -= 1
@@ -254,7 +254,7 @@ class Workload:
             answer=text,
         )
         if answer is None or answer.status >= 500 or answer.status == 400:
-            self._fail(instance, "write " + order.kind, called, text)
+            self._fail(instance, "write " + order.kind, called, text, order.keys)
         if answer is None or answer.status >= 300:
             changed_nothing = answer is not None and (answer.status < 500 or any(slug in text for slug in _UNCHANGED))
             self._refuse(order, plain, unchanged=changed_nothing)
