@@ -27,8 +27,8 @@ def _lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "seed", str(outcome.seed)
     yield "seconds", f"{outcome.seconds:.0f}"
     yield "violations", str(len(outcome.violations))
-    for kind, number in sorted(Counter(text.partition(":")[0] for text in outcome.violations).items()):
-        yield f"violations: {kind}", str(number)
+    for promise, number in sorted(Counter(text.partition(":")[0] for text in outcome.violations).items()):
+        yield f"violations: {promise}", str(number)
     for name in sorted(counts):
         yield name, str(counts[name])
     checked = counts["reads checked"]
