@@ -20,7 +20,7 @@ from tests.outages.scenarios.report import Report
 _PRODUCT = "sold"
 _ATTEMPTS = 5
 _AUDITS = "larder_cache_audits_total"
-_AUDITS_S = 6 * AUDIT_INTERVAL_S
+_AUDITS_S = 4 * AUDIT_INTERVAL_S
 _IDLE_S = 0.1
 """Long enough that nothing is under way but, perhaps, an audit."""
 

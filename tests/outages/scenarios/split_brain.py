@@ -32,6 +32,7 @@ _FIRST_AUDIT_S = 10.0
 _HITS_S = 3.5
 """Largest TTL, two intervals and one audit."""
 _POLL_S = 0.01
+_TRIED_S = 2.0
 _RECOVERY_S = 5.0
 
 
@@ -76,8 +77,8 @@ async def _split(on: Stage, standby: PostgresServer, seconds: float, report: Rep
         report.at_most("seconds from the promotion to its first audit", first_audit - promoted, _HITS_S)
         await asyncio.sleep(max(0.0, first_audit + 0.6 * seconds - time.monotonic()))
         tried = deposed.postgres.accepted
-        await asyncio.sleep(3.0)
-        report.at_least("connections that A tried meanwhile, in 3 s", deposed.postgres.accepted - tried, 1)
+        await asyncio.sleep(_TRIED_S)
+        report.at_least(f"connections that A tried meanwhile, in {_TRIED_S:g} s", deposed.postgres.accepted - tried, 1)
         deposed.postgres.target = postgres_target(standby)
         led = time.monotonic()
         recovered = await _until_served(deposed, led)

@@ -30,14 +30,14 @@ _WRITE_BUDGET_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 
 async def run_on_one_server(directory: Path, seconds: float, report: Report) -> None:
     """Both databases are of one PostgreSQL."""
-    async with open_stage(directory, _LOAD) as on:
+    async with open_stage(directory, _LOAD, instances=2) as on:
         await create_database(on.cluster.postgres.url_of("postgres"), _OTHER)
         await _run(on, on.cluster.postgres, seconds, report)
 
 
 async def run_on_two_servers(directory: Path, seconds: float, report: Report) -> None:
     """Each database has a PostgreSQL of its own; nothing but the Redis is shared."""
-    async with open_stage(directory, _LOAD) as on, _second_server(directory) as server:
+    async with open_stage(directory, _LOAD, instances=2) as on, _second_server(directory) as server:
         await _run(on, server, seconds, report)
 
 
@@ -51,7 +51,7 @@ async def _second_server(directory: Path) -> AsyncIterator[PostgresServer]:
 
 
 async def _run(on: Stage, server: PostgresServer, seconds: float, report: Report) -> None:
-    *mine, stranger = on.cluster.instances
+    mine, stranger = on.cluster.instances
     await upgrade(server.url_of(_OTHER))
     async with await psycopg.AsyncConnection.connect(server.url_of(_OTHER), autocommit=True) as session:
         await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e1 probe', 0)", [PROBE])
@@ -60,7 +60,7 @@ async def _run(on: Stage, server: PostgresServer, seconds: float, report: Report
     await stranger.restart(_OTHER)
     here, there = (History(on.log, HAND_BOUNDS) for _ in range(2))
     sides = [
-        Workload(on.cluster, here, on.log, _LOAD, Random(11), instances=mine),
+        Workload(on.cluster, here, on.log, _LOAD, Random(11), instances=[mine]),
         Workload(on.cluster, there, on.log, _LOAD, Random(12), instances=[stranger], epoch=1),
     ]
     for side in sides:
