@@ -29,39 +29,118 @@ _READ_PAUSE_S, _WRITE_PAUSE_S = 0.05, 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
+    """One request to an instance, and whether its answer was what is looked for."""
+
     instance: int
     called: float
     returned: float
     good: bool
 
 
+class Looks:
+    """What was seen of every instance; ``judge`` decides about what was seen since the last time."""
+
+    def __init__(self, faults: FaultLog) -> None:
+        self.counts: Counter[str] = Counter()
+        self.longest_gap_s = 0.0
+        self.longest_write_s = 0.0
+        self.reads: list[Look] = []
+        """Of a product that nobody writes; good ones are hits."""
+        self.writes: list[Look] = []
+        """To products that nobody else writes or holds; good ones were acknowledged."""
+        self.trusted: list[float] = []
+        """When every instance had just answered with a hit."""
+        self._faults = faults
+
+    def judge(self) -> list[str]:
+        """Judge everything since the last time. Each violation is a sentence. Call it while no look is under way."""
+        violations = [text for number in sorted({look.instance for look in self.reads}) for text in self._gaps(number)]
+        violations += self._late_writes()
+        self.reads.clear()
+        self.writes.clear()
+        del self.trusted[:-1]
+        return violations
+
+    def _gaps(self, instance: int) -> list[str]:
+        """Stretches of reads without a hit, all of them of an instance that was well."""
+        found: list[str] = []
+        gap: list[Look] = []
+        for look in self.reads:
+            if look.instance != instance:
+                continue
+            well = self._well(look, _OWN)
+            self.counts["looks at an instance that is well"] += well
+            self.counts["of them hits"] += well and look.good
+            if well and not look.good:
+                gap.append(look)
+                continue
+            found += self._gap(gap)
+            gap = []
+        return found + self._gap(gap)
+
+    def _gap(self, looks: Sequence[Look]) -> list[str]:
+        if not looks:
+            return []
+        seconds = looks[-1].returned - looks[0].called
+        self.longest_gap_s = max(self.longest_gap_s, seconds)
+        if seconds <= GAP_S:
+            return []
+        text = f"liveness: instance {looks[0].instance} reached both servers and had no hit for {seconds:.2f} s"
+        return [f"{text}: {self._about(looks[0].called, looks[-1].returned)}"]
+
+    def _late_writes(self) -> list[str]:
+        found = []
+        for look in self.writes:
+            if not self._well(look, (*_OWN, "ledger")):
+                continue
+            seconds = look.returned - look.called
+            self.counts["writes to free products at an instance that is well"] += 1
+            self.longest_write_s = max(self.longest_write_s, seconds)
+            if not look.good or seconds > WRITE_BUDGET_S:
+                text = f"liveness: a write to a free product at instance {look.instance}"
+                text += f" took {seconds:.2f} s" if look.good else f" failed after {seconds:.2f} s"
+                found.append(f"{text}: {self._about(look.called, look.returned)}")
+        return found
+
+    def _well(self, look: Look, layers: Sequence[str]) -> bool:
+        """Whether neither the instance nor its way to either server had a fault that may still tell."""
+        since = max([look.called - TAKES_OVER_S, *(moment for moment in self.trusted if moment <= look.called)])
+        if self._faults.overlapping(layers, look.instance, since, look.returned):
+            return False
+        # While one instance has another Redis, the trust is where auditors can work: after a fault elsewhere perhaps there.
+        elsewhere = [f for f in self._faults.all if f.kind in _CHANGES_OF_SERVER and f.touches(None, since, look.returned)]
+        return not any(self._others(fault, since, look.returned) for fault in elsewhere)
+
+    def _others(self, change: Fault, since: float, until: float) -> bool:
+        return any(
+            fault is not change and fault.layer in _OWN and fault.touches(None, min(since, change.began - TAKES_OVER_S), until)
+            for fault in self._faults.all
+        )
+
+    def _about(self, since: float, until: float) -> str:
+        lines = [f.line(since).strip() for f in self._faults.all if f.touches(None, since - TAKES_OVER_S, until)]
+        return "; ".join(lines) or "no fault"
+
+
 class Liveness:
-    """Looks at every instance; ``judge`` decides about what was seen since the last time."""
+    """Two clients of each instance, which look all the time."""
 
     def __init__(self, cluster: Cluster, workload: Workload, faults: FaultLog) -> None:
         self.keys = [f"free-{instance.number}" for instance in cluster.instances]
         """Products that nobody else writes or holds."""
-        self.counts: Counter[str] = Counter()
-        self.longest_gap_s = 0.0
-        self.longest_write_s = 0.0
+        self.looks = Looks(faults)
         self._cluster = cluster
         self._workload = workload
-        self._faults = faults
-        self._reads: list[_Look] = []
-        self._writes: list[_Look] = []
-        self._trusted = [time.monotonic()]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
     async def fill(self) -> None:
         """Create the free products."""
-        for key in self.keys:
+        for instance, key in zip(self._cluster.instances, self.keys, strict=True):
             mark = self._workload.next_mark()
             document = {"name": f"e0 {key}", "price_cents": mark}
-            await self._workload.write(
-                self._cluster.instances[0], Order("put", (key,), mark, "PUT", f"/products/{key}", document)
-            )
+            await self._workload.write(instance, Order("put", (key,), mark, "PUT", f"/products/{key}", document))
 
     def start(self) -> None:
         """Begin to look."""
@@ -80,22 +159,13 @@ class Liveness:
 
     def trusted(self) -> None:
         """Note that every instance has just answered with a hit."""
-        self._trusted.append(time.monotonic())
-
-    def judge(self) -> list[str]:
-        """Judge everything since the last time. Each violation is a sentence. Call it while no look is under way."""
-        violations = [text for instance in self._cluster.instances for text in self._gaps(instance.number)]
-        violations += self._late_writes()
-        self._reads.clear()
-        self._writes.clear()
-        del self._trusted[:-1]
-        return violations
+        self.looks.trusted.append(time.monotonic())
 
     async def _read(self, instance: Instance, _key: str) -> None:
         while not self._stopping:
             called = time.monotonic()
             hit = await instance.hits(PROBE)
-            self._reads.append(_Look(instance.number, called, time.monotonic(), hit))
+            self.looks.reads.append(Look(instance.number, called, time.monotonic(), hit))
             await asyncio.sleep(_READ_PAUSE_S)
 
     async def _write(self, instance: Instance, key: str) -> None:
@@ -103,65 +173,5 @@ class Liveness:
             called, mark = time.monotonic(), self._workload.next_mark()
             order = Order("patch", (key,), mark, "PATCH", f"/products/{key}", {"price_cents": mark})
             done = await self._workload.write(instance, order)
-            self._writes.append(_Look(instance.number, called, time.monotonic(), done))
+            self.looks.writes.append(Look(instance.number, called, time.monotonic(), done))
             await asyncio.sleep(_WRITE_PAUSE_S)
-
-    def _gaps(self, instance: int) -> list[str]:
-        """Stretches of reads without a hit, all of them of an instance that was well."""
-        found: list[str] = []
-        gap: list[_Look] = []
-        for look in self._reads:
-            if look.instance != instance:
-                continue
-            well = self._well(look, _OWN)
-            self.counts["looks at an instance that is well"] += well
-            self.counts["of them hits"] += well and look.good
-            if well and not look.good:
-                gap.append(look)
-                continue
-            found += self._gap(gap)
-            gap = []
-        return found + self._gap(gap)
-
-    def _gap(self, looks: Sequence[_Look]) -> list[str]:
-        if not looks:
-            return []
-        seconds = looks[-1].returned - looks[0].called
-        self.longest_gap_s = max(self.longest_gap_s, seconds)
-        if seconds <= GAP_S:
-            return []
-        text = f"liveness: instance {looks[0].instance} reached both servers and had no hit for {seconds:.2f} s"
-        return [f"{text}: {self._about(looks[0].called, looks[-1].returned)}"]
-
-    def _late_writes(self) -> list[str]:
-        found = []
-        for look in self._writes:
-            if not self._well(look, (*_OWN, "ledger")):
-                continue
-            seconds = look.returned - look.called
-            self.counts["writes to free products at an instance that is well"] += 1
-            self.longest_write_s = max(self.longest_write_s, seconds)
-            if not look.good or seconds > WRITE_BUDGET_S:
-                text = f"liveness: a write to a free product at instance {look.instance}"
-                text += f" took {seconds:.2f} s" if look.good else f" failed after {seconds:.2f} s"
-                found.append(f"{text}: {self._about(look.called, look.returned)}")
-        return found
-
-    def _well(self, look: _Look, layers: Sequence[str]) -> bool:
-        """Whether neither the instance nor its way to either server had a fault that may still tell."""
-        since = max([look.called - TAKES_OVER_S, *(moment for moment in self._trusted if moment <= look.called)])
-        if self._faults.overlapping(layers, look.instance, since, look.returned):
-            return False
-        # While one instance has another Redis, the trust is where auditors can work: after a fault elsewhere perhaps there.
-        elsewhere = [f for f in self._faults.all if f.kind in _CHANGES_OF_SERVER and f.touches(None, since, look.returned)]
-        return not any(self._others(fault, since, look.returned) for fault in elsewhere)
-
-    def _others(self, change: Fault, since: float, until: float) -> bool:
-        return any(
-            fault is not change and fault.layer in _OWN and fault.touches(None, min(since, change.began - TAKES_OVER_S), until)
-            for fault in self._faults.all
-        )
-
-    def _about(self, since: float, until: float) -> str:
-        lines = [f.line(since).strip() for f in self._faults.all if f.touches(None, since - TAKES_OVER_S, until)]
-        return "; ".join(lines) or "no fault"

@@ -78,16 +78,16 @@ async def run(
             await workload.stop()
             await _read_everything(scene, liveness.keys)
             judgement = history.judge()
-            judgement.violations += liveness.judge()
+            judgement.violations += liveness.looks.judge()
             _add(outcome, judgement, history)
             history.forget()
             outcome.seconds = time.monotonic() - began
             reads = history.counts["reads checked"]
             say(f"{outcome.seconds:6.0f} s  {reads:8d} reads checked, {len(outcome.violations)} violations")
-        outcome.counts, outcome.faults = history.counts + liveness.counts, log.counts
+        outcome.counts, outcome.faults = history.counts + liveness.looks.counts, log.counts
         outcome.longest_s = {
-            "without a hit at an instance that is well": liveness.longest_gap_s,
-            "of a write to a free product at an instance that is well": liveness.longest_write_s,
+            "without a hit at an instance that is well": liveness.looks.longest_gap_s,
+            "of a write to a free product at an instance that is well": liveness.looks.longest_write_s,
         }
         return outcome
 

@@ -8,12 +8,13 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count as count_from
 from pathlib import Path
 
 from tests.outages.client import Answer, NoAnswerError
-from tests.outages.cluster import AUDIT_INTERVAL_S, Cluster, Instance, larder_as_it_comes, start_cluster
+from tests.outages.cluster import AUDIT_INTERVAL_S, PROBE, Cluster, Instance, larder_as_it_comes, start_cluster
 from tests.outages.proxy import Proxy
 from tests.outages.scenarios.report import Report
 
@@ -21,8 +22,8 @@ _PRODUCT = "sold"
 _ATTEMPTS = 5
 _AUDITS = "larder_cache_audits_total"
 _AUDITS_S = 4 * AUDIT_INTERVAL_S
-_IDLE_S = 0.1
-"""Long enough that nothing is under way but, perhaps, an audit."""
+_PAUSE_S = 0.1
+_AGAIN_S = 1.0
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class _Client:
                 self._note("sale", answer)
             if answer is not None and answer.status == 200:
                 return
-            await asyncio.sleep(_IDLE_S)
+            await asyncio.sleep(_PAUSE_S)
         self.never_sold.append(reference)
 
     async def _ask(self, method: str, path: str, *, headers: str = "", body: bytes = b"") -> Answer | None:
@@ -68,29 +69,29 @@ class _Client:
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
     """Do it, half of the time for each server."""
-    async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
+    async with start_cluster(directory, instances=2, program=larder_as_it_comes) as cluster:
         async with await cluster.session() as session:
             await session.execute(
                 "INSERT INTO products (id, name, price_cents, stock) VALUES (%s, 'e0 sold', 1, 1000000)", [_PRODUCT]
             )
         await cluster.until_trusted()
-        [instance] = cluster.instances
-        for name, proxy in (("Redis", instance.redis), ("PostgreSQL", instance.postgres)):
-            await _reset(cluster, name, proxy, seconds / 2, report)
+        first, second = cluster.instances
+        for name, instance, proxy in (("Redis", first, first.redis), ("PostgreSQL", second, second.postgres)):
+            await _reset(cluster, name, instance, proxy, seconds=seconds / 2, report=report)
 
 
-async def _reset(cluster: Cluster, name: str, proxy: Proxy, seconds: float, report: Report) -> None:
-    client = _Client(cluster.instances[0])
+async def _reset(cluster: Cluster, name: str, instance: Instance, proxy: Proxy, *, seconds: float, report: Report) -> None:
+    client = _Client(instance)
     requests: list[Callable[[], Awaitable[None]]] = [client.read, client.write, client.sell]
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     rounds = 0
     while rounds < len(requests) or loop.time() < end:
+        await _until_hit(instance)
         proxy.reset()
         for request in requests[rounds % 3 :] + requests[: rounds % 3]:
             await request()
         rounds += 1
-        await asyncio.sleep(_IDLE_S)
     before = (await client.instance.metrics()).get(_AUDITS, 0.0)
     await asyncio.sleep(_AUDITS_S)
     audits = (await client.instance.metrics()).get(_AUDITS, 0.0) - before
@@ -101,6 +102,15 @@ async def _reset(cluster: Cluster, name: str, proxy: Proxy, seconds: float, repo
     report.none(f"{name}: sales never acknowledged", client.never_sold)
     await _judge_sales(cluster, name, client.sales, report)
     report.at_least(f"{name}: audits in {_AUDITS_S:g} s afterwards", audits, 2.0)
+
+
+async def _until_hit(instance: Instance) -> None:
+    """Wait until the instance has its connections again, and nothing is under way but, perhaps, an audit."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_AGAIN_S):
+            while not await instance.hits(PROBE):
+                await asyncio.sleep(_PAUSE_S)
+    await asyncio.sleep(_PAUSE_S)
 
 
 async def _judge_sales(cluster: Cluster, name: str, sales: list[str], report: Report) -> None:
