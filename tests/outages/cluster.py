@@ -36,6 +36,7 @@ SETTINGS = {
 }
 _COMMAND = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['serve']))")
 _READY_S = 30.0
+_AUDITS = "larder_cache_audits_total"
 _POLL_S = 0.02
 # A killed run loses its data anyway; a killed server does not: what it wrote is in the system's memory.
 NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
@@ -204,6 +205,14 @@ class Cluster:
             yield client
         finally:
             await client.aclose()
+
+    async def auditor(self) -> Instance:
+        """The instance that finishes the most audits within a few intervals."""
+        before = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
+        await asyncio.sleep(3 * AUDIT_INTERVAL_S)
+        after = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
+        gains = [new - old for new, old in zip(after, before, strict=True)]
+        return self.instances[gains.index(max(gains))]
 
     async def until_trusted(self, deadline_s: float = 15.0, instances: Sequence[Instance] | None = None) -> float:
         """Wait until every instance (or these) answers the probe with a hit; return the seconds it took.

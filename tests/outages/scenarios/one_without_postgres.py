@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.outages.cluster import AUDIT_INTERVAL_S, Cluster, Instance
 from tests.outages.history import History
 from tests.outages.proxy import Proxy
 from tests.outages.run import HAND_BOUNDS
@@ -21,7 +20,6 @@ from tests.outages.workload import Load, Workload
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=2, writer_pause_s=0.1, counts_only=True)
 _LONELY_LOAD = Load(readers=2, reader_pause_s=0.05, writers=1, writer_pause_s=0.1, counts_only=True)
 _HITS_PERCENT = 95
-_AUDITS = "larder_cache_audits_total"
 
 
 async def run_refused(directory: Path, seconds: float, report: Report) -> None:
@@ -36,7 +34,7 @@ async def run_hanging(directory: Path, seconds: float, report: Report) -> None:
 
 async def _run(directory: Path, seconds: float, report: Report, break_it: Callable[[Proxy], None]) -> None:
     async with open_stage(directory, _LOAD) as on:
-        lonely = await _auditor(on.cluster)
+        lonely = await on.cluster.auditor()
         others = [instance for instance in on.cluster.instances if instance is not lonely]
         history, of_lonely = (History(on.log, HAND_BOUNDS) for _ in range(2))
         clients = Workload(on.cluster, history, on.log, _LOAD, Random(11), instances=others)
@@ -64,15 +62,6 @@ async def _run(directory: Path, seconds: float, report: Report, break_it: Callab
     report.tell("reads that the lonely one served", len(of_lonely.reads))
     report.tell("hits among them, percent", share(lonely_hits, len(of_lonely.reads)))
     report.no_stale_reads("the lonely one", of_lonely.reads, [*history.writes, *of_lonely.writes])
-
-
-async def _auditor(cluster: Cluster) -> Instance:
-    """The instance that finished the most audits within a few intervals."""
-    before = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in cluster.instances]
-    await asyncio.sleep(3 * AUDIT_INTERVAL_S)
-    after = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in cluster.instances]
-    gains = [new - old for new, old in zip(after, before, strict=True)]
-    return cluster.instances[gains.index(max(gains))]
 
 
 def _longest_gap(moments: list[float], began: float, ended: float) -> float:

@@ -2,7 +2,8 @@
 
 Products get names of the next epoch (``e1 …``) on the new primary before any instance is led there. From the new primary's
 first audit on, whatever B and C answer without a flag must be of it, and as new as what they acknowledged. A must find out
-by itself that its primary was deposed, answer 503, and go on trying until it is led to the new one.
+by itself that its primary was deposed, answer 503, and go on trying until it is led to the new one. A is the instance that
+audits just before: with clocks that are in step, it would go on vouching for the old history.
 """
 
 import asyncio
@@ -58,7 +59,8 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
 
 
 async def _split(on: Stage, standby: PostgresServer, seconds: float, report: Report) -> None:
-    deposed, *others = on.cluster.instances
+    deposed = await on.cluster.auditor()
+    others = [instance for instance in on.cluster.instances if instance is not deposed]
     sides = _sides(on, deposed, others)
     await _under_load(_BEFORE_S, sides)
     await until_level(on.cluster.postgres, standby)
