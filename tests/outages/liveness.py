@@ -70,8 +70,9 @@ class Looks:
             if look.instance != instance:
                 continue
             well = self._well(look, _OWN)
-            self.counts["looks at an instance that is well"] += well
-            self.counts["of them hits"] += well and look.good
+            self.counts["live: reads at an instance that is well"] += well
+            self.counts["live: of these while something was broken elsewhere"] += well and self._broken(look)
+            self.counts["live: of these hits"] += well and look.good
             if well and not look.good:
                 gap.append(look)
                 continue
@@ -95,13 +96,19 @@ class Looks:
             if not self._well(look, (*_OWN, "ledger")):
                 continue
             seconds = look.returned - look.called
-            self.counts["writes to free products at an instance that is well"] += 1
+            self.counts["live: writes to free products at an instance that is well"] += 1
+            self.counts["live: of these while rows were held"] += self._faults.overlapping(
+                ("rows",), None, look.called, look.returned
+            )
             self.longest_write_s = max(self.longest_write_s, seconds)
             if not look.good or seconds > WRITE_BUDGET_S:
                 text = f"liveness: a write to a free product at instance {look.instance}"
                 text += f" took {seconds:.2f} s" if look.good else f" failed after {seconds:.2f} s"
                 found.append(f"{text}: {self._about(look.called, look.returned)}")
         return found
+
+    def _broken(self, look: Look) -> bool:
+        return self._faults.overlapping((*_OWN, "rows", "ledger"), None, look.called, look.returned)
 
     def _well(self, look: Look, layers: Sequence[str]) -> bool:
         """Whether neither the instance nor its way to either server had a fault that may still tell."""

@@ -78,7 +78,7 @@ def test_a_hit_ends_a_stretch() -> None:
     looks = _seen()
     looks.reads += [*_misses(10.0, GAP_S / 2), Look(0, 10.6, 10.61, good=True), *_misses(10.7, GAP_S / 2)]
     assert looks.judge() == []
-    assert looks.counts["of them hits"] == 1
+    assert looks.counts["live: of these hits"] == 1
 
 
 def test_a_write_that_is_late_or_fails() -> None:
