@@ -20,6 +20,7 @@ from app.embedded import PostgresServer, RedisServer, start_postgres, start_redi
 from app.postgres.migrations import upgrade
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.proxy import HOST, Proxy, Target
+from tests.servers.databases import know_history
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"
@@ -239,6 +240,7 @@ async def start_cluster(directory: Path, *, instances: int = 3, program: Program
         opened.push_async_callback(redis_server.stop)
         cluster = Cluster(directory, postgres, redis_server, "larder")
         await upgrade(cluster.url)
+        await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         for number in range(instances):

@@ -69,15 +69,18 @@ class _Client:
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
     """Do it, half of the time for each server."""
-    async with start_cluster(directory, instances=2, program=larder_as_it_comes) as cluster:
+    async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         async with await cluster.session() as session:
             await session.execute(
                 "INSERT INTO products (id, name, price_cents, stock) VALUES (%s, 'e0 sold', 1, 1000000)", [_PRODUCT]
             )
         await cluster.until_trusted()
-        first, second = cluster.instances
-        for name, instance, proxy in (("Redis", first, first.redis), ("PostgreSQL", second, second.postgres)):
-            await _reset(cluster, name, instance, proxy, seconds=seconds / 2, report=report)
+        [instance] = cluster.instances
+        await _reset(cluster, "Redis", instance.redis, seconds=seconds / 2, report=report)
+        # Afresh: what the first half may have broken for good is not to be found again in the second.
+        await instance.terminate()
+        await instance.restart(cluster.database)
+        await _reset(cluster, "PostgreSQL", instance.postgres, seconds=seconds / 2, report=report)
 
 
 async def _reset(cluster: Cluster, name: str, instance: Instance, proxy: Proxy, *, seconds: float, report: Report) -> None:
