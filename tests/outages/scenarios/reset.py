@@ -83,7 +83,8 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
         await _reset(cluster, "PostgreSQL", instance.postgres, seconds=seconds / 2, report=report)
 
 
-async def _reset(cluster: Cluster, name: str, instance: Instance, proxy: Proxy, *, seconds: float, report: Report) -> None:
+async def _reset(cluster: Cluster, name: str, proxy: Proxy, *, seconds: float, report: Report) -> None:
+    [instance] = cluster.instances
     client = _Client(instance)
     requests: list[Callable[[], Awaitable[None]]] = [client.read, client.write, client.sell]
     loop = asyncio.get_running_loop()
