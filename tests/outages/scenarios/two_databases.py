@@ -10,11 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
-import psycopg
-
 from app.embedded import PostgresServer, start_postgres
 from app.postgres.migrations import upgrade
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, PROBE, postgres_target
+from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, Instance, an_instance, postgres_target
 from tests.outages.history import History
 from tests.outages.run import HAND_BOUNDS
 from tests.outages.scenarios.report import Report, percentile, share
@@ -30,14 +28,14 @@ _WRITE_BUDGET_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 
 async def run_on_one_server(directory: Path, seconds: float, report: Report) -> None:
     """Both databases are of one PostgreSQL."""
-    async with open_stage(directory, _LOAD, instances=2) as on:
+    async with open_stage(directory, _LOAD, instances=1) as on:
         await create_database(on.cluster.postgres.url_of("postgres"), _OTHER)
         await _run(on, on.cluster.postgres, seconds, report)
 
 
 async def run_on_two_servers(directory: Path, seconds: float, report: Report) -> None:
     """Each database has a PostgreSQL of its own; nothing but the Redis is shared."""
-    async with open_stage(directory, _LOAD, instances=2) as on, _second_server(directory) as server:
+    async with open_stage(directory, _LOAD, instances=1) as on, _second_server(directory) as server:
         await _run(on, server, seconds, report)
 
 
@@ -51,13 +49,15 @@ async def _second_server(directory: Path) -> AsyncIterator[PostgresServer]:
 
 
 async def _run(on: Stage, server: PostgresServer, seconds: float, report: Report) -> None:
-    mine, stranger = on.cluster.instances
+    [mine] = on.cluster.instances
     await upgrade(server.url_of(_OTHER))
-    async with await psycopg.AsyncConnection.connect(server.url_of(_OTHER), autocommit=True) as session:
-        await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e1 probe', 0)", [PROBE])
-    await stranger.terminate()
-    stranger.postgres.target = postgres_target(server)
-    await stranger.restart(_OTHER)
+    async with an_instance(on.cluster, 1) as stranger:
+        stranger.postgres.target = postgres_target(server)
+        await stranger.restart(_OTHER)
+        await _compare(on, mine, stranger, seconds, report)
+
+
+async def _compare(on: Stage, mine: Instance, stranger: Instance, seconds: float, report: Report) -> None:
     here, there = (History(on.log, HAND_BOUNDS) for _ in range(2))
     sides = [
         Workload(on.cluster, here, on.log, _LOAD, Random(11), instances=[mine]),
