@@ -157,7 +157,7 @@ def _judge_old(sides: _Sides, times: tuple[float, float, float, float], report: 
     refused = [failure for failure in history.failures if failure.called > first_audit and failure.answer.startswith("503")]
     first = min((failure.returned for failure in refused), default=first_audit + 99)
     report.at_most("seconds from the first audit to A's first 503", first - first_audit, 2 * AUDIT_INTERVAL_S)
-    served = [read for read in history.reads if due < read.called < led and not read.flagged]
+    served = [read for read in history.reads if due < read.called and read.returned < led and not read.flagged]
     report.none("reads that A served without a flag after 2 intervals", served)
     report.none("writes that A acknowledged after 2 intervals", _acknowledged(history, due, led))
     odd = [f for f in history.failures if f.called > promoted and not f.answer.startswith("503")]
@@ -169,7 +169,7 @@ def _judge_old(sides: _Sides, times: tuple[float, float, float, float], report: 
 
 
 def _acknowledged(history: History, since: float, until: float) -> list[SeenWrite]:
-    return [write for write in history.writes if write.acknowledged and since < write.called < until]
+    return [write for write in history.writes if write.acknowledged and since < write.called and write.returned < until]
 
 
 def _late(history: History, since: float) -> list[object]:
