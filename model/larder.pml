@@ -502,16 +502,18 @@ again:
     atomic { snapshot_row() }
 #endif
     atomic {  /* 2 */
+#ifndef M_TAKE_OVER
+        if  /* the incumbent: another server's fence may live, of this epoch; the refusal changes nothing */
+        :: audit_server != connection && fenced_left > 0 && audit_epoch == EPOCH(row) -> goto give_up
+        :: else
+        fi;
+#endif
         if
         :: audit_epoch != EPOCH(row) ->
 #ifndef H_ANNOUNCE_TRUSTS_ROW
             fenced_left = MAX(fenced_left, TTL_MAX);  /* the row may be an old one: its times say nothing */
             other_left = MAX(other_left, TTL_MAX)
 #endif
-        :: else
-        fi;
-        if
-        :: audit_server != connection -> other_left = MAX(other_left, fenced_left)
         :: else
         fi;
         announced++;

@@ -8,17 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.outages.loop import new_loop
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
 from tests.servers.directory import session_directory
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
-    except ImportError:
-        return asyncio.new_event_loop()
-    return new_event_loop()
 
 
 def _say(line: str) -> None:
@@ -40,7 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     _say(f"Outages for {arguments.minutes:g} minutes, seed {seed}")
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         outcome = runner.run(_main(arguments.minutes, seed))
     _say(table(outcome))
     if not outcome.violations:

@@ -20,6 +20,7 @@ from app.embedded import PostgresServer, RedisServer, start_postgres, start_redi
 from app.postgres.migrations import upgrade
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.proxy import HOST, Proxy, Target
+from tests.servers.databases import know_history
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"
@@ -28,7 +29,6 @@ PROBE = "probe"
 AUDIT_INTERVAL_S = 0.5
 FENCE_TTL_S = 2.0
 SETTINGS = {
-    "LARDER_CACHE_NAMESPACE": NAMESPACE,
     # Short, so that faults of a second or two pass them.
     "LARDER_DATABASE_STATEMENT_TIMEOUT_MS": "1000",
     "LARDER_DATABASE_LOCK_TIMEOUT_MS": "800",
@@ -37,9 +37,10 @@ SETTINGS = {
 }
 _COMMAND = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['serve']))")
 _READY_S = 30.0
+_AUDITS = "larder_cache_audits_total"
 _POLL_S = 0.02
 # A killed run loses its data anyway; a killed server does not: what it wrote is in the system's memory.
-_NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
+NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
 
 
 def postgres_target(server: PostgresServer) -> Target:
@@ -140,6 +141,13 @@ class Instance:
                 found[name] = float(value)
         return found
 
+    async def hits(self, key: str) -> bool:
+        """Read a product; tell whether that was a hit."""
+        with suppress(NoAnswerError):
+            answer = await self.endpoint.request("GET", f"/products/{key}", timeout_s=5)
+            return answer.header(b"cache-status") == "larder; hit"
+        return False
+
     async def _ready(self) -> bool:
         with suppress(NoAnswerError):
             return (await self.endpoint.request("GET", "/readyz", timeout_s=3)).status == 200
@@ -155,8 +163,15 @@ Program = Callable[[Instance, str], tuple[Sequence[str], Mapping[str, str]]]
 
 
 def larder(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
-    """Run Larder itself: a ``Program``."""
-    return _COMMAND, SETTINGS | {
+    """Run Larder itself, with short deadlines: a ``Program``."""
+    command, settings = larder_as_it_comes(instance, database)
+    return command, {**settings, **SETTINGS}
+
+
+def larder_as_it_comes(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Run Larder itself, with its default deadlines: a ``Program``."""
+    return _COMMAND, {
+        "LARDER_CACHE_NAMESPACE": NAMESPACE,
         "LARDER_HOST": HOST,
         "LARDER_PORT": str(instance.endpoint.port),
         "LARDER_DATABASE_URL": instance.database_url(database),
@@ -192,51 +207,61 @@ class Cluster:
         finally:
             await client.aclose()
 
-    async def until_trusted(self, deadline_s: float = 15.0) -> float:
-        """Wait until every instance answers the probe with a hit; return the seconds it took.
+    async def auditor(self) -> Instance:
+        """The instance that finishes the most audits within a few intervals."""
+        before = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
+        await asyncio.sleep(3 * AUDIT_INTERVAL_S)
+        after = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
+        gains = [new - old for new, old in zip(after, before, strict=True)]
+        return self.instances[gains.index(max(gains))]
+
+    async def until_trusted(self, deadline_s: float = 15.0, instances: Sequence[Instance] | None = None) -> float:
+        """Wait until every instance (or these) answers the probe with a hit; return the seconds it took.
 
         Raises:
             TimeoutError: the cache does not come back.
         """
         began = time.monotonic()
-        for instance in self.instances:
-            while not await self._hit(instance):
+        for instance in self.instances if instances is None else instances:
+            while not await instance.hits(PROBE):
                 if time.monotonic() > began + deadline_s:
                     raise TimeoutError(f"instance {instance.number} trusts no cache {deadline_s:g} s after the last fault")
                 await asyncio.sleep(_POLL_S)
         return time.monotonic() - began
-
-    async def _hit(self, instance: Instance) -> bool:
-        with suppress(NoAnswerError):
-            answer = await instance.endpoint.request("GET", f"/products/{PROBE}", timeout_s=5)
-            return answer.header(b"cache-status") == "larder; hit"
-        return False
 
 
 @asynccontextmanager
 async def start_cluster(directory: Path, *, instances: int = 3, program: Program = larder) -> AsyncIterator[Cluster]:
     """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
     async with AsyncExitStack() as opened:
-        postgres = await start_postgres(directory / "postgres", options=_NO_DISK)
+        postgres = await start_postgres(directory / "postgres", options=NO_DISK)
         opened.push_async_callback(postgres.stop)
         redis_server = await start_redis(directory / "redis")
         opened.push_async_callback(redis_server.stop)
         cluster = Cluster(directory, postgres, redis_server, "larder")
         await upgrade(cluster.url)
+        await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         for number in range(instances):
-            proxies = Proxy(postgres_target(postgres)), Proxy(Target(port=redis_server.port))
-            for proxy in proxies:
-                await proxy.open()
-                opened.push_async_callback(proxy.aclose)
-            port = opened.enter_context(_reserved_port())
-            instance = Instance(number, directory, port, *proxies, program=program)
-            cluster.instances.append(instance)
-            opened.callback(instance.endpoint.close)
-            opened.push_async_callback(instance.terminate)
+            cluster.instances.append(await opened.enter_async_context(an_instance(cluster, number, program=program)))
         await asyncio.gather(*(instance.restart(cluster.database) for instance in cluster.instances))
         yield cluster
+
+
+@asynccontextmanager
+async def an_instance(cluster: Cluster, number: int, *, program: Program = larder) -> AsyncIterator[Instance]:
+    """One more service on a cluster's servers, with proxies of its own; not started yet, stopped at the end."""
+    async with AsyncExitStack() as opened:
+        proxies = Proxy(postgres_target(cluster.postgres)), Proxy(Target(port=cluster.redis.port))
+        for proxy in proxies:
+            await proxy.open()
+            opened.push_async_callback(proxy.aclose)
+        port = opened.enter_context(_reserved_port())
+        instance = Instance(number, cluster.directory, port, *proxies, program=program)
+        opened.callback(instance.endpoint.close)
+        opened.push_async_callback(instance.terminate)
+        yield instance
 
 
 @contextmanager

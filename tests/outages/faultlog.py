@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,13 +11,22 @@ EVERYWHERE = -1
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. ``layer``: redis, postgres, service or sql. ``instance``: whose, or ``EVERYWHERE``."""
+    """One fault. ``layer``: redis, postgres, service, rows, ledger or sql. ``instance``: whose, or ``EVERYWHERE``.
+
+    ``keys``: the products concerned, where they are not all.
+    """
 
     kind: str
     layer: str
     instance: int
     began: float
     ended: float | None = None
+    keys: tuple[str, ...] = ()
+
+    def touches(self, instance: int | None, since: float, until: float) -> bool:
+        """Tell whether it touched an instance (``None``: any) in that time."""
+        in_time = self.began <= until and (self.ended is None or self.ended >= since)
+        return in_time and (instance is None or self.instance in (EVERYWHERE, instance))
 
     def line(self, since: float) -> str:
         """Give it as a line of an excerpt."""
@@ -34,9 +43,9 @@ class FaultLog:
         self.counts: Counter[str] = Counter()
 
     @contextmanager
-    def on(self, kind: str, layer: str, instance: int = EVERYWHERE) -> Iterator[Fault]:
+    def on(self, kind: str, layer: str, instance: int = EVERYWHERE, keys: Iterable[str] = ()) -> Iterator[Fault]:
         """Log a fault that lasts as long as the block."""
-        fault = Fault(kind, layer, instance, time.monotonic())
+        fault = Fault(kind, layer, instance, time.monotonic(), keys=tuple(keys))
         self.all.append(fault)
         self.counts[kind] += 1
         try:
@@ -46,9 +55,11 @@ class FaultLog:
 
     def overlapping(self, layers: Collection[str], instance: int | None, since: float, until: float) -> bool:
         """Tell whether a fault of these layers touched an instance (``None``: any) in that time."""
-        for fault in reversed(self.all):
-            if fault.began > until or fault.layer not in layers or (fault.ended is not None and fault.ended < since):
-                continue
-            if instance is None or fault.instance in (EVERYWHERE, instance):
-                return True
-        return False
+        return any(fault.touches(instance, since, until) for fault in reversed(self.all) if fault.layer in layers)
+
+    def holding(self, keys: Collection[str], since: float, until: float) -> bool:
+        """Tell whether somebody's transaction held one of these products in that time."""
+        return any(
+            fault.layer == "rows" and not set(fault.keys).isdisjoint(keys) and fault.touches(None, since, until)
+            for fault in reversed(self.all)
+        )

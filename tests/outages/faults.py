@@ -7,20 +7,27 @@ waited for by the caller.
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
 import psycopg
 import redis.exceptions
 
+from tests.outages.client import NoAnswerError
 from tests.outages.cluster import NAMESPACE, Cluster, Instance
 from tests.outages.faultlog import FaultLog
 from tests.outages.history import ByHand, History, SeenWrite
-from tests.outages.proxy import Proxy
+from tests.outages.proxy import Proxy, Target
+from tests.outages.spare import Spare
 from tests.outages.workload import Workload
 
 SHORTEST_S, LONGEST_S = 0.3, 2.5
+_AWAY_S = (4.0, 6.0)
+_HELD_S = (1.0, 2.5)
+_HELD = 3
+_LEDGER_CLIENTS = 40
 _MID_WRITE_S = 1.0
 _STOPPED_S = 5.0
 
@@ -34,6 +41,8 @@ class Scene:
     history: History
     log: FaultLog
     chance: Random
+    spare: Spare | None = None
+    """Needed by the kinds ``redis-other`` and ``two-databases``."""
 
     def lasting_s(self) -> float:
         """Give how long a fault stays on: short ones are more likely."""
@@ -54,17 +63,14 @@ def _proxied(layer: str, kind: str, do: Callable[[Proxy, Random], None]) -> "Act
     return act
 
 
-async def _cut(scene: Scene, proxy: Proxy) -> None:
+def _breaking(layer: str, kind: str, do: Callable[[Proxy], None]) -> "Action":
     """Break all connections several times, at odd moments."""
-    for _ in range(scene.chance.randint(1, 4)):
-        proxy.cut()
-        await asyncio.sleep(scene.chance.uniform(0.02, 0.4))
 
-
-def _cutting(layer: str) -> "Action":
     async def act(scene: Scene, instance: Instance) -> None:
-        with scene.log.on(f"{layer}-cut", layer, instance.number):
-            await _cut(scene, instance.redis if layer == "redis" else instance.postgres)
+        with scene.log.on(f"{layer}-{kind}", layer, instance.number):
+            for _ in range(scene.chance.randint(1, 4)):
+                do(instance.redis if layer == "redis" else instance.postgres)
+                await asyncio.sleep(scene.chance.uniform(0.02, 0.4))
 
     return act
 
@@ -72,6 +78,42 @@ def _cutting(layer: str) -> "Action":
 def _late(proxy: Proxy, chance: Random) -> None:
     # Around Redis's deadline of 100 ms: some commands are in time and their replies are not.
     proxy.delay(chance.choice((0.02, 0.06, 0.15, 0.4)))
+
+
+async def _postgres_away(scene: Scene, instance: Instance) -> None:
+    """Take PostgreSQL from one instance for longer than a fence lives."""
+    with scene.log.on("postgres-away", "postgres", instance.number):
+        scene.chance.choice((instance.postgres.refuse, instance.postgres.hold))()
+        await asyncio.sleep(scene.chance.uniform(*_AWAY_S))
+        await instance.postgres.heal()
+
+
+async def _redis_other(scene: Scene, instance: Instance) -> None:
+    """Lead one instance to another Redis, whose data is that of the last time."""
+    if scene.spare is None:
+        raise RuntimeError("this fault needs a second Redis")
+    proxy = instance.redis
+    usual = proxy.target
+    with scene.log.on("redis-other", "redis", instance.number):
+        for target in (Target(port=scene.spare.redis.port), usual):
+            proxy.target = target
+            scene.chance.choice((proxy.cut, proxy.reset))()
+            if target is not usual:
+                await asyncio.sleep(scene.lasting_s() + scene.chance.uniform(0.0, 2.0))
+
+
+async def _two_databases(scene: Scene, _: Instance) -> None:
+    """Let a service on another database use the same Redis and the same namespace, and be read."""
+    if scene.spare is None:
+        raise RuntimeError("this fault needs a stranger")
+    stranger = scene.spare.stranger
+    with scene.log.on("two-databases", "redis"):
+        await stranger.redis.heal()
+        end = time.monotonic() + scene.lasting_s() + scene.chance.uniform(0.0, 2.0)
+        while time.monotonic() < end:
+            await stranger.hits(scene.chance.choice(scene.workload.hot))
+            await asyncio.sleep(0.01)
+        stranger.redis.refuse()
 
 
 # ------------------------------------------------------------ Redis as a whole
@@ -158,6 +200,44 @@ async def _postgres_crash(scene: Scene, _: Instance) -> None:
         await scene.cluster.postgres.restart()
 
 
+# ------------------------------------------------------------ locks of others
+
+
+@asynccontextmanager
+async def _transaction(scene: Scene) -> AsyncIterator[psycopg.AsyncConnection[psycopg.rows.TupleRow]]:
+    """Somebody's transaction, rolled back at the end; PostgreSQL may be restarted meanwhile."""
+    with suppress(psycopg.Error):
+        async with await scene.cluster.session() as session:
+            await session.execute("SET lock_timeout = '2s'")
+            await session.execute("BEGIN")
+            yield session
+            await session.execute("ROLLBACK")
+
+
+async def _rows_held(scene: Scene, _: Instance) -> None:
+    keys = sorted(scene.chance.sample(scene.workload.hot, _HELD))
+    async with _transaction(scene) as session:
+        with scene.log.on("rows-held", "rows", keys=keys):
+            await session.execute("SELECT 1 FROM products WHERE id = ANY(%s) ORDER BY id FOR UPDATE", [keys])
+            await asyncio.sleep(scene.chance.uniform(*_HELD_S))
+
+
+async def _ledger_locked(scene: Scene, instance: Instance) -> None:
+    """Lock the ledger as any DDL does, with many clients who ask for pages of it."""
+    clients: list[asyncio.Task[None]] = []
+    async with _transaction(scene) as session:
+        with scene.log.on("ledger-locked", "ledger"):
+            await session.execute("LOCK TABLE stock_movements IN ACCESS EXCLUSIVE MODE")
+            clients = [asyncio.create_task(_ask_ledger(instance)) for _ in range(_LEDGER_CLIENTS)]
+            await asyncio.sleep(scene.chance.uniform(*_HELD_S))
+    await asyncio.gather(*clients)
+
+
+async def _ask_ledger(instance: Instance) -> None:
+    with suppress(NoAnswerError):
+        await instance.endpoint.request("GET", "/stock/movements?reference=x")
+
+
 # ---------------------------------------------------------------------- by hand
 
 
@@ -217,17 +297,22 @@ class Kind:
 
 
 KINDS = (
-    Kind("redis-cut", _cutting("redis"), "redis {}"),
+    Kind("redis-cut", _breaking("redis", "cut", Proxy.cut), "redis {}"),
+    Kind("redis-reset", _breaking("redis", "reset", Proxy.reset), "redis {}"),
     Kind("redis-refuse", _proxied("redis", "refuse", lambda proxy, _: proxy.refuse()), "redis {}"),
     Kind("redis-delay", _proxied("redis", "delay", _late), "redis {}"),
     Kind("redis-hold", _proxied("redis", "hold", lambda proxy, _: proxy.hold()), "redis {}"),
     Kind("redis-swallow", _proxied("redis", "swallow", lambda proxy, _: proxy.swallow()), "redis {}"),
+    Kind("redis-other", _redis_other, "redis {}"),
+    Kind("two-databases", _two_databases, "stranger"),
     Kind("redis-stop", _redis_stop, ALL_REDIS),
     Kind("redis-kill-empty", _redis_kill_empty, ALL_REDIS),
     Kind("redis-kill-snapshot", _redis_kill_snapshot, ALL_REDIS),
     Kind("redis-flushall", _redis_flush, ALL_REDIS),
     Kind("redis-evict", _redis_evict, ALL_REDIS),
-    Kind("postgres-cut", _cutting("postgres"), "postgres {}"),
+    Kind("postgres-cut", _breaking("postgres", "cut", Proxy.cut), "postgres {}"),
+    Kind("postgres-reset", _breaking("postgres", "reset", Proxy.reset), "postgres {}"),
+    Kind("postgres-away", _postgres_away, "postgres {}"),
     Kind("postgres-refuse", _proxied("postgres", "refuse", lambda proxy, _: proxy.refuse()), "postgres {}"),
     Kind("postgres-delay", _proxied("postgres", "delay", _late), "postgres {}"),
     Kind("postgres-hold", _proxied("postgres", "hold", lambda proxy, _: proxy.hold()), "postgres {}"),
@@ -236,6 +321,8 @@ KINDS = (
     Kind("postgres-crash", _postgres_crash, ALL_POSTGRES),
     Kind("service-kill", _service_kill, "service {}"),
     Kind("service-stop", _service_stop, "service {}"),
+    Kind("rows-held", _rows_held, "rows"),
+    Kind("ledger-locked", _ledger_locked, "ledger"),
     Kind("sql-update", _by_hand("sql-update", _UPDATE, deleted=False), "sql"),
     Kind("sql-delete", _by_hand("sql-delete", _DELETE, deleted=True), "sql"),
 )

@@ -7,7 +7,7 @@ as stock or as price: a refused write whose mark is ever read was no refusal.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from tests.checker import Read, Verdict, Write, check
@@ -58,6 +58,7 @@ class Failure:
     instance: int
     kind: str
     answer: str
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,15 @@ class Bounds:
 
 
 class History:
-    """Collects; ``judge`` decides about what was collected since the last time."""
+    """Collects; ``judge`` decides about what was collected since the last time.
 
-    def __init__(self, faults: FaultLog, bounds: Bounds) -> None:
+    Args:
+        faults: what excuses a failure.
+        bounds: of changes by hand.
+        epochs: what names may begin with; a product of any other is a foreign one. ``None``: any.
+    """
+
+    def __init__(self, faults: FaultLog, bounds: Bounds, *, epochs: Collection[int] | None = None) -> None:
         self.reads: list[SeenRead] = []
         self.writes: list[SeenWrite] = []
         self.failures: list[Failure] = []
@@ -96,6 +103,7 @@ class History:
         self.counts: Counter[str] = Counter()
         self._faults = faults
         self._bounds = bounds
+        self._epochs = epochs
         self._bodies: dict[tuple[str, int, int], State] = {}
         self._refused: dict[tuple[str, int], SeenWrite] = {}
         self._contradictions: list[str] = []
@@ -106,6 +114,8 @@ class History:
         for key, epoch, price, stock, version in _PRODUCT.findall(answer.body):
             state = State(key.decode(), int(epoch), int(price), int(stock), int(version))
             known = self._bodies.setdefault((state.key, state.epoch_order, state.version), state)
+            if self._epochs is not None and state.epoch_order not in self._epochs:
+                self._contradictions.append(f"a product of another database: {state}")
             if known != state:
                 self._contradictions.append(f"one version, two contents: {known} and {state}")
             found.append(state)
@@ -146,12 +156,16 @@ class History:
         self._contradictions.clear()
 
     def _excused(self, failure: Failure) -> bool:
-        """Whether PostgreSQL or a service is to blame.
+        """Whether PostgreSQL or a service is to blame, or who held the product.
 
-        For a write it may be those of another instance: a transaction that hangs there holds its locks.
+        For a write it may be those of another instance: a transaction that hangs there holds its locks. Every change of
+        a stock needs the ledger, and other writes share its transaction.
         """
-        instance = failure.instance if failure.kind.startswith("read") else None
-        return self._faults.overlapping(("postgres", "service"), instance, failure.called - BLAME_S, failure.returned)
+        since, until = failure.called - BLAME_S, failure.returned
+        if failure.kind.startswith("read"):
+            return self._faults.overlapping(("postgres", "service"), failure.instance, since, until)
+        held = "overloaded" in failure.answer and self._faults.holding(failure.keys, since, until)
+        return held or self._faults.overlapping(("postgres", "service", "ledger"), None, since, until)
 
     def _bound(self, change: ByHand) -> SeenWrite:
         committed = change.committed

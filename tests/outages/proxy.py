@@ -1,4 +1,4 @@
-"""A TCP proxy that loses, holds, delays and refuses, between one service and one server.
+"""A TCP proxy that loses, resets, holds, delays and refuses, between one service and one server.
 
 What it does is what networks do: bytes of one connection arrive in order or not at all. Commands that were held arrive
 late, even when their sender has given up and closed meanwhile. Replies that were swallowed end their connection when the
@@ -6,6 +6,8 @@ fault ends, because a stream with a hole in it does not exist.
 """
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import cast
 
 HOST = "127.0.0.1"
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""``SO_LINGER``, on and 0 s: closing sends RST instead of FIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,13 @@ class Proxy:
         self.delay_s = 0.0
         self.held = False
         self.swallowing = False
+        self.between_s = 0.0
+        """Least time between two connections that are led to the target; later ones wait for their turn."""
         self.links: set[_Link] = set()
+        self.accepted = 0
+        """Connections that were opened to this proxy since its beginning."""
         self._server: asyncio.Server | None = None
+        self._next_at = 0.0
 
     async def open(self) -> None:
         """Listen; does nothing when it already does."""
@@ -58,9 +67,14 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break all connections; new ones are welcome."""
+        """Break all connections with FIN; new ones are welcome."""
         for link in list(self.links):
             link.abort()
+
+    def reset(self) -> None:
+        """Break all connections, idle and busy ones, with RST, as a firewall or a server that was replaced would do."""
+        for link in list(self.links):
+            link.reset()
 
     def delay(self, seconds: float) -> None:
         """Deliver everything later, in both directions, until ``heal``."""
@@ -73,6 +87,13 @@ class Proxy:
     def swallow(self) -> None:
         """Let commands through and no replies back until ``heal``."""
         self.swallowing = True
+
+    def turn_s(self) -> float:
+        """Seconds until the next connection may be led to the target; takes that turn."""
+        now = asyncio.get_running_loop().time()
+        at = max(now, self._next_at)
+        self._next_at = at + self.between_s
+        return at - now
 
     async def heal(self) -> None:
         """End every fault."""
@@ -90,6 +111,7 @@ class Proxy:
 
     def _accept(self) -> asyncio.Protocol:
         link = _Link(self)
+        self.accepted += 1
         self.links.add(link)
         return link.client
 
@@ -176,6 +198,14 @@ class _Link:
                 side.transport.abort()
         self._proxy.forget(self)
 
+    def reset(self) -> None:
+        for side in (self.client, self._server):
+            # A server on a Unix socket is told by the end of the stream: there is no RST there.
+            if side.transport is not None and not side.transport.is_closing():
+                bare = side.transport.get_extra_info("socket")
+                bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.abort()
+
     async def ended(self) -> None:
         """Wait until an aborted link has let go of its sockets."""
         if self._opening is not None:
@@ -195,6 +225,11 @@ class _Link:
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
+        if pause_s := self._proxy.turn_s():
+            await asyncio.sleep(pause_s)
+        if self._aborted or self.client.lost:
+            self.abort()
+            return
         try:
             await self._proxy.target.connect(lambda: self._server)
         except OSError:

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -12,9 +13,15 @@ from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cl
 from tests.outages.faultlog import FaultLog
 from tests.outages.faults import KINDS, Kind, Scene
 from tests.outages.history import Bounds, History, Judgement
+from tests.outages.liveness import TAKES_OVER_S, Liveness
+from tests.outages.spare import start_spare
 from tests.outages.workload import Load, Workload
 
 ROUND_S = 60.0
+HEALED_S = FENCE_TTL_S + AUDIT_INTERVAL_S
+"""After the last fault every instance has hits: what is left of a fence, and an audit."""
+_CHANGES_OF_SERVER = ("redis-other", "two-databases")
+"""After these the trust may have to be taken over: ``TAKES_OVER_S``."""
 HAND_BOUNDS = Bounds(quiet_s=2 * AUDIT_INTERVAL_S, faulty_s=FENCE_TTL_S + 0.2)
 """Quiet: one interval, and as much again for the audit itself on two busy cores. With faults: the fence's life decides."""
 
@@ -29,6 +36,8 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     metrics: Counter[str] = field(default_factory=Counter)
     healing_s: list[float] = field(default_factory=list)
+    longest_s: dict[str, float] = field(default_factory=dict)
+    """Longest times, in seconds."""
     violations: list[str] = field(default_factory=list)
     excerpt: list[str] = field(default_factory=list)
     dump: list[dict[str, object]] = field(default_factory=list)
@@ -39,42 +48,58 @@ async def run(
 ) -> Outcome:
     """Run for about ``seconds``, or until something is violated."""
     chance = Random(seed)
-    async with start_cluster(directory) as cluster:
+    async with AsyncExitStack() as opened:
+        cluster = await opened.enter_async_context(start_cluster(directory))
         log = FaultLog()
-        history = History(log, HAND_BOUNDS)
+        history = History(log, HAND_BOUNDS, epochs=(0,))
         workload = Workload(cluster, history, log, load or Load(), chance)
-        scene = Scene(cluster, workload, history, log, chance)
+        spare = await opened.enter_async_context(start_spare(directory, cluster, [*workload.hot, *workload.cold]))
+        scene = Scene(cluster, workload, history, log, chance, spare)
+        liveness = Liveness(cluster, workload, log)
         outcome = Outcome(seed)
         meter = _Meter(scene, outcome.metrics)
         await workload.fill()
+        await liveness.fill()
         await cluster.until_trusted()
+        liveness.trusted()
         deck = _Deck(chance)
         began = time.monotonic()
         while not outcome.violations and time.monotonic() < began + seconds:
             workload.start()
+            liveness.start()
             end = min(time.monotonic() + ROUND_S, began + seconds)
             while time.monotonic() < end and not outcome.violations:
-                await _period(scene, deck)
+                kinds = await _period(scene, deck)
                 workload.check_alive()
+                await _heal(scene, outcome, kinds)
+                liveness.trusted()
                 await meter.read()
-                await _heal(scene, outcome)
+            await liveness.stop()
             await workload.stop()
-            await _read_everything(scene)
+            await _read_everything(scene, liveness.keys)
             judgement = history.judge()
+            judgement.violations += liveness.looks.judge()
             _add(outcome, judgement, history)
             history.forget()
             outcome.seconds = time.monotonic() - began
             reads = history.counts["reads checked"]
             say(f"{outcome.seconds:6.0f} s  {reads:8d} reads checked, {len(outcome.violations)} violations")
-        outcome.counts, outcome.faults = history.counts, log.counts
+        outcome.counts, outcome.faults = history.counts + liveness.looks.counts, log.counts
+        outcome.longest_s = {
+            "without a hit at an instance that is well": liveness.looks.longest_gap_s,
+            "of a write to a free product at an instance that is well": liveness.looks.longest_write_s,
+        }
         return outcome
 
 
-async def _period(scene: Scene, deck: "_Deck") -> None:
-    number = scene.chance.choices((1, 2, 3), (4, 4, 2))[0]
+async def _period(scene: Scene, deck: "_Deck") -> list[str]:
+    """Have some faults at once; return their kinds when all are over."""
+    number = scene.chance.choices((1, 2, 3), (3, 4, 3))[0]
+    drawn = deck.draw(number, len(scene.cluster.instances))
     async with asyncio.TaskGroup() as group:
-        for kind, instance in deck.draw(number, len(scene.cluster.instances)):
+        for kind, instance in drawn:
             group.create_task(_later(scene, kind, instance))
+    return [kind.name for kind, _ in drawn]
 
 
 async def _later(scene: Scene, kind: Kind, instance: int) -> None:
@@ -82,20 +107,26 @@ async def _later(scene: Scene, kind: Kind, instance: int) -> None:
     await kind.act(scene, scene.cluster.instances[instance])
 
 
-async def _heal(scene: Scene, outcome: Outcome) -> None:
+async def _heal(scene: Scene, outcome: Outcome, kinds: Sequence[str]) -> None:
+    bound_s = TAKES_OVER_S if any(kind in _CHANGES_OF_SERVER for kind in kinds) else HEALED_S
     try:
-        outcome.healing_s.append(await scene.cluster.until_trusted())
+        taken_s = await scene.cluster.until_trusted()
     except TimeoutError as error:
         outcome.violations.append(f"does not heal: {error}")
+    else:
+        outcome.healing_s.append(taken_s)
+        if taken_s > bound_s:
+            outcome.violations.append(f"liveness: hits everywhere only {taken_s:.2f} s after {', '.join(kinds)}")
     await asyncio.sleep(scene.chance.uniform(0.2, 1.0))
 
 
-async def _read_everything(scene: Scene) -> None:
+async def _read_everything(scene: Scene, free: Sequence[str]) -> None:
     """G2, and the end state: every product once from PostgreSQL and once from every instance, after everything."""
+    keys = (*scene.workload.hot, *scene.workload.cold, *free)
     for instance in scene.cluster.instances:
-        for key in (*scene.workload.hot, *scene.workload.cold):
+        for key in keys:
             await scene.workload.read(instance, key)
-    for key in (*scene.workload.hot, *scene.workload.cold, PROBE):
+    for key in (*keys, PROBE):
         await scene.workload.read(scene.cluster.instances[0], key, "read no-cache", "Cache-Control: no-cache\r\n")
 
 

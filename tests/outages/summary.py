@@ -1,5 +1,6 @@
 """The table at the end of a run."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from tests.outages.faults import KINDS
@@ -18,7 +19,7 @@ _METRICS = {
 
 def table(outcome: Outcome) -> str:
     """Write it."""
-    return "\n".join(f"{text:<52} {value:>10}" for text, value in _lines(outcome))
+    return "\n".join(f"{text:<76} {value:>10}" for text, value in _lines(outcome))
 
 
 def _lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
@@ -26,6 +27,8 @@ def _lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "seed", str(outcome.seed)
     yield "seconds", f"{outcome.seconds:.0f}"
     yield "violations", str(len(outcome.violations))
+    for promise, number in sorted(Counter(text.partition(":")[0] for text in outcome.violations).items()):
+        yield f"violations: {promise}", str(number)
     for name in sorted(counts):
         yield name, str(counts[name])
     checked = counts["reads checked"]
@@ -36,5 +39,7 @@ def _lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     if healing:
         yield "seconds to trust the cache again, median", f"{healing[len(healing) // 2]:.2f}"
         yield "seconds to trust the cache again, longest", f"{healing[-1]:.2f}"
+    for text, seconds in outcome.longest_s.items():
+        yield f"longest time {text}, s", f"{seconds:.2f}"
     for kind in KINDS:
         yield f"fault {kind.name}", str(outcome.faults[kind.name])

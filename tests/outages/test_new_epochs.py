@@ -5,7 +5,6 @@ past, however high its version.
 """
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -14,15 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.embedded import PostgresServer
-from app.embedded.account import give, server_account
-from app.embedded.binaries import postgres_directory
-from app.embedded.process import ServerProcess
 from app.postgres.migrations import upgrade
 from tests.outages.cluster import PROBE, Cluster, postgres_target
-from tests.outages.conftest import Stage, Stages
+from tests.outages.conftest import Stages
 from tests.outages.history import SeenWrite
 from tests.outages.run import HAND_BOUNDS
+from tests.outages.stage import Stage
+from tests.outages.standby import copy_server, run_program
 from tests.outages.workload import Load, count
 from tests.servers.databases import create_database, drop_database
 
@@ -58,42 +55,27 @@ async def _restore(cluster: Cluster, directory: Path, *, filler: int = 0) -> Non
     """Put back, by `pg_restore --clean`, a dump of some time ago."""
     server = cluster.postgres.url_of("postgres")
     other = await create_database(server, "other")
-    await _run("pg_dump", "-Fc", "-f", directory / "live.dump", cluster.url)
-    await _run("pg_restore", "-d", other, directory / "live.dump")
+    await run_program("pg_dump", "-Fc", "-f", directory / "live.dump", cluster.url)
+    await run_program("pg_restore", "-d", other, directory / "live.dump")
     async with await psycopg.AsyncConnection.connect(other, autocommit=True) as session:
         await session.execute(_RENAME)
         await session.execute(
             "INSERT INTO products (id, name, price_cents) SELECT 'filler-' || n, 'e1 filler', 1 FROM generate_series(1, %s) n",
             [filler],
         )
-    await _run("pg_dump", "-Fc", "-f", directory / "old.dump", other)
+    await run_program("pg_dump", "-Fc", "-f", directory / "old.dump", other)
     await asyncio.sleep(0.5)  # versions go on rising: the dump becomes the past
-    await _run("pg_restore", "--clean", "--if-exists", "-d", cluster.url, directory / "old.dump")
+    await run_program("pg_restore", "--clean", "--if-exists", "-d", cluster.url, directory / "old.dump")
 
 
 async def _restore_slowly(cluster: Cluster, directory: Path) -> None:
     await _restore(cluster, directory, filler=300_000)
 
 
-class _Standby(PostgresServer):
-    """A copy of a server; ready when it takes reading connections."""
-
-    def _is_ready(self, process: ServerProcess) -> bool:
-        pid_file = self.data_dir / "postmaster.pid"
-        lines = [line.strip() for line in pid_file.read_text().splitlines()] if pid_file.exists() else []
-        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7] in ("standby", "ready")
-
-
 async def _promote_standby(cluster: Cluster, directory: Path) -> None:
     """Lose the primary, and promote a standby that has not everything: versions go back, on another timeline."""
-    account = server_account()
-    copy = directory / "standby"
-    copy.mkdir()
-    give(copy, account)
-    await _run("pg_basebackup", "-D", copy, "-d", cluster.postgres.url, "--checkpoint=fast", user=account)
-    (copy / "standby.signal").touch()
+    standby = await copy_server(cluster.postgres, directory / "standby", cluster.database, streaming=False)
     await asyncio.sleep(0.5)  # versions go on rising: the standby falls behind
-    standby = _Standby(copy, database=cluster.database, options={"fsync": "off", "max_connections": "120"}, programs=None)
     await standby.start()
     lost, cluster.postgres = cluster.postgres, standby
     await lost.kill()
@@ -134,8 +116,8 @@ async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stage
         dump = outage_directory / "some.dump"
         purges = await _purges(on.cluster)
         with on.log.on("restore", "postgres"):
-            await _run("pg_dump", "-Fc", "-f", dump, on.cluster.url)
-            await _run("pg_restore", "--clean", "--if-exists", "--section=pre-data", "-d", on.cluster.url, dump)
+            await run_program("pg_dump", "-Fc", "-f", dump, on.cluster.url)
+            await run_program("pg_restore", "--clean", "--if-exists", "--section=pre-data", "-d", on.cluster.url, dump)
             await _restore_parts(on.cluster.url, dump, "TABLE DATA", "CONSTRAINT", "INDEX")
             with suppress(TimeoutError):  # the cache may just as well not be trusted now
                 async with asyncio.timeout(4):
@@ -190,21 +172,7 @@ async def _purges(cluster: Cluster) -> float:
 async def _restore_parts(url: str, dump: Path, *parts: str) -> None:
     """Do those steps of `pg_restore` whose entries in the list of contents have one of these words."""
     contents = dump.with_suffix(".list")
-    await _run("pg_restore", "-l", "-f", contents, dump)
+    await run_program("pg_restore", "-l", "-f", contents, dump)
     chosen = [line for line in contents.read_text().splitlines() if any(f" {part} " in line for part in parts)]
     contents.write_text("\n".join(chosen) + "\n")
-    await _run("pg_restore", "-L", contents, "-d", url, dump)
-
-
-async def _run(program: str, *arguments: object, user: str | None = None) -> None:
-    """Run one of PostgreSQL's programs; fail with what it said."""
-
-    def run() -> "subprocess.CompletedProcess[str]":
-        command = [str(postgres_directory() / program), *map(str, arguments)]
-        groups: list[str] | None = None if user is None else []
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd="/", user=user, group=user, extra_groups=groups
-        )
-
-    done = await asyncio.to_thread(run)
-    assert done.returncode == 0, done.stderr
+    await run_program("pg_restore", "-L", contents, "-d", url, dump)

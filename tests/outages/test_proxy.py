@@ -106,6 +106,26 @@ async def test_refused_and_healed(echo: tuple[_Echo, Proxy]) -> None:
         assert await reader.readline() == b"again\n"
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_reset(echo: tuple[_Echo, Proxy], busy: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """The client sees a reset, not an end, on an idle connection and on one whose answer is under way; new ones work."""
+    _, proxy = echo
+    async with _dialled(proxy) as (reader, writer):
+        writer.write(b"a\n")
+        assert await reader.readline() == b"a\n"
+        if busy:
+            proxy.hold()
+            writer.write(b"b\n")
+        proxy.reset()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    await proxy.heal()
+    async with _dialled(proxy) as (reader, writer):
+        writer.write(b"again\n")
+        assert await reader.readline() == b"again\n"
+    assert proxy.accepted == 2
+
+
 async def test_delay_keeps_the_order(echo: tuple[_Echo, Proxy]) -> None:
     """What is sent late stays behind what was sent before it, also when the delay ends meanwhile."""
     server, proxy = echo

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
-from tests.outages.conftest import Stage, Stages
+from tests.outages.conftest import Stages
+from tests.outages.stage import Stage
 from tests.outages.workload import Load, count
 
 REDIS_DEADLINE_S = 0.1

@@ -43,12 +43,24 @@ class Load:
 
 
 class Workload:
-    """Readers and writers on all instances."""
+    """Readers and writers on all instances, or on some; ``epoch`` is the number that names of products begin with."""
 
-    def __init__(self, cluster: Cluster, history: History, faults: FaultLog, load: Load, chance: Random) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        history: History,
+        faults: FaultLog,
+        load: Load,
+        chance: Random,
+        *,
+        instances: Sequence[Instance] | None = None,
+        epoch: int = 0,
+    ) -> None:
         self.hot = [f"hot-{number}" for number in range(load.hot)]
         self.cold = [f"cold-{number}" for number in range(load.cold)]
         self._cluster = cluster
+        self._instances = cluster.instances if instances is None else instances
+        self._epoch = epoch
         self._history = history
         self._faults = faults
         self._load = load
@@ -64,9 +76,9 @@ class Workload:
     async def fill(self) -> None:
         """Create all products."""
         keys = [*self.hot, *self.cold]
-        items = [{"id": key, "name": f"e0 {key}", "price_cents": 1, "stock": 1} for key in keys]
+        items = [{"id": key, "name": f"e{self._epoch} {key}", "price_cents": 1, "stock": 1} for key in keys]
         batch = Order("batch", tuple(keys), self.next_mark(), "POST", "/products/batch", {"items": items})
-        if not await self.write(self._cluster.instances[0], batch):
+        if not await self.write(self._instances[0], batch):
             raise RuntimeError("the products were not created")
 
     def start(self) -> None:
@@ -97,7 +109,7 @@ class Workload:
     async def _reader(self) -> None:
         chance = self._chance
         while not self._stopping:
-            instance = chance.choice(self._cluster.instances)
+            instance = chance.choice(self._instances)
             dice = chance.random()
             if dice < 0.08:
                 keys = chance.sample([*self.hot, *self.cold], chance.randint(3, 8))
@@ -167,20 +179,20 @@ class Workload:
             elif seen.called >= until:
                 del self._suspects[seen.key]
 
-    def _fail(self, instance: Instance, kind: str, called: float, text: str) -> None:
-        self._history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text))
+    def _fail(self, instance: Instance, kind: str, called: float, text: str, keys: tuple[str, ...] = ()) -> None:
+        self._history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text, keys))
 
     # ----------------------------------------------------------------- writes
 
     async def _writer(self) -> None:
         chance = self._chance
         while not self._stopping:
-            instance = chance.choice(self._cluster.instances)
+            instance = chance.choice(self._instances)
             key = chance.choice(self.hot if chance.random() < 0.8 else self.cold)
             acknowledged = await self._write_somehow(instance, key)
             if acknowledged:
                 # What was acknowledged must be seen everywhere at once.
-                await asyncio.gather(*(self.read(other, key) for other in self._cluster.instances))
+                await asyncio.gather(*(self.read(other, key) for other in self._instances))
             await asyncio.sleep(chance.expovariate(1 / self._load.writer_pause_s) if acknowledged else 0.05)
 
     async def _write_somehow(self, instance: Instance, key: str) -> bool:
@@ -203,13 +215,13 @@ class Workload:
 
     def _put(self, kind: str, key: str) -> "Order":
         mark = self.next_mark()
-        return Order(kind, (key,), mark, "PUT", f"/products/{key}", {"name": f"e0 {key}", "price_cents": mark})
+        return Order(kind, (key,), mark, "PUT", f"/products/{key}", {"name": f"e{self._epoch} {key}", "price_cents": mark})
 
     def _batch(self, key: str) -> "Order":
         mark = self.next_mark()
         others = self._chance.sample([*self.hot, *self.cold], self._chance.randint(1, 5))
         keys = tuple(dict.fromkeys([key, *others]))
-        items = [{"id": other, "name": f"e0 {other}", "price_cents": mark} for other in keys]
+        items = [{"id": other, "name": f"e{self._epoch} {other}", "price_cents": mark} for other in keys]
         return Order("batch", keys, mark, "POST", "/products/batch", {"items": items})
 
     async def write(self, instance: Instance, order: "Order") -> bool:
@@ -226,7 +238,7 @@ class Workload:
         except NoAnswerError as error:
             answer, text = None, f"no answer: {error}"
             if not error.sent:
-                self._fail(instance, "write " + order.kind, called, text)
+                self._fail(instance, "write " + order.kind, called, text, order.keys)
                 return False
         finally:
             instance.writing -= 1
@@ -242,7 +254,7 @@ class Workload:
             answer=text,
         )
         if answer is None or answer.status >= 500 or answer.status == 400:
-            self._fail(instance, "write " + order.kind, called, text)
+            self._fail(instance, "write " + order.kind, called, text, order.keys)
         if answer is None or answer.status >= 300:
             changed_nothing = answer is not None and (answer.status < 500 or any(slug in text for slug in _UNCHANGED))
             self._refuse(order, plain, unchanged=changed_nothing)
@@ -268,9 +280,9 @@ class Workload:
             state.key: (state.version, state.epoch_order) for state in self._history.states(answer)
         }
         if order.kind == "batch":
-            left = {entry["id"]: (entry["version"], 0) for entry in json.loads(answer.body)["results"]}
+            left = {entry["id"]: (entry["version"], self._epoch) for entry in json.loads(answer.body)["results"]}
         for key in order.keys:
-            version, epoch = (plain.version, 0) if plain.deleted else left[key]
+            version, epoch = (plain.version, self._epoch) if plain.deleted else left[key]
             self._history.writes.append(replace(plain, key=key, version=version, epoch_order=epoch))
             if version is not None:
                 self._seen[key] = version

@@ -1,0 +1,36 @@
+"""``python -m tests.outages.scenarios NAME [--seconds N]``: exit status 0 when everything is as promised."""
+
+import argparse
+import asyncio
+import sys
+
+from tests.outages.loop import new_loop
+from tests.outages.scenarios.index import SCENARIOS
+from tests.outages.scenarios.report import Report
+from tests.servers.directory import session_directory
+
+
+async def _main(name: str, seconds: float | None) -> Report:
+    scenario = SCENARIOS[name]
+    report = Report()
+    async with session_directory() as directory:
+        await scenario.run(directory, seconds or scenario.seconds, report)
+    return report
+
+
+def main() -> int:
+    """Do it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.outages.scenarios", description=__doc__)
+    parser.add_argument("name", choices=SCENARIOS, help="which one", metavar="NAME")
+    parser.add_argument("--seconds", type=float, help="how long under load (default: the scenario's own)")
+    parser.epilog = "; ".join(f"{name}: {scenario.text} ({scenario.seconds:g} s)" for name, scenario in SCENARIOS.items())
+    arguments = parser.parse_args()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        report = runner.run(_main(arguments.name, arguments.seconds))
+    verdict = f"{len(report.broken)} promises broken" if report.broken else "as promised"
+    sys.stdout.write(f"{arguments.name}: {verdict}\n{report.table()}\n")
+    return int(bool(report.broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

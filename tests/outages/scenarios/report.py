@@ -1,0 +1,85 @@
+"""What a scenario found: figures, those that were promised held against their bounds, as a table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.checker import Read, Verdict, Write, check
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. ``promised`` is empty for what is only told."""
+
+    text: str
+    value: str
+    promised: str = ""
+    kept: bool = True
+
+
+class Report:
+    """Collects figures; ``broken`` are those that are not as promised."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+        self.examples: list[str] = []
+
+    @property
+    def broken(self) -> list[Figure]:
+        """What is not as promised."""
+        return [figure for figure in self.figures if not figure.kept]
+
+    def tell(self, text: str, value: object) -> None:
+        """Add a figure of which nothing is promised."""
+        self.figures.append(Figure(text, _text(value)))
+
+    def demand(self, text: str, value: object, promised: str, *, kept: bool) -> None:
+        """Add a figure and what was promised of it."""
+        self.figures.append(Figure(text, _text(value), promised, kept))
+
+    def at_most(self, text: str, value: float, bound: float) -> None:
+        """Add a figure that must not exceed a bound."""
+        self.demand(text, value, f"<= {_text(bound)}", kept=value <= bound)
+
+    def at_least(self, text: str, value: float, bound: float) -> None:
+        """Add a figure that must reach a bound."""
+        self.demand(text, value, f">= {_text(bound)}", kept=value >= bound)
+
+    def none(self, text: str, found: Sequence[object]) -> None:
+        """Add a count that must be 0, with some of what was found."""
+        self.at_most(text, len(found), 0)
+        self.examples += [f"{text}: {one}" for one in found[:_EXAMPLES]]
+
+    def no_stale_reads(self, whose: str, reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
+        """Judge reads by ``tests.checker``: none may show the past."""
+        verdict = check(reads, writes)
+        self.tell(f"reads checked, {whose}", verdict.checked)
+        self.tell(f"of them bound by an acknowledged write, {whose}", verdict.bound)
+        self.none(f"stale reads, {whose}", verdict.violations)
+        return verdict
+
+    def table(self) -> str:
+        """Write everything."""
+        lines = [f"{'':<72} {'found':>10}  promised"]
+        for figure in self.figures:
+            mark = "" if figure.kept else "  BROKEN"
+            lines.append(f"{figure.text:<72} {figure.value:>10}  {figure.promised}{mark}".rstrip())
+        return "\n".join([*lines, *(f"  {example}" for example in self.examples)])
+
+
+def share(part: int, whole: int) -> float:
+    """A share in percent; 0 of nothing."""
+    return 100 * part / whole if whole else 0.0
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The value that so many percent do not exceed; 0 of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,42 @@
+"""A running cluster with clients that have not begun yet: what tests and scenarios begin with."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from tests.outages.cluster import Cluster, Program, larder, start_cluster
+from tests.outages.faultlog import FaultLog
+from tests.outages.history import History
+from tests.outages.run import HAND_BOUNDS
+from tests.outages.workload import Load, Workload
+
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running cluster that the cache is trusted on, with clients that have not begun yet."""
+
+    cluster: Cluster
+    log: FaultLog
+    history: History
+    workload: Workload
+
+    def judge(self) -> list[str]:
+        """Give every violation, and the excerpt of the first one."""
+        judgement = self.history.judge()
+        return judgement.violations and [*judgement.violations[:5], *judgement.excerpt]
+
+
+@asynccontextmanager
+async def open_stage(directory: Path, load: Load, *, instances: int = 3, program: Program = larder) -> AsyncIterator[Stage]:
+    """Start a cluster in ``directory``, create the products of the load, and wait until the cache is trusted."""
+    async with start_cluster(directory, instances=instances, program=program) as cluster:
+        log = FaultLog()
+        history = History(log, HAND_BOUNDS)
+        workload = Workload(cluster, history, log, load, Random(_SEED))
+        await workload.fill()
+        await cluster.until_trusted()
+        yield Stage(cluster, log, history, workload)
