@@ -158,10 +158,7 @@ class Audit:
             return Cycle(announced.cycle, trusted=False)
         limits, repairs, purged = self._config.fences, Repairs(), None
         async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
-            if snapshot.epoch != announced.epoch:
-                raise SourceUnavailable(
-                    "the database changed between two steps of an audit: another server answered, or a new history began"
-                )
+            self._check_epoch(announced.epoch, snapshot.epoch)
             if snapshot.rival:
                 return Cycle(announced.cycle, trusted=False, deferred=f"namespace {snapshot.rival} has the trust")
             known = begun.watermark is not None and begun.watermark.xid is not None
@@ -174,6 +171,12 @@ class Audit:
         if trusted:
             await source.complete(announced.cycle)
         return Cycle(announced.cycle, trusted, repairs, purged)
+
+    def _check_epoch(self, announced: str, found: str) -> None:
+        if found != announced:
+            raise SourceUnavailable(
+                "the database changed between two steps of an audit: another server answered, or a new history began"
+            )
 
     async def _announce(self, begun: Begun, source: AuditSource) -> Announced | Deferred:
         asked_at = self._clock()

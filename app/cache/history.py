@@ -83,6 +83,10 @@ class History:
             log.warning("the database is the present primary again: the cache is used from the next audit on")
         self.deposed = False
 
+    def counts(self, epoch: str) -> bool:
+        """Whether a reader may count a fence of this epoch; an empty one stands for no fence."""
+        return epoch == self.epoch != "" and not self.deposed
+
     def met(self, epoch: str) -> None:
         """Take an epoch that was found in the store."""
         if epoch == self.epoch or not self.epoch:

@@ -1,7 +1,9 @@
 """Round trips to the store: requests share them, they are counted, and a store that fails never fails a request."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from app.cache.config import READ_TURNS, CacheConfig
 from app.cache.errors import Overloaded, StoreUnavailable
@@ -10,6 +12,9 @@ from app.cache.history import History
 from app.cache.joined import Joined
 from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Store, Value
 from app.cache.stats import Stats
+
+Reply = TypeVar("Reply")
+log = logging.getLogger(__name__)
 
 
 class RoundTrips:
@@ -77,14 +82,14 @@ class RoundTrips:
 
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
         began = self._clock()
-        reading = await self._store.read([key for keys in batch for key in keys])
+        reading = await self._definite(self._store.read([key for keys in batch for key in keys]))
         self._stats.store_read.observe(self._clock() - began)
-        if reading.epoch != self._history.epoch or self._history.deposed:
+        if self._history.counts(reading.epoch):
+            self._stats.last_proven = began
+        elif reading.epoch:
             # The fence is another primary's or another database's: it vouches for a history that is not this process's.
             self._history.met(reading.epoch)
             reading = Reading("", reading.slots)
-        elif reading.epoch:
-            self._stats.last_proven = began
         if len(batch) == 1:
             return [reading]
         readings, start = [], 0
@@ -95,17 +100,17 @@ class RoundTrips:
 
     async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
         wanted = list(dict.fromkeys(key for keys in batch for key in keys))
-        taken = await self._store.lease(wanted)
+        taken = await self._definite(self._store.lease(wanted))
         # A token belongs to the first who asked: two holders of one token could both fill.
         return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
 
     async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
-        await self._store.release({key: token for tokens in batch for key, token in tokens.items()})
+        await self._definite(self._store.release({key: token for tokens in batch for key, token in tokens.items()}))
         return [None] * len(batch)
 
     async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
         began = self._clock()
-        published = await self._store.publish([publication for item in batch for publication in item])
+        published = await self._definite(self._store.publish([publication for item in batch for publication in item]))
         self._stats.store_publish.observe(self._clock() - began)
         answers, start = [], 0
         for item in batch:
@@ -115,6 +120,17 @@ class RoundTrips:
             for publication, outcome in zip(item, outcomes, strict=True):
                 self._note(publication.state.key, outcome)
         return answers
+
+    async def _definite(self, call: Awaitable[Reply]) -> Reply:
+        """The store's reply. Whatever it raises instead means that there was none, so no list of errors has to be complete."""
+        try:
+            return await call
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self._stats.unexpected += 1
+            log.exception("the store failed in a way that nobody foresaw; the cache goes on without its reply")
+            raise StoreUnavailable(str(error)) from error
 
     def _note(self, key: str, outcome: Outcome) -> None:
         self._stats.publishes[outcome] += 1

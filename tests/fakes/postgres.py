@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from app.cache import ports as cache
+from app.cache.history import hash_of
 from app.cache.ports import Absent, Announced, Deferred, FenceLimits, Standing, State, Value
 from tests.fakes.wire import Disconnected
 
@@ -88,11 +89,13 @@ class MemoryPostgres:
         now: the host's clock, in seconds.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], system: str = "7000000000000000001") -> None:
         self.now = now
+        self.overlapping: set[str] = set()
+        """Namespaces whose announcements overlap with another's in time, so that neither statement sees the other."""
         self.rows: dict[str, Row] = {}
         self.audits: dict[str, AuditRow] = {}
-        self.system = "7000000000000000001"
+        self.system = system
         self.timeline = 1
         self.next_xid = 700
         self.down = False
@@ -102,7 +105,7 @@ class MemoryPostgres:
         self.snapshots: list[str] = []
         """Clients that hold a snapshot open, and with it a lock that a truncation has to wait for."""
         self.ledger: dict[tuple[str, str, int], str | None] = {}
-        """Every state that ever was: content by epoch, key and version; ``None`` for a tombstone."""
+        """Every state that ever was: content by the epoch's hash, key and version; ``None`` for a tombstone."""
         self.order_of_epoch: dict[str, int] = {}
         self.marks: set[str] = set()
         self._waiting: list[tuple[Transaction, str, Change, asyncio.Future[State]]] = []
@@ -212,7 +215,7 @@ class MemoryPostgres:
         """Whether a state was ever visible to anybody, byte for byte."""
         if state.version == 0:
             return isinstance(state, Absent)
-        place = state.epoch, state.key, state.version
+        place = hash_of(state.epoch), state.key, state.version
         if place not in self.ledger:
             return False
         content = self.ledger[place]
@@ -314,6 +317,14 @@ class MemoryPostgres:
         for key, row in self.rows.items():
             self._record(key, row)
 
+    def fork(self) -> "MemoryPostgres":
+        """A standby that is promoted while this primary goes on: two primaries of one system."""
+        other = type(self)(self.now, self.system)
+        other.order_of_epoch, other.ledger = self.order_of_epoch, self.ledger
+        other.timeline = self.timeline
+        other.promote(self.image())
+        return other
+
     def answer(self) -> None:
         """Raise ``Disconnected`` while the server is down."""
         if self.down:
@@ -337,7 +348,7 @@ class MemoryPostgres:
         return row.server == server or row.epoch != self.epoch or lapsed
 
     def _rival_at_announcement(self, namespace: str, limits: FenceLimits) -> str:
-        return self.rival(namespace, limits)
+        return "" if namespace in self.overlapping else self.rival(namespace, limits)
 
     def _fenced_until(self, row: AuditRow, ttl_s: float) -> float:
         return max(row.fenced_until, self.now() + ttl_s)
@@ -372,10 +383,10 @@ class MemoryPostgres:
         order = len(self.order_of_epoch)
         digest = hashlib.blake2b(f"{self.system} {order}".encode(), digest_size=8).hexdigest()
         self.epoch = f"{self.system}.{self.timeline:08x}.{digest}"
-        self.order_of_epoch[self.epoch] = order
+        self.order_of_epoch[hash_of(self.epoch)] = order
 
     def _record(self, key: str, row: Row) -> None:
-        self.ledger[self.epoch, key, row.version] = None if row.deleted else row.content
+        self.ledger[hash_of(self.epoch), key, row.version] = None if row.deleted else row.content
 
 
 def as_state(key: str, epoch: str, row: Row | None) -> State:

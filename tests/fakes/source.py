@@ -57,7 +57,7 @@ class MemorySource:
     async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
         try:
             return await self._wire.call(name, question)
-        except Disconnected as error:
+        except Exception as error:
             raise SourceUnavailable(f"{name}: {error}") from error
 
 
@@ -151,7 +151,7 @@ async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Chan
         for key in sorted(changes):
             state: State = await wire.call("change", _changing(postgres, transaction, key, changes[key]))
             states.append(state)
-    except (Disconnected, Aborted) as error:
+    except Exception as error:
         _give_up(postgres, transaction)
         raise SourceUnavailable(f"rolled back: {error}") from error
     except BaseException:
@@ -162,7 +162,7 @@ async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Chan
         await wire.call("commit", lambda: postgres.commit(begun))
     except Aborted as error:
         raise SourceUnavailable(f"rolled back: {error}") from error
-    except Disconnected as error:
+    except Exception as error:
         _give_up(postgres, transaction)
         raise CommitUnknown(str(error)) from error
     except BaseException:

@@ -24,6 +24,7 @@ class Fate(StrEnum):
     REPLY_CUT = "effect, error at once"
     REPLY_LOST = "effect, no reply"
     LATE = "effect after the deadline"
+    UNLISTED = "an error that nobody lists"
 
 
 FAULTS = tuple(fate for fate in Fate if fate is not Fate.CARRIED)
@@ -119,6 +120,10 @@ class FaultyWire:
             deadline.cancel()
 
 
+class UnlistedError(Exception):
+    """What no adapter lists: an event loop, a parser or a new release of a driver raises it."""
+
+
 class _Delivery:
     """One command on its way there, and its reply on the way back."""
 
@@ -131,8 +136,9 @@ class _Delivery:
 
     def land(self, apply: Callable[[], object]) -> None:
         """Arrive at the server."""
-        if self._fate is Fate.REFUSED:
-            self._send_back(None, Disconnected("connection reset"))
+        if self._fate in (Fate.REFUSED, Fate.UNLISTED):
+            unlisted = self._fate is Fate.UNLISTED
+            self._send_back(None, UnlistedError("the handler is closed") if unlisted else Disconnected("connection reset"))
             return
         try:
             result = apply()

@@ -3,10 +3,12 @@
 # ruff: noqa: ARG002 - a guard that is off looks at nothing
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from app.cache import slot
 from app.cache.ports import State
+from app.cache.round_trips import Reply, RoundTrips
 from app.cache.write_through import Acknowledgement, Read, WriteThrough, _Load, _Loaded
 
 
@@ -60,3 +62,16 @@ class SendsLoadsApart(WriteThrough):
 
     async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
         return list(await self._send_loads(loads))
+
+
+class ListsErrorsOfTheStore(WriteThrough):
+    """Only errors that somebody listed count as no reply of the store."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._trips = _ListsErrors(arguments[0], self._config, self._stats, self._history, self._clock)
+
+
+class _ListsErrors(RoundTrips):
+    async def _definite(self, call: Awaitable[Reply]) -> Reply:
+        return await call

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.cache.errors import StoreUnavailable
-from app.cache.ports import Outcome, Publication, Published, Reading, Source, Standing, State, Store
+from app.cache.ports import AuditRow, Outcome, Publication, Published, Reading, Source, Standing, State, Store
+from tests.fakes.source import MemorySource
 from tests.fakes.store import MemoryStore
 
 
@@ -123,6 +124,22 @@ class AnyAuditSettles(SourceAround):
         standing = await self._source.standing()
         rows = {name: replace(row, announced=row.announced - 1) for name, row in standing.rows.items()}
         return replace(standing, rows=rows)
+
+
+class SettlesOwnRow(SourceAround):
+    """A writer that settles looks at its own namespace's audit row alone."""
+
+    async def standing(self) -> Standing:
+        return self._own(await self._source.standing())
+
+    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+        standing = self._own(await self._source.adopt(fence_ttl_max_ms))
+        return standing if standing.rows else replace(standing, rows={"": AuditRow(0, 0, -1.0)})
+
+    def _own(self, standing: Standing) -> Standing:
+        assert isinstance(self._source, MemorySource)
+        namespace = self._source._namespace
+        return replace(standing, rows={name: row for name, row in standing.rows.items() if name == namespace})
 
 
 class AdoptsWithoutTime(SourceAround):

@@ -113,6 +113,13 @@ class LateAfterTakeover(RedisServer):
         return super().trust(replace(begun, server=self.identity) if late else begun, proven, ttl_s)
 
 
+class KeepsClaims(RedisServer):
+    """The claim of a cycle that failed stays until its time is over."""
+
+    def give_back(self, token: str) -> None:
+        return
+
+
 class AuditKeepsLeases(RedisServer):
     """An audit skips leases."""
 

@@ -10,18 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from app.cache.audit import Audit
 from app.cache.config import CacheConfig
+from app.cache.history import History
 from app.cache.ports import State
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
 from tests.simulation import mutant_audit as audit
 from tests.simulation import mutant_cache as cache
+from tests.simulation import mutant_history as history
 from tests.simulation import mutant_ports as ports
 from tests.simulation import mutant_postgres as postgres
 from tests.simulation import mutant_redis as redis
 from tests.simulation import schedules_audits as audits
 from tests.simulation import schedules_traffic as traffic
+from tests.simulation import schedules_worlds as worlds
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.runner import simulate
 from tests.simulation.stage import Schedule
@@ -70,10 +74,19 @@ def together(*parts: Parts) -> Parts:
     return replace(SHIPPED, **changed)
 
 
+_FIELDS = (
+    (RedisServer, "redis"),
+    (MemoryPostgres, "postgres"),
+    (WriteThrough, "cache"),
+    (Audit, "audit"),
+    (History, "history"),
+)
+
+
 def _part(kind: type) -> Parts:
     """Put a mutant's class where it belongs."""
     part: Any = kind
-    for base, field in ((RedisServer, "redis"), (MemoryPostgres, "postgres"), (WriteThrough, "cache")):
+    for base, field in _FIELDS:
         if issubclass(kind, base):
             return replace(SHIPPED, **{field: part})
     if issubclass(kind, ports.StoreAround):
@@ -123,7 +136,38 @@ MUTANTS = [
         "ShortPatience", "R4", short_patience, replace(SHIPPED, config=short_patience), traffic.settling_without_the_database
     ),
     _mutant("R5", audit.ReconnectsEachTime, audits.cycle_moves_to_another_server),
-    _mutant("R5", audit.ReconnectsSource, audits.session_is_replaced_in_a_promotion, behind=(postgres.AssumesNothing,)),
+    _mutant(
+        "R5",
+        audit.ReconnectsSource,
+        audits.session_is_replaced_in_a_promotion,
+        behind=(postgres.AssumesNothing, history.TakesAnySnapshot),
+    ),
+    _mutant(
+        "R5.3",
+        history.TakesAnySnapshot,
+        audits.session_is_replaced_in_a_promotion,
+        behind=(postgres.AssumesNothing, audit.ReconnectsSource),
+    ),
+    _mutant("G3", cache.ListsErrorsOfTheStore),
+    _mutant("R5", history.EndsOnUnlistedErrors),
+    _mutant("R1", history.CountsAnyEpoch, worlds.old_primary_vouches_for_its_history),
+    _mutant("P1", history.OldPrimaryGoesOn, worlds.old_primary_is_told),
+    _mutant(
+        "R1",
+        history.LateAnswerCounts,
+        worlds.answer_from_the_old_primary_comes_late,
+        behind=(history.OldPrimaryGoesOn,),
+    ),
+    _other(
+        "CountsAnyDatabase",
+        "R1",
+        "A reader counts a fence of another database.",
+        replace(SHIPPED, history=history.CountsAnyEpoch),
+        worlds.two_databases_share_a_server,
+    ),
+    _mutant("T4", postgres.IgnoresRival, worlds.another_namespace_is_used),
+    _mutant("T4", postgres.LooksForRivalTooEarly, worlds.two_namespaces_announce_at_once),
+    _mutant("R4", ports.SettlesOwnRow, worlds.newcomer_settles),
     _mutant("R5.2", audit.SnapshotsFirst, audits.commit_between_snapshot_and_announcement),
     _mutant("R5.2", audit.AnnouncesNothing, traffic.publish_is_lost),
     _mutant("R5.2", postgres.AnnouncesWithoutGreatest, audits.shorter_fence_is_announced),

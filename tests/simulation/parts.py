@@ -4,7 +4,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from app.cache.audit import Audit
 from app.cache.config import CacheConfig
+from app.cache.history import History
 from app.cache.ports import AuditSource, AuditStore, Source, State, Store
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
@@ -51,6 +53,8 @@ class Parts:
     redis: type[RedisServer] = RedisServer
     postgres: type[MemoryPostgres] = MemoryPostgres
     cache: type[WriteThrough] = WriteThrough
+    audit: type[Audit] = Audit
+    history: type[History] = History
     store: Callable[[Store], Store] = same_store
     source: Callable[[Source], Source] = same_source
     audit_stores: Callable[[OpenStore], OpenStore] = same_audit_stores

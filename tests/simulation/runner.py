@@ -216,10 +216,16 @@ class _Run:
                         break
                     if answer.status is Status.HIT:
                         break
-                    if world.loop.time() - peace_from > PATIENCE_S:
+                    if world.loop.time() - peace_from > self._hits_again_s():
                         world.broken(f"the cache does not come back: {process.name} answers {key} with {answer.status}")
                         break
                     await asyncio.sleep(config.audit_interval_ms / 1_000)
+
+    def _hits_again_s(self) -> float:
+        """In how long every key must be hit again: a lease may be left, and a purge may have to be begun once more."""
+        world, config = self._world, self._world.config
+        pages, page_s = self._scenario.purge
+        return world.lives.lease_s + 2 * pages * page_s + (config.fence_ttl_max_ms + 4 * config.audit_interval_ms) / 1_000
 
 
 def quiet(scenario: Scenario) -> Scenario:

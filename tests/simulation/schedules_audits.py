@@ -232,6 +232,8 @@ async def session_is_replaced_in_a_promotion(stage: Stage) -> None:
     stage.postgres.promote(lagging)
     snapshot.open()
     await cycle
+    await one.cache.drop("k")
+    await stage.read(one)
     await stage.read(two)
     two.redis.lose("publish")
     await stage.write(two)

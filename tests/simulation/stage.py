@@ -7,19 +7,20 @@ import asyncio
 import random
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from app.cache.audit import Audit, Cycle
+from app.cache.audit import Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
-from app.cache.history import History
+from app.cache.history import hash_of
 from app.cache.ports import State
 from app.cache.stats import Stats
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
 from tests.checker import Read, Violation, Write, check
-from tests.fakes.postgres import Row
+from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
 from tests.fakes.redis import RedisServer
 from tests.fakes.source import MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
@@ -71,6 +72,8 @@ class ScriptedWire:
 
     def __init__(self, client: str) -> None:
         self.client = client
+        self.cut = False
+        """Whether no command gets through."""
         self._stops: dict[str, deque[Stop]] = defaultdict(deque)
 
     def hold(self, name: str) -> Stop:
@@ -88,6 +91,8 @@ class ScriptedWire:
     async def call(self, name: str, apply: "Callable[[], Reply | asyncio.Future[Reply]]") -> Reply:
         """See ``Wire.call``."""
         await asyncio.sleep(TRIP_S)
+        if self.cut:
+            raise Disconnected("cut off")
         stop = self._stops[name].popleft() if self._stops[name] else None
         if stop is not None and not stop.after:
             await stop.enter(apply)
@@ -104,23 +109,61 @@ class ScriptedWire:
 class Member:
     """One process of the fleet."""
 
-    def __init__(self, stage: "Stage", name: str, server: RedisServer, fence_ttl_ms: int) -> None:
+    def __init__(
+        self,
+        stage: "Stage",
+        name: str,
+        *,
+        server: RedisServer,
+        postgres: MemoryPostgres,
+        namespace: str,
+        fence_ttl_ms: int,
+    ) -> None:
         self.server = server
+        self.database = postgres
         self.redis, self.postgres = ScriptedWire(name), ScriptedWire(name)
-        parts, stats = stage.parts, Stats()
+        parts = stage.parts
+        self.stats = stats = Stats()
         store = MemoryStore(lambda: self.server, self.redis, random.Random(name))
-        source = MemorySource(stage.postgres, self.postgres)
-        history, clock = History(), stage.loop.time
-        history.told(stage.postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
-        self.cache = parts.cache(parts.store(store), parts.source(source), stage.config, stats, history=history, clock=clock)
-        self._audit = Audit(
+        self._source = MemorySource(postgres, self.postgres, namespace)
+        history, clock = parts.history(), stage.loop.time
+        history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
+        source = parts.source(self._source)
+        self.cache = parts.cache(parts.store(store), source, stage.config, stats, history=history, clock=clock)
+        self._audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
-            parts.audit_sources(lambda: open_audit_source(stage.postgres, self.postgres)),
+            parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),
             replace(stage.config, fence_ttl_ms=fence_ttl_ms),
             stats,
             history=history,
             clock=clock,
+            chance=random.Random(name),
         )
+
+    def move(self, postgres: MemoryPostgres) -> None:
+        """Let new questions go to another primary; answers that are on their way come all the same."""
+        self.database = self._source._postgres = postgres
+
+    async def audit_as_shipped(self) -> None:
+        """Audit for ever, as a process does."""
+        await self._audit.run()
+
+    async def audit_on(self) -> None:
+        """Audit for ever, whatever becomes of it."""
+        while True:
+            await self.audit()
+            await asyncio.sleep(FENCE_S / 10)
+
+    async def read_on(self) -> None:
+        """Read for ever, and so fill the slot."""
+        while True:
+            await self.read_unrecorded()
+            await asyncio.sleep(FENCE_S / 40)
+
+    async def read_unrecorded(self) -> None:
+        """Read where nothing is promised of the answer, which may be a refusal."""
+        with suppress(SourceUnavailable):
+            await self.cache.read("k")
 
     async def audit(self) -> Cycle | None:
         """Run one cycle, when the last claim has lapsed; ``None`` when it broke off."""
@@ -146,17 +189,34 @@ class Stage:
         self._contents = 0
         self._ticks = 0
         self._reads: list[Read] = []
+        self.foreign: list[str] = []
+        """Answers from another database's rows."""
         self._writes: list[Write] = []
 
     @property
-    def violations(self) -> list[Violation]:
-        """What the checker finds."""
-        return check(self._reads, self._writes).violations
+    def violations(self) -> list[Violation | str]:
+        """What the checker finds, and answers from another database."""
+        return [*check(self._reads, self._writes).violations, *self.foreign]
 
-    def member(self, server: RedisServer | None = None, *, fence_ttl_ms: int | None = None) -> Member:
-        """Start a process; its connections go to ``red`` if nothing else is said."""
+    def member(
+        self,
+        server: RedisServer | None = None,
+        *,
+        postgres: MemoryPostgres | None = None,
+        namespace: str = NAMESPACE,
+        fence_ttl_ms: int | None = None,
+    ) -> Member:
+        """Start a process; its connections go to ``red`` and to the first primary if nothing else is said."""
         self._members += 1
-        return Member(self, f"member {self._members}", server or self.red, fence_ttl_ms or self.config.fence_ttl_ms)
+        name, ttl_ms = f"member {self._members}", fence_ttl_ms or self.config.fence_ttl_ms
+        return Member(
+            self,
+            name,
+            server=server or self.red,
+            postgres=postgres or self.postgres,
+            namespace=namespace,
+            fence_ttl_ms=ttl_ms,
+        )
 
     async def trusted(self) -> tuple[Member, Member]:
         """Two members, a proven cache, and the row ``k`` in its slot."""
@@ -175,14 +235,14 @@ class Stage:
         states: list[State] = []
 
         async def run() -> Sequence[State]:
-            replayed, unchanged = self.postgres.applied(mark), False
+            replayed, unchanged = member.database.applied(mark), False
 
             def change(row: Row | None) -> str | None:
                 nonlocal unchanged
                 unchanged = row is not None and (replayed or row.content == content)
                 return row.content if row and replayed else content
 
-            found = await transact(self.postgres, member.postgres, {"k": change}, mark)
+            found = await transact(member.database, member.postgres, {"k": change}, mark)
             states.extend(found)
             if replayed:
                 return self.parts.replayed(found)
@@ -192,16 +252,18 @@ class Stage:
         await member.cache.settle(acknowledgement)
         returned = self._tick()
         for state in states:
-            order = self.postgres.order_of_epoch[state.epoch]
-            self._writes.append(Write("k", called, returned, state.version, acknowledged=True, epoch_order=order))
+            order = member.database.order_of_epoch[hash_of(state.epoch)]
+            key = f"k of {member.database.system}"
+            self._writes.append(Write(key, called, returned, state.version, acknowledged=True, epoch_order=order))
 
     async def read(self, member: Member) -> Answer:
         """Read ``k`` and record it."""
         called = self._tick()
         answer = await member.cache.read("k")
-        order = self.postgres.order_of_epoch[answer.state.epoch]
-        version = answer.state.version
-        self._reads.append(Read("k", called, self._tick(), version, status=answer.status.value, epoch_order=order))
+        if (order := member.database.order_of_epoch.get(hash_of(answer.state.epoch), -1)) < 0:
+            self.foreign.append(f"{answer.state} is of another database")
+        key, version = f"k of {member.database.system}", answer.state.version
+        self._reads.append(Read(key, called, self._tick(), version, status=answer.status.value, epoch_order=order))
         return answer
 
     async def hits(self, member: Member) -> bool:
@@ -226,7 +288,7 @@ async def trusted_again(member: Member) -> None:
 Schedule = Callable[[Stage], Awaitable[None]]
 
 
-def play(schedule: Schedule, parts: Parts = SHIPPED) -> list[Violation]:
+def play(schedule: Schedule, parts: Parts = SHIPPED) -> list[Violation | str]:
     """Play a schedule; return what the checker finds."""
     loop = SeededLoop(random.Random(1))
     try:

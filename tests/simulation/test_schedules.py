@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation import schedules_audits, schedules_traffic
+from tests.simulation import schedules_audits, schedules_traffic, schedules_worlds
 from tests.simulation.mutants import BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
 from tests.simulation.stage import Schedule, play
 
 PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
 SCHEDULES = [
     schedule
-    for module in (schedules_audits, schedules_traffic)
+    for module in (schedules_audits, schedules_traffic, schedules_worlds)
     for schedule in vars(module).values()
     if inspect.iscoroutinefunction(schedule) and schedule.__module__ == module.__name__
 ]

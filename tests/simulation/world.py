@@ -10,9 +10,8 @@ from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.cache.audit import Audit
 from app.cache.config import CacheConfig
-from app.cache.history import History as SourceHistory
+from app.cache.history import hash_of
 from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.checker import Read, Write
@@ -121,7 +120,7 @@ class World:
 
     def order(self, epoch: str) -> int:
         """The order of an epoch."""
-        return self.postgres.order_of_epoch[epoch]
+        return self.postgres.order_of_epoch[hash_of(epoch)]
 
     def committed(self, state: State) -> bool:
         """Whether a state was ever committed, byte for byte."""
@@ -160,7 +159,7 @@ class Process:
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
         self.source = MemorySource(world.postgres, self.postgres_wire)
         store = MemoryStore(self.route, self.redis_wire, world.chance, world.lives)
-        history = SourceHistory()
+        history = parts.history()
         self.cache = parts.cache(
             parts.store(store), parts.source(self.source), world.config, self.stats, history=history, clock=self.clock
         )
@@ -168,7 +167,7 @@ class Process:
         config = replace(
             world.config, fence_ttl_ms=world.chance.choice((world.config.fence_ttl_ms, world.config.fence_ttl_max_ms))
         )
-        self.audit = Audit(
+        self.audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(self.route, self.redis_wire)),
             parts.audit_sources(lambda: open_audit_source(world.postgres, self.postgres_wire)),
             config,
