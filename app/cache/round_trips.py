@@ -73,7 +73,7 @@ class RoundTrips:
     async def drop(self, key: str) -> None:
         """Empty one slot. Raises ``StoreUnavailable``."""
         self.filled.discard(key)
-        await self._store.drop(key)
+        await self._definite(self._store.drop(key))
 
     async def aclose(self) -> None:
         """Finish what was accepted."""

@@ -59,6 +59,9 @@ class ClaimsInStep(Audit):
         return
 
     async def run(self) -> None:
+        interval_s = self._config.audit_interval_ms / 1_000
+        self._claim_ms = int(0.9 * self._config.audit_interval_ms)
         while True:
+            began = self._clock()
             await self.attempt()
-            await asyncio.sleep(self._config.audit_interval_ms / 1_000)
+            await asyncio.sleep(began + interval_s - self._clock())
