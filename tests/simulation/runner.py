@@ -204,8 +204,8 @@ class _Run:
                 world.broken("a transaction stays open in peace")
                 break
         await asyncio.sleep((config.fence_ttl_max_ms + 3 * config.audit_interval_ms) / 1_000)
-        peace_from = world.loop.time()
         for process in world.processes.values():
+            peace_from = world.loop.time()  # for each: a process that rested has dead connections to find out about
             client = Client(world, process, keys, 0.0, 0.0)
             for key in keys:
                 while True:
