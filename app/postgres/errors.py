@@ -93,7 +93,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
 
 
 def translate(error: Exception) -> DatabaseError:
-    """The house's error for whatever the driver raised. What it does not list says nothing of the server: the answer is lost."""
+    """The house's error for whatever the driver raised; an error of no class of the driver's means that the answer is lost."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     if not isinstance(error, psycopg.Error):
         return ConnectionLost(f"{type(error).__name__}: {text}")

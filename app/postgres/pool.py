@@ -148,11 +148,12 @@ class Pool:
         return await self._connect()
 
     async def _give_back(self, connection: Connection, generation: int, *, reusable: bool) -> None:
-        if reusable and generation == self._generation and not connection.closed:
-            if connection.info.transaction_status == _IDLE or await self._rolled_back(connection):
-                self._idle.append(connection)
-                return
-        await _close(connection)
+        reusable = reusable and not connection.closed
+        reusable = reusable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+        if reusable and generation == self._generation:
+            self._idle.append(connection)
+        else:
+            await _close(connection)
 
     async def _rolled_back(self, connection: Connection) -> bool:
         with suppress(DatabaseError):

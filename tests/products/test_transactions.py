@@ -62,7 +62,7 @@ async def test_triggers_of_others_count(database_url: str, transactions: Product
     [state] = committed.states
     assert isinstance(state, Value)
     assert b'"price_cents":999' in state.payload
-    [[effect]] = [result for result in committed.results if not isinstance(result, Exception)]
+    [[effect]] = [result for result in committed.decisions if not isinstance(result, Exception)]
     assert isinstance(effect.row, Product)
     assert effect.row.price_cents == 999
 
@@ -72,7 +72,7 @@ async def test_commands_of_one_transaction_see_each_other(transactions: ProductT
     committed = await commit(
         transactions, [Create(draft("a")), Create(draft("a")), count("a", 3), delete("a"), count("a", 4), Create(draft("a", 9))]
     )
-    assert [type(result) if isinstance(result, Exception) else result[0].row.version for result in committed.results] == [
+    assert [type(result) if isinstance(result, Exception) else result[0].row.version for result in committed.decisions] == [
         1,
         AlreadyExists,
         2,
@@ -99,7 +99,7 @@ async def test_two_create_the_same_product(transactions: ProductTransactions) ->
     """One creates it, the other finds it there: no error of the database comes through."""
     for number in range(10):
         both = await asyncio.gather(*(commit(transactions, [Create(draft(f"p{number}"))]) for _ in range(2)))
-        results = [committed.results[0] for committed in both]
+        results = [committed.decisions[0] for committed in both]
         assert sum(isinstance(result, AlreadyExists) for result in results) == 1
 
 
