@@ -72,12 +72,12 @@ async def test_server_hangs_after_the_login(database_url: str, hangs_at: str) ->
         database = Database(url, connect_timeout_ms=1_000, statement_timeout_ms=3_600_000)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(DatabaseUnavailable):
-                async with database.session():
+                async with database.loads.session():
                     pass
         assert hangs_at in tap.seen[-1]
         tap.hang_at = ""
         tap.replies.set()
-        assert await database.rows("SELECT 1") == [(1,)]
+        assert await database.loads.rows("SELECT 1") == [(1,)]
         await database.close()
 
 

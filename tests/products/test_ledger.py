@@ -1,17 +1,22 @@
 """The stock ledger on a real database: whoever changes a stock, and whatever comes between."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import LiteralString
 
 import psycopg
 import pytest
 
+from app.cache.errors import Overloaded
 from app.main import write_limits
-from app.postgres.errors import DatabaseOverloaded
-from app.products.errors import AlreadyExists, InsufficientStock, ProductsMissing, Refused, StockLimit
+from app.postgres.database import Shares
+from app.products.commands import Adjust, Command, Upsert
+from app.products.decision import Done
+from app.products.errors import AlreadyExists, InsufficientStock, OutcomeUnknown, ProductsMissing, Refused, StockLimit
+from app.products.idempotency import Asked
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
 from app.products.service import Asking, Products, WriteLimits, Written
+from app.products.transactions import Patience
 from app.settings import Settings
 from tests.products.instances import Instance, by_hand, deviations, instance, rows
 
@@ -211,35 +216,28 @@ async def test_batches_that_create_the_same_products_in_opposite_order(larder: I
     assert await deviations(larder.settings) == []
 
 
-@pytest.fixture
-async def patient(settings: Settings) -> AsyncIterator[Instance]:
-    """An instance that waits for a lock as long as a scenario lasts."""
-    async with instance(settings.model_copy(update={"database_lock_timeout_ms": 5_000})) as running:
-        yield running
-
-
 @pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
-async def test_rows_are_locked_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
+async def test_rows_are_locked_in_the_order_of_their_ids(larder: Instance, settings: Settings, ids: str) -> None:
     """Whatever the order of the lines: who waits for b holds a and not c, so no two requests can wait for each other."""
-    await patient.stock(*"abc")
+    await larder.stock(*"abc")
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
-        request = asyncio.create_task(patient.products.adjust([Line(product_id, 1) for product_id in ids], Reason.OTHER))
+        request = asyncio.create_task(_patiently(larder, Adjust([Line(product_id, 1) for product_id in ids], Reason.OTHER)))
         await _locked(settings)
         free = await rows(settings, "SELECT id FROM products ORDER BY id FOR UPDATE SKIP LOCKED")
         await connection.execute("ROLLBACK")
     assert free == [("c",)]
-    assert [written.row.version for written in await request] == [2, 2, 2]
+    assert [effect.row.version for effect in await request] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
-async def test_creations_are_recorded_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
+async def test_creations_are_recorded_in_the_order_of_their_ids(larder: Instance, settings: Settings, ids: str) -> None:
     """There is no row to lock yet: who waits for b's first entry has made a's and not c's."""
     async with by_hand(settings) as connection, by_hand(settings) as looking:
         await connection.execute("BEGIN")
         await connection.execute("INSERT INTO products (id, name, price_cents) VALUES ('b', 'Mug', 1)")
-        request = asyncio.create_task(patient.products.upsert([Draft(product_id, "Cup", 1, 1) for product_id in ids]))
+        request = asyncio.create_task(_patiently(larder, Upsert([Draft(product_id, "Cup", 1, 1) for product_id in ids])))
         await _locked(settings)
         await looking.execute("SET lock_timeout = '50ms'")
         made = {}
@@ -254,7 +252,7 @@ async def test_creations_are_recorded_in_the_order_of_their_ids(patient: Instanc
             await looking.execute("ROLLBACK")
         await connection.execute("ROLLBACK")
     assert made == {"a": True, "c": False}
-    assert [written.row.version for written in await request] == [1, 1, 1]
+    assert [effect.row.version for effect in await request] == [1, 1, 1]
 
 
 async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Instance, settings: Settings) -> None:
@@ -274,32 +272,59 @@ async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Inst
 
 
 async def test_a_held_row_holds_up_its_product_alone(larder: Instance, settings: Settings) -> None:
-    """While a row is locked elsewhere, other products are written, by another lane; its own requests go on afterwards."""
-    products = Products(
-        larder.cache,
-        larder.products._source,
-        larder.products._transactions,
-        WriteLimits(write_lanes=2, write_lane_patience_ms=0),
-    )
+    """While a row is locked elsewhere, other products are written; its own requests go on afterwards, together."""
     await larder.stock("held", "free")
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
-        waiting = [asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE))]
+        waiting = [asyncio.create_task(_take(larder, "held"))]
         await _locked(settings)
         for _ in range(5):
-            # Were it to take the second lane, it would hold that one up as well.
-            waiting.append(asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE)))
-            await products.adjust([Line("free", -1)], Reason.SALE)
+            waiting.append(asyncio.create_task(_take(larder, "held")))
+            await _take(larder, "free")
         assert not any(task.done() for task in waiting)
         await connection.execute("ROLLBACK")
-    assert sorted([(await task)[0].row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
-    await products.aclose()
+    assert sorted([(await task).row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
+    assert len(await rows(settings, "SELECT DISTINCT created_at FROM stock_movements WHERE product_id = 'held'")) <= 4
+
+
+async def test_a_request_for_a_held_product_and_a_free_one_keeps_the_free_one_free(
+    larder: Instance, settings: Settings
+) -> None:
+    """It waits for the held row before it takes the other; afterwards both are changed."""
+    await larder.stock("a", "b", "c")
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
+        order = asyncio.create_task(larder.products.adjust([Line(i, -1) for i in "abc"], Reason.SALE))
+        await _locked(settings)
+        for number in range(20):
+            assert (await _take(larder, "ac"[number % 2])).row.version == 2 + number // 2
+        await connection.execute("ROLLBACK")
+    assert [written.row.version for written in await order] == [12, 2, 12]
+    assert await deviations(settings) == []
+
+
+async def test_what_never_began_is_told_from_what_may_have_happened(larder: Instance, settings: Settings) -> None:
+    """Past its deadline a request for a held row is overload, and nothing was changed, now or later."""
+    hasty = Products(larder.cache, larder.products._source, larder.products._transactions, WriteLimits(request_timeout_ms=300))
+    await larder.stock("held")
+    async with by_hand(settings) as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
+        takes = (hasty.adjust([Line("held", -1)], Reason.SALE) for _ in range(20))
+        told = await asyncio.gather(*takes, return_exceptions=True)
+        await connection.execute("ROLLBACK")
+    await hasty.aclose()
+    unknown = sum(isinstance(answer, OutcomeUnknown) for answer in told)
+    assert {type(answer) for answer in told} <= {Overloaded, OutcomeUnknown}
+    [[stock]] = await rows(settings, "SELECT stock FROM products")
+    assert 10 - unknown <= stock <= 10
 
 
 async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
-    """Writes that wait for rows never take all connections: what is not cached is still loaded, and finds one at once."""
-    few = settings.model_copy(update={"database_connections": 4, "database_acquire_timeout_ms": 30})
+    """Writes that wait for rows take no connection of others: what is not cached is still loaded, and finds one at once."""
+    few = settings.model_copy(update={"database_connections": 5, "database_acquire_timeout_ms": 30})
     ids = [f"p{number}" for number in range(20)]
     async with instance(few) as larder, by_hand(settings) as connection:
         await larder.stock(*ids)
@@ -308,20 +333,29 @@ async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
         writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids]
         for number in range(200):
             assert (await larder.products.get(f"none-{number}")).state.version == 0
-            await asyncio.sleep(0.005)  # over some lock timeouts, so that lanes and singles all wait
-        assert not all(task.done() for task in writes)
+        assert not any(task.done() for task in writes)
         await connection.execute("ROLLBACK")
-        await asyncio.gather(*writes, return_exceptions=True)
+        assert {(await task).row.version for task in writes} == {2}
     assert await deviations(settings) == []
 
 
-@pytest.mark.parametrize("connections", [3, 4, 5, 7, 10, 50])
-@pytest.mark.parametrize("lanes", [1, 4, 64])
-def test_writes_leave_connections_to_others(settings: Settings, connections: int, lanes: int) -> None:
-    """Two, of more than three; and there is at least one of each kind."""
-    limits = write_limits(settings.model_copy(update={"database_connections": connections, "write_lanes": lanes}))
-    assert limits.write_lanes >= 1 <= limits.singles
-    assert limits.write_lanes + limits.singles <= max(2, connections - 2)
+@pytest.mark.parametrize("connections", [5, 6, 7, 10, 50, 500])
+def test_every_part_has_its_connections(settings: Settings, connections: int) -> None:
+    """All together as many as the setting says; writes have one for the main transaction and some for held products."""
+    shares = Shares.of(connections)
+    assert shares.audit == 1
+    assert min(shares.loads, shares.lists) >= 1
+    assert shares.audit + shares.loads + shares.lists + shares.writes == connections
+    places = write_limits(settings.model_copy(update={"database_connections": connections})).places_apart
+    assert places == shares.writes - 1 >= 1
+
+
+async def _patiently(larder: Instance, command: Command) -> Sequence[Written]:
+    """Do a command in a transaction that waits for rows as long as a scenario lasts."""
+    committed = await larder.products._transactions.commit([Asked(command)], Patience(5_000, sorted(command.keys)))
+    [decision] = committed.decisions
+    assert isinstance(decision, Done)
+    return decision.effects
 
 
 async def _locked(settings: Settings) -> None:
@@ -331,20 +365,20 @@ async def _locked(settings: Settings) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_of_a_batch_that_cannot_be_done_only_the_guilty_fail(larder: Instance, settings: Settings) -> None:
-    """A joined transaction that runs into a held row is taken apart: its neighbours of the same lane are served."""
-    held, *same_lane = [f"q{number}" for number in range(6)]
-    await larder.stock(held, *same_lane)
+async def test_a_joined_batch_with_a_held_row_is_done_but_for_that(larder: Instance, settings: Settings) -> None:
+    """Its neighbours are served in the same transaction; it is served when the row is free."""
+    held, *free = [f"q{number}" for number in range(6)]
+    await larder.stock(held, *free)
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
-        opener = asyncio.create_task(_take(larder, same_lane[0]))
+        opener = asyncio.create_task(_take(larder, free[0]))
         await asyncio.sleep(0)  # it leaves alone; the others form one batch
-        batch = [asyncio.create_task(_take(larder, product_id)) for product_id in (held, *same_lane)]
-        results = await asyncio.gather(opener, *batch, return_exceptions=True)
+        late, *batch = [asyncio.create_task(_take(larder, product_id)) for product_id in (held, *free)]
+        assert [written.row.version for written in await asyncio.gather(opener, *batch)] == [2, 3, 2, 2, 2, 2]
+        assert not late.done()
         await connection.execute("ROLLBACK")
-    assert [type(result) for result in results] == [Written, DatabaseOverloaded, *[Written] * 5]
-    assert (await _take(larder, held)).row.version == 2
+    assert (await late).row.version == 2
     assert await deviations(settings) == []
 
 
