@@ -191,9 +191,10 @@ class Products:
         await self._queue.aclose()
 
     async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
-        ticket = Ticket(Asked(command, asking.once, asking.request_id, asking.actor))
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        ticket = Ticket(Asked(command, asking.once, asking.request_id, asking.actor), deadline)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(deadline):
                 decision, acknowledgement = await self._decided(ticket)
                 if not isinstance(decision, Denied):
                     await self._cache.settle(acknowledgement)

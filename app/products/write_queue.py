@@ -33,6 +33,9 @@ TURNS = 5
 WAIT_MS = 100
 """How long a product's first attempt apart waits for its row."""
 
+CLOSE_S = 0.25
+"""Time that a request must have left for another attempt apart: it must not pass its deadline inside a transaction."""
+
 STUCK_WAIT_MS = 20
 """How long each later attempt waits, while others wait for the place."""
 
@@ -45,6 +48,8 @@ class Ticket:
     """One request on its way through the queue."""
 
     asked: Asked
+    deadline: float
+    """On the loop's clock."""
     under_way: bool = False
     """Whether a transaction was sent that may do it, or has done it."""
     left: bool = False
@@ -226,9 +231,12 @@ class WriteQueue:
         """What the next transaction is for: requests that wait for the one row, or one that waits for several or is alone."""
         batch: list[Ticket] = []
         weight = 0
+        latest = asyncio.get_running_loop().time() + CLOSE_S
         while product.waiting:
             ticket = product.waiting[0]
-            if ticket.future is not None and not ticket.future.done():  # else its caller has left
+            if ticket.deadline < latest:
+                _fail(ticket, Overloaded("the request's deadline is near, and others hold its product still"))
+            elif ticket.future is not None and not ticket.future.done():  # else its caller has left
                 weight += _weight(ticket)
                 if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):
                     break

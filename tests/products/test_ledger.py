@@ -296,10 +296,10 @@ async def test_a_request_for_a_held_product_and_a_free_one_keeps_the_free_one_fr
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
-        order = asyncio.create_task(larder.products.adjust([Line(i, -1) for i in "abc"], Reason.SALE))
+        order = asyncio.create_task(larder.products.adjust([Line(i, 1) for i in "abc"], Reason.RECEIPT))
         await _locked(settings)
         for number in range(20):
-            assert (await _take(larder, "ac"[number % 2])).row.version == 2 + number // 2
+            assert (await _take(larder, "ac"[number % 2], 0)).row.version == 2 + number // 2
         await connection.execute("ROLLBACK")
     assert [written.row.version for written in await order] == [12, 2, 12]
     assert await deviations(settings) == []

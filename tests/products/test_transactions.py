@@ -154,7 +154,7 @@ async def test_a_lock_of_another_kind_is_not_waited_for_long(database_url: str, 
         with pytest.raises(LockTimeout):
             await commit(transactions, [Create(draft("a"))])
         await holder.rollback()
-        await holder.execute("LOCK TABLE products IN SHARE ROW EXCLUSIVE MODE")
+        await holder.execute("LOCK TABLE products IN EXCLUSIVE MODE")
         with pytest.raises(RowsHeld):
             await commit(transactions, [Create(draft("a"))])
         await holder.rollback()
@@ -167,7 +167,7 @@ async def test_a_ledger_that_is_ahead_of_its_product(database_url: str, transact
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
         for product_id, version in (("a", 2), ("b", 2), ("b", 3), ("c", 2), ("e", 1), ("e", 4)):
             await hand.execute("INSERT INTO stock_movements VALUES (%s, %s, 0, -1, 9, 'sale')", (product_id, version))
-        [decision] = (await commit(transactions, [count("a", 7, Precondition(versions=frozenset({1})))])).decisions
+        [decision] = (await commit(transactions, [count("a", 7, Precondition(if_match=frozenset({"1"})))])).decisions
         assert told(decision) == 3
         batch = [count("b", 5), count("b", 6), count("d", 1), delete("c"), Create(draft("e", 3)), Create(draft("c", 2))]
         committed = await commit(transactions, batch)
