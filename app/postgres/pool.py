@@ -73,18 +73,22 @@ class Pool:
         try:
             generation = self._generation
             connection = await self._take_connection(fresh=fresh)
+            session = Session(connection, self._deadline_s)
             try:
-                yield Session(connection, self._deadline_s)
+                yield session
             except DatabaseError as error:
                 if isinstance(error, ConnectionLost | DatabaseReadOnly | CommitUnknown):
                     self.drop()
-                await self._give_back(connection, generation, reusable=not isinstance(error, ConnectionStale))
+                if isinstance(error, ConnectionStale):
+                    await _close(connection)
+                else:
+                    await self._give_back(connection, session, generation)
                 raise
             except BaseException:
                 # A statement may be under way: nobody else may read its answer.
                 await _close(connection)
                 raise
-            await self._give_back(connection, generation, reusable=True)
+            await self._give_back(connection, session, generation)
         finally:
             self._places.release()
 
@@ -147,10 +151,13 @@ class Pool:
                 break
         return await self._connect()
 
-    async def _give_back(self, connection: Connection, generation: int, *, reusable: bool) -> None:
-        reusable = reusable and not connection.closed
-        reusable = reusable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
-        if reusable and generation == self._generation:
+    async def _give_back(self, connection: Connection, session: Session, generation: int) -> None:
+        usable = not connection.closed
+        usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+        if usable and generation == self._generation:
+            if session.pipeline_failed:
+                # The driver takes statements for prepared that the server skipped (psycopg 3.3): it has to prepare them anew.
+                connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
             self._idle.append(connection)
         else:
             await _close(connection)

@@ -7,7 +7,7 @@ trips and the command tag of COMMIT (docs/decisions/0003).
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, LiteralString
 
@@ -28,6 +28,8 @@ class Session:
     def __init__(self, connection: Connection, deadline_s: float) -> None:
         self._connection = connection
         self._deadline_s = deadline_s
+        self.pipeline_failed = False
+        """Whether statements of a round trip were skipped because one before them failed."""
 
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one statement; return its rows. Raises a ``DatabaseError``."""
@@ -38,8 +40,7 @@ class Session:
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
         """Run several statements in one round trip; return the rows of each. Raises a ``DatabaseError``."""
         async with bounded(self._connection, self._deadline_s):
-            async with self._connection.pipeline():
-                cursors = [await self._connection.execute(*statement) for statement in statements]
+            cursors = await self._send(statements)
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
@@ -51,10 +52,7 @@ class Session:
         """
         try:
             async with bounded(self._connection, self._deadline_s):
-                async with self._connection.pipeline():
-                    for statement in last:
-                        await self._connection.execute(*statement)
-                    cursor = await self._connection.execute("COMMIT")
+                *_, cursor = await self._send((*last, ("COMMIT", None)))
                 tag = cursor.statusmessage
         except DatabaseError as error:
             if isinstance(error, TransactionConflict | DatabaseFailed) and was_answered(error):
@@ -62,6 +60,13 @@ class Session:
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
         if tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
             raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
+
+    async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
+        self.pipeline_failed = True
+        async with self._connection.pipeline():
+            cursors = [await self._connection.execute(*statement) for statement in statements]
+        self.pipeline_failed = False
+        return cursors
 
 
 @asynccontextmanager

@@ -164,10 +164,13 @@ class _Transaction:
         ids = sorted({key for asked in self._batch for key in asked.command.keys})
         onces = [asked.once for asked in self._batch if asked.once]
         by_key = {"callers": [once.caller for once in onces], "keys": [once.key for once in onces]}
-        statements: list[Statement] = [("BEGIN", None)]
+        statements: list[Statement] = []
         if self._patience:
             timeout = {"timeout": str(self._patience.wait_ms)}
-            statements += [(queries.LOCK_TIMEOUT, timeout), (queries.WAIT, {"ids": list(self._patience.ids)})]
+            await session.pipeline(("BEGIN", None), (queries.LOCK_TIMEOUT, timeout))
+            await session.rows(queries.WAIT, {"ids": list(self._patience.ids)})
+        else:
+            statements.append(("BEGIN", None))
         if onces:
             statements += [(queries.LOCK_KEYS, by_key), (queries.KEPT, by_key)]
         statements.append((queries.LOCK, {"ids": ids}))
