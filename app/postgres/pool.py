@@ -26,6 +26,9 @@ from app.postgres.session import Connection, Parameters, Session, Statement, bou
 
 Result = TypeVar("Result")
 
+_LOST = (ConnectionLost, DatabaseReadOnly, CommitUnknown)
+"""Errors after which no connection of the share is trusted: they are of the same server."""
+
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 
 
@@ -77,9 +80,9 @@ class Pool:
             try:
                 yield session
             except DatabaseError as error:
-                if isinstance(error, ConnectionLost | DatabaseReadOnly | CommitUnknown):
+                if isinstance(error, _LOST):
                     self.drop()
-                if isinstance(error, ConnectionStale):
+                if isinstance(error, (*_LOST, ConnectionStale)):
                     await _close(connection)
                 else:
                     await self._give_back(connection, session, generation)
