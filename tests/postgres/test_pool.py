@@ -1,4 +1,4 @@
-"""Shares of connections on a real PostgreSQL: what they cost, what bounds them, and what becomes of a connection that failed."""
+"""Shares of connections on a real PostgreSQL: what bounds them, and what becomes of a connection that failed."""
 
 import asyncio
 import random
@@ -63,7 +63,7 @@ async def test_a_failing_transaction_costs_no_connection(database: Database) -> 
     chance = random.Random(5)
     for number in range(60):
         bad = chance.randrange(8)
-        statements = [("SELECT 1 / %(n)s::integer + {}".format(place), {"n": int(place != bad)}) for place in range(4)]
+        statements = [(f"SELECT 1 / %(n)s::integer + {place}", {"n": int(place != bad)}) for place in range(4)]
         asked = [(cast("Any", text), parameters) for text, parameters in statements]
 
         async def work(session: Session, asked: list[Any] = asked) -> int:
