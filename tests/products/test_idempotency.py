@@ -21,6 +21,7 @@ from app.products.product import Draft, Line, Product, Reason
 from app.products.service import Products, WriteLimits, Written
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
+from tests.cache.rig import Gate
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 
@@ -247,3 +248,28 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
     done = await _take(larder.products, "a")
     assert isinstance(done.row, Product)
     assert done.row.version == 9
+
+
+class _Odd(ProductTransactions):
+    """Fails once in a way that nobody foresaw, and then has nothing to remove."""
+
+    def __init__(self, again: Gate) -> None:
+        self.again = again
+        self.failed = False
+
+    async def forget(self, *, age_s: float, limit: int) -> int:
+        del age_s, limit
+        if self.failed:
+            await self.again.enter()
+        self.failed = True
+        raise RuntimeError("nobody foresaw this")
+
+
+async def test_the_sweeper_survives_whatever_is_raised() -> None:
+    """It is counted, and the next sweep is tried."""
+    stats, gate = Stats(), Gate()
+    sweeper = asyncio.create_task(Housekeeping(_Odd(gate), stats, keep_s=60, pause_s=0).run())
+    await gate.arrival()
+    assert stats.unexpected == 1
+    sweeper.cancel()
+    await asyncio.gather(sweeper, return_exceptions=True)
