@@ -19,7 +19,7 @@ from app.cache.history import History
 from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
-from app.postgres.database import Database
+from app.postgres.database import Database, Shares
 from app.products.audit_source import ProductAuditSources
 from app.products.housekeeping import Housekeeping
 from app.products.service import Products, WriteLimits
@@ -27,7 +27,6 @@ from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 
-_SINGLES = 8
 _log = logging.getLogger("larder")
 
 
@@ -83,7 +82,7 @@ async def running(
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
         housekeeping = Housekeeping(
-            transactions, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
+            transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
         larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), tallies)
@@ -110,7 +109,7 @@ def _report(task: "asyncio.Task[None]") -> None:
 
 
 def open_database(settings: Settings) -> Database:
-    """Give the pool of the settings; it connects when it is used."""
+    """Give the connections of the settings; they are opened when they are used."""
     return Database(
         settings.database_url,
         connections=settings.database_connections,
@@ -122,21 +121,13 @@ def open_database(settings: Settings) -> Database:
 
 
 def write_limits(settings: Settings) -> WriteLimits:
-    """Give the write path's limits of the settings.
-
-    When every row is held by somebody, every transaction waits for one. Two connections stay free of them (one, of three), so
-    that loads and the audit go on.
-    """
-    most = max(2, settings.database_connections - 2)
-    lanes = min(settings.write_lanes, most // 2)
+    """Give the write path's limits of the settings. The main transaction always has a connection of its own."""
     return WriteLimits(
-        write_lanes=lanes,
-        write_lane_patience_ms=settings.write_lane_patience_ms,
         write_batch=settings.write_batch,
         queue_limit=settings.queue_limit,
         request_timeout_ms=settings.request_timeout_ms,
         idempotency_wait_ms=settings.idempotency_wait_ms,
-        singles=min(_SINGLES, most - lanes),
+        places_apart=Shares.of(settings.database_connections).writes - 1,
     )
 
 

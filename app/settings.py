@@ -31,12 +31,17 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
     workers: int = Field(1, ge=1, le=64, description="processes that share the address, each with its own connections")
 
-    database_connections: int = Field(10, ge=3, le=500, description="connections to PostgreSQL per worker")
+    database_connections: int = Field(
+        10,
+        ge=5,
+        le=500,
+        description="connections to PostgreSQL per worker: one for the audit, a fifth each for loads and lists, writes",
+    )
     database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
     database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
-    database_lock_timeout_ms: Milliseconds = Field(2_000, description="wait for a row that another transaction holds")
-    transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a deadlock or a lost race")
+    database_lock_timeout_ms: Milliseconds = Field(2_000, description="wait of a read for a table that is locked")
+    transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a lost race")
 
     redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
@@ -68,12 +73,6 @@ class Settings(BaseModel):
         0, ge=0, le=86_400, description="PostgreSQL away: serve flagged cached products for so long after the last proof"
     )
 
-    write_lanes: int = Field(
-        4, ge=1, le=64, description="transactions that joined writes may have under way; at most half of the connections"
-    )
-    write_lane_patience_ms: Milliseconds = Field(
-        50, description="a transaction under way for longer lets later writes take the next lane"
-    )
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
     request_timeout_ms: Milliseconds = Field(15_000, description="deadline of a write, its settling included")
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")

@@ -2,10 +2,14 @@
 
 DatabaseError
 ├── DatabaseUnavailable   not reachable, or shutting down
+│   ├── ConnectionLost    the connection broke, or its server is going away; another connection may be well
+│   ├── ConnectionStale   what this connection has prepared does not fit the tables any more; a new one has prepared nothing
 │   ├── DatabaseRefused   it answered, but not to this user, password or database name
 │   └── DatabaseUnsuitable   it answers, but is a standby, is being restored, or is newer than this release
+│       └── DatabaseReadOnly   it is a standby
 ├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
-├── TransactionConflict   deadlock, lost race or lock timeout: nothing was changed, try again
+├── TransactionConflict   deadlock or lost race: nothing was changed, try again
+│   └── LockTimeout       somebody else holds a row or a table for longer than was to be waited
 ├── CommitUnknown         the answer to COMMIT was lost
 ├── DatabaseNewer         its schema is newer than this code
 └── DatabaseFailed        anything else: a defect, or a damaged database
@@ -22,6 +26,14 @@ class DatabaseUnavailable(DatabaseError):
     """PostgreSQL cannot be used now."""
 
 
+class ConnectionLost(DatabaseUnavailable):
+    """The connection broke, or its server is going away; another connection may be well."""
+
+
+class ConnectionStale(DatabaseUnavailable):
+    """What this connection has prepared does not fit the tables any more; a new one has prepared nothing."""
+
+
 class DatabaseRefused(DatabaseUnavailable):
     """PostgreSQL answered, but not to this user, password or database name."""
 
@@ -30,12 +42,20 @@ class DatabaseUnsuitable(DatabaseUnavailable):
     """PostgreSQL answers, but must not be used now: a standby, a restore under way, a schema newer than this release."""
 
 
+class DatabaseReadOnly(DatabaseUnsuitable):
+    """PostgreSQL is a standby; a new connection may find the primary."""
+
+
 class DatabaseOverloaded(DatabaseError):
     """PostgreSQL has more work than it can do in time; nothing was changed."""
 
 
 class TransactionConflict(DatabaseError):
     """The transaction lost against another one; nothing was changed, and it may be tried again."""
+
+
+class LockTimeout(TransactionConflict):
+    """Somebody else holds a row or a table for longer than was to be waited; nothing was changed."""
 
 
 class CommitUnknown(DatabaseError):
@@ -53,34 +73,41 @@ class DatabaseFailed(DatabaseError):
 # SQLSTATE codes and classes (PostgreSQL manual, appendix A), the more special first.
 _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("40", TransactionConflict),  # serialization failure, deadlock
-    ("55P03", TransactionConflict),  # lock timeout
+    ("55P03", LockTimeout),  # lock timeout
     ("57014", DatabaseOverloaded),  # statement timeout
     ("53", DatabaseOverloaded),  # too many connections, disk full, out of memory
     ("28", DatabaseRefused),  # wrong user or password
     ("3D000", DatabaseRefused),  # no such database
     ("42501", DatabaseRefused),  # no privilege
-    ("25006", DatabaseUnsuitable),  # a standby
+    ("25006", DatabaseReadOnly),  # a standby
     ("55000", DatabaseUnsuitable),  # recovery in progress: a standby
     ("42P01", DatabaseUnsuitable),  # tables missing: being restored, or never migrated
     ("42883", DatabaseUnsuitable),  # functions missing: the same
     ("3F000", DatabaseUnsuitable),  # schema missing: the same
-    ("57", DatabaseUnavailable),  # shutting down, crashed, starting
-    ("08", DatabaseUnavailable),  # connection broke
+    ("57", ConnectionLost),  # shutting down, crashed, starting
+    ("08", ConnectionLost),  # connection broke
     ("58", DatabaseUnavailable),  # the server's system failed
-    ("0A000", DatabaseUnavailable),  # a prepared statement from before a migration changed a column: a new connection has none
-    ("XX", DatabaseUnavailable),  # e.g. a plan that saw its table dropped by a restore
+    ("0A000", ConnectionStale),  # a prepared statement from before a migration changed a column
+    ("XX", ConnectionStale),  # e.g. a plan that saw its table dropped by a restore
 )
 
 
-def translate(error: psycopg.Error) -> DatabaseError:
-    """The house's error for a driver's error."""
-    text = str(error).strip().partition("\n")[0]
+def translate(error: Exception) -> DatabaseError:
+    """The house's error for whatever the driver raised; an error of no class of the driver's means that the answer is lost."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if not isinstance(error, psycopg.Error):
+        return ConnectionLost(f"{type(error).__name__}: {text}")
     state = error.sqlstate
     if state is None:
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
         refused = "authentication failed" in text or "does not exist" in text or "no password supplied" in text
-        return (DatabaseRefused if refused else DatabaseUnavailable if lost else DatabaseFailed)(text)
+        return (DatabaseRefused if refused else ConnectionLost if lost else DatabaseFailed)(text)
     for code, house in _BY_SQLSTATE:
         if state.startswith(code):
             return house(text)
     return DatabaseFailed(text)
+
+
+def was_answered(error: DatabaseError) -> bool:
+    """Whether the server itself said so: then the statement is over, and what it did is undone."""
+    return isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate is not None

@@ -25,7 +25,7 @@ class ProductAuditSources:
     async def open(self) -> AsyncIterator["ProductAuditSource"]:
         """A session of its own. Whatever PostgreSQL fails with inside becomes ``SourceUnavailable``."""
         try:
-            async with self._database.session() as session:
+            async with self._database.audit.session() as session:
                 yield ProductAuditSource(session, self._namespace)
         except DatabaseError as error:
             raise SourceUnavailable(str(error)) from error

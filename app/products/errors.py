@@ -8,8 +8,9 @@ Refused
 ├── InsufficientStock     an adjustment takes more than there is
 ├── StockLimit            an adjustment adds more than a stock can hold
 ├── KeyReused             the idempotency key belongs to another request
-├── RequestInProgress     another request with the same idempotency key is not finished
-└── OutcomeUnknown        the commit's answer was lost: the change happened whole or not at all
+└── RequestInProgress     another request with the same idempotency key is not finished
+
+OutcomeUnknown            no refusal: the change was sent and its answer was lost or came too late
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 
 class Refused(Exception):
-    """Base of every refusal; nothing was changed unless the class says otherwise."""
+    """Base of every refusal; nothing was changed."""
 
 
 class ProductsMissing(Refused):
@@ -85,5 +86,5 @@ class RequestInProgress(Refused):
     """Another request with the same idempotency key did not finish in time; this one was not begun."""
 
 
-class OutcomeUnknown(Refused):
+class OutcomeUnknown(Exception):
     """The change was sent and its answer was lost or came too late: it happened whole, or not at all."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from app.cache.stats import Stats
 from app.postgres.errors import DatabaseError
 from app.products.transactions import ProductTransactions
 
@@ -15,8 +16,11 @@ STEP = 1_000
 class Housekeeping:
     """One process's sweeper; instances do not disturb each other, they skip what another is removing."""
 
-    def __init__(self, transactions: ProductTransactions, *, keep_s: float, pause_s: float, step: int = STEP) -> None:
+    def __init__(
+        self, transactions: ProductTransactions, stats: Stats, *, keep_s: float, pause_s: float, step: int = STEP
+    ) -> None:
         self._transactions = transactions
+        self._stats = stats
         self._keep_s = keep_s
         self._pause_s = pause_s
         self._step = step
@@ -29,6 +33,9 @@ class Housekeeping:
                 await self.sweep()
             except DatabaseError as error:
                 log.info("kept answers could not be removed now, the next sweep will: %s", error)
+            except Exception:
+                self._stats.unexpected += 1
+                log.exception("kept answers could not be removed now, the next sweep tries again")
 
     async def sweep(self) -> int:
         """Remove every answer that is old enough; return their number. Raises a ``DatabaseError``."""

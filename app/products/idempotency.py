@@ -59,12 +59,8 @@ class Kept:
 
 
 class Replayed(Exception):
-    """The request was done before; here is what was answered then."""
+    """Ends a use case whose request was done before: here is what was answered then."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         super().__init__("the request was done before")
-
-
-class Busy(Exception):
-    """Another request with the same key is under way."""

@@ -36,7 +36,7 @@ class Namespace:
 
 async def list_namespaces(database: Database) -> Sequence[Namespace]:
     """Every namespace that an instance of this table ever used, by name. Raises a ``DatabaseError``."""
-    return [Namespace(*columns) for columns in await database.rows(_LIST, {"knows": SCHEMA})]
+    return [Namespace(*columns) for columns in await database.lists.rows(_LIST, {"knows": SCHEMA})]
 
 
 async def bar(database: Database, namespace: str, *, barred: bool) -> None:
@@ -44,4 +44,4 @@ async def bar(database: Database, namespace: str, *, barred: bool) -> None:
 
     A fence that was announced before lives on until its time is over; readers may trust it until then.
     """
-    await database.rows(_BAR, {"namespace": namespace, "barred": barred})
+    await database.lists.rows(_BAR, {"namespace": namespace, "barred": barred})

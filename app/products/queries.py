@@ -10,11 +10,33 @@ FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN product
 """
 """A row for each id asked for, tombstones and unknown ids included, with the epoch read in the same snapshot."""
 
+LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
+"""How long this transaction waits for a lock, in milliseconds."""
+
+WAIT: LiteralString = "SELECT FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE"
+"""Lock rows that somebody else held a moment ago, in one order for everybody. Before ``LOCK``, so that nothing is held yet."""
+
 LOCK: LiteralString = """
-SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at
-FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE
+WITH free AS MATERIALIZED (
+    SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at
+    FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT false AS held, free.* FROM free
+UNION ALL
+SELECT true, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM products
+WHERE (SELECT count(*) FROM free) < cardinality(%(ids)s::text[])
+    AND id = ANY(%(ids)s::text[]) AND id <> ALL(ARRAY(SELECT id FROM free))
 """
-"""Lock rows in one order for everybody, so that two transactions cannot wait for each other."""
+"""Lock the rows that are free, and name those that somebody else holds; nobody waits. An unknown id gives no row.
+
+The ids must differ from each other. The second part is run only when something is missing.
+"""
+
+NEWEST_MOVEMENTS: LiteralString = """
+SELECT wanted.id, coalesce((SELECT max(version) FROM stock_movements m WHERE m.product_id = wanted.id), 0)
+FROM unnest(%(ids)s::text[]) AS wanted (id)
+"""
+"""The newest version that the ledger has of each product: it may be ahead of a product that was restored alone."""
 
 INSERT: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)

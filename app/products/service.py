@@ -5,24 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.cache.errors import NotSettled, Overloaded
-from app.cache.joined import Joined
 from app.cache.ports import State, Value
-from app.cache.write_through import Acknowledgement, Read, WriteThrough
-from app.postgres.errors import CommitUnknown, DatabaseFailed, DatabaseOverloaded
+from app.cache.write_through import Read, WriteThrough
+from app.postgres.errors import CommitUnknown
 from app.products import commands
 from app.products.commands import Change, Command, Effect
-from app.products.errors import OutcomeUnknown, ProductsMissing, Refused, RequestInProgress
-from app.products.idempotency import Asked, Busy, Once, Replayed
-from app.products.lanes import Lanes
+from app.products.decision import Decision, Denied, Done, Postponed, Repeated
+from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
+from app.products.idempotency import Asked, Once, Replayed
 from app.products.payload import product_payload
 from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Movement, Patch, Position, Precondition, Reason
 from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions, Result
+from app.products.transactions import Patience, ProductTransactions
+from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 Written = Effect
 """A write's answer for one product: the row as the request left it, what was done to it, and what the ledger took."""
-
-_Acknowledged = tuple[Sequence[Written] | Replayed, Acknowledgement]
 
 BUSY_PAUSE_S = 0.02
 """Mean pause before asking again whether another request with the same idempotency key is finished."""
@@ -60,31 +58,26 @@ ANYHOW = Asking()
 class WriteLimits:
     """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
 
-    write_lanes: int = 4
-    write_lane_patience_ms: int = 50
     write_batch: int = 200
     queue_limit: int = 10_000
     request_timeout_ms: int = 15_000
     idempotency_wait_ms: int = 5_000
-    singles: int = 4
-    """Most transactions under way for requests of failed batches: done one at a time, each product's in its own lane."""
-
-
-class _Apart(Exception):
-    """The batch failed as a whole; this request has to be done by itself."""
+    places_apart: int = 4
+    """Most transactions at once for products whose rows somebody else holds."""
 
 
 class Products:
     """The catalogue.
 
-    Writes that wait while a transaction is under way share the next one of their lane: one lock, one commit, one publish for
-    many, each with its own decision and answer. A lone write is not delayed. Every write is published or settled before it
-    is answered, also one that changed nothing: an earlier try of it may have died between its commit and its publish (R10).
+    Writes that wait while a transaction is under way share the next one, each with its own decision and answer
+    (``WriteQueue``). A lone write is not delayed. Every write is published or settled before it is answered, also one that
+    changed nothing: an earlier try of it may have died between its commit and its publish (R10).
 
     A write asked ``once`` raises ``Replayed`` with the kept answer when it was done before, ``KeyReused`` when its key belongs
     to another request, and ``RequestInProgress`` when that one does not finish.
 
-    All writes may raise ``Refused`` (by class), ``OutcomeUnknown``, ``NotSettled``, ``Overloaded`` or a ``DatabaseError``.
+    All writes may raise ``Refused`` (by class), ``OutcomeUnknown``, ``Overloaded`` or a ``DatabaseError``. After ``Overloaded``
+    nothing was changed, also when the deadline passed: no transaction that holds the request was under way then.
     """
 
     def __init__(
@@ -100,16 +93,9 @@ class Products:
         self._transactions = transactions
         self._timeout_s = limits.request_timeout_ms / 1000
         self._busy_s = limits.idempotency_wait_ms / 1000
-        self._lanes: Lanes[_Acknowledged] = Lanes(
-            self._transact,
-            lanes=limits.write_lanes,
-            batch_weight=limits.write_batch,
-            queue_limit=limits.queue_limit,
-            patience_s=limits.write_lane_patience_ms / 1000,
+        self._queue = WriteQueue(
+            self._transact, batch_weight=limits.write_batch, queue_limit=limits.queue_limit, places=limits.places_apart
         )
-        self._singles: dict[str, Joined[Asked, _Acknowledged]] = {}
-        self._single_turn = asyncio.Semaphore(limits.singles)
-        self._queue_limit = limits.queue_limit
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
         """Read one product through the cache. Raises ``SourceUnavailable``, ``Overloaded``."""
@@ -202,82 +188,61 @@ class Products:
 
     async def aclose(self) -> None:
         """Finish the writes that were accepted."""
-        await self._lanes.aclose()
-        for lane in list(self._singles.values()):
-            await lane.aclose()
+        await self._queue.aclose()
 
     async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
-        asked = Asked(command, asking.once, asking.request_id, asking.actor)
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        ticket = Ticket(Asked(command, asking.once, asking.request_id, asking.actor), deadline)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                result, acknowledgement = await self._in_turn(asked)
-                await self._cache.settle(acknowledgement)
+            async with asyncio.timeout_at(deadline):
+                decision, acknowledgement = await self._decided(ticket)
+                if not isinstance(decision, Denied):
+                    await self._cache.settle(acknowledgement)
         except TimeoutError as error:
-            raise OutcomeUnknown("the write was not finished before its deadline") from error
+            if ticket.under_way:
+                raise OutcomeUnknown("the write was not finished before its deadline") from error
+            raise Overloaded(
+                "the write was not begun before its deadline: others hold its product, or are before it"
+            ) from error
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
-        if isinstance(result, Replayed):
-            raise result
-        return result
+        match decision:
+            case Done(effects):
+                return effects
+            case Repeated(answer):
+                raise Replayed(answer)
+            case Denied(refusal):
+                raise refusal
+            case Postponed():
+                raise RequestInProgress("another request with this idempotency key is not finished")
 
-    async def _in_turn(self, asked: Asked) -> _Acknowledged:
-        """Submit until no other request with the same idempotency key is under way."""
-        lane: Lanes[_Acknowledged] | Joined[Asked, _Acknowledged] = self._lanes
+    async def _decided(self, ticket: Ticket) -> Outcome:
+        """Submit until no other request with the same idempotency key is under way, or its patience ends."""
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:
-            try:
-                return await lane.submit(asked)
-            except _Apart:
-                lane = self._single(asked)
-                continue
-            except Busy as busy:
-                if clock() > patience:
-                    raise RequestInProgress("another request with this idempotency key is not finished") from busy
+            outcome = await self._queue.submit(ticket)
+            if not isinstance(outcome[0], Postponed):
+                return outcome
+            if clock() > patience:
+                raise RequestInProgress("another request with this idempotency key is not finished")
             await asyncio.sleep(BUSY_PAUSE_S)
 
-    def _single(self, asked: Asked) -> Joined[Asked, _Acknowledged]:
-        """Give the lane of a request's first product: one whose row is held holds up nobody else there."""
-        name = asked.command.keys[0] if asked.command.keys else asked.idempotency_key or ""
-        if name not in self._singles:
-            self._singles = {other: lane for other, lane in self._singles.items() if not lane.idle}
-            if len(self._singles) >= self._queue_limit:
-                raise Overloaded(f"{self._queue_limit} products are waiting already")
-            self._singles[name] = Joined(self._transact_single, batch_weight=1, queue_limit=self._queue_limit)
-        return self._singles[name]
-
-    async def _transact_single(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
-        async with self._single_turn:
-            try:
-                return await self._commit(batch, retry=True)
-            except (DatabaseFailed, DatabaseOverloaded) as error:
-                return [error] * len(batch)
-
-    async def _transact(self, batch: Sequence[Asked]) -> Sequence[_Acknowledged | Exception]:
-        try:
-            return await self._commit(batch, retry=False)
-        except (DatabaseFailed, DatabaseOverloaded):
-            # Something in the batch cannot be done, or not now: one by one, so that only the guilty fail; by themselves and
-            # elsewhere, a lone one too, so that the lane goes on and nothing is done for callers who have left.
-            return [_Apart()] * len(batch)
-
-    async def _commit(self, batch: Sequence[Asked], *, retry: bool) -> Sequence[_Acknowledged | Exception]:
-        results: Sequence[Result] = ()
+    async def _transact(self, batch: Sequence[Asked], patience: Patience | None) -> Sequence[Outcome]:
+        decisions: Sequence[Decision] = ()
 
         async def transact() -> Sequence[State]:
-            nonlocal results
-            committed = await self._transactions.commit(batch, retry=retry)
-            results = committed.results
+            nonlocal decisions
+            committed = await self._transactions.commit(batch, patience)
+            decisions = committed.decisions
             return committed.states
 
         keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
         try:
             acknowledgement = await self._cache.write(keys, transact)
         except CommitUnknown as error:
-            unknown = OutcomeUnknown(str(error))
-            unknown.__cause__ = error
-            return [unknown] * len(batch)
-        return [result if isinstance(result, Refused | Busy) else (result, acknowledgement) for result in results]
+            raise OutcomeUnknown(str(error)) from error
+        return [(decision, acknowledgement) for decision in decisions]
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

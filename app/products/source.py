@@ -5,7 +5,7 @@ from typing import Any
 
 from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
 from app.cache.ports import Absent, AuditRow, Standing, State, Value
-from app.postgres.database import Database, Parameters
+from app.postgres.database import Database, Parameters, Pool
 from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
@@ -37,28 +37,29 @@ class ProductSource:
     """The ``Source`` port over PostgreSQL, and the catalogue's list."""
 
     def __init__(self, database: Database, namespace: str) -> None:
-        self._database = database
+        self._loads = database.loads
+        self._lists = database.lists
         self._namespace = namespace
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """See ``Source.load``: one statement."""
-        rows = await self._read(queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
+        rows = await self._read(self._loads, queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
         return {product_id: state_of(row_of(product_id, columns), epoch) for epoch, product_id, *columns in rows}
 
     async def tell_epoch(self) -> str:
         """See ``Source.tell_epoch``: one statement."""
-        [[epoch]] = await self._read(queries.EPOCH, {"knows": SCHEMA})
+        [[epoch]] = await self._read(self._loads, queries.EPOCH, {"knows": SCHEMA})
         return str(epoch)
 
     async def standing(self) -> Standing:
         """See ``Source.standing``: one statement."""
-        rows = await self._read(queries.STANDING, {"knows": SCHEMA})
+        rows = await self._read(self._loads, queries.STANDING, {"knows": SCHEMA})
         return Standing(rows[0][0], {name: AuditRow(*columns) for _, name, *columns in rows if name is not None})
 
     async def adopt(self, fence_ttl_max_ms: int) -> Standing:
         """See ``Source.adopt``: two statements."""
         parameters = {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000, "knows": SCHEMA}
-        await self._read(queries.ADOPT, parameters)
+        await self._read(self._loads, queries.ADOPT, parameters)
         return await self.standing()
 
     async def page(
@@ -68,9 +69,9 @@ class ProductSource:
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
-            rows = await self._read(queries.LIST_BELOW_REORDER_POINT, parameters)
+            rows = await self._read(self._lists, queries.LIST_BELOW_REORDER_POINT, parameters)
         else:
-            rows = await self._read(queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
+            rows = await self._read(self._lists, queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
         for product_id, *columns, name_key in rows:
             row = row_of(product_id, columns)
@@ -86,7 +87,7 @@ class ProductSource:
             "line": after.line if after else 0,
             "limit": limit,
         }
-        return [_movement(columns) for columns in await self._read(queries.MOVEMENTS, parameters)]
+        return [_movement(columns) for columns in await self._read(self._lists, queries.MOVEMENTS, parameters)]
 
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
         """The ledger of one reference after a position, newest first. Raises as ``load``."""
@@ -99,15 +100,15 @@ class ProductSource:
             "line": after.line if after else 0,
             "limit": limit,
         }
-        return [_movement(columns) for columns in await self._read(queries.MOVEMENTS_BY_REFERENCE, parameters)]
+        return [_movement(columns) for columns in await self._read(self._lists, queries.MOVEMENTS_BY_REFERENCE, parameters)]
 
     async def has_ledger(self, product_id: str) -> bool:
         """Whether the id ever had a movement. Raises as ``load``."""
-        return bool(await self._read(queries.HAS_LEDGER, {"product_id": product_id}))
+        return bool(await self._read(self._lists, queries.HAS_LEDGER, {"product_id": product_id}))
 
-    async def _read(self, statement: Any, parameters: Parameters) -> list[Any]:
+    async def _read(self, share: Pool, statement: Any, parameters: Parameters) -> list[Any]:
         try:
-            return list(await self._database.rows(statement, parameters))
+            return list(await share.rows(statement, parameters))
         except DatabaseOverloaded as error:
             raise Overloaded(str(error)) from error
         except DatabaseUnsuitable as error:

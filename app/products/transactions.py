@@ -2,6 +2,9 @@
 
 Three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the kept answers and COMMIT.
 The read-back comes after all changes, so that what is published is what triggers and later statements left.
+
+A transaction waits for nobody's row, unless it is told to: a request that needs a row which somebody else holds is postponed,
+and the others are done.
 """
 
 import asyncio
@@ -15,17 +18,17 @@ from typing import Any, LiteralString
 
 from app.cache.ports import State
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
+from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
 from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Effect
+from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
-from app.products.idempotency import Answer, Asked, Busy, Kept, Once, Replayed
+from app.products.idempotency import Answer, Asked, Kept, Once
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Product, Row
 from app.products.source import row_of, state_of
 
-Statement = tuple[LiteralString, Mapping[str, Any]]
-Result = Sequence[Effect] | Refused | Replayed | Busy
+Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 Told = Callable[[str, float], None]
 """Takes an epoch and when it was asked for, before COMMIT; raises when it must not be committed in (``History.told``)."""
@@ -34,11 +37,24 @@ BACKOFF_S = 0.01
 """Mean pause before the second attempt; doubles with each further one."""
 
 
+class RowsHeld(LockTimeout):
+    """The rows to be waited for, or the table itself, stayed with somebody else; nothing was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a transaction waits for somebody else's locks, instead of not at all."""
+
+    wait_ms: int
+    ids: Sequence[str] = ()
+    """The rows to be had first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one transaction did: a result for each request, and the last state of every row they speak of."""
+    """What one transaction did: a decision for each request, and the last state of every row they speak of."""
 
-    results: Sequence[Result]
+    decisions: Sequence[Decision]
     states: Sequence[State]
 
 
@@ -62,151 +78,187 @@ class ProductTransactions:
         told: Told = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
     ) -> None:
-        self._database = database
+        self._writes = database.writes
+        self._lists = database.lists
         self._attempts = attempts
         self._told = told
         self._chance = chance or random.Random()
 
-    async def commit(self, batch: Sequence[Asked], *, retry: bool = True) -> Committed:
-        """Decide requests one after another and commit what they change.
-
-        Args:
-            batch: requests that share the transaction.
-            retry: after a deadlock, a lost race or a lock that was not given, try again, up to the number of attempts.
+    async def commit(self, batch: Sequence[Asked], patience: Patience | None = None) -> Committed:
+        """Decide requests one after another and commit what they change; try again after a deadlock or a lost race.
 
         Raises:
+            RowsHeld: the rows that ``patience`` names, or the table, could not be had in time; nothing was changed.
+            TransactionConflict: another lock could not be had in time, or other transactions were always first; the same.
             DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
             CommitUnknown: everything was changed, or nothing.
         """
-        attempts = self._attempts if retry else 1
-        for attempt in range(1, attempts + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
-                return await self._once(batch)
+                return await self._once(batch, patience, again=attempt > 1)
+            except LockTimeout:
+                raise
             except TransactionConflict as conflict:
-                if attempt == attempts:
-                    raise DatabaseOverloaded(f"other transactions were first {attempt} times: {conflict}") from conflict
+                if attempt == self._attempts:
+                    raise TransactionConflict(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def _once(self, batch: Sequence[Asked]) -> Committed:
+    async def _once(self, batch: Sequence[Asked], patience: Patience | None, *, again: bool) -> Committed:
+        transaction = _Transaction(batch, patience, self._told, again=again)
         try:
-            async with self._database.session() as session:
-                return await _Transaction(session, batch, self._told).run()
-        except DatabaseUnavailable:
-            # Once more, on a fresh connection: that one may have died with a restart long ago. Nothing is committed.
-            async with self._database.session() as session:
-                return await _Transaction(session, batch, self._told).run()
+            return await self._writes.run(transaction.run)
+        except LockTimeout as error:
+            if transaction.has_rows:
+                raise
+            raise RowsHeld(str(error)) from error
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers kept for longer than ``age_s``; return their number. Raises a ``DatabaseError``."""
-        async with self._database.session() as session:
+        async with self._lists.session() as session:
             return len(await session.rows(queries.FORGET, {"age_s": age_s, "limit": limit}))
 
 
 class _Transaction:
     """One attempt at one batch."""
 
-    def __init__(self, session: Session, batch: Sequence[Asked], told: Told) -> None:
-        self._session = session
+    def __init__(self, batch: Sequence[Asked], patience: Patience | None, told: Told, *, again: bool) -> None:
+        self._patience = patience
         self._told = told
-        self._began = time.monotonic()
         self._batch = batch
+        self._again = again
+        self._began = 0.0
         self._kept: dict[tuple[str, str], Kept] = {}
         self._locked: set[tuple[str, str]] = set()
+        self._held: set[str] = set()
         self._before: dict[str, Row] = {}
         self._after: dict[str, Row] = {}
+        self._newest: Mapping[str, int] = {}
+        self.has_rows = False
+        """Whether the rows are locked, so that whatever is waited for is something else."""
 
-    async def run(self) -> Committed:
-        await self._lock()
-        results: Sequence[Result] = [self._decide(asked) for asked in self._batch]
+    async def run(self, session: Session) -> Committed:
+        """Do it, from the beginning."""
+        self._began = time.monotonic()
+        self.has_rows = False
+        await self._lock(session)
+        self.has_rows = True
+        decisions: Sequence[Decision] = [self._decide(asked) for asked in self._batch]
         spoken_of = sorted(
-            {key for asked, result in zip(self._batch, results, strict=True) for key in self._touched(asked, result)}
+            {key for asked, decision in zip(self._batch, decisions, strict=True) for key in _touched(asked, decision)}
         )
-        results, states = await self._change(results, spoken_of)
+        decisions, states = await self._change(session, decisions, spoken_of)
         keep = [
-            _keep(asked, answer)
-            for asked, result in zip(self._batch, results, strict=True)
-            if asked.once and not isinstance(result, Replayed | Busy | KeyReused) and (answer := asked.once.render(result))
+            statement
+            for asked, decision in zip(self._batch, decisions, strict=True)
+            if (statement := _keep(asked, decision)) is not None
         ]
         if spoken_of or keep:
-            await self._session.commit(*keep)
+            await session.commit(*keep)
         else:
             # Nothing changed, so nothing has to reach the disk. Not ROLLBACK: the driver would forget what it has prepared.
-            await self._session.pipeline(("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
-        return Committed(results, states)
+            await session.pipeline(("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
+        return Committed(decisions, states)
 
-    async def _lock(self) -> None:
+    async def _lock(self, session: Session) -> None:
         ids = sorted({key for asked in self._batch for key in asked.command.keys})
         onces = [asked.once for asked in self._batch if asked.once]
         by_key = {"callers": [once.caller for once in onces], "keys": [once.key for once in onces]}
-        begin = ("BEGIN", None)
-        lock = (queries.LOCK, {"ids": ids})
-        if onces:
-            _, locked, kept, rows = await self._session.pipeline(
-                begin, (queries.LOCK_KEYS, by_key), (queries.KEPT, by_key), lock
-            )
-            self._locked = {(caller, key) for caller, key, taken in locked if taken}
-            for caller, key, request_hash, status, body, etag, location, product_ids in kept:
-                self._kept[caller, key] = Kept(request_hash, Answer(status, body, etag, location), product_ids)
+        statements: list[Statement] = []
+        if self._patience:
+            timeout = {"timeout": str(self._patience.wait_ms)}
+            await session.pipeline(("BEGIN", None), (queries.LOCK_TIMEOUT, timeout))
+            await session.rows(queries.WAIT, {"ids": list(self._patience.ids)})
         else:
-            _, rows = await self._session.pipeline(begin, lock)
+            statements.append(("BEGIN", None))
+        if onces:
+            statements += [(queries.LOCK_KEYS, by_key), (queries.KEPT, by_key)]
+        statements.append((queries.LOCK, {"ids": ids}))
+        if self._again:
+            statements.append((queries.NEWEST_MOVEMENTS, {"ids": ids}))
+        answers = await session.pipeline(*statements)
+        if self._again:
+            self._newest = dict(answers.pop())
+        rows = answers.pop()
+        if onces:
+            locked, kept = answers[-2:]
+            self._locked = {(caller, key) for caller, key, taken in locked if taken}
+            self._kept = {
+                (caller, key): Kept(request_hash, Answer(status, body, etag, location), product_ids)
+                for caller, key, request_hash, status, body, etag, location, product_ids in kept
+            }
+        self._held = {product_id for held, product_id, *_ in rows if held}
         self._before = {product_id: Gone(product_id, 0) for product_id in ids}
-        self._before.update((product_id, row_of(product_id, columns)) for product_id, *columns in rows)
+        self._before.update((product_id, row_of(product_id, columns)) for held, product_id, *columns in rows if not held)
         self._after = dict(self._before)
 
-    def _decide(self, asked: Asked) -> Result:
+    def _decide(self, asked: Asked) -> Decision:
         if asked.once and (earlier := self._earlier(asked.once)):
             return earlier
+        if self._held and (held := sorted(self._held.intersection(asked.command.keys))):
+            return Postponed(held)
         try:
-            effects = asked.command.decide(self._after)
+            effects = [self._above_the_ledger(effect) for effect in asked.command.decide(self._after)]
         except Refused as refusal:
-            return refusal
+            return Denied(refusal)
         self._after.update((e.row.id, e.row) for e in effects if e.change is not Change.UNCHANGED)
-        return effects
+        return Done(effects)
 
-    def _earlier(self, once: Once) -> Refused | Replayed | Busy | None:
+    def _above_the_ledger(self, effect: Effect) -> Effect:
+        """An effect whose version the ledger does not have yet: it may be ahead of a product that was restored alone."""
+        newest = self._newest.get(effect.row.id, 0)
+        if effect.change is Change.UNCHANGED or effect.row.version > newest:
+            return effect
+        return replace(effect, row=replace(effect.row, version=newest + 1))
+
+    def _earlier(self, once: Once) -> Denied | Repeated | Postponed | None:
         name = (once.caller, once.key)
         if kept := self._kept.get(name):
             if kept.request_hash != once.request_hash:
-                return KeyReused("the idempotency key was used for another request")
-            return Replayed(kept.answer)
+                return Denied(KeyReused("the idempotency key was used for another request"))
+            return Repeated(kept.answer, kept.product_ids)
         if name not in self._locked:
-            return Busy()
+            return Postponed()
         self._locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
         return None
 
-    def _touched(self, asked: Asked, result: Result) -> Sequence[str]:
-        """The products whose present rows must be published before this result is answered (R10)."""
-        if isinstance(result, Replayed) and asked.once:
-            return self._kept[asked.once.caller, asked.once.key].product_ids
-        return () if isinstance(result, Exception) else asked.command.keys
-
-    async def _change(self, results: Sequence[Result], spoken_of: Sequence[str]) -> tuple[Sequence[Result], Sequence[State]]:
+    async def _change(
+        self, session: Session, decisions: Sequence[Decision], spoken_of: Sequence[str]
+    ) -> tuple[Sequence[Decision], Sequence[State]]:
         if not spoken_of:
-            return results, ()
+            return decisions, ()
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
-        steps = _record(self._batch, results) + _steps(self._before, changed)
+        steps = _record(self._batch, decisions) + _steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in steps]
-        *done, found = await self._session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of), "knows": SCHEMA}))
+        *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of), "knows": SCHEMA}))
         self._told(found[0][0], self._began)
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.made:
-                await self._session.rows("ROLLBACK")
-                raise TransactionConflict("a product of that id was created meanwhile")
+                raise TransactionConflict("a product of that id was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
                 recorded_at = rows[0][0]
         final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
-        return [r if isinstance(r, Exception) else [_stamp(e, final, recorded_at) for e in r] for r in results], states
+        stamped = [
+            Done([_stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
+        ]
+        return stamped, states
 
 
-def _record(batch: Sequence[Asked], results: Sequence[Result]) -> list[_Step]:
+def _touched(asked: Asked, decision: Decision) -> Sequence[str]:
+    """The products whose present rows must be published before this decision is answered (R10)."""
+    if isinstance(decision, Repeated):
+        return decision.product_ids
+    return asked.command.keys if isinstance(decision, Done) else ()
+
+
+def _record(batch: Sequence[Asked], decisions: Sequence[Decision]) -> list[_Step]:
     entries = [
         (movement, asked)
-        for asked, result in zip(batch, results, strict=True)
-        if not isinstance(result, Exception)
-        for effect in result
+        for asked, decision in zip(batch, decisions, strict=True)
+        if isinstance(decision, Done)
+        for effect in decision.effects
         for movement in effect.movements()
     ]
     if not entries:
@@ -289,10 +341,17 @@ def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | Non
     return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
 
 
-def _keep(asked: Asked, answer: Answer) -> Statement:
+def _keep(asked: Asked, decision: Decision) -> Statement | None:
+    """The statement that keeps the answer to a request with a key, if it has one that is to be kept."""
     once = asked.once
-    if once is None:
-        raise DatabaseFailed("only a request with a key has an answer to keep")
+    if once is None or isinstance(decision, Repeated | Postponed):
+        return None
+    result = decision.effects if isinstance(decision, Done) else decision.refusal
+    if isinstance(result, KeyReused):
+        return None
+    answer = once.render(result)
+    if answer is None:
+        return None
     parameters = {
         "caller": once.caller,
         "key": once.key,

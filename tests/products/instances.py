@@ -22,7 +22,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance of the service: a pool, lanes and a cache of its own."""
+    """One instance of the service: connections, a queue and a cache of its own."""
 
     settings: Settings
     products: Products
@@ -36,7 +36,7 @@ class Instance:
         await self.products.upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids])
 
     def through(self, database: Database) -> Products:
-        """The same service, its transactions on another pool."""
+        """The same service, its transactions on other connections."""
         source = ProductSource(database, self.settings.cache_namespace)
         return Products(self.cache, source, ProductTransactions(database))
 

@@ -67,6 +67,9 @@ _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "loc
 
 CASES: Mapping[str, Sequence[Parameters]] = {
     "LOAD": [{"ids": ids(count), "knows": 2} for count in (1, 32, 250, 2_000, 10_000)],
+    "LOCK_TIMEOUT": [{"timeout": "100"}],
+    "WAIT": [{"ids": ids(count)} for count in (1, 32)],
+    "NEWEST_MOVEMENTS": [{"ids": ids(count)} for count in (1, 200)],
     "LOCK": [{"ids": ids(count)} for count in (1, 32, 2_000)],
     "INSERT": [{**_columns(count, "new-"), "gone": [False] * count} for count in (1, 1_000)],
     "UPDATE": [_rows(count) for count in (1, 32, 2_000)],

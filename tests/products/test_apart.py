@@ -1,4 +1,4 @@
-"""A batch that fails as a whole is done one by one, elsewhere: the guilty fail alone, and hold nobody up."""
+"""A batch that fails as a whole is done again one by one, apart: the guilty fail alone, and hold nobody up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from app.products.idempotency import Asked
 from app.products.product import Draft
 from app.products.service import Products, WriteLimits, Written
 from app.products.source import ProductSource
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 from app.settings import Settings
 from tests.cache.rig import PATIENCE_S, Gate
 from tests.products.instances import Instance, by_hand, rows
@@ -27,12 +27,12 @@ class GatedTransactions(ProductTransactions):
         self.gates: dict[tuple[str, ...], Gate] = {}
         self.begun: list[tuple[str, ...]] = []
 
-    async def commit(self, batch: Sequence[Asked], *, retry: bool = True) -> Committed:
+    async def commit(self, batch: Sequence[Asked], patience: Patience | None = None) -> Committed:
         ids = tuple(asked.command.keys[0] for asked in batch)
         self.begun.append(ids)
         if gate := self.gates.get(ids):
             await gate.enter()
-        return await super().commit(batch, retry=retry)
+        return await super().commit(batch, patience)
 
 
 class Shop:
@@ -41,7 +41,7 @@ class Shop:
     def __init__(self, larder: Instance, database: Database) -> None:
         self.transactions = GatedTransactions(database)
         source = ProductSource(database, larder.settings.cache_namespace)
-        self.products = Products(larder.cache, source, self.transactions, WriteLimits(write_lanes=1))
+        self.products = Products(larder.cache, source, self.transactions, WriteLimits())
         self.first, self.left, self.right, self.later = "first", "left", "right", "later"
 
     def create(self, product_id: str) -> "asyncio.Task[Written]":
@@ -59,7 +59,7 @@ class Shop:
         await opened.arrival()
         waiting = [self.create(product_id) for product_id in product_ids]
         async with asyncio.timeout(PATIENCE_S):
-            while self.products._lanes._lanes[0].waiting < len(product_ids):
+            while self.products._queue.waiting < len(product_ids):
                 await asyncio.sleep(0)
         opened.open()
         await opener
@@ -84,8 +84,8 @@ async def shop(larder: Instance, settings: Settings) -> AsyncIterator[Shop]:
     await database.close()
 
 
-async def test_the_guilty_hold_up_neither_their_batch_nor_their_lane(shop: Shop) -> None:
-    """While the guilty request's own transaction is under way, its neighbours and its lane's next request are served."""
+async def test_the_guilty_hold_up_neither_their_batch_nor_later_writes(shop: Shop) -> None:
+    """While the guilty request's own transaction is under way, its neighbours and later requests are served."""
     alone = shop.gate(GUILTY)
     guilty, left, right = await shop.batch(GUILTY, shop.left, shop.right)
     await alone.arrival()
@@ -116,7 +116,7 @@ async def test_nothing_is_done_for_who_has_left(shop: Shop, settings: Settings) 
 
 
 async def test_the_guilty_hold_up_nobody_who_was_in_their_batch(shop: Shop) -> None:
-    """However many products were in it: none of them waits in a lane of the guilty one's."""
+    """However many products were in it: none of them waits for the guilty one."""
     alone = shop.gate(GUILTY)
     names = [f"p{number}" for number in range(40)]
     guilty, *innocent = await shop.batch(GUILTY, *names)

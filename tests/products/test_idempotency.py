@@ -9,9 +9,10 @@ import pytest
 import redis.asyncio
 
 from app.cache.redis_store import Names
+from app.cache.stats import Stats
 from app.cache.write_through import Status
 from app.main import open_database
-from app.postgres.database import Database, Session
+from app.postgres.database import Database, Pool, Session
 from app.postgres.errors import CommitUnknown
 from app.products.errors import InsufficientStock, KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.housekeeping import Housekeeping
@@ -20,6 +21,7 @@ from app.products.product import Draft, Line, Product, Reason
 from app.products.service import Products, WriteLimits, Written
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
+from tests.cache.rig import Gate
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 
@@ -70,7 +72,7 @@ async def test_a_key_belongs_to_its_first_request(larder: Instance, settings: Se
 async def test_the_same_request_many_times_at_once(
     larder: Instance, other: Instance, settings: Settings, instances: int
 ) -> None:
-    """In one joined batch, in two lanes and on two instances: done once, every other one is told the same."""
+    """In one joined batch and on two instances: done once, every other one is told the same."""
     await larder.stock("a")
     await larder.stock("b")
     fleet = [larder.products, other.products][:instances]
@@ -82,7 +84,7 @@ async def test_the_same_request_many_times_at_once(
 
 
 async def test_one_key_for_two_requests_at_once_does_one_of_them(larder: Instance, settings: Settings) -> None:
-    """They may even take different lanes: whichever is second is refused."""
+    """In one transaction or in two: whichever is second is refused."""
     ids = [f"p{number}" for number in range(10)]
     await larder.stock(*ids)
     takes = (_take(larder.products, "k", product_id.encode(), product_id=product_id) for product_id in ids)
@@ -116,12 +118,15 @@ async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: I
     assert isinstance(await _take(impatient, "k"), Written)
 
 
-class _Cut(Database):
-    """A pool whose commits reach the server, and whose answers to them are lost."""
+class _Cut(Pool):
+    """A share whose commits reach the server, and whose answers to them are lost."""
+
+    def __init__(self, share: Pool) -> None:
+        self.__dict__.update(share.__dict__)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        async with super().session() as session:
+    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
+        async with super().session(fresh=fresh) as session:
             yield _CutSession(session._connection, session._deadline_s)
 
 
@@ -134,7 +139,8 @@ class _CutSession(Session):
 async def test_a_commit_whose_answer_was_lost_is_found_by_its_retry(larder: Instance, settings: Settings) -> None:
     """The change and the answer were both committed: the retry is told, and nothing is done twice."""
     await larder.stock("a")
-    database = _Cut(settings.database_url)
+    database = Database(settings.database_url)
+    database.writes = _Cut(database.writes)
     with pytest.raises(OutcomeUnknown):
         await _take(larder.through(database), "k")
     await database.close()
@@ -233,7 +239,7 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
     database = open_database(settings)
     transactions = ProductTransactions(database)
     assert [await transactions.forget(age_s=86_400, limit=2) for _ in range(2)] == [2, 2]
-    sweeper = Housekeeping(transactions, keep_s=86_400, pause_s=60, step=1)
+    sweeper = Housekeeping(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)
     assert [await sweeper.sweep(), await sweeper.sweep()] == [1, 0]
     await database.close()
     assert await rows(settings, "SELECT key FROM idempotency_records ORDER BY key") == [("f",), ("g",)]
@@ -242,3 +248,28 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
     done = await _take(larder.products, "a")
     assert isinstance(done.row, Product)
     assert done.row.version == 9
+
+
+class _Odd(ProductTransactions):
+    """Fails once in a way that nobody foresaw, and then has nothing to remove."""
+
+    def __init__(self, again: Gate) -> None:
+        self.again = again
+        self.failed = False
+
+    async def forget(self, *, age_s: float, limit: int) -> int:
+        del age_s, limit
+        if self.failed:
+            await self.again.enter()
+        self.failed = True
+        raise RuntimeError("nobody foresaw this")
+
+
+async def test_the_sweeper_survives_whatever_is_raised() -> None:
+    """It is counted, and the next sweep is tried."""
+    stats, gate = Stats(), Gate()
+    sweeper = asyncio.create_task(Housekeeping(_Odd(gate), stats, keep_s=60, pause_s=0).run())
+    await gate.arrival()
+    assert stats.unexpected == 1
+    sweeper.cancel()
+    await asyncio.gather(sweeper, return_exceptions=True)

@@ -1,19 +1,16 @@
 """The stock ledger on a real database: whoever changes a stock, and whatever comes between."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import LiteralString
 
 import psycopg
 import pytest
 
-from app.main import write_limits
-from app.postgres.errors import DatabaseOverloaded
-from app.products.errors import AlreadyExists, InsufficientStock, ProductsMissing, Refused, StockLimit
+from app.products.errors import InsufficientStock, ProductsMissing, Refused, StockLimit
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
-from app.products.service import Asking, Products, WriteLimits, Written
+from app.products.service import Asking, Written
 from app.settings import Settings
-from tests.products.instances import Instance, by_hand, deviations, instance, rows
+from tests.products.instances import Instance, by_hand, deviations, rows
 
 pytestmark = pytest.mark.usefixtures("larder")
 
@@ -167,185 +164,6 @@ async def test_the_ledger_is_read_page_by_page(larder: Instance) -> None:
     first = await larder.products.movements("a", limit=3)
     rest = await larder.products.movements("a", limit=50, after=first.next)
     assert [*first.items, *rest.items] == await _ledger(larder, "a")
-
-
-async def test_creations_of_the_same_ids_at_once_on_two_instances(larder: Instance, other: Instance) -> None:
-    """Each id is created once, the other instance is told that it exists: nobody meets a fault, nobody a deadlock."""
-    async with asyncio.timeout(20):
-        for round_ in range(5):
-            ids = [f"r{round_}-{number}" for number in range(20)]
-            creations = [(i, larder.products.create(Draft(i, "Mug", 1, 1))) for i in ids]
-            creations += [(i, other.products.create(Draft(i, "Mug", 1, 1))) for i in reversed(ids)]
-            results = await asyncio.gather(*(creation for _, creation in creations), return_exceptions=True)
-            failed = [result for result in results if isinstance(result, BaseException)]
-            assert {type(error) for error in failed} == {AlreadyExists}
-            assert len(failed) == 20
-            assert {len(await _ledger(larder, i)) for i in ids} == {1}
-
-
-@pytest.mark.parametrize(("end", "version"), [("COMMIT", None), ("ROLLBACK", 1)])
-async def test_a_creation_that_meets_one_that_is_not_finished(
-    larder: Instance, settings: Settings, end: LiteralString, version: int | None
-) -> None:
-    """It waits, and is then decided on what came of the other: no fault, whoever was first."""
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("INSERT INTO products (id, name, price_cents, stock) VALUES ('a', 'Mug', 1, 1)")
-        creation = asyncio.create_task(larder.products.create(Draft("a", "Cup", 1, 2)))
-        await _locked(settings)
-        await connection.execute(end)
-    if version is None:
-        with pytest.raises(AlreadyExists):
-            await creation
-    else:
-        assert (await creation).row.version == version
-    assert await deviations(settings) == []
-
-
-async def test_batches_that_create_the_same_products_in_opposite_order(larder: Instance, other: Instance) -> None:
-    """The second batch waits for the first and then updates."""
-    forwards = [Draft(f"p{number:03}", "Mug", 1, 1) for number in range(100)]
-    backwards = [Draft(draft.id, "Cup", 1, 2) for draft in reversed(forwards)]
-    async with asyncio.timeout(20):
-        await asyncio.gather(larder.products.upsert(forwards), other.products.upsert(backwards))
-    assert await deviations(larder.settings) == []
-
-
-@pytest.fixture
-async def patient(settings: Settings) -> AsyncIterator[Instance]:
-    """An instance that waits for a lock as long as a scenario lasts."""
-    async with instance(settings.model_copy(update={"database_lock_timeout_ms": 5_000})) as running:
-        yield running
-
-
-@pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
-async def test_rows_are_locked_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
-    """Whatever the order of the lines: who waits for b holds a and not c, so no two requests can wait for each other."""
-    await patient.stock(*"abc")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
-        request = asyncio.create_task(patient.products.adjust([Line(product_id, 1) for product_id in ids], Reason.OTHER))
-        await _locked(settings)
-        free = await rows(settings, "SELECT id FROM products ORDER BY id FOR UPDATE SKIP LOCKED")
-        await connection.execute("ROLLBACK")
-    assert free == [("c",)]
-    assert [written.row.version for written in await request] == [2, 2, 2]
-
-
-@pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
-async def test_creations_are_recorded_in_the_order_of_their_ids(patient: Instance, settings: Settings, ids: str) -> None:
-    """There is no row to lock yet: who waits for b's first entry has made a's and not c's."""
-    async with by_hand(settings) as connection, by_hand(settings) as looking:
-        await connection.execute("BEGIN")
-        await connection.execute("INSERT INTO products (id, name, price_cents) VALUES ('b', 'Mug', 1)")
-        request = asyncio.create_task(patient.products.upsert([Draft(product_id, "Cup", 1, 1) for product_id in ids]))
-        await _locked(settings)
-        await looking.execute("SET lock_timeout = '50ms'")
-        made = {}
-        for product_id in "ac":
-            await looking.execute("BEGIN")
-            entry = "INSERT INTO stock_movements VALUES (%s, 1, 0, 0, 0, 'other')"
-            try:
-                await looking.execute(entry, (product_id,))
-                made[product_id] = False
-            except psycopg.errors.LockNotAvailable:
-                made[product_id] = True
-            await looking.execute("ROLLBACK")
-        await connection.execute("ROLLBACK")
-    assert made == {"a": True, "c": False}
-    assert [written.row.version for written in await request] == [1, 1, 1]
-
-
-async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Instance, settings: Settings) -> None:
-    """Sixty requests over the same products, each in another order of lines, on two instances: all are served at once."""
-    ids = [f"p{number}" for number in range(8)]
-    await larder.stock(*ids)
-    forwards = [Line(product_id, 1) for product_id in ids]
-    calls = []
-    for number in range(60):
-        who = (larder, other)[number % 2]
-        turned = forwards[number % 8 :] + forwards[: number % 8]
-        calls.append(who.products.adjust(turned if number % 4 < 2 else turned[::-1], Reason.RECEIPT))
-    async with asyncio.timeout(20):
-        await asyncio.gather(*calls)
-    assert {row for (row,) in await rows(settings, "SELECT stock FROM products")} == {70}
-    assert await deviations(settings) == []
-
-
-async def test_a_held_row_holds_up_its_product_alone(larder: Instance, settings: Settings) -> None:
-    """While a row is locked elsewhere, other products are written, by another lane; its own requests go on afterwards."""
-    products = Products(
-        larder.cache,
-        larder.products._source,
-        larder.products._transactions,
-        WriteLimits(write_lanes=2, write_lane_patience_ms=0),
-    )
-    await larder.stock("held", "free")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
-        waiting = [asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE))]
-        await _locked(settings)
-        for _ in range(5):
-            # Were it to take the second lane, it would hold that one up as well.
-            waiting.append(asyncio.create_task(products.adjust([Line("held", -1)], Reason.SALE)))
-            await products.adjust([Line("free", -1)], Reason.SALE)
-        assert not any(task.done() for task in waiting)
-        await connection.execute("ROLLBACK")
-    assert sorted([(await task)[0].row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
-    await products.aclose()
-
-
-async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
-    """Writes that wait for rows never take all connections: what is not cached is still loaded, and finds one at once."""
-    few = settings.model_copy(update={"database_connections": 4, "database_acquire_timeout_ms": 30})
-    ids = [f"p{number}" for number in range(20)]
-    async with instance(few) as larder, by_hand(settings) as connection:
-        await larder.stock(*ids)
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products FOR UPDATE")
-        writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids]
-        for number in range(200):
-            assert (await larder.products.get(f"none-{number}")).state.version == 0
-            await asyncio.sleep(0.005)  # over some lock timeouts, so that lanes and singles all wait
-        assert not all(task.done() for task in writes)
-        await connection.execute("ROLLBACK")
-        await asyncio.gather(*writes, return_exceptions=True)
-    assert await deviations(settings) == []
-
-
-@pytest.mark.parametrize("connections", [3, 4, 5, 7, 10, 50])
-@pytest.mark.parametrize("lanes", [1, 4, 64])
-def test_writes_leave_connections_to_others(settings: Settings, connections: int, lanes: int) -> None:
-    """Two, of more than three; and there is at least one of each kind."""
-    limits = write_limits(settings.model_copy(update={"database_connections": connections, "write_lanes": lanes}))
-    assert limits.write_lanes >= 1 <= limits.singles
-    assert limits.write_lanes + limits.singles <= max(2, connections - 2)
-
-
-async def _locked(settings: Settings) -> None:
-    """Return once somebody waits for a lock."""
-    async with asyncio.timeout(5):
-        while not await rows(settings, "SELECT FROM pg_locks WHERE NOT granted"):
-            await asyncio.sleep(0.005)
-
-
-async def test_of_a_batch_that_cannot_be_done_only_the_guilty_fail(larder: Instance, settings: Settings) -> None:
-    """A joined transaction that runs into a held row is taken apart: its neighbours of the same lane are served."""
-    held, *same_lane = [f"q{number}" for number in range(6)]
-    await larder.stock(held, *same_lane)
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
-        opener = asyncio.create_task(_take(larder, same_lane[0]))
-        await asyncio.sleep(0)  # it leaves alone; the others form one batch
-        batch = [asyncio.create_task(_take(larder, product_id)) for product_id in (held, *same_lane)]
-        results = await asyncio.gather(opener, *batch, return_exceptions=True)
-        await connection.execute("ROLLBACK")
-    assert [type(result) for result in results] == [Written, DatabaseOverloaded, *[Written] * 5]
-    assert (await _take(larder, held)).row.version == 2
-    assert await deviations(settings) == []
 
 
 async def test_in_a_joined_batch_each_request_is_served_as_if_alone(larder: Instance, settings: Settings) -> None:

@@ -29,9 +29,9 @@ WHERE coalesce(i.indrelid, c.oid) = ANY(%(tables)s::regclass[]) AND c.relkind IN
 @asynccontextmanager
 async def session_of(url: str, settings: Mapping[str, str] = AS_SERVED) -> AsyncIterator[Session]:
     """A session as the service's pool makes them, and what is set otherwise."""
-    database = Database(url, connections=1)
+    database = Database(url)
     try:
-        async with database.session() as session:
+        async with database.lists.session() as session:
             for name, value in settings.items():
                 await session.rows("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
             yield session

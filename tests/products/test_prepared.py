@@ -12,6 +12,7 @@ from app.cache.ports import Announced, FenceLimits, Watermark
 from app.postgres.database import Database
 from app.products.audit_source import ProductAuditSources
 from app.products.commands import Adjust, Command, Create, count, delete
+from app.products.decision import Denied, Done
 from app.products.errors import ProductsMissing
 from app.products.idempotency import Answer, Asked, Once
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
@@ -30,8 +31,8 @@ LIMITS = FenceLimits(2_000, 2_000, 50)
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """One connection, so that it is always the same."""
-    database = Database(database_url, connections=1)
+    """One connection for each part, so that it is always the same."""
+    database = Database(database_url, connections=5)
     yield database
     await database.close()
 
@@ -56,7 +57,7 @@ async def write(database: Database, size: int, amount: int) -> None:
         ]
         for commands in rounds:
             done = await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
-            assert not any(isinstance(result, Exception) for result in done.results)
+            assert {type(decision) for decision in done.decisions} == {Done}
     await transactions.forget(age_s=60, limit=1_000)
 
 
@@ -87,6 +88,13 @@ async def audit(database: Database, size: int) -> None:
         await source.complete(announced.cycle)
 
 
+async def prepared(database: Database) -> list[tuple[str, ...]]:
+    """What each part's connection has prepared."""
+    return [
+        row for share in (database.audit, database.loads, database.lists, database.writes) for row in await share.rows(PREPARED)
+    ]
+
+
 async def everything(database: Database, size: int, amount: int) -> None:
     await write(database, size, amount)
     await read(database, size, amount)
@@ -97,11 +105,11 @@ async def test_one_prepared_statement_for_each_text(database: Database) -> None:
     """Numbers small and large, lists long and without any value: nothing is prepared twice, nothing is lost."""
     for _ in range(DRIVERS_THRESHOLD + 1):
         await everything(database, 1, 5)
-        await database.rows(PREPARED)
-    before = await database.rows(PREPARED)
+        await prepared(database)
+    before = await prepared(database)
     for size, amount in ((1, 5), (3, 40_000), (40, 5_000_000_000), (2, 5)):
         await everything(database, size, amount)
-    assert await database.rows(PREPARED) == before
+    assert await prepared(database) == before
     texts = Counter(text for _, text, _ in before)
     assert {text for text, number in texts.items() if number > 1} == set()
     assert {text for _, text, custom_plans in before if custom_plans} == set(), "planned each time"
@@ -113,20 +121,22 @@ async def test_refusals(database: Database) -> None:
     """A transaction that changed nothing ends without a word that makes the driver forget what it has prepared."""
     for _ in range(DRIVERS_THRESHOLD + 1):
         await write(database, 1, 5)
-        await database.rows(PREPARED)
-    before = await database.rows(PREPARED)
+        await prepared(database)
+    before = await prepared(database)
     transactions = ProductTransactions(database)
     for kept in (False, True):
         refused = await transactions.commit([asked(count("nothing", 5), kept=kept, named=False)])
-        assert isinstance(refused.results[0], ProductsMissing)
-    assert await database.rows(PREPARED) == before
+        [decision] = refused.decisions
+        assert isinstance(decision, Denied)
+        assert isinstance(decision.refusal, ProductsMissing)
+    assert await prepared(database) == before
 
 
 async def test_a_migration_under_prepared_statements(database: Database, database_url: str) -> None:
     """A column gets another type: what was prepared is not refused, it goes to a connection that has prepared nothing yet."""
     for _ in range(DRIVERS_THRESHOLD + 1):
-        await database.rows("SELECT reorder_point FROM products")
+        await database.loads.rows("SELECT reorder_point FROM products")
     # By somebody else: after its own ALTER the driver forgets what it has prepared.
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other:
         await other.execute("ALTER TABLE products ALTER COLUMN reorder_point TYPE numeric")
-    assert await database.rows("SELECT reorder_point FROM products") == []
+    assert await database.loads.rows("SELECT reorder_point FROM products") == []

@@ -8,18 +8,19 @@ import pytest
 
 from app.cache.ports import Absent, Value
 from app.postgres.database import Database
-from app.postgres.errors import DatabaseOverloaded, DatabaseUnavailable
-from app.products.commands import Change, Command, Create, Put, Upsert, count, delete
-from app.products.errors import AlreadyExists, ProductsMissing
+from app.postgres.errors import DatabaseUnavailable, LockTimeout
+from app.products.commands import Change, Command, Create, Effect, Put, Upsert, count, delete
+from app.products.decision import Decision, Denied, Done, Postponed
+from app.products.errors import AlreadyExists, ProductsMissing, Refused
 from app.products.idempotency import Asked
-from app.products.product import Draft, Product
+from app.products.product import Draft, Precondition, Product
 from app.products.source import ProductSource
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, lock_timeout_ms=300)
+    database = Database(database_url)
     yield database
     await database.close()
 
@@ -32,6 +33,16 @@ def transactions(database: Database) -> ProductTransactions:
 async def commit(transactions: ProductTransactions, commands: Sequence[Command]) -> Committed:
     """Commit commands in one transaction, none of them with an idempotency key."""
     return await transactions.commit([Asked(command) for command in commands])
+
+
+def effects(decision: Decision) -> Sequence[Effect]:
+    assert isinstance(decision, Done)
+    return decision.effects
+
+
+def told(decision: Decision) -> int | type[Refused]:
+    """The version that came of a request, or why it was refused."""
+    return type(decision.refusal) if isinstance(decision, Denied) else effects(decision)[0].row.version
 
 
 def draft(product_id: str, stock: int | None = None) -> Draft:
@@ -62,7 +73,7 @@ async def test_triggers_of_others_count(database_url: str, transactions: Product
     [state] = committed.states
     assert isinstance(state, Value)
     assert b'"price_cents":999' in state.payload
-    [[effect]] = [result for result in committed.results if not isinstance(result, Exception)]
+    [[effect]] = [effects(decision) for decision in committed.decisions]
     assert isinstance(effect.row, Product)
     assert effect.row.price_cents == 999
 
@@ -72,7 +83,7 @@ async def test_commands_of_one_transaction_see_each_other(transactions: ProductT
     committed = await commit(
         transactions, [Create(draft("a")), Create(draft("a")), count("a", 3), delete("a"), count("a", 4), Create(draft("a", 9))]
     )
-    assert [type(result) if isinstance(result, Exception) else result[0].row.version for result in committed.results] == [
+    assert [told(decision) for decision in committed.decisions] == [
         1,
         AlreadyExists,
         2,
@@ -90,17 +101,15 @@ async def test_created_and_deleted_in_one_transaction(transactions: ProductTrans
     committed = await commit(transactions, [Create(draft("a")), delete("a")])
     [state] = committed.states
     assert isinstance(state, Absent)
-    [result] = (await commit(transactions, [Create(draft("a"))])).results
-    assert not isinstance(result, Exception)
-    assert result[0].row.version == state.version + 1
+    [decision] = (await commit(transactions, [Create(draft("a"))])).decisions
+    assert told(decision) == state.version + 1
 
 
 async def test_two_create_the_same_product(transactions: ProductTransactions) -> None:
     """One creates it, the other finds it there: no error of the database comes through."""
     for number in range(10):
         both = await asyncio.gather(*(commit(transactions, [Create(draft(f"p{number}"))]) for _ in range(2)))
-        results = [committed.results[0] for committed in both]
-        assert sum(isinstance(result, AlreadyExists) for result in results) == 1
+        assert {told(committed.decisions[0]) for committed in both} == {1, AlreadyExists}
 
 
 async def test_batches_in_opposite_order(transactions: ProductTransactions) -> None:
@@ -109,25 +118,66 @@ async def test_batches_in_opposite_order(transactions: ProductTransactions) -> N
     await commit(transactions, [Upsert([draft(key) for key in ids])])
 
     async def upsert(order: list[str]) -> Committed:
-        return await commit(transactions, [Upsert([draft(key, 1) for key in order])])
+        return await transactions.commit([Asked(Upsert([draft(key, 1) for key in order]))], Patience(5_000, sorted(order)))
 
     done = await asyncio.gather(*(upsert(ids if number % 2 else ids[::-1]) for number in range(10)))
     versions = sorted(max(state.version for state in committed.states) for committed in done)
     assert versions == list(range(2, 12))
 
 
-async def test_row_that_another_transaction_holds(database_url: str, database: Database) -> None:
-    """A lock that is not given in time is tried again, then reported as overload; nothing was changed."""
-    transactions = ProductTransactions(database, attempts=2)
-    await commit(transactions, [Create(draft("a"))])
+async def test_row_that_another_transaction_holds(database_url: str, transactions: ProductTransactions) -> None:
+    """Who needs it is postponed, at once and with nothing changed; its neighbours in the batch are done."""
+    await commit(transactions, [Create(draft("held")), Create(draft("free"))])
     async with await psycopg.AsyncConnection.connect(database_url) as holder:
-        await holder.execute("SELECT 1 FROM products FOR UPDATE")
-        with pytest.raises(DatabaseOverloaded, match="2 times"):
-            await commit(transactions, [count("a", 5)])
+        await holder.execute("SELECT 1 FROM products WHERE id = 'held' FOR UPDATE")
+        asked = [count("free", 5), count("held", 5), Upsert([draft("new"), draft("held")]), count("none", 1), count("free", 6)]
+        committed = await commit(transactions, asked)
+        assert committed.decisions[1:3] == [Postponed(["held"])] * 2
+        assert [told(committed.decisions[place]) for place in (0, 3, 4)] == [2, ProductsMissing, 3]
+        assert {state.key for state in committed.states} == {"free"}
+        with pytest.raises(RowsHeld):
+            await transactions.commit([Asked(count("held", 5))], Patience(30, ["held"]))
         await holder.rollback()
-    [result] = (await commit(transactions, [count("a", 5)])).results
-    assert not isinstance(result, Exception)
-    assert (result[0].row.version, result[0].change) == (2, Change.UPDATED)
+    [decision] = (await transactions.commit([Asked(count("held", 5))], Patience(30, ["held"]))).decisions
+    assert (told(decision), effects(decision)[0].change) == (2, Change.UPDATED)
+
+
+async def test_a_lock_of_another_kind_is_not_waited_for_long(database_url: str, transactions: ProductTransactions) -> None:
+    """An id that somebody else is creating, a table that is locked: a conflict soon, and nothing was changed."""
+    async with await psycopg.AsyncConnection.connect(database_url) as holder:
+        await holder.execute("INSERT INTO products (id, name, price_cents) VALUES ('a', 'Mug', 1)")
+        with pytest.raises(LockTimeout) as conflict:
+            await commit(transactions, [Create(draft("a")), Create(draft("b"))])
+        assert not isinstance(conflict.value, RowsHeld)
+        await holder.rollback()
+        await holder.execute("LOCK TABLE stock_movements IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LockTimeout):
+            await commit(transactions, [Create(draft("a"))])
+        await holder.rollback()
+        await holder.execute("LOCK TABLE products IN EXCLUSIVE MODE")
+        with pytest.raises(RowsHeld):
+            await commit(transactions, [Create(draft("a"))])
+        await holder.rollback()
+    assert [told(decision) for decision in (await commit(transactions, [Create(draft("a"))])).decisions] == [1]
+
+
+async def test_a_ledger_that_is_ahead_of_its_product(database_url: str, transactions: ProductTransactions) -> None:
+    """Products restored alone: writes go on above the newest movement, and the ledger adds up again."""
+    await commit(transactions, [Create(draft("a", 10)), Create(draft("b", 10)), Create(draft("c", 10)), Create(draft("d", 10))])
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
+        for product_id, version in (("a", 2), ("b", 2), ("b", 3), ("c", 2), ("e", 1), ("e", 4)):
+            await hand.execute("INSERT INTO stock_movements VALUES (%s, %s, 0, -1, 9, 'sale')", (product_id, version))
+        [decision] = (await commit(transactions, [count("a", 7, Precondition(if_match=frozenset({"1"})))])).decisions
+        assert told(decision) == 3
+        batch = [count("b", 5), count("b", 6), count("d", 1), delete("c"), Create(draft("e", 3)), Create(draft("c", 2))]
+        committed = await commit(transactions, batch)
+        assert [told(decision) for decision in committed.decisions] == [4, 5, 2, 3, 5, 4]
+        assert {state.key: state.version for state in committed.states} == {"b": 5, "c": 4, "d": 2, "e": 5}
+        cursor = await hand.execute(
+            "SELECT p.id FROM products p JOIN stock_movements m ON m.product_id = p.id"
+            " GROUP BY p.id, p.stock HAVING p.stock <> sum(m.delta)"
+        )
+        assert await cursor.fetchall() == []
 
 
 async def test_refused_transaction_leaves_no_lock(database_url: str, transactions: ProductTransactions) -> None:
@@ -138,23 +188,6 @@ async def test_refused_transaction_leaves_no_lock(database_url: str, transaction
         cursor = await hand.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
         assert await cursor.fetchone() == (0,)
         await hand.execute("SELECT 1 FROM products FOR UPDATE NOWAIT")
-
-
-async def test_failure_elsewhere_while_a_connection_is_in_use(database: Database) -> None:
-    """A pool that is begun afresh closes the connections that were in use then, when their users are done with them."""
-
-    async def fail() -> None:
-        async with database.session():
-            raise DatabaseUnavailable("the test says so")
-
-    async with database.session() as session:
-        with pytest.raises(DatabaseUnavailable):
-            await fail()
-        assert await session.rows("SELECT 1") == [(1,)]
-    await database.close()
-    left_open = not session._connection.closed
-    await session._connection.close()
-    assert not left_open
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
@@ -168,8 +201,7 @@ async def test_database_is_away(attempts: int) -> None:
 
 async def test_times_of_what_one_transaction_creates_and_deletes(transactions: ProductTransactions) -> None:
     """The creation is answered with the transaction's time, although no row is left to read it from."""
-    created, _ = (await commit(transactions, [Create(draft("a", 3)), delete("a")])).results
-    assert not isinstance(created, Exception)
-    row = created[0].row
-    assert isinstance(row, Product)
-    assert row.created_at == row.updated_at == created[0].recorded_at
+    created, _ = (await commit(transactions, [Create(draft("a", 3)), delete("a")])).decisions
+    [effect] = effects(created)
+    assert isinstance(effect.row, Product)
+    assert effect.row.created_at == effect.row.updated_at == effect.recorded_at

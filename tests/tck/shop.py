@@ -14,6 +14,7 @@ from app.cache import slot
 from app.cache.ports import State, Value
 from app.cache.write_through import Status
 from app.products.commands import Command, Effect
+from app.products.decision import Denied, Done
 from app.products.idempotency import Asked
 from app.products.payload import product_payload
 from app.products.product import Draft, Gone, Product
@@ -132,10 +133,11 @@ class Shop:
 
         async def transact() -> Sequence[State]:
             committed = await self.at.transactions.commit([Asked(command) for command in commands])
-            for result in committed.results:
-                if isinstance(result, Exception):
-                    raise result
-                effects.extend(result)
+            for decision in committed.decisions:
+                if isinstance(decision, Denied):
+                    raise decision.refusal
+                assert isinstance(decision, Done)
+                effects.extend(decision.effects)
             return committed.states
 
         acknowledgement = await self.at.cache.write(list({key for command in commands for key in command.keys}), transact)

@@ -1,0 +1,186 @@
+"""A share of a process's connections: so many at once, so many who wait for one, for so long.
+
+A connection is opened when it is needed and none is idle, so a server that refuses fails the caller at once
+(docs/decisions/0012). One that failed is closed alone; only when it is lost are the idle ones of the share closed as well,
+because they are of the same server.
+"""
+
+import asyncio
+import select
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from app.postgres.errors import (
+    CommitUnknown,
+    ConnectionLost,
+    ConnectionStale,
+    DatabaseError,
+    DatabaseOverloaded,
+    DatabaseReadOnly,
+)
+from app.postgres.session import Connection, Parameters, Session, Statement, bounded
+
+Result = TypeVar("Result")
+
+_LOST = (ConnectionLost, DatabaseReadOnly, CommitUnknown)
+"""Errors after which no connection of the share is trusted: they are of the same server."""
+
+_IDLE = psycopg.pq.TransactionStatus.IDLE
+
+
+class Pool:
+    """One share.
+
+    Args:
+        name: what the share is for, as an error tells it.
+        connect: opens a connection; bounds its own time, and raises a ``DatabaseError``.
+        size: most connections.
+        waiting_limit: most callers who wait for one, beyond which ``DatabaseOverloaded`` is raised at once.
+        acquire_timeout_s: how long one of them waits.
+        deadline_s: of each statement.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[Connection]],
+        *,
+        size: int,
+        waiting_limit: int,
+        acquire_timeout_s: float,
+        deadline_s: float,
+    ) -> None:
+        self.size = size
+        self._name = name
+        self._connect = connect
+        self._waiting_limit = waiting_limit
+        self._acquire_timeout_s = acquire_timeout_s
+        self._deadline_s = deadline_s
+        self._places = asyncio.Semaphore(size)
+        self._waiting = 0
+        self._idle: list[Connection] = []
+        self._generation = 0
+        """Rises when the share is dropped; a connection of an earlier one is closed after its use."""
+
+    @asynccontextmanager
+    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
+        """A connection of the share, in autocommit; one that was just opened if ``fresh``.
+
+        A transaction that is left open is rolled back. Raises a ``DatabaseError``.
+        """
+        await self._take_place()
+        try:
+            generation = self._generation
+            connection = await self._take_connection(fresh=fresh)
+            session = Session(connection, self._deadline_s)
+            try:
+                yield session
+            except DatabaseError as error:
+                if isinstance(error, _LOST):
+                    self.drop()
+                if isinstance(error, (*_LOST, ConnectionStale)):
+                    await _close(connection)
+                else:
+                    await self._give_back(connection, session, generation)
+                raise
+            except BaseException:
+                # A statement may be under way: nobody else may read its answer.
+                await _close(connection)
+                raise
+            await self._give_back(connection, session, generation)
+        finally:
+            self._places.release()
+
+    async def run(self, work: Callable[[Session], Awaitable[Result]]) -> Result:
+        """Give ``work`` a session, and once more a new one if that was dead: it may have died with a restart long ago.
+
+        Raises what ``work`` raises, and a ``DatabaseError``. ``work`` must not be finished when it raises ``ConnectionLost``.
+        """
+        try:
+            async with self.session() as session:
+                return await work(session)
+        except (ConnectionLost, ConnectionStale):
+            async with self.session(fresh=True) as session:
+                return await work(session)
+
+    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+        """Run one reading statement. Raises a ``DatabaseError``."""
+
+        async def read(session: Session) -> list[TupleRow]:
+            return await session.rows(statement, parameters)
+
+        return await self.run(read)
+
+    def drop(self) -> None:
+        """Give up every connection: the idle ones now, those in use after their use."""
+        self._generation += 1
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.pgconn.finish()
+
+    async def close(self) -> None:
+        """Close the idle connections, and those in use after their use."""
+        self._generation += 1
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await _close(connection)
+
+    async def _take_place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        if self._waiting >= self._waiting_limit:
+            raise DatabaseOverloaded(f"{self._waiting} requests wait for a connection to PostgreSQL ({self._name}) already")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._acquire_timeout_s):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise DatabaseOverloaded(f"all connections to PostgreSQL ({self._name}) are in use") from error
+        finally:
+            self._waiting -= 1
+
+    async def _take_connection(self, *, fresh: bool) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not fresh and not _is_spoilt(connection):
+                return connection
+            await _close(connection)
+            if fresh:
+                break
+        return await self._connect()
+
+    async def _give_back(self, connection: Connection, session: Session, generation: int) -> None:
+        usable = not connection.closed
+        usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+        if usable and generation == self._generation:
+            if session.pipeline_failed:
+                # The driver takes statements for prepared that the server skipped (psycopg 3.3): it has to prepare them anew.
+                connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
+            self._idle.append(connection)
+        else:
+            await _close(connection)
+
+    async def _rolled_back(self, connection: Connection) -> bool:
+        with suppress(DatabaseError):
+            async with bounded(connection, self._deadline_s):
+                await connection.execute("ROLLBACK")
+        return not connection.closed and connection.info.transaction_status == _IDLE
+
+
+def _is_spoilt(connection: Connection) -> bool:
+    """Whether an idle connection has something to read: its end, or a message that nobody asked for."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _close(connection: Connection) -> None:
+    with suppress(Exception):
+        await connection.close()

@@ -1,0 +1,94 @@
+"""One connection in use: statements with deadlines, and transactions whose end is known.
+
+Statements run on the driver's connection itself, because the write path needs what only the driver shows: pipelined round
+trips and the command tag of COMMIT (docs/decisions/0003).
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg.sql import Composed
+
+from app.postgres.errors import CommitUnknown, DatabaseError, DatabaseFailed, TransactionConflict, translate, was_answered
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Parameters = Mapping[str, Any]
+Statement = LiteralString | Composed
+
+
+class Session:
+    """One connection in use. Every statement has a deadline, on this side too: a server that hangs keeps no promise."""
+
+    def __init__(self, connection: Connection, deadline_s: float) -> None:
+        self._connection = connection
+        self._deadline_s = deadline_s
+        self.pipeline_failed = False
+        """Whether statements of a round trip were skipped because one before them failed."""
+
+    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+        """Run one statement; return its rows. Raises a ``DatabaseError``."""
+        async with bounded(self._connection, self._deadline_s):
+            cursor = await self._connection.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
+        """Run several statements in one round trip; return the rows of each. Raises a ``DatabaseError``."""
+        async with bounded(self._connection, self._deadline_s):
+            cursors = await self._send(statements)
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
+        """Commit the transaction that a statement ``BEGIN`` opened, after its last statements, in one round trip.
+
+        Raises:
+            TransactionConflict, DatabaseFailed: it was rolled back; the server said so.
+            CommitUnknown: the answer was lost, in whatever way.
+        """
+        try:
+            async with bounded(self._connection, self._deadline_s):
+                *_, cursor = await self._send((*last, ("COMMIT", None)))
+                tag = cursor.statusmessage
+        except DatabaseError as error:
+            if isinstance(error, TransactionConflict | DatabaseFailed) and was_answered(error):
+                raise
+            raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
+        if tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
+            raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
+
+    async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
+        self.pipeline_failed = True
+        async with self._connection.pipeline():
+            cursors = [await self._connection.execute(*statement) for statement in statements]
+        self.pipeline_failed = False
+        return cursors
+
+
+@asynccontextmanager
+async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[None]:
+    """Cut the connection at the deadline, so that whoever waits on it gets an error; map whatever the driver raises."""
+    timer = asyncio.get_running_loop().call_later(deadline_s, _sever, connection)
+    try:
+        yield
+    except Exception as error:
+        raise translate(error) from error
+    finally:
+        timer.cancel()
+
+
+def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
+    """End the conversation from below: the driver, waiting for an answer, sees the connection closed.
+
+    Cancelling the wait instead would make the driver ask the server, which hangs, to cancel, for up to ten seconds.
+    """
+    with suppress(OSError, psycopg.Error):
+        end = socket.socket(fileno=os.dup(connection.fileno()))
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        finally:
+            end.close()

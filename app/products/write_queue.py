@@ -1,0 +1,302 @@
+"""Where a write waits for its transaction.
+
+Writes that wait while a transaction is under way share the next one, whatever their products: one lock, one commit, one
+publish for many. That *main* transaction waits for no row. A request that needs a row which somebody else holds goes *apart*,
+to the queue of that product, and so do later requests for the product until its queue is empty; the others are done.
+
+Apart, each product has one attempt at a time, which waits a short while for the row and does what waits for it in one
+transaction. When the row is not to be had, the product becomes *stuck* and gives its turn back: stuck products take turns on
+half of the places, with shorter waits, so that many held rows delay no product that is merely contended.
+
+A batch that fails as a whole is done again apart, one by one, so that only the guilty fail.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.cache.errors import Overloaded
+from app.cache.joined import Joined
+from app.cache.write_through import Acknowledgement
+from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
+from app.products.decision import Decision, Postponed
+from app.products.idempotency import Asked
+from app.products.transactions import Patience, RowsHeld
+
+Outcome = tuple[Decision, Acknowledgement]
+Send = Callable[[Sequence[Asked], Patience | None], Awaitable[Sequence[Outcome]]]
+
+TURNS = 5
+"""Of the event loop, between a joined transaction and the next: a fifth less processor time for a write under load."""
+
+WAIT_MS = 100
+"""How long a product's first attempt apart waits for its row."""
+
+CLOSE_S = 0.25
+"""Time that a request must have left for another attempt apart: it must not pass its deadline inside a transaction."""
+
+STUCK_WAIT_MS = 20
+"""How long each later attempt waits, while others wait for the place."""
+
+_WHOLE = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
+"""A batch fails of these as a whole, and nothing was changed; a request of it may do better by itself."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request on its way through the queue."""
+
+    asked: Asked
+    deadline: float
+    """On the loop's clock."""
+    under_way: bool = False
+    """Whether a transaction was sent that may do it, or has done it."""
+    left: bool = False
+    """Whether its caller has gone."""
+    alone: bool = False
+    """Whether it must not share a transaction: one that it shared failed."""
+    held: Sequence[str] = ()
+    """The products whose rows it found held."""
+    future: "asyncio.Future[Outcome] | None" = None
+    """Its end, once it is apart."""
+
+
+@dataclass(eq=False, slots=True)
+class _Product:
+    """A product apart."""
+
+    waiting: deque[Ticket] = field(default_factory=deque)
+    stuck: bool = False
+
+
+class WriteQueue:
+    """The queue of one process.
+
+    Args:
+        send: runs one transaction for a batch; raises as ``ProductTransactions.commit``.
+        batch_weight: most weight in one transaction.
+        queue_limit: most requests that wait in the main queue, and as many apart, of which a tenth for one product; beyond
+            that ``Overloaded`` is raised.
+        places: most transactions apart at once; the main one has another connection.
+    """
+
+    def __init__(self, send: Send, *, batch_weight: int, queue_limit: int, places: int) -> None:
+        self._send = send
+        self._batch_weight = batch_weight
+        self._queue_limit = queue_limit
+        self._product_limit = max(1, queue_limit // 10)
+        self._places = places
+        self._stuck_places = max(1, places // 2)
+        self._main: Joined[Ticket, Outcome | None] = Joined(
+            self._send_main, weigh=_weight, batch_weight=batch_weight, queue_limit=queue_limit, turns=TURNS
+        )
+        self._apart: dict[str, _Product] = {}
+        self._fresh: deque[str] = deque()
+        self._stuck: deque[str] = deque()
+        self._waiting_apart = 0
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._stuck_attempts = 0
+        self._turn_of_stuck = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no transaction has taken yet."""
+        return self._main.waiting + self._waiting_apart
+
+    async def submit(self, ticket: Ticket) -> Outcome:
+        """Have a request decided; ``Postponed`` only for its idempotency key.
+
+        Raises:
+            Overloaded: too many requests wait.
+            DatabaseError, OutcomeUnknown: of its transaction.
+        """
+        try:
+            name = next((key for key in ticket.asked.command.keys if key in self._apart), None)
+            if name is not None:
+                ticket.held = (name,)
+                self._put_apart(ticket)
+            elif outcome := await self._main.submit(ticket):
+                return outcome
+            if ticket.future is None:
+                raise Overloaded("the request was neither done nor put apart")
+            return await ticket.future
+        except asyncio.CancelledError:
+            ticket.left = True
+            raise
+
+    async def aclose(self) -> None:
+        """Finish what was accepted and is still waited for."""
+        await self._main.aclose()
+        while self._attempts:
+            await asyncio.wait(self._attempts)
+
+    # ------------------------------------------------------------------ main
+
+    async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
+        """Run one transaction; ``None`` for a request that went apart."""
+        for ticket in batch:
+            ticket.under_way = True
+        try:
+            outcomes = await self._send([ticket.asked for ticket in batch], None)
+        except _WHOLE as error:
+            if len(batch) == 1 and not isinstance(error, TransactionConflict):
+                raise
+            for ticket in batch:
+                ticket.under_way = False
+                ticket.alone = not isinstance(error, RowsHeld)
+            return [self._go_apart(ticket) for ticket in batch]
+        return [self._after_main(ticket, outcome) for ticket, outcome in zip(batch, outcomes, strict=True)]
+
+    def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
+        decision, _ = outcome
+        if not isinstance(decision, Postponed):
+            return outcome
+        ticket.under_way = False
+        if not decision.held:
+            return outcome
+        ticket.held = decision.held
+        return self._go_apart(ticket)
+
+    def _go_apart(self, ticket: Ticket) -> Overloaded | None:
+        if not ticket.left:
+            try:
+                self._put_apart(ticket)
+            except Overloaded as error:
+                return error
+        return None
+
+    # ----------------------------------------------------------------- apart
+
+    def _put_apart(self, ticket: Ticket) -> None:
+        name = _name(ticket)
+        product = self._apart.get(name)
+        if self._waiting_apart >= self._queue_limit or (product and len(product.waiting) >= self._product_limit):
+            raise Overloaded(f"too many requests wait for product {name}, or for others whose rows are held")
+        ticket.future = asyncio.get_running_loop().create_future()
+        self._line_up(ticket)
+        self._begin_attempts()
+
+    def _line_up(self, ticket: Ticket, *, first: bool = False) -> None:
+        name = _name(ticket)
+        product = self._apart.get(name)
+        if product is None:
+            product = self._apart[name] = _Product()
+            self._fresh.append(name)
+        if first:
+            product.waiting.appendleft(ticket)
+        else:
+            product.waiting.append(ticket)
+        self._waiting_apart += 1
+
+    def _begin_attempts(self) -> None:
+        while len(self._attempts) < self._places:
+            may_be_stuck = bool(self._stuck) and self._stuck_attempts < self._stuck_places
+            if may_be_stuck and (self._turn_of_stuck or not self._fresh):
+                name = self._stuck.popleft()
+            elif self._fresh:
+                name = self._fresh.popleft()
+            else:
+                return
+            self._turn_of_stuck = not self._apart[name].stuck
+            self._stuck_attempts += self._apart[name].stuck
+            task = asyncio.create_task(self._attempt(name, self._apart[name]))
+            self._attempts.add(task)
+            task.add_done_callback(self._end_attempt)
+
+    def _end_attempt(self, task: "asyncio.Task[None]") -> None:
+        self._attempts.discard(task)
+        self._begin_attempts()
+
+    async def _attempt(self, name: str, product: _Product) -> None:
+        was_stuck = product.stuck
+        batch = self._take(product)
+        try:
+            if batch:
+                product.stuck = not await self._serve(batch, STUCK_WAIT_MS if was_stuck else WAIT_MS)
+            if len(batch) > 1 and not product.stuck:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
+            for ticket in batch:
+                _fail(ticket, error)
+        finally:
+            self._stuck_attempts -= was_stuck
+            if product.waiting:
+                (self._stuck if product.stuck else self._fresh).append(name)
+            else:
+                del self._apart[name]
+
+    def _take(self, product: _Product) -> list[Ticket]:
+        """What the next transaction is for: requests that wait for the one row, or one that waits for several or is alone."""
+        batch: list[Ticket] = []
+        weight = 0
+        latest = asyncio.get_running_loop().time() + CLOSE_S
+        while product.waiting:
+            ticket = product.waiting[0]
+            if ticket.deadline < latest:
+                _fail(ticket, Overloaded("the request's deadline is near, and others hold its product still"))
+            elif ticket.future is not None and not ticket.future.done():  # else its caller has left
+                weight += _weight(ticket)
+                if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):
+                    break
+                batch.append(ticket)
+            product.waiting.popleft()
+            self._waiting_apart -= 1
+        return batch
+
+    async def _serve(self, batch: Sequence[Ticket], wait_ms: int) -> bool:
+        """Run one transaction for requests apart; return whether they got beyond the locks."""
+        for ticket in batch:
+            ticket.under_way = True
+        try:
+            outcomes = await self._send([ticket.asked for ticket in batch], Patience(wait_ms, batch[0].held))
+        except _WHOLE as error:
+            for ticket in batch:
+                ticket.under_way = False
+            if len(batch) == 1 and not isinstance(error, TransactionConflict):
+                raise
+            self._line_up_again(batch, error)
+            return False
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            decision, _ = outcome
+            if isinstance(decision, Postponed):
+                ticket.under_way = False
+                if decision.held:
+                    ticket.held = decision.held
+                    self._line_up(ticket)
+                    continue
+            if ticket.future is not None and not ticket.future.done():
+                ticket.future.set_result(outcome)
+        return True
+
+    def _line_up_again(self, batch: Sequence[Ticket], error: Exception) -> None:
+        if isinstance(error, RowsHeld):
+            # A request for several rows would hold the first of them while it waits for the others: it waits for the last.
+            for ticket in reversed(batch):
+                ticket.held = ticket.held[-1:]
+                self._line_up(ticket, first=True)
+            return
+        for ticket in batch:
+            ticket.alone = True
+            self._line_up(ticket)
+
+
+def _name(ticket: Ticket) -> str:
+    """The queue of a request apart: its held product, else its first one."""
+    keys = ticket.held or ticket.asked.command.keys
+    return keys[0] if keys else ticket.asked.idempotency_key or ""
+
+
+def _weight(ticket: Ticket) -> int:
+    return max(1, ticket.asked.command.weight)
+
+
+def _shares(ticket: Ticket) -> bool:
+    return not ticket.alone and len(ticket.held) <= 1
+
+
+def _fail(ticket: Ticket, error: Exception) -> None:
+    if ticket.future is not None and not ticket.future.done():
+        ticket.future.set_exception(error)
+        ticket.future.exception()  # marks it as seen: a caller who leaves now causes no warning

@@ -1,0 +1,216 @@
+"""Shares of connections on a real PostgreSQL: what bounds them, and what becomes of a connection that failed."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, cast
+
+import psycopg
+import pytest
+
+from app.postgres.database import Database, Shares
+from app.postgres.errors import (
+    CommitUnknown,
+    ConnectionLost,
+    DatabaseFailed,
+    DatabaseOverloaded,
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+)
+from app.postgres.pool import Pool
+from app.postgres.session import Connection, Session
+from tests.cache.rig import PATIENCE_S, Gate
+
+PID = "SELECT pg_backend_pid()"
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, connections=5, acquire_timeout_ms=100)
+    yield database
+    await database.close()
+
+
+async def _pids(database: Database) -> list[Any]:
+    shares = (database.audit, database.loads, database.lists, database.writes)
+    return [await share.rows(PID) for share in shares]
+
+
+async def test_a_refused_connection_fails_at_once() -> None:
+    """Nobody waits for a server that says no; the reason is told."""
+    database = Database("postgresql://larder@127.0.0.1:1/larder", acquire_timeout_ms=60_000)
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(DatabaseUnavailable, match="refused"):
+            await database.loads.rows("SELECT 1")
+    await database.close()
+
+
+async def test_a_failing_statement_costs_no_connection(database: Database) -> None:
+    """A table is missing, a number is divided by zero: the same connections go on, prepared statements and all."""
+    before = await _pids(database)
+    for _ in range(20):
+        with pytest.raises(DatabaseUnsuitable):
+            await database.loads.rows("SELECT FROM missing")
+        with pytest.raises(DatabaseFailed):
+            await database.writes.rows("SELECT 1 / 0")
+    assert await _pids(database) == before
+
+
+async def test_a_failing_transaction_costs_no_connection(database: Database) -> None:
+    """Whichever statement of it fails: those after it were skipped, and are right the next time."""
+    [[pid]] = await database.writes.rows(PID)
+    chance = random.Random(5)
+    for number in range(60):
+        bad = chance.randrange(8)
+        statements = [(f"SELECT 1 / %(n)s::integer + {place}", {"n": int(place != bad)}) for place in range(4)]
+        asked = [(cast("Any", text), parameters) for text, parameters in statements]
+
+        async def work(session: Session, asked: list[Any] = asked) -> int:
+            await session.pipeline(("BEGIN", None), *asked)
+            [[found]] = await session.rows(PID)
+            await session.commit((PID, None))
+            return int(found)
+
+        if bad < len(statements):
+            with pytest.raises(DatabaseFailed, match="division by zero"):
+                await database.writes.run(work)
+        else:
+            assert await database.writes.run(work) == pid, number
+    left = await database.loads.rows("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+    assert left == [(0,)]
+
+
+async def test_lost_connections_cost_their_share_alone(database: Database, database_url: str) -> None:
+    """The server ends the connections of two shares: their next statements find new ones, the others keep theirs."""
+    audit, loads, lists, writes = await _pids(database)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
+        for [[pid]] in (loads, writes):
+            await hand.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    after = await _pids(database)
+    assert [after[0], after[2]] == [audit, lists]
+    assert after[1] != loads
+    assert after[3] != writes
+
+
+async def test_a_connection_that_is_lost_in_use(database: Database, database_url: str) -> None:
+    """The idle ones of its share are closed with it, and what it was used for is done again on a new one."""
+    asked: list[int] = []
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
+
+        async def work(session: Session) -> int:
+            [[pid]] = await session.rows(PID)
+            asked.append(pid)
+            if len(asked) == 1:
+                await hand.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+            [[again]] = await session.rows(PID)
+            return int(again)
+
+        async with database.writes.session() as other:
+            [[idle]] = await other.rows(PID)
+            assert await database.writes.run(work) == asked[1] != asked[0]
+        assert idle not in [pid for [[pid]] in await _pids(database)]
+
+
+async def test_a_full_share_takes_nothing_from_the_others(database: Database) -> None:
+    """Who waits in vain is told in time, who would be one too many at once; loads, the audit and writes go on."""
+    gate = Gate()
+
+    async def hold(session: Session) -> None:
+        await session.rows("SELECT 1")
+        await gate.enter()
+
+    holder = asyncio.create_task(database.lists.run(hold))
+    await gate.arrival()
+    waiting = [asyncio.create_task(database.lists.rows("SELECT 1")) for _ in range(50)]
+    await asyncio.sleep(0)
+    with pytest.raises(DatabaseOverloaded, match="50 requests wait"):
+        await database.lists.rows("SELECT 1")
+    for share in (database.loads, database.audit, database.writes):
+        assert await share.rows("SELECT 1") == [(1,)]
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(answer) for answer in told} == {DatabaseOverloaded}
+    gate.open()
+    await holder
+    assert await database.lists.rows("SELECT 1") == [(1,)]
+
+
+async def test_who_leaves_takes_the_connection_along(database: Database) -> None:
+    """Its statement may be under way: nobody else reads its answer, and the place is free again."""
+    [[pid]] = await database.lists.rows(PID)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await database.lists.rows("SELECT pg_sleep(5)")
+    [[after]] = await database.lists.rows(PID)
+    assert after != pid
+
+
+async def test_connections_in_use_when_all_are_given_up(database: Database) -> None:
+    """They do what they were taken for, and are closed then."""
+    async with database.writes.session() as session:
+        [[pid]] = await session.rows(PID)
+        database.abandon()
+        assert await session.rows(PID) == [(pid,)]
+    assert session._connection.closed
+    assert await database.writes.rows(PID) != [(pid,)]
+
+
+@pytest.mark.parametrize("connections", [1, 5, 10, 11, 100])
+def test_shares(connections: int) -> None:
+    """Together they are what the setting says, from five on."""
+    shares = Shares.of(connections)
+    assert shares.audit + shares.loads + shares.lists + shares.writes == max(5, connections)
+
+
+class Broken:
+    """A connection that raises what no driver should, as uvloop does on a socket that was reset."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[None]:
+        yield
+
+    async def execute(self, *_: object) -> NoReturn:
+        raise self._error
+
+    def fileno(self) -> int:
+        return -1
+
+
+ODD = [RuntimeError("the handler is closed"), AttributeError("x"), ValueError(), OSError("reset"), AssertionError()]
+
+
+@pytest.mark.parametrize("error", ODD)
+async def test_whatever_the_driver_raises_is_a_lost_connection(error: Exception) -> None:
+    """It says nothing of the server; after COMMIT was sent, nothing of the transaction's end either."""
+    session = Session(cast("Connection", Broken(error)), 1.0)
+    for failing in (session.rows("SELECT 1"), session.pipeline(("SELECT 1", None))):
+        with pytest.raises(ConnectionLost):
+            await failing
+    with pytest.raises(CommitUnknown):
+        await session.commit()
+
+
+@pytest.mark.parametrize("error", [psycopg.ProgrammingError("no SQLSTATE"), psycopg.errors.QueryCanceled(), psycopg.Error("x")])
+async def test_a_commit_that_the_server_did_not_refuse_may_have_happened(error: Exception) -> None:
+    """Only a refusal with an SQLSTATE of the transaction's own says that it was rolled back."""
+    with pytest.raises(CommitUnknown):
+        await Session(cast("Connection", Broken(error)), 1.0).commit()
+
+
+async def test_a_share_survives_whatever_opening_raises() -> None:
+    """The place is given back: the next caller tries again."""
+    errors: list[Exception] = [ConnectionLost("x"), RuntimeError("x")]
+
+    async def connect() -> Connection:
+        raise errors.pop()
+
+    pool = Pool("test", connect, size=1, waiting_limit=1, acquire_timeout_s=0.1, deadline_s=1.0)
+    with pytest.raises(RuntimeError):
+        await pool.rows("SELECT 1")
+    errors.append(DatabaseFailed("x"))
+    with pytest.raises(DatabaseFailed):
+        await pool.rows("SELECT 1")

@@ -1,0 +1,271 @@
+"""The write queue without a database: who shares a transaction, who goes apart, and whose turn it is."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from app.cache.errors import Overloaded
+from app.cache.write_through import Acknowledgement
+from app.postgres.errors import ConnectionLost, DatabaseFailed, LockTimeout
+from app.products.commands import Adjust, count
+from app.products.decision import Done, Postponed
+from app.products.idempotency import Asked
+from app.products.product import Line, Reason
+from app.products.transactions import Patience, RowsHeld
+from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
+from tests.cache.rig import PATIENCE_S, Gate
+
+Batch = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Transactions:
+    """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error."""
+
+    held: set[str] = field(default_factory=set)
+    sent: list[tuple[Batch, Patience | None]] = field(default_factory=list)
+    gates: dict[Batch, Gate] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    under_way: int = 0
+    most: int = 0
+
+    @property
+    def main(self) -> list[Batch]:
+        return [names for names, patience in self.sent if patience is None]
+
+    @property
+    def apart(self) -> list[Batch]:
+        return [names for names, patience in self.sent if patience is not None]
+
+    async def send(self, batch: Sequence[Asked], patience: Patience | None) -> Sequence[Outcome]:
+        names = tuple(",".join(asked.command.keys) for asked in batch)
+        self.sent.append((names, patience))
+        self.under_way += patience is not None
+        self.most = max(self.most, self.under_way)
+        try:
+            await asyncio.sleep(0)
+            if gate := self.gates.get(names):
+                await gate.enter()
+            for name in names:
+                if name in self.errors:
+                    raise self.errors[name]
+            if patience and self.held.intersection(patience.ids):
+                await asyncio.sleep(0.001)
+                raise RowsHeld("held")
+            return [(self._decide(asked), Acknowledgement(proven=True, committed_at=0.0)) for asked in batch]
+        finally:
+            self.under_way -= patience is not None
+
+    def _decide(self, asked: Asked) -> Done | Postponed:
+        held = sorted(self.held.intersection(asked.command.keys))
+        return Postponed(held) if held else Done(())
+
+
+@pytest.fixture
+def transactions() -> Transactions:
+    return Transactions()
+
+
+def _queue(transactions: Transactions, *, places: int = 2, queue_limit: int = 1_000) -> WriteQueue:
+    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, places=places)
+
+
+def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
+    command = Adjust([Line(p, 1) for p in products], Reason.RECEIPT) if products[1:] else count(products[0], 1)
+    return Ticket(Asked(command), asyncio.get_running_loop().time() + within_s)
+
+
+def _submit(queue: WriteQueue, *products: str) -> "asyncio.Task[Outcome]":
+    return asyncio.create_task(queue.submit(_ticket(*products)))
+
+
+async def _until(transactions: Transactions, attempts: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len(transactions.apart) < attempts:
+            await asyncio.sleep(0)
+
+
+async def test_whatever_waits_shares_the_next_transaction(transactions: Transactions) -> None:
+    """Whatever the products."""
+    queue = _queue(transactions)
+    gate = transactions.gates["a",] = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_submit(queue, product) for product in "bca"]
+    await asyncio.sleep(0)
+    assert queue.waiting == 3
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert transactions.sent == [(("a",), None), (("b", "c", "a"), None)]
+
+
+async def test_a_held_product_goes_apart_and_stays_there(transactions: Transactions) -> None:
+    """Later requests for it leave the main transaction alone; when it is free they share one, and it is as others again."""
+    transactions.held = {"h"}
+    queue = _queue(transactions)
+    first = _submit(queue, "h")
+    await _until(transactions, 1)
+    assert isinstance((await queue.submit(_ticket("a")))[0], Done)
+    more = [_submit(queue, "h") for _ in range(3)]
+    await asyncio.sleep(0)
+    transactions.held = set()
+    await asyncio.gather(first, *more)
+    assert transactions.main == [("h",), ("a",)]
+    assert transactions.apart[-1] == ("h",) * 4
+    async with asyncio.timeout(PATIENCE_S):
+        while queue._apart:
+            await asyncio.sleep(0)
+    await queue.submit(_ticket("h"))
+    assert transactions.main[-1] == ("h",)
+
+
+async def test_the_first_attempt_waits_longer(transactions: Transactions) -> None:
+    """A product that is merely contended gets its row at once; one that is stuck gives its turn back sooner."""
+    transactions.held = {"h"}
+    queue = _queue(transactions)
+    task = _submit(queue, "h")
+    await _until(transactions, 3)
+    waits = [patience.wait_ms for _, patience in transactions.sent if patience]
+    assert waits[:3] == [WAIT_MS, STUCK_WAIT_MS, STUCK_WAIT_MS]
+    transactions.held = set()
+    await task
+
+
+@pytest.mark.parametrize("places", [1, 2, 5])
+async def test_stuck_products_leave_places_to_others(transactions: Transactions, places: int) -> None:
+    """However many are stuck, one that is only contended has its attempt after the one under way, and places are kept."""
+    transactions.held = {f"h{number}" for number in range(50)}
+    queue = _queue(transactions, places=places)
+    late = [_submit(queue, name) for name in sorted(transactions.held)]
+    await _until(transactions, 200)
+    before = len(transactions.apart)
+    transactions.held.add("c")
+    contended = _submit(queue, "c")
+    async with asyncio.timeout(PATIENCE_S):
+        while "c" not in queue._apart:
+            await asyncio.sleep(0)
+    transactions.held.discard("c")
+    await contended
+    assert transactions.apart.index(("c",)) - before <= 2 * places + 2
+    assert transactions.most <= places
+    # Every stuck one has its turn.
+    await _until(transactions, len(transactions.apart) + 120)
+    turns = transactions.apart[before:]
+    assert {names[0] for names in turns} >= transactions.held
+    transactions.held = set()
+    await asyncio.gather(*late)
+
+
+async def test_a_request_for_several_held_products_waits_for_one_in_the_end(transactions: Transactions) -> None:
+    """First for all of them, in order; when that was in vain for the last alone, so that it holds none while it waits."""
+    transactions.held = {"b", "c"}
+    queue = _queue(transactions)
+    task = _submit(queue, "a", "b", "c")
+    await _until(transactions, 2)
+    transactions.held = {"b"}
+    await _until(transactions, 4)
+    waits = [list(patience.ids) for _, patience in transactions.sent if patience]
+    assert waits[0] == ["b", "c"]
+    assert all(len(ids) == 1 for ids in waits[1:])
+    transactions.held = set()
+    assert isinstance((await task)[0], Done)
+
+
+async def test_a_batch_that_fails_is_done_one_by_one(transactions: Transactions) -> None:
+    """The guilty fail alone, with their own error; a lost connection is everybody's."""
+    queue = _queue(transactions)
+    gate = transactions.gates["z",] = Gate()
+    opener = _submit(queue, "z")
+    await gate.arrival()
+    transactions.errors = {"g": DatabaseFailed("guilty")}
+    guilty, *innocent = [_submit(queue, name) for name in "gab"]
+    gate.open()
+    await opener
+    with pytest.raises(DatabaseFailed):
+        await guilty
+    await asyncio.gather(*innocent)
+    assert transactions.main == [("z",), ("g", "a", "b")]
+    assert sorted(transactions.apart) == [("a",), ("b",), ("g",)]
+    transactions.errors = {"g": ConnectionLost("lost")}
+    both = await asyncio.gather(_submit(queue, "g"), _submit(queue, "a"), return_exceptions=True)
+    assert isinstance(both[0], ConnectionLost)
+
+
+async def test_a_conflict_is_tried_again_until_it_is_over(transactions: Transactions) -> None:
+    """A lock other than a row's: alone, and behind the others of its product."""
+    transactions.errors = {"g": LockTimeout("an id that is being created")}
+    queue = _queue(transactions)
+    task = _submit(queue, "g")
+    await _until(transactions, 3)
+    assert not task.done()
+    transactions.errors = {}
+    assert isinstance((await task)[0], Done)
+
+
+async def test_nothing_is_done_for_who_has_left(transactions: Transactions) -> None:
+    """Whether it waits in the main queue, in a transaction that will postpone it, or apart; nothing is left behind."""
+    transactions.held = {"h", "i"}
+    queue = _queue(transactions)
+    apart = _submit(queue, "h")
+    await _until(transactions, 1)
+    gate = transactions.gates["i",] = Gate()
+    postponed = _submit(queue, "i")
+    await gate.arrival()
+    waiting = _submit(queue, "w")
+    await asyncio.sleep(0)
+    for task in (apart, postponed, waiting):
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await postponed
+    gate.open()
+    await queue.aclose()
+    transactions.held = set()
+    assert ("w",) not in transactions.main
+    assert ("i",) not in transactions.apart
+    assert (queue.waiting, queue._apart) == (0, {})
+
+
+async def test_a_request_near_its_deadline_is_not_tried_again(transactions: Transactions) -> None:
+    """It must not pass its deadline inside a transaction: it ends as one that never began."""
+    transactions.held = {"h"}
+    queue = _queue(transactions)
+    ticket = _ticket("h", within_s=CLOSE_S / 2)
+    with pytest.raises(Overloaded):
+        await queue.submit(ticket)
+    assert not ticket.under_way
+    assert transactions.apart == []
+    await queue.aclose()
+
+
+async def test_queues_are_bounded(transactions: Transactions) -> None:
+    """A tenth of the places apart for one product, beyond which a request is refused at once."""
+    transactions.held = {"h"}
+    queue = _queue(transactions, queue_limit=30)
+    tasks = [_submit(queue, "h")]
+    await _until(transactions, 1)
+    tasks += [_submit(queue, "h") for _ in range(20)]
+    await asyncio.sleep(0)
+    refused = [task for task in tasks if task.done()]
+    assert 16 <= len(refused) <= 18
+    for task in refused:
+        with pytest.raises(Overloaded):
+            await task
+    transactions.held = set()
+    await asyncio.gather(*(task for task in tasks if task not in refused))
+
+
+async def test_closing_finishes_what_was_accepted(transactions: Transactions) -> None:
+    """Also what is apart."""
+    transactions.held = {"h"}
+    queue = _queue(transactions)
+    task = _submit(queue, "h")
+    await _until(transactions, 1)
+    closing = asyncio.create_task(queue.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    transactions.held = set()
+    await closing
+    assert isinstance((await task)[0], Done)
