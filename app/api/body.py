@@ -89,7 +89,9 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     media_type, *parameters = declared.split(";")
     charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter))]
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and coding == "identity":
+    transfer = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    codings = (coding, transfer) == ("identity", "chunked")
+    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and codings:
         return
     name = "Accept-Patch" if request.method == "PATCH" else "Accept"
     raise Problem(

@@ -123,7 +123,7 @@ class Connection(HotReads):
         except httptools.HttpParserError:
             self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
             return
-        if self._whole and self.cycle is not None and self.cycle.scope is self.scope:
+        if self._whole and getattr(self.cycle, "scope", None) is self.scope:
             return
         if self._exceeds():
             self.send_400_response("too many bytes or lines of headers")
@@ -144,7 +144,7 @@ class Connection(HotReads):
 
     def _exceeds(self) -> bool:
         """Whether a request that has not ended has too much beside its body. The parser keeps a line however long it grows."""
-        if self.cycle is None or self.cycle.scope is not self.scope:
+        if getattr(self.cycle, "scope", None) is not self.scope:  # also while there has been no request yet
             if self._head is self.scope:
                 self._head_bytes += self._piece
             else:
@@ -188,7 +188,7 @@ class Connection(HotReads):
         self._chunks += 1
         if self._chunked is not self.scope:
             self._chunked = self.scope
-            head = self.cycle.scope["headers"]
+            head = list(self.cycle.scope["headers"])
             self._trailers.begin(self._head_size(head), len(head))
 
     def on_body(self, body: bytes) -> None:
@@ -210,14 +210,15 @@ class Connection(HotReads):
         self._refused = True
         if self.transport.is_closing():
             return
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            cycle.keep_alive = False
+        # There is no cycle while there has been no request.
+        answered = getattr(self.cycle, "response_complete", True)
+        if not answered and not self.cycle.more_body:
+            self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
         identity = b"%032x" % random.getrandbits(128)
         _log.info("request %s: %s", identity.decode(), msg)
-        if cycle is None or self._whole or cycle.scope is not self.scope or not cycle.response_started:
+        if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
             self._write_problem(identity)
         # Otherwise the request that went on without an end has its answer, and another one would be the next one's.
         self.transport.close()
