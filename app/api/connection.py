@@ -112,35 +112,45 @@ class Connection(HotReads):
             return
         view = memoryview(data)
         for start in range(0, len(data), _PIECE):
+            if self.transport.is_closing():
+                return
             self._take(view[start : start + _PIECE])
 
     def _take(self, piece: bytes | memoryview) -> None:
-        if self._refused or self.transport.is_closing():
+        if self._refused:
             return
         self._piece = len(piece)
         try:
-            self._parse(piece)
+            self.parser.feed_data(piece)
         except httptools.HttpParserError:
             self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
-            return
-        if self._whole and getattr(self.cycle, "scope", None) is self.scope:
-            return
-        if self._exceeds():
-            self.send_400_response("too many bytes or lines of headers")
-
-    def _parse(self, piece: bytes | memoryview) -> None:
-        while True:
-            try:
-                self.parser.feed_data(piece)
-            except httptools.HttpParserUpgrade as offer:
-                head, self._offer = self._offer, None
-                assert head is not None  # noqa: S101 - on_headers_complete met the offer
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-                self.parser.feed_data(head)
-                piece = memoryview(piece)[offer.args[0] :]
-            else:
+        except httptools.HttpParserUpgrade as offer:
+            self._take_without_offer(memoryview(piece)[offer.args[0] :])
+        else:
+            if self._whole and getattr(self.cycle, "scope", None) is self.scope:
                 return
+            if self._exceeds():
+                self.send_400_response("too many bytes or lines of headers")
+
+    def _take_without_offer(self, rest: memoryview) -> None:
+        # A loop, because each of many requests in one piece may offer something.
+        while True:
+            head, self._offer = self._offer, None
+            assert head is not None  # noqa: S101 - on_headers_complete met the offer
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+            except httptools.HttpParserError:
+                self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            else:
+                break
+        if not (self._whole and getattr(self.cycle, "scope", None) is self.scope) and self._exceeds():
+            self.send_400_response("too many bytes or lines of headers")
 
     def _exceeds(self) -> bool:
         """Whether a request that has not ended has too much beside its body. The parser keeps a line however long it grows."""
@@ -198,9 +208,12 @@ class Connection(HotReads):
 
     def on_message_complete(self) -> None:
         """End the request."""
-        if self._offer is None:  # otherwise it ends later
-            self._whole = True
-            super().on_message_complete()
+        if self._offer is not None:
+            return  # it ends later
+        self._whole = True
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that the parser refused as a problem, like every other error, and close the connection.

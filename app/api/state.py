@@ -103,7 +103,7 @@ class Larder:
     tallies: Tallies | None = None
     """Those of all workers; ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a large body is parsed, so that several are not parsed in one turn of the loop."""
+    """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
 
     def tally(self) -> Tally:
         """Give what this process counts; the counters in it are the living ones."""
