@@ -50,7 +50,7 @@ _TYPES = (
     ProblemType(
         "malformed-request", 400, "This is not an HTTP request",
         "What came over the connection cannot be read as HTTP/1.1. The connection was closed. Nothing was changed.",
-        "Look at the request line, at the header lines, and at how the body's length is announced.",
+        "Look at the request line, at the number and size of the header lines, and at how the body's length is announced.",
     ),
     ProblemType(
         "malformed-json", 400, "The body is not JSON",
