@@ -16,11 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.problems import MAX_FAULTS, Fault, Problem, invalid
 from app.api.state import larder_of
+from app.api.structure import MAX_VALUES, has_too_many_values
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 _MAX_MEMBERS = 64
-_LARGE = 65_536
+_LARGE = 32_768
 _MAX_DIGITS = 20
 _SHOWN_NAME = 64
 _WHOLE = "must be an integer, written without quotes, fraction or exponent"
@@ -42,6 +43,13 @@ _SENTENCES = {
 _CHARSET = re.compile(r'[ \t]*charset[ \t]*=[ \t]*"?([^"; \t]*)"?[ \t]*', re.IGNORECASE)
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class _Excess:
+    """Stands for the value of a body with too many values, which was not parsed."""
+
+
+_EXCESS = _Excess()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,9 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     media_type, *parameters = declared.split(";")
     charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter))]
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and coding == "identity":
+    transfer = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    codings = (coding, transfer) == ("identity", "chunked")
+    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and codings:
         return
     name = "Accept-Patch" if request.method == "PATCH" else "Accept"
     raise Problem(
@@ -145,8 +155,16 @@ async def json_body(request: Request, *accepted: str) -> Json:
     """
     body = await read_body(request, larder_of(request).settings.body_limit_bytes)
     check_media_type(request, accepted or (JSON,))
-    # In a thread when it is large: half a second for 4 MiB of nonsense, which nobody else should wait for.
-    return Json(await asyncio.to_thread(parse_json, body) if len(body) > _LARGE else parse_json(body), body)
+    return Json(await _parse_large(request, body) if len(body) > _LARGE else parse_json(body), body)
+
+
+async def _parse_large(request: Request, body: bytes) -> object:
+    if await has_too_many_values(body):
+        return _EXCESS  # refused where a body of the wrong shape is, so that the order of errors holds
+    # Large bodies are parsed one after another, and what is ready has its turn between them. In a thread, because a parser
+    # that calls back into Python can be interrupted there.
+    async with larder_of(request).large_bodies:
+        return await asyncio.to_thread(parse_json, body)
 
 
 def pointer(path: Sequence[str | int]) -> str:
@@ -164,6 +182,8 @@ def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
 
 def faults_of(model: type[M], value: object, at: Sequence[str | int] = ()) -> M | list[Fault]:
     """Check ``value``, found at the path ``at`` of a body: the checked model, or what is wrong with it."""
+    if value is _EXCESS:
+        return [Fault(f"has more than {MAX_VALUES} values, members and items of all levels; no request takes so many", "#")]
     if not isinstance(value, dict):
         return [Fault("must be an object", pointer(at))]
     if len(value) > _MAX_MEMBERS:
@@ -171,7 +191,7 @@ def faults_of(model: type[M], value: object, at: Sequence[str | int] = ()) -> M 
     try:
         return model.model_validate(value, strict=True)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)[:MAX_FAULTS]
+        found = error.errors(include_url=False, include_input=False)
         return [Fault(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
 
 
@@ -185,3 +205,30 @@ def check(model: type[M], value: object) -> M:
     if isinstance(checked, list):
         raise invalid(checked)
     return checked
+
+
+def check_rows(model: type[M], value: object, name: str, row_model: type[BaseModel], most: int) -> M:
+    """Check a whole body whose member ``name`` holds up to ``most`` rows of one model.
+
+    The rows' faults are looked for only until there are more than an answer lists.
+
+    Raises:
+        Problem: 422.
+    """
+    rows = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(rows, list):
+        return check(model, value)
+    wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[:most]]
+    narrowed = (
+        value if True not in wide else value | {name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
+    )
+    checked = faults_of(model, narrowed)
+    if not isinstance(checked, list):
+        return checked
+    faults: list[Fault] = []
+    for index, row in enumerate(rows[:most]):
+        found = faults_of(row_model, row, (name, index))
+        faults += found if isinstance(found, list) else []
+        if len(faults) > MAX_FAULTS:
+            break
+    raise invalid([*faults, *(fault for fault in checked if not fault.pointer.startswith(f"#/{name}/"))])

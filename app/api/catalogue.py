@@ -1,5 +1,6 @@
 """The collection: create, read many, list, and create or replace many."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,14 +24,18 @@ from app.api.openapi import (
     body,
 )
 from app.api.paging import Listed, Named, product_query
-from app.api.problems import Problem, invalid
-from app.api.state import Catalogue, products_of
+from app.api.problems import MAX_FAULTS, Problem, invalid
+from app.api.state import Catalogue, larder_of, products_of
 from app.cache.ports import Value
 from app.products.idempotency import Answer
 from app.products.product import Draft, is_product_id, new_product_id
 from app.products.service import Written
 
 router = direct_router("products")
+_MAX_BATCH_FAULTS = 1_000
+"""Faults that the answer to a batch lists in all; beyond them each refused item has its first one."""
+_COST_AT_ONCE = 300
+"""Items and faults after which others have their turn: a fault takes about as long as an item that is right."""
 
 
 @router.get(
@@ -108,7 +113,9 @@ async def batch_products(request: Request) -> Response:
     sent = await json_body(request)
     refuse_conditions(request)
     asker = Asker(request)
-    checked = _checked(check(Batch, sent.value).items)
+    items = check(Batch, sent.value).items
+    async with larder_of(request).large_bodies:
+        checked = await _checked(items)
     drafts = [item.draft for item in checked if item.draft is not None]
 
     def tell(done: Sequence[Written]) -> Answer:
@@ -131,10 +138,16 @@ class _Item:
     problem: Problem | None = None
 
 
-def _checked(items: Sequence[object]) -> list[_Item]:
+async def _checked(items: Sequence[object]) -> list[_Item]:
     seen: dict[str, int] = {}
     checked = []
+    left = _MAX_BATCH_FAULTS
+    cost = 0
     for index, item in enumerate(items):
+        if cost > _COST_AT_ONCE:
+            await asyncio.sleep(0)
+            cost = 0
+        cost += 1
         sent = item.get("id") if isinstance(item, dict) else None
         product_id = sent if isinstance(sent, str) and is_product_id(sent) else None
         if product_id is not None and seen.setdefault(product_id, index) != index:
@@ -142,7 +155,10 @@ def _checked(items: Sequence[object]) -> list[_Item]:
             continue
         whole = faults_of(WholeProduct, item, ("items", index))
         if isinstance(whole, list):
-            checked.append(_Item(product_id, problem=invalid(whole)))
+            cost += len(whole)
+            most = max(1, min(MAX_FAULTS, left))
+            left -= min(most, len(whole))
+            checked.append(_Item(product_id, problem=invalid(whole, most)))
         else:
             product_id = product_id or new_product_id()
             checked.append(_Item(product_id, draft=whole.draft(product_id)))

@@ -3,18 +3,56 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.hot_read import HotReads
 from app.api.problems import MEDIA_TYPE, TYPES, Problem
 
 MAX_HEAD_BYTES = 65_536
-"""Of a request line and its headers. What came in one piece with the end of the head is not refused any more."""
+"""Most bytes of a request line, its headers, its trailers and the extensions of its chunks, taken together."""
 MAX_FIELDS = 1_000
-"""Header lines of a request, or trailer lines after its body."""
+"""Most header and trailer lines of a request."""
+_PIECE = 16_384
+"""Bytes that are parsed at once: the most by which a line without an end can exceed the bound."""
+_FEW = 4 * MAX_FIELDS
+"""Bytes that cannot exceed a bound: the shortest line has four."""
+_CHUNK_FRAME = 20
+"""Bytes around a chunk that are not counted: its length, and two line ends."""
+_VERSIONS = frozenset({"1.0", "1.1"})
 _log = logging.getLogger("larder.http")
+
+
+class _Refused(Exception):
+    """A request that the parser takes, and this service does not. Raised in the parser's callbacks."""
+
+
+def _size(fields: Sequence[tuple[bytes, bytes]]) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in fields])
+
+
+class _Trailers(list[tuple[bytes, bytes]]):
+    """Takes the lines after a body: counts them with those of the head and keeps none.
+
+    They decide nothing (RFC 9110, 6.5.1): proxies pass trailers on that they have not looked at.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = self._lines = 0
+
+    def begin(self, size: int, lines: int) -> None:
+        """Count anew, from what the head had."""
+        self._size, self._lines = size, lines
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        """Count a line."""
+        self._size += _size([field])
+        self._lines += 1
+        if self._size > MAX_HEAD_BYTES or self._lines > MAX_FIELDS:
+            raise _Refused
 
 
 class _InTurn(FlowControl):
@@ -33,46 +71,172 @@ class _InTurn(FlowControl):
 
 
 class Connection(HotReads):
-    """The protocol class that uvicorn makes for each connection."""
+    """The protocol class that uvicorn makes for each connection.
 
+    An offered ``Upgrade`` is ignored, as RFC 9110, 7.8 allows, and the request's body stays a body. The parser cannot be told
+    so: it ends a request that offers one behind its head, and would take the body for the next request. Its head is therefore
+    parsed once more without the offer, by a parser of its own, which goes on with what follows.
+    """
+
+    _offer: bytes | None = None
+    """A head whose offer was left out, to be parsed once more."""
+    _refused = False
+    _whole = True
+    """Whether the last request whose head has ended has ended, too."""
+    _piece = 0
+    """Bytes of the piece that is being parsed."""
     _head: object = None
+    """The request whose head did not end with the piece in which it began."""
     _head_bytes = 0
+    """Bytes of the further pieces of that head."""
+    _framed: object = None
+    """The request whose body did not end with the piece in which its head ended."""
+    _frame_bytes = 0
+    """Bytes of that request that are not of its body; at least, when there is a bound to be kept."""
+    _body_bytes = 0
+    _chunks = 0
+    _chunked: object = None
+    """The request with the last chunk."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Begin, with requests taken in their turn."""
         super().connection_made(transport)
         self.flow = _InTurn(transport, self.pipeline)
+        self._trailers = _Trailers()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came. The parser keeps a head that has no end, however long it grows."""
-        super().data_received(data)
-        if getattr(self.cycle, "scope", None) is self.scope:  # also while there has been no request yet
-            self._head = None
-        elif self._head is self.scope:
-            self._head_bytes += len(data)
+        """Parse what came, in pieces, so that bounds are looked at while it is parsed."""
+        self._unset_keepalive_if_required()
+        if len(data) <= _PIECE:
+            self._take(data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(data), _PIECE):
+            if self.transport.is_closing():
+                return
+            self._take(view[start : start + _PIECE])
+
+    def _take(self, piece: bytes | memoryview) -> None:
+        if self._refused:
+            return
+        self._piece = len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserError:
+            self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+        except httptools.HttpParserUpgrade as offer:
+            self._take_without_offer(memoryview(piece)[offer.args[0] :])
         else:
-            self._head, self._head_bytes = self.scope, 0
-        if (self._head and self._head_bytes > MAX_HEAD_BYTES) or len(self.headers or ()) > MAX_FIELDS:
+            if self._whole and getattr(self.cycle, "scope", None) is self.scope:
+                return
+            if self._exceeds():
+                self.send_400_response("too many bytes or lines of headers")
+
+    def _take_without_offer(self, rest: memoryview) -> None:
+        # A loop, because each of many requests in one piece may offer something.
+        while True:
+            head, self._offer = self._offer, None
+            assert head is not None  # noqa: S101 - on_headers_complete met the offer
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+            except httptools.HttpParserError:
+                self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            else:
+                break
+        if not (self._whole and getattr(self.cycle, "scope", None) is self.scope) and self._exceeds():
             self.send_400_response("too many bytes or lines of headers")
 
+    def _exceeds(self) -> bool:
+        """Whether a request that has not ended has too much beside its body. The parser keeps a line however long it grows."""
+        if getattr(self.cycle, "scope", None) is not self.scope:  # also while there has been no request yet
+            if self._head is self.scope:
+                self._head_bytes += self._piece
+            else:
+                self._head, self._head_bytes = self.scope, 0
+            return self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_FIELDS
+        if self._framed is self.scope:
+            body = self._body_bytes + _CHUNK_FRAME * self._chunks
+            self._frame_bytes = max(0, self._frame_bytes + self._piece - body)
+        else:
+            self._framed, self._frame_bytes = self.scope, 0
+        self._body_bytes = self._chunks = 0
+        return self._frame_bytes > MAX_HEAD_BYTES
+
     def on_headers_complete(self) -> None:
-        """Take the request. What comes after its body are trailers: they decide nothing (RFC 9110, 6.5.1)."""
+        """Take the request, unless its head is too large or of another version; an offer is left out first."""
+        if self.parser.should_upgrade():
+            self._leave_out_the_offer()
+            return
+        fed = self._piece + (self._head_bytes + _PIECE if self._head is self.scope else 0)
+        if fed > _FEW and (len(self.headers) > MAX_FIELDS or self._head_size(self.headers) > MAX_HEAD_BYTES):
+            raise _Refused
+        if self.parser.get_http_version() not in _VERSIONS:
+            raise _Refused
+        self._whole = False
         super().on_headers_complete()
-        self.headers = []
+        self.headers = self._trailers
+
+    def _head_size(self, fields: Sequence[tuple[bytes, bytes]]) -> int:
+        return len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n") + _size(fields)
+
+    def _leave_out_the_offer(self) -> None:
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise _Refused  # what follows its head is nobody's body (RFC 9110, 9.3.6)
+        kept = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        self._offer = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
+
+    def on_chunk_header(self) -> None:
+        """Count a chunk; trailers are counted with the head, whose size is asked for here because few requests have chunks."""
+        self._chunks += 1
+        if self._chunked is not self.scope:
+            self._chunked = self.scope
+            head = list(self.cycle.scope["headers"])
+            self._trailers.begin(self._head_size(head), len(head))
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        if self._offer is not None:
+            return  # it ends later
+        self._whole = True
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that the parser refused as a problem, like every other error, and close the connection.
 
         Not before the requests that came whole before them have their answers: this one would be taken for theirs.
         """
+        self._refused = True
         if self.transport.is_closing():
             return
-        if not getattr(self.cycle, "response_complete", True) and not self.cycle.more_body:
+        # There is no cycle while there has been no request.
+        answered = getattr(self.cycle, "response_complete", True)
+        if not answered and not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
         identity = b"%032x" % random.getrandbits(128)
         _log.info("request %s: %s", identity.decode(), msg)
+        if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
+            self._write_problem(identity)
+        # Otherwise the request that went on without an end has its answer, and another one would be the next one's.
+        self.transport.close()
+
+    def _write_problem(self, identity: bytes) -> None:
         kind = TYPES["malformed-request"]
         body = Problem(kind.slug, f"{kind.meaning} {kind.remedy}").body()
         usual = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
@@ -80,4 +244,3 @@ class Connection(HotReads):
             b"HTTP/1.1 400 Bad Request\r\n%bcache-control: no-store\r\ncontent-length: %d\r\ncontent-type: %b\r\n"
             b"x-request-id: %b\r\nconnection: close\r\n\r\n%b" % (usual, len(body), MEDIA_TYPE.encode(), identity, body)
         )
-        self.transport.close()

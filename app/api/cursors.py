@@ -12,9 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from fastapi import Request
+
+from app.api.problems import Fault, invalid
+
 MAX_LIMIT = 250
 DEFAULT_LIMIT = 50
 LIMIT_RULE = f"must be an integer from 1 to {MAX_LIMIT}"
+MAX_PARAMETERS = 1_000
 _LIMIT = re.compile("[1-9][0-9]{0,2}")
 _CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
 
@@ -37,6 +42,17 @@ def unpack(cursor: str, form: int) -> Sequence[Any]:
         case [int(found), *rest] if found == form:
             return rest
     return ()
+
+
+def pairs_of(request: Request) -> list[tuple[str, str]]:
+    """Read the query's parameters in the order sent.
+
+    Raises:
+        Problem: 422, there are more than any request takes.
+    """
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise invalid([Fault(f"must have at most {MAX_PARAMETERS} parameters", parameter="query")])
+    return request.query_params.multi_items()
 
 
 def read_limit(text: str | None) -> int | None:

@@ -41,6 +41,8 @@ def idempotency_key(request: Request) -> str | None:
     if len(lines) > 1:
         raise malformed(NAME, "was sent more than once.")
     text = lines[0].strip(" \t")
+    if len(text) > 2 * MAX_KEY + 2:  # every character escaped, and the quotes
+        raise malformed(NAME, f"must have 1 to {MAX_KEY} characters.")
     if quoted := _QUOTED.fullmatch(text):
         key = _ESCAPED.sub(r"\1", quoted[1])
     elif _BARE.fullmatch(text):

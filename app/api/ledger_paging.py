@@ -90,7 +90,7 @@ def _reference_position(cursor: str, reference: str) -> LedgerPosition | None:
 
 def _values(request: Request, known: Collection[str]) -> tuple[dict[str, str], int, list[Fault]]:
     """Give the query's values and limit, and what is wrong with them so far."""
-    pairs = request.query_params.multi_items()
+    pairs = cursors.pairs_of(request)
     times = Counter(name for name, _ in pairs)
     faults = [
         Fault(f"is not a parameter of this operation; it takes {', '.join(known)}", parameter=name[:_SHOWN])

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from app.products.product import (
     ID_PATTERN,
@@ -158,7 +158,7 @@ class AdjustmentLine(_Request):
 class StockAdjustments(_Request):
     """Units to add and to take: all lines, or none. A product may stand in several lines; their sum is what is checked."""
 
-    lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES)]
+    lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
     reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
 

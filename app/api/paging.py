@@ -98,7 +98,7 @@ def product_query(request: Request) -> Named | Listed:
     Raises:
         Problem: 422, a parameter is unknown, repeated, of the other form, or has no legal value.
     """
-    pairs = request.query_params.multi_items()
+    pairs = cursors.pairs_of(request)
     names = {name for name, _ in pairs}
     faults = [
         Fault(

@@ -50,7 +50,7 @@ _TYPES = (
     ProblemType(
         "malformed-request", 400, "This is not an HTTP request",
         "What came over the connection cannot be read as HTTP/1.1. The connection was closed. Nothing was changed.",
-        "Look at the request line, at the header lines, and at how the body's length is announced.",
+        "Look at the request line, at the number and size of the header lines, and at how the body's length is announced.",
     ),
     ProblemType(
         "malformed-json", 400, "The body is not JSON",
@@ -225,13 +225,16 @@ class Problem(Exception):
         return json.dumps(self.document(instance)).encode()
 
 
-def invalid(faults: Sequence[Fault]) -> Problem:
-    """Make the 422 of a request that breaks rules."""
-    count = "One rule is" if len(faults) == 1 else f"{len(faults)} rules are"
+def invalid(faults: Sequence[Fault], most: int = MAX_FAULTS) -> Problem:
+    """Make the 422 of a request that breaks rules; at most ``most`` faults are listed, and that there are more is said."""
+    if len(faults) > most:
+        count = f"More than {most} rules are broken, of which `errors` lists {most}"
+    else:
+        count = "One rule is broken, see `errors`" if len(faults) == 1 else f"{len(faults)} rules are broken, see `errors`"
     return Problem(
         "invalid-request",
-        f"{count} broken, see `errors`; nothing was changed. Correct the request and send it again.",
-        members={"errors": [fault.members() for fault in faults[:MAX_FAULTS]]},
+        f"{count}; nothing was changed. Correct the request and send it again.",
+        members={"errors": [fault.members() for fault in faults[:most]]},
     )
 
 

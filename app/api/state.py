@@ -1,7 +1,8 @@
 """What the endpoints are given: the service behind a protocol, and typed ways to reach it from a request."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import Request
@@ -101,6 +102,8 @@ class Larder:
     requests: RequestStats
     tallies: Tallies | None = None
     """Those of all workers; ``None`` when this process is alone on its address."""
+    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
 
     def tally(self) -> Tally:
         """Give what this process counts; the counters in it are the living ones."""

@@ -7,12 +7,12 @@ from fastapi import Request
 from starlette.responses import Response
 
 from app.api.answers import ProductId, document, entity_tag, joined, legal, product_of, told, written
-from app.api.body import check, json_body
+from app.api.body import check, check_rows, json_body
 from app.api.direct import direct_router
 from app.api.headers import LISTED, refuse_conditions, write_condition
 from app.api.idempotency import Asker
 from app.api.ledger_paging import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
-from app.api.models import StockAdjustment, StockAdjustments, StockCount
+from app.api.models import MAX_LINES, AdjustmentLine, StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
     ADJUSTED_LINES,
@@ -115,7 +115,7 @@ async def adjust_stocks(request: Request) -> Response:
     sent = await json_body(request)
     refuse_conditions(request)
     asker = Asker(request)
-    wanted = check(StockAdjustments, sent.value)
+    wanted = check_rows(StockAdjustments, sent.value, "lines", AdjustmentLine, MAX_LINES)
     lines = [Line(line.product_id, line.delta) for line in wanted.lines]
 
     def tell(done: Sequence[Written]) -> Answer:

@@ -4,19 +4,15 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 
 import httpx
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
-from app.api.connection import Connection
-from app.api.state import STATE
 from tests.api.conftest import Service
+from tests.api.wire import Port, answer_of, connection, listen
 
 _IDS = st.sampled_from(
     ["mug-blue", "mug-gone", "mug:2.x", "never", "a%20b", "..", "", "mug-blue/stock", "%6dug-blue", "mug%2Fblue"]
@@ -37,57 +33,15 @@ _HEADERS = st.fixed_dictionaries(
 )
 _QUERIES = st.sampled_from(["", "?", "?x=1"])
 _PLAIN = b"GET /products/mug-blue HTTP/1.1\r\nHost: larder\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)")
 _IDENTITY = re.compile(rb"(x-request-id: )[0-9a-f]{32}\r\n")
 _READ_AT_ONCE = 262_144
 """Bytes that the event loop reads before it asks the protocol again."""
-_DATE = (b"date", b"Sat, 31 Jan 2026 09:05:00 GMT")
-
-
-@dataclass(slots=True)
-class Port:
-    """A listening socket with the server's protocol behind it."""
-
-    number: int
-    connections: list[Connection] = field(default_factory=list)
 
 
 @pytest.fixture
 async def port(service: Service) -> AsyncIterator[Port]:
-    """The server's protocol and parser, without uvicorn's signals and clock."""
-    config = uvicorn.Config(service.app, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
-    config.load()
-    state = ServerState()
-    state.default_headers = [_DATE]
-    listening = Port(0)
-
-    def connected() -> Connection:
-        listening.connections.append(Connection(config, state, {STATE: service.app.state.larder}))
-        return listening.connections[-1]
-
-    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
-    listening.number = server.sockets[0].getsockname()[1]
-    yield listening
-    server.close()
-    await server.wait_closed()
-
-
-@asynccontextmanager
-async def _connection(port: Port) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def _answer(reader: asyncio.StreamReader, method: str = "GET") -> bytes:
-    """One whole answer. Raises ``IncompleteReadError`` when the connection ends before it does."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = _LENGTH.search(head)
-    bodiless = method == "HEAD" or head[9:12] in {b"304", b"204"} or length is None
-    return head if bodiless or length is None else head + await reader.readexactly(int(length[1]))
+    async with listen(service) as port:
+        yield port
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,9 +72,9 @@ async def test_both_ways_give_the_same_answer(
     for in_front in (False, True):
         service.products.hot = in_front
         service.products.cached = {"mug-blue", "mug-gone", "mug:2.x"} if cached else set()
-        async with _connection(port) as (reader, writer):
+        async with connection(port) as (reader, writer):
             writer.write(request)
-            answer = await _answer(reader, method)
+            answer = await answer_of(reader, method)
             ends = headers.get("Connection") == "close" or version == "1.0"
             assert await reader.read() == b"" if ends else not reader.at_eof()
         assert b"x-request-id: " in answer
@@ -134,11 +88,11 @@ async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, port: P
     await _catalogue(service)
     service.products.hot = True
     before = len(service.products.wishes)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(_PLAIN)
-        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
         writer.write(_PLAIN[:-2] + b'If-None-Match: "1"\r\n\r\n')
-        assert (await _answer(reader)).startswith(b"HTTP/1.1 304 ")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 304 ")
     assert len(service.products.wishes) == before
     route = "/products/{product_id}"
     assert service.requests.requests["GET", route, 200] == service.requests.requests["GET", route, 304] == 1
@@ -150,11 +104,11 @@ async def test_pipelined_requests_are_answered_in_order(service: Service, port: 
     service.products.hot = True
     paths = ["mug-blue", "mug:2.x", "never", "mug-blue?x=1", "mug-blue", "mug-gone", "mug:2.x"]
     whole = b"".join(f"GET /products/{path} HTTP/1.1\r\nHost: larder\r\n\r\n".encode() for path in paths)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         for cut in range(0, len(whole), 29):
             writer.write(whole[cut : cut + 29])
             await writer.drain()
-        answers = [await _answer(reader) for _ in paths]
+        answers = [await answer_of(reader) for _ in paths]
     assert [answer[9:12] for answer in answers] == [b"200", b"200", b"404", b"200", b"200", b"404", b"200"]
     found = [name[1] for answer in answers if (name := re.search(rb'"id":"([^"]+)"', answer))]
     assert found == [b"mug-blue", b"mug:2.x", b"mug-blue", b"mug-blue", b"mug:2.x"]
@@ -166,12 +120,12 @@ async def test_a_read_with_a_body_is_answered_like_another(service: Service, por
     await _catalogue(service)
     service.products.hot = True
     framings = (b"Content-Length: 3\r\n\r\n", b"abc"), (b"Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n")
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         for head, body in framings:
             writer.write(_PLAIN[:-2] + head + body[:cut])
-            answer = await _answer(reader)
+            answer = await answer_of(reader)
             writer.write(body[cut:] + _PLAIN)
-            assert _IDENTITY.sub(b"", await _answer(reader)) == _IDENTITY.sub(b"", answer)
+            assert _IDENTITY.sub(b"", await answer_of(reader)) == _IDENTITY.sub(b"", answer)
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
@@ -181,9 +135,9 @@ async def test_a_read_with_a_body_is_answered_like_another(service: Service, por
 )
 async def test_what_is_not_http_is_answered_as_a_problem(port: Port, sent: bytes) -> None:
     """Like every other error; then the connection ends."""
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(sent)
-        answer = await _answer(reader)
+        answer = await answer_of(reader)
         assert await reader.read() == b""
     head, _, content = answer.partition(b"\r\n\r\n")
     assert (head[9:12], b"\r\ncontent-type: application/problem+json" in head) == (b"400", True)
@@ -194,12 +148,12 @@ async def test_a_stop_lets_a_read_under_way_finish(service: Service, port: Port)
     """It is answered, told that this was the last answer, and the connection ends."""
     await _catalogue(service)
     release = _hold(service)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(_PLAIN)
         then = await release()
         port.connections[-1].shutdown()
         then()
-        assert b"\r\nconnection: close\r\n" in await _answer(reader)
+        assert b"\r\nconnection: close\r\n" in await answer_of(reader)
         assert await reader.read() == b""
 
 
@@ -211,7 +165,7 @@ async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port
     if not cached:
         service.products.cached.clear()
     before = len(service.products.wishes)
-    async with _connection(port) as (_, writer):
+    async with connection(port) as (_, writer):
         writer.write(_PLAIN)
         then = await release()
     while not port.connections[-1].cycle.disconnected:
@@ -228,7 +182,7 @@ async def test_a_client_that_does_not_read_is_waited_for(service: Service, port:
     await _catalogue(service)
     release = _hold(service)
     before = len(service.products.wishes)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(_PLAIN)
         then = await release()
         port.connections[-1].pause_writing()
@@ -236,14 +190,14 @@ async def test_a_client_that_does_not_read_is_waited_for(service: Service, port:
         while len(service.products.wishes) == before:
             await asyncio.sleep(0)
         port.connections[-1].resume_writing()
-        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("endless", [b"x" * 65_536, b"a: b\r\n" * 10_000], ids=["line", "lines"])
 async def test_a_head_without_an_end_is_refused(port: Port, endless: bytes) -> None:
     """Its bytes would be kept, its lines at twenty times their size, until the machine has no memory left."""
     with suppress(ConnectionError):  # what it goes on to send meets a closed connection
-        async with asyncio.timeout(10), _connection(port) as (reader, writer):
+        async with asyncio.timeout(10), connection(port) as (reader, writer):
             writer.write(_PLAIN[:-2] + b"x: ")
             for _ in range(100):
                 writer.write(endless)
@@ -257,10 +211,10 @@ async def test_pipelined_requests_do_not_pile_up(service: Service, port: Port) -
     await _catalogue(service)
     service.products.hot = True
     most, sent = 0, 30_000
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writing = asyncio.create_task(_write(writer, _PLAIN * sent))
         for _ in range(sent):
-            assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+            assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
             most = max(most, len(port.connections[-1].pipeline))
         await writing
     assert 0 < most <= 2 * _READ_AT_ONCE // len(_PLAIN)
@@ -270,22 +224,22 @@ async def test_nonsense_after_a_request_is_not_its_answer(service: Service, port
     """The request that came whole before it gets its own answer, the last one; a client would take a 400 for it."""
     await _catalogue(service)
     release = _hold(service)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(_PLAIN + b"\x00\r\n\r\n")
         (await release())()
-        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
         assert await reader.read() == b""
 
 
 async def test_a_trailer_is_not_a_header(service: Service, port: Port) -> None:
     """A precondition after the body decides nothing: proxies pass trailers on that they have not looked at."""
     await _catalogue(service)
-    async with _connection(port) as (reader, writer):
+    async with connection(port) as (reader, writer):
         writer.write(
             b"PATCH /products/mug-blue HTTP/1.1\r\nHost: larder\r\nContent-Type: application/json\r\n"
             b'Transfer-Encoding: chunked\r\n\r\nf\r\n{"name": "Pot"}\r\n0\r\nIf-Match: "99"\r\n\r\n'
         )
-        assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
 
 
 async def _write(writer: asyncio.StreamWriter, content: bytes) -> None:

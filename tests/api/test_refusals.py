@@ -1,8 +1,6 @@
 """Every way in which a request is refused before the service is asked, and in which order."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from app.cache import errors as cache
 from app.postgres import errors as postgres
 from app.products import errors as products
-from app.settings import Settings
 from tests.api.catalogue import InMemoryCatalogue
 from tests.api.conftest import LIMIT, Service
 from tests.api.problem import places, problem, send
@@ -170,24 +167,6 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(client: httpx.Asyn
 async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
     """400, also where lenient readers see a value: NaN, a member named twice, other encodings, deep nesting."""
     problem(await send(client, "POST", "/products", body), "malformed-json")
-
-
-async def test_a_large_body_is_read_beside_other_requests(service: Service, client: httpx.AsyncClient) -> None:
-    """The loop turns while nonsense is parsed: a megabyte of it holds up nobody else."""
-    service.app.state.larder = replace(service.app.state.larder, settings=Settings.from_env({}))
-    turns = 0
-
-    async def turn() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    turning = asyncio.create_task(turn())
-    answer = await send(client, "POST", "/products", b"[" + b"1," * 500_000 + b"1]")
-    turning.cancel()
-    problem(answer, "invalid-request")
-    assert turns > 100, "a request as such takes about ten"
 
 
 @pytest.mark.parametrize(
