@@ -23,11 +23,12 @@ from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
 from app.products.audit_source import ProductAuditSources
 from app.products.commands import Command
+from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
 from app.products.service import Products, WriteLimits
 from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions
+from app.products.transactions import Patience, ProductTransactions
 
 Reply = TypeVar("Reply")
 
@@ -208,10 +209,12 @@ class Process:
         """Commit and publish, without settling; with a gate, wait there between the two."""
 
         async def transact() -> Sequence[State]:
-            states = (await self.transactions.commit([Asked(command)])).states
+            done = await self.transactions.commit([Asked(command)])
+            if isinstance(done.decisions[0], Postponed):
+                done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
             if committed is not None:
                 await committed.enter()
-            return states
+            return done.states
 
         return await self.cache.write(list(command.keys), transact)
 
