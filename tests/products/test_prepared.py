@@ -60,8 +60,8 @@ async def write(database: Database, size: int, amount: int) -> None:
             done = await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
             assert {type(decision) for decision in done.decisions} == {Done}
     # As after a lost race, and with a row to be waited for.
-    again = [asked(count(key, 7), kept=False, named=False) for key in ids]
-    await transactions._once(again, Patience(1_000, ids), again=True)
+    nothing = [asked(count(f"none{number}", 7), kept=False, named=False) for number in range(size)]
+    await transactions._once(nothing, Patience(1_000, ["none0"]), again=True)
     await transactions.forget(age_s=60, limit=1_000)
 
 
