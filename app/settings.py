@@ -58,7 +58,7 @@ class Settings(BaseModel):
     lease_ttl_ms: Milliseconds = Field(3_000, description="life of the right to fill an empty slot")
     batch_keys: int = Field(500, ge=250, le=10_000, description="most keys that share one round trip or one load")
     batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
-    queue_limit: Count = Field(10_000, description="most requests that wait for one lane before 503 `overloaded`")
+    queue_limit: Count = Field(10_000, description="most requests that wait in one queue before 503 `overloaded`")
     warm_keys: Count = Field(10_000, description="keys whose filled slot a process remembers, to save writers the lease")
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")

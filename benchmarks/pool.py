@@ -1,4 +1,4 @@
-"""``python -m benchmarks.pool``: what connections, write lanes and batch size are worth.
+"""``python -m benchmarks.pool``: what connections and batch size are worth.
 
 One process of the service on private servers with 1,000,000 products, and ``wrk`` beside it. One setting is varied at a time,
 the others keep their defaults; rounds are alternated, medians compared. Two loads: ``PUT …/stock`` of random products, and
@@ -27,11 +27,10 @@ from tests.servers.databases import know_history
 from tests.servers.directory import session_directory
 
 VARIED: Mapping[str, tuple[int, ...]] = {
-    "LARDER_DATABASE_CONNECTIONS": (3, 5, 10, 20),
-    "LARDER_WRITE_LANES": (1, 2, 4, 8),
+    "LARDER_DATABASE_CONNECTIONS": (5, 10, 20),
     "LARDER_WRITE_BATCH": (1, 50, 200),
 }
-DEFAULTS = {"LARDER_DATABASE_CONNECTIONS": 10, "LARDER_WRITE_LANES": 2, "LARDER_WRITE_BATCH": 200}
+DEFAULTS = {"LARDER_DATABASE_CONNECTIONS": 10, "LARDER_WRITE_BATCH": 200}
 WARM_UP_S = 1
 
 LOADS = {
@@ -144,7 +143,7 @@ async def measure(arguments: argparse.Namespace, environment: Mapping[str, str])
 
 async def main() -> int:
     """Do it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pool", description="What pool, lanes and batches are worth.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pool", description="What connections and batches are worth.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each load in each round")
     parser.add_argument("--clients", type=int, default=32)

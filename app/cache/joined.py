@@ -49,18 +49,11 @@ class Joined(Generic[Item, Result]):
         self._queue_limit = queue_limit
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self.sent_at: float | None = None
-        """When the batch under way was sent, on the loop's clock; ``None`` while there is none."""
 
     @property
     def waiting(self) -> int:
         """Items that no batch has taken yet."""
         return len(self._waiting)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way or waiting."""
-        return self._sender is None
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the batch that leaves next; its future ends with its result.
@@ -115,7 +108,6 @@ class Joined(Generic[Item, Result]):
     async def _carry(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if not batch:
             return
-        self.sent_at = asyncio.get_running_loop().time()
         try:
             results: Sequence[Result | Exception] = await self._send([item for item, _ in batch])
         except asyncio.CancelledError:
@@ -124,8 +116,6 @@ class Joined(Generic[Item, Result]):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
             results = [error] * len(batch)
-        finally:
-            self.sent_at = None
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
