@@ -40,7 +40,7 @@ _SENTENCES = {
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
 }
-_CHARSET = re.compile(r'[ \t]*charset[ \t]*=[ \t]*"?([^"; \t]*)"?[ \t]*', re.IGNORECASE)
+_CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -95,7 +95,7 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     """
     declared = request.headers.get("Content-Type", "")
     media_type, *parameters = declared.split(";")
-    charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter))]
+    charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter.strip(" \t")))]
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     transfer = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
     codings = (coding, transfer) == ("identity", "chunked")

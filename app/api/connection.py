@@ -4,9 +4,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence, Sized
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.hot_read import HotReads
 from app.api.problems import MEDIA_TYPE, TYPES, Problem
@@ -170,12 +172,12 @@ class Connection(HotReads):
 
     def on_headers_complete(self) -> None:
         """Take the request, unless its head is too large or of another version; an offer is left out first."""
-        if self.parser.should_upgrade():
-            self._leave_out_the_offer()
-            return
         fed = self._piece + (self._head_bytes + _PIECE if self._head is self.scope else 0)
         if fed > _FEW and (len(self.headers) > MAX_FIELDS or self._head_size(self.headers) > MAX_HEAD_BYTES):
             raise _Refused
+        if self.parser.should_upgrade():
+            self._leave_out_the_offer()
+            return
         if self.parser.get_http_version() not in _VERSIONS:
             raise _Refused
         self._whole = False
@@ -215,6 +217,13 @@ class Connection(HotReads):
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start to answer a request, unless it waited for its turn and was refused meanwhile."""
+        if self._refused and cycle is self.cycle and cycle.more_body:
+            self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+            return
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that the parser refused as a problem, like every other error, and close the connection.
 
@@ -222,6 +231,9 @@ class Connection(HotReads):
         """
         self._refused = True
         if self.transport.is_closing():
+            return
+        if self.pipeline and self.cycle.more_body:
+            self.flow.pause_reading()  # it has its answer in its turn
             return
         # There is no cycle while there has been no request.
         answered = getattr(self.cycle, "response_complete", True)

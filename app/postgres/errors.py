@@ -109,5 +109,9 @@ def translate(error: Exception) -> DatabaseError:
 
 
 def was_answered(error: DatabaseError) -> bool:
-    """Whether the server itself said so: then the statement is over, and what it did is undone."""
-    return isinstance(error.__cause__, psycopg.Error) and error.__cause__.sqlstate is not None
+    """Whether the server itself said so, and lives on: then the statement is over, and what it did is undone.
+
+    Not if it ended the session (FATAL) or itself (PANIC): a COMMIT may have been under way.
+    """
+    cause = error.__cause__
+    return isinstance(cause, psycopg.Error) and cause.sqlstate is not None and cause.diag.severity_nonlocalized == "ERROR"

@@ -75,14 +75,15 @@ class Pool:
         await self._take_place()
         try:
             generation = self._generation
-            connection = await self._take_connection(fresh=fresh)
-            session = Session(connection, self._deadline_s)
+            connection, is_new = await self._take_connection(fresh=fresh)
+            session = Session(connection, self._deadline_s, is_new=is_new)
             try:
                 yield session
             except DatabaseError as error:
                 if isinstance(error, _LOST):
                     self.drop()
-                if isinstance(error, (*_LOST, ConnectionStale)):
+                # A new connection cannot be stale: what fails on it fails on every one.
+                if isinstance(error, _LOST) or (isinstance(error, ConnectionStale) and not is_new):
                     await _close(connection)
                 else:
                     await self._give_back(connection, session, generation)
@@ -100,12 +101,15 @@ class Pool:
 
         Raises what ``work`` raises, and a ``DatabaseError``. ``work`` must not be finished when it raises ``ConnectionLost``.
         """
+        session = None
         try:
             async with self.session() as session:
                 return await work(session)
-        except (ConnectionLost, ConnectionStale):
-            async with self.session(fresh=True) as session:
-                return await work(session)
+        except (ConnectionLost, ConnectionStale) as error:
+            if session is None or (session.is_new and isinstance(error, ConnectionStale)):
+                raise
+        async with self.session(fresh=True) as session:
+            return await work(session)
 
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one reading statement. Raises a ``DatabaseError``."""
@@ -144,19 +148,23 @@ class Pool:
         finally:
             self._waiting -= 1
 
-    async def _take_connection(self, *, fresh: bool) -> Connection:
+    async def _take_connection(self, *, fresh: bool) -> tuple[Connection, bool]:
         while self._idle:
             connection = self._idle.pop()
             if not fresh and not _is_spoilt(connection):
-                return connection
+                return connection, False
             await _close(connection)
             if fresh:
                 break
-        return await self._connect()
+        return await self._connect(), True
 
     async def _give_back(self, connection: Connection, session: Session, generation: int) -> None:
         usable = not connection.closed
-        usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+        try:
+            usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+        except BaseException:
+            await _close(connection)
+            raise
         if usable and generation == self._generation:
             if session.pipeline_failed:
                 # The driver takes statements for prepared that the server skipped (psycopg 3.3): it has to prepare them anew.

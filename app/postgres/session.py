@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
-from app.postgres.errors import CommitUnknown, DatabaseError, DatabaseFailed, TransactionConflict, translate, was_answered
+from app.postgres.errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]
@@ -25,7 +25,9 @@ Statement = LiteralString | Composed
 class Session:
     """One connection in use. Every statement has a deadline, on this side too: a server that hangs keeps no promise."""
 
-    def __init__(self, connection: Connection, deadline_s: float) -> None:
+    def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
+        self.is_new = is_new
+        """Whether the connection was opened for this use."""
         self._connection = connection
         self._deadline_s = deadline_s
         self.pipeline_failed = False
@@ -47,7 +49,7 @@ class Session:
         """Commit the transaction that a statement ``BEGIN`` opened, after its last statements, in one round trip.
 
         Raises:
-            TransactionConflict, DatabaseFailed: it was rolled back; the server said so.
+            DatabaseError: it was rolled back; the server said so.
             CommitUnknown: the answer was lost, in whatever way.
         """
         try:
@@ -55,7 +57,7 @@ class Session:
                 *_, cursor = await self._send((*last, ("COMMIT", None)))
                 tag = cursor.statusmessage
         except DatabaseError as error:
-            if isinstance(error, TransactionConflict | DatabaseFailed) and was_answered(error):
+            if was_answered(error):
                 raise
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
         if tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction

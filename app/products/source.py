@@ -6,7 +6,7 @@ from typing import Any
 from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
 from app.cache.ports import Absent, AuditRow, Standing, State, Value
 from app.postgres.database import Database, Parameters, Pool
-from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable
+from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
@@ -109,7 +109,7 @@ class ProductSource:
     async def _read(self, share: Pool, statement: Any, parameters: Parameters) -> list[Any]:
         try:
             return list(await share.rows(statement, parameters))
-        except DatabaseOverloaded as error:
+        except (DatabaseOverloaded, LockTimeout) as error:
             raise Overloaded(str(error)) from error
         except DatabaseUnsuitable as error:
             raise SourceRefused(str(error)) from error

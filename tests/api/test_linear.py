@@ -65,6 +65,7 @@ _TYPES = [
     _fill("; charset"),
     "a;" + _fill("charset="),
     "a;charset=" + _fill(" ") + "x",
+    "a;charset=" + _fill(" ") + "a b",
     _fill("a;charset=x;"),
 ]
 _QUERIES = [

@@ -190,6 +190,16 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
             database,
             namespace,
             ProductSource(database, namespace),
-            lambda name: ProductAuditSources(database, name).open(),
+            lambda name: _audit_of_another_process(url, name),
         )
     await database.close()
+
+
+@asynccontextmanager
+async def _audit_of_another_process(url: str, namespace: str) -> AsyncIterator[AuditSource]:
+    database = Database(url, connections=4)
+    try:
+        async with ProductAuditSources(database, namespace).open() as audit:
+            yield audit
+    finally:
+        await database.close()

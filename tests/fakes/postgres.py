@@ -330,10 +330,6 @@ class MemoryPostgres:
         if self.down:
             raise Disconnected("the database is down")
 
-    def finish(self) -> None:
-        """End a rolling deploy (``larder migrate --finish``): the payload's schema is part of the epoch."""
-        self._begin_epoch()
-
     def _knows(self, row: AuditRow, cycle: int, epoch: str) -> bool:
         return row.epoch == epoch and row.announced >= cycle
 
