@@ -1,25 +1,41 @@
 # Larder's entry points. `make run` and `make test` need nothing but Python 3.11+ with venv, and make.
+#
+# Lock files, each with the versions and hashes of what one target installs:
+#   requirements.txt        the service (the Dockerfile takes it, too)
+#   requirements-build.txt  the build backend (the Dockerfile alone)
+#   requirements-run.txt    `make run`: the service, its private servers, the link to this checkout
+#   requirements-dev.txt    `make test`, `lint`, `types`: the same and the test tools
+#   requirements-ci.txt     `.ci/run`: the same, a second kind of Redis, and the resolver of `make resolve`
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test oversell lint format types model simulate chaos bench soak lock clean
+.PHONY: help setup setup-ci run test oversell lint format types model simulate chaos bench soak lock resolve clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNNABLE := $(VENV)/.set-up-run
 STAMP := $(VENV)/.set-up
+CI_STAMP := $(VENV)/.set-up-ci
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) ## make .venv from the pinned, hashed requirements (nothing else)
+setup: $(STAMP) ## make .venv with the test tools from the pinned, hashed requirements (nothing else)
 	@:
+
+setup-ci: $(CI_STAMP)
+	@:
+
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --require-hashes --only-binary :all: --requirement
+# What a person can do where a package has no wheel. `make resolve` knows for which Pythons and platforms that is so.
+NO_WHEEL := echo "Larder's packages could not be installed; the lines above say which one has no wheel for this Python and platform. The private servers of make run exist for Linux (glibc; x86-64, ARM) and macOS, on CPython 3.11 to 3.14. Elsewhere bring a PostgreSQL and a Redis of your own: pip install --require-hashes -r requirements.txt, then larder serve with LARDER_DATABASE_URL and LARDER_REDIS_URL (README, Servers of your own)." >&2
 
 # The version is asked with syntax that every Python understands, so that an old one answers with the sentence
 # and not with a SyntaxError. A .venv that was left half made is made anew. The last line installs Larder itself:
 # a link to this directory, made by the pinned build backend, without looking at any index.
-$(STAMP): requirements-dev.txt pyproject.toml
+$(RUNNABLE): requirements-run.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo "Larder needs Python 3.11 or newer: '$(PYTHON)' was not found. Install it, or name one: make PYTHON=/path/to/python3 setup" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Larder needs Python 3.11 or newer: %s is Python %d.%d. Name another one: make PYTHON=/path/to/python3 setup" % (sys.executable, v[0], v[1]))'
@@ -27,11 +43,20 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	  echo "Larder needs Python's venv module: '$(PYTHON)' comes without it. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; about a minute)"
 	@test -x $(BIN)/python || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); } || { rm -rf $(VENV); exit 1; }
-	@$(BIN)/python -m pip --disable-pip-version-check install -qq --require-hashes --only-binary :all: --requirement requirements-dev.txt
+	@$(INSTALL) requirements-run.txt || { $(NO_WHEEL); exit 1; }
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: $(STAMP) ## start Larder with private servers and a demo catalogue on http://127.0.0.1:8000
+$(STAMP): $(RUNNABLE) requirements-dev.txt
+	@echo "Adding the test tools to $(VENV)"
+	@$(INSTALL) requirements-dev.txt
+	@touch $@
+
+$(CI_STAMP): $(STAMP) requirements-ci.txt
+	@$(INSTALL) requirements-ci.txt
+	@touch $@
+
+run: $(RUNNABLE) ## start Larder with private servers and a demo catalogue on http://127.0.0.1:8000
 	@exec $(BIN)/larder dev
 
 test: $(STAMP) ## run the whole test suite on real servers
@@ -80,8 +105,13 @@ LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 -
 lock: ## renew the lock files from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock needs uv (a Python package of that name)" >&2; exit 1; }
 	@$(LOCK) --output-file requirements.txt
-	@$(LOCK) --group build --extra embedded --group dev --output-file requirements-dev.txt
+	@$(LOCK) --group run --extra embedded --output-file requirements-run.txt
+	@$(LOCK) --group dev --extra embedded --output-file requirements-dev.txt
+	@$(LOCK) --group ci --extra embedded --output-file requirements-ci.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
+
+resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)
+	@$(BIN)/python -m tests.resolve
 
 clean: ## remove .venv and every cache; the data in .larder/ stays
 	@rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist

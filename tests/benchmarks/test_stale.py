@@ -64,7 +64,7 @@ def test_the_peers_never_enter_larders_locks() -> None:
     """What is measured against is no part of what is installed."""
     peers = {"aiocache", "cashews"}
     assert peers <= _names(ROOT / "benchmarks" / "requirements.txt")
-    for lock in ("requirements.txt", "requirements-dev.txt", "requirements-build.txt"):
+    for lock in ("requirements.txt", "requirements-run.txt", "requirements-dev.txt", "requirements-ci.txt"):
         assert not peers & _names(ROOT / lock)
 
 

@@ -181,7 +181,7 @@ def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
     checkout = Path(__file__).parents[2]
     place = tmp_path / "checkout"
     place.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements-dev.txt"):
+    for name in ("Makefile", "pyproject.toml", "requirements-run.txt", "requirements-dev.txt"):
         (place / name).write_bytes((checkout / name).read_bytes())
     said = subprocess.run(
         ["make", "--no-print-directory", f"PYTHON={old}", "setup"],
