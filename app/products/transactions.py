@@ -48,6 +48,8 @@ class Patience:
     wait_ms: int
     ids: Sequence[str] = ()
     """The rows to be had first."""
+    doubtful: bool = False
+    """Whether they will hardly be had: then they are asked for in a round trip of their own, whose failure skips nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,13 @@ class _Transaction:
         by_key = {"callers": [once.caller for once in onces], "keys": [once.key for once in onces]}
         statements: list[Statement] = []
         if self._patience:
-            timeout = {"timeout": str(self._patience.wait_ms)}
-            await session.pipeline(("BEGIN", None), (queries.LOCK_TIMEOUT, timeout))
-            await session.rows(queries.WAIT, {"ids": list(self._patience.ids)})
+            begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
+            wait: Statement = (queries.WAIT, {"ids": list(self._patience.ids)})
+            if self._patience.doubtful:
+                await session.pipeline(*begin)
+                await session.rows(*wait)
+            else:
+                statements += [*begin, wait]
         else:
             statements.append(("BEGIN", None))
         if onces:

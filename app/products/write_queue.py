@@ -213,7 +213,8 @@ class WriteQueue:
         batch = self._take(product)
         try:
             if batch:
-                product.stuck = not await self._serve(batch, STUCK_WAIT_MS if was_stuck else WAIT_MS)
+                patience = Patience(STUCK_WAIT_MS if was_stuck else WAIT_MS, batch[0].held, doubtful=was_stuck)
+                product.stuck = not await self._serve(batch, patience)
             if len(batch) > 1 and not product.stuck:
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
@@ -245,12 +246,12 @@ class WriteQueue:
             self._waiting_apart -= 1
         return batch
 
-    async def _serve(self, batch: Sequence[Ticket], wait_ms: int) -> bool:
+    async def _serve(self, batch: Sequence[Ticket], patience: Patience) -> bool:
         """Run one transaction for requests apart; return whether they got beyond the locks."""
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.asked for ticket in batch], Patience(wait_ms, batch[0].held))
+            outcomes = await self._send([ticket.asked for ticket in batch], patience)
         except _WHOLE as error:
             for ticket in batch:
                 ticket.under_way = False
