@@ -182,6 +182,12 @@ class _Cache(Collector):
         stats = self._stats
         yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
         yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
+        yield CounterMetricFamily(
+            "larder_cache_audit_deferrals", "Audits that left the trust with another server or namespace.", stats.audit_deferrals
+        )
+        yield CounterMetricFamily(
+            "larder_cache_unexpected_errors", "Errors that nobody foresaw and that cost no answer.", stats.unexpected
+        )
         yield _histogram("larder_cache_audit_seconds", "How long an audit took.", (), [((), stats.audit_duration)])
         repairs = CounterMetricFamily("larder_cache_repairs", "Slots that audits deleted, by cause.", labels=("cause",))
         for cause, count in (
