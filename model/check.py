@@ -62,10 +62,12 @@ CONFIGURATIONS = {
 # Of worlds.pml.
 WORLD_CONFIGURATIONS = {
     "two-primaries": "PRIMARIES OLD_LOADER",
-    "two-primaries-pooler": "PRIMARIES POOLER",
+    "two-primaries-pooler": "PRIMARIES POOLER OLD_LOADER",
     "two-primaries-late-answer": "PRIMARIES HASHED ANSWERS",
+    "two-primaries-old-writer": "PRIMARIES OLD_WRITER CYCLES=1",
     "two-databases": "DATABASES OLD_WRITER CYCLES=1",
-    "finish": "FINISH OLD_WRITER CYCLES=1",
+    "finish": "FINISH OLD_WRITER",
+    "finish-loaders": "FINISH OLD_LOADER NEW_LOADER CYCLES=1",
     "two-namespaces": "NAMESPACES=2",
 }
 

@@ -275,7 +275,7 @@ inline second_half() {
 #else
     fence_left[home] = 0; fence_epoch[home] = 0; printf("A%d deletes the fence\n", a);
 #endif
-    if :: my_epoch == 1 -> marked = true :: else fi
+    if :: my_epoch == 1 && watermark[home] != NONE && EPOCH_OF(watermark[home]) == 1 -> marked = true :: else fi
 }
 
 #if NAMESPACES > 1
