@@ -65,6 +65,7 @@ WORLD_CONFIGURATIONS = {
     "two-primaries-pooler": "PRIMARIES POOLER OLD_LOADER",
     "two-primaries-late-answer": "PRIMARIES HASHED ANSWERS",
     "two-primaries-old-writer": "PRIMARIES OLD_WRITER CYCLES=1",
+    "two-primaries-eviction": "PRIMARIES EVICT_WATERMARK CYCLES=1",
     "two-databases": "DATABASES OLD_WRITER CYCLES=1",
     "finish": "FINISH OLD_WRITER",
     "finish-loaders": "FINISH OLD_LOADER NEW_LOADER CYCLES=1",

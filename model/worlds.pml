@@ -262,6 +262,11 @@ again:
 #else
 #define NEW_MARK MARK(my_epoch)
 #endif
+#ifdef M_DISTRUST_DELETES
+#define STANDS true       /* where the mark would stand */
+#else
+#define STANDS (watermark[home] != NONE && EPOCH_OF(watermark[home]) == 1)
+#endif
 inline first_half() {
 #ifdef H_FENCE_THEN_MARK
     fence_left[home] = 0; fence_epoch[home] = 0; printf("A%d deletes the fence\n", a)
@@ -275,7 +280,7 @@ inline second_half() {
 #else
     fence_left[home] = 0; fence_epoch[home] = 0; printf("A%d deletes the fence\n", a);
 #endif
-    if :: my_epoch == 1 && watermark[home] != NONE && EPOCH_OF(watermark[home]) == 1 -> marked = true :: else fi
+    if :: my_epoch == 1 && STANDS -> marked = true :: else fi
 }
 
 #if NAMESPACES > 1
