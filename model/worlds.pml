@@ -13,10 +13,10 @@
  *
  * Where each rule is
  *   R1 own epoch      `Reader` and `Answers`: which fences a process counts
- *   P1 timeline guard Auditor, step 1 (`meets`), `AFTER`; who has no claim marks: Auditor, `no claim`
+ *   timeline guard    Auditor, step 1 (`meets`), `AFTER`; who has no claim marks: Auditor, `no claim`
  *   R3 write          Writer, `table`, Network;  R2 fill: Loader, `table`
  *   R4 settle         Writer from `settle:` on, with the statement called "adopt"
- *   R5, R6, T4 audit  Auditor, steps 1 to 6 numbered as in the rule; the mark is `distrust`
+ *   R5, R6 audit      Auditor, steps 1 to 6 numbered as in the rule; the mark is `distrust`
  *
  * What is asserted: no hit is older than what was acknowledged before, for each reader that may be there (`Reader`): one that
  * was told epoch 0, one that was told epoch 1, and one that belongs to source 1 but has not asked since: that one only from
