@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml through Spin and judge it.
+"""Run every configuration of larder.pml and worlds.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = Path(__file__).with_name("larder.pml")
+WORLDS = Path(__file__).with_name("worlds.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -56,6 +57,19 @@ CONFIGURATIONS = {
     "restore-ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 TTL=1 TTL_MAX=2 RESTORE",
     # A clause whose loss the other rules make good; docs/MODEL.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
+}
+
+# Of worlds.pml.
+WORLD_CONFIGURATIONS = {
+    "two-primaries": "PRIMARIES OLD_LOADER",
+    "two-primaries-pooler": "PRIMARIES POOLER OLD_LOADER",
+    "two-primaries-late-answer": "PRIMARIES HASHED ANSWERS",
+    "two-primaries-old-writer": "PRIMARIES OLD_WRITER CYCLES=1",
+    "two-primaries-eviction": "PRIMARIES EVICT_WATERMARK CYCLES=1",
+    "two-databases": "DATABASES OLD_WRITER CYCLES=1",
+    "finish": "FINISH OLD_WRITER",
+    "finish-loaders": "FINISH OLD_LOADER NEW_LOADER CYCLES=1",
+    "two-namespaces": "NAMESPACES=2",
 }
 
 # name: (configuration, what is dropped or asked for)
@@ -108,6 +122,25 @@ MUTANTS = {
 }
 
 
+WORLD_MUTANTS = {
+    "own-epoch": ("two-primaries", "M_ANY_EPOCH"),
+    "own-epoch-two-databases": ("two-databases", "M_ANY_EPOCH"),
+    "old-primary-goes-on": ("two-primaries", "M_OLD_PRIMARY_GOES_ON"),
+    "mark": ("two-primaries", "M_DISTRUST_DELETES"),
+    "late-answer-counts": ("two-primaries-late-answer", "M_LATE_ANSWER_COUNTS"),
+    "snapshot-epoch-unchecked": ("two-primaries-pooler", "M_SNAPSHOT_EPOCH_UNCHECKED"),
+    "schema-in-epoch": ("finish", "M_SCHEMA_NOT_IN_EPOCH"),
+    "other-namespace-unseen": ("two-namespaces", "M_OTHER_NAMESPACE_UNSEEN"),
+    "other-namespace-seen-too-early": ("two-namespaces", "M_OTHER_NAMESPACE_SEEN_TOO_EARLY"),
+    "settle-own-row": ("two-namespaces", "M_SETTLE_OWN_ROW"),
+    "hole-fence-then-mark": ("two-primaries", "H_FENCE_THEN_MARK"),
+    "goal-new-primary-trusted": ("two-primaries", "GOAL=1"),
+    "goal-old-primary-deposed": ("two-primaries", "GOAL=2"),
+    "goal-trust-handed-over": ("two-namespaces", "GOAL=3"),
+    "goal-late-publish-after-finish": ("finish", "GOAL=4"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One search: its flags for the model, and whether it must end in a violation."""
@@ -115,6 +148,7 @@ class Case:
     name: str
     flags: tuple[str, ...]
     must_fail: bool
+    model: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +164,27 @@ class Outcome:
 
 def all_cases() -> list[Case]:
     """Every search, the sound ones (longest) first."""
-    sound = [Case(name, tuple(flags.split()), must_fail=False) for name, flags in CONFIGURATIONS.items()]
+    models = ((MODEL, CONFIGURATIONS, MUTANTS), (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS))
+    sound = [
+        Case(name, tuple(flags.split()), must_fail=False, model=model)
+        for model, configurations, _ in models
+        for name, flags in configurations.items()
+    ]
     broken = [
-        Case(name, (*CONFIGURATIONS[base].split(), *flags.split()), must_fail=True) for name, (base, flags) in MUTANTS.items()
+        Case(name, (*configurations[base].split(), *flags.split()), must_fail=True, model=model)
+        for model, configurations, mutants in models
+        for name, (base, flags) in mutants.items()
     ]
     return sound + broken
 
 
 def compile_search(case: Case, folder: Path, *options: str) -> None:
     """Make the executable `pan` for a case in its own folder."""
-    shutil.copy(MODEL, folder)
+    shutil.copy(case.model, folder)
     defines = [f"-D{flag}" for flag in case.flags]
     optimize = "-O0" if case.must_fail else "-O2"  # most mutants fall within a second: compiling is their cost
     for command in (
-        ["spin", "-a", *defines, MODEL.name],
+        ["spin", "-a", *defines, case.model.name],
         ["gcc", "-w", optimize, "-DSAFETY", f"-DMEMLIM={MEMORY_LIMIT_MB}", *options, "-o", "pan", "pan.c"],
     ):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -188,11 +229,13 @@ def print_trail(case: Case) -> int:
         folder = Path(name)
         compile_search(case, folder, "-DBFS")
         subprocess.run(["./pan", "-E", "-w23"], cwd=folder, capture_output=True, check=False, timeout=SEARCH_LIMIT_S)
-        if not (folder / f"{MODEL.name}.trail").exists():
+        if not (folder / f"{case.model.name}.trail").exists():
             print(f"{case.name}: no violation")
             return 1
         defines = [f"-D{flag}" for flag in case.flags]
-        told = subprocess.run(["spin", "-t", *defines, MODEL.name], cwd=folder, capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            ["spin", "-t", *defines, case.model.name], cwd=folder, capture_output=True, text=True, check=False
+        )
     steps = [line.strip() for line in told.stdout.splitlines() if re.match(r"\s+\S", line)]
     for line in steps:
         if line.startswith("#processes") or " = " in line:
