@@ -183,7 +183,9 @@ class _Cache(Collector):
         yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
         yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
         yield CounterMetricFamily(
-            "larder_cache_audit_deferrals", "Audits that left the trust with another server or namespace.", stats.audit_deferrals
+            "larder_cache_audit_deferrals",
+            "Audits that left the trust with another server or namespace.",
+            stats.audit_deferrals,
         )
         yield CounterMetricFamily(
             "larder_cache_unexpected_errors", "Errors that nobody foresaw and that cost no answer.", stats.unexpected
