@@ -242,9 +242,12 @@ class RedisAuditStore:
         return deleted
 
     async def distrust(self, mark: Watermark | None) -> None:
-        """See ``AuditStore.distrust``: two commands; between them nothing is trusted already."""
+        """See ``AuditStore.distrust``: two commands, the mark first.
+
+        From then on no cycle of the old epoch can give trust again; the fence that one set until then goes with the second.
+        """
         replace: Command = ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
-        await self._connection.call(("DEL", self._names.fence), replace)
+        await self._connection.call(replace, ("DEL", self._names.fence))
 
     async def keys(self) -> AsyncIterator[Sequence[str]]:
         """See ``Inspected.keys``."""
