@@ -187,11 +187,15 @@ class RedisServer:
         self.data.claim = (token, self.now() + claim_s)
         return len(found)
 
-    def distrust(self, mark: Watermark | None) -> None:
-        """Take the fence away and put a mark in place of the watermark."""
-        self._answer()
-        self.data.fence = None
+    def mark(self, mark: Watermark | None) -> None:
+        """Put a mark in place of the watermark."""
+        self._change(grows=True)
         self.data.watermark = mark
+
+    def take_fence(self) -> None:
+        """``DEL fence``."""
+        self._change()
+        self.data.fence = None
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         """Step 5 of R5: set watermark and fence."""

@@ -122,7 +122,8 @@ class MemoryAuditStore:
 
     async def distrust(self, mark: Watermark | None) -> None:
         """See ``AuditStore.distrust``."""
-        await self._run("distrust", lambda server, _: server.distrust(mark))
+        await self._run("distrust", lambda server, _: server.mark(mark))
+        await self._run("distrust, second command", lambda server, _: server.take_fence())
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """See ``AuditStore.trust``."""

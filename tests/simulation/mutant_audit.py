@@ -35,6 +35,16 @@ class AuditStoreAround:
         return await self._store.trust(begun, proven, fence_ttl_ms)
 
 
+class TakesFenceBeforeMark(AuditStoreAround):
+    """The fence is taken away first, and the watermark replaced by a mark second."""
+
+    async def distrust(self, mark: Watermark | None) -> None:
+        store = self._store
+        assert isinstance(store, MemoryAuditStore)
+        await store._run("distrust", lambda server, _: server.take_fence())
+        await store._run("distrust, second command", lambda server, _: server.mark(mark))
+
+
 class PurgesFirst(AuditStoreAround):
     """Slots are deleted before the snapshot, not after it."""
 

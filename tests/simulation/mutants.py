@@ -165,6 +165,7 @@ MUTANTS = [
         replace(SHIPPED, history=history.CountsAnyEpoch),
         worlds.two_databases_share_a_server,
     ),
+    _mutant("P1", audit.TakesFenceBeforeMark, worlds.old_auditor_meets_half_a_mark),
     _mutant("T4", postgres.IgnoresRival, worlds.another_namespace_is_used),
     _mutant("T4", postgres.LooksForRivalTooEarly, worlds.two_namespaces_announce_at_once),
     _mutant("R4", ports.SettlesOwnRow, worlds.newcomer_settles),

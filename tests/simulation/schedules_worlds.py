@@ -34,6 +34,26 @@ async def old_primary_is_told(stage: Stage) -> None:
         await stage.read(old)
 
 
+async def old_auditor_meets_half_a_mark(stage: Stage) -> None:
+    """The new primary's auditor has sent one of the two commands that take the trust away; the old one's audits meanwhile.
+
+    A process of the new primary has not asked it since the promotion.
+    """
+    old, late = await stage.trusted()
+    new = stage.member(postgres=stage.postgres.fork())
+    late.move(new.database)
+    second = new.redis.hold("distrust, second command")
+    cycle = stage.spawn(new.audit())
+    await second.arrival()
+    await asyncio.sleep(0.25 * FENCE_S)
+    await old.audit()
+    second.open()
+    await cycle
+    new.redis.lose("publish")
+    await stage.write(new)
+    await stage.read(late)
+
+
 async def answer_from_the_old_primary_comes_late(stage: Stage) -> None:
     """A process asks the old primary, is led to the new one and asks there; the first answer arrives after the second one."""
     old, moved = await stage.trusted()

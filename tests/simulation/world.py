@@ -26,7 +26,7 @@ from tests.simulation.parts import Parts
 REDIS_DEADLINE_S = 0.1
 POSTGRES_DEADLINE_S = 0.6
 IMAGES = 24
-logging.getLogger("app.cache").setLevel(logging.ERROR)
+logging.getLogger("app.cache").setLevel(logging.CRITICAL)
 
 
 @dataclass(slots=True)
