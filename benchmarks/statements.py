@@ -64,6 +64,8 @@ class Look:
 def name_of(query: str) -> str:
     """The name of one of Larder's statements, or the beginning of any other's text."""
     text = shape(query)
+    if text in _KNOWN:
+        return _KNOWN[text]
     for word in _CONTROL:
         if text.startswith(word):
             return word

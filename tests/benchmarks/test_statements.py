@@ -6,14 +6,14 @@ from app.products import queries
 from benchmarks.statements import Look, name_of
 
 SHOWN = {
-    "SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at\n"
-    "FROM products WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE": "LOCK",
+    "WITH free AS MATERIALIZED (\n"
+    "    SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at": "LOCK",
     "LOCK TABLE products IN ACCESS SHARE MODE": "LOCK TABLE",
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY": "BEGIN",
     "FETCH 1000 FROM changes": "FETCH",
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch('products', 2)": "SNAPSHOT",
-    "INSERT INTO cache_audits AS a (namespace, announced, server, epoch, fenced_until, other_until)\n"
-    "SELECT $1, $5, $2, larder_epoch('products', 2), until, until": "ANNOUNCE",
+    "WITH history AS MATERIALIZED (\n"
+    "    SELECT larder_epoch($6, $1::integer) AS epoch, clock_timestamp() AS moment,": "ANNOUNCE",
     "SELECT coalesce(sum(delta), $28), count(*) FROM stock_movements WHERE product_id = NEW.id AND version > old_version": (
         "SELECT coalesce(sum(delta), ?), count(*) FROM stock_movement"
     ),
