@@ -11,6 +11,7 @@ from tests.outages.scenarios import (
     one_without_postgres,
     redis_killed,
     reset,
+    rolling_deploy,
     split_brain,
     two_databases,
     two_redis,
@@ -39,5 +40,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "ledger-locked": Scenario("the ledger's table is locked, with 40 readers of it", ledger_locked.run, 30, 4),
     "redis-killed": Scenario("Redis is killed for 5 s and comes back empty", redis_killed.run, 60, 8),
     "reset": Scenario("RST on all idle connections", reset.run, 30, 3),
+    "rolling-deploy": Scenario("the next release adds a member to a product", rolling_deploy.run, 60, 6),
     "missing-trigger": Scenario("a trigger of products is dropped", missing_trigger.run, 10, 3),
 }

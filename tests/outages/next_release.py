@@ -1,0 +1,73 @@
+"""The next release of Larder, made out of this checkout: a migration and one more member of a product.
+
+It is what docs/ARCHITECTURE.md tells whoever adds a field, as text to replace; a text that is not there any more fails loudly.
+"""
+
+import shutil
+from pathlib import Path
+
+from tests.outages.cluster import ROOT
+
+SCHEMA = 3
+MEMBER = b'"colour":"blue"'
+_COLOUR = (
+    "CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN {}colour END AS colour"
+)
+_MIGRATION = '''"""Colours."""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE products ADD COLUMN colour text NOT NULL DEFAULT 'blue'")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE products DROP COLUMN colour")
+'''
+_CHANGES = {
+    "app/products/payload.py": [
+        ("SCHEMA = 2\n", f"SCHEMA = {SCHEMA}\n"),
+        ('"updated_at":"{timestamp(product.updated_at)}"}}\'\n', '"updated_at":"{timestamp(product.updated_at)}"\'\n'),
+        (
+            "    ).encode()\n\n\ndef movement_fields",
+            (
+                "        + (f',\"colour\":{_text(product.colour)}}}' if product.colour else '}')\n"
+                "    ).encode()\n\n\ndef movement_fields"
+            ),
+        ),
+    ],
+    "app/products/product.py": [("    updated_at: datetime\n", "    updated_at: datetime\n    colour: str | None = None\n")],
+    "app/products/source.py": [
+        ("created_at, updated_at, deleted_at = columns", "created_at, updated_at, deleted_at, colour = columns"),
+        ("version, created_at, updated_at)\n", "version, created_at, updated_at, colour)\n"),
+    ],
+    "app/products/queries.py": [
+        ("p.updated_at, p.deleted_at\n", f"p.updated_at, p.deleted_at, {_COLOUR.format('p.')}\n"),
+        ("created_at, updated_at, deleted_at,", f"created_at, updated_at, deleted_at, {_COLOUR.format('')},"),
+        ("created_at, updated_at, deleted_at\n", f"created_at, updated_at, deleted_at, {_COLOUR.format('')}\n"),
+        ("NULL, NULL FROM products", "NULL, NULL, NULL FROM products"),
+    ],
+}
+
+
+def make_next_release(directory: Path) -> Path:
+    """Make it in ``directory``; return the root of its checkout."""
+    root = directory / "next-release"
+    for folder in ("app", "alembic"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "alembic" / "versions" / "0004_colour.py").write_text(_MIGRATION)
+    for name, changes in _CHANGES.items():
+        path = root / name
+        text = path.read_text(encoding="utf-8")
+        for before, after in changes:
+            if before not in text:
+                raise LookupError(f"{name} has no {before!r} any more: say in this file how a field is added now")
+            text = text.replace(before, after)
+        path.write_text(text, encoding="utf-8")
+    return root
