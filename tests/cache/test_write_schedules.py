@@ -151,6 +151,18 @@ async def test_lease_fails(mug: Process, *, after: bool) -> None:
     assert await mug.version(KEY) == 2
 
 
+@pytest.mark.parametrize("verb", ["lease", "publish"])
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), ZeroDivisionError()], ids=["event loop", "defect"])
+async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, error: Exception) -> None:
+    """G2, G3: a committed write is never answered with an error of the store, whatever that is; it settles."""
+    await mug.cache.drop(KEY)
+    mug.store.calls.fail(verb, error)
+    acknowledgement = await mug.write(count(KEY, 1))
+    assert not acknowledgement.proven
+    assert mug.stats.unexpected == 1
+    assert (await mug.cache.read(KEY)).state.version == 2
+
+
 @pytest.mark.parametrize("empty", [False, True], ids=["filled slot", "empty slot"])
 async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> None:
     """G2: a failed transaction leaves the slot as it was; the lease that was taken for it is given back."""
