@@ -33,5 +33,5 @@ def decode(raw: bytes, key: str, epoch: str) -> State | None:
 
 
 def hash_in(raw: bytes) -> str:
-    """The hash of the epoch that a slot claims, believed only where a caller accepts unverified states; ``""`` for a lease."""
+    """The hash of the epoch that a slot claims, which an inspection compares with its row's; ``""`` for a lease."""
     return raw[1 : 1 + HASH_WIDTH].decode("ascii", "replace") if raw[:1] in (VALUE, TOMBSTONE) else ""

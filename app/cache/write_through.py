@@ -319,7 +319,8 @@ class WriteThrough:
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
             trusted = self._trusted(raw, key, reading.epoch)
-            state = trusted or (slot.decode(raw, key, slot.hash_in(raw)) if raw is not None else None)
+            # Of the own history all the same: another database on this Redis may have a product of that id.
+            state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))

@@ -60,8 +60,18 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
     assert (flagged.status, flagged.detail, flagged.state.version) == (Status.UNVERIFIED, "unverified", 1)
     with pytest.raises(SourceUnavailable):
         await served.cache.read("not-cached", stale_s=60)
+    await put_foreign_copy(served, KEYS[0])
+    with pytest.raises(SourceUnavailable):
+        await served.cache.read(KEYS[0], stale_s=60)
     await private_postgres.start()
     assert (await served.cache.read(KEYS[0], stale_s=60)).status is Status.BYPASS
+
+
+async def put_foreign_copy(served: Process, key: str) -> None:
+    """Put what another database on the same Redis holds under the id into its slot."""
+    place = served.redis._names.prefix + key
+    [held] = await served.redis._reads.call(("GET", place))
+    await served.redis._reads.call(("SET", place, held[:1] + b"f" * 16 + held[17:]))
 
 
 async def test_server_hangs_after_the_login(database_url: str) -> None:
