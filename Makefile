@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test oversell lint format types model simulate chaos bench soak lock resolve clean
+.PHONY: help setup setup-ci run test outages oversell lint format types model simulate chaos bench soak lock resolve clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -59,8 +59,11 @@ $(CI_STAMP): $(STAMP) requirements-ci.txt
 run: $(RUNNABLE) ## start Larder with private servers and a demo catalogue on http://127.0.0.1:8000
 	@exec $(BIN)/larder dev
 
-test: $(STAMP) ## run the whole test suite on real servers
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+test: $(STAMP) ## run the test suite on real servers
+	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m "not alone" $(ARGS)
+
+outages: $(STAMP) ## run the tests that judge how long servers take under load, one after another (make test leaves them out)
+	@$(BIN)/python -m pytest -m alone $(ARGS)
 
 oversell: $(STAMP) ## 100 clients take 200 units each of 10,000, from one process and from three: exactly 10,000 succeed
 	@$(BIN)/python -m tests.oversell --processes 1 $(ARGS)

@@ -1,5 +1,7 @@
 """What a process knows of its source's history: which epochs count, and when its source was deposed."""
 
+import logging
+
 import pytest
 
 from app.cache.errors import SourceDeposed
@@ -79,8 +81,9 @@ def test_the_new_primary_answers() -> None:
 def test_another_database_deposes_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """An epoch of another system counts for nothing, however high its timeline; it is said once."""
     history = told(epoch(3))
-    for _ in range(3):
-        history.met(epoch(9, system=OTHER))
+    with caplog.at_level(logging.WARNING, logger="app.cache.history"):
+        for _ in range(3):
+            history.met(epoch(9, system=OTHER))
     assert not history.deposed
     assert history.counts(epoch(3))
     assert [record.getMessage().startswith("another database") for record in caplog.records] == [True]

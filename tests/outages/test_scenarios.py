@@ -8,7 +8,7 @@ from tests.outages.scenarios.index import SCENARIOS
 from tests.outages.scenarios.report import Report
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_scenario(outage_directory: Path, name: str) -> None:
     """Everything that the scenario's page in docs/OUTAGES.md promises is kept, for as long as it runs here."""

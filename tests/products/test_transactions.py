@@ -108,7 +108,9 @@ async def test_created_and_deleted_in_one_transaction(transactions: ProductTrans
 async def test_two_create_the_same_product(transactions: ProductTransactions) -> None:
     """One creates it, the other finds it there: no error of the database comes through."""
     for number in range(10):
-        both = await asyncio.gather(*(commit(transactions, [Create(draft(f"p{number}"))]) for _ in range(2)))
+        name = f"p{number}"
+        asked = [Asked(Create(draft(name)))]
+        both = await asyncio.gather(*(transactions.commit(asked, Patience(5_000, [name])) for _ in range(2)))
         assert {told(committed.decisions[0]) for committed in both} == {1, AlreadyExists}
 
 

@@ -17,7 +17,8 @@ from tests.outages.workload import Load
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
 _HITS_PERCENT = 90
-_USUAL_S = 0.05
+_USUAL_S = AUDIT_INTERVAL_S / 2
+"""Bound of a write's median: one that had to wait for an audit or for a fence to lapse would take longer."""
 _BUDGET_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 _TAKES_OVER_S = 3.5
 """Largest TTL, two intervals and one audit."""
