@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.cache.errors import NotSettled, Overloaded
-from app.cache.ports import State, Value
+from app.cache.ports import Value
 from app.cache.write_through import Read, WriteThrough
 from app.postgres.errors import CommitUnknown
 from app.products import commands
 from app.products.commands import Change, Command, Effect
-from app.products.decision import Decision, Denied, Done, Postponed, Repeated
+from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
 from app.products.idempotency import Asked, Once, Replayed
 from app.products.payload import product_payload
@@ -229,20 +229,12 @@ class Products:
             await asyncio.sleep(BUSY_PAUSE_S)
 
     async def _transact(self, batch: Sequence[Asked], patience: Patience | None) -> Sequence[Outcome]:
-        decisions: Sequence[Decision] = ()
-
-        async def transact() -> Sequence[State]:
-            nonlocal decisions
-            committed = await self._transactions.commit(batch, patience)
-            decisions = committed.decisions
-            return committed.states
-
         keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
         try:
-            acknowledgement = await self._cache.write(keys, transact)
+            committed, acknowledgement = await self._cache.write(keys, lambda: self._transactions.commit(batch, patience))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
-        return [(decision, acknowledgement) for decision in decisions]
+        return [(decision, acknowledgement) for decision in committed.decisions]
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

@@ -28,7 +28,7 @@ from app.products.idempotency import Asked
 from app.products.product import Draft
 from app.products.service import Products, WriteLimits
 from app.products.source import ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 
 Reply = TypeVar("Reply")
 
@@ -208,15 +208,15 @@ class Process:
     async def write(self, command: Command, committed: Gate | None = None) -> Acknowledgement:
         """Commit and publish, without settling; with a gate, wait there between the two."""
 
-        async def transact() -> Sequence[State]:
+        async def transact() -> Committed:
             done = await self.transactions.commit([Asked(command)])
             if isinstance(done.decisions[0], Postponed):
                 done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
             if committed is not None:
                 await committed.enter()
-            return done.states
+            return done
 
-        return await self.cache.write(list(command.keys), transact)
+        return (await self.cache.write(list(command.keys), transact))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""

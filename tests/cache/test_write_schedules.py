@@ -11,6 +11,7 @@ from app.cache.write_through import Status
 from app.products.commands import Put, count, delete, merge_patch
 from app.products.errors import PreconditionFailed
 from app.products.product import Patch, Precondition
+from app.products.transactions import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Gate, Process, draft
 
@@ -171,7 +172,7 @@ async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> 
     before = await slots.get(KEY)
     published = len(mug.store.publications)
 
-    async def fail() -> list[Value]:
+    async def fail() -> Committed:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -195,9 +196,9 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     await mug.cache.drop(KEY)
     gate = Gate()
 
-    async def wait() -> list[Value]:
+    async def wait() -> Committed:
         await gate.enter()
-        return []
+        return Committed((), ())
 
     writing = asyncio.create_task(mug.cache.write([KEY], wait))
     await gate.arrival()

@@ -6,7 +6,7 @@ What chance would need very many seeds for is played here move by move, and judg
 import asyncio
 import random
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from app.cache.write_through import Status
 from tests.checker import Read, Violation, Write, check
 from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
 from tests.fakes.redis import RedisServer
-from tests.fakes.source import MemorySource, open_audit_source, transact
+from tests.fakes.source import Committed, MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
 from tests.simulation.loop import SeededLoop
@@ -234,7 +234,7 @@ class Stage:
         mark = mark or f"mark {self._contents}"
         states: list[State] = []
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             replayed, unchanged = member.database.applied(mark), False
 
             def change(row: Row | None) -> str | None:
@@ -245,10 +245,10 @@ class Stage:
             found = await transact(member.database, member.postgres, {"k": change}, mark)
             states.extend(found)
             if replayed:
-                return self.parts.replayed(found)
-            return self.parts.unchanged(found) if unchanged else found
+                return Committed(self.parts.replayed(found))
+            return Committed(self.parts.unchanged(found) if unchanged else found)
 
-        acknowledgement = await member.cache.write(["k"], run)
+        _, acknowledgement = await member.cache.write(["k"], run)
         await member.cache.settle(acknowledgement)
         returned = self._tick()
         for state in states:
