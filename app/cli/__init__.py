@@ -5,18 +5,18 @@ A command is a module with two functions, like `app.importer.command`: `add_pars
 """
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
 from app.cli.errors import CommandFailed
+from app.server.errors import CannotServe
+from app.server.process import run_in_loop
 
 # By module name, so that `larder import` does not load the service, nor `larder serve` the importer.
 COMMANDS = {
     "serve": "app.cli.serve",
-    "worker": "app.cli.worker",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
     "namespace": "app.cli.namespace",
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {name: _load(name) for name in (given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS)}
     parsed = _parser(commands).parse_args(given)
     try:
-        return _run(commands[parsed.command].run(parsed))
-    except CommandFailed as error:
+        return run_in_loop(commands[parsed.command].run(parsed))
+    except (CommandFailed, CannotServe) as error:
         print(f"larder {parsed.command}: {error}", file=sys.stderr)
-        return error.status
+        return error.status if isinstance(error, CommandFailed) else CommandFailed.status
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -69,12 +69,3 @@ def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     for command in commands.values():
         command.add_parser(subparsers)
     return parser
-
-
-def _run(coroutine: Coroutine[Any, Any, int]) -> int:
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
-    except ImportError:
-        return asyncio.run(coroutine)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(coroutine)

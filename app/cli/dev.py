@@ -12,8 +12,10 @@ from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.cli.migrate import migrate
-from app.cli.serving import StopSignals, bind, log_to_stderr
-from app.cli.workers import serve_by
+from app.server.address import bind
+from app.server.process import log_to_stderr
+from app.server.signals import StopSignals
+from app.server.supervisor import serve_by
 
 _DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
 

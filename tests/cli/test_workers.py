@@ -12,9 +12,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
-from app.cli.workers import workers_wished
+from app.cli.serve import settings_for
 from tests.cli.started import START_S, Running, failing, running, start
 
 TWO = ("serve", "--workers", "2")
@@ -164,11 +163,11 @@ async def test_unreachable_database_is_said_once(place: Path) -> None:
     assert re.fullmatch(r"larder serve: PostgreSQL at 127\.0\.0\.1:1/shop .* cannot be reached .*\n", said)
 
 
-@pytest.mark.usefixtures("environment")
-def test_workers_wished_are_checked_like_the_setting() -> None:
+def test_option_is_checked_like_the_setting(environment: pytest.MonkeyPatch) -> None:
     """The option wins over the variable, and a wrong one is refused in the same words."""
-    assert read_settings({"LARDER_WORKERS": "3", **workers_wished("2")}).workers == 2
-    assert read_settings({"LARDER_WORKERS": "3", **workers_wished(None)}).workers == 3
+    environment.setenv("LARDER_WORKERS", "3")
+    assert settings_for("2").workers == 2
+    assert settings_for(None).workers == 3
     for wrong in ("none", "0", "65"):
         with pytest.raises(CommandFailed, match=r"^LARDER_WORKERS: "):
-            read_settings(workers_wished(wrong))
+            settings_for(wrong)

@@ -23,7 +23,7 @@ _GONE_S = 5.0
 _log = logging.getLogger("larder")
 
 
-class Tallies:
+class SharedMetrics:
     """The tallies of all workers, as one of them sees them.
 
     Args:

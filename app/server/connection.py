@@ -10,8 +10,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.hot_read import HotReads
 from app.api.problems import MEDIA_TYPE, TYPES, Problem
+from app.server.hot_read import HotReads
 
 MAX_HEAD_BYTES = 65_536
 """Most bytes of a request line, its headers, its trailers and the extensions of its chunks, taken together."""
@@ -57,7 +57,7 @@ class _Trailers(list[tuple[bytes, bytes]]):
             raise _Refused
 
 
-class _InTurn(FlowControl):
+class _PipelineFlow(FlowControl):
     """Reads on only when no request waits for its turn.
 
     uvicorn reads on with every answer. A client that pipelines gets thousands of requests in with each, and they pile up.
@@ -103,7 +103,7 @@ class Connection(HotReads):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Begin, with requests taken in their turn."""
         super().connection_made(transport)
-        self.flow = _InTurn(transport, self.pipeline)
+        self.flow = _PipelineFlow(transport, self.pipeline)
         self._trailers = _Trailers()
 
     def data_received(self, data: bytes) -> None:
