@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from importlib import import_module
 from pathlib import Path
 
 from app.cli.demo import load_demo, what_to_try
@@ -70,21 +69,21 @@ async def _servers(directory: Path) -> AsyncIterator[dict[str, str]]:
         yield {}
         return
     try:
-        embedded = import_module("app.embedded")
+        from app import private_servers  # noqa: PLC0415 - an optional extra
     except ImportError as error:
         raise CommandFailed(str(error)) from error
     urls: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         try:
-            servers = stack.enter_context(embedded.ServerDirectory(directory))
+            servers = stack.enter_context(private_servers.ServerDirectory(directory))
             if _DATABASE in missing:
-                postgres = await embedded.start_postgres(servers.path / "postgres")
+                postgres = await private_servers.start_postgres(servers.path / "postgres")
                 stack.push_async_callback(postgres.stop)
                 urls[_DATABASE] = postgres.url
             if _REDIS in missing:
-                redis = await embedded.start_redis(servers.path / "redis")
+                redis = await private_servers.start_redis(servers.path / "redis")
                 stack.push_async_callback(redis.stop)
                 urls[_REDIS] = redis.url
-        except embedded.EmbeddedError as error:
+        except private_servers.PrivateServerError as error:
             raise CommandFailed(str(error)) from error
         yield urls

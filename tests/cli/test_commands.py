@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from app.embedded import start_postgres, start_redis
+from app.private_servers import start_postgres, start_redis
 from tests.cli.started import START_S, ended, failing, running, start
 
 _CURL = re.compile(r"^  (curl .+)$", re.MULTILINE)

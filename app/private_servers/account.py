@@ -10,7 +10,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from app.embedded.errors import ServerFailed
+from app.private_servers.errors import ServerFailed
 
 _NAME = "larder-postgres"
 

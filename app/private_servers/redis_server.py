@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from app.embedded.binaries import redis_program
-from app.embedded.errors import DirectoryNotWritable, ServerFailed
-from app.embedded.process import ServerProcess, end_orphan, orphan
+from app.private_servers.binaries import redis_program
+from app.private_servers.errors import DirectoryNotWritable, ServerFailed
+from app.private_servers.process import ServerProcess, end_orphan, orphan
 
 _HOST = "127.0.0.1"
 # Below the ports that operating systems give to outgoing connections, so that none of those takes ours during a restart.

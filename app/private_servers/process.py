@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from app.embedded.errors import HOW_TO_GET_THEM, ExtraMissing, ServerFailed
+from app.private_servers.errors import HOW_TO_GET_THEM, ExtraMissing, ServerFailed
 
 try:
     import psutil

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from app.embedded.account import give, open_programs, server_account
-from app.embedded.binaries import postgres_directory
-from app.embedded.errors import DirectoryNotWritable, ServerFailed
-from app.embedded.process import ServerProcess, end_orphan, is_zombie, orphan
+from app.private_servers.account import give, open_programs, server_account
+from app.private_servers.binaries import postgres_directory
+from app.private_servers.errors import DirectoryNotWritable, ServerFailed
+from app.private_servers.process import ServerProcess, end_orphan, is_zombie, orphan
 
 _SUPERUSER = "postgres"
 _SOCKET_PREFIX = "larder-postgres-"

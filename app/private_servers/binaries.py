@@ -6,7 +6,7 @@ Neither wheel is imported: one of them makes locks and directories at import, an
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.embedded.errors import HOW_TO_GET_THEM, ExtraMissing
+from app.private_servers.errors import HOW_TO_GET_THEM, ExtraMissing
 
 
 def postgres_directory() -> Path:
