@@ -1,7 +1,8 @@
 """Settings for a command, and a first look at the servers they name."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores, RedisOptions
 from app.cli.errors import CommandFailed
 from app.settings import Settings, SettingsError
 
@@ -78,6 +80,24 @@ async def check_redis(settings: Settings) -> str | None:
     finally:
         await client.aclose()
     return None
+
+
+@asynccontextmanager
+async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]:
+    """Open one connection to the cache of the settings.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
+    """
+    # A person waits here, and prefers a slow answer to none.
+    options = RedisOptions(settings.redis_url, 10 * settings.redis_timeout_ms, 10 * settings.redis_connect_timeout_ms)
+    stores = RedisAuditStores(options, settings.cache_namespace)
+    await stores.start()
+    try:
+        async with stores.open() as store:
+            yield store
+    finally:
+        await stores.close()
 
 
 def _database_place(url: str) -> str:
