@@ -1,4 +1,4 @@
-"""`larder dev`: everything on this machine, with private servers where none are named. `make run` calls it."""
+"""``larder dev``: the service with private servers where none are named, and a demo catalogue. ``make run`` calls it."""
 
 import argparse
 import contextlib
@@ -38,10 +38,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it, until SIGINT or SIGTERM; then everything that was started is stopped."""
+    """Serve until SIGINT or SIGTERM, and then stop everything that was started."""
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(read_settings()) as listener:
-        async with _servers(arguments.directory) as urls:
+        async with _private_servers(arguments.directory) as urls:
             settings = read_settings(urls)
             await check_database(settings)
             if warning := await check_redis(settings):
@@ -49,21 +49,19 @@ async def run(arguments: argparse.Namespace) -> int:
             await migrate(settings.database_url)
 
             async def ready(url: str) -> None:
-                product_id = await load_demo(url)
-                print(what_to_try(url, product_id), *_private(urls), sep="\n", flush=True)
+                print(what_to_try(url, await load_demo(url)))
+                for private in urls.values():
+                    print(f"Private server, until Ctrl-C: {private}")
+                sys.stdout.flush()
 
             await serve_by(settings, listener, stop, ready)
             print("Stopping.", flush=True)
     return 0
 
 
-def _private(urls: Mapping[str, str]) -> list[str]:
-    return [f"Private server, until Ctrl-C: {url}" for url in urls.values()]
-
-
 @contextlib.asynccontextmanager
-async def _servers(directory: Path) -> AsyncIterator[dict[str, str]]:
-    """The URLs of private servers for those that the environment does not name."""
+async def _private_servers(directory: Path) -> AsyncIterator[Mapping[str, str]]:
+    """Start a private server for each variable that is not set, and yield their URLs by variable."""
     missing = [name for name in (_DATABASE, _REDIS) if not os.environ.get(name)]
     if not missing:
         yield {}

@@ -1,4 +1,4 @@
-"""`larder serve`: the HTTP service on servers of your own."""
+"""``larder serve``: the HTTP service on servers of your own."""
 
 import argparse
 import sys
@@ -33,7 +33,7 @@ def settings_for(workers: str | None) -> Settings:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it, until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM."""
     settings = settings_for(arguments.workers)
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:

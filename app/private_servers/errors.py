@@ -1,4 +1,4 @@
-"""What can go wrong with a private server; each message is for the person who started it.
+"""The errors of private servers. Each message is for the person who started them.
 
 PrivateServerError
 ├── ExtraMissing            the programs are not installed
@@ -14,13 +14,13 @@ HOW_TO_GET_THEM = (
 
 
 class PrivateServerError(Exception):
-    """A private server cannot be had."""
+    """A private server cannot be used."""
 
 
 class ExtraMissing(PrivateServerError, ImportError):
-    """The wheels of the extra `private-servers` are not installed, or have no programs for this machine.
+    """The wheels of the extra ``private-servers`` are not installed, or have no programs for this machine.
 
-    An ImportError too, because importing `app.private_servers` is where it shows first.
+    It is an ``ImportError`` too, because importing ``app.private_servers`` raises it if ``psutil`` is missing.
     """
 
 
@@ -29,7 +29,7 @@ class DirectoryNotWritable(PrivateServerError):
 
 
 class DirectoryInUse(PrivateServerError):
-    """Another process holds the directory's lock, and so its servers."""
+    """Another process holds the directory's lock, and owns its servers."""
 
 
 class ServerFailed(PrivateServerError):

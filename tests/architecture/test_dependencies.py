@@ -124,7 +124,7 @@ def test_algorithm_reaches_no_io_through_others(path: Path) -> None:
 
 
 def test_only_the_composition_root_knows_everyone() -> None:
-    """Nobody but `app.main` and `app.cli` puts the cache's adapter and the catalogue's adapter together."""
+    """Nobody but ``app.main`` and ``app.cli`` puts the cache's adapter and the catalogue's adapter together."""
     both = {
         name_of(path)
         for path in MODULES
@@ -136,7 +136,7 @@ def test_only_the_composition_root_knows_everyone() -> None:
 
 
 def test_nobody_imports_the_composition_root() -> None:
-    """`app.main` is imported by the server and the command alone, and what it makes is handed down."""
+    """``app.main`` is imported by the server and the command alone, and what it makes is handed down."""
     knowing = {name_of(path) for path in MODULES if any(within(name, "app.main") for name in imports(path))}
     assert all(within(name, "app.server") or within(name, "app.cli") for name in knowing)
 

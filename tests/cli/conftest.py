@@ -11,7 +11,7 @@ from tests.cli.larder_process import Larder
 
 @pytest.fixture
 def larder(servers_directory: Path) -> Larder:
-    """The command, in a directory with room for `.larder/` that is removed with the session's servers."""
+    """The command, in a directory with room for ``.larder/`` that is removed with the session's servers."""
     directory = servers_directory / f"cli-{uuid4().hex[:8]}"
     directory.mkdir()
     return Larder(directory)

@@ -1,4 +1,4 @@
-"""The `larder` command as a process."""
+"""The ``larder`` command as a process."""
 
 import asyncio
 import os

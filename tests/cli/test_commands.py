@@ -1,4 +1,4 @@
-"""The `larder` command as a person meets it: what it says, how it ends, what it leaves behind."""
+"""The ``larder`` command as a person meets it: what it says, how it ends, what it leaves behind."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(larde
 
 
 async def test_dev_killed_starts_again_with_its_data(larder: Larder) -> None:
-    """After SIGKILL the next `larder dev` just works: same directory, same data, no second demo catalogue over it."""
+    """After SIGKILL the next ``larder dev`` just works: same directory, same data, no second demo catalogue over it."""
     async with larder.serving("dev") as first, httpx.AsyncClient() as client:
         (await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7})).raise_for_status()
         await first.end(signal.SIGKILL)
@@ -61,7 +61,7 @@ async def test_dev_interrupted_while_starting_leaves_nothing_running(larder: Lar
 
 
 async def test_serve_on_given_servers_leaves_them_running(larder: Larder, own_servers: Mapping[str, str]) -> None:
-    """`larder serve --migrate` starts no server of its own and stops none."""
+    """``larder serve --migrate`` starts no server of its own and stops none."""
     async with larder.serving("serve", "--migrate", **own_servers) as serving, httpx.AsyncClient() as client:
         assert (await client.get(f"{serving.url}/readyz")).status_code == httpx.codes.OK
         assert await serving.end(signal.SIGTERM) == 0
@@ -149,7 +149,7 @@ async def test_migrate_by_several_instances_at_once(larder: Larder, empty_databa
 
 
 async def test_directory_that_cannot_be_written_is_said(larder: Larder) -> None:
-    """A `.larder` that is no writable directory ends the start in one sentence."""
+    """A ``.larder`` that is no writable directory ends the start in one sentence."""
     (larder.directory / ".larder").write_text("in the way")
     said = await larder.failure("dev")
     assert f"{larder.directory}/.larder cannot be written to" in said
@@ -157,7 +157,7 @@ async def test_directory_that_cannot_be_written_is_said(larder: Larder) -> None:
 
 
 def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
-    """`make setup` names the version that it needs and the one that it found, and makes nothing."""
+    """``make setup`` names the version that it needs and the one that it found, and makes nothing."""
     old = tmp_path / "old-python"
     old.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c "
@@ -169,14 +169,8 @@ def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
     place.mkdir()
     for name in ("Makefile", "pyproject.toml", "requirements-run.txt", "requirements-dev.txt"):
         (place / name).write_bytes((checkout / name).read_bytes())
-    said = subprocess.run(
-        ["make", "--no-print-directory", f"PYTHON={old}", "setup"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = ["make", "--no-print-directory", f"PYTHON={old}", "setup"]
+    said = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode != 0
     assert said.stderr.startswith("Larder needs Python 3.11 or newer: ")
     assert "is Python 3.9" in said.stderr

@@ -1,4 +1,4 @@
-"""`larder verify` and `larder purge` on real servers."""
+"""``larder verify`` and ``larder purge`` on real servers."""
 
 from collections.abc import AsyncIterator, Mapping
 

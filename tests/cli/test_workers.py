@@ -1,4 +1,4 @@
-"""`larder serve --workers N`: several real processes on one address."""
+"""``larder serve --workers N``: several real processes on one address."""
 
 import asyncio
 import re
@@ -50,7 +50,7 @@ async def _scrape(client: httpx.AsyncClient) -> Samples:
 
 
 def _fallen(before: Samples, now: Samples) -> dict[tuple[str, tuple[str, ...]], tuple[float, float]]:
-    """The counts of `before` that are lower now."""
+    """The counts of ``before`` that are lower now."""
     counts = {key: value for key, value in before.items() if key[0].endswith(("_total", "_count", "_sum", "_bucket"))}
     assert counts
     return {key: (value, now.get(key, 0.0)) for key, value in counts.items() if now.get(key, 0.0) < value}

@@ -71,7 +71,7 @@ async def test_postgres_restarted_keeps_its_url_and_its_data(directory: Path) ->
 
 
 async def test_postgres_stopped_leaves_no_process_and_no_socket(directory: Path) -> None:
-    """After `stop` nothing runs on the files, and the socket's directory is gone."""
+    """After ``stop`` nothing runs on the files, and the socket's directory is gone."""
     server = await start_postgres(directory / "postgres")
     socket_directory = Path(server.url.partition("host=")[2])
     assert socket_directory.is_dir()
@@ -113,7 +113,7 @@ async def test_initdb_killed_half_way_is_begun_anew(directory: Path) -> None:
 
 
 async def test_redis_restarted_is_empty_unless_the_snapshot_is_wanted(private_redis: RedisServer) -> None:
-    """A restart loses everything; with `keep_snapshot` it brings back the past, which tests of failures need."""
+    """A restart loses everything; with ``keep_snapshot`` it brings back the past, which tests of failures need."""
     async with redis.asyncio.Redis.from_url(private_redis.url) as client:
         await client.set("a", "saved")
         await client.save()
@@ -154,7 +154,7 @@ async def test_redis_port_taken_in_between_tries_the_next(directory: Path) -> No
 
 
 async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> None:
-    """`requirepass` is carried by the URL and enforced by the server."""
+    """``requirepass`` is carried by the URL and enforced by the server."""
     server = await start_redis(directory / "redis", options={"requirepass": "s3cret"})
     try:
         async with redis.asyncio.Redis.from_url(server.url) as client:
