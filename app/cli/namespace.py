@@ -15,7 +15,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "namespace",
         help="show which cache namespaces of the database are trusted, or bar one",
         description="Only one cache namespace of a database is trusted at a time. Instances with another one read from"
-        " PostgreSQL until its fence has lapsed. To hand over early, or to end the trust of a forgotten instance, bar its namespace.",
+        " PostgreSQL until its fence has lapsed. To hand over early, or to take the trust from a forgotten instance, bar its"
+        " namespace.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="list the namespaces")

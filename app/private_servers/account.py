@@ -26,9 +26,9 @@ def server_account() -> str | None:
     try:
         pwd.getpwnam(_NAME)
     except KeyError:
-        options = "--system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin"
+        command = "useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin"
         try:
-            subprocess.run(["useradd", *options.split(), _NAME], check=True, capture_output=True, text=True)
+            subprocess.run([*command.split(), _NAME], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ServerFailed(
                 f"PostgreSQL does not run as root, and adding the account {_NAME} for it failed "

@@ -99,7 +99,7 @@ class ServerProcess:
         await self._until_ended(deadline_s=10)
 
     async def stop(self, *signals: signal.Signals, patience_s: float) -> None:
-        """Send one signal after the other, waiting ``patience_s`` after each, and at last SIGKILL, until the server has ended."""
+        """Send the signals and at last SIGKILL, with ``patience_s`` between them, until the server has ended."""
         self.resume()
         for number in signals:
             if self.ended():
