@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import start_postgres, start_redis
 from tests.products.million import fill
 from tests.servers.databases import know_history
 from tests.servers.directory import session_directory

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import redis.asyncio
 
-from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
+from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.servers.databases import create_database, drop_database, know_history, new_name
 from tests.servers.directory import session_directory
 

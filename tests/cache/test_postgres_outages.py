@@ -8,9 +8,9 @@ import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
 from app.cache.write_through import Status
-from app.embedded import PostgresServer
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseError, DatabaseUnavailable
+from app.private_servers import PostgresServer
 from app.products.errors import OutcomeUnknown
 from tests.cache.rig import PATIENCE_S, Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy

@@ -9,7 +9,7 @@ import redis.asyncio
 from app.cache.errors import StoreUnavailable
 from app.cache.redis_store import RedisOptions
 from app.cache.write_through import Status
-from app.embedded import RedisServer
+from app.private_servers import RedisServer
 from tests.cache.rig import PATIENCE_S, SHORT_FENCE, Process, draft, open_process, until
 from tests.cache.wire import Tap, redis_proxy
 

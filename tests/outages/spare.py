@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.embedded import RedisServer, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import RedisServer, start_redis
 from tests.outages.cluster import PROBE, Cluster, Instance, an_instance
 from tests.servers.databases import create_database
 
