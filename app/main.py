@@ -16,7 +16,7 @@ from app.api.tallies import Tallies
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
@@ -59,7 +59,7 @@ async def running(
     options = RedisOptions(
         settings.redis_url, settings.redis_timeout_ms, settings.redis_connect_timeout_ms, settings.redis_retry_ms
     )
-    lives = Lives(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
+    lives = Lifetimes(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)

@@ -121,7 +121,7 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AuditProgress:
     """The epoch, and the audit rows that speak of it, as one statement on the primary found them (R4).
 
     ``rows`` holds a row for each namespace of the table, by name: a writer publishes into its own namespace alone, and readers
@@ -141,10 +141,10 @@ class Source(Protocol):
     async def tell_epoch(self) -> str:
         """Read the present epoch from the primary. Idempotent."""
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         """Read how far audits have come. Idempotent."""
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
 
         Idempotent: does nothing when an audit row of the table has the current epoch already.

@@ -45,10 +45,10 @@ from enum import StrEnum
 from functools import partial
 
 from app.cache import slot
+from app.cache.batcher import Batcher
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.joined import Joined
 from app.cache.ports import Clock, Outcome, Publication, Reading, Source, State, Store, Value
 from app.cache.round_trips import RoundTrips
 from app.cache.settle import Settler
@@ -129,8 +129,8 @@ class WriteThrough:
         self._clock = clock
         self._settler = Settler(source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
-        self._loads: Joined[_Load, _Loaded] = Joined(
-            self._send_loads, same=lambda load: load.key, batch_weight=config.batch_keys, queue_limit=config.queue_limit
+        self._loads: Batcher[_Load, _Loaded] = Batcher(
+            self._send_loads, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
         )
 
     async def start(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
-from app.cache.ports import Absent, AuditRow, Standing, State, Value
+from app.cache.ports import Absent, AuditProgress, AuditRow, State, Value
 from app.postgres.database import Database, Parameters, Pool
 from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
 from app.products import queries
@@ -51,12 +51,12 @@ class ProductSource:
         [[epoch]] = await self._read(self._loads, queries.EPOCH, {"knows": SCHEMA})
         return str(epoch)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         """See ``Source.standing``: one statement."""
         rows = await self._read(self._loads, queries.STANDING, {"knows": SCHEMA})
-        return Standing(rows[0][0], {name: AuditRow(*columns) for _, name, *columns in rows if name is not None})
+        return AuditProgress(rows[0][0], {name: AuditRow(*columns) for _, name, *columns in rows if name is not None})
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         """See ``Source.adopt``: two statements."""
         parameters = {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000, "knows": SCHEMA}
         await self._read(self._loads, queries.ADOPT, parameters)

@@ -44,7 +44,7 @@ ALGORITHM = (
     "history",
     "settle",
     "audit",
-    "joined",
+    "batcher",
     "slot",
     "ports",
     "config",

@@ -16,8 +16,8 @@ from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.ports import Publication, Published, Reading, Source, Standing, State, Store
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.ports import AuditProgress, Publication, Published, Reading, Source, State, Store
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
@@ -178,10 +178,10 @@ class GatedSource:
     async def tell_epoch(self) -> str:
         return await self.calls.run("epoch", [], self._source.tell_epoch)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         return await self.calls.run("standing", [], self._source.standing)
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_ms: int) -> AuditProgress:
         return await self.calls.run("adopt", [], lambda: self._source.adopt(fence_ttl_ms))
 
 
@@ -233,14 +233,14 @@ async def open_process(
     namespace: str,
     *,
     config: CacheConfig = LONG_FENCE,
-    lives: Lives | None = None,
+    lives: Lifetimes | None = None,
     redis_timeout_ms: int = 5_000,
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
     options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lives(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or Lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
     gated_store, gated_source = GatedStore(store), GatedSource(ProductSource(database, namespace))

@@ -7,7 +7,7 @@ from contextvars import Context
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, Deferred, FenceLimits, Snapshot, Standing, State, Watermark
+from app.cache.ports import Announced, AuditProgress, Deferred, FenceLimits, Snapshot, State, Watermark
 from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
 from tests.fakes.wire import Disconnected, Wire
 
@@ -46,11 +46,11 @@ class MemorySource:
         """See ``Source.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         """See ``Source.standing``."""
         return await self._ask("standing", self._postgres.standing)
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         """See ``Source.adopt``."""
         return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
 
