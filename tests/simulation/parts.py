@@ -1,5 +1,6 @@
 """What a simulated history is made of: the shipped classes over the fakes. A mutant swaps one part for a broken one."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from dataclasses import dataclass
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.ports import AuditSource, AuditStore, Source, State, Store
-from app.cache.write_through import WriteThrough
+from app.cache.ports import AuditSource, AuditStore, Source, State, Store, Value
+from app.cache.write_through import Peeked, Read, Status, WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
 
@@ -66,3 +67,14 @@ class Parts:
 
 
 SHIPPED = Parts()
+
+
+async def read_as_served(cache: WriteThrough, key: str) -> Read:
+    """Read a key as a GET does: the hot read peeks, and hands what it found on to the endpoint unless that is the answer."""
+    peeked: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
+    cache.peek(key, peeked.set_result)
+    found = await peeked
+    if isinstance(found, Value):
+        return Read(found, Status.HIT)
+    await asyncio.sleep(0)  # the endpoint's task begins
+    return await cache.read(key, reading=found)
