@@ -1,8 +1,8 @@
 """What the protocol asks of the world: a source of truth, a store of slots, and the values that pass between them.
 
-Ports carry values and bytes only. A *key* is a non-empty string without control characters. Implementations:
-``app.products.source`` (PostgreSQL) and ``redis_store`` (Redis);
-in-memory ones for the simulation pass the same contract suite.
+Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
+(Redis), ``table_source`` and ``table_audit`` (PostgreSQL), and, for ``Source``, whoever has rows to be cached. The in-memory
+adapters of the simulation pass the same contract suites.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -133,10 +133,14 @@ class AuditProgress:
 
 
 class Source(Protocol):
-    """The truth. Every verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
+    """The rows themselves. The verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """Read rows and epoch from the primary, in a snapshot taken after the call began. Idempotent."""
+
+
+class HistorySource(Protocol):
+    """What the source tells of its history and its audits. Deadlines and errors are those of ``Source``."""
 
     async def tell_epoch(self) -> str:
         """Read the present epoch from the primary. Idempotent."""

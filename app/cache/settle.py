@@ -20,7 +20,7 @@ from typing import Any
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceUnavailable
 from app.cache.history import History
-from app.cache.ports import AuditProgress, AuditRow, Clock, Source
+from app.cache.ports import AuditProgress, AuditRow, Clock, HistorySource
 from app.cache.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class _Waiter:
 class Settler:
     """Waits for all unproven writes of one process, with one poller."""
 
-    def __init__(self, source: Source, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
+    def __init__(self, source: HistorySource, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
         self._source = source
         self._config = config
         self._margin_s = config.settle_margin_ms / 1000

@@ -49,7 +49,7 @@ from app.cache.batcher import Batcher
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.ports import Clock, Outcome, Publication, Reading, Source, State, Store, Value
+from app.cache.ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from app.cache.round_trips import RoundTrips
 from app.cache.settle import Settler
 from app.cache.stats import Stats
@@ -120,6 +120,7 @@ class WriteThrough:
         self,
         store: Store,
         source: Source,
+        history_source: HistorySource,
         config: CacheConfig,
         stats: Stats,
         *,
@@ -127,11 +128,12 @@ class WriteThrough:
         clock: Clock = time.monotonic,
     ) -> None:
         self._source = source
+        self._history_source = history_source
         self._config = config
         self._stats = stats
         self._history = history
         self._clock = clock
-        self._settler = Settler(source, config, stats, history, clock)
+        self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
         self._loads: Batcher[_Load, _Loaded] = Batcher(
             self._send_loads, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
@@ -145,7 +147,7 @@ class WriteThrough:
     async def ping(self) -> None:
         """Return once the source has told the present epoch, so it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
-        self._history.told(await self._source.tell_epoch(), asked_at)
+        self._history.told(await self._history_source.tell_epoch(), asked_at)
 
     # ---------------------------------------------------------------- reads
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 from app.cache.config import CacheConfig
 from app.cache.errors import Overloaded
 from app.cache.history import History
-from app.cache.ports import AuditProgress, State
+from app.cache.ports import AuditProgress
 from app.cache.settle import Settler
 from app.cache.stats import Stats
 
@@ -19,9 +18,6 @@ class OverloadedOnce:
 
     def __init__(self) -> None:
         self.looks = 0
-
-    async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        raise AssertionError(keys)
 
     async def tell_epoch(self) -> str:
         raise AssertionError

@@ -19,7 +19,10 @@ class CommitUnknown(Exception):
 
 
 class MemorySource:
-    """The ``Source`` port. ``running`` counts the loads under way for each key; ``crowded`` the keys seen with two (G5)."""
+    """The ports ``Source`` and ``HistorySource``.
+
+    ``running`` counts the loads under way for each key, ``crowded`` has the keys that were seen with two (G5).
+    """
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres

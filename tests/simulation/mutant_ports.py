@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.cache.errors import StoreUnavailable
-from app.cache.ports import AuditProgress, AuditRow, Outcome, Publication, Published, Reading, Source, State, Store
+from app.cache.ports import AuditProgress, AuditRow, Outcome, Publication, Published, Reading, State, Store
 from tests.fakes.source import MemorySource
 from tests.fakes.store import MemoryStore
+from tests.simulation.parts import WholeSource
 
 
 class StoreAround:
@@ -101,7 +102,7 @@ class FallsBackToSet(StoreAround):
 class SourceAround:
     """A source that hands everything on."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WholeSource) -> None:
         self._source = source
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:

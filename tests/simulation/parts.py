@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.ports import AuditSource, AuditStore, Source, State, Store, Value
+from app.cache.ports import AuditSource, AuditStore, HistorySource, Source, State, Store, Value
 from app.cache.write_through import Peeked, Read, Status, WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
@@ -22,7 +23,11 @@ def same_store(store: Store) -> Store:
     return store
 
 
-def same_source(source: Source) -> Source:
+class WholeSource(Source, HistorySource, Protocol):
+    """Rows and history of one source."""
+
+
+def same_source(source: WholeSource) -> WholeSource:
     """The source as it is."""
     return source
 
@@ -57,7 +62,7 @@ class Parts:
     audit: type[Audit] = Audit
     history: type[History] = History
     store: Callable[[Store], Store] = same_store
-    source: Callable[[Source], Source] = same_source
+    source: Callable[[WholeSource], WholeSource] = same_source
     audit_stores: Callable[[OpenStore], OpenStore] = same_audit_stores
     audit_sources: Callable[[OpenSource], OpenSource] = same_audit_sources
     config: Callable[[CacheConfig], CacheConfig] = same_config

@@ -129,7 +129,7 @@ class Member:
         history, clock = parts.history(), stage.loop.time
         history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         source = parts.source(self._source)
-        self.cache = parts.cache(parts.store(store), source, stage.config, stats, history=history, clock=clock)
+        self.cache = parts.cache(parts.store(store), source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
             parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),

@@ -159,9 +159,9 @@ class Process:
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
         self.source = MemorySource(world.postgres, self.postgres_wire)
         store = MemoryStore(self.route, self.redis_wire, world.chance, world.lives)
-        history = parts.history()
+        history, source = parts.history(), parts.source(self.source)
         self.cache = parts.cache(
-            parts.store(store), parts.source(self.source), world.config, self.stats, history=history, clock=self.clock
+            parts.store(store), source, source, world.config, self.stats, history=history, clock=self.clock
         )
         # A deploy that changes the fence's life: not every instance has the same setting.
         config = replace(
