@@ -4,16 +4,17 @@ import argparse
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import Progress
 
 from app.cache.errors import CacheError
 from app.cache.inspection import Finding, Inspection
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores, RedisOptions
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
-from app.main import open_database
+from app.main import open_database, redis_options
 from app.products.source import ProductSource
 from app.settings import Settings
 
@@ -76,7 +77,11 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
     """One connection to the cache of the settings. Raises ``StoreUnavailable``."""
     stores = RedisAuditStores(
         # A person waits for this, not a request: a slow answer is better than none.
-        RedisOptions(settings.redis_url, 10 * settings.redis_timeout_ms, 10 * settings.redis_connect_timeout_ms),
+        replace(
+            redis_options(settings),
+            timeout_ms=10 * settings.redis_timeout_ms,
+            connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
+        ),
         settings.cache_namespace,
     )
     await stores.start()

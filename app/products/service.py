@@ -58,11 +58,11 @@ ANYHOW = Asking()
 class WriteLimits:
     """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
 
-    write_batch: int = 200
-    queue_limit: int = 10_000
-    request_timeout_ms: int = 15_000
-    idempotency_wait_ms: int = 5_000
-    places_apart: int = 4
+    write_batch: int
+    queue_limit: int
+    request_timeout_ms: int
+    idempotency_wait_ms: int
+    places_apart: int
     """Most transactions at once for products whose rows somebody else holds."""
 
 
@@ -85,9 +85,8 @@ class Products:
         cache: WriteThrough,
         source: ProductSource,
         transactions: ProductTransactions,
-        limits: WriteLimits | None = None,
+        limits: WriteLimits,
     ) -> None:
-        limits = limits or WriteLimits()
         self._cache = cache
         self._source = source
         self._transactions = transactions

@@ -17,7 +17,7 @@ from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
 from app.cache.ports import AuditProgress, HistorySource, Publication, Published, Reading, Source, State, Store
-from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisStore
 from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
@@ -27,19 +27,20 @@ from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, WriteLimits
+from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
+from tests.limits import cache_config, lifetimes, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; only a failing test waits so long."""
 
-LONG_FENCE = CacheConfig(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
+LONG_FENCE = cache_config(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
 """One audit's proof outlasts the test: the schedule alone decides, no background audit takes part."""
 
-SHORT_FENCE = CacheConfig(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
+SHORT_FENCE = cache_config(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
 """For outages, with audits in the background."""
 
 
@@ -240,9 +241,9 @@ async def open_process(
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
-    options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
+    options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lifetimes(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
     source = ProductSource(database)
@@ -251,7 +252,7 @@ async def open_process(
     history = History(on_deposed=database.abandon)
     cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
-    products = Products(cache, source, transactions, WriteLimits())
+    products = Products(cache, source, transactions, write_limits())
     audit = Audit(audit_stores.open, TableAuditSources(database, PRODUCTS, namespace).open, config, stats, history=history)
     await store.start()
     await audit_stores.start()

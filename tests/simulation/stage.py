@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from app.cache.audit import Cycle
-from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import State
@@ -25,13 +24,14 @@ from tests.fakes.redis import RedisServer
 from tests.fakes.source import MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
+from tests.limits import cache_config
 from tests.simulation.loop import SeededLoop
 from tests.simulation.parts import SHIPPED, Parts, read_as_served
 
 Reply = TypeVar("Reply")
 
 FENCE_S = 2.0
-CONFIG = CacheConfig(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
+CONFIG = cache_config(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
 TRIP_S = 0.001
 
 
