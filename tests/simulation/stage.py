@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from app.cache.audit import Cycle
-from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import State
@@ -25,13 +24,14 @@ from tests.fakes.redis import RedisServer
 from tests.fakes.source import Committed, MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
+from tests.limits import cache_config
 from tests.simulation.loop import SeededLoop
-from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.parts import SHIPPED, Parts, read_as_served
 
 Reply = TypeVar("Reply")
 
 FENCE_S = 2.0
-CONFIG = CacheConfig(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
+CONFIG = cache_config(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
 TRIP_S = 0.001
 
 
@@ -129,7 +129,7 @@ class Member:
         history, clock = parts.history(), stage.loop.time
         history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         source = parts.source(self._source)
-        self.cache = parts.cache(parts.store(store), source, stage.config, stats, history=history, clock=clock)
+        self.cache = parts.cache(parts.store(store), source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
             parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),
@@ -259,7 +259,7 @@ class Stage:
     async def read(self, member: Member) -> Answer:
         """Read ``k`` and record it."""
         called = self._tick()
-        answer = await member.cache.read("k")
+        answer = await read_as_served(member.cache, "k")
         if (order := member.database.order_of_epoch.get(hash_of(answer.state.epoch), -1)) < 0:
             self.foreign.append(f"{answer.state} is of another database")
         key, version = f"k of {member.database.system}", answer.state.version
