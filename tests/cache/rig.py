@@ -25,7 +25,7 @@ from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
 from app.products.commands import Command
 from app.products.decision import Postponed
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.product import Draft
 from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
@@ -212,9 +212,11 @@ class Process:
         """Commit and publish, without settling; with a gate, wait there between the two."""
 
         async def transact() -> Committed:
-            done = await self.transactions.commit([Asked(command)])
+            done = await self.transactions.commit([WriteRequest(command)])
             if isinstance(done.decisions[0], Postponed):
-                done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
+                done = await self.transactions.commit(
+                    [WriteRequest(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys))
+                )
             if committed is not None:
                 await committed.enter()
             return done

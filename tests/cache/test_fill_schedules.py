@@ -8,7 +8,7 @@ from app.cache.errors import StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import Absent, Value
 from app.cache.write_through import Status
-from app.products.commands import Put, count
+from app.products.commands import Put, set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process, draft
 
@@ -32,7 +32,7 @@ async def test_reader_leases_and_loads_then_writer_publishes_then_reader_fills(
     await loaded.arrival()
     assert await slots.leased(KEY)
 
-    assert (await mug.write(count(KEY, 7))).proven
+    assert (await mug.write(set_stock(KEY, 7))).proven
     assert await slots.get(KEY) is None
     loaded.open()
 
@@ -48,7 +48,7 @@ async def test_late_fill_meets_the_lease_of_the_next_reader(mug: Process, other:
     first_loaded = other.source.calls.hold("load", after=True)
     first = asyncio.create_task(other.cache.read(KEY))
     await first_loaded.arrival()
-    await mug.write(count(KEY, 7))
+    await mug.write(set_stock(KEY, 7))
     second_loaded = mug.source.calls.hold("load", after=True)
     second = asyncio.create_task(mug.cache.read(KEY))
     await second_loaded.arrival()
@@ -92,7 +92,7 @@ async def test_two_ask_for_one_lease_in_one_batch(mug: Process, slots: Slots) ->
     busy = mug.store.calls.hold("lease")
     occupied = asyncio.create_task(mug.cache.read("another"))
     await busy.arrival()
-    writers = [asyncio.create_task(mug.write(count(KEY, stock))) for stock in (1, 2)]
+    writers = [asyncio.create_task(mug.write(set_stock(KEY, stock))) for stock in (1, 2)]
     await _let_run()
     busy.open()
     await asyncio.gather(occupied, *writers)
@@ -125,7 +125,7 @@ async def test_request_after_a_write_does_not_join_the_load_under_way(mug: Proce
     loaded = mug.source.calls.hold("load", after=True)
     before = asyncio.create_task(mug.cache.read(KEY))
     await loaded.arrival()
-    assert (await mug.write(count(KEY, 7))).proven
+    assert (await mug.write(set_stock(KEY, 7))).proven
     after = asyncio.create_task(mug.cache.read(KEY))
     await _let_run()
     assert not after.done()
@@ -139,7 +139,7 @@ async def test_request_after_a_write_does_not_join_the_store_read_under_way(mug:
     read = mug.store.calls.hold("read", after=True)
     before = asyncio.create_task(mug.cache.read(KEY))
     await read.arrival()
-    assert (await other.write(count(KEY, 7))).proven
+    assert (await other.write(set_stock(KEY, 7))).proven
     after = asyncio.create_task(mug.cache.read(KEY))
     await _let_run()
     assert not after.done()
@@ -227,7 +227,7 @@ async def test_refresh_meets_a_newer_entry(mug: Process, other: Process, slots: 
     loaded = other.source.calls.hold("load", after=True)
     refreshing = asyncio.create_task(other.cache.read(KEY, refresh=True))
     await loaded.arrival()
-    await mug.write(count(KEY, 7))
+    await mug.write(set_stock(KEY, 7))
     newest = await slots.get(KEY)
     loaded.open()
     assert ((await refreshing).state.version, (await refreshing).status) == (1, Status.REFRESHED)

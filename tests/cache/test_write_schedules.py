@@ -8,7 +8,7 @@ import redis.asyncio
 from app.cache.ports import Absent, Outcome, Publication, State, Value
 from app.cache.redis_store import Names, RedisStore
 from app.cache.write_through import Status
-from app.products.commands import Put, count, delete, merge_patch
+from app.products.commands import Create, Put, delete, merge_patch, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Patch, Precondition
 from app.products.transactions import Committed
@@ -29,9 +29,9 @@ async def mug(process: Process) -> Process:
 async def test_publishes_arrive_in_the_other_order(mug: Process, other: Process) -> None:
     """Commit 1, commit 2, publish 2, publish 1: the slot keeps 2."""
     late = mug.store.calls.hold("publish")
-    first = asyncio.create_task(mug.write(count(KEY, 1)))
+    first = asyncio.create_task(mug.write(set_stock(KEY, 1)))
     await late.arrival()
-    assert (await other.write(count(KEY, 2))).proven
+    assert (await other.write(set_stock(KEY, 2))).proven
     late.open()
     assert (await first).proven
     read = await mug.cache.read(KEY)
@@ -42,9 +42,9 @@ async def test_publishes_arrive_in_the_other_order(mug: Process, other: Process)
 async def test_late_publish_meets_an_empty_slot(mug: Process, other: Process, slots: Slots) -> None:
     """Commit 1, commit 2, publish 2, evict, publish 1: nothing is stored on an empty slot."""
     late = mug.store.calls.hold("publish")
-    first = asyncio.create_task(mug.write(count(KEY, 1)))  # warm: it took no lease
+    first = asyncio.create_task(mug.write(set_stock(KEY, 1)))  # warm: it took no lease
     await late.arrival()
-    await other.write(count(KEY, 2))
+    await other.write(set_stock(KEY, 2))
     await slots.evict(KEY)
     late.open()
     await first
@@ -55,7 +55,7 @@ async def test_late_publish_meets_an_empty_slot(mug: Process, other: Process, sl
 async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
     """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
     await slots.evict(KEY)
-    assert (await mug.write(count(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
+    assert (await mug.write(set_stock(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
     await mug.cache.aclose()
     assert mug.stats.refills == 1
     read = await other.cache.read(KEY)
@@ -66,10 +66,10 @@ async def test_publish_deletes_a_foreign_lease(mug: Process, other: Process, slo
     """Evict; W1 leases and commits 1; W2 commits 2 and publishes onto the lease; W1's late publish must not store 1."""
     await mug.cache.drop(KEY)
     late = mug.store.calls.hold("publish")
-    first = asyncio.create_task(mug.write(count(KEY, 1)))
+    first = asyncio.create_task(mug.write(set_stock(KEY, 1)))
     await late.arrival()
     assert await slots.leased(KEY)
-    await other.write(count(KEY, 2))
+    await other.write(set_stock(KEY, 2))
     assert await slots.get(KEY) is None
     late.open()
     await first
@@ -82,7 +82,7 @@ async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process
     """A write onto an empty slot populates it, and a reader who comes between commit and publish fills nothing."""
     await mug.cache.drop(KEY)
     committed = Gate()
-    writing = asyncio.create_task(mug.write(count(KEY, 1), committed))
+    writing = asyncio.create_task(mug.write(set_stock(KEY, 1), committed))
     await committed.arrival()
     between = await other.cache.read(KEY)
     assert (between.state.version, between.status) == (2, Status.MISS)
@@ -109,7 +109,7 @@ async def test_delete_and_create_again(mug: Process, slots: Slots) -> None:
 async def test_late_publish_of_a_value_meets_its_tombstone(mug: Process, other: Process) -> None:
     """R8: a deleted product does not come back by the late publish of a write from before its deletion."""
     late = mug.store.calls.hold("publish")
-    writing = asyncio.create_task(mug.write(count(KEY, 5)))
+    writing = asyncio.create_task(mug.write(set_stock(KEY, 5)))
     await late.arrival()
     await other.write(delete(KEY))
     late.open()
@@ -136,9 +136,9 @@ async def test_late_tombstone_meets_the_next_life(mug: Process, other: Process) 
 async def test_publish_fails(mug: Process, *, after: bool) -> None:
     """A publish without a definite answer never fails the write; it only stays unproven, so that it must settle."""
     mug.store.calls.fail("publish", LOST, after=after)
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
     assert (await mug.cache.read(KEY)).state.version == (2 if after else 1)
-    assert (await mug.write(count(KEY, 2))).proven
+    assert (await mug.write(set_stock(KEY, 2))).proven
     assert await mug.version(KEY) == 3
 
 
@@ -148,7 +148,7 @@ async def test_lease_fails(mug: Process, *, after: bool) -> None:
     await mug.cache.drop(KEY)
     mug.store.calls.fail("lease", LOST, after=after)
     published = len(mug.store.publications)
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
     assert len(mug.store.publications) == published
     assert await mug.version(KEY) == 2
 
@@ -159,7 +159,7 @@ async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, 
     """G2, G3: a committed write is never answered with an error of the store, whatever that is; it settles."""
     await mug.cache.drop(KEY)
     mug.store.calls.fail(verb, error)
-    acknowledgement = await mug.write(count(KEY, 1))
+    acknowledgement = await mug.write(set_stock(KEY, 1))
     assert not acknowledgement.proven
     assert mug.stats.unexpected == 1
     assert (await mug.cache.read(KEY)).state.version == 2
@@ -187,7 +187,7 @@ async def test_refused_write(mug: Process, slots: Slots) -> None:
     """A refusal commits nothing, publishes nothing, and gives its lease back."""
     await mug.cache.drop(KEY)
     with pytest.raises(PreconditionFailed):
-        await mug.products.count(KEY, 1, Precondition(if_match=frozenset({"77"})))
+        await mug.products.write(set_stock(KEY, 1, Precondition(versions=frozenset({"77"}))))
     assert await slots.get(KEY) is None
     assert await mug.version(KEY) == 1
 
@@ -223,7 +223,7 @@ async def test_unchanged_write_publishes(mug: Process, other: Process) -> None:
 async def test_batch_with_one_refusal_publishes_the_rest(mug: Process) -> None:
     """Commands that share a transaction are decided and published each for itself."""
     created, refused = await asyncio.gather(
-        mug.products.create(draft("second")), mug.products.create(draft(KEY)), return_exceptions=True
+        mug.products.write(Create(draft("second"))), mug.products.write(Create(draft(KEY))), return_exceptions=True
     )
     assert not isinstance(created, BaseException)
     assert isinstance(refused, Exception)
@@ -240,7 +240,7 @@ async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     read = await mug.cache.read(KEY)
     assert (read.state.version, read.status) == (1, Status.MISS)
     assert await slots.get(KEY) == foreign
-    assert (await mug.write(count(KEY, 1))).proven
+    assert (await mug.write(set_stock(KEY, 1))).proven
     assert (await mug.cache.read(KEY)).status is Status.HIT
 
 
@@ -267,7 +267,7 @@ async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence:
     read = await mug.cache.read(KEY)
     assert read.state.version == 1
     assert read.status is Status.BYPASS
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
 
 
 async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, namespace: str, process: Process) -> None:
