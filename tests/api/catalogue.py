@@ -29,7 +29,7 @@ _BEGAN = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 
 
 class InMemoryCatalogue:
-    """``app.api.state.Catalogue`` on a dict; ids that were read once are hits from then on."""
+    """``app.api.context.Catalogue`` on a dict; ids that were read once are hits from then on."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.application import build
+from app.api.context import Larder
 from app.api.metrics import RequestStats
-from app.api.state import Larder
 from app.cache.stats import Stats
 from app.products.service import Products
 from app.settings import Settings

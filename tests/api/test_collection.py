@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.paging import Listed
+from app.api.list_queries import ProductPage
 from app.cache.ports import Absent
 from app.cache.write_through import Read, Status
 from app.products.product import Position
@@ -179,9 +179,9 @@ async def test_the_largest_legal_queries_are_answered(client: httpx.AsyncClient)
 @pytest.mark.parametrize("prefix", ["", "tea", 'a"b\\', "🍵"])
 def test_a_cursor_gives_back_its_position_to_its_own_filters_alone(prefix: str, below: bool) -> None:  # noqa: FBT001
     """A cursor of one list does not lead into the middle of another."""
-    listed = Listed(50, prefix, below, None)
+    listed = ProductPage(50, prefix, below)
     position = Position("a:b", "tea cup" if prefix and not below else "")
-    cursor = listed.cursor(position)
+    cursor = listed.next_page(position).cursor
     assert listed.position(cursor) == position
     assert replace(listed, prefix=prefix + "x").position(cursor) is None
     assert replace(listed, below_reorder_point=not below).position(cursor) is None

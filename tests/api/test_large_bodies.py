@@ -9,8 +9,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from app.api.bodies import MAX_VALUES, has_too_many_values
 from app.api.models import MAX_BATCH, MAX_LINES
-from app.api.structure import MAX_VALUES, has_too_many_values
 from app.settings import Settings
 from tests.api.conftest import Service
 from tests.api.problem import places, problem, send

@@ -67,7 +67,7 @@ async def test_cache_status_says_how_a_read_was_served(
 
 def test_every_status_has_a_header() -> None:
     """No way of serving is left without a word."""
-    from app.api.headers import cache_status  # noqa: PLC0415 - concerns this test alone
+    from app.api.responses import cache_status  # noqa: PLC0415 - concerns this test alone
 
     assert len({cache_status(_as(status)) for status in Status}) == len(Status)
 

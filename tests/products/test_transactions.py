@@ -204,7 +204,7 @@ async def test_refused_transaction_leaves_no_lock(database_url: str, transaction
     await commit(transactions, [Create(draft("a"))])
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
         cursor = await hand.execute(
-            "SELECT set_stock(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
         )
         assert await cursor.fetchone() == (0,)
         await hand.execute("SELECT 1 FROM products FOR UPDATE NOWAIT")
