@@ -15,7 +15,7 @@ from app.importer.rows import Rejected, Row
 BODY_MAX_BYTES = 1_048_576
 """A batch is closed at this size; the service accepts 4 MiB, and a single row may be larger than this."""
 IDS_MAX = 10_000_000
-"""Different ids in one file; each is kept in memory with its line, about 120 bytes."""
+"""Different ids in one file; each is kept in memory with its line, about 150 bytes."""
 
 _ID_CHARS = 64
 

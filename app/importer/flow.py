@@ -5,7 +5,7 @@ A batch that is being retried holds the others up only once they are a window ah
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -13,9 +13,9 @@ from operator import attrgetter
 from app.importer.batches import Batch
 from app.importer.errors import GivenUp, ImportStopped
 from app.importer.posting import Poster
-from app.importer.report import Progress, RejectedFile, Tally
+from app.importer.report import Progress, RejectedFile
 from app.importer.rows import Rejected
-from app.importer.sender import Result, send_rows
+from app.importer.sender import Outcome, Result, send_rows
 from app.importer.stopping import StopFlag
 
 WINDOW_PER_CONNECTION = 4
@@ -29,7 +29,7 @@ class ImportFlow:
     poster: Poster
     stop: StopFlag
     rejected: RejectedFile
-    tally: Tally
+    counts: Counter[Outcome]
     progress: Progress
     _failure: ImportStopped | None = field(default=None, init=False)
 
@@ -85,12 +85,13 @@ class ImportFlow:
             for row, result in zip(batch.rows, results, strict=True)
             if result.outcome == "refused"
         ]
-        self.tally.add(results, len(batch.rejected))
+        self.counts.update(result.outcome for result in results)
+        self.counts["refused"] += len(batch.rejected)
         try:
             self.rejected.add(sorted(rejected, key=attrgetter("line")))
         except ImportStopped as error:
             self._fail(error)
-        self.progress.advance_to(batch.position, self.tally)
+        self.progress.advance_to(batch.position, self.counts)
 
     def _fail(self, error: ImportStopped) -> None:
         """Stop the import; the first failure is the one that is raised."""

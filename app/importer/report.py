@@ -13,7 +13,7 @@ from rich.console import Console
 
 from app.importer.errors import BadOutput
 from app.importer.rows import Rejected
-from app.importer.sender import OUTCOMES, Result
+from app.importer.sender import OUTCOMES, Outcome
 
 HEADER = ("line", "id", "reason")
 _SHOWN_ID_CHARS = 200
@@ -81,30 +81,9 @@ def _check_replaceable(path: Path, source: Path) -> None:
         )
 
 
-class Tally:
-    """Rows of the file by outcome, as far as outcomes are known."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def add(self, results: Sequence[Result], rejected_here: int) -> None:
-        """Count a batch: the service's results, and the rows rejected without asking it."""
-        self._counts.update(result.outcome for result in results)
-        self._counts["refused"] += rejected_here
-
-    @property
-    def refused(self) -> int:
-        """Rows rejected here or refused by the service."""
-        return self._counts["refused"]
-
-    @property
-    def total(self) -> int:
-        """Rows whose outcome is known."""
-        return self._counts.total()
-
-    def __str__(self) -> str:
-        """Return ``2 created, 0 updated, …`` in a fixed order."""
-        return ", ".join(f"{self._counts[outcome]:,} {outcome}" for outcome in OUTCOMES)
+def counts_text(counts: Counter[Outcome]) -> str:
+    """``2 created, 0 updated, …``: the rows of the file by outcome, as far as outcomes are known."""
+    return ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES)
 
 
 class Progress:
@@ -126,13 +105,13 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=size_bytes, counts="")
 
-    def advance_to(self, position: int, tally: Tally) -> None:
+    def advance_to(self, position: int, counts: Counter[Outcome]) -> None:
         """The rows up to this byte of the file are done."""
-        self._bar.update(self._task, completed=position, counts=str(tally))
+        self._bar.update(self._task, completed=position, counts=counts_text(counts))
         percent = position * 100 // self._size_bytes
         if not self._is_terminal and percent >= self._next_percent:
             self._next_percent = percent - percent % _STEP_PERCENT + _STEP_PERCENT
-            self._say(f"{percent:3d} % read: {tally}")
+            self._say(f"{percent:3d} % read: {counts_text(counts)}")
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -75,10 +75,14 @@ class Columns:
             raise BadInput(_missing_columns(header, missing))
         return cls(tuple(header), positions)
 
-    def unused(self) -> list[str]:
-        """Columns of the file that are not read."""
-        used = set(self.positions.values())
-        return [name for position, name in enumerate(self.names) if position not in used]
+    def text(self) -> str:
+        """Which columns of the file are read, and which are not."""
+        read = ", ".join(
+            field if self.names[position] == field else f"{field} from {self.names[position]!r}"
+            for field, position in self.positions.items()
+        )
+        others = [repr(name) for position, name in enumerate(self.names) if position not in self.positions.values()]
+        return f"Columns read: {read}." + (f" Not read: {', '.join(others)}." if others else "")
 
 
 def _matches(header: Sequence[str], wanted: str) -> list[int]:

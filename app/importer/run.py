@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ from app.importer.csv_file import CsvFile
 from app.importer.errors import ImportStopped
 from app.importer.flow import ImportFlow
 from app.importer.posting import Poster
-from app.importer.report import Progress, RejectedFile, Tally
+from app.importer.report import Progress, RejectedFile, counts_text
 from app.importer.retry import RetryPolicy
-from app.importer.rows import Columns, read_rows
+from app.importer.rows import read_rows
+from app.importer.sender import Outcome
 from app.importer.stopping import StopFlag
 
 ALL_ACCEPTED = 0
@@ -37,7 +39,7 @@ class ImportRun:
     timeout_s: float
     retry: RetryPolicy
     console: Console
-    _tally: Tally = field(default_factory=Tally, init=False)
+    _counts: Counter[Outcome] = field(default_factory=Counter, init=False)
     _stop: StopFlag = field(default_factory=StopFlag, init=False)
 
     async def run(self) -> int:
@@ -51,19 +53,19 @@ class ImportRun:
                 await self._import(file, Progress(self.console, file.size_bytes, self._say))
         except ImportStopped as error:
             self._say(f"larder import: {error}")
-            if self._tally.total:
+            if self._counts.total():
                 self._say(self._kept())
             return COULD_NOT_RUN
         if self._stop.interrupted:
             self._say(f"Interrupted. {self._kept()}")
             return INTERRUPTED
-        text = f"Imported {self._tally.total:,} rows in {time.monotonic() - started_s:.1f} s: {self._tally}."
-        if self._tally.refused:
+        text = f"Imported {self._counts.total():,} rows in {time.monotonic() - started_s:.1f} s: {counts_text(self._counts)}."
+        if self._counts["refused"]:
             text += f" The refused rows are listed in {self.refused_path}."
         # A file name need not be text, and must not make a finished import end in an error.
         sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
         sys.stdout.flush()
-        return SOME_REFUSED if self._tally.refused else ALL_ACCEPTED
+        return SOME_REFUSED if self._counts["refused"] else ALL_ACCEPTED
 
     async def _import(self, file: CsvFile, progress: Progress) -> None:
         columns, rows = read_rows(file.lines(), self.mapping)
@@ -77,9 +79,9 @@ class ImportRun:
         )
         async with poster:
             with RejectedFile(self.refused_path, self.file) as rejected, self._stop.set_by_signals(self._say_stopping):
-                self._say(f"Importing {self.file} into {poster.shown_url}. {_columns_text(columns)}")
+                self._say(f"Importing {self.file} into {poster.shown_url}. {columns.text()}")
                 with progress:
-                    flow = ImportFlow(poster, self._stop, rejected, self._tally, progress)
+                    flow = ImportFlow(poster, self._stop, rejected, self._counts, progress)
                     await flow.run(read_batches(rows, file, batch_size=self.batch_size))
 
     def _say(self, message: str) -> None:
@@ -90,16 +92,7 @@ class ImportRun:
         self._say("Stopping: waiting for the batches under way. Once more to drop them.")
 
     def _kept(self) -> str:
-        text = f"So far {self._tally}; batches without an answer may be stored or not."
-        if self._tally.refused:
+        text = f"So far {counts_text(self._counts)}; batches without an answer may be stored or not."
+        if self._counts["refused"]:
             text += f" The rows refused so far are listed in {self.refused_path}."
         return f"{text} Run the same command again: it ends in the same state as if nothing had happened."
-
-
-def _columns_text(columns: Columns) -> str:
-    used = ", ".join(
-        field if columns.names[position] == field else f"{field} from {columns.names[position]!r}"
-        for field, position in columns.positions.items()
-    )
-    unused = columns.unused()
-    return f"Columns read: {used}." + (f" Not read: {', '.join(map(repr, unused))}." if unused else "")

@@ -111,6 +111,7 @@ class Replay:
     counts: Counter[str] = field(default_factory=Counter)
     _latencies_s: list[float] = field(default_factory=list)
     _started_s: float = 0
+    _silent_until_s: float = 0
     _failure: ImportStopped | None = None
 
     async def run(self) -> int:
@@ -118,7 +119,7 @@ class Replay:
 
         Ctrl-C (or SIGTERM) once: requests under way are finished and counted. Twice: they are dropped.
         """
-        options: dict[str, Any] = {"retry": self.retry, "stop": self.stop, "notify": _say}
+        options: dict[str, Any] = {"retry": self.retry, "stop": self.stop, "notify": self._notice}
         try:
             async with Poster(self.url, connections=self.clients, timeout_s=self.timeout_s, **options) as poster:
                 with RefusalLog(self.refused_path, self.run_id) as refusals:
@@ -190,6 +191,12 @@ class Replay:
         else:
             raise poster.stopped_by(response, str(invoice))
         self.counts["replays"] += response.headers.get("Idempotent-Replayed") == "true"
+
+    def _notice(self, message: str) -> None:
+        """One message in a second: an outage strikes every client at once."""
+        if time.monotonic() >= self._silent_until_s:
+            self._silent_until_s = time.monotonic() + 1
+            _say(message)
 
     def _show_progress(self) -> None:
         """A line for each tenth of the requests."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from app.importer.batches import Batch
 from app.importer.errors import ServiceStopped
 from app.importer.flow import WINDOW_PER_CONNECTION, ImportFlow
 from app.importer.posting import Poster
-from app.importer.report import Progress, RejectedFile, Tally
+from app.importer.report import Progress, RejectedFile
 from app.importer.retry import RetryPolicy
 from app.importer.rows import Rejected, Row
 from app.importer.stopping import StopFlag
@@ -53,7 +54,7 @@ async def flow_against(fault: Fault, folder: Path, *, connections: int, stop: St
         Poster(url, connections=connections, timeout_s=20, retry=retry, stop=stop, notify=lambda _: None) as poster,
     ):
         with RejectedFile(folder / "refused.csv", source) as rejected:
-            yield ImportFlow(poster, stop, rejected, Tally(), Progress(Console(quiet=True), 1, lambda _: None))
+            yield ImportFlow(poster, stop, rejected, Counter(), Progress(Console(quiet=True), 1, lambda _: None))
 
 
 async def test_reading_ahead_of_a_slow_batch_is_bounded(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ async def test_reading_ahead_of_a_slow_batch_is_bounded(tmp_path: Path) -> None:
     async with flow_against(hold_first, tmp_path, connections=2, stop=StopFlag()) as flow:
         await flow.run(batches)
     assert read_meanwhile == window
-    assert flow.tally.total == 100
+    assert flow.counts.total() == 100
 
 
 async def test_stop_ends_the_reading(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ async def test_stop_ends_the_reading(tmp_path: Path) -> None:
     async with flow_against(stop_at_three, tmp_path, connections=1, stop=stop) as flow:
         await flow.run(batches)
     assert sent == 3
-    assert flow.tally.total == batches.read - 1, "the batch that was being read is left for the next run"
+    assert flow.counts.total() == batches.read - 1, "the batch that was being read is left for the next run"
     assert batches.read < 10
 
 

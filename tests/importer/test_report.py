@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from app.importer.errors import BadOutput
-from app.importer.report import Progress, RejectedFile, Tally
+from app.importer.report import Progress, RejectedFile
 from app.importer.rows import Rejected
-from app.importer.sender import Result
+from app.importer.sender import Outcome
 
 
 @pytest.fixture
@@ -93,12 +94,12 @@ def test_pipe_gets_a_line_for_each_tenth() -> None:
     """A log gets ten lines, however many batches there are, and no bar; an empty file is no division by nothing."""
     lines: list[str] = []
     screen = io.StringIO()
-    progress, tally = Progress(Console(file=screen), 1000, lines.append), Tally()
-    Progress(Console(file=screen), 0, lines.append).advance_to(0, tally)
+    progress, counts = Progress(Console(file=screen), 1000, lines.append), Counter[Outcome]()
+    Progress(Console(file=screen), 0, lines.append).advance_to(0, counts)
     with progress:
         for position in range(1, 1001):
-            tally.add([Result("created")], 0)
-            progress.advance_to(position, tally)
+            counts["created"] += 1
+            progress.advance_to(position, counts)
     assert len(lines) == 10
     assert lines[0] == " 10 % read: 100 created, 0 updated, 0 unchanged, 0 refused"
     assert lines[-1] == "100 % read: 1,000 created, 0 updated, 0 unchanged, 0 refused"
@@ -109,10 +110,9 @@ def test_terminal_gets_a_bar() -> None:
     """It shows bytes and counts, and no lines come between."""
     terminal, lines = io.StringIO(), list[str]()
     console = Console(file=terminal, force_terminal=True, width=120, color_system=None)
-    tally = Tally()
-    tally.add([Result("updated")] * 1_234, 5)
+    counts = Counter[Outcome]({"updated": 1_234, "refused": 5})
     with Progress(console, 2_000, lines.append) as progress:
-        progress.advance_to(1_000, tally)
+        progress.advance_to(1_000, counts)
     for words in ("1.0/2.0 kB", "1,234 updated", "5 refused"):
         assert words in terminal.getvalue()
     assert lines == []

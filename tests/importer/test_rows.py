@@ -68,7 +68,7 @@ def test_other_column_names_are_mapped() -> None:
     text = "id,StockCode,Description,Price,ignored\n7,85123A,HEART,255,x\n"
     mapping = {"id": "stockcode", "name": "Description", "price_cents": "Price"}
     assert items_of(text, **mapping) == [{"id": "85123A", "name": "HEART", "price_cents": 255}]
-    assert read_rows([text.splitlines()[0]], mapping)[0].unused() == ["id", "ignored"]
+    assert read_rows([text.splitlines()[0]], mapping)[0].text().endswith(" Not read: 'id', 'ignored'.")
 
 
 def test_exact_name_wins_over_one_in_other_case() -> None:
