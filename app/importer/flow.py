@@ -1,7 +1,7 @@
 """Several batches under way at once, their results taken up in the order of the file.
 
-Taking them in order keeps the list of rejected rows sorted, and what the progress shows as done is done without gaps.
-A batch that is being retried holds the others up only once they are a window ahead of it.
+The list of rejected rows is therefore sorted, and everything before the position that the progress shows is done. A batch that
+is being retried holds the others up only once they are a window ahead of it.
 """
 
 import asyncio

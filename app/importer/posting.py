@@ -38,7 +38,7 @@ class Poster:
     """Posts JSON to the service at ``url``, at most ``connections`` requests at once; an async context manager.
 
     Raises:
-        BadInput: the URL is none, or a proxy of the environment cannot be used.
+        BadInput: the URL is none, or the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Poster:
                 )
                 for _ in range(connections)
             ]
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             raise BadInput(
-                f"The proxy that the environment names cannot be used: {error} "
-                "Unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY, or add the service's host to NO_PROXY."
+                f"The proxy or the certificates that the environment names cannot be used ({error}). "
+                "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."
             ) from error
 
     async def __aenter__(self) -> Self:
@@ -95,12 +95,11 @@ class Poster:
     async def post(self, path: str, body: bytes, *, what: str, key: str) -> httpx.Response:
         """The first answer that is not worth another try; ``what`` names the request in messages.
 
-        Every try carries the same Idempotency-Key, so that the service does it once.
+        Every try carries the same Idempotency-Key, so that the service does it once. After an error it may or may not have.
 
         Raises:
-            ServiceStopped: no try is left.
+            ServiceStopped: no try is left, or no other try would help.
             GivenUp: the program is stopping.
-            After either, the service may or may not have done it.
         """
         async with self._free:
             if self._stop.is_set:

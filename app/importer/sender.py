@@ -36,10 +36,11 @@ class Result:
 async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
     """Send the rows as one batch; a result for each, in their order.
 
+    After an error the service may or may not have stored the batch; sending it again is safe.
+
     Raises:
         ServiceStopped: no further try would help, or none is left.
         GivenUp: the import is stopping.
-        After either, the service may or may not have stored the batch; sending it again is safe.
     """
     body = b'{"items":[' + b",".join(row.body for row in rows) + b"]}"
     what = f"lines {rows[0].line}-{rows[-1].line}"

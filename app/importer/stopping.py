@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 class StopFlag:
-    """A flag that everybody at work looks at. Once it is set, nothing is begun or tried again; what is under way may end."""
+    """Whether the import is to stop. Once the flag is set, nothing is begun or tried again; what is under way may end."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -34,9 +34,9 @@ class StopFlag:
 
     @contextlib.contextmanager
     def set_by_signals(self, announce: Callable[[], None]) -> Iterator[None]:
-        """Within this context, Ctrl-C and SIGTERM set the flag and ``announce`` it; a second one cancels the current task.
+        """Within this context the first Ctrl-C or SIGTERM sets the flag and calls ``announce``; the second cancels the task.
 
-        That cancellation ends at the context's end.
+        That cancellation does not go beyond the context.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -49,7 +49,7 @@ class StopFlag:
             announce()
 
         numbers = (signal.SIGINT, signal.SIGTERM)
-        # In a loop or thread without signal handlers (Windows), Ctrl-C cancels the task, as asyncio does it.
+        # Where a loop or thread has no signal handlers (Windows), asyncio cancels the task at Ctrl-C.
         with contextlib.suppress(NotImplementedError, RuntimeError):
             for number in numbers:
                 loop.add_signal_handler(number, interrupt)

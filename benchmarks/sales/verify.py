@@ -41,12 +41,12 @@ Booked = Counter[tuple[str, int]]
 
 
 class CannotCheck(Exception):
-    """What is there does not allow a verdict."""
+    """The files or the service do not allow a verdict."""
 
 
 @dataclass
 class Expected:
-    """What the files say should be."""
+    """What the service should have, according to the files."""
 
     stock: dict[str, int]
     booked: dict[str, Booked] = field(default_factory=lambda: defaultdict(Counter))
@@ -56,7 +56,7 @@ class Expected:
 
 
 def expect(sales: Path, catalogue: Path, refused: Path, repeat: int) -> Expected:
-    """Add the files up."""
+    """Add up the sales that were accepted."""
     with catalogue.open(encoding="utf-8", newline="") as file:
         expected = Expected({row["id"]: int(row["stock"]) for row in csv.DictReader(file)})
     if refused.exists():

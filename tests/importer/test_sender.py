@@ -202,14 +202,18 @@ async def test_bad_url(url: str) -> None:
         await send(url, rows("a"))
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "gopher://proxy"])
-async def test_proxy_that_cannot_be_used(environment: pytest.MonkeyPatch, proxy: str) -> None:
-    """A proxy of the environment that httpx has no means for is a sentence, and does not concern a Larder on this machine."""
-    environment.setenv("ALL_PROXY", proxy)
-    with pytest.raises(BadInput, match="ALL_PROXY"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:1080"), ("HTTP_PROXY", "gopher://proxy"), ("SSL_CERT_FILE", "/absent")],
+)
+async def test_environment_that_cannot_be_used(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """It is a sentence, not a traceback, and names the variable; a proxy does not concern a Larder on this machine."""
+    environment.setenv(name, value)
+    with pytest.raises(BadInput, match=name):
         await send("http://larder.example", rows("a"))
-    with closed_port() as url, pytest.raises(ServiceStopped):
-        await send(url, rows("a"), retries=0)
+    if name != "SSL_CERT_FILE":
+        with closed_port() as url, pytest.raises(ServiceStopped):
+            await send(url, rows("a"), retries=0)
 
 
 async def test_password_in_the_url_is_not_shown() -> None:
