@@ -75,7 +75,8 @@ def _results(response: httpx.Response, count: int) -> list[Result] | None:
             if type(index) is not int or index in found or outcome not in OUTCOMES:
                 return None
             reason = problem_reason(entry.get("problem")) if outcome == "refused" else ""
-            found[index] = Result(cast("Outcome", outcome), reason)
+            # Where the row stood in its batch means nothing to whoever reads the list.
+            found[index] = Result(cast("Outcome", outcome), reason.replace(f"#/items/{index}/", ""))
     except (KeyError, TypeError, AttributeError):
         return None
     return [found[index] for index in range(count)] if found.keys() == set(range(count)) else None
