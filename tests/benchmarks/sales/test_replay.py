@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -255,6 +256,19 @@ async def test_list_of_refusals_that_is_something_else(tmp_path: Path) -> None:
         service.before = fails(9, lambda: JSONResponse({"lines": [{"product_id": "a", "delta": -1}]}))
         assert (await replay(file, url))[0] == 0
     assert not Path(f"{file}.refused.jsonl").exists()
+
+
+async def test_signal_ends_the_retries(tmp_path: Path) -> None:
+    """A request that would be tried again is given up, and that is an interruption, not a failure."""
+
+    async def interrupt_and_fail(number: int, body: Any) -> Response:  # noqa: ARG001  # a Fault
+        os.kill(os.getpid(), signal.SIGINT)
+        return problem(503, "away")
+
+    service = Faulty(before=interrupt_and_fail)
+    async with serving(service) as url:
+        status, run = await replay(write(tmp_path, *ones(9)), url, clients=1)
+    assert (status, run.counts["unknown"], len(service.requests)) == (130, 1, 1)
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["Ctrl-C", "Ctrl-C twice"])
