@@ -64,6 +64,11 @@ def test_row_that_is_no_sale_ends_the_reading(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     assert main(["catalogue", str(write(tmp_path, *bad)), str(out)]) == 2
     assert not out.exists()
+    file = write(tmp_path, "7,A,X,1,d,1")
+    before = file.read_bytes()
+    for unusable in (file, tmp_path):
+        assert main(["catalogue", str(file), str(unusable)]) == 2
+    assert file.read_bytes() == before
 
 
 @given(st.text(min_size=1))
