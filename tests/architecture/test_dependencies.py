@@ -34,7 +34,22 @@ RULES = {
     "app.products": {"app.api", "app.cli", "app.main", "app.embedded", "app.importer", "redis", "fastapi", "starlette"},
     "app.api": {"app.cli", "app.main", "app.embedded", "app.importer", "redis", "sqlalchemy", "psycopg", "alembic"},
     "app.embedded": {"app.api", "app.cache", "app.cli", "app.main", "app.postgres", "app.products", "app.importer"},
-    "app.importer": {"app.cache", "app.main", "app.postgres", "app.embedded", "redis", "sqlalchemy", "psycopg"},
+    # A client of the HTTP API, and nothing else.
+    "app.importer": {
+        "app.api",
+        "app.cache",
+        "app.cli",
+        "app.main",
+        "app.postgres",
+        "app.products",
+        "app.settings",
+        "app.embedded",
+        "redis",
+        "sqlalchemy",
+        "psycopg",
+        "fastapi",
+        "starlette",
+    },
     "app.settings": {"app.api", "app.cache", "app.cli", "app.main", "app.postgres", "app.products", "app.embedded"},
 }
 ALGORITHM = (
