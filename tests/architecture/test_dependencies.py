@@ -41,6 +41,7 @@ CACHE_ADAPTERS = ("table_queries", "table_source", "table_audit", "namespaces")
 """The cache's modules that know PostgreSQL, as `redis_store` and `redis_connection` know Redis."""
 ALGORITHM = (
     "write_through",
+    "loads",
     "round_trips",
     "filled_slots",
     "history",
