@@ -1,4 +1,4 @@
-"""The composition root: the one place that knows every part, opens them in order and closes them in reverse."""
+"""The composition root: it knows every part, opens them in order, and closes them in reverse."""
 
 import asyncio
 import logging
@@ -32,10 +32,10 @@ _log = logging.getLogger("larder")
 
 
 def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
-    """Make the application; its servers are opened when it starts, and closed when it stops.
+    """Make the application. Its connections are opened when it starts, and closed when it stops.
 
     Args:
-        settings: what it runs with.
+        settings: the settings that it runs with.
         tallies: those of all workers, if there are several on this address.
     """
     requests = RequestStats()
@@ -78,7 +78,7 @@ async def running(
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)
         audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
-        await audit.attempt()  # so that the first reads find a fence, if Redis is there
+        await audit.attempt()  # so that the first reads find a fence, if Redis can be reached
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
         housekeeping = Housekeeping(
@@ -104,12 +104,12 @@ async def _in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIte
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()):
-        # Reads stay right without audits: the fence lapses and they go to PostgreSQL.
+        # Without audits reads stay right: the fence lapses, and they go to PostgreSQL.
         _log.error("the %s of this process ended, restart the process: %s", task.get_name(), error, exc_info=error)
 
 
 def open_database(settings: Settings) -> Database:
-    """Return the connections of the settings; they are opened when they are used."""
+    """Return the connections to PostgreSQL; each is opened when it is first used."""
     return Database(
         settings.database_url,
         connections=settings.database_connections,
