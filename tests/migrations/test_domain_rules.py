@@ -1,10 +1,10 @@
 """Every rule of the domain is checked twice, in Python and in PostgreSQL, and both say the same."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import Iterator
 
 import psycopg
 import pytest
-import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -25,12 +25,12 @@ IDS = st.one_of(
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def rules_url(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
+@pytest.fixture(scope="module")
+def rules_url(session_runner: asyncio.Runner, postgres: SessionPostgres, migrated_template: str) -> Iterator[str]:
     """One database for all rules: nothing that is tried here stays in it."""
     name = new_name()
-    yield await create_database(postgres.url, name, template=migrated_template)
-    await drop_database(postgres.url, name)
+    yield session_runner.run(create_database(postgres.url, name, template=migrated_template))
+    session_runner.run(drop_database(postgres.url, name))
 
 
 @pytest.fixture
