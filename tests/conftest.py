@@ -16,8 +16,7 @@ import pytest
 import redis.asyncio
 
 from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
-from tests.servers.databases import create_database, drop_database, know_history, new_name
-from tests.servers.directory import session_directory
+from tests.harness.servers import create_database, drop_database, know_history, new_name, session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
 _NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}

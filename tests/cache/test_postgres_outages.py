@@ -14,7 +14,7 @@ from app.postgres.errors import DatabaseError, DatabaseUnavailable
 from app.products.errors import OutcomeUnknown
 from tests.cache.rig import PATIENCE_S, Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy
-from tests.servers.databases import know_history
+from tests.harness.servers import know_history
 
 KEYS = [f"p{number}" for number in range(6)]
 

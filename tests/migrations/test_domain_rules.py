@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.products.product import MAX_INTEGER, is_product_id, name_fault
 from tests.conftest import SessionPostgres
-from tests.servers.databases import create_database, drop_database, new_name
+from tests.harness.servers import create_database, drop_database, new_name
 
 ALPHABET = st.characters(codec="utf-8", exclude_characters="\0")  # neither JSON nor PostgreSQL takes NUL or half a character
 CURIOUS = st.sampled_from(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
 from app.cache.write_through import Status
-from tests.checker import Verdict, check
+from tests.harness.checker import Verdict, check
 from tests.simulation.faults import Chance, Plan
 from tests.simulation.loop import Deadlock, SeededLoop
 from tests.simulation.nemesis import DEEDS, POSTGRES_DEEDS, PROCESS_DEEDS, Nemesis

@@ -19,12 +19,12 @@ from app.cache.ports import State
 from app.cache.stats import Stats
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
-from tests.checker import Read, Violation, Write, check
 from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
 from tests.fakes.redis import RedisServer
 from tests.fakes.source import MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
+from tests.harness.checker import Read, Violation, Write, check
 from tests.simulation.loop import SeededLoop
 from tests.simulation.parts import SHIPPED, Parts
 
