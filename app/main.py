@@ -16,14 +16,15 @@ from app.api.tallies import Tallies
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
-from app.products.audit_source import ProductAuditSources
 from app.products.housekeeping import Housekeeping
 from app.products.service import Products, WriteLimits
-from app.products.source import ProductSource
+from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 
@@ -59,7 +60,7 @@ async def running(
     options = RedisOptions(
         settings.redis_url, settings.redis_timeout_ms, settings.redis_connect_timeout_ms, settings.redis_retry_ms
     )
-    lives = Lives(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
+    lives = Lifetimes(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
@@ -71,13 +72,15 @@ async def running(
         await audit_stores.start()
 
         history = History(on_deposed=database.abandon)
-        source = ProductSource(database, namespace)
-        cache = WriteThrough(store, source, config, stats, history=history)
+        source = ProductSource(database)
+        table_source = TableSource(database.loads, PRODUCTS, namespace)
+        cache = WriteThrough(store, source, table_source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, told=history.told)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
-        audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
+        audit_sources = TableAuditSources(database, PRODUCTS, namespace)
+        audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
         await audit.attempt()  # so that the first reads find a fence, if Redis is there
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))

@@ -21,7 +21,7 @@ from app.cache.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-Command = Sequence[str | bytes | int]
+RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _IDENTITY = re.compile("[0-9a-f]{40}")
 _VARIED = 4
@@ -75,7 +75,7 @@ class RedisConnection:
         """Run id and replication id of the server, as of the last call."""
         return f"{self._run_id}:{self._replid}"
 
-    async def call(self, *commands: Command) -> list[Reply]:
+    async def call(self, *commands: RedisCommand) -> list[Reply]:
         """Send commands in one round trip; return their replies in order.
 
         Raises:
@@ -100,11 +100,11 @@ class RedisConnection:
         self.alive = False
         await _close(self._connection)
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def _exchange(self, commands: Sequence[RedisCommand]) -> list[Reply]:
         if not self._connection.is_connected:  # or redis-py would connect anew, to whatever server answers
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
-        trailer: tuple[Command, ...] = (("ECHO", nonce), ("INFO", "replication"))
+        trailer: tuple[RedisCommand, ...] = (("ECHO", nonce), ("INFO", "replication"))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, *trailer]), check_health=False)
         replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
         if await self._connection.read_response(disable_decoding=True) != nonce.encode():
@@ -179,7 +179,7 @@ class RedisLink:
             self._prober = asyncio.create_task(self._probe(self._retry_s))
         raise StoreUnavailable(f"Redis is not connected: {self._reason}")
 
-    async def call(self, *commands: Command) -> list[Reply]:
+    async def call(self, *commands: RedisCommand) -> list[Reply]:
         """Send commands over the connection that is ready. See ``RedisConnection.call``."""
         connection = self.connection()
         try:

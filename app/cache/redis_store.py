@@ -19,7 +19,7 @@ from app.cache import slot
 from app.cache.errors import StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, Value, Watermark
-from app.cache.redis_connection import Command, RedisConnection, RedisLink
+from app.cache.redis_connection import RedisCommand, RedisConnection, RedisLink
 
 SCRIPTS = {
     name: files("app.cache").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ _GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class Lifetimes:
     """How long what is stored lives."""
 
     slot_ttl_s: int = 3_600
@@ -94,7 +94,7 @@ class RedisOptions:
 class RedisStore:
     """The ``Store`` port. Reads, leases and publishes have a connection each, so that none waits behind another."""
 
-    def __init__(self, options: RedisOptions, namespace: str, lives: Lives, chance: random.Random | None = None) -> None:
+    def __init__(self, options: RedisOptions, namespace: str, lives: Lifetimes, chance: random.Random | None = None) -> None:
         self._names = Names(namespace)
         self._lives = lives
         self._chance = chance or random.Random()
@@ -246,17 +246,19 @@ class RedisAuditStore:
 
         From then on no cycle of the old epoch can give trust again; the fence that one set until then goes with the second.
         """
-        replace: Command = ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
+        replace: RedisCommand = (
+            ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
+        )
         await self._connection.call(replace, ("DEL", self._names.fence))
 
     async def keys(self) -> AsyncIterator[Sequence[str]]:
-        """See ``Inspected.keys``."""
+        """See ``SlotReader.keys``."""
         start = len(self._names.prefix)
         async for found in self._scan():
             yield [name.decode("utf-8", "replace")[start:] for name in found]
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """See ``Inspected.raw``."""
+        """See ``SlotReader.raw``."""
         [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
         return list(found)
 
@@ -287,7 +289,7 @@ class RedisAuditStore:
         return bool(reply)
 
 
-def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Command:
+def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> RedisCommand:
     return ("EVALSHA", _SHA[name], len(keys), *keys, *arguments)
 
 

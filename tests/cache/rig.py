@@ -16,18 +16,19 @@ from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.ports import Publication, Published, Reading, Source, Standing, State, Store
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.ports import AuditProgress, HistorySource, Publication, Published, Reading, Source, State, Store
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
 from app.products.service import Products, WriteLimits
-from app.products.source import ProductSource
+from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
 
 Reply = TypeVar("Reply")
@@ -159,10 +160,11 @@ class GatedStore:
 
 
 class GatedSource:
-    """The ``Source`` port in front of another source."""
+    """The ports ``Source`` and ``HistorySource`` in front of others."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, history_source: HistorySource) -> None:
         self._source = source
+        self._history_source = history_source
         self.calls = Calls()
         self.running: Counter[str] = Counter()
         self.most_running = 0
@@ -176,13 +178,13 @@ class GatedSource:
             self.running.subtract(keys)
 
     async def tell_epoch(self) -> str:
-        return await self.calls.run("epoch", [], self._source.tell_epoch)
+        return await self.calls.run("epoch", [], self._history_source.tell_epoch)
 
-    async def standing(self) -> Standing:
-        return await self.calls.run("standing", [], self._source.standing)
+    async def standing(self) -> AuditProgress:
+        return await self.calls.run("standing", [], self._history_source.standing)
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
-        return await self.calls.run("adopt", [], lambda: self._source.adopt(fence_ttl_ms))
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
+        return await self.calls.run("adopt", [], lambda: self._history_source.adopt(fence_ttl_max_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,22 +235,24 @@ async def open_process(
     namespace: str,
     *,
     config: CacheConfig = LONG_FENCE,
-    lives: Lives | None = None,
+    lives: Lifetimes | None = None,
     redis_timeout_ms: int = 5_000,
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
     options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lives(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or Lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
-    gated_store, gated_source = GatedStore(store), GatedSource(ProductSource(database, namespace))
+    source = ProductSource(database)
+    gated_store = GatedStore(store)
+    gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
-    cache = WriteThrough(gated_store, gated_source, config, stats, history=history)
+    cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
-    products = Products(cache, ProductSource(database, namespace), transactions, WriteLimits())
-    audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
+    products = Products(cache, source, transactions, WriteLimits())
+    audit = Audit(audit_stores.open, TableAuditSources(database, PRODUCTS, namespace).open, config, stats, history=history)
     await store.start()
     await audit_stores.start()
     await cache.start()

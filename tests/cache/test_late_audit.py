@@ -11,10 +11,11 @@ from app.cache.history import History
 from app.cache.ports import AuditStore, Begun, Watermark
 from app.cache.redis_store import RedisAuditStores, RedisOptions
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
 from app.cache.write_through import Status
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Create, count
+from app.products.source import PRODUCTS
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
 
@@ -51,7 +52,7 @@ async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIte
             yield Belated(store)
 
     await stores.start()
-    yield Audit(open_store, ProductAuditSources(database, namespace).open, LONG_FENCE, Stats(), history=History())
+    yield Audit(open_store, TableAuditSources(database, PRODUCTS, namespace).open, LONG_FENCE, Stats(), history=History())
     await stores.close()
     await database.close()
 

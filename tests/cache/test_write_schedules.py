@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from app.cache.ports import Absent, Outcome, Publication, State, Value
-from app.cache.redis_store import Lives, Names, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, Names, RedisOptions, RedisStore
 from app.cache.write_through import Status
 from app.products.commands import Put, count, delete, merge_patch
 from app.products.errors import PreconditionFailed
@@ -272,7 +272,7 @@ async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, names
     """A life lies between (1 - jitter) and the whole of its setting; absent ids live by their own; lives differ."""
     await process.write(Put(draft(KEY)))
     epoch = (await process.cache.read(KEY)).state.epoch
-    lives = Lives(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
+    lives = Lifetimes(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
     store = RedisStore(RedisOptions(redis_url, timeout_ms=5_000), namespace, lives)
     names = Names(namespace)
     await store.start()

@@ -37,7 +37,7 @@ class Instance:
 
     def through(self, database: Database) -> Products:
         """The same service, its transactions on other connections."""
-        source = ProductSource(database, self.settings.cache_namespace)
+        source = ProductSource(database)
         return Products(self.cache, source, ProductTransactions(database))
 
 

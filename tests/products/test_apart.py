@@ -40,7 +40,7 @@ class Shop:
 
     def __init__(self, larder: Instance, database: Database) -> None:
         self.transactions = GatedTransactions(database)
-        source = ProductSource(database, larder.settings.cache_namespace)
+        source = ProductSource(database)
         self.products = Products(larder.cache, source, self.transactions, WriteLimits())
         self.first, self.left, self.right, self.later = "first", "left", "right", "later"
 

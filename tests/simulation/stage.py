@@ -26,7 +26,7 @@ from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
 from tests.harness.checker import Read, Violation, Write, check
 from tests.simulation.loop import SeededLoop
-from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.parts import SHIPPED, Parts, read_as_served
 
 Reply = TypeVar("Reply")
 
@@ -129,7 +129,7 @@ class Member:
         history, clock = parts.history(), stage.loop.time
         history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         source = parts.source(self._source)
-        self.cache = parts.cache(parts.store(store), source, stage.config, stats, history=history, clock=clock)
+        self.cache = parts.cache(parts.store(store), source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
             parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),
@@ -259,7 +259,7 @@ class Stage:
     async def read(self, member: Member) -> Answer:
         """Read ``k`` and record it."""
         called = self._tick()
-        answer = await member.cache.read("k")
+        answer = await read_as_served(member.cache, "k")
         if (order := member.database.order_of_epoch.get(hash_of(answer.state.epoch), -1)) < 0:
             self.foreign.append(f"{answer.state} is of another database")
         key, version = f"k of {member.database.system}", answer.state.version
