@@ -21,7 +21,7 @@ from tests.harness.servers import create_database, drop_database, know_history, 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
 _NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 
-ON_BOTH_LOOPS = {"cache", "contracts", "postgres", "products"}
+ON_BOTH_LOOPS = {"cache", "contracts", "postgres", "products", "schedules"}
 """The suites that use real connections within the test's own process."""
 
 _namespace_numbers = count(1)

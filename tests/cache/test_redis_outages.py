@@ -10,8 +10,9 @@ from app.cache.errors import StoreUnavailable
 from app.cache.redis_store import RedisOptions
 from app.cache.write_through import Status
 from app.embedded import RedisServer
-from tests.cache.rig import PATIENCE_S, SHORT_FENCE, Process, draft, open_process, until
+from tests.cache.rig import SHORT_FENCE, Process, draft, open_process, until
 from tests.cache.wire import Tap, redis_proxy
+from tests.harness.script import PATIENCE_S
 
 DEADLINE_MS = 250
 KEYS = [f"p{number}" for number in range(8)]
