@@ -33,7 +33,7 @@ from benchmarks.pace import clock
 from benchmarks.percentiles import percentile
 from benchmarks.results import Cell, Result, Target
 from benchmarks.testbed import Servers, larder, product_id, run, servers, warm
-from tests.servers.databases import know_history
+from tests.harness.servers import know_history
 
 AT_ONCE = 32
 WARM = 2_000

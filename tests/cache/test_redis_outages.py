@@ -9,8 +9,9 @@ import redis.asyncio
 from app.cache.errors import StoreUnavailable
 from app.cache.write_through import Status
 from app.embedded import RedisServer
-from tests.cache.rig import PATIENCE_S, SHORT_FENCE, Process, draft, open_process, until
+from tests.cache.rig import SHORT_FENCE, Process, draft, open_process, until
 from tests.cache.wire import Tap, redis_proxy
+from tests.harness.script import PATIENCE_S
 from tests.limits import redis_options
 
 DEADLINE_MS = 250

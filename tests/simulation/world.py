@@ -14,11 +14,11 @@ from app.cache.config import CacheConfig
 from app.cache.history import hash_of
 from app.cache.ports import State
 from app.cache.stats import Stats
-from tests.checker import Read, Write
 from tests.fakes.postgres import Image
 from tests.fakes.redis import Data, Lifetimes, RedisServer
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.store import MemoryStore, open_audit_store
+from tests.harness.checker import Read, Write
 from tests.simulation.faults import FaultyWire, Network, Plan
 from tests.simulation.loop import PROCESS, SeededLoop
 from tests.simulation.parts import Parts
