@@ -48,11 +48,11 @@ class Connection:
 class MemoryStore(Store):
     """The ``Store`` port. Connections are pooled; one that had no definite reply is never used again."""
 
-    def __init__(self, route: Route, wire: Wire, chance: random.Random, lives: Lifetimes | None = None) -> None:
+    def __init__(self, route: Route, wire: Wire, chance: random.Random, lifetimes: Lifetimes | None = None) -> None:
         self._route = route
         self._wire = wire
         self._chance = chance
-        self._lives = lives or Lifetimes()
+        self._lifetimes = lifetimes or Lifetimes()
         self._free: list[Connection] = []
 
     async def read(self, keys: Sequence[str]) -> Reading:
@@ -63,7 +63,7 @@ class MemoryStore(Store):
         return await self._run("lease", lambda server, _: self._take(server, tokens))
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
-        return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lives))
+        return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lifetimes))
 
     async def release(self, tokens: dict[str, str]) -> None:
         await self._run("release", lambda server, _: server.release(tokens))
@@ -72,7 +72,7 @@ class MemoryStore(Store):
         await self._run("drop", lambda server, _: server.drop(key))
 
     def _take(self, server: RedisServer, tokens: dict[str, str]) -> dict[str, str]:
-        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lives.lease_s)}
+        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lifetimes.lease_s)}
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:
