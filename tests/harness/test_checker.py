@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.checker import Read, Write, check
+from tests.harness.checker import Read, Write, check
 
 KEY = "mug-blue"
 

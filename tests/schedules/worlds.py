@@ -1,21 +1,22 @@
 """Schedules of more than one truth: two primaries, two databases, two namespaces of one table.
 
-Each is named by what happens. Times are virtual; a fence lives two seconds.
+On the fakes alone: a stage has one PostgreSQL. ``tests/outages/scenarios`` plays them on real servers.
 """
 
 import asyncio
 from contextlib import suppress
 
 from app.cache.errors import SourceUnavailable
-from tests.simulation.stage import FENCE_S, Stage, trusted_again
+from tests.schedules.on_fakes import FakeStage
+from tests.schedules.stage import KEY, trusted_again
 
 NEWER = "products.2"
 
 
-async def old_primary_vouches_for_its_history(stage: Stage) -> None:
+async def old_primary_vouches_for_its_history(stage: FakeStage) -> None:
     """A standby is promoted while the old primary goes on; before the new one's first audit, somebody writes there."""
     old, _ = await stage.trusted()
-    new = stage.member(postgres=stage.postgres.fork())
+    new = await stage.member(postgres=stage.postgres.fork())
     beside = [stage.spawn(old.audit_on()), stage.spawn(old.read_on())]
     await stage.write(new)
     await stage.read(new)
@@ -23,10 +24,10 @@ async def old_primary_vouches_for_its_history(stage: Stage) -> None:
         task.cancel()
 
 
-async def old_primary_is_told(stage: Stage) -> None:
+async def old_primary_is_told(stage: FakeStage) -> None:
     """As before, and the new primary has been audited: the old one's auditor and readers meet its mark."""
     old, _ = await stage.trusted()
-    new = stage.member(postgres=stage.postgres.fork())
+    new = await stage.member(postgres=stage.postgres.fork())
     await new.audit()
     await old.audit()
     await stage.write(new)
@@ -34,18 +35,18 @@ async def old_primary_is_told(stage: Stage) -> None:
         await stage.read(old)
 
 
-async def old_auditor_meets_half_a_mark(stage: Stage) -> None:
+async def old_auditor_meets_half_a_mark(stage: FakeStage) -> None:
     """The new primary's auditor has sent one of the two commands that take the trust away; the old one's audits meanwhile.
 
     A process of the new primary has not asked it since the promotion.
     """
     old, late = await stage.trusted()
-    new = stage.member(postgres=stage.postgres.fork())
+    new = await stage.member(postgres=stage.postgres.fork())
     late.move(new.database)
     second = new.redis.hold("distrust, second command")
     cycle = stage.spawn(new.audit())
     await second.arrival()
-    await asyncio.sleep(0.25 * FENCE_S)
+    await asyncio.sleep(0.25 * stage.fence_s)
     await old.audit()
     second.open()
     await cycle
@@ -54,12 +55,12 @@ async def old_auditor_meets_half_a_mark(stage: Stage) -> None:
     await stage.read(late)
 
 
-async def answer_from_the_old_primary_comes_late(stage: Stage) -> None:
+async def answer_from_the_old_primary_comes_late(stage: FakeStage) -> None:
     """A process asks the old primary, is led to the new one and asks there; the first answer arrives after the second one."""
     old, moved = await stage.trusted()
-    new = stage.member(postgres=stage.postgres.fork())
+    new = await stage.member(postgres=stage.postgres.fork())
     reply = moved.postgres.hold_reply("load")
-    await moved.cache.drop("k")
+    await moved.cache.drop(KEY)
     early = stage.spawn(moved.read_unrecorded())
     await reply.arrival()
     moved.move(new.database)
@@ -73,10 +74,10 @@ async def answer_from_the_old_primary_comes_late(stage: Stage) -> None:
         task.cancel()
 
 
-async def two_databases_share_a_server(stage: Stage) -> None:
+async def two_databases_share_a_server(stage: FakeStage) -> None:
     """Another database's instances use the same namespace of the same Redis, and audit it in turns."""
     one, _ = await stage.trusted()
-    other = stage.member(postgres=type(stage.postgres)(stage.loop.time, "7000000000000000002"))
+    other = await stage.member(postgres=type(stage.postgres)(stage.loop.time, "7000000000000000002"))
     other.database.know_history()
     for _ in range(3):
         await trusted_again(other)
@@ -89,10 +90,10 @@ async def two_databases_share_a_server(stage: Stage) -> None:
             await stage.read(other)
 
 
-async def another_namespace_is_used(stage: Stage) -> None:
+async def another_namespace_is_used(stage: FakeStage) -> None:
     """Instances with another namespace join the fleet, audit and fill; then somebody writes in the first one."""
     _, two = await stage.trusted()
-    newcomer = stage.member(stage.blue, namespace=NEWER)
+    newcomer = await stage.member(stage.blue, namespace=NEWER)
     await newcomer.audit()
     await newcomer.audit()
     await stage.read(newcomer)
@@ -100,11 +101,11 @@ async def another_namespace_is_used(stage: Stage) -> None:
     await stage.read(newcomer)
 
 
-async def two_namespaces_announce_at_once(stage: Stage) -> None:
+async def two_namespaces_announce_at_once(stage: FakeStage) -> None:
     """No fence lives; audits of two namespaces announce in statements that overlap, so that neither sees the other."""
     one, two = await stage.trusted()
-    newcomer = stage.member(stage.blue, namespace=NEWER)
-    await asyncio.sleep(1.1 * FENCE_S)
+    newcomer = await stage.member(stage.blue, namespace=NEWER)
+    await asyncio.sleep(1.1 * stage.fence_s)
     stage.postgres.overlapping = {NEWER}
     await one.audit()
     for _ in range(2):
@@ -114,8 +115,8 @@ async def two_namespaces_announce_at_once(stage: Stage) -> None:
     await stage.read(newcomer)
 
 
-async def newcomer_settles(stage: Stage) -> None:
+async def newcomer_settles(stage: FakeStage) -> None:
     """An instance with another namespace writes: its publish reaches no slot of the namespace that is trusted."""
     one, _ = await stage.trusted()
-    await stage.write(stage.member(stage.blue, namespace=NEWER))
+    await stage.write(await stage.member(stage.blue, namespace=NEWER))
     await stage.read(one)

@@ -1,21 +1,16 @@
 """Schedules played move by move, with every guard and with one guard off."""
 
-import inspect
 from pathlib import Path
 
 import pytest
 
-from tests.simulation import schedules_audits, schedules_traffic, schedules_worlds
-from tests.simulation.mutants import BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
-from tests.simulation.stage import Schedule, play
+from tests.schedules import audits, takeovers, traffic, worlds
+from tests.schedules.on_fakes import Schedule, play
+from tests.schedules.stage import schedules_of
+from tests.simulation.mutants import ALSO_CAUGHT_ON, BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
 
 PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
-SCHEDULES = [
-    schedule
-    for module in (schedules_audits, schedules_traffic, schedules_worlds)
-    for schedule in vars(module).values()
-    if inspect.iscoroutinefunction(schedule) and schedule.__module__ == module.__name__
-]
+SCHEDULES = [schedule for module in (audits, takeovers, traffic, worlds) for schedule in schedules_of(module)]
 
 
 def name_of(it: object) -> str:
@@ -51,11 +46,16 @@ def test_guard_that_is_off_by_chance_too(name: str) -> None:
     assert hunt(BY_NAME[name], SEEDS) is not None
 
 
+@pytest.mark.parametrize("schedule", ALSO_CAUGHT_ON, ids=name_of)
+def test_guard_that_is_off_on_a_further_schedule(schedule: Schedule) -> None:
+    """The same guard stands there, too."""
+    assert play(schedule, BY_NAME[ALSO_CAUGHT_ON[schedule]].parts)
+
+
 def test_every_schedule_is_some_mutants() -> None:
     """A schedule on which nothing can be caught is no test."""
-    assert {schedule.__name__ for schedule in SCHEDULES} == {
-        mutant.schedule.__name__ for mutant in MUTANTS if mutant.schedule is not None
-    }
+    caught = {mutant.schedule for mutant in MUTANTS} | set(ALSO_CAUGHT_ON)
+    assert [schedule.__name__ for schedule in SCHEDULES if schedule not in caught] == []
 
 
 def test_page_lists_every_mutant() -> None:

@@ -1,4 +1,4 @@
-"""Run a command against other servers: `python -m tests.servers.other --postgres DIR --redis PROGRAM -- COMMAND…`.
+"""Run a command against other servers: `python -m tests.harness.other_servers --postgres DIR --redis PROGRAM -- COMMAND…`.
 
 The servers are started from the programs named, on a socket and a port of their own; the command finds them in
 LARDER_DATABASE_URL and LARDER_REDIS_URL; they are stopped when it ends. Its exit status is the command's.
@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from app.embedded import start_postgres, start_redis
-from tests.servers.directory import session_directory
+from tests.harness.servers import session_directory
 
 
 async def main() -> int:
     """Do it."""
-    parser = argparse.ArgumentParser(prog="python -m tests.servers.other")
+    parser = argparse.ArgumentParser(prog="python -m tests.harness.other_servers")
     parser.add_argument("--postgres", type=Path, help="directory with initdb and postgres (default: the extra's)")
     parser.add_argument("--redis", type=Path, help="the Redis server's program (default: the extra's)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
