@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from app.api.application import build
 from app.api.metrics import RequestStats
 from app.api.state import STATE, Larder
-from app.api.tallies import Tallies
+from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
@@ -31,18 +31,18 @@ from app.settings import Settings
 _log = logging.getLogger("larder")
 
 
-def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
+def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastAPI:
     """Make the application; its servers are opened when it starts, and closed when it stops.
 
     Args:
         settings: what it runs with.
-        tallies: those of all workers, if there are several on this address.
+        shared: the metrics of all workers, if there are several on this address.
     """
     requests = RequestStats()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
-        async with running(settings, requests, tallies) as larder:
+        async with running(settings, requests, shared) as larder:
             app.state.larder = larder
             yield {STATE: larder}
 
@@ -51,20 +51,17 @@ def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, requests: RequestStats | None = None, tallies: Tallies | None = None
+    settings: Settings, requests: RequestStats | None = None, shared: SharedMetrics | None = None
 ) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP."""
     stats = Stats()
     config = cache_config(settings)
     namespace = settings.cache_namespace
-    options = RedisOptions(
-        settings.redis_url, settings.redis_timeout_ms, settings.redis_connect_timeout_ms, settings.redis_retry_ms
-    )
-    lives = Lifetimes(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
+    options = redis_options(settings)
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
-        store = RedisStore(options, namespace, lives)
+        store = RedisStore(options, namespace, lifetimes(settings))
         opened.push_async_callback(store.close)
         audit_stores = RedisAuditStores(options, namespace)
         opened.push_async_callback(audit_stores.close)
@@ -88,9 +85,9 @@ async def running(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
-        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), tallies)
-        if tallies is not None:
-            await opened.enter_async_context(_in_background("tally", tallies.keep(larder.tally)))
+        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), shared)
+        if shared is not None:
+            await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
         yield larder
 
 
@@ -112,7 +109,7 @@ def _report(task: "asyncio.Task[None]") -> None:
 
 
 def open_database(settings: Settings) -> Database:
-    """Give the connections of the settings; they are opened when they are used."""
+    """Return the connections of the settings; they are opened when they are used."""
     return Database(
         settings.database_url,
         connections=settings.database_connections,
@@ -123,8 +120,28 @@ def open_database(settings: Settings) -> Database:
     )
 
 
+def redis_options(settings: Settings) -> RedisOptions:
+    """Return where Redis is and how long to wait for it, as the settings say."""
+    return RedisOptions(
+        settings.redis_url,
+        timeout_ms=settings.redis_timeout_ms,
+        connect_timeout_ms=settings.redis_connect_timeout_ms,
+        retry_ms=settings.redis_retry_ms,
+    )
+
+
+def lifetimes(settings: Settings) -> Lifetimes:
+    """Return how long slots and leases live, as the settings say."""
+    return Lifetimes(
+        slot_ttl_s=settings.slot_ttl_s,
+        absent_ttl_s=settings.absent_ttl_s,
+        ttl_jitter_percent=settings.ttl_jitter_percent,
+        lease_ttl_ms=settings.lease_ttl_ms,
+    )
+
+
 def write_limits(settings: Settings) -> WriteLimits:
-    """Give the write path's limits of the settings. The main transaction always has a connection of its own."""
+    """Return the write path's limits of the settings. The main transaction always has a connection of its own."""
     return WriteLimits(
         write_batch=settings.write_batch,
         queue_limit=settings.queue_limit,
@@ -135,7 +152,7 @@ def write_limits(settings: Settings) -> WriteLimits:
 
 
 def cache_config(settings: Settings) -> CacheConfig:
-    """Give the cache's limits of the settings."""
+    """Return the cache's limits of the settings."""
     return CacheConfig(
         batch_keys=settings.batch_keys,
         batch_bytes=settings.batch_bytes,

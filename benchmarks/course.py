@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import start_postgres, start_redis
 from benchmarks.contenders import CEILING, LARDER, Contender, Served
 from benchmarks.peers.environment import set_up
 from tests.harness.servers import create_database, session_directory

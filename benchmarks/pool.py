@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import start_postgres, start_redis
 from tests.harness.servers import know_history, session_directory
 from tests.products.million import fill
 

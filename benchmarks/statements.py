@@ -15,7 +15,7 @@ from itertools import takewhile
 import psycopg
 
 from app.cache import table_queries
-from app.embedded import PostgresServer
+from app.private_servers import PostgresServer
 from app.products import queries
 
 _TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"

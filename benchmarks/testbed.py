@@ -15,8 +15,8 @@ from typing import TypeVar
 import psycopg
 import uvloop
 
-from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.servers import session_directory
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.cluster import ROOT

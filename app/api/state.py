@@ -8,7 +8,7 @@ from typing import Protocol
 from fastapi import Request
 
 from app.api.metrics import RequestStats, StoreHealth, Tally
-from app.api.tallies import Tallies
+from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
 from app.cache.write_through import Peeked, Read
@@ -102,8 +102,8 @@ class Larder:
     store: StoreHealth
     stats: Stats
     requests: RequestStats
-    tallies: Tallies | None = None
-    """Those of all workers; ``None`` when this process is alone on its address."""
+    shared_metrics: SharedMetrics | None = None
+    """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
 

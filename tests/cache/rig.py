@@ -35,7 +35,7 @@ from app.cache.ports import (
     Store,
     Watermark,
 )
-from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisStore
 from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
@@ -45,20 +45,21 @@ from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, WriteLimits
+from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 from tests.harness.script import PATIENCE_S, Script
+from tests.limits import cache_config, lifetimes, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
 LOST = StoreUnavailable("the test lost the reply")
 AWAY = SourceUnavailable("the test took the source away")
 
-LONG_FENCE = CacheConfig(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
+LONG_FENCE = cache_config(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
 """One audit's proof outlasts the test: the schedule alone decides, no background audit takes part."""
 
-SHORT_FENCE = CacheConfig(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
+SHORT_FENCE = cache_config(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
 """For outages, with audits in the background."""
 
 
@@ -216,20 +217,20 @@ class Process:
         assert cycle.trusted
         return cycle
 
-    async def commit(self, command: Command) -> Sequence[State]:
-        """Commit a command; return the states that it left."""
+    async def commit(self, command: Command) -> Committed:
+        """Commit a command."""
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             done = await self.transactions.commit([Asked(command)])
             if isinstance(done.decisions[0], Postponed):
                 done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
-            return done.states
+            return done
 
         return await self.source.calls.call("commit", list(command.keys), run)
 
     async def write(self, command: Command) -> Acknowledgement:
         """Commit and publish, without settling."""
-        return await self.cache.write(list(command.keys), lambda: self.commit(command))
+        return (await self.cache.write(list(command.keys), lambda: self.commit(command)))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""
@@ -251,9 +252,9 @@ async def open_process(
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
-    options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
+    options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lifetimes(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
     source = ProductSource(database)
@@ -262,7 +263,7 @@ async def open_process(
     history = History(on_deposed=database.abandon)
     cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
-    products = Products(cache, source, transactions, WriteLimits())
+    products = Products(cache, source, transactions, write_limits())
     audit_sources = TableAuditSources(database, PRODUCTS, namespace)
 
     @asynccontextmanager

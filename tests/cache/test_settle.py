@@ -3,14 +3,14 @@
 import asyncio
 import time
 
-from app.cache.config import CacheConfig
 from app.cache.errors import Overloaded
 from app.cache.history import History
 from app.cache.ports import AuditProgress
 from app.cache.settle import Settler
 from app.cache.stats import Stats
+from tests.limits import cache_config
 
-CONFIG = CacheConfig(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5, settle_timeout_ms=30_000)
+CONFIG = cache_config(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5, settle_timeout_ms=30_000)
 
 
 class OverloadedOnce:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from app.cache.audit import Cycle
-from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import State
@@ -25,6 +24,7 @@ from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
 from tests.harness.checker import Violation
 from tests.harness.script import Script
+from tests.limits import cache_config
 from tests.schedules.stage import KEY, Member, Stage
 from tests.simulation.loop import SeededLoop
 from tests.simulation.parts import SHIPPED, Parts
@@ -32,7 +32,7 @@ from tests.simulation.parts import SHIPPED, Parts
 Reply = TypeVar("Reply")
 
 FENCE_S = 2.0
-CONFIG = CacheConfig(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
+CONFIG = cache_config(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
 TRIP_S = 0.001
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.cache.config import CacheConfig
 from tests.cache.rig import LONG_FENCE
+from tests.limits import cache_config
 from tests.schedules import audits, traffic
 from tests.schedules.on_fakes import FENCE_S, FakeStage
 from tests.schedules.on_servers import ServerStage
@@ -28,7 +28,7 @@ LAPSES = {
     audits.shorter_fence_is_announced,
 }
 """Schedules in which somebody waits until a fence has lapsed. In the others no fence may lapse, however slow the machine is."""
-SHORT_FENCE = CacheConfig(
+SHORT_FENCE = cache_config(
     audit_interval_ms=2, fence_ttl_ms=int(FENCE_S * 1000), fence_ttl_max_ms=int(FENCE_S * 1000), settle_poll_ms=20
 )
 

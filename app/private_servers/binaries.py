@@ -1,16 +1,16 @@
-"""Where the programs are: the one place that knows the wheels by name.
+"""Where the programs are. Only this module knows the wheels by name.
 
-Neither wheel is imported: one of them makes locks and directories at import, and only the files in them are wanted.
+The wheels are not imported, because one of them makes locks and directories at import.
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.embedded.errors import HOW_TO_GET_THEM, ExtraMissing
+from app.private_servers.errors import HOW_TO_GET_THEM, ExtraMissing
 
 
 def postgres_directory() -> Path:
-    """The directory with `initdb` and `postgres`.
+    """Return the directory with ``initdb`` and ``postgres``.
 
     Raises:
         ExtraMissing: the wheel is not installed, or not made for this kind of machine.
@@ -19,7 +19,7 @@ def postgres_directory() -> Path:
 
 
 def redis_program() -> Path:
-    """The Redis-compatible server.
+    """Return the program of the Redis-compatible server.
 
     Raises:
         ExtraMissing: the wheel is not installed, or not made for this kind of machine.

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.metrics import RequestStats, Tally, render
-from app.api.tallies import Tallies
+from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Outcome, Repairs
 from app.cache.stats import Histogram, Stats
 
@@ -43,7 +43,7 @@ def _shown(tally: Tally, clock: Callable[[], float]) -> dict[tuple[str, tuple[st
 def test_whoever_is_asked_shows_the_sum(tmp_path: Path) -> None:
     """Two workers, asked in turn, each show what both have counted, durations and labels too."""
     clock = Clock()
-    one, two = Tallies(tmp_path, 1, clock), Tallies(tmp_path, 2, clock)
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5))
     sums = _shown(one.total(_live(3)), clock)
     assert sums["larder_http_requests_total", ("GET", "/products/{product_id}", "200")] == 8
@@ -58,22 +58,22 @@ def test_whoever_is_asked_shows_the_sum(tmp_path: Path) -> None:
 def test_successor_goes_on_from_what_was_shown(tmp_path: Path) -> None:
     """A worker that dies right after it was asked takes nothing with it; its successor adds to it, and counts as a restart."""
     clock = Clock()
-    one, two = Tallies(tmp_path, 1, clock), Tallies(tmp_path, 2, clock)
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     assert two.total(_live(5)).cache.hits == 5
     assert one.total(_live(3)).cache.hits == 8
-    successor = Tallies(tmp_path, 2, clock)
+    successor = SharedMetrics(tmp_path, 2, clock)
     assert one.total(_live(3)).cache.hits == 8
     sums = _shown(successor.total(_live(2)), clock)
     assert sums["larder_cache_reads_total", ("hit",)] == 10
     assert sums["larder_worker_restarts_total", ()] == 1
     assert sums["larder_workers", ()] == 2
-    assert Tallies(tmp_path, 2, clock).total(_live(0)).restarts == 2
+    assert SharedMetrics(tmp_path, 2, clock).total(_live(0)).restarts == 2
 
 
 def test_state_of_a_worker_goes_with_it(tmp_path: Path) -> None:
     """The store is up if it is for each living worker; one that is gone keeps its counts, but is not spoken of as alive."""
     clock = Clock()
-    one, two = Tallies(tmp_path, 1, clock), Tallies(tmp_path, 2, clock)
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5, store_up=False))
     assert _shown(one.total(_live(3)), clock)["larder_cache_store_up", ()] == 0
     clock.now += 60
@@ -86,7 +86,7 @@ def test_state_of_a_worker_goes_with_it(tmp_path: Path) -> None:
 def test_age_is_that_of_the_youngest(tmp_path: Path) -> None:
     """Of two workers' proofs the later one counts, also when it was told of a while ago; no proof at all shows no age."""
     clock = Clock()
-    one, two = Tallies(tmp_path, 1, clock), Tallies(tmp_path, 2, clock)
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5, last_proven=clock.now - 1))
     clock.now += 2
     assert _shown(one.total(_live(3, last_proven=clock.now - 30)), clock)["larder_cache_proof_age_seconds", ()] == 3
@@ -95,7 +95,7 @@ def test_age_is_that_of_the_youngest(tmp_path: Path) -> None:
 
 async def test_tally_is_kept_until_the_end(tmp_path: Path) -> None:
     """What is counted reaches the siblings without anybody asking, and what was counted last is written at the end."""
-    one, two = Tallies(tmp_path, 1), Tallies(tmp_path, 2)
+    one, two = SharedMetrics(tmp_path, 1), SharedMetrics(tmp_path, 2)
     live = _live(0)
     keeping = asyncio.create_task(two.keep(lambda: live))
     for hits in (4, 9):
@@ -113,10 +113,10 @@ def test_directory_that_is_gone_ends_no_worker(tmp_path: Path) -> None:
     """Without the directory a worker still shows what it has counted itself."""
     directory = tmp_path / "tallies"
     directory.mkdir()
-    one = Tallies(directory, 1)
+    one = SharedMetrics(directory, 1)
     shutil.rmtree(directory)
     assert one.total(_live(3)).cache.hits == 3
-    assert Tallies(directory, 2).total(_live(4)).cache.hits == 4
+    assert SharedMetrics(directory, 2).total(_live(4)).cache.hits == 4
 
 
 def test_every_count_is_summed() -> None:

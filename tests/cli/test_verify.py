@@ -1,30 +1,31 @@
-"""`larder audit` and `larder purge` on real servers."""
+"""``larder verify`` and ``larder purge`` on real servers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 import redis.asyncio
 
 from app.cache.redis_store import Names
-from app.cli import main as larder
-from app.cli.audit import run as audit
-from app.cli.purge import run as purge
+from app.cli import main, parse
 from app.main import running
 from app.products.product import Draft
 from app.settings import Settings
-from tests.cli.wishes import wish
-from tests.conftest import SessionPostgres
 
 IDS = [f"mug-{number}" for number in range(12)]
 
 
+async def larder(*arguments: str) -> int:
+    """Run a command in this process; its exit status."""
+    command, parsed = parse(arguments)
+    return await command.run(parsed)
+
+
 @pytest.fixture
-def settings(environment: pytest.MonkeyPatch, database_url: str, redis_url: str, namespace: str) -> Settings:
+def settings(environment: pytest.MonkeyPatch, own_servers: Mapping[str, str]) -> Settings:
     """The settings of a fleet of its own; the commands read the same from the environment."""
-    fast = {"AUDIT_INTERVAL_MS": "100", "FENCE_TTL_MS": "1000", "FENCE_TTL_MAX_MS": "1000"}
-    named = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace, **fast}
-    for name, value in named.items():
-        environment.setenv(f"LARDER_{name}", value)
+    fast = {"LARDER_AUDIT_INTERVAL_MS": "100", "LARDER_FENCE_TTL_MS": "1000", "LARDER_FENCE_TTL_MAX_MS": "1000"}
+    for name, value in {**own_servers, **fast}.items():
+        environment.setenv(name, value)
     return Settings.from_env()
 
 
@@ -42,7 +43,7 @@ async def raw(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
 @pytest.mark.usefixtures("raw")
 async def test_a_cache_that_is_right_passes(capsys: pytest.CaptureFixture[str]) -> None:
     """Every slot is compared, and none is called wrong."""
-    assert await audit(wish("audit")) == 0
+    assert await larder("verify") == 0
     assert f"{len(IDS)} slots compared, 0 wrong." in capsys.readouterr().out
 
 
@@ -51,19 +52,13 @@ async def test_wrong_slots_are_listed_and_repaired(
 ) -> None:
     """An older version, another payload, another key and another epoch are each named; --repair empties just these."""
     slots = [Names(settings.cache_namespace).prefix + product_id for product_id in IDS]
-
-    async def held(slot: str) -> bytes:
-        found = await raw.get(slot)
-        assert isinstance(found, bytes)
-        return found
-
-    older, different, _, epoch = [await held(slot) for slot in slots[:4]]
+    older, different, _, epoch = [bytes(found) for found in await raw.mget(slots[:4]) if isinstance(found, bytes)]
     await raw.set(slots[0], older[:17] + b"%019d" % 0 + older[36:], px=60_000)
     await raw.set(slots[1], different.replace(b'"stock":5', b'"stock":6'), px=60_000)
     await raw.set(slots[2], older, px=60_000)
     await raw.set(slots[3], b"V" + b"0" * 16 + epoch[17:], px=60_000)
 
-    assert await audit(wish("audit")) == 1
+    assert await larder("verify") == 1
     said = capsys.readouterr().out
     assert f"{IDS[0]}: older than its row (slot 0, row 1)" in said
     assert f"{IDS[1]}: differs from its row at the same version" in said
@@ -71,9 +66,9 @@ async def test_wrong_slots_are_listed_and_repaired(
     assert f"{IDS[3]}: of another epoch" in said
     assert f"{len(IDS)} slots compared, 4 wrong." in said
 
-    assert await audit(wish("audit", "--repair")) == 1
+    assert await larder("verify", "--repair") == 1
     assert [await raw.exists(slot) for slot in slots[:4]] == [0, 0, 0, 0]
-    assert await audit(wish("audit")) == 0
+    assert await larder("verify") == 0
     assert f"{len(IDS) - 4} slots compared, 0 wrong." in capsys.readouterr().out
 
 
@@ -82,7 +77,7 @@ async def test_purge_leaves_nothing_that_anybody_trusts(
 ) -> None:
     """Slots, fence and watermark are gone; the next service starts clean and serves hits again."""
     names = Names(settings.cache_namespace)
-    assert await purge(wish("purge")) == 0
+    assert await larder("purge") == 0
     assert f"{len(IDS)} slots emptied." in capsys.readouterr().out
     assert [key async for key in raw.scan_iter(match=f"{names.prefix}*")] == []
     assert await raw.exists(names.fence, names.watermark) == 0
@@ -91,12 +86,16 @@ async def test_purge_leaves_nothing_that_anybody_trusts(
         assert {read.status for read in await service.products.get_many(IDS)} == {"hit"}
 
 
+@pytest.mark.parametrize(("command", "status"), [("verify", 2), ("purge", 1)])
 def test_without_redis_it_says_so(
-    environment: pytest.MonkeyPatch, postgres: SessionPostgres, capsys: pytest.CaptureFixture[str]
+    environment: pytest.MonkeyPatch,
+    own_servers: Mapping[str, str],
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    status: int,
 ) -> None:
-    """An unreachable Redis ends the commands with a sentence, not with a traceback or a clean bill."""
-    environment.setenv("LARDER_DATABASE_URL", postgres.url)
-    environment.setenv("LARDER_REDIS_URL", "redis://127.0.0.1:1/0")
-    for command in ("audit", "purge"):
-        assert larder([command]) == {"audit": 2, "purge": 1}[command]
-        assert "Redis at 127.0.0.1:1 does not answer" in capsys.readouterr().err
+    """An unreachable Redis ends the command with a sentence, not with a traceback or a clean bill."""
+    for name, value in {**own_servers, "LARDER_REDIS_URL": "redis://127.0.0.1:1/0"}.items():
+        environment.setenv(name, value)
+    assert main([command]) == status
+    assert "Redis at 127.0.0.1:1 does not answer" in capsys.readouterr().err

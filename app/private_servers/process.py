@@ -1,4 +1,4 @@
-"""One server process: started apart from the terminal, signalled by its own pid, recognised after its owner's death."""
+"""The process of a private server: its start, its signals, and how a later run recognises it after its owner's death."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from app.embedded.errors import HOW_TO_GET_THEM, ExtraMissing, ServerFailed
+from app.private_servers.errors import HOW_TO_GET_THEM, ExtraMissing, ServerFailed
 
 try:
     import psutil
@@ -23,13 +23,13 @@ _LOG_TAIL_BYTES = 2_000
 class ServerProcess:
     """A server that this process started.
 
-    It gets a session of its own: Ctrl-C in the terminal reaches Larder only, which then stops its servers in order, after
-    the last request. Its output goes to a file, because nobody reads a pipe once Larder was killed.
+    It has a session of its own, so that Ctrl-C in a terminal reaches Larder only, which stops its servers after the last
+    request. Its output goes to a file, because a pipe has no reader once Larder was killed.
 
     Args:
-        command: program and arguments; one of them names the server's own directory, by which `orphan` knows it again.
-        log: file that takes the server's output, begun anew.
-        user: account to run as, or None for the present one.
+        command: program and arguments. One of them names the server's own directory, by which ``orphan`` recognises it.
+        log: file for the server's output, overwritten.
+        user: account to run as, or ``None`` for the present one.
         environment: the server's whole environment.
 
     Raises:
@@ -58,15 +58,15 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, also after the end."""
+        """The process id. It stays known after the end."""
         return self._process.pid
 
     def ended(self) -> bool:
-        """Whether the process is gone (and reaped)."""
+        """Return whether the process has ended. If so, it is reaped."""
         return self._process.poll() is not None
 
     async def until_ready(self, ready: Callable[[], bool], *, deadline_s: float) -> None:
-        """Ask `ready` until it says yes.
+        """Wait until ``ready`` returns true.
 
         Raises:
             ServerFailed: the server ended first, or the deadline passed; the last lines of its log are in the message.
@@ -80,17 +80,17 @@ class ServerProcess:
             await asyncio.sleep(_POLL_S)
 
     def log_tail(self) -> str:
-        """The last lines that the server wrote."""
+        """Return the last lines that the server wrote."""
         with contextlib.suppress(OSError):
             return self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return "(no log)"
 
     def pause(self) -> None:
-        """Stop the server and its children in their tracks (SIGSTOP): it hangs, its connections stay open."""
+        """Make the server and its children hang (SIGSTOP). Their connections stay open."""
         self._signal_family(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undo `pause` (SIGCONT)."""
+        """Undo ``pause`` (SIGCONT)."""
         self._signal_family(signal.SIGCONT)
 
     async def kill(self) -> None:
@@ -99,7 +99,7 @@ class ServerProcess:
         await self._until_ended(deadline_s=10)
 
     async def stop(self, *signals: signal.Signals, patience_s: float) -> None:
-        """End the server in order: send each signal in turn and wait for `patience_s`; SIGKILL is the last."""
+        """Send the signals and at last SIGKILL, with ``patience_s`` between them, until the server has ended."""
         self.resume()
         for number in signals:
             if self.ended():
@@ -118,7 +118,7 @@ class ServerProcess:
         return True
 
     def _signal_family(self, number: signal.Signals) -> None:
-        # The parent first: a PostgreSQL that still runs would answer the death of one of its children.
+        # The parent comes first, because a running PostgreSQL would react to the death of one of its children.
         if self.ended():
             return
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -130,11 +130,40 @@ class ServerProcess:
                     child.send_signal(number)
 
 
-def orphan(pid_file: Path, directory: Path) -> psutil.Process | None:
-    """The server whose pid stands in `pid_file`, if it lives and was started on `directory`.
+class PrivateServer:
+    """What the private servers have in common once they are started."""
 
-    A pid alone proves nothing, it may have been given to a stranger since; only a server of ours has this very directory
-    among its arguments. Call it with the lock on the directory (`ServerDirectory`) held.
+    def __init__(self) -> None:
+        self._process: ServerProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._running().pid
+
+    async def kill(self) -> None:
+        """End the server at once, as a crash would (SIGKILL to it and its children)."""
+        await self._running().kill()
+
+    def pause(self) -> None:
+        """Make the server hang (SIGSTOP to it and its children). Its connections stay open."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """End a ``pause``. What was sent meanwhile is carried out now."""
+        self._running().resume()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerFailed("The private server was not started.")
+        return self._process
+
+
+def orphan(pid_file: Path, directory: Path) -> psutil.Process | None:
+    """Return the server whose pid is in ``pid_file``, if it still runs and was started on ``directory``.
+
+    The system may have given the pid to another program since, but only a server of Larder has this directory among its
+    arguments. The caller holds the lock on the directory (``ServerDirectory``).
     """
     try:
         process = psutil.Process(int(pid_file.read_text().split()[0]))
@@ -146,7 +175,7 @@ def orphan(pid_file: Path, directory: Path) -> psutil.Process | None:
 
 
 def is_zombie(pid: str) -> bool:
-    """Whether a process has ended and only its entry in the process table is left."""
+    """Return whether a process has ended and only its entry in the process table is left."""
     try:
         return bool(psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
     except (ValueError, psutil.Error):
@@ -154,10 +183,10 @@ def is_zombie(pid: str) -> bool:
 
 
 async def end_orphan(process: psutil.Process, *signals: signal.Signals, patience_s: float) -> None:
-    """End a server whose owner is dead, in order if it can be.
+    """End a server whose owner is dead, by ``signals`` and at last by SIGKILL.
 
     Raises:
-        ServerFailed: it lives on after SIGKILL (it belongs to another account).
+        ServerFailed: it survived SIGKILL, or belongs to another account.
     """
     try:
         family = [process, *process.children(recursive=True)]

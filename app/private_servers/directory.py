@@ -1,18 +1,18 @@
-"""The directory that holds the private servers' files, and the lock that says whose they are."""
+"""The directory of the private servers' files, and the lock that gives them an owner."""
 
 import fcntl
 import os
 from pathlib import Path
 from typing import Self
 
-from app.embedded.errors import DirectoryInUse, DirectoryNotWritable
+from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable
 
 
 class ServerDirectory:
     """A locked directory: while it is open, servers whose files lie in it belong to this process.
 
-    The kernel drops the lock with the process, however it ends. Whoever holds it may therefore stop a server that it finds
-    running on the directory's files: its owner is dead.
+    The kernel releases the lock when the process ends, whatever ended it. The holder may therefore stop a server that already
+    runs on the directory's files, because the owner of that server is dead.
 
     Raises:
         DirectoryNotWritable: it cannot be made, or no file can be written in it.
@@ -24,7 +24,7 @@ class ServerDirectory:
         self._lock = _locked(self.path)
 
     def close(self) -> None:
-        """Give the directory back; closing twice is harmless."""
+        """Release the lock. Closing twice is harmless."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

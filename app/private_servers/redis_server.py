@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from app.embedded.binaries import redis_program
-from app.embedded.errors import DirectoryNotWritable, ServerFailed
-from app.embedded.process import ServerProcess, end_orphan, orphan
+from app.private_servers.binaries import redis_program
+from app.private_servers.errors import DirectoryNotWritable, ServerFailed
+from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, orphan
 
 _HOST = "127.0.0.1"
-# Below the ports that operating systems give to outgoing connections, so that none of those takes ours during a restart.
+# Below the ports that operating systems give to outgoing connections, so that none of those has it during a restart.
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS = 8
 _READY_S = 15.0
@@ -26,35 +26,30 @@ _OPTIONS = {
     "appendonly": "no",
     "maxmemory": "256mb",
     "maxmemory-policy": "volatile-lfu",
-    # The title would hide the arguments by which a later run recognises its orphan.
+    # A title would hide the arguments by which a later run recognises its orphan.
     "set-proc-title": "no",
 }
 
 
-class RedisServer:
-    """A running private Redis; made by `start_redis`.
+class RedisServer(PrivateServer):
+    """A running private Redis. ``start_redis`` makes it.
 
     Attributes:
-        url: redis URL; it stays the same through `restart`.
+        url: redis URL. ``restart`` does not change it.
         port: its TCP port on the loopback address.
     """
 
     def __init__(self, directory: Path, *, options: Mapping[str, str], program: Path | None, ports: Iterable[int]) -> None:
+        super().__init__()
         self.directory = directory.absolute()
         self.port = 0
         self.url = ""
         self._options = {**_OPTIONS, **options}
         self._ports = ports
         self._program = (program or redis_program()).absolute()
-        self._process: ServerProcess | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id of the server."""
-        return self._running().pid
 
     async def start(self) -> None:
-        """Start the server, on the port that it had before, else on a free one, and wait until it answers.
+        """Start the server and wait until it answers. It keeps its port; the first start chooses a free one.
 
         Raises:
             DirectoryNotWritable: its files cannot be written.
@@ -68,7 +63,7 @@ class RedisServer:
             try:
                 await self._start_on(port)
             except ServerFailed as error:
-                # Between the look and the bind somebody else may have taken the port: only then another one can help.
+                # Another port helps only if another program has taken this one since it was found free.
                 if "in use" not in str(error):
                     raise
                 failure = error
@@ -80,37 +75,20 @@ class RedisServer:
         raise failure
 
     async def stop(self) -> None:
-        """Stop the server; its data is gone."""
+        """Stop the server. Its data is lost."""
         if self._process is not None:
             await self._process.stop(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
 
     async def restart(self, *, keep_snapshot: bool = False) -> None:
-        """Stop the server, if it runs, and start it again at the same URL.
+        """Stop the server if it runs, and start it again at the same URL.
 
         Args:
-            keep_snapshot: load what the last `SAVE` wrote (older data comes back); otherwise it starts empty.
+            keep_snapshot: load what the last ``SAVE`` wrote. Otherwise it starts empty.
         """
         await self.stop()
         if not keep_snapshot:
             (self.directory / _SNAPSHOT).unlink(missing_ok=True)
         await self.start()
-
-    async def kill(self) -> None:
-        """End the server at once (SIGKILL)."""
-        await self._running().kill()
-
-    def pause(self) -> None:
-        """Make the server hang (SIGSTOP): its connections stay open, nothing is answered."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        """End a `pause`: what was sent meanwhile is carried out now."""
-        self._running().resume()
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerFailed("The private Redis was not started.")
-        return self._process
 
     async def _start_on(self, port: int) -> None:
         configuration = self._write_configuration(port)
@@ -134,7 +112,7 @@ class RedisServer:
             "dbfilename": _SNAPSHOT,
         }
         try:
-            # Its own pid file is written after it has bound the port, so an old one must not speak for the new server.
+            # The server writes its pid file after it has bound the port. An old file would make it look ready too early.
             (self.directory / _PID_FILE).unlink(missing_ok=True)
             path.write_text("".join(f"{name} {value}\n" for name, value in {**fixed, **self._options}.items()))
             path.chmod(0o600)
@@ -157,14 +135,14 @@ async def start_redis(
 ) -> RedisServer:
     """Start a private, empty Redis-compatible server on the loopback address.
 
-    The caller holds the lock of the directory around it (`ServerDirectory`): a server that an earlier, killed owner left
-    running there is stopped first.
+    The caller holds the lock of the directory around ``directory`` (``ServerDirectory``). A server that an earlier owner left
+    running there when it was killed is stopped first.
 
     Args:
-        directory: for its configuration, log and pid file; its parent exists.
-        options: lines of its configuration beyond the defaults (`requirepass` also goes into the URL).
-        program: another server program than the extra's.
-        ports: ports to try, in this order; by default free ones by chance.
+        directory: directory for its configuration, log and pid file. Its parent exists.
+        options: lines of its configuration beyond the defaults. ``requirepass`` goes into the URL, too.
+        program: a server program to use instead of that of the extra.
+        ports: ports to try in this order, by default free ones in random order.
 
     Raises:
         ExtraMissing: the program is not installed.
@@ -194,7 +172,7 @@ def _free_ports() -> Iterator[int]:
 
 
 def _answers(port: int) -> bool:
-    # Any answer will do: with a password set, PING is refused, but by a server that is up.
+    # A server with a password refuses the PING, and is up all the same.
     with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1) as connection:
         connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))

@@ -1,21 +1,18 @@
-"""`larder audit`: compare every slot of the cache with the database, once."""
+"""``larder verify``: compare every slot of the cache with the database, once."""
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import Progress
 
 from app.cache.errors import CacheError
 from app.cache.inspection import Finding, Inspection
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores, RedisOptions
-from app.cli.environment import check_database, check_redis, read_settings
+from app.cli.environment import check_database, check_redis, open_audit_store, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database
 from app.products.source import ProductSource
-from app.settings import Settings
 
 FAULTY = 1
 LISTED = 100
@@ -25,35 +22,35 @@ LISTED = 100
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the command."""
     parser = subparsers.add_parser(
-        "audit",
+        "verify",
         help="compare every slot of the cache with the database, once",
         description=(
-            "Compare every slot of the cache with its row, payload included. Exit status 1 if any is wrong, 2 if they could not"
-            " be compared."
+            "Compare every slot of the cache with its row, payload included. The exit status is 1 if any is wrong, and 2 if"
+            " they could not be compared."
         ),
     )
     parser.add_argument("--repair", action="store_true", help="empty the slots that are wrong; reads then fill them anew")
 
 
 class NotCompared(CommandFailed):
-    """Nothing is known of the cache: not the same as a cache that is wrong."""
+    """The slots could not be compared, so nothing is known about them."""
 
     status = 2
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it."""
+    """Compare, report, repair if asked to, and return the exit status."""
     try:
-        return await _compare(arguments)
+        return await _verify(repair=arguments.repair)
     except CommandFailed as error:
         raise NotCompared(str(error)) from error
 
 
-async def _compare(arguments: argparse.Namespace) -> int:
+async def _verify(*, repair: bool) -> int:
     settings = read_settings()
     await check_database(settings)
-    if silent := await check_redis(settings):
-        raise CommandFailed(f"{silent} Without it there is nothing to compare.")
+    if warning := await check_redis(settings):
+        raise CommandFailed(f"{warning} Without it there is nothing to compare.")
     database = open_database(settings)
     try:
         async with open_audit_store(settings) as store:
@@ -61,30 +58,14 @@ async def _compare(arguments: argparse.Namespace) -> int:
             patience_s = (settings.fence_ttl_max_ms + 2 * settings.audit_interval_ms) / 1000
             inspection = Inspection(store, ProductSource(database), patience_s=patience_s)
             findings = await inspection.confirm(await _suspects(inspection))
-            if arguments.repair and findings:
+            if repair and findings:
                 await store.delete([finding.key for finding in findings])
     except CacheError as error:
         raise CommandFailed(f"The comparison could not be finished, nothing was changed: {error}.") from error
     finally:
         await database.close()
-    _tell(inspection.checked, findings, repaired=arguments.repair)
+    _print(inspection.checked, findings, repaired=repair)
     return FAULTY if findings else 0
-
-
-@asynccontextmanager
-async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]:
-    """One connection to the cache of the settings. Raises ``StoreUnavailable``."""
-    stores = RedisAuditStores(
-        # A person waits for this, not a request: a slow answer is better than none.
-        RedisOptions(settings.redis_url, 10 * settings.redis_timeout_ms, 10 * settings.redis_connect_timeout_ms),
-        settings.cache_namespace,
-    )
-    await stores.start()
-    try:
-        async with stores.open() as store:
-            yield store
-    finally:
-        await stores.close()
 
 
 async def _suspects(inspection: Inspection) -> Sequence[Finding]:
@@ -98,11 +79,11 @@ async def _suspects(inspection: Inspection) -> Sequence[Finding]:
     return suspects
 
 
-def _tell(checked: int, findings: Sequence[Finding], *, repaired: bool) -> None:
+def _print(checked: int, findings: Sequence[Finding], *, repaired: bool) -> None:
     for finding in findings[:LISTED]:
         print(f"{finding.key}: {finding.fault.value} (slot {finding.slot_version}, row {finding.row_version})")
     if len(findings) > LISTED:
         print(f"... and {len(findings) - LISTED} more")
     print(f"{checked} slots compared, {len(findings)} wrong{', all emptied' if repaired and findings else ''}.")
     if findings and not repaired:
-        print("`larder audit --repair` empties them; `larder purge` empties the whole cache.", file=sys.stderr)
+        print("`larder verify --repair` empties them; `larder purge` empties the whole cache.", file=sys.stderr)

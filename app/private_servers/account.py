@@ -1,7 +1,7 @@
 """The account that PostgreSQL runs as when Larder runs as root, which PostgreSQL refuses to do.
 
-Only on a machine where Larder is root (a container, most often): an account without a login is added, the parents of the
-server's directory and programs become passable for it (`o+x`, nothing more), its own directories belong to it.
+It exists only on a machine where Larder runs as root, most often a container. It has no login. It owns the server's
+directories, and the parents of those and of the programs get the permission ``o+x``, so that it can reach them.
 """
 
 import os
@@ -10,34 +10,25 @@ import stat
 import subprocess
 from pathlib import Path
 
-from app.embedded.errors import ServerFailed
+from app.private_servers.errors import ServerFailed
 
 _NAME = "larder-postgres"
 
 
 def server_account() -> str | None:
-    """The account to run PostgreSQL as, added to the machine if need be; None to run it as who we are.
+    """Return the account to run PostgreSQL as, or ``None`` for the present one. It is added to the machine if necessary.
 
     Raises:
-        ServerFailed: we are root and cannot add an account.
+        ServerFailed: Larder runs as root and cannot add an account.
     """
     if os.geteuid() != 0:
         return None
     try:
         pwd.getpwnam(_NAME)
     except KeyError:
-        command = [
-            "useradd",
-            "--system",
-            "--no-create-home",
-            "--home-dir",
-            "/nonexistent",
-            "--shell",
-            "/usr/sbin/nologin",
-            _NAME,
-        ]
+        command = "useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin"
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            subprocess.run([*command.split(), _NAME], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ServerFailed(
                 f"PostgreSQL does not run as root, and adding the account {_NAME} for it failed "
@@ -47,7 +38,7 @@ def server_account() -> str | None:
 
 
 def give(directory: Path, account: str | None) -> None:
-    """Make `directory` the account's own, closed to others, with a passable way to it."""
+    """Make the account the only one that can use ``directory``, and let it reach it."""
     directory.chmod(stat.S_IRWXU)
     if account is not None:
         entry = pwd.getpwnam(account)
@@ -56,11 +47,11 @@ def give(directory: Path, account: str | None) -> None:
 
 
 def open_programs(programs: Path, account: str | None) -> None:
-    """Let the account run the programs, if the umask at their installation closed them.
+    """Let the account run the programs, which a strict umask at their installation may have prevented.
 
     Args:
-        programs: the wheel's directory of programs; libraries lie beside it and in a `.libs` directory beside the wheel's.
-        account: None changes nothing.
+        programs: the wheel's directory of programs. Libraries are beside it, and in a ``.libs`` directory beside the wheel's.
+        account: ``None`` changes nothing.
     """
     if account is None:
         return

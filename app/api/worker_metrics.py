@@ -1,10 +1,11 @@
-"""What all workers of one address have counted, whichever of them is asked.
+"""The metrics of all workers of one address, as any one of them shows them.
 
-Each worker keeps its tally in a file of its own, in a directory that they share and nobody else can enter: renewed every
-``RENEWAL_S``, replaced as a whole, and renewed before the worker answers ``/metrics`` itself. So everything that was ever shown
-stands in the files, and a later answer, whoever gives it, shows no less; the counts of siblings are up to ``RENEWAL_S`` old.
+Each worker writes its tally into a file of its own, in a directory that only the workers can enter. It replaces the file every
+``RENEWAL_S``, and also before it answers ``/metrics``. Everything that was ever shown is therefore in the files, and no later
+response of any worker shows a lower count. The counts of the other workers are at most ``RENEWAL_S`` old.
 
-A successor goes on from the file of its predecessor: what a killed worker had not written yet is lost, and was never shown.
+A new worker continues from the file of the worker that it replaces. What a killed worker had not written yet is lost, but it
+was never shown.
 """
 
 import asyncio
@@ -19,17 +20,17 @@ from app.api.metrics import Tally
 
 RENEWAL_S = 0.25
 _GONE_S = 5.0
-"""A tally that old belongs to a worker that is dead or hangs: its counts stay, but nothing else of it is so any more."""
+"""Age after which a worker counts as gone: its counters still add up, its gauges are ignored."""
 _log = logging.getLogger("larder")
 
 
-class Tallies:
-    """The tallies of all workers, as one of them sees them.
+class SharedMetrics:
+    """The tallies of all workers, as one of them reads and writes them.
 
     Args:
-        directory: where they keep them.
-        number: which of the workers this is.
-        clock: seconds, on a clock that all of them share.
+        directory: the directory of the files.
+        number: the number of this worker.
+        clock: a clock that all workers share, in seconds.
     """
 
     def __init__(self, directory: Path, number: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,7 +41,7 @@ class Tallies:
         self._renew(Tally())
 
     async def keep(self, live: Callable[[], Tally]) -> None:
-        """Renew this worker's file until cancelled, and once more then."""
+        """Write this worker's file every ``RENEWAL_S`` until cancelled, and then a last time."""
         try:
             while True:
                 self._renew(live())
@@ -49,7 +50,7 @@ class Tallies:
             self._renew(live())
 
     def total(self, live: Tally) -> Tally:
-        """Sum the tallies of all workers; ``live`` is what this process has counted since its start."""
+        """Return the sum of all workers' tallies. ``live`` is what this process has counted since its start."""
         total = self._renew(live)
         for path in self._file.parent.glob("[0-9]*"):
             if path.name.isdecimal() and path != self._file:
@@ -62,10 +63,10 @@ class Tallies:
         try:
             self._write(own)
         except FileNotFoundError:
-            pass  # the parent is gone, and the directory with it: this worker is about to end
+            pass  # the parent is dead and the directory removed, so this worker is about to end
         except OSError as error:
             if not self._failing:
-                _log.warning("the other workers cannot be told what this one counts: %s", error)
+                _log.warning("the metrics of this worker cannot be written for the others: %s", error)
             self._failing = True
         else:
             self._failing = False
@@ -83,5 +84,5 @@ def _read(path: Path) -> Tally:
 
 
 def _counts_of(tally: Tally, restarts: int = 0) -> Tally:
-    """What stays of a tally when its worker is gone."""
+    """Return the part of a tally that counts when its worker is gone."""
     return replace(tally, workers=0, store_up=True, restarts=tally.restarts + restarts)

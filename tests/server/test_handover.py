@@ -7,15 +7,15 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from app.cli.turns import Turns
+from app.server.handover import ConnectionSender
 
 
 class Shop:
-    """A listening socket, its turns, and clients that connect one after the other."""
+    """A listening socket, its sender, and clients that connect one after the other."""
 
     def __init__(self, opened: ExitStack) -> None:
         self.listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
-        self.turns = Turns(self.listener)
+        self.sender = ConnectionSender(self.listener)
         self._opened = opened
 
     def worker(self, number: int) -> socket.socket:
@@ -23,7 +23,7 @@ class Shop:
         ours, theirs = (self._opened.enter_context(end) for end in socket.socketpair())
         ours.settimeout(0)
         theirs.settimeout(0)
-        self.turns.add(number, ours)
+        self.sender.add(number, ours)
         return theirs
 
     async def client(self) -> int:
@@ -45,7 +45,7 @@ def opened() -> Iterator[ExitStack]:
 async def shop(opened: ExitStack) -> AsyncIterator[Shop]:
     shop = Shop(opened)
     yield shop
-    shop.turns.close()
+    shop.sender.close()
 
 
 async def _taken(line: socket.socket) -> int:
@@ -65,18 +65,18 @@ async def _taken(line: socket.socket) -> int:
 async def test_each_gets_as_many_as_the_others(shop: Shop) -> None:
     """A burst is dealt out one by one, whoever would be quicker."""
     lines = [shop.worker(number) for number in (1, 2, 3)]
-    shop.turns.begin()
+    shop.sender.start()
     ports = [await shop.client() for _ in range(9)]
     assert [await _taken(lines[turn % 3]) for turn in range(9)] == ports
 
 
 async def test_connections_wait_while_nobody_serves(shop: Shop) -> None:
     """With no worker, and with none left, nothing is accepted; the next worker gets what has waited."""
-    shop.turns.begin()
+    shop.sender.start()
     early = await shop.client()
     line = shop.worker(1)
     assert await _taken(line) == early
-    shop.turns.remove(1)
+    shop.sender.remove(1)
     late = await shop.client()
     assert await _taken(shop.worker(2)) == late
 
@@ -85,11 +85,11 @@ async def test_worker_that_takes_nothing_is_passed_over(shop: Shop) -> None:
     """Neither a line whose other end is closed nor one that is full keeps a connection from the next worker."""
     dead, hanging, well = (shop.worker(number) for number in (1, 2, 3))
     dead.close()
-    full = shop.turns._lines[2]
+    full = shop.sender._channels[2]
     with suppress(BlockingIOError):
         while full.send(b" " * 4_096):
             pass
-    shop.turns.begin()
+    shop.sender.start()
     for _ in range(4):
         port = await shop.client()
         assert await _taken(well) == port
@@ -99,9 +99,9 @@ async def test_worker_that_takes_nothing_is_passed_over(shop: Shop) -> None:
 async def test_nothing_is_accepted_after_the_end(shop: Shop) -> None:
     """Once closed, clients are refused, also when a worker comes late."""
     shop.worker(1)
-    shop.turns.begin()
+    shop.sender.start()
     address = shop.listener.getsockname()
-    shop.turns.close()
+    shop.sender.close()
     shop.worker(2)
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(address)
