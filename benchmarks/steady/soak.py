@@ -1,6 +1,6 @@
-"""``python -m benchmarks.soak``, ``make soak``: whether memory, or anything else, grows.
+"""``python -m benchmarks.steady.soak``, ``make soak``: whether memory, or anything else, grows.
 
-Two runs, on catalogues of 1,000 and of 1,000,000 products, with the same load over all of it (``benchmarks/mixed.py``:
+Two runs, on catalogues of 1,000 and of 1,000,000 products, with the same load over all of it (``mixed_load.py``:
 hits, misses, unknown ids, lists, writes, retries, errors) at a constant rate. After a warm-up of two minutes resident memory
 of the service is looked at once a second: the mean of the last minute must be within 5 % of that of the first, and the
 slope of a straight line through all is told beside it. Both sizes must end within 20 MB of each other.
@@ -27,11 +27,11 @@ import psycopg
 
 from app.settings import Settings
 from benchmarks import results
-from benchmarks.mixed import Mixed
-from benchmarks.pace import at_rate, clock
 from benchmarks.results import Cell, Result, Target
-from benchmarks.testbed import Servers, Service, larder, run, servers, warm
-from benchmarks.testbed import product_id as product
+from benchmarks.steady.mixed_load import Mixed
+from benchmarks.steady.pace import at_rate, clock
+from benchmarks.steady.testbed import Servers, Service, larder, run, servers, warm
+from benchmarks.steady.testbed import product_id as product
 
 SIZES = (1_000, 1_000_000)
 RATE = 300
@@ -42,7 +42,7 @@ ENOUGH = 0.99
 """Of the rate, or the run does not count."""
 _MB = 1e6
 _REST_S = 3.0
-_WATCHED = (sys.executable, "-m", "benchmarks.watched")
+_GUARDED_RUN = (sys.executable, "-m", "benchmarks.steady.guarded_run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +177,8 @@ async def soak(products: int, minutes: float, warm_up: float, *, wanted: float, 
     async with servers() as started:
         await fill(started, products)
         report = started.directory / "report"
-        environment = {"WATCHED_REPORT": str(report)} | ({"WATCHED_TRACE": "1"} if trace else {})
-        async with larder(started, environment, command=_WATCHED) as service:
+        environment = {"GUARDED_REPORT": str(report)} | ({"GUARDED_TRACE": "1"} if trace else {})
+        async with larder(started, environment, command=_GUARDED_RUN) as service:
             await warm(service.endpoint, [f"/products/{product(0)}"])
             load = Mixed(service.endpoint, products, chance)
             await at_rate(wanted, 60 * warm_up, load)
@@ -270,7 +270,7 @@ async def measure(
 
 def main() -> int:
     """Do it; the exit status is 1 when a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.soak")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each size, after the warm-up (default: %(default)g)")
     parser.add_argument("--warm-up", type=float, default=WARM_UP_MINUTES, help="minutes (default: %(default)g)")
     parser.add_argument("--products", type=int, nargs="+", default=list(SIZES), help="sizes (default: 1000 and 1000000)")

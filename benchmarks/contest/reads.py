@@ -1,9 +1,9 @@
-"""``python -m benchmarks.reads``: cached reads at saturation, every contender, uniform over 1,000 products."""
+"""``python -m benchmarks.contest.reads``: cached reads at saturation, every contender, uniform over 1,000 products."""
 
 import sys
 
-from benchmarks.command import LOOKED_AT, Options, at_least, main, row, say, told
-from benchmarks.contenders import (
+from benchmarks.contest.command import LOOKED_AT, Options, at_least, main, row, say, told
+from benchmarks.contest.contenders import (
     CASHEWS,
     CEILING,
     FASTAPI_CACHE,
@@ -13,30 +13,30 @@ from benchmarks.contenders import (
     TEXTBOOK,
     workers_are_built,
 )
-from benchmarks.course import start_course
-from benchmarks.load import write_requests
-from benchmarks.race import Case, race, ratio
+from benchmarks.contest.contest import Case, contest, ratio
+from benchmarks.contest.environment import start_environment
+from benchmarks.contest.load import write_requests
+from benchmarks.contest.workloads import reads
 from benchmarks.results import Result
-from benchmarks.workloads import reads
 
 REQUESTS = 100_000
 _FRESH = 'If-None-Match: "1"'
 
 
 async def measure(options: Options) -> Result:
-    """Race all of them."""
+    """Play all of them."""
     contenders = [CEILING, LARDER, LARDER_2, CASHEWS, FASTAPI_CACHE, TEXTBOOK, NO_CACHE]
     notes = []
     if not workers_are_built():
         contenders.remove(LARDER_2)
         notes.append("Not run: two workers. This `larder serve` has no --workers.")
         say(notes[-1])
-    async with start_course(contenders) as course:
-        plain = write_requests(course.directory / "reads", reads(course.paths, REQUESTS, 1))
-        fresh = write_requests(course.directory / "fresh", reads(course.paths, REQUESTS, 1, header=_FRESH))
+    async with start_environment(contenders) as environment:
+        plain = write_requests(environment.directory / "reads", reads(environment.paths, REQUESTS, 1))
+        fresh = write_requests(environment.directory / "fresh", reads(environment.paths, REQUESTS, 1, header=_FRESH))
         cases = [Case("GET", contender, plain, reads_only=True, by_size=True) for contender in contenders]
         cases.append(Case("GET, 304", LARDER, fresh, status=304, header=_FRESH, reads_only=True, by_size=True))
-        outcomes = await race(course, cases, rounds=options.rounds, seconds=options.seconds, say=say)
+        outcomes = await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
     found = {outcome.case.contender: outcome for outcome in outcomes if outcome.case.status == 200}
     rows = [
         row(outcome)

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.latency``: how long a cached GET takes at a fixed rate, for Larder, the ceiling and FastAPI + cashews.
+"""``python -m benchmarks.steady.latency``: how long a cached GET takes at a fixed rate, for three contenders.
 
 The rate is half of Larder's own peak, which ``wrk -t1 -c32`` measures at the beginning; the ceiling (a bare ASGI function that
 answers the same bytes) gets the same rate. cashews gets half of its own peak: at Larder's it would only queue. Requests come
 evenly, uniformly over the catalogue's 1,000 products, however long answers take; latencies are corrected for coordinated
-omission (``benchmarks/h2load.py``, ``benchmarks/percentiles.py``). Rounds are alternated, the others rest meanwhile; figures
+omission (``h2load.py``, ``percentiles.py``). Rounds are alternated, the others rest meanwhile; figures
 are medians over the rounds, and the ratio is that of two neighbours in one round.
 """
 
@@ -13,21 +13,23 @@ from collections.abc import Sequence
 from random import Random
 from statistics import median
 
-from benchmarks import h2load, load, results
-from benchmarks.contenders import CASHEWS, CEILING, LARDER, Contender
-from benchmarks.course import Course, start_course
-from benchmarks.load import Request, write_requests
+from benchmarks import results
+from benchmarks.contest import load
+from benchmarks.contest.contenders import CASHEWS, CEILING, LARDER, Contender
+from benchmarks.contest.environment import Environment, start_environment
+from benchmarks.contest.load import Request, write_requests
 from benchmarks.results import Result, Target
-from benchmarks.rounds import Measured, judge
-from benchmarks.testbed import run
+from benchmarks.steady import h2load
+from benchmarks.steady.rounds import Measured, judge
+from benchmarks.steady.testbed import run
 
 PEAK_RUNS, PEAK_S = 3, 4
 
 
-async def _peak(course: Course, contender: Contender) -> float:
-    requests = write_requests(course.directory / "peak", [Request("GET", path) for path in course.paths])
-    served, found = course.served[contender], []
-    async with served.turn(course.probe):
+async def _peak(environment: Environment, contender: Contender) -> float:
+    requests = write_requests(environment.directory / "peak", [Request("GET", path) for path in environment.paths])
+    served, found = environment.served[contender], []
+    async with served.turn(environment.probe):
         for _ in range(PEAK_RUNS):
             seen = await load.run(served.url, requests, first=0, seconds=PEAK_S)
             if seen.wrong:
@@ -38,17 +40,17 @@ async def _peak(course: Course, contender: Contender) -> float:
 
 async def measure(rounds: int, seconds: float, chance: Random) -> Result:
     """Measure all."""
-    async with start_course([LARDER, CEILING, CASHEWS]) as course:
-        peak, other_peak = await _peak(course, LARDER), await _peak(course, CASHEWS)
-        paths = chance.choices(course.paths, k=10_007)
+    async with start_environment([LARDER, CEILING, CASHEWS]) as environment:
+        peak, other_peak = await _peak(environment, LARDER), await _peak(environment, CASHEWS)
+        paths = chance.choices(environment.paths, k=10_007)
         ours, ceiling = Measured(LARDER.label, peak / 2), Measured(CEILING.label, peak / 2)
         measured = [ours, ceiling, Measured(CASHEWS.label, other_peak / 2)]
         turns = list(zip((LARDER, CEILING, CASHEWS), measured, strict=True))
         for number in range(rounds):
             for contender, one in turns if number % 2 == 0 else reversed(turns):
-                served = course.served[contender]
-                async with served.turn(course.probe):
-                    one.add(await h2load.run(served.url, paths, h2load.Load(one.rate, seconds), course.directory))
+                served = environment.served[contender]
+                async with served.turn(environment.probe):
+                    one.add(await h2load.run(served.url, paths, h2load.Load(one.rate, seconds), environment.directory))
                 print(f"round {number + 1}: {one.label}: {_told(one)}", flush=True)
     return _result(measured, judge(ours, ceiling), (peak, other_peak), rounds, seconds)
 
@@ -69,7 +71,7 @@ def _result(measured: Sequence[Measured], target: Target, peaks: tuple[float, fl
 
 def main() -> int:
     """Do it; the exit status is 1 when the target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.latency")
     parser.add_argument("--rounds", type=int, default=5, help="of each contender (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each round (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1)

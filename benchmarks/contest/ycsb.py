@@ -1,14 +1,14 @@
-"""``python -m benchmarks.ycsb``: reads and updates mixed as YCSB's A, B and C, Zipfian over its 1,000 records."""
+"""``python -m benchmarks.contest.ycsb``: reads and updates mixed as YCSB's A, B and C, Zipfian over its 1,000 records."""
 
 import sys
 
-from benchmarks.command import LOOKED_AT, Options, main, row, say, told
-from benchmarks.contenders import CASHEWS, LARDER, TEXTBOOK
-from benchmarks.course import start_course
-from benchmarks.load import write_requests
-from benchmarks.race import Case, Outcome, race, ratio
+from benchmarks.contest.command import LOOKED_AT, Options, main, row, say, told
+from benchmarks.contest.contenders import CASHEWS, LARDER, TEXTBOOK
+from benchmarks.contest.contest import Case, Outcome, contest, ratio
+from benchmarks.contest.environment import start_environment
+from benchmarks.contest.load import write_requests
+from benchmarks.contest.workloads import THETA, ycsb
 from benchmarks.results import Result
-from benchmarks.workloads import THETA, ycsb
 
 REQUESTS = 100_000
 MIXES = {"A: 50 % reads, 50 % updates": 50, "B: 95 % reads, 5 % updates": 95, "C: reads only": 100}
@@ -16,16 +16,16 @@ CONTENDERS = (LARDER, CASHEWS, TEXTBOOK)
 
 
 async def measure(options: Options) -> Result:
-    """Race them through one mix after the other."""
+    """Play them through one mix after the other."""
     outcomes: list[Outcome] = []
-    async with start_course(CONTENDERS) as course:
+    async with start_environment(CONTENDERS) as environment:
         # Reads only first: the others leave their rows behind.
         for mix, reads_of_100 in reversed(MIXES.items()):
             requests = write_requests(
-                course.directory / f"mix-{reads_of_100}", ycsb(course.paths, REQUESTS, 2, reads_of_100=reads_of_100)
+                environment.directory / f"mix-{reads_of_100}", ycsb(environment.paths, REQUESTS, 2, reads_of_100=reads_of_100)
             )
             cases = [Case(mix, contender, requests) for contender in CONTENDERS]
-            outcomes = await race(course, cases, rounds=options.rounds, seconds=options.seconds, say=say) + outcomes
+            outcomes = await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say) + outcomes
     larder = {outcome.case.workload: outcome for outcome in outcomes if outcome.case.contender == LARDER}
     rows = [
         row(outcome)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.stale --minutes-each 1 --seed N``: stale reads of Larder and of others, by the same checker.
+"""``python -m benchmarks.proofs.stale --minutes-each 1 --seed N``: stale reads of Larder and of others, by the same checker.
 
 Each system gets servers of its own, three processes, the same clients, and the same schedule of faults; docs/PEERS.md says
 what is counted. The exit status is 1 when Larder showed the past.
@@ -261,14 +261,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 def main() -> int:
     """Do it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stale", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.proofs.stale", description=__doc__)
     parser.add_argument("--minutes-each", type=float, default=1.0, help="per system, without and with faults (%(default)g)")
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: by chance)")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     set_up()
     today = dt.datetime.now(tz=dt.UTC).date()
-    _say(f"python -m benchmarks.stale --minutes-each {arguments.minutes_each:g} --seed {seed}, on {today}")
+    _say(f"python -m benchmarks.proofs.stale --minutes-each {arguments.minutes_each:g} --seed {seed}, on {today}")
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         rows = runner.run(_measure_all(arguments.minutes_each, seed, _say))
     _say("\n" + table(rows))

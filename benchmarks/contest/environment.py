@@ -10,7 +10,7 @@ import psycopg
 
 from app.postgres.migrations import upgrade
 from app.private_servers import start_postgres, start_redis
-from benchmarks.contenders import CEILING, LARDER, Contender, Served
+from benchmarks.contest.contenders import CEILING, LARDER, Contender, Served
 from benchmarks.peers.environment import set_up
 from tests.harness.servers import create_database, session_directory
 
@@ -53,8 +53,8 @@ def product_paths(count: int) -> list[str]:
     return [f"/products/{product_id}" for product_id in product_ids(count)]
 
 
-class Course:
-    """Servers and contenders, running and resting; made by ``start_course``."""
+class Environment:
+    """Servers and contenders, running and resting; made by ``start_environment``."""
 
     def __init__(self, directory: Path, products: int) -> None:
         self.directory = directory
@@ -68,13 +68,13 @@ class Course:
 
 
 @asynccontextmanager
-async def start_course(
+async def start_environment(
     contenders: Sequence[Contender],
     *,
     products: int = 1_000,
     redis_options: Mapping[str, str] = REDIS,
     warm: bool = True,
-) -> AsyncIterator[Course]:
+) -> AsyncIterator[Environment]:
     """Start servers and contenders, each on a copy of the catalogue, and resting; stop all of them at the end.
 
     Args:
@@ -88,15 +88,15 @@ async def start_course(
     """
     await asyncio.to_thread(set_up)
     async with AsyncExitStack() as opened:
-        course = Course(await opened.enter_async_context(session_directory()), products)
-        postgres = await start_postgres(course.directory / "postgres", options=POSTGRES)
+        environment = Environment(await opened.enter_async_context(session_directory()), products)
+        postgres = await start_postgres(environment.directory / "postgres", options=POSTGRES)
         opened.push_async_callback(postgres.stop)
         await _fill(postgres.url, products)
         # Larder first: the ceiling answers what Larder answered.
         for contender in sorted(contenders, key=lambda one: one == CEILING):
             redis_url = ""
             if contender.caches:
-                redis = await start_redis(course.directory / f"redis-{contender.name}", options=redis_options)
+                redis = await start_redis(environment.directory / f"redis-{contender.name}", options=redis_options)
                 opened.push_async_callback(redis.stop)
                 redis_url = redis.url
             template = "peer_catalogue" if contender.peer else "larder_catalogue"
@@ -104,32 +104,32 @@ async def start_course(
                 contender,
                 database_url=await create_database(postgres.url, f"of_{contender.name}", template=template),
                 redis_url=redis_url,
-                answers=course.directory / "answers.json",
-                log=course.directory / f"{contender.name}.log",
+                answers=environment.directory / "answers.json",
+                log=environment.directory / f"{contender.name}.log",
             )
             opened.push_async_callback(served.stop)
             served.start()
-            await served.until_ready(course.probe)
-            course.served[contender] = served
+            await served.until_ready(environment.probe)
+            environment.served[contender] = served
             if warm:
-                await asyncio.to_thread(served.get, course.paths)
+                await asyncio.to_thread(served.get, environment.paths)
             if warm and contender == LARDER:
-                await asyncio.to_thread(_remember, served, course)
+                await asyncio.to_thread(_remember, served, environment)
             served.pause()
-        yield course
+        yield environment
 
 
-def _remember(served: Served, course: Course) -> None:
+def _remember(served: Served, environment: Environment) -> None:
     """Keep Larder's hits, all of them, for the ceiling."""
-    answers = served.get(course.paths)
+    answers = served.get(environment.paths)
     if any(answer.headers["cache-status"] != "larder; hit" for answer in answers):
         raise RuntimeError("Larder does not answer from its cache")
     # uvicorn adds the date itself, to whatever it serves.
     kept = {
         path: ([pair for pair in answer.headers.items() if pair[0] != "date"], answer.body.decode())
-        for path, answer in zip(course.paths, answers, strict=True)
+        for path, answer in zip(environment.paths, answers, strict=True)
     }
-    (course.directory / "answers.json").write_text(json.dumps(kept))
+    (environment.directory / "answers.json").write_text(json.dumps(kept))
 
 
 async def _fill(url: str, products: int) -> None:

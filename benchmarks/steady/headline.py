@@ -1,4 +1,4 @@
-"""``python -m benchmarks.headline``: 10,000 reads/s and 100 writes/s for 60 s, and what PostgreSQL is asked meanwhile.
+"""``python -m benchmarks.steady.headline``: 10,000 reads/s and 100 writes/s for 60 s, and what PostgreSQL is asked meanwhile.
 
 10,000 products, all cached before. h2load sends nine tenths of the reads at a constant rate, uniformly over the catalogue; a
 client in this process sends the rest and the writes, an open loop: each write (``PUT /products/{id}/stock``, random
@@ -7,8 +7,8 @@ acknowledged, and 900 reads a second come at moments of their own, half of them 
 1,000 reads a second are judged by ``tests/harness/checker.py``: none may show a version older than the newest that was
 acknowledged before the read was called.
 
-Latencies count from the moment at which a request was due: see ``benchmarks/pace.py`` for this client and
-``benchmarks/h2load.py`` for h2load. PostgreSQL is looked at twice, the measured seconds apart, in the middle of the load.
+Latencies count from the moment at which a request was due: see ``pace.py`` for this client and ``h2load.py`` for h2load.
+PostgreSQL is looked at twice, the measured seconds apart, in the middle of the load.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from random import Random
 
-from benchmarks import h2load, results, statements
-from benchmarks.pace import at_rate, clock
-from benchmarks.percentiles import latency
+from benchmarks import results
 from benchmarks.results import Cell, Result, Target
-from benchmarks.statements import Look
-from benchmarks.testbed import larder, product_id, run, servers, warm
+from benchmarks.steady import h2load, statements
+from benchmarks.steady.pace import at_rate, clock
+from benchmarks.steady.percentiles import latency
+from benchmarks.steady.statements import Look
+from benchmarks.steady.testbed import larder, product_id, run, servers, warm
 from tests.harness.checker import Read, Verdict, Write, check
 from tests.outages.client import Answer, Endpoint, NoAnswerError
 
@@ -258,7 +259,7 @@ def _statements(seen: Seen) -> Result:
 
 def main() -> int:
     """Do it; the exit status is 1 when a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.headline")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.headline")
     parser.add_argument("--seconds", type=float, default=60.0, help="between the two looks (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.trace --trace FILE``: a recorded night of accesses, on a Redis that cannot hold all of its products.
+"""``python -m benchmarks.contest.trace --trace FILE``: a recorded night of accesses, on a Redis too small for its products.
 
 Each key of the trace is a product of its own, numbered by first appearance; everyone plays the accesses from the first one
 on, fills its cache with the same number of them before it is measured, and goes on from where it was in each round.
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import redis
 
-from benchmarks.command import LOOKED_AT, Options, main, row, say, told
-from benchmarks.contenders import CASHEWS, LARDER, NO_CACHE, Contender
-from benchmarks.course import Course, start_course
-from benchmarks.load import run, write_requests
-from benchmarks.race import Case, race, ratio
+from benchmarks.contest.command import LOOKED_AT, Options, main, row, say, told
+from benchmarks.contest.contenders import CASHEWS, LARDER, NO_CACHE, Contender
+from benchmarks.contest.contest import Case, contest, ratio
+from benchmarks.contest.environment import Environment, start_environment
+from benchmarks.contest.load import run, write_requests
+from benchmarks.contest.workloads import replay, trace_ranks
 from benchmarks.results import Cell, Result
-from benchmarks.workloads import replay, trace_ranks
 
 FILLING, FILLING_S = 20_000, 4
 """Accesses before the first measured one, at least, played for so many seconds at a time."""
@@ -44,20 +44,20 @@ class Seen:
 
 
 async def measure(options: Options) -> Result:
-    """Race them through the trace, if there is one."""
+    """Play them through the trace, if there is one."""
     if options.trace is None:
         return Result("trace", _TITLE, [], (), ["Not run: no trace was given (make bench TRACE=file)."])
     ranks, products = trace_ranks(options.trace)
     say(f"{len(ranks):,} accesses to {products:,} products")
-    async with start_course(CONTENDERS, products=products, redis_options=MEMORY, warm=False) as course:
-        requests = write_requests(course.directory / "trace", replay(ranks[:PLAYED], course.paths))
+    async with start_environment(CONTENDERS, products=products, redis_options=MEMORY, warm=False) as environment:
+        requests = write_requests(environment.directory / "trace", replay(ranks[:PLAYED], environment.paths))
         cases = [
-            Case("trace", contender, requests, first=await _fill(course, contender, requests), reads_only=True)
+            Case("trace", contender, requests, first=await _fill(environment, contender, requests), reads_only=True)
             for contender in CONTENDERS
         ]
-        filled = [await _seen(course, contender) for contender in CONTENDERS]
-        outcomes = await race(course, cases, rounds=options.rounds, seconds=options.seconds, say=say)
-        seen = [await _seen(course, contender) for contender in CONTENDERS]
+        filled = [await _seen(environment, contender) for contender in CONTENDERS]
+        outcomes = await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
+        seen = [await _seen(environment, contender) for contender in CONTENDERS]
     rows = [
         row(outcome) | after.since(before) | {"played": outcome.played} | {"Larder is": told(ratio(outcomes[0], outcome))}
         for outcome, before, after in zip(outcomes, filled, seen, strict=True)
@@ -77,26 +77,26 @@ async def measure(options: Options) -> Result:
     return Result("trace", _TITLE, rows, (), notes)
 
 
-async def _fill(course: Course, contender: Contender, requests: Path) -> int:
+async def _fill(environment: Environment, contender: Contender, requests: Path) -> int:
     """Play the beginning; how far it came."""
     played = FILLING if not contender.caches else 0
-    served = course.served[contender]
-    async with served.turn(course.probe):
+    served = environment.served[contender]
+    async with served.turn(environment.probe):
         while played < FILLING:
             played += (await run(served.url, requests, first=played, seconds=FILLING_S)).answers
     return played
 
 
-async def _seen(course: Course, contender: Contender) -> Seen:
+async def _seen(environment: Environment, contender: Contender) -> Seen:
     """Ask for the counts; Larder's own, because it asks Redis twice at a miss, and for the fence at every read."""
     if not contender.caches:
         return Seen()
-    served = course.served[contender]
+    served = environment.served[contender]
     with redis.Redis.from_url(served.redis_url) as client:
         counted = client.info("stats")
     if contender.peer:
         return Seen(counted["keyspace_hits"], counted["keyspace_misses"], counted["evicted_keys"])
-    async with served.turn(course.probe):
+    async with served.turn(environment.probe):
         metrics = (await asyncio.to_thread(served.get, ["/metrics"]))[0].body.decode()
     return Seen(*_counted(metrics), counted["evicted_keys"])
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from benchmarks.percentiles import corrected
+from benchmarks.steady.percentiles import corrected
 
 _PER_CONNECTION = 80
 _OPENING_MS = 13

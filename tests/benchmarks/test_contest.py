@@ -1,13 +1,13 @@
-"""The races' arithmetic: what wrk printed, ratios by round, whose turn it is, and what makes a row not count."""
+"""The arithmetic of the contests: what wrk printed, ratios by round, whose turn it is, and what makes a row not count."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks.command import at_least, row
-from benchmarks.contenders import CASHEWS, LARDER, Answer
-from benchmarks.load import Measured, parse
-from benchmarks.race import Case, Outcome, _changes, _size, order, ratio
+from benchmarks.contest.command import at_least, row
+from benchmarks.contest.contenders import CASHEWS, LARDER, Answer
+from benchmarks.contest.contest import Case, Outcome, _changes, _size, order, ratio
+from benchmarks.contest.load import Measured, parse
 
 PRINTED = """Running 3s test @ http://127.0.0.1:8000
   1 threads and 32 connections

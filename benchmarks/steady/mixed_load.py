@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
-from benchmarks.testbed import product_id
+from benchmarks.steady.testbed import product_id
 from tests.outages.client import Endpoint, NoAnswerError
 
 UNKNOWN = 100_000

@@ -1,6 +1,6 @@
-"""``larder serve`` that tells of its inside: on SIGUSR1 it writes ``WATCHED_REPORT``, a file of JSON.
+"""``larder serve`` that tells of its inside: on SIGUSR1 it writes ``GUARDED_REPORT``, a file of JSON.
 
-``tasks``: asyncio's tasks; ``objects``: what the garbage collector knows after a collection. With ``WATCHED_TRACE=1`` (which
+``tasks``: asyncio's tasks; ``objects``: what the garbage collector knows after a collection. With ``GUARDED_TRACE=1`` (which
 takes memory and time itself) also ``grown``: the lines whose memory grew most since the first report.
 """
 
@@ -47,7 +47,7 @@ class _Reporter:
 
 async def _serve() -> int:
     loop = asyncio.get_running_loop()
-    reporter = _Reporter(Path(os.environ["WATCHED_REPORT"]), loop)
+    reporter = _Reporter(Path(os.environ["GUARDED_REPORT"]), loop)
     loop.add_signal_handler(signal.SIGUSR1, reporter.report)
     subparsers = argparse.ArgumentParser().add_subparsers()
     serve.add_parser(subparsers)
@@ -56,7 +56,7 @@ async def _serve() -> int:
 
 def main() -> int:
     """Serve until SIGTERM."""
-    if os.environ.get("WATCHED_TRACE"):
+    if os.environ.get("GUARDED_TRACE"):
         tracemalloc.start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve())

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.pool``: what connections and batch size are worth.
+"""``python -m benchmarks.steady.pool_sizes``: what connections and batch size are worth.
 
 One process of the service on private servers with 1,000,000 products, and ``wrk`` beside it. One setting is varied at a time,
 the others keep their defaults; rounds are alternated, medians compared. Two loads: ``PUT …/stock`` of random products, and
@@ -142,7 +142,9 @@ async def measure(arguments: argparse.Namespace, environment: Mapping[str, str])
 
 async def main() -> int:
     """Do it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pool", description="What connections and batches are worth.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.steady.pool_sizes", description="What connections and batches are worth."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each load in each round")
     parser.add_argument("--clients", type=int, default=32)

@@ -1,14 +1,14 @@
-"""``python -m benchmarks.writes``: counts, prices and adjustments at saturation, on random products and on one hot product."""
+"""``python -m benchmarks.contest.writes``: writes at saturation, on random products and on one hot product."""
 
 import sys
 
-from benchmarks.command import LOOKED_AT, Options, at_least, main, row, say, told
-from benchmarks.contenders import CASHEWS, LARDER, LARDER_ALONE, TEXTBOOK, Contender
-from benchmarks.course import Course, start_course
-from benchmarks.load import Request, write_requests
-from benchmarks.race import Case, Outcome, race, ratio
+from benchmarks.contest.command import LOOKED_AT, Options, at_least, main, row, say, told
+from benchmarks.contest.contenders import CASHEWS, LARDER, LARDER_ALONE, TEXTBOOK, Contender
+from benchmarks.contest.contest import Case, Outcome, contest, ratio
+from benchmarks.contest.environment import Environment, start_environment
+from benchmarks.contest.load import Request, write_requests
+from benchmarks.contest.workloads import adjustments, counts, prices
 from benchmarks.results import Result, Target
-from benchmarks.workloads import adjustments, counts, prices
 
 REQUESTS = 50_000
 COUNT, PRICE, HOT, RANDOM = "PUT stock, random", "PATCH price, random", "adjust, one hot product", "adjust, random"
@@ -18,11 +18,11 @@ _SAME = 0.95
 
 
 async def measure(options: Options) -> Result:
-    """Race them through one kind of write after the other."""
+    """Play them through one kind of write after the other."""
     outcomes: list[Outcome] = []
-    async with start_course([LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK]) as course:
-        for cases in _cases(course):
-            outcomes += await race(course, cases, rounds=options.rounds, seconds=options.seconds, say=say)
+    async with start_environment([LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK]) as environment:
+        for cases in _cases(environment):
+            outcomes += await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
     found = {(outcome.case.workload, outcome.case.contender): outcome for outcome in outcomes}
     rows = [
         row(outcome) | {"ledger": outcome.case.ledger, "Larder is": told(ratio(found[outcome.case.workload, LARDER], outcome))}
@@ -45,18 +45,18 @@ async def measure(options: Options) -> Result:
     return Result("writes", "Writes", rows, _targets(found), notes)
 
 
-def _cases(course: Course) -> list[list[Case]]:
+def _cases(environment: Environment) -> list[list[Case]]:
     """Give the cases, one kind of write after the other."""
-    hot = course.paths[len(course.paths) // 2 :][:1]
+    hot = environment.paths[len(environment.paths) // 2 :][:1]
     kinds: list[tuple[str, list[Request], tuple[Contender, ...]]] = [
-        (COUNT, counts(course.paths, REQUESTS, 3), (LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK)),
-        (PRICE, prices(course.paths, REQUESTS, 4), (LARDER, CASHEWS)),
+        (COUNT, counts(environment.paths, REQUESTS, 3), (LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK)),
+        (PRICE, prices(environment.paths, REQUESTS, 4), (LARDER, CASHEWS)),
         (HOT, adjustments(hot, REQUESTS, 5), (LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK)),
-        (RANDOM, adjustments(course.paths, REQUESTS, 6), (LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK)),
+        (RANDOM, adjustments(environment.paths, REQUESTS, 6), (LARDER, LARDER_ALONE, CASHEWS, TEXTBOOK)),
     ]
     cases = []
     for kind, requests, contenders in kinds:
-        file = write_requests(course.directory / kind.replace(" ", "-"), requests)
+        file = write_requests(environment.directory / kind.replace(" ", "-"), requests)
         cases.append(
             [
                 Case(kind, contender, file, versions=True, ledger=kind != PRICE and contender in _LEDGER)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.components``: what operations cost in one process, without HTTP, on real servers; and stampedes.
+"""``python -m benchmarks.steady.components``: what operations cost in one process on real servers; and stampedes.
 
 Each operation is done one at a time (latency) and 32 at a time (throughput); each miss and each write on an empty slot has
 a product of its own that nobody asked for before. Counted, not assumed: Redis round trips by ``INFO commandstats`` (each
@@ -28,11 +28,12 @@ from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.main import create_app
 from app.settings import Settings
-from benchmarks import results, statements
-from benchmarks.pace import clock
-from benchmarks.percentiles import percentile
+from benchmarks import results
 from benchmarks.results import Cell, Result, Target
-from benchmarks.testbed import Servers, larder, product_id, run, servers, warm
+from benchmarks.steady import statements
+from benchmarks.steady.pace import clock
+from benchmarks.steady.percentiles import percentile
+from benchmarks.steady.testbed import Servers, larder, product_id, run, servers, warm
 from tests.harness.servers import know_history
 
 AT_ONCE = 32
@@ -343,7 +344,7 @@ def _herd(where: str, loads: list[int]) -> Target:
 
 def main() -> int:
     """Do it; the exit status is 1 when a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.components")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.components")
     parser.add_argument("--scale", type=float, default=1.0, help="of how often each operation is done (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from statistics import median
 
-from benchmarks.h2load import Run
-from benchmarks.percentiles import Latency, latency
 from benchmarks.results import Cell, Target
+from benchmarks.steady.h2load import Run
+from benchmarks.steady.percentiles import Latency, latency
 
 ENOUGH = 0.995
 """Of the rate, or the round does not count."""

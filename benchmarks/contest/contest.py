@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.contenders import Answer, Contender, Served
-from benchmarks.course import Course
-from benchmarks.load import CONNECTIONS, Measured, run
+from benchmarks.contest.contenders import Answer, Contender, Served
+from benchmarks.contest.environment import Environment
+from benchmarks.contest.load import CONNECTIONS, Measured, run
 
 WARM_UP_S = 1
 _SAMPLE = 25
@@ -118,8 +118,8 @@ def order(count: int, number: int) -> list[int]:
     return [(number + step * place) % count for place in range(count)]
 
 
-async def race(
-    course: Course,
+async def contest(
+    environment: Environment,
     cases: Sequence[Case],
     *,
     rounds: int,
@@ -129,7 +129,7 @@ async def race(
     """Let every case run in each round.
 
     Args:
-        course: where.
+        environment: where.
         cases: who does what; the order of the outcomes.
         rounds: how often.
         seconds: of a measured run; a second of warm-up goes before it.
@@ -139,9 +139,9 @@ async def race(
     for number in range(rounds):
         for place in order(len(outcomes), number):
             outcome = outcomes[place]
-            served = course.served[outcome.case.contender]
-            async with served.turn(course.probe):
-                await _run_once(course, served, outcome, seconds=seconds)
+            served = environment.served[outcome.case.contender]
+            async with served.turn(environment.probe):
+                await _run_once(environment, served, outcome, seconds=seconds)
             last = outcome.rounds[-1]
             faults = f"; DOES NOT COUNT: {outcome.faults[-1]}" if outcome.faults else ""
             who = f"{outcome.case.workload}, {outcome.case.contender.label}"
@@ -149,9 +149,9 @@ async def race(
     return outcomes
 
 
-async def _run_once(course: Course, served: Served, outcome: Outcome, *, seconds: int) -> None:
+async def _run_once(environment: Environment, served: Served, outcome: Outcome, *, seconds: int) -> None:
     case = outcome.case
-    sample = Random(len(outcome.rounds)).sample(course.paths, min(_SAMPLE, len(course.paths)))
+    sample = Random(len(outcome.rounds)).sample(environment.paths, min(_SAMPLE, len(environment.paths)))
     outcome.faults += await asyncio.to_thread(_look, served, sample, outcome, count=False)
     before = None if case.reads_only else await asyncio.to_thread(_state, served)
     answers = [await _play(served, outcome, WARM_UP_S), await _play(served, outcome, seconds)]
@@ -162,7 +162,7 @@ async def _run_once(course: Course, served: Served, outcome: Outcome, *, seconds
         outcome.faults += _changes(case, before, await _settled(served), answers)
     outcome.faults += await asyncio.to_thread(_look, served, sample, outcome, count=True)
     if case.by_size:
-        outcome.faults += await asyncio.to_thread(_sizes, served, course.paths, case, answers[-1])
+        outcome.faults += await asyncio.to_thread(_sizes, served, environment.paths, case, answers[-1])
 
 
 async def _play(served: Served, outcome: Outcome, seconds: int) -> Measured:

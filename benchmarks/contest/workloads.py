@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from benchmarks.load import Request
+from benchmarks.contest.load import Request
 
 THETA = 0.99
 """The skew of YCSB's Zipfian distribution."""

@@ -1,4 +1,4 @@
-"""The command line that the races share: how many rounds, how long, and what is done with the result."""
+"""The command line that the contests share: how many rounds, how long, and what is done with the result."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.race import Outcome, Ratio
+from benchmarks.contest.contest import Outcome, Ratio
 from benchmarks.results import Cell, Result, Target, write
 from benchmarks.tables import markdown
 
@@ -61,7 +61,7 @@ async def _awaited(measuring: Awaitable[Result]) -> Result:
 
 
 def row(outcome: Outcome) -> dict[str, Cell]:
-    """Give the columns that every race has."""
+    """Give the columns that every contest has."""
     return {
         "workload": outcome.case.workload,
         "contender": outcome.case.contender.label,
