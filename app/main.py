@@ -22,7 +22,7 @@ from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
-from app.products.housekeeping import Housekeeping
+from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
@@ -81,10 +81,10 @@ async def running(
         await audit.attempt()  # so that the first reads find a fence, if Redis is there
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
-        housekeeping = Housekeeping(
+        pruner = AnswerPruner(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
-        await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
+        await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
         larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), shared)
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))

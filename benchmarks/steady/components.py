@@ -27,6 +27,7 @@ from app.api.state import Larder
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.main import create_app
+from app.products.commands import set_stock
 from app.settings import Settings
 from benchmarks import results
 from benchmarks.results import Cell, Result, Target
@@ -168,7 +169,7 @@ def operations(app: FastAPI, scale: float) -> list[Operation]:
         _expect((read.status.value, isinstance(read.state, Value)), ("stored", True))
 
     async def write(product: str) -> None:
-        await products.count(product, next(stock))
+        await products.write(set_stock(product, next(stock)))
 
     return [
         Operation("304, ASGI", unchanged, round(5_000 * scale)),

@@ -43,7 +43,7 @@ from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
 from app.products.commands import Command
 from app.products.decision import Postponed
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.product import Draft
 from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
@@ -221,9 +221,11 @@ class Process:
         """Commit a command."""
 
         async def run() -> Committed:
-            done = await self.transactions.commit([Asked(command)])
+            done = await self.transactions.commit([WriteRequest(command)])
             if isinstance(done.decisions[0], Postponed):
-                done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
+                done = await self.transactions.commit(
+                    [WriteRequest(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys))
+                )
             return done
 
         return await self.source.calls.call("commit", list(command.keys), run)

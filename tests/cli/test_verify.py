@@ -8,6 +8,7 @@ import redis.asyncio
 from app.cache.redis_store import Names
 from app.cli import main, parse
 from app.main import running
+from app.products.commands import Upsert
 from app.products.product import Draft
 from app.settings import Settings
 
@@ -33,7 +34,7 @@ def settings(environment: pytest.MonkeyPatch, own_servers: Mapping[str, str]) ->
 async def raw(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
     """A client that knows nothing of the protocol, beside a cache that holds every product."""
     async with running(settings) as service:
-        await service.products.upsert([Draft(product_id, "Mug", 100, 5) for product_id in IDS])
+        await service.products.write(Upsert([Draft(product_id, "Mug", 100, 5) for product_id in IDS]))
         await service.products.get_many(IDS)
     client = redis.asyncio.Redis.from_url(settings.redis_url)
     yield client

@@ -15,7 +15,7 @@ from app.cache.ports import State, Value
 from app.cache.write_through import Status
 from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.payload import product_payload
 from app.products.product import Draft, Gone, Product
 from app.products.source import row_of
@@ -133,7 +133,7 @@ class Shop:
         effects: list[Effect] = []
 
         async def transact() -> Committed:
-            committed = await self.at.transactions.commit([Asked(command) for command in commands])
+            committed = await self.at.transactions.commit([WriteRequest(command) for command in commands])
             for decision in committed.decisions:
                 if isinstance(decision, Denied):
                     raise decision.refusal

@@ -1,4 +1,4 @@
-"""Removing kept answers when their time is over, in bounded steps."""
+"""Removing stored answers when their time is over, in bounded steps."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ STEP = 1_000
 """Most answers that one statement removes, so that none holds its locks for long."""
 
 
-class Housekeeping:
-    """One process's sweeper; instances do not disturb each other, they skip what another is removing."""
+class AnswerPruner:
+    """Removes old answers in the background. Several processes do not disturb each other: each skips what another removes."""
 
     def __init__(
         self, transactions: ProductTransactions, stats: Stats, *, keep_s: float, pause_s: float, step: int = STEP
@@ -26,18 +26,18 @@ class Housekeeping:
         self._step = step
 
     async def run(self) -> None:
-        """Sweep after every pause until cancelled."""
+        """Prune after every pause until cancelled."""
         while True:
             await asyncio.sleep(self._pause_s)
             try:
-                await self.sweep()
+                await self.prune()
             except DatabaseError as error:
-                log.info("kept answers could not be removed now, the next sweep will: %s", error)
+                log.info("old answers could not be removed now, the next attempt will: %s", error)
             except Exception:
                 self._stats.unexpected += 1
-                log.exception("kept answers could not be removed now, the next sweep tries again")
+                log.exception("old answers could not be removed now, the next attempt tries again")
 
-    async def sweep(self) -> int:
+    async def prune(self) -> int:
         """Remove every answer that is old enough; return their number. Raises a ``DatabaseError``."""
         removed = 0
         while step := await self._transactions.forget(age_s=self._keep_s, limit=self._step):
