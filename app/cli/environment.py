@@ -1,7 +1,9 @@
-"""Settings for a command, and a first look at the servers they name."""
+"""The settings of a command, and the servers that they name."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import psycopg
@@ -11,14 +13,16 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores
 from app.cli.errors import CommandFailed
+from app.main import redis_options
 from app.settings import Settings, SettingsError
 
 _NO_RETRY = Retry(NoBackoff(), 0)
 
 
 def read_settings(overrides: Mapping[str, str] | None = None) -> Settings:
-    """The settings of the environment, with some of its variables replaced.
+    """Return the settings of the environment, with some of its variables replaced.
 
     Raises:
         CommandFailed: a setting is unknown, malformed, or contradicts another one.
@@ -33,7 +37,7 @@ async def check_database(settings: Settings) -> None:
     """Connect to PostgreSQL once.
 
     Raises:
-        CommandFailed: no URL, or a wrong one, nobody listens there, or the server does not let us in.
+        CommandFailed: the URL is missing or malformed, the server cannot be reached, or it refuses the user.
     """
     url = settings.database_url
     if not url:
@@ -52,10 +56,10 @@ async def check_database(settings: Settings) -> None:
 
 
 async def check_redis(settings: Settings) -> str | None:
-    """Ask Redis once; a sentence to print if it does not answer, which Larder can live with.
+    """Ping Redis once. Return a warning to print if it does not answer, since Larder serves without it.
 
     Raises:
-        CommandFailed: no URL, or a wrong one, or the server does not let us in: waiting would not help.
+        CommandFailed: the URL is missing or malformed, or the server refuses the user, which waiting does not cure.
     """
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")
@@ -78,6 +82,28 @@ async def check_redis(settings: Settings) -> str | None:
     finally:
         await client.aclose()
     return None
+
+
+@asynccontextmanager
+async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]:
+    """Open one connection to the cache of the settings.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
+    """
+    # A person waits here, and prefers a slow answer to none.
+    options = replace(
+        redis_options(settings),
+        timeout_ms=10 * settings.redis_timeout_ms,
+        connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
+    )
+    stores = RedisAuditStores(options, settings.cache_namespace)
+    await stores.start()
+    try:
+        async with stores.open() as store:
+            yield store
+    finally:
+        await stores.close()
 
 
 def _database_place(url: str) -> str:
