@@ -85,7 +85,7 @@ async def started(starting: Awaitable[Server]) -> AsyncIterator[Server]:
 
 
 async def test_postgres_keeps_its_url_and_its_data_and_leaves_nothing_else(directory: Path) -> None:
-    """What was committed is there after a restart, a crash and under a new owner; a stopped server leaves no process or socket."""
+    """What was committed survives a restart, a crash and a new owner; a stopped server leaves no process and no socket."""
     async with started(start_postgres(directory / "postgres")) as server:
         await _execute(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
         await server.restart()
