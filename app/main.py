@@ -16,14 +16,15 @@ from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
-from app.products.audit_source import ProductAuditSources
 from app.products.housekeeping import Housekeeping
 from app.products.service import Products, WriteLimits
-from app.products.source import ProductSource
+from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 
@@ -56,14 +57,11 @@ async def running(
     stats = Stats()
     config = cache_config(settings)
     namespace = settings.cache_namespace
-    options = RedisOptions(
-        settings.redis_url, settings.redis_timeout_ms, settings.redis_connect_timeout_ms, settings.redis_retry_ms
-    )
-    lives = Lives(settings.slot_ttl_s, settings.absent_ttl_s, settings.ttl_jitter_percent, settings.lease_ttl_ms)
+    options = redis_options(settings)
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
-        store = RedisStore(options, namespace, lives)
+        store = RedisStore(options, namespace, lifetimes(settings))
         opened.push_async_callback(store.close)
         audit_stores = RedisAuditStores(options, namespace)
         opened.push_async_callback(audit_stores.close)
@@ -71,13 +69,15 @@ async def running(
         await audit_stores.start()
 
         history = History(on_deposed=database.abandon)
-        source = ProductSource(database, namespace)
-        cache = WriteThrough(store, source, config, stats, history=history)
+        source = ProductSource(database)
+        table_source = TableSource(database.loads, PRODUCTS, namespace)
+        cache = WriteThrough(store, source, table_source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, told=history.told)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
-        audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
+        audit_sources = TableAuditSources(database, PRODUCTS, namespace)
+        audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
         await audit.attempt()  # so that the first reads find a fence, if Redis is there
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
@@ -109,7 +109,7 @@ def _report(task: "asyncio.Task[None]") -> None:
 
 
 def open_database(settings: Settings) -> Database:
-    """Give the connections of the settings; they are opened when they are used."""
+    """Return the connections of the settings; they are opened when they are used."""
     return Database(
         settings.database_url,
         connections=settings.database_connections,
@@ -120,8 +120,28 @@ def open_database(settings: Settings) -> Database:
     )
 
 
+def redis_options(settings: Settings) -> RedisOptions:
+    """Return where Redis is and how long to wait for it, as the settings say."""
+    return RedisOptions(
+        settings.redis_url,
+        timeout_ms=settings.redis_timeout_ms,
+        connect_timeout_ms=settings.redis_connect_timeout_ms,
+        retry_ms=settings.redis_retry_ms,
+    )
+
+
+def lifetimes(settings: Settings) -> Lifetimes:
+    """Return how long slots and leases live, as the settings say."""
+    return Lifetimes(
+        slot_ttl_s=settings.slot_ttl_s,
+        absent_ttl_s=settings.absent_ttl_s,
+        ttl_jitter_percent=settings.ttl_jitter_percent,
+        lease_ttl_ms=settings.lease_ttl_ms,
+    )
+
+
 def write_limits(settings: Settings) -> WriteLimits:
-    """Give the write path's limits of the settings. The main transaction always has a connection of its own."""
+    """Return the write path's limits of the settings. The main transaction always has a connection of its own."""
     return WriteLimits(
         write_batch=settings.write_batch,
         queue_limit=settings.queue_limit,
@@ -132,7 +152,7 @@ def write_limits(settings: Settings) -> WriteLimits:
 
 
 def cache_config(settings: Settings) -> CacheConfig:
-    """Give the cache's limits of the settings."""
+    """Return the cache's limits of the settings."""
     return CacheConfig(
         batch_keys=settings.batch_keys,
         batch_bytes=settings.batch_bytes,

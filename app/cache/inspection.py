@@ -18,7 +18,7 @@ from app.cache.history import hash_of
 from app.cache.ports import Source, State, Value
 
 
-class Fault(StrEnum):
+class SlotFault(StrEnum):
     """What is wrong with a slot."""
 
     OLDER = "older than its row"
@@ -33,12 +33,12 @@ class Finding:
     """A slot that must not be answered from, and why."""
 
     key: str
-    fault: Fault
+    fault: SlotFault
     slot_version: int
     row_version: int
 
 
-class Inspected(Protocol):
+class SlotReader(Protocol):
     """The slots as an inspection sees them. Every verb may raise ``StoreUnavailable``."""
 
     def keys(self) -> AsyncIterator[Sequence[str]]:
@@ -51,7 +51,7 @@ class Inspected(Protocol):
 class Inspection:
     """One look at all slots."""
 
-    def __init__(self, slots: Inspected, source: Source, *, patience_s: float) -> None:
+    def __init__(self, slots: SlotReader, source: Source, *, patience_s: float) -> None:
         self._slots = slots
         self._source = source
         self._patience_s = patience_s
@@ -93,11 +93,11 @@ def _fault(key: str, row: State, raw: bytes) -> Finding | None:
     if not found:
         return None  # a lease is nothing that anybody is answered from
     if found != hash_of(row.epoch):
-        return Finding(key, Fault.OTHER_EPOCH, 0, row.version)
+        return Finding(key, SlotFault.OTHER_EPOCH, 0, row.version)
     held = slot.decode(raw, key, row.epoch)
     if held is None:
-        return Finding(key, Fault.OTHER_KEY, 0, row.version)
+        return Finding(key, SlotFault.OTHER_KEY, 0, row.version)
     if held.version != row.version:
-        return Finding(key, Fault.OLDER if held.version < row.version else Fault.NEWER, held.version, row.version)
+        return Finding(key, SlotFault.OLDER if held.version < row.version else SlotFault.NEWER, held.version, row.version)
     same = held.payload == row.payload if isinstance(held, Value) and isinstance(row, Value) else type(held) is type(row)
-    return None if same else Finding(key, Fault.DIFFERENT, held.version, row.version)
+    return None if same else Finding(key, SlotFault.DIFFERENT, held.version, row.version)

@@ -1,8 +1,8 @@
 """What the protocol asks of the world: a source of truth, a store of slots, and the values that pass between them.
 
-Ports carry values and bytes only. A *key* is a non-empty string without control characters. Implementations:
-``app.products.source`` (PostgreSQL) and ``redis_store`` (Redis);
-in-memory ones for the simulation pass the same contract suite.
+Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
+(Redis), ``table_source`` and ``table_audit`` (PostgreSQL), and, for ``Source``, whoever has rows to be cached. The in-memory
+adapters of the simulation pass the same contract suites.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -121,7 +121,7 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AuditProgress:
     """The epoch, and the audit rows that speak of it, as one statement on the primary found them (R4).
 
     ``rows`` holds a row for each namespace of the table, by name: a writer publishes into its own namespace alone, and readers
@@ -133,18 +133,22 @@ class Standing:
 
 
 class Source(Protocol):
-    """The truth. Every verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
+    """The rows themselves. The verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """Read rows and epoch from the primary, in a snapshot taken after the call began. Idempotent."""
 
+
+class HistorySource(Protocol):
+    """What the source tells of its history and its audits. Deadlines and errors are those of ``Source``."""
+
     async def tell_epoch(self) -> str:
         """Read the present epoch from the primary. Idempotent."""
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         """Read how far audits have come. Idempotent."""
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
 
         Idempotent: does nothing when an audit row of the table has the current epoch already.

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from app.cache.config import READ_TURNS, CacheConfig
+from app.cache.batcher import Batcher
+from app.cache.config import READ_YIELDS, CacheConfig
 from app.cache.errors import Overloaded, StoreUnavailable
 from app.cache.filled_slots import FilledSlots
 from app.cache.history import History
-from app.cache.joined import Joined
 from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Store, Value
 from app.cache.stats import Stats
 
@@ -30,17 +30,17 @@ class RoundTrips:
         self._clock = clock
         self.filled = FilledSlots(config.warm_keys)
         keys, queue = config.batch_keys, config.queue_limit
-        self.reads: Joined[Sequence[str], Reading] = Joined(
-            self._send_reads, weigh=len, batch_weight=keys, queue_limit=queue, turns=READ_TURNS
+        self.reads: Batcher[Sequence[str], Reading] = Batcher(
+            self._send_reads, weight=len, max_weight=keys, queue_limit=queue, yields=READ_YIELDS
         )
-        self._leases: Joined[Sequence[str], dict[str, str]] = Joined(
-            self._send_leases, weigh=len, batch_weight=keys, queue_limit=queue
+        self._leases: Batcher[Sequence[str], dict[str, str]] = Batcher(
+            self._send_leases, weight=len, max_weight=keys, queue_limit=queue
         )
-        self._publishes: Joined[Sequence[Publication], Published] = Joined(
-            self._send_publishes, weigh=_payload_bytes, batch_weight=config.batch_bytes, queue_limit=queue
+        self._publishes: Batcher[Sequence[Publication], Published] = Batcher(
+            self._send_publishes, weight=_payload_bytes, max_weight=config.batch_bytes, queue_limit=queue
         )
-        self._releases: Joined[dict[str, str], None] = Joined(
-            self._send_releases, weigh=len, batch_weight=keys, queue_limit=queue
+        self._releases: Batcher[dict[str, str], None] = Batcher(
+            self._send_releases, weight=len, max_weight=keys, queue_limit=queue
         )
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:

@@ -20,7 +20,7 @@ from typing import Any
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceUnavailable
 from app.cache.history import History
-from app.cache.ports import AuditRow, Clock, Source, Standing
+from app.cache.ports import AuditProgress, AuditRow, Clock, HistorySource
 from app.cache.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class _Waiter:
 class Settler:
     """Waits for all unproven writes of one process, with one poller."""
 
-    def __init__(self, source: Source, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
+    def __init__(self, source: HistorySource, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
         self._source = source
         self._config = config
         self._margin_s = config.settle_margin_ms / 1000
@@ -105,7 +105,7 @@ class Settler:
         finally:
             self._poller = None
 
-    async def _look(self) -> Standing | None:
+    async def _look(self) -> AuditProgress | None:
         """What the audit rows say of the present epoch; ``None`` when nothing can be learnt now."""
         try:
             standing = await self._ask(self._source.standing())
@@ -122,13 +122,13 @@ class Settler:
             return None
         return standing
 
-    async def _ask(self, question: Coroutine[Any, Any, Standing]) -> Standing:
+    async def _ask(self, question: Coroutine[Any, Any, AuditProgress]) -> AuditProgress:
         asked_at = self._clock()
         standing = await question
         self._history.told(standing.epoch, asked_at)
         return standing
 
-    def _judge(self, present: Sequence[_Waiter], standing: Standing | None) -> None:
+    def _judge(self, present: Sequence[_Waiter], standing: AuditProgress | None) -> None:
         now = self._clock()
         for waiter in present:
             if standing is not None and standing.rows:

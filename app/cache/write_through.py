@@ -43,13 +43,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Protocol, TypeVar
 
 from app.cache import slot
+from app.cache.batcher import Batcher
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.joined import Joined
-from app.cache.ports import Clock, Outcome, Publication, Reading, Source, State, Store, Value
+from app.cache.ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from app.cache.round_trips import RoundTrips
 from app.cache.settle import Settler
 from app.cache.stats import Stats
@@ -86,6 +87,10 @@ class Read:
     detail: str = ""
 
 
+Peeked = Value | Reading | None
+"""What ``peek`` found: the proven value, else the reading for ``read`` to go on from, ``None`` if the store gave none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
     """What stands between a committed write and its answer: nothing if ``proven``, else ``WriteThrough.settle``."""
@@ -93,6 +98,17 @@ class Acknowledgement:
     proven: bool
     committed_at: float
     """On this process's own clock, when the commit's answer was there."""
+
+
+class WithStates(Protocol):
+    """The result of a transaction, as far as the cache looks at it."""
+
+    @property
+    def states(self) -> Sequence[State]:
+        """The last state of every row that was changed or that a caller is answered about, read back before COMMIT."""
+
+
+Committed = TypeVar("Committed", bound=WithStates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,7 @@ class WriteThrough:
         self,
         store: Store,
         source: Source,
+        history_source: HistorySource,
         config: CacheConfig,
         stats: Stats,
         *,
@@ -123,14 +140,15 @@ class WriteThrough:
         clock: Clock = time.monotonic,
     ) -> None:
         self._source = source
+        self._history_source = history_source
         self._config = config
         self._stats = stats
         self._history = history
         self._clock = clock
-        self._settler = Settler(source, config, stats, history, clock)
+        self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
-        self._loads: Joined[_Load, _Loaded] = Joined(
-            self._send_loads, same=lambda load: load.key, batch_weight=config.batch_keys, queue_limit=config.queue_limit
+        self._loads: Batcher[_Load, _Loaded] = Batcher(
+            self._send_loads, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
         )
 
     async def start(self) -> None:
@@ -141,30 +159,34 @@ class WriteThrough:
     async def ping(self) -> None:
         """Return once the source has told the present epoch, so it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
-        self._history.told(await self._source.tell_epoch(), asked_at)
+        self._history.told(await self._history_source.tell_epoch(), asked_at)
 
     # ---------------------------------------------------------------- reads
 
-    async def read(self, key: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
+    async def read(self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
         """Read one key (G1).
 
         Args:
             key: what to read.
             refresh: skip the store, read the source, and replace an older entry.
-            stale_s: with the source away, accept an unproven state up to this many seconds after the last proof.
+            stale_s: if the source is away, accept an unproven state up to this many seconds after the last proof.
+            reading: what ``peek`` found for this very request. It saves the round trip; it must not answer a request that
+                began after it.
 
         Raises:
-            SourceUnavailable: neither a proven nor an acceptable unproven state could be had.
+            SourceUnavailable: there is neither a proven nor an acceptable unproven state.
             Overloaded: too many requests wait.
         """
-        return (await self.read_many((key,), refresh=refresh, stale_s=stale_s))[0]
+        return (await self.read_many((key,), refresh=refresh, stale_s=stale_s, reading=reading))[0]
 
-    async def read_many(self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
-        """Read several different keys in one round trip; answers in the order asked. See ``read``."""
+    async def read_many(
+        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+    ) -> list[Read]:
+        """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
         if refresh:
             return await self._refresh(keys)
         try:
-            reading = await self._trips.reads.submit(keys)
+            reading = reading or await self._trips.reads.submit(keys)
         except StoreUnavailable:
             self._stats.bypasses += len(keys)
             loaded = await self._load([_Load(key, vacant=False) for key in keys])
@@ -182,10 +204,10 @@ class WriteThrough:
             return self._unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
-    def peek(self, key: str, then: Callable[[Value | None], None]) -> None:
-        """Read one key's slot and nothing else; call ``then`` with its proven value, or ``None`` if ``read`` has to find it.
+    def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
+        """Read one key's slot and nothing else, for callers to whom a task of their own costs more than the read.
 
-        For callers to whom a task of their own costs more than the read. Only a value that is given is counted.
+        ``then`` is called once. Only a value that it is given is counted; ``read`` counts the rest.
         """
         try:
             reading = self._trips.reads.submit((key,))
@@ -194,15 +216,17 @@ class WriteThrough:
         else:
             reading.add_done_callback(partial(self._peeked, key, then))
 
-    def _peeked(self, key: str, then: Callable[[Value | None], None], found: "asyncio.Future[Reading]") -> None:
-        value = None
-        if not found.cancelled() and found.exception() is None:
-            reading = found.result()
-            state = self._trusted(reading.slots[0], key, reading.epoch)
-            if isinstance(state, Value):
-                value = state
-                self._stats.hits += 1
-        then(value)
+    def _peeked(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
+        if found.cancelled() or found.exception() is not None:
+            then(None)
+            return
+        reading = found.result()
+        state = self._trusted(reading.slots[0], key, reading.epoch)
+        if isinstance(state, Value):
+            self._stats.hits += 1
+            then(state)
+        else:
+            then(reading)
 
     async def drop(self, key: str) -> None:
         """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""
@@ -210,30 +234,34 @@ class WriteThrough:
 
     # --------------------------------------------------------------- writes
 
-    async def write(self, keys: Sequence[str], transact: Callable[[], Awaitable[Sequence[State]]]) -> Acknowledgement:
+    async def write(
+        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]]
+    ) -> tuple[Committed, Acknowledgement]:
         """Run a transaction and publish what it committed (R3).
 
         Args:
             keys: all keys that ``transact`` may change.
-            transact: commits, and returns the last state of every row that it changed or that its callers were answered
-                about, read back before COMMIT. Whatever it raises reaches the caller, and nothing is published.
+            transact: commits. Whatever it raises reaches the caller, and nothing is published.
+
+        Returns:
+            What ``transact`` returned, and what ``settle`` takes before anybody is told of it.
         """
         leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
         began = self._clock()
         try:
-            states = await transact()
+            committed = await transact()
         except BaseException:
             self._trips.release(leased or {})
             raise
         committed_at = self._clock()
         try:
-            proven = await self._prove(states, leased, began)
+            proven = await self._prove(committed.states, leased, began)
         except Exception:
             # The write is committed: whatever went wrong here, settling is always right, and an error would be a lie.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
             proven = False
-        return Acknowledgement(proven, committed_at)
+        return committed, Acknowledgement(proven, committed_at)
 
     async def _prove(self, states: Sequence[State], leased: dict[str, str] | None, began: float) -> bool:
         """Publish what was committed; return whether every reader sees it from now on."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import psycopg
@@ -12,8 +13,9 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores, RedisOptions
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores
 from app.cli.errors import CommandFailed
+from app.main import redis_options
 from app.settings import Settings, SettingsError
 
 _NO_RETRY = Retry(NoBackoff(), 0)
@@ -90,7 +92,11 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
         StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
     """
     # A person waits here, and prefers a slow answer to none.
-    options = RedisOptions(settings.redis_url, 10 * settings.redis_timeout_ms, 10 * settings.redis_connect_timeout_ms)
+    options = replace(
+        redis_options(settings),
+        timeout_ms=10 * settings.redis_timeout_ms,
+        connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
+    )
     stores = RedisAuditStores(options, settings.cache_namespace)
     await stores.start()
     try:

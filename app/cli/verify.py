@@ -54,10 +54,9 @@ async def _verify(*, repair: bool) -> int:
     database = open_database(settings)
     try:
         async with open_audit_store(settings) as store:
-            source = ProductSource(database, settings.cache_namespace)
-            # Twice as long as the audit needs to repair a slot: an interval, and a cycle that takes about as long.
+            # Twice what the audit may need: an interval, and a cycle of about as long.
             patience_s = (settings.fence_ttl_max_ms + 2 * settings.audit_interval_ms) / 1000
-            inspection = Inspection(store, source, patience_s=patience_s)
+            inspection = Inspection(store, ProductSource(database), patience_s=patience_s)
             findings = await inspection.confirm(await _suspects(inspection))
             if repair and findings:
                 await store.delete([finding.key for finding in findings])

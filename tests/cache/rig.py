@@ -16,29 +16,31 @@ from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.ports import Publication, Published, Reading, Source, Standing, State, Store
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.ports import AuditProgress, HistorySource, Publication, Published, Reading, Source, State, Store
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisStore
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, WriteLimits
-from app.products.source import ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.service import Products
+from app.products.source import PRODUCTS, ProductSource
+from app.products.transactions import Committed, Patience, ProductTransactions
+from tests.limits import cache_config, lifetimes, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; only a failing test waits so long."""
 
-LONG_FENCE = CacheConfig(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
+LONG_FENCE = cache_config(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
 """One audit's proof outlasts the test: the schedule alone decides, no background audit takes part."""
 
-SHORT_FENCE = CacheConfig(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
+SHORT_FENCE = cache_config(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
 """For outages, with audits in the background."""
 
 
@@ -159,10 +161,11 @@ class GatedStore:
 
 
 class GatedSource:
-    """The ``Source`` port in front of another source."""
+    """The ports ``Source`` and ``HistorySource`` in front of others."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, history_source: HistorySource) -> None:
         self._source = source
+        self._history_source = history_source
         self.calls = Calls()
         self.running: Counter[str] = Counter()
         self.most_running = 0
@@ -176,13 +179,13 @@ class GatedSource:
             self.running.subtract(keys)
 
     async def tell_epoch(self) -> str:
-        return await self.calls.run("epoch", [], self._source.tell_epoch)
+        return await self.calls.run("epoch", [], self._history_source.tell_epoch)
 
-    async def standing(self) -> Standing:
-        return await self.calls.run("standing", [], self._source.standing)
+    async def standing(self) -> AuditProgress:
+        return await self.calls.run("standing", [], self._history_source.standing)
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
-        return await self.calls.run("adopt", [], lambda: self._source.adopt(fence_ttl_ms))
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
+        return await self.calls.run("adopt", [], lambda: self._history_source.adopt(fence_ttl_max_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +211,15 @@ class Process:
     async def write(self, command: Command, committed: Gate | None = None) -> Acknowledgement:
         """Commit and publish, without settling; with a gate, wait there between the two."""
 
-        async def transact() -> Sequence[State]:
+        async def transact() -> Committed:
             done = await self.transactions.commit([Asked(command)])
             if isinstance(done.decisions[0], Postponed):
                 done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
             if committed is not None:
                 await committed.enter()
-            return done.states
+            return done
 
-        return await self.cache.write(list(command.keys), transact)
+        return (await self.cache.write(list(command.keys), transact))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""
@@ -233,22 +236,24 @@ async def open_process(
     namespace: str,
     *,
     config: CacheConfig = LONG_FENCE,
-    lives: Lives | None = None,
+    lives: Lifetimes | None = None,
     redis_timeout_ms: int = 5_000,
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
-    options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
+    options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lives(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
-    gated_store, gated_source = GatedStore(store), GatedSource(ProductSource(database, namespace))
+    source = ProductSource(database)
+    gated_store = GatedStore(store)
+    gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
-    cache = WriteThrough(gated_store, gated_source, config, stats, history=history)
+    cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
-    products = Products(cache, ProductSource(database, namespace), transactions, WriteLimits())
-    audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
+    products = Products(cache, source, transactions, write_limits())
+    audit = Audit(audit_stores.open, TableAuditSources(database, PRODUCTS, namespace).open, config, stats, history=history)
     await store.start()
     await audit_stores.start()
     await cache.start()

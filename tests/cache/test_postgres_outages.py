@@ -70,7 +70,7 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
 async def put_foreign_copy(served: Process, key: str) -> None:
     """Put what another database on the same Redis holds under the id into its slot."""
     place = served.redis._names.prefix + key
-    [held] = await served.redis._reads.call(("GET", place))
+    _, [held] = await served.redis._reads.call(("GET", place))
     await served.redis._reads.call(("SET", place, held[:1] + b"f" * 16 + held[17:]))
 
 

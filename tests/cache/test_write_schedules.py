@@ -6,13 +6,15 @@ import pytest
 import redis.asyncio
 
 from app.cache.ports import Absent, Outcome, Publication, State, Value
-from app.cache.redis_store import Lives, Names, RedisOptions, RedisStore
+from app.cache.redis_store import Names, RedisStore
 from app.cache.write_through import Status
 from app.products.commands import Put, count, delete, merge_patch
 from app.products.errors import PreconditionFailed
 from app.products.product import Patch, Precondition
+from app.products.transactions import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Gate, Process, draft
+from tests.limits import lifetimes, redis_options
 
 KEY = "mug"
 
@@ -171,7 +173,7 @@ async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> 
     before = await slots.get(KEY)
     published = len(mug.store.publications)
 
-    async def fail() -> list[Value]:
+    async def fail() -> Committed:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -195,9 +197,9 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     await mug.cache.drop(KEY)
     gate = Gate()
 
-    async def wait() -> list[Value]:
+    async def wait() -> Committed:
         await gate.enter()
-        return []
+        return Committed((), ())
 
     writing = asyncio.create_task(mug.cache.write([KEY], wait))
     await gate.arrival()
@@ -272,8 +274,8 @@ async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, names
     """A life lies between (1 - jitter) and the whole of its setting; absent ids live by their own; lives differ."""
     await process.write(Put(draft(KEY)))
     epoch = (await process.cache.read(KEY)).state.epoch
-    lives = Lives(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
-    store = RedisStore(RedisOptions(redis_url, timeout_ms=5_000), namespace, lives)
+    lives = lifetimes(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
+    store = RedisStore(redis_options(redis_url), namespace, lives)
     names = Names(namespace)
     await store.start()
     client = redis.asyncio.Redis.from_url(redis_url)

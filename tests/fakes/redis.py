@@ -43,7 +43,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class Lifetimes:
     """Times to live, in seconds, that clients send along; ``absent_s`` is for ids that never were."""
 
     value_s: float = 3_600.0
@@ -124,7 +124,7 @@ class RedisServer:
         self.data.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
         return True
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
+    def publish(self, identity: str, publications: Sequence[Publication], lives: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
@@ -256,7 +256,7 @@ class RedisServer:
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
 
-    def _publish(self, publication: Publication, lives: Lives) -> Outcome:
+    def _publish(self, publication: Publication, lives: Lifetimes) -> Outcome:
         state = publication.state
         raw = self.raw(state.key)
         outcome = self._decide(raw, publication)

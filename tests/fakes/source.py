@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, Deferred, FenceLimits, Snapshot, Standing, State, Watermark
+from app.cache.ports import Announced, AuditProgress, Deferred, FenceLimits, Snapshot, State, Watermark
 from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
 from tests.fakes.wire import Disconnected, Wire
 
@@ -18,8 +19,18 @@ class CommitUnknown(Exception):
     """The answer to COMMIT was lost: the transaction happened whole or not at all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a writer's transaction gives to ``WriteThrough.write``."""
+
+    states: Sequence[State]
+
+
 class MemorySource:
-    """The ``Source`` port. ``running`` counts the loads under way for each key; ``crowded`` the keys seen with two (G5)."""
+    """The ports ``Source`` and ``HistorySource``.
+
+    ``running`` counts the loads under way for each key, ``crowded`` has the keys that were seen with two (G5).
+    """
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
@@ -46,11 +57,11 @@ class MemorySource:
         """See ``Source.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         """See ``Source.standing``."""
         return await self._ask("standing", self._postgres.standing)
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         """See ``Source.adopt``."""
         return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
 

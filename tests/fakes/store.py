@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from app.cache.errors import StoreUnavailable
 from app.cache.ports import Begun, Publication, Published, Reading, Repairs, Watermark
-from tests.fakes.redis import Lives, RedisError, RedisServer
+from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
@@ -48,11 +48,11 @@ class Connection:
 class MemoryStore:
     """The ``Store`` port. Connections are pooled; one that had no definite reply is never used again."""
 
-    def __init__(self, route: Route, wire: Wire, chance: random.Random, lives: Lives | None = None) -> None:
+    def __init__(self, route: Route, wire: Wire, chance: random.Random, lives: Lifetimes | None = None) -> None:
         self._route = route
         self._wire = wire
         self._chance = chance
-        self._lives = lives or Lives()
+        self._lives = lives or Lifetimes()
         self._free: list[Connection] = []
 
     async def read(self, keys: Sequence[str]) -> Reading:

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from app.cache import slot
-from app.cache.ports import State
+from app.cache.batcher import Batcher
+from app.cache.ports import Reading, State
 from app.cache.round_trips import Reply, RoundTrips
 from app.cache.write_through import Acknowledgement, Read, WriteThrough, _Load, _Loaded
 
@@ -47,14 +48,33 @@ class JoinsLoadUnderWay(WriteThrough):
 class JoinsReadUnderWay(WriteThrough):
     """A read that finds a read of its keys under way takes that one's result."""
 
-    async def read_many(self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
-        if refresh:
-            return await super().read_many(keys, refresh=True)
-        running: dict[tuple[str, ...], asyncio.Future[list[Read]]] = self.__dict__.setdefault("reading", {})
-        future = running.get(tuple(keys))
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        limit = self._config.batch_keys
+        self._trips.reads = _JoinsUnderWay(self._trips._send_reads, weight=len, max_weight=limit, queue_limit=limit)
+
+
+class _JoinsUnderWay(Batcher[Sequence[str], Reading]):
+    def submit(self, item: Sequence[str]) -> "asyncio.Future[Reading]":
+        running: dict[tuple[str, ...], asyncio.Future[Reading]] = self.__dict__.setdefault("running", {})
+        future = running.get(tuple(item))
         if future is None or future.done():
-            future = running[tuple(keys)] = asyncio.ensure_future(super().read_many(keys, stale_s=stale_s))
-        return await asyncio.shield(future)
+            future = running[tuple(item)] = super().submit(item)
+        return future
+
+
+class KeepsReadings(WriteThrough):
+    """A reading that was handed on with a hit answers later requests for its key, too."""
+
+    async def read_many(
+        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+    ) -> list[Read]:
+        kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
+        if reading is not None and self._trusted(reading.slots[0], keys[0], reading.epoch):
+            kept[keys[0]] = reading
+        elif len(keys) == 1:
+            reading = kept.get(keys[0], reading)
+        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
 
 
 class SendsLoadsApart(WriteThrough):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.cache.errors import StoreUnavailable
-from app.cache.ports import AuditRow, Outcome, Publication, Published, Reading, Source, Standing, State, Store
+from app.cache.ports import AuditProgress, AuditRow, Outcome, Publication, Published, Reading, State, Store
 from tests.fakes.source import MemorySource
 from tests.fakes.store import MemoryStore
+from tests.simulation.parts import WholeSource
 
 
 class StoreAround:
@@ -101,7 +102,7 @@ class FallsBackToSet(StoreAround):
 class SourceAround:
     """A source that hands everything on."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WholeSource) -> None:
         self._source = source
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
@@ -110,17 +111,17 @@ class SourceAround:
     async def tell_epoch(self) -> str:
         return await self._source.tell_epoch()
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         return await self._source.standing()
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         return await self._source.adopt(fence_ttl_max_ms)
 
 
 class AnyAuditSettles(SourceAround):
     """An audit that began before the commit settles it."""
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         standing = await self._source.standing()
         rows = {name: replace(row, announced=row.announced - 1) for name, row in standing.rows.items()}
         return replace(standing, rows=rows)
@@ -129,14 +130,14 @@ class AnyAuditSettles(SourceAround):
 class SettlesOwnRow(SourceAround):
     """A writer that settles looks at its own namespace's audit row alone."""
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         return self._own(await self._source.standing())
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         standing = self._own(await self._source.adopt(fence_ttl_max_ms))
         return standing if standing.rows else replace(standing, rows={"": AuditRow(0, 0, -1.0)})
 
-    def _own(self, standing: Standing) -> Standing:
+    def _own(self, standing: AuditProgress) -> AuditProgress:
         assert isinstance(self._source, MemorySource)
         namespace = self._source._namespace
         return replace(standing, rows={name: row for name, row in standing.rows.items() if name == namespace})
@@ -145,5 +146,5 @@ class SettlesOwnRow(SourceAround):
 class AdoptsWithoutTime(SourceAround):
     """Adopting an epoch announces no fence."""
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         return await self._source.adopt(-10_000)

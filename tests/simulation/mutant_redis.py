@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from app.cache import slot
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, State, Watermark
-from tests.fakes.redis import Fence, Lives, RedisServer, version_of
+from tests.fakes.redis import Fence, Lifetimes, RedisServer, version_of
 
 
 class StoresAnyVersion(RedisServer):
@@ -71,7 +71,7 @@ class FenceForEver(RedisServer):
 class ProvesWithoutFence(RedisServer):
     """A publish is proof although no fence of this server is live."""
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
+    def publish(self, identity: str, publications: Sequence[Publication], lives: Lifetimes) -> Published:
         published = super().publish(identity, publications, lives)
         trusted = Outcome.UNTRUSTED not in published.outcomes
         return Published(published.outcomes, proven=trusted)

@@ -197,6 +197,7 @@ MUTANTS = [
     _mutant("R6", audit.PurgesFirst, audits.fill_between_purge_and_snapshot, behind=(redis.TrustsWithoutWatermark,)),
     _mutant("R7", cache.JoinsLoadUnderWay, traffic.load_under_way_during_a_write),
     _mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write),
+    _mutant("R1", cache.KeepsReadings, traffic.absence_is_handed_on_before_a_write),
     _other(
         "ReplayPublishesNothing",
         "R10",

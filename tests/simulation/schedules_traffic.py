@@ -81,6 +81,7 @@ async def lease_waits_for_a_write(stage: Stage) -> None:
     reader = stage.spawn(stage.read(one))
     await lease.arrival()
     await stage.write(two)
+    await asyncio.sleep(0.1)  # what the writer began to load by itself has filled the slot by now
     await two.cache.drop("k")
     lease.open()
     await reader
@@ -146,6 +147,17 @@ async def read_under_way_during_a_write(stage: Stage) -> None:
     reply.open()
     await early
     await late
+
+
+async def absence_is_handed_on_before_a_write(stage: Stage) -> None:
+    """A hot read hands a cached absence on; a writer creates the row; the slot is emptied and read again."""
+    one, two = stage.member(), stage.member()
+    assert await one.audit()
+    await stage.read(one)
+    await stage.read(one)
+    await stage.write(two)
+    await one.cache.drop("k")
+    await stage.read(one)
 
 
 async def writer_dies_before_its_publish(stage: Stage) -> None:

@@ -6,13 +6,12 @@ What chance would need very many seeds for is played here move by move, and judg
 import asyncio
 import random
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from app.cache.audit import Cycle
-from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import State
@@ -22,16 +21,17 @@ from app.cache.write_through import Status
 from tests.checker import Read, Violation, Write, check
 from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
 from tests.fakes.redis import RedisServer
-from tests.fakes.source import MemorySource, open_audit_source, transact
+from tests.fakes.source import Committed, MemorySource, open_audit_source, transact
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Disconnected
+from tests.limits import cache_config
 from tests.simulation.loop import SeededLoop
-from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.parts import SHIPPED, Parts, read_as_served
 
 Reply = TypeVar("Reply")
 
 FENCE_S = 2.0
-CONFIG = CacheConfig(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
+CONFIG = cache_config(audit_interval_ms=2, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=20)
 TRIP_S = 0.001
 
 
@@ -129,7 +129,7 @@ class Member:
         history, clock = parts.history(), stage.loop.time
         history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         source = parts.source(self._source)
-        self.cache = parts.cache(parts.store(store), source, stage.config, stats, history=history, clock=clock)
+        self.cache = parts.cache(parts.store(store), source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
             parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
             parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),
@@ -234,7 +234,7 @@ class Stage:
         mark = mark or f"mark {self._contents}"
         states: list[State] = []
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             replayed, unchanged = member.database.applied(mark), False
 
             def change(row: Row | None) -> str | None:
@@ -245,10 +245,10 @@ class Stage:
             found = await transact(member.database, member.postgres, {"k": change}, mark)
             states.extend(found)
             if replayed:
-                return self.parts.replayed(found)
-            return self.parts.unchanged(found) if unchanged else found
+                return Committed(self.parts.replayed(found))
+            return Committed(self.parts.unchanged(found) if unchanged else found)
 
-        acknowledgement = await member.cache.write(["k"], run)
+        _, acknowledgement = await member.cache.write(["k"], run)
         await member.cache.settle(acknowledgement)
         returned = self._tick()
         for state in states:
@@ -259,7 +259,7 @@ class Stage:
     async def read(self, member: Member) -> Answer:
         """Read ``k`` and record it."""
         called = self._tick()
-        answer = await member.cache.read("k")
+        answer = await read_as_served(member.cache, "k")
         if (order := member.database.order_of_epoch.get(hash_of(answer.state.epoch), -1)) < 0:
             self.foreign.append(f"{answer.state} is of another database")
         key, version = f"k of {member.database.system}", answer.state.version

@@ -9,7 +9,8 @@ from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
 from tests.checker import Read, Write
 from tests.fakes.postgres import Change, Row
-from tests.fakes.source import CommitUnknown, transact
+from tests.fakes.source import Committed, CommitUnknown, transact
+from tests.simulation.parts import read_as_served
 from tests.simulation.world import POSTGRES_DEADLINE_S, Attempt, Process, World
 
 READ_BOUND_S = 5.0
@@ -72,7 +73,10 @@ class Client:
         world, history, process = self._world, self._world.history, self._process
         called = history.tick()
         try:
-            answers = await process.cache.read_many(keys, refresh=refresh)
+            if refresh or len(keys) > 1:
+                answers = await process.cache.read_many(keys, refresh=refresh)
+            else:
+                answers = [await read_as_served(process.cache, keys[0])]
         except SourceUnavailable as error:
             history.counts["read failed"] += 1
             if not world.postgres_is_troubled:
@@ -97,7 +101,7 @@ class Client:
         attempt.process = process
         world.note(process.name, f"write {attempt.mark} of {','.join(attempt.keys)} [{called}]")
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             replayed = world.postgres.applied(attempt.mark)
             changed: set[str] = set()
             states.extend(await self._transact(attempt, changed))
@@ -105,11 +109,11 @@ class Client:
             history.counts[f"writes {what}"] += 1
             world.note(process.name, f"{what} {attempt.mark}: {' '.join(f'{state.key}={state.version}' for state in states)}")
             if replayed:
-                return world.parts.replayed(states)
-            return states if changed else world.parts.unchanged(states)
+                return Committed(world.parts.replayed(states))
+            return Committed(states if changed else world.parts.unchanged(states))
 
         try:
-            acknowledgement = await process.cache.write(attempt.keys, run)
+            _, acknowledgement = await process.cache.write(attempt.keys, run)
         except (SourceUnavailable, CommitUnknown) as error:
             world.note(process.name, f"write {attempt.mark}: {type(error).__name__}")
             history.counts[f"write {type(error).__name__}"] += 1

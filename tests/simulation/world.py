@@ -16,7 +16,7 @@ from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.checker import Read, Write
 from tests.fakes.postgres import Image
-from tests.fakes.redis import Data, Lives, RedisServer
+from tests.fakes.redis import Data, Lifetimes, RedisServer
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.simulation.faults import FaultyWire, Network, Plan
@@ -86,7 +86,7 @@ class World:
         self.graveyard: list[Process] = []
         self.redis_images: deque[Data] = deque(maxlen=IMAGES)
         self.postgres_images: deque[Image] = deque(maxlen=IMAGES)
-        self.lives = Lives(
+        self.lives = Lifetimes(
             value_s=chance.choice((1.0, 60.0)), absent_s=chance.choice((0.5, 30.0)), lease_s=chance.choice((0.3, 3.0))
         )
         self.attempts: list[Attempt] = []
@@ -159,9 +159,9 @@ class Process:
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
         self.source = MemorySource(world.postgres, self.postgres_wire)
         store = MemoryStore(self.route, self.redis_wire, world.chance, world.lives)
-        history = parts.history()
+        history, source = parts.history(), parts.source(self.source)
         self.cache = parts.cache(
-            parts.store(store), parts.source(self.source), world.config, self.stats, history=history, clock=self.clock
+            parts.store(store), source, source, world.config, self.stats, history=history, clock=self.clock
         )
         # A deploy that changes the fence's life: not every instance has the same setting.
         config = replace(

@@ -1,12 +1,12 @@
-"""Joining on its own: batches, their order, their errors, and those who leave."""
+"""The batcher alone: batches, their order, their errors, and callers who leave."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
+from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
-from app.cache.joined import Joined
 from tests.cache.rig import Gate
 
 
@@ -37,36 +37,36 @@ def carrier() -> Carrier:
     return Carrier()
 
 
-def lane(carrier: Carrier, *, batch_weight: int = 100, queue_limit: int = 100) -> Joined[int, int]:
-    return Joined(carrier.send, batch_weight=batch_weight, queue_limit=queue_limit)
+def batcher_of(carrier: Carrier, *, max_weight: int = 100, queue_limit: int = 100) -> Batcher[int, int]:
+    return Batcher(carrier.send, max_weight=max_weight, queue_limit=queue_limit)
 
 
-async def test_idle_lane(carrier: Carrier) -> None:
-    """A request on an idle lane goes at once, alone."""
-    joined = lane(carrier)
-    assert await joined.submit(1) == 2
+async def test_idle_batcher(carrier: Carrier) -> None:
+    """A request on an idle batcher goes at once, alone."""
+    batcher = batcher_of(carrier)
+    assert await batcher.submit(1) == 2
     assert carrier.batches == [[1]]
 
 
 async def test_requests_meanwhile(carrier: Carrier) -> None:
     """Those who come while a batch is under way form the next one, in their order, and get each their own result."""
-    joined, gate = lane(carrier), carrier.hold()
-    first = joined.submit(0)
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
     await gate.arrival()
-    rest = [joined.submit(number) for number in range(1, 8)]
-    assert joined.waiting == 7
+    rest = [batcher.submit(number) for number in range(1, 8)]
+    assert batcher.waiting == 7
     gate.open()
     assert await asyncio.gather(first, *rest) == [2 * number for number in range(8)]
     assert carrier.batches == [[0], list(range(1, 8))]
 
 
-async def test_batch_weight(carrier: Carrier) -> None:
+async def test_max_weight(carrier: Carrier) -> None:
     """A batch ends before it grows too heavy; what weighs more than a whole batch travels alone."""
-    joined: Joined[int, int] = Joined(carrier.send, weigh=lambda item: item, batch_weight=10, queue_limit=100)
+    batcher: Batcher[int, int] = Batcher(carrier.send, weight=lambda item: item, max_weight=10, queue_limit=100)
     gate = carrier.hold()
-    futures = [joined.submit(1)]
+    futures = [batcher.submit(1)]
     await gate.arrival()
-    futures += [joined.submit(weight) for weight in (4, 6, 5, 50, 5, 5)]
+    futures += [batcher.submit(weight) for weight in (4, 6, 5, 50, 5, 5)]
     gate.open()
     await asyncio.gather(*futures)
     assert carrier.batches == [[1], [4, 6], [5], [50], [5, 5]]
@@ -74,21 +74,21 @@ async def test_batch_weight(carrier: Carrier) -> None:
 
 async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
     """However many ask for one key, one load serves them all: they do not spread over batches."""
-    joined: Joined[int, int] = Joined(carrier.send, same=lambda item: item % 10, batch_weight=2, queue_limit=100)
+    batcher: Batcher[int, int] = Batcher(carrier.send, group_key=lambda item: item % 10, max_weight=2, queue_limit=100)
     gate = carrier.hold()
-    futures = [joined.submit(1)]
+    futures = [batcher.submit(1)]
     await gate.arrival()
-    futures += [joined.submit(number) for number in (2, 12, 3, 22, 23, 4, 14)]
+    futures += [batcher.submit(number) for number in (2, 12, 3, 22, 23, 4, 14)]
     gate.open()
     await asyncio.gather(*futures)
     assert carrier.batches == [[1], [2, 12, 3, 22, 23], [4, 14]]
 
 
 @pytest.mark.parametrize(
-    ("turns", "batches"), [(0, [[1, 2, 3], [0], [1, 2, 3], [0]]), (3, [[1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])]
+    ("yields", "batches"), [(0, [[1, 2, 3], [0], [1, 2, 3], [0]]), (3, [[1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])]
 )
-async def test_who_was_answered_comes_back_in_time(carrier: Carrier, turns: int, batches: list[list[int]]) -> None:
-    """Clients that ask again at once share one batch; without the turns they would go on in two, one after the other."""
+async def test_who_was_answered_comes_back_in_time(carrier: Carrier, yields: int, batches: list[list[int]]) -> None:
+    """Clients that ask again at once share one batch; without the yields they would go on in two, one after the other."""
 
     async def travel(batch: Sequence[int]) -> Sequence[int | Exception]:
         answers = await carrier.send(batch)
@@ -96,11 +96,11 @@ async def test_who_was_answered_comes_back_in_time(carrier: Carrier, turns: int,
             await asyncio.sleep(0)
         return answers
 
-    joined: Joined[int, int] = Joined(travel, batch_weight=100, queue_limit=100, turns=turns)
+    batcher: Batcher[int, int] = Batcher(travel, max_weight=100, queue_limit=100, yields=yields)
 
     async def client(number: int) -> None:
         for _ in range(9):
-            await joined.submit(number)
+            await batcher.submit(number)
 
     gate = carrier.hold()
     clients = [asyncio.create_task(client(0))]
@@ -113,29 +113,29 @@ async def test_who_was_answered_comes_back_in_time(carrier: Carrier, turns: int,
 
 
 async def test_error_of_the_batch(carrier: Carrier) -> None:
-    """What the carrier raises reaches everybody in the batch, and the lane goes on with the next one."""
-    joined = lane(carrier)
+    """What the carrier raises reaches everybody in the batch, and the batcher goes on with the next one."""
+    batcher = batcher_of(carrier)
     carrier.error = RuntimeError("down")
-    answers = await asyncio.gather(*(joined.submit(number) for number in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(batcher.submit(number) for number in range(3)), return_exceptions=True)
     assert [str(answer) for answer in answers] == ["down"] * 3
     carrier.error = None
-    assert await joined.submit(4) == 8
+    assert await batcher.submit(4) == 8
 
 
 async def test_error_of_one(carrier: Carrier) -> None:
     """A result that is an exception reaches the one whose result it is."""
-    joined = lane(carrier)
-    answers = await asyncio.gather(*(joined.submit(number) for number in (12, 13, 14)), return_exceptions=True)
+    batcher = batcher_of(carrier)
+    answers = await asyncio.gather(*(batcher.submit(number) for number in (12, 13, 14)), return_exceptions=True)
     assert [answers[0], answers[2]] == [24, 28]
     assert isinstance(answers[1], ValueError)
 
 
 async def test_cancelled_while_waiting(carrier: Carrier) -> None:
     """A request that left before its batch did is not carried."""
-    joined, gate = lane(carrier), carrier.hold()
-    first = joined.submit(0)
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
     await gate.arrival()
-    leaver, stayer = joined.submit(1), joined.submit(2)
+    leaver, stayer = batcher.submit(1), batcher.submit(2)
     leaver.cancel()
     gate.open()
     assert await first == 0
@@ -144,23 +144,23 @@ async def test_cancelled_while_waiting(carrier: Carrier) -> None:
 
 
 async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
-    """A batch of which nobody is left is not sent, and the lane is idle afterwards, not stuck."""
-    joined, gate = lane(carrier), carrier.hold()
-    first = joined.submit(0)
+    """A batch of which nobody is left is not sent, and the batcher is idle afterwards, not stuck."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
     await gate.arrival()
-    for future in [joined.submit(number) for number in range(1, 4)]:
+    for future in [batcher.submit(number) for number in range(1, 4)]:
         future.cancel()
     gate.open()
     await first
-    await joined.aclose()
+    await batcher.aclose()
     assert carrier.batches == [[0]]
-    assert await joined.submit(5) == 10
+    assert await batcher.submit(5) == 10
 
 
 async def test_cancelled_under_way(carrier: Carrier) -> None:
     """A request that leaves while its batch is under way leaves the batch alone."""
-    joined, gate = lane(carrier), carrier.hold()
-    leaver, stayer = joined.submit(1), joined.submit(2)
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    leaver, stayer = batcher.submit(1), batcher.submit(2)
     await gate.arrival()
     leaver.cancel()
     gate.open()
@@ -169,27 +169,27 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
 
 async def test_queue_limit(carrier: Carrier) -> None:
     """G6: beyond the limit a request is refused at once; those who wait already are carried."""
-    joined, gate = lane(carrier, queue_limit=3), carrier.hold()
-    first = joined.submit(0)
+    batcher, gate = batcher_of(carrier, queue_limit=3), carrier.hold()
+    first = batcher.submit(0)
     await gate.arrival()
-    waiting = [joined.submit(number) for number in (1, 2, 3)]
+    waiting = [batcher.submit(number) for number in (1, 2, 3)]
     with pytest.raises(Overloaded):
-        joined.submit(4)
+        batcher.submit(4)
     gate.open()
     assert await asyncio.gather(first, *waiting) == [0, 2, 4, 6]
-    assert await joined.submit(4) == 8
+    assert await batcher.submit(4) == 8
 
 
 async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
-    """No lost wake-up: a request made by whoever a batch woke is carried, at whatever step of the lane's end it comes."""
-    joined = lane(carrier)
+    """No lost wake-up: a request made by whoever a batch woke is carried, at whatever step of the batcher's end it comes."""
+    batcher = batcher_of(carrier)
     for steps in range(12):
 
         async def follow(steps: int = steps) -> int:
-            await joined.submit(1)
+            await batcher.submit(1)
             for _ in range(steps):
                 await asyncio.sleep(0)
-            return await joined.submit(2)
+            return await batcher.submit(2)
 
         async with asyncio.timeout(5):
             assert list(await asyncio.gather(follow(), follow())) == [4, 4]
@@ -197,11 +197,11 @@ async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) 
 
 async def test_close_finishes_what_was_accepted(carrier: Carrier) -> None:
     """Closing waits for the batch under way and for those behind it."""
-    joined, gate = lane(carrier), carrier.hold()
-    first = joined.submit(0)
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
     await gate.arrival()
-    second = joined.submit(1)
-    closing = asyncio.create_task(joined.aclose())
+    second = batcher.submit(1)
+    closing = asyncio.create_task(batcher.aclose())
     gate.open()
     await closing
     assert (first.result(), second.result()) == (0, 2)

@@ -8,8 +8,9 @@ import pytest
 from psycopg.rows import TupleRow
 
 from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
+from app.cache.table_audit import TableAuditSources
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
+from app.products.source import PRODUCTS
 from tests.cache.rig import Gate, until
 
 LIMITS = FenceLimits(2_000, 2_000, 50)
@@ -27,7 +28,7 @@ async def hand(database_url: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def audit(database_url: str, namespace: str) -> AsyncIterator[AuditSource]:
     database = Database(database_url, connections=1)
-    async with ProductAuditSources(database, namespace).open() as audit:
+    async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
         yield audit
     await database.close()
 

@@ -1,7 +1,7 @@
-"""Joining: requests that wait while a round trip is under way share the next one (R7).
+"""Batches: requests that wait while a round trip is under way share the next one (R7).
 
-The first request goes at once, so an idle lane adds no wait; those that arrive meanwhile form the next batch. Nobody
-joins a batch that was sent: it may have read before a write that the newcomer must see.
+The first request is sent at once, so an idle batcher delays nobody. Requests that arrive while a batch is under way form the
+next one. Nobody joins a batch that was sent: it may have read before a write that the newcomer must see.
 """
 
 import asyncio
@@ -15,48 +15,48 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Joined(Generic[Item, Result]):
-    """One lane of batches. ``send`` gets the items of one batch and returns as many results, in order.
+class Batcher(Generic[Item, Result]):
+    """Sends one batch of items at a time.
 
     An error that ``send`` raises reaches every request of its batch. A result that is an exception reaches its own request
-    only. A request that is cancelled leaves its batch alone.
+    only. A request that is cancelled does not disturb the rest of its batch.
 
     Args:
-        send: carries one batch; must bound its own time.
-        weigh: an item's share of ``batch_weight``, e.g. its number of keys.
-        same: what items have in common that weigh one together, e.g. the key that one load reads for all of them.
-        batch_weight: most weight in one batch; a heavier item travels alone.
-        queue_limit: most waiting items, beyond which ``Overloaded`` is raised at once.
-        turns: of the event loop, that pass after a batch of several before the next one leaves. Under load, those who were just
-            answered ask again: in that time most of them are back, and share one batch instead of following in two.
+        send: gets the items of one batch and returns as many results, in order; it must bound its own time.
+        weight: an item's share of ``max_weight``, e.g. its number of keys; 1 if not given.
+        group_key: items with the same key count once towards ``max_weight``, e.g. because one load serves them all.
+        max_weight: largest total weight of a batch; a heavier item is sent alone.
+        queue_limit: most items that wait, beyond which ``Overloaded`` is raised at once.
+        yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers who
+            were just answered ask again within them, and share one batch instead of following in two.
     """
 
     def __init__(
         self,
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
-        weigh: Callable[[Item], int] | None = None,
-        same: Callable[[Item], Hashable] | None = None,
-        batch_weight: int,
+        weight: Callable[[Item], int] | None = None,
+        group_key: Callable[[Item], Hashable] | None = None,
+        max_weight: int,
         queue_limit: int,
-        turns: int = 0,
+        yields: int = 0,
     ) -> None:
         self._send = send
-        self._turns = turns
-        self._weigh = weigh
-        self._same = same
-        self._batch_weight = batch_weight
+        self._weight = weight
+        self._group_key = group_key
+        self._max_weight = max_weight
         self._queue_limit = queue_limit
+        self._yields = yields
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
-        """Items that no batch has taken yet."""
+        """Number of items that no batch has taken yet."""
         return len(self._waiting)
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """Put an item into the batch that leaves next; its future ends with its result.
+        """Put an item into the next batch and return the future of its result.
 
         Raises:
             Overloaded: ``queue_limit`` items are waiting already.
@@ -70,7 +70,7 @@ class Joined(Generic[Item, Result]):
         return future
 
     async def aclose(self) -> None:
-        """Let the batch under way and all waiting ones finish."""
+        """Finish the batch under way and all waiting ones."""
         while self._sender is not None:
             await asyncio.shield(self._sender)
 
@@ -78,9 +78,9 @@ class Joined(Generic[Item, Result]):
         try:
             while self._waiting:
                 batch = self._take()
-                await self._carry(batch)
+                await self._deliver(batch)
                 if len(batch) > 1:
-                    for _ in range(self._turns):
+                    for _ in range(self._yields):
                         await asyncio.sleep(0)
         finally:
             # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
@@ -89,23 +89,23 @@ class Joined(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         weight = 0
-        seen: set[Hashable] = set()
+        groups: set[Hashable] = set()
         while self._waiting:
             item, future = self._waiting[0]
             if future.done():  # cancelled while it waited
                 self._waiting.popleft()
                 continue
-            if self._same is None:
-                weight += self._weigh(item) if self._weigh else 1
-            elif (name := self._same(item)) not in seen:
-                seen.add(name)
+            if self._group_key is None:
+                weight += self._weight(item) if self._weight else 1
+            elif (key := self._group_key(item)) not in groups:
+                groups.add(key)
                 weight += 1
-            if batch and weight > self._batch_weight:
+            if batch and weight > self._max_weight:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _carry(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _deliver(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         if not batch:
             return
         try:
@@ -114,12 +114,12 @@ class Joined(Generic[Item, Result]):
             for _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
+        except Exception as error:  # noqa: BLE001 - the callers are waiting for it, whatever it is
             results = [error] * len(batch)
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
-            if future.done():  # its caller left
+            if future.done():  # cancelled meanwhile
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)

@@ -1,85 +1,85 @@
-"""The catalogue as an audit cycle sees it: one PostgreSQL session from announcement to completion."""
+"""A table in PostgreSQL as an audit cycle sees it: one session from announcement to completion."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
 from psycopg.sql import SQL
+from typing_extensions import override
 
+from app.cache import table_queries
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, Deferred, FenceLimits, Snapshot, Watermark
+from app.cache.ports import Announced, AuditSource, Deferred, FenceLimits, Snapshot, Watermark
+from app.cache.table_queries import CachedTable
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseError
-from app.products import queries
-from app.products.payload import SCHEMA
 
 
-class ProductAuditSources:
+class TableAuditSources:
     """Opens the ``AuditSource`` port, once for each cycle."""
 
-    def __init__(self, database: Database, namespace: str) -> None:
+    def __init__(self, database: Database, table: CachedTable, namespace: str) -> None:
         self._database = database
+        self._table = table
         self._namespace = namespace
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["ProductAuditSource"]:
-        """A session of its own. Whatever PostgreSQL fails with inside becomes ``SourceUnavailable``."""
+    async def open(self) -> AsyncIterator["TableAuditSource"]:
+        """Open a session for one cycle. Whatever PostgreSQL fails with inside becomes ``SourceUnavailable``."""
         try:
             async with self._database.audit.session() as session:
-                yield ProductAuditSource(session, self._namespace)
+                yield TableAuditSource(session, self._table, self._namespace)
         except DatabaseError as error:
             raise SourceUnavailable(str(error)) from error
 
 
-class ProductAuditSource:
-    """The ``AuditSource`` port over one session."""
+class TableAuditSource(AuditSource):
+    """The ``AuditSource`` port over one session. Each verb but ``snapshot`` is one statement in autocommit."""
 
-    def __init__(self, session: Session, namespace: str) -> None:
+    def __init__(self, session: Session, table: CachedTable, namespace: str) -> None:
         self._session = session
+        self._table = table
         self._namespace = namespace
+        self._parameters = {**table.parameters, "namespace": namespace}
         self._announced_epoch = ""
 
+    @override
     async def tell_epoch(self) -> str:
-        """See ``AuditSource.tell_epoch``: one statement."""
-        [[epoch]] = await self._session.rows(queries.EPOCH, {"knows": SCHEMA})
+        [[epoch]] = await self._session.rows(table_queries.EPOCH, self._table.parameters)
         return str(epoch)
 
+    @override
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
-        """See ``AuditSource.announce``: one statement in autocommit."""
-        parameters = {
-            "namespace": self._namespace,
-            "server": server,
+        seconds = {
             "ttl_s": limits.ttl_ms / 1000,
             "max_ttl_s": limits.ttl_max_ms / 1000,
             "margin_s": limits.margin_ms / 1000,
-            "knows": SCHEMA,
         }
-        [[epoch, cycle, other_s, rival, barred, incumbent]] = await self._session.rows(queries.ANNOUNCE, parameters)
+        parameters = {**self._parameters, "server": server, **seconds}
+        [[epoch, cycle, other_s, rival, barred, incumbent]] = await self._session.rows(table_queries.ANNOUNCE, parameters)
         self._announced_epoch = epoch
         if cycle is None:
             return Deferred(self._reason(rival, incumbent, barred=bool(barred)), epoch)
         return Announced(cycle, other_s, epoch)
 
+    @override
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
-        """See ``AuditSource.snapshot``: one transaction, a cursor over the changed rows."""
-        parameters = {"namespace": self._namespace, "margin_s": limits.margin_ms / 1000, "knows": SCHEMA}
         # Locked before the snapshot is taken: TRUNCATE empties a table even for older snapshots, which would then see no row
         # and yet the old epoch.
         _, _, [[xmin, epoch, rival]] = await self._session.pipeline(
             ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
-            ("LOCK TABLE products IN ACCESS SHARE MODE", None),
-            (queries.SNAPSHOT, parameters),
+            (self._table.named("LOCK TABLE {table} IN ACCESS SHARE MODE"), None),
+            (table_queries.SNAPSHOT, {**self._parameters, "margin_s": limits.margin_ms / 1000}),
         )
         known = since if since is not None and since.xid is not None and since.epoch == epoch else None
         yield Snapshot(epoch, int(xmin), self._pages(known, page_rows), rival)
         await self._session.rows("COMMIT")
 
+    @override
     async def complete(self, cycle: int) -> None:
-        """See ``AuditSource.complete``: one statement in autocommit."""
-        await self._session.rows(
-            queries.COMPLETE, {"namespace": self._namespace, "cycle": cycle, "epoch": self._announced_epoch}
-        )
+        parameters = {"relation": self._table.name, "namespace": self._namespace}
+        await self._session.rows(table_queries.COMPLETE, {**parameters, "cycle": cycle, "epoch": self._announced_epoch})
 
     def _reason(self, rival: str | None, incumbent: str | None, *, barred: bool) -> str:
         """Why an announcement was refused, as a sentence for the log."""
@@ -100,7 +100,8 @@ class ProductAuditSource:
             return
         fetch = (SQL("FETCH {} FROM changes").format(page_rows), None)  # FETCH takes no parameters
         # The first page comes with the cursor: most cycles see no change, and then it is the only round trip.
-        _, page = await self._session.pipeline((queries.CHANGES, {"xid": str(since.xid)}), fetch)
+        changes = (self._table.named(table_queries.CHANGES), {"xid": str(since.xid)})
+        _, page = await self._session.pipeline(changes, fetch)
         while page:
             yield cast("Sequence[tuple[str, int]]", page)
             page = await self._session.rows(*fetch) if len(page) == page_rows else []
