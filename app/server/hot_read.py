@@ -1,8 +1,8 @@
 """The hot read: a hit that is answered without the framework.
 
-For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several times as
-much as the cache does. Head and body sent apart cost another system call. Therefore the server's protocol answers such a read
-itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
+For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several times
+as much as the cache does. Head and body sent apart cost another system call. Therefore the server's protocol answers such a
+read itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
 
 Everything else goes to the application: a miss, a bypass, an error, a query, or a header that matters. What was read of the
 slot goes with it in the request's state. The endpoint ``products.get_product`` gives the same response to every request and is
