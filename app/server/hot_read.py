@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -52,6 +53,7 @@ class HotReads(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, **more)
         self._larder: Larder = app_state[STATE]
 
+    @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a plain request here, and start a task of the application for any other."""
         scope = cycle.scope
