@@ -1,19 +1,15 @@
-"""Check a service after `larder replay`: stock = opening - sold + returned, for every product, to the unit.
+"""Check a service after a replay: stock = opening - sold + returned, for every product, to the unit.
 
-    python benchmarks/verify_replay.py SALES.csv.gz CATALOGUE.csv --url http://127.0.0.1:8000 --ledger
+This shares no code with the replay, so that a mistake there is not repeated here. It expects a catalogue with the openings
+(id, stock), and products that nobody else has changed. What the replay listed as refused is left out of the sum.
 
-Written apart from the replay and without any of its code, so that a mistake there is not repeated here. It expects ids as
-`--id-map sanitize` makes them, a catalogue with the openings (id, stock), and products that nobody else has changed. What the
-replay listed as refused is left out of the sum.
-
-With `--ledger` every movement is read, too: each line of an accepted invoice must be there once, no more and no less; the
-deltas of a product must add up to its stock, never below zero on the way; and each refusal must have been right: `available`
+With ``--ledger`` every movement is read, too: each line of an accepted invoice must be there once, no more and no less; the
+deltas of a product must add up to its stock, never below zero on the way; and each refusal must have been right: ``available``
 is the ledger's stock at the version it names, and what the invoice takes of the product exceeds it.
 
 Exit status: 0 all agrees; 1 something differs (listed); 2 cannot be checked.
-"""  # a script, not a package
+"""
 
-import argparse
 import asyncio
 import csv
 import gzip
@@ -45,12 +41,12 @@ Booked = Counter[tuple[str, int]]
 
 
 class CannotCheck(Exception):
-    """What is there does not allow a verdict."""
+    """The files or the service do not allow a verdict."""
 
 
 @dataclass
 class Expected:
-    """What the files say should be."""
+    """What the service should have, according to the files."""
 
     stock: dict[str, int]
     booked: dict[str, Booked] = field(default_factory=lambda: defaultdict(Counter))
@@ -60,7 +56,7 @@ class Expected:
 
 
 def expect(sales: Path, catalogue: Path, refused: Path, repeat: int) -> Expected:
-    """Add the files up."""
+    """Add up the sales that were accepted."""
     with catalogue.open(encoding="utf-8", newline="") as file:
         expected = Expected({row["id"]: int(row["stock"]) for row in csv.DictReader(file)})
     if refused.exists():
@@ -186,15 +182,14 @@ def judge_refusal(
     return [f"{product_id}: refusal of invoice {entry['invoice']}: {reason}" for reason in wrong]
 
 
-async def verify(arguments: argparse.Namespace) -> int:
-    """Do it; the exit status."""
-    refused = arguments.refused or Path(f"{arguments.sales}.refused.jsonl")
+async def verify(sales: Path, catalogue: Path, refused: Path, url: str, *, repeat: int, ledger: bool) -> int:
+    """Compare, and print every difference; the exit status."""
     try:
-        expected = expect(arguments.sales, arguments.catalogue, refused, arguments.repeat)
-        async with httpx.AsyncClient(base_url=arguments.url, timeout=_TIMEOUT_S, trust_env=False) as client:
+        expected = expect(sales, catalogue, refused, repeat)
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as client:
             differences = await check_stocks(client, expected)
             text = f"{len(expected.stock):,} stocks compared, {len(expected.refusals):,} refused requests left out"
-            if arguments.ledger:
+            if ledger:
                 read, wrong = await check_ledger(client, expected)
                 differences += wrong
                 text += f", {read:,} movements read"
@@ -205,19 +200,3 @@ async def verify(arguments: argparse.Namespace) -> int:
         sys.stdout.write(difference + "\n")
     sys.stdout.write(f"{text}: {f'{len(differences):,} differences' if differences else 'all agree'}\n")
     return 1 if differences else 0
-
-
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sales", type=Path, help="the file that was replayed")
-    parser.add_argument("catalogue", type=Path, help="the catalogue that was imported before")
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--refused", type=Path, help="the replay's list of refusals (default: SALES.refused.jsonl)")
-    parser.add_argument("--repeat", type=int, default=1, help="how often the file was replayed")
-    parser.add_argument("--ledger", action="store_true", help="read every movement, too")
-    return parser.parse_args(words)
-
-
-if __name__ == "__main__":
-    sys.exit(asyncio.run(verify(parse())))

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from app.importer.csv_file import LINE_MAX_BYTES, CsvFile
 from app.importer.errors import BadInput
-from app.importer.source import LINE_MAX_BYTES, CsvSource
 
 TEXT = "id,name\na,Mügge\r\nb,\u2028x\n"
 
 
 def lines_of(path: Path) -> list[str]:
-    with CsvSource(path) as source:
-        return list(source.lines())
+    with CsvFile(path) as file:
+        return list(file.lines())
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a mark"])
@@ -38,11 +38,11 @@ def test_position_grows_to_the_size_of_the_file(tmp_path: Path) -> None:
     """Progress is in bytes of the file on disk, also when it is compressed."""
     path = tmp_path / "random.csv.gz"
     path.write_bytes(gzip.compress("\n".join(os.urandom(30).hex() for _ in range(20_000)).encode()))
-    with CsvSource(path) as source:
-        positions = [source.position for _ in source.lines()]
+    with CsvFile(path) as file:
+        positions = [file.position for _ in file.lines()]
         assert positions == sorted(positions)
         assert 0 < positions[0] < positions[-1] / 2
-        assert positions[-1] == source.size_bytes == path.stat().st_size
+        assert positions[-1] == file.size_bytes == path.stat().st_size
 
 
 def cut_gzip(path: Path) -> None:
