@@ -94,12 +94,12 @@ chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINU
 
 ROUNDS ?= 5
 SECONDS ?= 3
-bench: $(STAMP) ## race against others, measure, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
+bench: $(STAMP) ## contest against others, measure, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 # The default of MINUTES above is that of the outages.
 soak: $(STAMP) ## ten minutes of mixed load for each of two catalogues, and whether memory grows: make soak [MINUTES=10]
-	@$(BIN)/python -m benchmarks.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
+	@$(BIN)/python -m benchmarks.steady.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
 # Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,6 +1,6 @@
 """The ``larder`` command: one module for each of its commands.
 
-A command is a module with two functions, like ``app.importer.command``: ``add_parser(subparsers)`` declares its arguments,
+A command is a module with two functions, like ``app.cli.migrate``: ``add_parser(subparsers)`` declares its arguments,
 ``async run(arguments)`` carries it out and returns the exit status. ``COMMANDS`` lists them.
 """
 
@@ -22,9 +22,7 @@ COMMANDS = {
     "namespace": "app.cli.namespace",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
-    "import": "app.importer.command",
-    "catalogue": "app.cli.catalogue",
-    "replay": "app.cli.replay",
+    "import": "app.cli.import_",
 }
 
 CANNOT_SERVE = 1

@@ -7,7 +7,7 @@ import pytest
 
 from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
-from tests.cache.rig import Gate
+from tests.harness.script import Gate
 
 
 class Carrier:

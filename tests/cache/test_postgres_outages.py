@@ -13,9 +13,10 @@ from app.postgres.errors import DatabaseError, DatabaseUnavailable
 from app.private_servers import PostgresServer
 from app.products.commands import Create, set_stock
 from app.products.errors import OutcomeUnknown
-from tests.cache.rig import PATIENCE_S, Process, draft, open_process, until
+from tests.cache.rig import Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy
-from tests.servers.databases import know_history
+from tests.harness.script import PATIENCE_S
+from tests.harness.servers import know_history
 
 KEYS = [f"p{number}" for number in range(6)]
 

@@ -11,7 +11,8 @@ from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
 from app.cache.table_audit import TableAuditSources
 from app.postgres.database import Database
 from app.products.source import PRODUCTS
-from tests.cache.rig import Gate, until
+from tests.cache.rig import until
+from tests.harness.script import Gate
 
 LIMITS = FenceLimits(2_000, 2_000, 50)
 Connection = psycopg.AsyncConnection[TupleRow]

@@ -14,7 +14,7 @@ from app.products.service import Products
 from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
 from app.settings import Settings
-from tests.cache.rig import PATIENCE_S, Gate
+from tests.harness.script import PATIENCE_S, Gate
 from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, rows
 

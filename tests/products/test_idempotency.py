@@ -22,7 +22,7 @@ from app.products.pruner import AnswerPruner
 from app.products.service import Products
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
-from tests.cache.rig import Gate
+from tests.harness.script import Gate
 from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 

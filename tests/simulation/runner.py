@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
 from app.cache.write_through import Status
-from tests.checker import Verdict, check
+from tests.harness.checker import Verdict, check
 from tests.limits import cache_config
 from tests.simulation.faults import Chance, Plan
 from tests.simulation.loop import Deadlock, SeededLoop

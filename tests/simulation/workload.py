@@ -7,9 +7,9 @@ from app.cache.errors import NotSettled, SourceUnavailable, StoreUnavailable
 from app.cache.ports import Absent, State
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
-from tests.checker import Read, Write
 from tests.fakes.postgres import Change, Row
 from tests.fakes.source import Committed, CommitUnknown, transact
+from tests.harness.checker import Read, Write
 from tests.simulation.parts import read_as_served
 from tests.simulation.world import POSTGRES_DEADLINE_S, Attempt, Process, World
 

@@ -16,8 +16,8 @@ import pytest_asyncio
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, open_process, until
 from tests.conftest import SessionPostgres
+from tests.harness.servers import create_database, drop_database, know_history, new_name
 from tests.limits import cache_config
-from tests.servers.databases import create_database, drop_database, know_history, new_name
 from tests.tck.shop import WRITER_FAILS, Shop, Trouble, stop
 
 QUICK_AUDITS = cache_config(audit_interval_ms=20, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=5)
