@@ -11,7 +11,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.problems import MEDIA_TYPE, TYPES, Problem
+from app.api.problem_types import TYPES
+from app.api.problems import MEDIA_TYPE, Problem
 from app.server.hot_read import HotReads
 
 MAX_HEAD_BYTES = 65_536
