@@ -8,7 +8,7 @@ import redis.asyncio
 from app.cache.ports import Absent, Outcome, Publication, State, Value
 from app.cache.redis_store import Names, RedisStore
 from app.cache.write_through import Status
-from app.products.commands import Create, Put, delete, set_stock
+from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Precondition
 from app.products.transactions import Committed
@@ -49,30 +49,6 @@ async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process
     assert (await writing).proven
     read = await other.cache.read(KEY)
     assert (read.state.version, read.status) == (2, Status.HIT)
-
-
-async def test_delete_and_create_again(mug: Process, slots: Slots) -> None:
-    """R8: a delete publishes a tombstone, reads of it hit, and the id's next life goes on from its version."""
-    assert (await mug.write(delete(KEY))).proven
-    gone = await mug.cache.read(KEY)
-    assert isinstance(gone.state, Absent)
-    assert (gone.state.version, gone.status) == (2, Status.HIT)
-    assert (await slots.get(KEY) or b"").startswith(b"T")
-    assert (await mug.write(Put(draft(KEY, 999)))).proven
-    again = await mug.cache.read(KEY)
-    assert isinstance(again.state, Value)
-    assert (again.state.version, again.status) == (3, Status.HIT)
-    assert b'"price_cents":999' in again.state.payload
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
-async def test_publish_fails(mug: Process, *, after: bool) -> None:
-    """A publish without a definite answer never fails the write; it only stays unproven, so that it must settle."""
-    mug.store.calls.fail("publish", LOST, after=after)
-    assert not (await mug.write(set_stock(KEY, 1))).proven
-    assert (await mug.cache.read(KEY)).state.version == (2 if after else 1)
-    assert (await mug.write(set_stock(KEY, 2))).proven
-    assert await mug.version(KEY) == 3
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
@@ -140,17 +116,6 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     assert await slots.get(KEY) is None
-
-
-async def test_batch_with_one_refusal_publishes_the_rest(mug: Process) -> None:
-    """Commands that share a transaction are decided and published each for itself."""
-    created, refused = await asyncio.gather(
-        mug.products.write(Create(draft("second"))), mug.products.write(Create(draft(KEY))), return_exceptions=True
-    )
-    assert not isinstance(created, BaseException)
-    assert isinstance(refused, Exception)
-    assert (await mug.cache.read("second")).status is Status.HIT
-    assert await mug.version(KEY) == 1
 
 
 async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
