@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, LiteralString
 
+from app.cache import table_queries
 from app.cache.ports import State
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
@@ -26,7 +27,7 @@ from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, Asked, Kept, Once
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Product, Row
-from app.products.source import row_of, state_of
+from app.products.source import PRODUCTS, row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
@@ -156,7 +157,7 @@ class _Transaction:
             if (statement := _keep(asked, decision)) is not None
         ]
         # The read-back raises if the database no longer accepts this release. A batch that has none asks for the epoch instead.
-        ask: Sequence[Statement] = () if spoken_of else ((queries.EPOCH, {"knows": SCHEMA}),)
+        ask: Sequence[Statement] = () if spoken_of else ((table_queries.EPOCH, PRODUCTS.parameters),)
         if spoken_of or keep:
             await session.commit(*ask, *keep)
         else:
