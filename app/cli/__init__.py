@@ -63,7 +63,7 @@ def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="larder",
         description="Larder: products and stock over HTTP, with a cache that never answers with the past.",
-        epilog="Settings come from LARDER_* variables; the README lists them. `larder COMMAND --help` tells more.",
+        epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` tells more.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands.values():

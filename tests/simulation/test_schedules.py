@@ -1,7 +1,6 @@
 """Schedules played move by move, with every guard and with one guard off."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,6 @@ from tests.simulation import schedules_audits, schedules_traffic, schedules_worl
 from tests.simulation.mutants import BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
 from tests.simulation.stage import Schedule, play
 
-PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
 SCHEDULES = [
     schedule
     for module in (schedules_audits, schedules_traffic, schedules_worlds)
@@ -56,16 +54,3 @@ def test_every_schedule_is_some_mutants() -> None:
     assert {schedule.__name__ for schedule in SCHEDULES} == {
         mutant.schedule.__name__ for mutant in MUTANTS if mutant.schedule is not None
     }
-
-
-def test_page_lists_every_mutant() -> None:
-    """docs/SIMULATION.md says of each guard what drops it and what catches that."""
-    page = PAGE.read_text(encoding="utf-8")
-    assert [mutant.name for mutant in MUTANTS if row(mutant) not in page] == []
-
-
-def row(mutant: Mutant) -> str:
-    """A mutant's line in the page's table."""
-    caught = f"`{mutant.schedule.__name__}`" if mutant.schedule else "seeds"
-    behind = ", ".join(f"`{name}`" for name in mutant.behind)
-    return f"| {mutant.rule} | `{mutant.name}` | {mutant.drops} | {caught}{f' with {behind}' if behind else ''} |"
