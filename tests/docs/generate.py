@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.docs.guards import evidence_table, reasons_table
+from tests.docs.guards import guards_table
 from tests.docs.promises import promises_table
 from tests.docs.settings_table import settings_table
 from tests.docs.tables import with_block
@@ -11,8 +11,7 @@ from tests.docs.tables import with_block
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES: dict[tuple[str, str], Callable[[], str]] = {
     ("SETTINGS.md", "settings"): settings_table,
-    ("PROTOCOL.md", "guards"): reasons_table,
-    ("PROOF.md", "guards"): evidence_table,
+    ("PROOF.md", "guards"): guards_table,
     ("PROOF.md", "promises"): promises_table,
 }
 """Page and name of each generated table."""

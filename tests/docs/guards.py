@@ -1,4 +1,4 @@
-"""The guards of the protocol, read from docs/guards.toml, and the tables made of them."""
+"""The guards of the protocol, read from docs/guards.toml, and the table made of them."""
 
 import tomllib
 from functools import cache
@@ -7,7 +7,6 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter
 
 from tests.docs.tables import markdown
-from tests.simulation.mutants import BY_NAME
 
 DATA = Path(__file__).parents[2] / "docs" / "guards.toml"
 
@@ -31,35 +30,21 @@ def guards() -> tuple[Guard, ...]:
     return TypeAdapter(tuple[Guard, ...]).validate_python(tomllib.loads(DATA.read_text(encoding="utf-8"))["guard"])
 
 
-def reasons_table() -> str:
-    """Each guard and the schedule that it defeats."""
+def guards_table() -> str:
+    """Each guard, the schedule that it defeats, what notices that it is gone, and where it stands."""
     return markdown(
-        ("rule", "guard", "without it", "code"),
-        [(guard.rule, guard.name, guard.without, _codes(guard.code)) for guard in guards()],
-    )
-
-
-def evidence_table() -> str:
-    """Each guard and what notices when it is dropped."""
-    return markdown(
-        ("guard", "model", "simulation", "tests"),
+        ("guard", "without it", "noticed by", "code"),
         [
             (
-                f"{guard.name} ({guard.rule})",
-                _codes(guard.searches) or "none",
-                "; ".join(_mutant(name) for name in guard.mutants) or "none",
-                "; ".join(part for part in (_codes(guard.tests), guard.note) if part),
+                f"{guard.rule} {guard.name}",
+                guard.without,
+                _codes(*guard.searches, *guard.mutants, *guard.tests),
+                _codes(*(path.removeprefix("app/") for path in guard.code)),
             )
             for guard in guards()
         ],
     )
 
 
-def _mutant(name: str) -> str:
-    mutant = BY_NAME[name]
-    caught = f"`{mutant.schedule.__name__}`" if mutant.schedule else "seeds"
-    return f"`{name}`: {caught}{f' with {_codes(mutant.behind)}' if mutant.behind else ''}"
-
-
-def _codes(names: tuple[str, ...]) -> str:
+def _codes(*names: str) -> str:
     return ", ".join(f"`{name}`" for name in names)
