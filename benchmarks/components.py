@@ -25,6 +25,7 @@ from starlette.types import Message
 
 from app.api.state import Larder
 from app.cache.ports import Value
+from app.cache.write_through import Peeked
 from app.main import create_app
 from app.settings import Settings
 from benchmarks import results, statements
@@ -32,7 +33,7 @@ from benchmarks.pace import clock
 from benchmarks.percentiles import percentile
 from benchmarks.results import Cell, Result, Target
 from benchmarks.testbed import Servers, larder, product_id, run, servers, warm
-from tests.servers.databases import know_history
+from tests.harness.servers import know_history
 
 AT_ONCE = 32
 WARM = 2_000
@@ -157,7 +158,7 @@ def operations(app: FastAPI, scale: float) -> list[Operation]:
         _expect(await served.get(product, b'"1"'), 304)
 
     async def peek(product: str) -> None:
-        answer: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
         products.peek(product, answer.set_result)
         _expect(type(await answer), Value)
 

@@ -12,8 +12,7 @@ from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
 from benchmarks.contenders import CEILING, LARDER, Contender, Served
 from benchmarks.peers.environment import set_up
-from tests.servers.databases import create_database
-from tests.servers.directory import session_directory
+from tests.harness.servers import create_database, session_directory
 
 # Durable, as it is shipped: a commit waits for the disk. Checkpoints are put off: none falls into one contender's round.
 POSTGRES = {"max_connections": "400", "shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}

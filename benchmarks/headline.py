@@ -4,7 +4,7 @@
 client in this process sends the rest and the writes, an open loop: each write (``PUT /products/{id}/stock``, random
 product, another stock than before, so with its entry in the ledger) is followed by a read of its product as soon as it is
 acknowledged, and 900 reads a second come at moments of their own, half of them of products written just before. These
-1,000 reads a second are judged by ``tests/checker.py``: none may show a version older than the newest that was
+1,000 reads a second are judged by ``tests/harness/checker.py``: none may show a version older than the newest that was
 acknowledged before the read was called.
 
 Latencies count from the moment at which a request was due: see ``benchmarks/pace.py`` for this client and
@@ -25,7 +25,7 @@ from benchmarks.percentiles import latency
 from benchmarks.results import Cell, Result, Target
 from benchmarks.statements import Look
 from benchmarks.testbed import larder, product_id, run, servers, warm
-from tests.checker import Read, Verdict, Write, check
+from tests.harness.checker import Read, Verdict, Write, check
 from tests.outages.client import Answer, Endpoint, NoAnswerError
 
 PRODUCTS = 10_000
@@ -250,7 +250,7 @@ def _statements(seen: Seen) -> Result:
         for name, calls in found.most_common()
     ]
     notes = [
-        "Names are those of app/products/queries.py. LOAD is a write's read-back as well.",
+        "Names are those of app/products/queries.py and app/cache/table_queries.py. LOAD is a write's read-back as well.",
         "DECLARE (CHANGES) is counted twice, as a command and as its query; BEGIN, COMMIT and FETCH, once prepared, never.",
     ]
     return Result("headline_statements", "Statements of PostgreSQL at 10,000 reads/s and 100 writes/s", rows, (), notes)

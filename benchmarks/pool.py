@@ -22,9 +22,8 @@ import psycopg
 
 from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from tests.harness.servers import know_history, session_directory
 from tests.products.million import fill
-from tests.servers.databases import know_history
-from tests.servers.directory import session_directory
 
 VARIED: Mapping[str, tuple[int, ...]] = {
     "LARDER_DATABASE_CONNECTIONS": (5, 10, 20),

@@ -16,14 +16,14 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.peers.environment import peer, set_up
-from tests.checker import check
+from tests.harness.checker import check
+from tests.harness.servers import session_directory
 from tests.outages.cluster import Instance, Program, larder, start_cluster
 from tests.outages.faultlog import FaultLog
 from tests.outages.faults import KINDS, Kind, Scene
 from tests.outages.history import History
 from tests.outages.run import HAND_BOUNDS
 from tests.outages.workload import Load, Workload, count
-from tests.servers.directory import session_directory
 
 PERIOD_S = 3.5
 """From the beginning of one group of faults to the next: the longest fault and about a second without any."""

@@ -14,6 +14,7 @@ from itertools import takewhile
 
 import psycopg
 
+from app.cache import table_queries
 from app.embedded import PostgresServer
 from app.products import queries
 
@@ -82,7 +83,13 @@ def _shared(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-_KNOWN = {shape(text): name for name, text in vars(queries).items() if name.isupper() and isinstance(text, str)}
+NAMED = {
+    name: text
+    for module in (queries, table_queries)
+    for name, text in vars(module).items()
+    if name.isupper() and isinstance(text, str)
+}
+_KNOWN = {shape(text): name for name, text in NAMED.items()}
 
 
 async def look(postgres: PostgresServer, database: str = "larder") -> Look:

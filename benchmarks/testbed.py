@@ -17,10 +17,10 @@ import uvloop
 
 from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from tests.harness.servers import session_directory
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.cluster import ROOT
 from tests.outages.proxy import HOST
-from tests.servers.directory import session_directory
 
 POSTGRES = {"pg_stat_statements.track": "all", "pg_stat_statements.track_utility": "on"}
 """Statements inside of triggers are counted, too, and so are BEGIN and COMMIT."""

@@ -32,6 +32,8 @@ SEARCH_DEPTH = 100_000  # of the stack; reaching it is reported as a failure
 
 CONFIGURATIONS = {
     "race": "WRITERS=2 LOADERS=2 EVICT UNCHANGED",
+    "handed-on": "WRITERS=2 LOADERS=1 EVICT UNCHANGED HANDED_ON",
+    "handed-on-restart": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 RESTART=1 HANDED_ON",
     "settle": "WRITERS=2 LOADERS=1 AUDITORS=1 CYCLES=2 UNCHANGED",
     "overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=3 TTL=2",
     "ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 TTL=1 TTL_MAX=2",
@@ -80,6 +82,7 @@ MUTANTS = {
     "lease-on-fill": ("race", "M_FILL_WITHOUT_LEASE"),
     "token-sent-once": ("race", "M_TOKEN_SENT_TWICE"),
     "token-ok-before-use": ("race", "M_LEASE_AFTER_LOAD"),
+    "reading-of-its-request": ("handed-on", "M_READING_OF_AN_EARLIER_REQUEST"),
     "share-not-started": ("race", "M_SHARE_RUNNING_LOAD"),
     "every-answer": ("race", "M_ANSWER_WITHOUT_PUBLISH"),
     "settle-at-all": ("settle", "M_NO_SETTLE"),

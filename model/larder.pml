@@ -3,7 +3,7 @@
  * docs/PROOF.md says how to run this file and what each configuration and mutant is.
  *
  * Where each rule is
- *   R1 read       `hit_of_the_past` (a hit) and Loader (a miss)
+ *   R1 read       Reader (a hit), HandedOn (a hit that is answered later) and Loader (a miss)
  *   R2 fill       Loader, with `table`
  *   R3 write      Writer, `table` (the script), Network (a publish that lands late)
  *   R4 settle     Writer from `settle:` on, with the statement called "adopt"
@@ -734,15 +734,35 @@ proctype Fault() {
 }
 
 /* ---- G1 ----------------------------------------------------------------------------------------------------------- */
-#define HIT_OF_THE_PAST(n)                                                                                            \
-    (fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4) && \
-     STATE(slot[n]) < acknowledged)
+#define HIT(n)                                                                                                        \
+    (fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4))
+#define HIT_OF_THE_PAST(n) (HIT(n) && STATE(slot[n]) < acknowledged)
 
 proctype Reader() {
     atomic {
         HIT_OF_THE_PAST(0) || NODE1(HIT_OF_THE_PAST(1)) -> assert(false)
     }
 }
+
+#ifdef HANDED_ON
+/* The hot read hands its reading on to the endpoint, which answers later and from it alone.  The request began before the
+ * MGET.  A reading that found no hit needs no process: the Loader takes its lease only if the slot is empty then, and loads
+ * after that, whatever an earlier reading found. */
+proctype HandedOn() {
+    byte n, held, floor;
+again:
+    atomic { pick(n); HIT(n) -> held = STATE(slot[n]); floor = acknowledged; printf("H reads %d.%d on node %d\n", EPOCH(held), VERSION(held), n) }
+    atomic {
+#ifdef M_READING_OF_AN_EARLIER_REQUEST
+        floor = acknowledged;  /* this request begins only now */
+#endif
+        printf("H answers %d.%d\n", EPOCH(held), VERSION(held));
+        assert(held >= floor);
+        held = 0; floor = 0; n = 0
+    }
+    goto again
+}
+#endif
 
 init {
     atomic {
@@ -753,10 +773,12 @@ init {
         fence_server[0] = 1; fence_left[0] = TTL_MAX;
 #endif
         run Reader(); run Network(); run Fault();
+#ifdef HANDED_ON
+        run HandedOn();
+#endif
 #ifndef STILL
         run Clock();
 #endif
-       
         run Writer(0);
 #if LOADERS > 0
         run Loader(0);

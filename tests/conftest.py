@@ -4,25 +4,39 @@ Commits are real: each test gets a database of its own, cloned from one that was
 its own. A test that stops, kills or pauses a server asks for a private one.
 """
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 import redis.asyncio
 
 from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
-from tests.servers.databases import create_database, drop_database, know_history, new_name
-from tests.servers.directory import session_directory
+from tests.harness.servers import create_database, drop_database, know_history, new_name, session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
 _NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 
+ON_BOTH_LOOPS = {"cache", "contracts", "postgres", "products", "schedules"}
+"""The suites that use real connections within the test's own process."""
+
 _namespace_numbers = count(1)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on asyncio's event loop; those of ``ON_BOTH_LOOPS``, but for slow ones, also on uvloop as in production."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.parent.name in ON_BOTH_LOOPS and item.get_closest_marker("slow") is None:
+        try:
+            from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
+        except ImportError:
+            return loops
+        loops["uvloop"] = new_event_loop
+    return loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +52,41 @@ def session_mark() -> str:
     return f"t{uuid4().hex[:10]}"
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def servers_directory() -> AsyncIterator[Path]:
-    async with session_directory() as directory:
-        yield directory
+@pytest.fixture(scope="session")
+def session_runner() -> Iterator[asyncio.Runner]:
+    """The event loop that session fixtures run on.
+
+    pytest-asyncio ends its own session loop, and every fixture made on it, whenever the next test runs on another kind of
+    loop. The servers would then start anew for each test that is marked ``both_loops``.
+    """
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        yield runner
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def postgres(servers_directory: Path) -> AsyncIterator[SessionPostgres]:
+@pytest.fixture(scope="session")
+def servers_directory(session_runner: asyncio.Runner) -> Iterator[Path]:
+    directory = session_directory()
+    yield session_runner.run(directory.__aenter__())
+    session_runner.run(directory.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def postgres(session_runner: asyncio.Runner, servers_directory: Path) -> Iterator[SessionPostgres]:
     if given := os.environ.get("LARDER_DATABASE_URL"):
         yield SessionPostgres(given)
         return
-    server = await start_postgres(servers_directory / "postgres", options=_NO_DISK)
+    server = session_runner.run(start_postgres(servers_directory / "postgres", options=_NO_DISK))
     yield SessionPostgres(server.url)
-    await server.stop()
+    session_runner.run(server.stop())
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def migrated_template(postgres: SessionPostgres) -> AsyncIterator[str]:
+@pytest.fixture(scope="session")
+def migrated_template(session_runner: asyncio.Runner, postgres: SessionPostgres) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
     name = new_name()
-    await _migrate(await create_database(postgres.url, name))
+    session_runner.run(_migrate(session_runner.run(create_database(postgres.url, name))))
     yield name
-    await drop_database(postgres.url, name)
+    session_runner.run(drop_database(postgres.url, name))
 
 
 @pytest.fixture
@@ -84,16 +110,16 @@ async def empty_database_url(postgres: SessionPostgres) -> AsyncIterator[str]:
     await drop_database(postgres.url, name)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def redis_url(servers_directory: Path, session_mark: str) -> AsyncIterator[str]:
+@pytest.fixture(scope="session")
+def redis_url(session_runner: asyncio.Runner, servers_directory: Path, session_mark: str) -> Iterator[str]:
     """The session's Redis; a test keeps to its `namespace` and never empties, stops or fills the server."""
     if given := os.environ.get("LARDER_REDIS_URL"):
         yield given
-        await _forget(given, session_mark)
+        session_runner.run(_forget(given, session_mark))
         return
-    server = await start_redis(servers_directory / "redis")
+    server = session_runner.run(start_redis(servers_directory / "redis"))
     yield server.url
-    await server.stop()
+    session_runner.run(server.stop())
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import psycopg
 
 from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
-from tests.servers.directory import session_directory
+from tests.harness.servers import session_directory
 
 _PROGRAM = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main())", "serve")
 _READY = "Larder serves on "

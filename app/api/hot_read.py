@@ -6,8 +6,9 @@ parses the path, takes one place in a joined MGET, and writes the stored bytes b
 
 Price: the head is written here and by ``products.get_product``; a test compares status, headers and bodies of both over a
 generated set of requests. Whatever is not plain (a miss, a bypass, an error, a query, a header that decides something) goes to
-the application as ever, and the endpoint there stays the documented one; a miss asks for its slot twice. ``_start_asgi_task``
-and the fields of a cycle are uvicorn's own affair: the same test, on a real server, says when they change.
+the application as ever, and the endpoint there stays the documented one; what was read of its slot goes with it, in the
+request's state. ``_start_asgi_task`` and the fields of a cycle are uvicorn's own affair: the same test, on a real server, says
+when they change.
 """
 
 import random
@@ -20,8 +21,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.state import STATE, Larder
-from app.cache.ports import Value
+from app.api.state import READING, STATE, Larder
+from app.cache.ports import Reading, Value
+from app.cache.write_through import Peeked
 from app.products.product import is_product_id
 
 PREFIX = "/products/"
@@ -57,12 +59,15 @@ class HotReads(HttpToolsProtocol):
             return
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
 
-    def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, value: Value | None) -> None:
+    def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
         if cycle.disconnected or self.transport.is_closing():
             return  # nobody is left to be answered
-        if value is None or self.flow.write_paused:
+        if not isinstance(found, Value) or self.flow.write_paused:
+            if isinstance(found, Reading):
+                cycle.scope["state"][READING] = found
             super()._start_asgi_task(cycle, app)
             return
+        value = found
         usual = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
         identity = random.getrandbits(128)
         last = b"" if cycle.keep_alive else _LAST

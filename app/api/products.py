@@ -24,7 +24,7 @@ from app.api.openapi import (
     patch_media,
 )
 from app.api.problems import Fault, invalid, no_product, precondition_failed
-from app.api.state import products_of
+from app.api.state import products_of, reading_of
 from app.cache.ports import Value
 from app.products.idempotency import Answer
 from app.products.service import Change, Written
@@ -50,7 +50,9 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
     conditions = read_conditions(request)
     legal(product_id)
     wished = wish(request)
-    read = await products_of(request).get(product_id, refresh=wished.refresh, stale_s=wished.stale_s)
+    read = await products_of(request).get(
+        product_id, refresh=wished.refresh, stale_s=wished.stale_s, reading=reading_of(request)
+    )
     state = read.state
     headers = {"Cache-Status": cache_status(read)}
     if not isinstance(state, Value):

@@ -9,9 +9,9 @@ from fastapi import Request
 
 from app.api.metrics import RequestStats, StoreHealth, Tally
 from app.api.tallies import Tallies
-from app.cache.ports import Value
+from app.cache.ports import Reading
 from app.cache.stats import Stats
-from app.cache.write_through import Read
+from app.cache.write_through import Peeked, Read
 from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Patch, Position, Precondition, Reason
 from app.products.service import ANYHOW, Asking, LedgerPage, Page, Written
 from app.settings import Settings
@@ -20,11 +20,11 @@ from app.settings import Settings
 class Catalogue(Protocol):
     """The use cases as the endpoints call them; ``app.products.service.Products`` is the real one."""
 
-    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
-        """Read one product through the cache."""
+    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
+        """Read one product through the cache, from ``reading`` on if ``peek`` gave one for this request."""
 
-    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
-        """Give ``then`` a product that the cache holds and proves, or ``None``."""
+    def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
+        """Give ``then`` the product if the cache holds and proves it; else what ``get`` can go on from."""
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read products through the cache, in the order of ``ids``, which has no repeats."""
@@ -88,6 +88,8 @@ class Pingable(Protocol):
 
 STATE = "larder"
 """The name of the running service in the lifespan's state, where the server's protocol finds it."""
+READING = "reading"
+"""The name, in a request's state, of what the hot read found for it, where the endpoint finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +121,9 @@ def larder_of(request: Request) -> Larder:
 def products_of(request: Request) -> Catalogue:
     """Give the running service's use cases."""
     return larder_of(request).products
+
+
+def reading_of(request: Request) -> Reading | None:
+    """Give what the hot read found for this request, if it tried to answer it."""
+    reading: Reading | None = request.scope.get("state", {}).get(READING)
+    return reading

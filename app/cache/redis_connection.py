@@ -1,15 +1,15 @@
-"""One connection to Redis that is never replaced behind its user's back, and a keeper that has one ready.
+"""A connection to Redis that is never replaced silently, and a link that keeps one ready.
 
-Why not a pooled client: the protocol needs to know *which server* a reply came from, that a command was sent exactly once,
-and that a connection with a doubtful reply is never used again. redis-py's connection does the talking (URLs, TLS, login,
-parsing); retries and silent reconnects are off.
+The protocol needs to know *which server* a reply came from, that a command was sent exactly once, and that a connection with a
+doubtful reply is never used again; a pooled client gives none of these. redis-py's connection handles URLs, TLS, login and
+parsing; its retries and silent reconnects are off.
 """
 
 import asyncio
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,20 +21,20 @@ from app.cache.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-Command = Sequence[str | bytes | int]
+RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _IDENTITY = re.compile("[0-9a-f]{40}")
 _VARIED = 4
-"""Fewest different digits in an identity that was drawn by chance."""
+"""Fewest different digits in an identity that was drawn at random."""
 
 
 class RedisConnection:
     """One open connection to one server of role master.
 
-    Every call carries, behind its commands, a nonce to echo and a question for the server's present identity. A reply of
-    error, a late one, a wrong nonce, another identity or any exception of the driver closes the connection for good: nothing
-    about it is known then. The driver's errors are not listed by class, because the event loop adds its own: uvloop raises
-    ``RuntimeError`` for a connection that the other side has reset.
+    Every call sends, behind its commands, a nonce to echo and a question for the server's present identity. An error reply, a
+    late reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because nothing
+    is known about it then. The driver's errors are not listed by class: the event loop adds its own (uvloop raises
+    ``RuntimeError`` for a connection that the other side has reset).
     """
 
     def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float) -> None:
@@ -42,7 +42,7 @@ class RedisConnection:
         self._run_id = run_id
         self._timeout_s = timeout_s
         self._replid = ""
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.alive = True
 
     @classmethod
@@ -52,7 +52,7 @@ class RedisConnection:
         """Connect, log in, load scripts, and ask which server this is.
 
         Raises:
-            StoreUnavailable: no connection in time, or the server is not a master.
+            StoreUnavailable: there was no connection in time, or the server is not a master.
         """
         raw: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         try:
@@ -75,13 +75,13 @@ class RedisConnection:
         """Run id and replication id of the server, as of the last call."""
         return f"{self._run_id}:{self._replid}"
 
-    async def call(self, *commands: Command) -> list[Reply]:
-        """Send commands in one round trip; return their replies in order.
+    async def call(self, *commands: RedisCommand) -> list[Reply]:
+        """Send commands in one round trip and return their replies in order.
 
         Raises:
-            StoreUnavailable: no definite answer to each of them; some may have been applied. The connection is closed.
+            StoreUnavailable: not every command has a definite answer; some may have been applied. The connection is closed.
         """
-        async with self._turn:
+        async with self._lock:
             if not self.alive:
                 raise StoreUnavailable("the connection to Redis was closed")
             try:
@@ -89,7 +89,7 @@ class RedisConnection:
                     return await self._exchange(commands)
             except TimeoutError as error:
                 raise StoreUnavailable("Redis did not answer in time") from await self._condemn(error)
-            except Exception as error:  # noqa: BLE001 - see the class: whatever it is, there was no definite answer
+            except Exception as error:  # noqa: BLE001 - see the class: any error means that there was no definite answer
                 raise StoreUnavailable(f"Redis failed: {str(error) or type(error).__name__}") from await self._condemn(error)
             except BaseException as error:
                 await self._condemn(error)
@@ -100,11 +100,11 @@ class RedisConnection:
         self.alive = False
         await _close(self._connection)
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def _exchange(self, commands: Sequence[RedisCommand]) -> list[Reply]:
         if not self._connection.is_connected:  # or redis-py would connect anew, to whatever server answers
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
-        trailer: tuple[Command, ...] = (("ECHO", nonce), ("INFO", "replication"))
+        trailer: tuple[RedisCommand, ...] = (("ECHO", nonce), ("INFO", "replication"))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, *trailer]), check_health=False)
         replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
         if await self._connection.read_response(disable_decoding=True) != nonce.encode():
@@ -113,8 +113,8 @@ class RedisConnection:
         return replies
 
     def _identify(self, info: bytes) -> None:
-        # Asked with every call, not only when connecting: a server that was demoted and promoted again meanwhile keeps
-        # its run id and this connection, but has another master's data, with a fence in it that may name its old self.
+        # This is asked with every call, not only when connecting: a server that was demoted and promoted again meanwhile keeps
+        # its run id and this connection, but has another master's data, whose fence may name the server as it was before.
         if _field(info, b"role") != "master":
             raise StoreUnavailable("the server is not a master")
         replid = _identity(info, b"master_replid")
@@ -128,10 +128,10 @@ class RedisConnection:
 
 
 class RedisLink:
-    """Keeps one connection ready; also the circuit breaker.
+    """Keeps one connection ready, and is the circuit breaker.
 
-    While the connection is good, calls use it. Once it fails, every call is refused at once, at no cost, and a single
-    prober tries to connect until it can. Being busy never counts as a failure.
+    Calls use the connection while it is good. Once it fails, every call is refused at once, and one background task tries to
+    connect until it succeeds. Being busy never counts as a failure.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class RedisLink:
         return self._connection is not None and self._connection.alive
 
     def connection(self) -> RedisConnection:
-        """The connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
         if self._connection is not None and self._connection.alive:
             return self._connection
         if self._connection is not None:
@@ -179,16 +179,25 @@ class RedisLink:
             self._prober = asyncio.create_task(self._probe(self._retry_s))
         raise StoreUnavailable(f"Redis is not connected: {self._reason}")
 
-    async def call(self, *commands: Command) -> list[Reply]:
-        """Send commands over the connection that is ready. See ``RedisConnection.call``."""
+    async def call(self, *commands: RedisCommand) -> tuple[str, list[Reply]]:
+        """Send commands over the connection that is ready; return the server that answered, and the replies.
+
+        Raises:
+            StoreUnavailable: see ``RedisConnection.call``.
+        """
+        return await self.call_naming_server(lambda _: commands)
+
+    async def call_naming_server(self, commands: Callable[[str], Sequence[RedisCommand]]) -> tuple[str, list[Reply]]:
+        """Do as ``call`` with commands that are made of the server's identity."""
         connection = self.connection()
         try:
-            return await connection.call(*commands)
+            replies = await connection.call(*commands(connection.server))
         except StoreUnavailable as error:
             self._reason = str(error)
             with suppress(StoreUnavailable):
                 self.connection()  # starts the prober
             raise
+        return connection.server, replies
 
     async def start(self) -> None:
         """Try to connect once; go on trying in the background when it fails."""
@@ -209,7 +218,7 @@ class RedisLink:
         try:
             while True:
                 if pause_s:
-                    # Spread, so that a fleet does not knock on a waking server all at once.
+                    # Pauses vary, so that a fleet does not connect to a server that comes back all at once.
                     await asyncio.sleep(pause_s * self._chance.uniform(0.75, 1.25))
                 pause_s = self._retry_s
                 try:
@@ -229,7 +238,7 @@ class RedisLink:
 
 
 def _field(info: bytes, name: bytes) -> str:
-    """One field of an INFO reply."""
+    """Return one field of an INFO reply."""
     start = info.find(b"\n" + name + b":")
     if start < 0:
         raise StoreUnavailable(f"Redis did not tell its {name.decode()}")
@@ -238,10 +247,10 @@ def _field(info: bytes, name: bytes) -> str:
 
 
 def _identity(info: bytes, name: bytes) -> str:
-    """A run id or a replication id.
+    """Return a run id or a replication id.
 
     Raises:
-        StoreUnavailable: the server masks it, so that a failover could not be told from no failover.
+        StoreUnavailable: the server masks it, so a failover could not be noticed.
     """
     value = _field(info, name)
     if not _IDENTITY.fullmatch(value) or len(set(value)) < _VARIED:
@@ -253,5 +262,5 @@ def _identity(info: bytes, name: bytes) -> str:
 
 
 async def _close(connection: AbstractConnection) -> None:
-    with suppress(Exception):  # it is given up, whatever its end is like
+    with suppress(Exception):  # the connection is given up in any case
         await connection.disconnect(nowait=True)

@@ -1,9 +1,8 @@
-"""The slots in Redis: keys, scripts, and the store ports over connections that are never silently replaced.
+"""The slots in Redis: names of keys, scripts, and the store's ports over connections that are never silently replaced.
 
-Keys: ``wtc:{namespace}:{key}`` is a slot; ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-auditor:…`` belong to the namespace
-and lie outside the slots' pattern, so that a purge of slots cannot take them.
-
-A fence is ``server|epoch``. A watermark is ``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
+``wtc:{namespace}:{key}`` is a slot. ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-auditor:…`` belong to the namespace and do
+not match the slots' pattern, so a purge of slots cannot delete them. A fence is ``server|epoch``. A watermark is
+``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
 """
 
 import hashlib
@@ -15,11 +14,25 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 
+from typing_extensions import override
+
 from app.cache import slot
 from app.cache.errors import StoreUnavailable
 from app.cache.history import hash_of
-from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, Value, Watermark
-from app.cache.redis_connection import Command, RedisConnection, RedisLink
+from app.cache.inspection import SlotReader
+from app.cache.ports import (
+    AuditStore,
+    Begun,
+    Outcome,
+    Publication,
+    Published,
+    Reading,
+    Repairs,
+    Store,
+    Value,
+    Watermark,
+)
+from app.cache.redis_connection import RedisCommand, RedisConnection, RedisLink
 
 SCRIPTS = {
     name: files("app.cache").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -32,43 +45,25 @@ _GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
-    """How long what is stored lives."""
+class Lifetimes:
+    """How long slots and leases live."""
 
-    slot_ttl_s: int = 3_600
-    absent_ttl_s: int = 30
-    ttl_jitter_percent: int = 10
-    lease_ttl_ms: int = 3_000
+    slot_ttl_s: int
+    absent_ttl_s: int
+    ttl_jitter_percent: int
+    lease_ttl_ms: int
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
-    """The keys of one namespace, which must not contain ``:``."""
+    """The names of one namespace's keys in Redis; the namespace must not contain ``:``."""
 
-    namespace: str
-
-    @property
-    def prefix(self) -> str:
-        """What every slot's key begins with."""
-        return f"wtc:{self.namespace}:"
-
-    @property
-    def fence(self) -> str:
-        """The key of the fence."""
-        return f"wtc-fence:{self.namespace}"
-
-    @property
-    def watermark(self) -> str:
-        """The key of the watermark."""
-        return f"wtc-watermark:{self.namespace}"
-
-    @property
-    def claim(self) -> str:
-        """The key of the audit's claim.
-
-        Earlier releases use another one: an instance of theirs that was forgotten cannot take the claim from this release's.
-        """
-        return f"wtc-auditor:{self.namespace}"
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"wtc:{namespace}:"
+        """The beginning of every slot's name."""
+        self.fence = f"wtc-fence:{namespace}"
+        self.watermark = f"wtc-watermark:{namespace}"
+        self.claim = f"wtc-auditor:{namespace}"
+        """The audit's claim. Earlier releases use another name, so an old instance that was forgotten cannot take the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +71,12 @@ class RedisOptions:
     """Where Redis is and how long to wait for it."""
 
     url: str
-    timeout_ms: int = 250
-    connect_timeout_ms: int = 500
-    retry_ms: int = 250
+    timeout_ms: int
+    connect_timeout_ms: int
+    retry_ms: int
 
     def link(self) -> RedisLink:
-        """A link of its own, not yet connected."""
+        """Return a new link that is not connected yet."""
         return RedisLink(
             self.url,
             timeout_ms=self.timeout_ms,
@@ -91,12 +86,17 @@ class RedisOptions:
         )
 
 
-class RedisStore:
-    """The ``Store`` port. Reads, leases and publishes have a connection each, so that none waits behind another."""
+class RedisStore(Store):
+    """The ``Store`` port. Reads, leases and publishes have a connection each, so that none waits behind another.
 
-    def __init__(self, options: RedisOptions, namespace: str, lives: Lives, chance: random.Random | None = None) -> None:
+    Each verb is one round trip: ``MGET``, ``DEL`` or a script.
+    """
+
+    def __init__(
+        self, options: RedisOptions, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None
+    ) -> None:
         self._names = Names(namespace)
-        self._lives = lives
+        self._lifetimes = lifetimes
         self._chance = chance or random.Random()
         self._reads = options.link()
         self._leases = options.link()
@@ -104,12 +104,12 @@ class RedisStore:
 
     @property
     def up(self) -> bool:
-        """Whether reads have a connection."""
+        """Whether there is a connection for reads."""
         return self._reads.up
 
     @property
     def failures(self) -> int:
-        """Connections that failed since the start."""
+        """Number of connections that failed since the start."""
         return self._reads.failures + self._leases.failures + self._publishes.failures
 
     async def start(self) -> None:
@@ -122,55 +122,54 @@ class RedisStore:
         for link in (self._reads, self._leases, self._publishes):
             await link.close()
 
+    @override
     async def read(self, keys: Sequence[str]) -> Reading:
-        """See ``Store.read``: one MGET."""
         prefix = self._names.prefix
-        connection = self._reads.connection()
-        [found] = await self._reads.call(("MGET", self._names.fence, *[prefix + key for key in keys]))
+        answered, [found] = await self._reads.call(("MGET", self._names.fence, *[prefix + key for key in keys]))
         fence: bytes | None = found[0]
         epoch = ""
         if fence is not None:
             server, _, fenced = fence.decode("ascii", "replace").rpartition("|")
-            if server == connection.server:
+            if server == answered:
                 epoch = fenced
         return Reading(epoch, found[1:])
 
+    @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        """See ``Store.lease``: one script."""
         tokens = {key: secrets.token_hex(8) for key in keys}
         slots = [self._names.prefix + key for key in tokens]
-        [taken] = await self._leases.call(_script("lease", slots, [self._lives.lease_ttl_ms, *tokens.values()]))
+        _, [taken] = await self._leases.call(_script("lease", slots, [self._lifetimes.lease_ttl_ms, *tokens.values()]))
         return {key: token for (key, token), done in zip(tokens.items(), taken, strict=True) if done}
 
+    @override
     async def publish(self, publications: Sequence[Publication]) -> Published:
-        """See ``Store.publish``: one script."""
-        connection = self._publishes.connection()
         slots = [self._names.prefix + publication.state.key for publication in publications]
-        arguments: list[str | bytes | int] = [connection.server]
+        names = [self._names.watermark, self._names.fence, *slots]
+        arguments: list[str | bytes | int] = []
         for publication in publications:
             arguments += (slot.encode(publication.state), publication.token, self._life_ms(publication))
-        [reply] = await self._publishes.call(_script("publish", [self._names.watermark, self._names.fence, *slots], arguments))
+        _, [reply] = await self._publishes.call_naming_server(lambda server: [_script("publish", names, [server, *arguments])])
         return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
 
+    @override
     async def release(self, tokens: dict[str, str]) -> None:
-        """See ``Store.release``: one script."""
         slots = [self._names.prefix + key for key in tokens]
         await self._leases.call(_script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()]))
 
+    @override
     async def drop(self, key: str) -> None:
-        """See ``Store.drop``: one DEL."""
         await self._leases.call(("DEL", self._names.prefix + key))
 
     def _life_ms(self, publication: Publication) -> int:
         state = publication.state
         never_there = not isinstance(state, Value) and state.version == 0
-        whole_ms = (self._lives.absent_ttl_s if never_there else self._lives.slot_ttl_s) * 1000
-        # Shortened by chance, so that what was filled together does not expire together.
-        return int(whole_ms * (1 - self._chance.random() * self._lives.ttl_jitter_percent / 100))
+        whole_ms = (self._lifetimes.absent_ttl_s if never_there else self._lifetimes.slot_ttl_s) * 1000
+        # Shortened at random, so that slots filled together do not expire together.
+        return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
 
 
 class RedisAuditStores:
-    """Opens the ``AuditStore`` port: one connection for each cycle, kept between cycles while it is good."""
+    """Opens the ``AuditStore`` port: a cycle has one connection, which is kept between cycles while it is good."""
 
     def __init__(self, options: RedisOptions, namespace: str) -> None:
         self._link = options.link()
@@ -186,7 +185,7 @@ class RedisAuditStores:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["RedisAuditStore"]:
-        """A cycle's view of the store; an error that leaves it gives the cycle's claim back.
+        """Open the store for one cycle; an error that leaves the context gives the cycle's claim back.
 
         Raises ``StoreUnavailable`` when no connection is ready.
         """
@@ -198,8 +197,8 @@ class RedisAuditStores:
             raise
 
 
-class RedisAuditStore:
-    """The ``AuditStore`` port over one connection, dead for good with it."""
+class RedisAuditStore(AuditStore, SlotReader):
+    """The ports ``AuditStore`` and ``SlotReader`` over one connection; it cannot be used after the connection is lost."""
 
     def __init__(self, connection: RedisConnection, names: Names) -> None:
         self._connection = connection
@@ -207,8 +206,8 @@ class RedisAuditStore:
         self._token = secrets.token_hex(8)
         self._claimed = False
 
+    @override
     async def begin(self, claim_ms: int) -> Begun:
-        """See ``AuditStore.begin``: one script."""
         keys = [self._names.claim, self._names.watermark]
         [[claimed, seconds, microseconds, watermark]] = await self._connection.call(
             _script("begin", keys, [self._token, claim_ms])
@@ -218,21 +217,21 @@ class RedisAuditStore:
         return Begun(time_ms, self._connection.server, _parse_watermark(watermark), self._claimed)
 
     async def give_claim_back(self) -> None:
-        """Let another instance audit this interval, if the connection is good and the claim is still this cycle's."""
+        """Let another instance audit this interval, if the connection is good and this cycle still has the claim."""
         if self._claimed and self._connection.alive:
             self._claimed = False
             with suppress(StoreUnavailable):  # the claim expires by itself
                 await self._connection.call(_script("release", [self._names.claim], [self._token]))
 
+    @override
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
-        """See ``AuditStore.verify``."""
         slots = [self._names.prefix + key for key, _ in rows]
         versions = [f"{version:0{slot.VERSION_WIDTH}d}" for _, version in rows]
         [[older, other_epoch, leases]] = await self._connection.call(_script("verify", slots, [hash_of(epoch), *versions]))
         return Repairs(len(rows), older, other_epoch, leases)
 
+    @override
     async def purge(self, claim_ms: int) -> int:
-        """See ``AuditStore.purge``: SCAN and UNLINK."""
         deleted = 0
         async for found in self._scan():
             await self._connection.call(("SET", self._names.claim, self._token, "PX", claim_ms))
@@ -241,22 +240,22 @@ class RedisAuditStore:
                 deleted += count
         return deleted
 
+    @override
     async def distrust(self, mark: Watermark | None) -> None:
-        """See ``AuditStore.distrust``: two commands, the mark first.
-
-        From then on no cycle of the old epoch can give trust again; the fence that one set until then goes with the second.
-        """
-        replace: Command = ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
+        # The mark comes first: under it no cycle of the old epoch can set the fence again after it is deleted.
+        replace: RedisCommand = (
+            ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
+        )
         await self._connection.call(replace, ("DEL", self._names.fence))
 
+    @override
     async def keys(self) -> AsyncIterator[Sequence[str]]:
-        """See ``Inspected.keys``."""
         start = len(self._names.prefix)
         async for found in self._scan():
             yield [name.decode("utf-8", "replace")[start:] for name in found]
 
+    @override
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """See ``Inspected.raw``."""
         [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
         return list(found)
 
@@ -273,8 +272,8 @@ class RedisAuditStore:
             if cursor == b"0":
                 return
 
+    @override
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """See ``AuditStore.trust``."""
         seen = _format_watermark(begun.watermark) if begun.watermark else ""
         arguments: list[str | bytes | int] = [
             seen,
@@ -287,7 +286,7 @@ class RedisAuditStore:
         return bool(reply)
 
 
-def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Command:
+def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> RedisCommand:
     return ("EVALSHA", _SHA[name], len(keys), *keys, *arguments)
 
 
@@ -300,5 +299,5 @@ def _parse_watermark(raw: bytes) -> Watermark | None:
         return None
     epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
     if not found or not (xid == "" or xid.isdecimal()):
-        return Watermark("", None)  # a stranger's text, of no epoch: the next cycle replaces it
+        return Watermark("", None)  # a text of nobody's, so of no epoch: the next cycle replaces it
     return Watermark(epoch, int(xid) if xid else None)

@@ -1,6 +1,6 @@
 """The `larder` command: one module for each of its commands.
 
-A command is a module with two functions, like `app.importer.command`: `add_parser(subparsers)` declares its arguments,
+A command is a module with two functions, like `app.cli.migrate`: `add_parser(subparsers)` declares its arguments,
 `async run(arguments)` does it and returns the exit status. It is named in `COMMANDS`; nothing else needs to know it.
 """
 
@@ -22,9 +22,7 @@ COMMANDS = {
     "namespace": "app.cli.namespace",
     "audit": "app.cli.audit",
     "purge": "app.cli.purge",
-    "import": "app.importer.command",
-    "catalogue": "app.cli.catalogue",
-    "replay": "app.cli.replay",
+    "import": "app.cli.import_",
 }
 
 INTERRUPTED = 130

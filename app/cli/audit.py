@@ -4,16 +4,17 @@ import argparse
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import Progress
 
 from app.cache.errors import CacheError
 from app.cache.inspection import Finding, Inspection
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores, RedisOptions
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
-from app.main import open_database
+from app.main import open_database, redis_options
 from app.products.source import ProductSource
 from app.settings import Settings
 
@@ -57,10 +58,9 @@ async def _compare(arguments: argparse.Namespace) -> int:
     database = open_database(settings)
     try:
         async with open_audit_store(settings) as store:
-            source = ProductSource(database, settings.cache_namespace)
             # Twice what the audit may need: an interval, and a cycle of about as long.
             patience_s = (settings.fence_ttl_max_ms + 2 * settings.audit_interval_ms) / 1000
-            inspection = Inspection(store, source, patience_s=patience_s)
+            inspection = Inspection(store, ProductSource(database), patience_s=patience_s)
             findings = await inspection.confirm(await _suspects(inspection))
             if arguments.repair and findings:
                 await store.delete([finding.key for finding in findings])
@@ -77,7 +77,11 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
     """One connection to the cache of the settings. Raises ``StoreUnavailable``."""
     stores = RedisAuditStores(
         # A person waits for this, not a request: a slow answer is better than none.
-        RedisOptions(settings.redis_url, 10 * settings.redis_timeout_ms, 10 * settings.redis_connect_timeout_ms),
+        replace(
+            redis_options(settings),
+            timeout_ms=10 * settings.redis_timeout_ms,
+            connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
+        ),
         settings.cache_namespace,
     )
     await stores.start()

@@ -2,11 +2,12 @@
 
 import argparse
 
+from app.cache.namespaces import bar, list_namespaces
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database
 from app.postgres.errors import DatabaseError
-from app.products.namespaces import bar, list_namespaces
+from app.products.source import PRODUCTS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,8 +34,8 @@ async def run(arguments: argparse.Namespace) -> int:
     database = open_database(settings)
     try:
         if arguments.action != "list":
-            await bar(database, arguments.name, barred=arguments.action == "bar")
-        for namespace in await list_namespaces(database):
+            await bar(database, PRODUCTS, arguments.name, barred=arguments.action == "bar")
+        for namespace in await list_namespaces(database, PRODUCTS):
             trust = f"may be trusted for {namespace.trusted_s:.1f} s" if namespace.trusted_s > 0 else "is not trusted"
             ban = ", barred" if namespace.barred else ""
             print(f"{namespace.name}: {trust}, {namespace.completed} audits completed of {namespace.announced}{ban}")

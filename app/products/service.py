@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.cache.errors import NotSettled, Overloaded
-from app.cache.ports import State, Value
-from app.cache.write_through import Read, WriteThrough
+from app.cache.ports import Reading, State
+from app.cache.write_through import Peeked, Read, WriteThrough
 from app.postgres.errors import CommitUnknown
 from app.products import commands
 from app.products.commands import Change, Command, Effect
@@ -58,11 +58,11 @@ ANYHOW = Asking()
 class WriteLimits:
     """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
 
-    write_batch: int = 200
-    queue_limit: int = 10_000
-    request_timeout_ms: int = 15_000
-    idempotency_wait_ms: int = 5_000
-    places_apart: int = 4
+    write_batch: int
+    queue_limit: int
+    request_timeout_ms: int
+    idempotency_wait_ms: int
+    places_apart: int
     """Most transactions at once for products whose rows somebody else holds."""
 
 
@@ -85,9 +85,8 @@ class Products:
         cache: WriteThrough,
         source: ProductSource,
         transactions: ProductTransactions,
-        limits: WriteLimits | None = None,
+        limits: WriteLimits,
     ) -> None:
-        limits = limits or WriteLimits()
         self._cache = cache
         self._source = source
         self._transactions = transactions
@@ -97,12 +96,15 @@ class Products:
             self._transact, batch_weight=limits.write_batch, queue_limit=limits.queue_limit, places=limits.places_apart
         )
 
-    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
-        """Read one product through the cache. Raises ``SourceUnavailable``, ``Overloaded``."""
-        return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s)
+    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
+        """Read one product through the cache, from ``reading`` on if ``peek`` gave one for this request.
 
-    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
-        """Give ``then`` a product that the cache holds and proves, or ``None``: then ``get`` has to find the answer."""
+        Raises ``SourceUnavailable``, ``Overloaded``.
+        """
+        return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s, reading=reading)
+
+    def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
+        """Give ``then`` the product if the cache holds and proves it; else what ``get`` can go on from."""
         self._cache.peek(product_id, then)
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:

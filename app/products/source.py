@@ -1,12 +1,14 @@
-"""The catalogue in PostgreSQL as the cache's source: loads, lists, and what settling asks."""
+"""The products in PostgreSQL: the rows that the cache loads, and the lists."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
-from app.cache.ports import Absent, AuditRow, Standing, State, Value
-from app.postgres.database import Database, Parameters, Pool
-from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
+from typing_extensions import override
+
+from app.cache.ports import Absent, Source, State, Value
+from app.cache.table_queries import CachedTable
+from app.cache.table_source import read_rows
+from app.postgres.database import Database
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
@@ -29,38 +31,24 @@ def state_of(row: Row, epoch: str) -> State:
     return Absent(row.id, epoch, row.version)
 
 
+PRODUCTS = CachedTable("products", key="id", schema=SCHEMA)
+"""The table, as the cache knows it."""
+
 _BEYOND = 2**63 - 1
 """Above every version."""
 
 
-class ProductSource:
+class ProductSource(Source):
     """The ``Source`` port over PostgreSQL, and the catalogue's list."""
 
-    def __init__(self, database: Database, namespace: str) -> None:
+    def __init__(self, database: Database) -> None:
         self._loads = database.loads
         self._lists = database.lists
-        self._namespace = namespace
 
+    @override
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        """See ``Source.load``: one statement."""
-        rows = await self._read(self._loads, queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
+        rows = await read_rows(self._loads, queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
         return {product_id: state_of(row_of(product_id, columns), epoch) for epoch, product_id, *columns in rows}
-
-    async def tell_epoch(self) -> str:
-        """See ``Source.tell_epoch``: one statement."""
-        [[epoch]] = await self._read(self._loads, queries.EPOCH, {"knows": SCHEMA})
-        return str(epoch)
-
-    async def standing(self) -> Standing:
-        """See ``Source.standing``: one statement."""
-        rows = await self._read(self._loads, queries.STANDING, {"knows": SCHEMA})
-        return Standing(rows[0][0], {name: AuditRow(*columns) for _, name, *columns in rows if name is not None})
-
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
-        """See ``Source.adopt``: two statements."""
-        parameters = {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000, "knows": SCHEMA}
-        await self._read(self._loads, queries.ADOPT, parameters)
-        return await self.standing()
 
     async def page(
         self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
@@ -69,9 +57,9 @@ class ProductSource:
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
-            rows = await self._read(self._lists, queries.LIST_BELOW_REORDER_POINT, parameters)
+            rows = await read_rows(self._lists, queries.LIST_BELOW_REORDER_POINT, parameters)
         else:
-            rows = await self._read(self._lists, queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
+            rows = await read_rows(self._lists, queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
         for product_id, *columns, name_key in rows:
             row = row_of(product_id, columns)
@@ -87,7 +75,7 @@ class ProductSource:
             "line": after.line if after else 0,
             "limit": limit,
         }
-        return [_movement(columns) for columns in await self._read(self._lists, queries.MOVEMENTS, parameters)]
+        return [_movement(columns) for columns in await read_rows(self._lists, queries.MOVEMENTS, parameters)]
 
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
         """The ledger of one reference after a position, newest first. Raises as ``load``."""
@@ -100,21 +88,11 @@ class ProductSource:
             "line": after.line if after else 0,
             "limit": limit,
         }
-        return [_movement(columns) for columns in await self._read(self._lists, queries.MOVEMENTS_BY_REFERENCE, parameters)]
+        return [_movement(columns) for columns in await read_rows(self._lists, queries.MOVEMENTS_BY_REFERENCE, parameters)]
 
     async def has_ledger(self, product_id: str) -> bool:
         """Whether the id ever had a movement. Raises as ``load``."""
-        return bool(await self._read(self._lists, queries.HAS_LEDGER, {"product_id": product_id}))
-
-    async def _read(self, share: Pool, statement: Any, parameters: Parameters) -> list[Any]:
-        try:
-            return list(await share.rows(statement, parameters))
-        except (DatabaseOverloaded, LockTimeout) as error:
-            raise Overloaded(str(error)) from error
-        except DatabaseUnsuitable as error:
-            raise SourceRefused(str(error)) from error
-        except DatabaseError as error:
-            raise SourceUnavailable(str(error)) from error
+        return bool(await read_rows(self._lists, queries.HAS_LEDGER, {"product_id": product_id}))
 
 
 def _movement(columns: Sequence[Any]) -> Movement:

@@ -155,11 +155,13 @@ class _Transaction:
             for asked, decision in zip(self._batch, decisions, strict=True)
             if (statement := _keep(asked, decision)) is not None
         ]
+        # The read-back raises if the database no longer accepts this release. A batch that has none asks for the epoch instead.
+        ask: Sequence[Statement] = () if spoken_of else ((queries.EPOCH, {"knows": SCHEMA}),)
         if spoken_of or keep:
-            await session.commit(*keep)
+            await session.commit(*ask, *keep)
         else:
             # Nothing changed, so nothing has to reach the disk. Not ROLLBACK: the driver would forget what it has prepared.
-            await session.pipeline(("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
+            await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
         return Committed(decisions, states)
 
     async def _lock(self, session: Session) -> None:

@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
-from app.cache.joined import Joined
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Postponed
@@ -88,8 +88,8 @@ class WriteQueue:
         self._product_limit = max(1, queue_limit // 10)
         self._places = places
         self._stuck_places = max(1, places // 2)
-        self._main: Joined[Ticket, Outcome | None] = Joined(
-            self._send_main, weigh=_weight, batch_weight=batch_weight, queue_limit=queue_limit, turns=TURNS
+        self._main: Batcher[Ticket, Outcome | None] = Batcher(
+            self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=TURNS
         )
         self._apart: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from app.cache.ports import Absent, State, Value
-from app.cache.write_through import Read, Status
+from app.cache.ports import Absent, Reading, State, Value
+from app.cache.write_through import Peeked, Read, Status
 from app.products import commands
 from app.products.commands import Command
 from app.products.errors import KeyReused, ProductsMissing, Refused
@@ -52,19 +52,22 @@ class InMemoryCatalogue:
         """The same for single ids."""
         self.wishes: list[tuple[bool, int]] = []
         """``refresh`` and ``stale_s`` of each read."""
+        self.readings: list[Reading | None] = []
+        """What the hot read had found for each single read."""
         self.writes: list[Command] = []
         self.askings: list[Asking] = []
         """Who asked for each write, the replayed ones included."""
         self.ledger: list[Movement] = []
         self.kept: dict[tuple[str, str], Kept] = {}
 
-    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0) -> Read:
+    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
+        self.readings.append(reading)
         return (await self.get_many([product_id], refresh=refresh, stale_s=stale_s))[0]
 
-    def peek(self, product_id: str, then: Callable[[Value | None], None]) -> None:
+    def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
         hot = self.hot and product_id in self.cached and self.answer_as is None and product_id not in self.answers
         state = self._read(product_id, refresh=False).state if hot and self.fault is None else None
-        answer = partial(then, state if isinstance(state, Value) else None)
+        answer = partial(then, state if isinstance(state, Value) else Reading("", [None]))
         if self.held is None:
             asyncio.get_running_loop().call_soon(answer)
         else:

@@ -247,3 +247,12 @@ async def test_a_malformed_envelope_refuses_the_whole_batch(
 ) -> None:
     """422 as for any other body: 1 to 1,000 items and nothing else."""
     assert places(problem(await send(client, "POST", "/products/batch", envelope), "invalid-request")) == pointers
+
+
+@pytest.mark.parametrize("member", ["version", "created_at", "updated_at", "reserved", "available"])
+async def test_what_this_release_or_the_next_one_shows_can_be_sent_back(client: httpx.AsyncClient, member: str) -> None:
+    """PUT and batch items ignore the members that the service writes itself; POST refuses them."""
+    product = {"id": "a", "name": "A", "price_cents": 1, member: "whatever it was"}
+    assert (await client.put("/products/a", json=product)).status_code == 201
+    assert (await client.post("/products/batch", json={"items": [product]})).status_code == 200
+    assert (await client.post("/products", json=product | {"id": "b"})).status_code == 422

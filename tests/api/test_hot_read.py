@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.cache.ports import Reading
 from tests.api.conftest import Service
 from tests.api.wire import Port, answer_of, connection, listen
 
@@ -96,6 +97,18 @@ async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, port: P
     assert len(service.products.wishes) == before
     route = "/products/{product_id}"
     assert service.requests.requests["GET", route, 200] == service.requests.requests["GET", route, 304] == 1
+
+
+async def test_a_reading_goes_to_the_endpoint_of_its_own_request(service: Service, port: Port) -> None:
+    """What a miss read of its slot saves the endpoint that read, and no later request of the connection is answered from it."""
+    await _catalogue(service)
+    service.products.hot = True
+    service.products.cached.clear()
+    async with connection(port) as (reader, writer):
+        for request in (_PLAIN, _PLAIN[:-2] + b"Cache-Control: no-cache\r\n\r\n"):
+            writer.write(request)
+            await answer_of(reader)
+    assert service.products.readings[-2:] == [Reading("", [None]), None]
 
 
 async def test_pipelined_requests_are_answered_in_order(service: Service, port: Port) -> None:

@@ -11,7 +11,7 @@ from benchmarks.h2load import Run
 from benchmarks.headline import READS, WRITES, Checked, Seen, _targets
 from benchmarks.pace import at_rate
 from benchmarks.statements import Look
-from tests.checker import Read, Verdict, Write, check
+from tests.harness.checker import Read, Verdict, Write, check
 from tests.outages.client import Endpoint
 
 FINE = check([Read("a", 3.0, 4.0, 2, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])

@@ -6,95 +6,70 @@ The wrappers implement the ports and delegate to the real adapters: a schedule i
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
-from app.cache.ports import Publication, Published, Reading, Source, Standing, State, Store
-from app.cache.redis_store import Lives, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.ports import (
+    Announced,
+    AuditProgress,
+    AuditSource,
+    AuditStore,
+    Begun,
+    Deferred,
+    FenceLimits,
+    HistorySource,
+    Publication,
+    Published,
+    Reading,
+    Repairs,
+    Snapshot,
+    Source,
+    State,
+    Store,
+    Watermark,
+)
+from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisStore
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, WriteLimits
-from app.products.source import ProductSource
+from app.products.service import Products
+from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
+from tests.harness.script import PATIENCE_S, Script
+from tests.limits import cache_config, lifetimes, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
-PATIENCE_S = 20.0
-"""How long a test waits for what must happen; only a failing test waits so long."""
+LOST = StoreUnavailable("the test lost the reply")
+AWAY = SourceUnavailable("the test took the source away")
 
-LONG_FENCE = CacheConfig(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
+LONG_FENCE = cache_config(audit_interval_ms=2, fence_ttl_ms=120_000, fence_ttl_max_ms=120_000)
 """One audit's proof outlasts the test: the schedule alone decides, no background audit takes part."""
 
-SHORT_FENCE = CacheConfig(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
+SHORT_FENCE = cache_config(audit_interval_ms=150, fence_ttl_ms=600, fence_ttl_max_ms=600, settle_poll_ms=20)
 """For outages, with audits in the background."""
 
 
-class Gate:
-    """Where a call waits until the test lets it go on."""
+class Calls(Script):
+    """What a port was asked, in order and in how many seconds, and what its next calls meet."""
 
-    def __init__(self) -> None:
-        self._arrived = asyncio.Event()
-        self._opened = asyncio.Event()
-
-    async def enter(self) -> None:
-        """Wait here; the call under test comes this way."""
-        self._arrived.set()
-        await self._opened.wait()
-
-    async def arrival(self) -> None:
-        """Wait until a call stands at the gate."""
-        async with asyncio.timeout(PATIENCE_S):
-            await self._arrived.wait()
-
-    def open(self) -> None:
-        """Let it go on."""
-        self._opened.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    after: bool
-    gate: Gate | None = None
-    error: Exception | None = None
-
-
-@dataclass(slots=True)
-class Calls:
-    """What a port was asked, in order, and what its next calls meet."""
-
-    log: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
-    seconds: list[tuple[str, float]] = field(default_factory=list)
-    _plans: dict[str, deque[_Plan]] = field(default_factory=dict)
-    _gates: list[Gate] = field(default_factory=list)
-
-    def hold(self, verb: str, *, after: bool = False) -> Gate:
-        """The verb's next call waits at a gate, before or after it did its work."""
-        gate = Gate()
-        self._gates.append(gate)
-        self._plans.setdefault(verb, deque()).append(_Plan(after, gate=gate))
-        return gate
-
-    def let_go(self) -> None:
-        """Open every gate: a test that failed with a call held must end, not hang."""
-        for gate in self._gates:
-            gate.open()
-
-    def fail(self, verb: str, error: Exception, *, after: bool = False) -> None:
-        """The verb's next call fails: before its work, or after it, as when a reply is lost."""
-        self._plans.setdefault(verb, deque()).append(_Plan(after, error=error))
+    def __init__(self, lost: Exception) -> None:
+        super().__init__(lambda: lost)
+        self.log: list[tuple[str, tuple[str, ...]]] = []
+        self.seconds: list[tuple[str, float]] = []
 
     def of(self, verb: str) -> list[tuple[str, ...]]:
         """The keys of each call of the verb, in order."""
@@ -108,28 +83,18 @@ class Calls:
         """Calls that took so long, by verb."""
         return Counter(name for name, seconds in self.seconds if seconds >= at_least_s)
 
-    async def run(self, verb: str, keys: Sequence[str], work: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def call(self, verb: str, keys: Sequence[str], work: Callable[[], Awaitable[Reply]]) -> Reply:
         """Do a call as planned."""
+
+        async def timed() -> Reply:
+            began = time.monotonic()
+            try:
+                return await work()
+            finally:
+                self.seconds.append((verb, time.monotonic() - began))
+
         self.log.append((verb, tuple(keys)))
-        plans = self._plans.get(verb)
-        plan = plans.popleft() if plans else None
-        if plan is not None and not plan.after:
-            await _meet(plan)
-        began = time.monotonic()
-        try:
-            reply = await work()
-        finally:
-            self.seconds.append((verb, time.monotonic() - began))
-        if plan is not None and plan.after:
-            await _meet(plan)
-        return reply
-
-
-async def _meet(plan: _Plan) -> None:
-    if plan.gate is not None:
-        await plan.gate.enter()
-    if plan.error is not None:
-        raise plan.error
+        return await self.run(verb, timed)
 
 
 class GatedStore:
@@ -137,33 +102,34 @@ class GatedStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.calls = Calls()
+        self.calls = Calls(LOST)
         self.publications: list[Publication] = []
 
     async def read(self, keys: Sequence[str]) -> Reading:
-        return await self.calls.run("read", keys, lambda: self._store.read(keys))
+        return await self.calls.call("read", keys, lambda: self._store.read(keys))
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        return await self.calls.run("lease", keys, lambda: self._store.lease(keys))
+        return await self.calls.call("lease", keys, lambda: self._store.lease(keys))
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
         self.publications += publications
         keys = [publication.state.key for publication in publications]
-        return await self.calls.run("publish", keys, lambda: self._store.publish(publications))
+        return await self.calls.call("publish", keys, lambda: self._store.publish(publications))
 
     async def release(self, tokens: dict[str, str]) -> None:
-        await self.calls.run("release", list(tokens), lambda: self._store.release(tokens))
+        await self.calls.call("release", list(tokens), lambda: self._store.release(tokens))
 
     async def drop(self, key: str) -> None:
-        await self.calls.run("drop", [key], lambda: self._store.drop(key))
+        await self.calls.call("drop", [key], lambda: self._store.drop(key))
 
 
 class GatedSource:
-    """The ``Source`` port in front of another source."""
+    """The ports ``Source`` and ``HistorySource`` in front of others."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, history_source: HistorySource) -> None:
         self._source = source
-        self.calls = Calls()
+        self._history_source = history_source
+        self.calls = Calls(AWAY)
         self.running: Counter[str] = Counter()
         self.most_running = 0
 
@@ -171,18 +137,64 @@ class GatedSource:
         self.running.update(keys)
         self.most_running = max(self.most_running, *self.running.values())
         try:
-            return await self.calls.run("load", keys, lambda: self._source.load(keys))
+            return await self.calls.call("load", keys, lambda: self._source.load(keys))
         finally:
             self.running.subtract(keys)
 
     async def tell_epoch(self) -> str:
-        return await self.calls.run("epoch", [], self._source.tell_epoch)
+        return await self.calls.call("epoch", [], self._history_source.tell_epoch)
 
-    async def standing(self) -> Standing:
-        return await self.calls.run("standing", [], self._source.standing)
+    async def standing(self) -> AuditProgress:
+        return await self.calls.call("standing", [], self._history_source.standing)
 
-    async def adopt(self, fence_ttl_ms: int) -> Standing:
-        return await self.calls.run("adopt", [], lambda: self._source.adopt(fence_ttl_ms))
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
+        return await self.calls.call("adopt", [], lambda: self._history_source.adopt(fence_ttl_max_ms))
+
+
+class GatedAuditStore:
+    """The ``AuditStore`` port in front of another."""
+
+    def __init__(self, store: AuditStore, calls: Calls) -> None:
+        self._store = store
+        self._calls = calls
+
+    async def begin(self, claim_ms: int) -> Begun:
+        return await self._calls.call("begin", [], lambda: self._store.begin(claim_ms))
+
+    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        return await self._calls.call("verify", [key for key, _ in rows], lambda: self._store.verify(epoch, rows))
+
+    async def purge(self, claim_ms: int) -> int:
+        return await self._calls.call("purge", [], lambda: self._store.purge(claim_ms))
+
+    async def distrust(self, mark: Watermark | None) -> None:
+        await self._calls.call("distrust", [], lambda: self._store.distrust(mark))
+
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        return await self._calls.call("trust", [], lambda: self._store.trust(begun, proven, fence_ttl_ms))
+
+
+class GatedAuditSource:
+    """The ``AuditSource`` port in front of another."""
+
+    def __init__(self, source: AuditSource, calls: Calls) -> None:
+        self._source = source
+        self._calls = calls
+
+    async def tell_epoch(self) -> str:
+        return await self._calls.call("epoch", [], self._source.tell_epoch)
+
+    async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
+        return await self._calls.call("announce", [], lambda: self._source.announce(server, limits))
+
+    @asynccontextmanager
+    async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
+        async with AsyncExitStack() as stack:
+            opening = self._source.snapshot(since, limits, page_rows)
+            yield await self._calls.call("snapshot", [], lambda: stack.enter_async_context(opening))
+
+    async def complete(self, cycle: int) -> None:
+        await self._calls.call("complete", [], lambda: self._source.complete(cycle))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,18 +217,20 @@ class Process:
         assert cycle.trusted
         return cycle
 
-    async def write(self, command: Command, committed: Gate | None = None) -> Acknowledgement:
-        """Commit and publish, without settling; with a gate, wait there between the two."""
+    async def commit(self, command: Command) -> Sequence[State]:
+        """Commit a command; return the states that it left."""
 
-        async def transact() -> Sequence[State]:
+        async def run() -> Sequence[State]:
             done = await self.transactions.commit([Asked(command)])
             if isinstance(done.decisions[0], Postponed):
                 done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
-            if committed is not None:
-                await committed.enter()
             return done.states
 
-        return await self.cache.write(list(command.keys), transact)
+        return await self.source.calls.call("commit", list(command.keys), run)
+
+    async def write(self, command: Command) -> Acknowledgement:
+        """Commit and publish, without settling."""
+        return await self.cache.write(list(command.keys), lambda: self.commit(command))
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""
@@ -233,22 +247,36 @@ async def open_process(
     namespace: str,
     *,
     config: CacheConfig = LONG_FENCE,
-    lives: Lives | None = None,
+    lives: Lifetimes | None = None,
     redis_timeout_ms: int = 5_000,
     audited: bool = False,
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
-    options = RedisOptions(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
+    options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or Lives(lease_ttl_ms=60_000), random.Random(2))
+    store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
-    gated_store, gated_source = GatedStore(store), GatedSource(ProductSource(database, namespace))
+    source = ProductSource(database)
+    gated_store = GatedStore(store)
+    gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
-    cache = WriteThrough(gated_store, gated_source, config, stats, history=history)
+    cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
-    products = Products(cache, ProductSource(database, namespace), transactions, WriteLimits())
-    audit = Audit(audit_stores.open, ProductAuditSources(database, namespace).open, config, stats, history=history)
+    products = Products(cache, source, transactions, write_limits())
+    audit_sources = TableAuditSources(database, PRODUCTS, namespace)
+
+    @asynccontextmanager
+    async def open_audit_store() -> AsyncIterator[AuditStore]:
+        async with audit_stores.open() as opened:
+            yield GatedAuditStore(opened, gated_store.calls)
+
+    @asynccontextmanager
+    async def open_audit_source() -> AsyncIterator[AuditSource]:
+        async with audit_sources.open() as opened:
+            yield GatedAuditSource(opened, gated_source.calls)
+
+    audit = Audit(open_audit_store, open_audit_source, config, stats, history=history)
     await store.start()
     await audit_stores.start()
     await cache.start()
@@ -280,7 +308,3 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 def draft(product_id: str, price_cents: int = 100, *, stock: int | None = None) -> Draft:
     """A product to create or replace."""
     return Draft(product_id, f"name of {product_id}", price_cents, stock)
-
-
-LOST = StoreUnavailable("the test lost the reply")
-AWAY = SourceUnavailable("the test took the source away")

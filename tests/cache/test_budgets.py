@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import pytest
 
 from app.cache.config import CacheConfig
-from app.cache.write_through import Status
+from app.cache.ports import Reading
+from app.cache.write_through import Peeked, Read, Status
 from app.products.commands import Put, count
+from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
 from tests.cache.wire import Tap, postgres_proxy, redis_proxy
 
@@ -75,11 +77,35 @@ async def test_read_of_many(metered: Metered) -> None:
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 0)
 
 
+async def served(metered: Metered, key: str) -> Read:
+    """Read as a GET does: what the hot read finds and does not answer goes on to the endpoint."""
+    found: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
+    metered.process.products.peek(key, found.set_result)
+    reading = await found
+    assert isinstance(reading, Reading)
+    return await metered.process.products.get(key, reading=reading)
+
+
+async def test_cached_absence(metered: Metered) -> None:
+    """A cached 404 costs one Redis round trip, as a hit does."""
+    assert (await metered.process.cache.read("nothing")).status is Status.STORED
+    metered.reset()
+    assert (await served(metered, "nothing")).status is Status.HIT
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 0)
+
+
+async def test_bypass(metered: Metered, slots: Slots) -> None:
+    """Without a fence a read of a filled slot costs one Redis round trip and one statement."""
+    await slots.client.delete(slots.names.fence)
+    assert (await served(metered, KEY)).status is Status.BYPASS
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 1)
+
+
 async def test_miss(metered: Metered) -> None:
-    """A miss costs a read, a lease, one statement, and a fill; the lease comes before the load."""
+    """A GET that misses asks for its slot once, leases it, loads by one statement and fills it; the lease is first."""
     await metered.process.cache.drop(KEY)
     metered.reset()
-    assert (await metered.process.cache.read(KEY)).status is Status.STORED
+    assert (await served(metered, KEY)).status is Status.STORED
     assert metered.redis.round_trips == 3
     assert metered.postgres.round_trips == 1
     assert [name for name in metered.order if name in ("MGET", "EVALSHA")] == ["MGET", "EVALSHA", "EVALSHA"]

@@ -9,14 +9,16 @@ import pytest
 from app.cache.audit import Audit
 from app.cache.history import History
 from app.cache.ports import AuditStore, Begun, Watermark
-from app.cache.redis_store import RedisAuditStores, RedisOptions
+from app.cache.redis_store import RedisAuditStores
 from app.cache.stats import Stats
+from app.cache.table_audit import TableAuditSources
 from app.cache.write_through import Status
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Create, count
+from app.products.source import PRODUCTS
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
+from tests.limits import redis_options
 
 KEY = "mug"
 
@@ -42,7 +44,7 @@ class Belated:
 @pytest.fixture
 async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Audit]:
     """Another process's audits, all of them late."""
-    stores = RedisAuditStores(RedisOptions(redis_url, timeout_ms=5_000, connect_timeout_ms=5_000), namespace)
+    stores = RedisAuditStores(redis_options(redis_url), namespace)
     database = Database(database_url)
 
     @asynccontextmanager
@@ -51,7 +53,7 @@ async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIte
             yield Belated(store)
 
     await stores.start()
-    yield Audit(open_store, ProductAuditSources(database, namespace).open, LONG_FENCE, Stats(), history=History())
+    yield Audit(open_store, TableAuditSources(database, PRODUCTS, namespace).open, LONG_FENCE, Stats(), history=History())
     await stores.close()
     await database.close()
 

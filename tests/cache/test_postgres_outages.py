@@ -12,9 +12,10 @@ from app.embedded import PostgresServer
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseError, DatabaseUnavailable
 from app.products.errors import OutcomeUnknown
-from tests.cache.rig import PATIENCE_S, Process, draft, open_process, until
+from tests.cache.rig import Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy
-from tests.servers.databases import know_history
+from tests.harness.script import PATIENCE_S
+from tests.harness.servers import know_history
 
 KEYS = [f"p{number}" for number in range(6)]
 
@@ -70,7 +71,7 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
 async def put_foreign_copy(served: Process, key: str) -> None:
     """Put what another database on the same Redis holds under the id into its slot."""
     place = served.redis._names.prefix + key
-    [held] = await served.redis._reads.call(("GET", place))
+    _, [held] = await served.redis._reads.call(("GET", place))
     await served.redis._reads.call(("SET", place, held[:1] + b"f" * 16 + held[17:]))
 
 

@@ -7,11 +7,12 @@ import pytest
 import redis.asyncio
 
 from app.cache.errors import StoreUnavailable
-from app.cache.redis_store import RedisOptions
 from app.cache.write_through import Status
 from app.embedded import RedisServer
-from tests.cache.rig import PATIENCE_S, SHORT_FENCE, Process, draft, open_process, until
+from tests.cache.rig import SHORT_FENCE, Process, draft, open_process, until
 from tests.cache.wire import Tap, redis_proxy
+from tests.harness.script import PATIENCE_S
+from tests.limits import redis_options
 
 DEADLINE_MS = 250
 KEYS = [f"p{number}" for number in range(8)]
@@ -121,7 +122,7 @@ async def test_audits_go_on_after_an_outage(served: Process, private_redis: Redi
 
 async def test_single_prober(unanswering: "Unanswering") -> None:
     """While Redis does not answer, one prober tries to connect, whoever and how many ask; they are refused at once."""
-    link = RedisOptions(unanswering.url, timeout_ms=50, connect_timeout_ms=50, retry_ms=10).link()
+    link = redis_options(unanswering.url, timeout_ms=50, connect_timeout_ms=50, retry_ms=10).link()
     await link.start()
     try:
         while unanswering.accepted < 5:

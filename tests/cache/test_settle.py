@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 
-from app.cache.config import CacheConfig
 from app.cache.errors import Overloaded
 from app.cache.history import History
-from app.cache.ports import Standing, State
+from app.cache.ports import AuditProgress
 from app.cache.settle import Settler
 from app.cache.stats import Stats
+from tests.limits import cache_config
 
-CONFIG = CacheConfig(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5, settle_timeout_ms=30_000)
+CONFIG = cache_config(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5, settle_timeout_ms=30_000)
 
 
 class OverloadedOnce:
@@ -20,20 +19,17 @@ class OverloadedOnce:
     def __init__(self) -> None:
         self.looks = 0
 
-    async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        raise AssertionError(keys)
-
     async def tell_epoch(self) -> str:
         raise AssertionError
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> AuditProgress:
         self.looks += 1
         if self.looks == 1:
             raise Overloaded("all connections are in use")
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         raise AssertionError(fence_ttl_max_ms)
 
 

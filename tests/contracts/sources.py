@@ -9,11 +9,12 @@ from typing import Protocol
 import psycopg
 from psycopg.rows import TupleRow
 
-from app.cache.ports import AuditSource, Source
+from app.cache.namespaces import bar
+from app.cache.ports import AuditSource, HistorySource, Source
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
-from app.products.namespaces import bar
-from app.products.source import ProductSource
+from app.products.source import PRODUCTS, ProductSource
 from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.wire import Direct
@@ -23,6 +24,7 @@ class SourceBench(Protocol):
     """A source under test. Nobody ever set a fence in it."""
 
     source: Source
+    history: HistorySource
     namespace: str
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
@@ -67,7 +69,9 @@ class MemoryDatabase:
         self._postgres.know_history()
         self._dump: dict[str, AuditRow] = {}
         self._changes = 0
-        self.source: Source = MemorySource(self._postgres, Direct())
+        self.source: Source
+        self.history: HistorySource
+        self.source = self.history = MemorySource(self._postgres, Direct())
         self.namespace = NAMESPACE
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
@@ -127,13 +131,13 @@ class PostgresDatabase:
         hand: psycopg.AsyncConnection[TupleRow],
         database: Database,
         namespace: str,
-        source: Source,
         open_source: Callable[[str], AbstractAsyncContextManager[AuditSource]],
     ) -> None:
         self._hand = hand
         self._database = database
         self.namespace = namespace
-        self.source = source
+        self.source: Source = ProductSource(database)
+        self.history: HistorySource = TableSource(database.loads, PRODUCTS, namespace)
         self._open = open_source
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
@@ -177,7 +181,7 @@ class PostgresDatabase:
         await self._hand.execute("UPDATE cache_audits SET server = %s", (server,))
 
     async def bar(self, *, barred: bool) -> None:
-        await bar(self._database, self.namespace, barred=barred)
+        await bar(self._database, PRODUCTS, self.namespace, barred=barred)
 
 
 @asynccontextmanager
@@ -189,7 +193,6 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
             hand,
             database,
             namespace,
-            ProductSource(database, namespace),
             lambda name: _audit_of_another_process(url, name),
         )
     await database.close()
@@ -199,7 +202,7 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
 async def _audit_of_another_process(url: str, namespace: str) -> AsyncIterator[AuditSource]:
     database = Database(url, connections=4)
     try:
-        async with ProductAuditSources(database, namespace).open() as audit:
+        async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
             yield audit
     finally:
         await database.close()

@@ -9,10 +9,11 @@ from typing import Protocol
 import redis.asyncio
 
 from app.cache.ports import AuditStore, Store, Watermark
-from app.cache.redis_store import Lives, Names, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_store import Names, RedisAuditStores, RedisStore
 from tests.fakes import redis as fake
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Direct
+from tests.limits import lifetimes, redis_options
 
 SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S = 100, 20, 5
 
@@ -52,7 +53,7 @@ class MemoryBench:
 
     def __init__(self) -> None:
         self._server = fake.RedisServer("red", time.monotonic)
-        lives = fake.Lives(SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S)
+        lives = fake.Lifetimes(SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S)
         self.store: Store = MemoryStore(lambda: self._server, Direct(), random.Random(1), lives)
 
     def open(self) -> AbstractAsyncContextManager[AuditStore]:
@@ -139,8 +140,8 @@ class RedisBench:
 @asynccontextmanager
 async def open_redis_bench(url: str, namespace: str) -> AsyncIterator[RedisBench]:
     """Open Redis for the contract."""
-    options = RedisOptions(url, timeout_ms=5_000, connect_timeout_ms=5_000)
-    lives = Lives(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
+    options = redis_options(url)
+    lives = lifetimes(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
     store, audits = RedisStore(options, namespace, lives), RedisAuditStores(options, namespace)
     await store.start()
     await audits.start()

@@ -28,7 +28,7 @@ async def announce(audit: AuditSource, server: str = "red", limits: FenceLimits 
 
 async def own_row(truth: SourceBench) -> AuditRow:
     """The only audit row that speaks of the present epoch."""
-    [row] = (await truth.source.standing()).rows.values()
+    [row] = (await truth.history.standing()).rows.values()
     return row
 
 
@@ -56,7 +56,7 @@ async def test_load(truth: SourceBench) -> None:
     epoch = states["mug"].epoch
     assert int(hash_of(epoch), 16) >= 0
     assert timeline_of(epoch) is not None
-    assert await truth.source.tell_epoch() == epoch
+    assert await truth.history.tell_epoch() == epoch
     assert isinstance(states["mug"], Value)
     assert (states["mug"].key, states["mug"].version) == ("mug", 2)
     assert states["jug"] == Absent("jug", epoch, 2)
@@ -99,7 +99,7 @@ async def test_truncation(truth: SourceBench) -> None:
     before = (await truth.source.load(["mug"]))["mug"].epoch
     await truth.truncate()
     state = (await truth.source.load(["mug"]))["mug"]
-    standing = await truth.source.standing()
+    standing = await truth.history.standing()
     async with truth.open() as audit:
         found = await watermark(audit)
         assert await rows_since(audit, Watermark(before, 3)) == []
@@ -122,7 +122,7 @@ async def test_standing_before_any_audit(truth: SourceBench) -> None:
 async def test_standing_without_an_audit_row(truth: SourceBench) -> None:
     """Without a row nothing is said of the present epoch."""
     await truth.forget()
-    standing = await truth.source.standing()
+    standing = await truth.history.standing()
     assert standing.rows == {}
     assert standing.epoch
 
@@ -135,7 +135,7 @@ async def test_announcement(truth: SourceBench) -> None:
         assert (row.announced, row.completed) == (first.cycle, 0)
         assert is_about(60, row.remaining_s)
         assert first.other_remaining_s <= 0
-        assert first.epoch == await truth.source.tell_epoch() == await audit.tell_epoch()
+        assert first.epoch == await truth.history.tell_epoch() == await audit.tell_epoch()
     async with truth.open() as audit:
         second = await announce(audit)
     assert (first.cycle, second.cycle) == (1, 2)
@@ -159,7 +159,7 @@ async def test_announcement_of_another_server(truth: SourceBench) -> None:
             refused = await audit.announce("blue", MINUTE)
             assert isinstance(refused, Deferred)
             assert "red" in refused.reason
-            assert refused.epoch == await truth.source.tell_epoch()
+            assert refused.epoch == await truth.history.tell_epoch()
         after = await own_row(truth)
         assert (after.announced, after.completed) == (before.announced, before.completed)
         assert after.remaining_s <= before.remaining_s
@@ -207,11 +207,11 @@ async def test_announcement_beside_another_namespace(truth: SourceBench) -> None
         refused = await newcomer.announce("red", MINUTE)
         assert isinstance(refused, Deferred)
         assert truth.namespace in refused.reason
-        assert len((await truth.source.standing()).rows) == 1
+        assert len((await truth.history.standing()).rows) == 1
     await truth.forget_time()
     async with truth.open() as audit, truth.open(namespace="another.2") as newcomer:
         assert (await announce(newcomer)).other_remaining_s <= 0
-        assert set((await truth.source.standing()).rows) == {truth.namespace, "another.2"}
+        assert set((await truth.history.standing()).rows) == {truth.namespace, "another.2"}
         assert isinstance(await audit.announce("red", MINUTE), Deferred)
         async with audit.snapshot(None, MINUTE, 10) as snapshot:
             assert snapshot.rival == "another.2"
@@ -235,8 +235,8 @@ async def test_adoption_of_a_known_history(truth: SourceBench) -> None:
     """Where an audit row speaks of the present epoch, nothing is announced."""
     async with truth.open() as audit:
         await announce(audit, limits=SHORT)
-    before, epoch = await own_row(truth), await truth.source.tell_epoch()
-    adopted = await truth.source.adopt(MINUTE_MS)
+    before, epoch = await own_row(truth), await truth.history.tell_epoch()
+    adopted = await truth.history.adopt(MINUTE_MS)
     after = await own_row(truth)
     assert (after.announced, after.completed, adopted.epoch) == (before.announced, before.completed, epoch)
     assert after.remaining_s <= before.remaining_s
@@ -247,7 +247,7 @@ async def test_adoption_beside_another_namespace(truth: SourceBench) -> None:
     await truth.forget()
     async with truth.open(namespace="another.2") as audit:
         await announce(audit, limits=SHORT)
-    assert set((await truth.source.adopt(MINUTE_MS)).rows) == {"another.2"}
+    assert set((await truth.history.adopt(MINUTE_MS)).rows) == {"another.2"}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -260,11 +260,11 @@ async def test_adoption_of_an_unknown_history(truth: SourceBench, known: bool) -
         else:
             await truth.forget()
             before = 0
-        await truth.source.adopt(MINUTE_MS)
+        await truth.history.adopt(MINUTE_MS)
         adopted = await own_row(truth)
         assert adopted.announced == before + 1
         assert is_about(60, adopted.remaining_s)
-        await truth.source.adopt(5 * MINUTE_MS)
+        await truth.history.adopt(5 * MINUTE_MS)
         again = await own_row(truth)
         assert again.announced == adopted.announced
         assert again.remaining_s <= adopted.remaining_s
@@ -302,7 +302,7 @@ async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> 
         announced = await announce(audit)
         await truth.truncate()
         if adopts:
-            await truth.source.adopt(MINUTE_MS)
+            await truth.history.adopt(MINUTE_MS)
         else:
             async with truth.open() as other:
                 await announce(other)
@@ -341,7 +341,7 @@ async def test_snapshot_beside_an_open_transaction(truth: SourceBench) -> None:
     await truth.change("mug")
     async with truth.open() as audit:
         async with truth.changing("mug"):
-            await truth.source.adopt(MINUTE_MS)
+            await truth.history.adopt(MINUTE_MS)
             since = await watermark(audit)
         await truth.source.load(["mug"])
         assert await rows_since(audit, since) == [("mug", 2)]

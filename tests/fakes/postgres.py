@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from app.cache import ports as cache
 from app.cache.history import hash_of
-from app.cache.ports import Absent, Announced, Deferred, FenceLimits, Standing, State, Value
+from app.cache.ports import Absent, Announced, AuditProgress, Deferred, FenceLimits, State, Value
 from tests.fakes.wire import Disconnected
 
 NAMESPACE = "products.1"
@@ -124,7 +124,7 @@ class MemoryPostgres:
         self.answer()
         return self.epoch
 
-    def standing(self) -> Standing:
+    def standing(self) -> AuditProgress:
         """The epoch, and the audit rows that speak of it."""
         self.answer()
         rows = {
@@ -132,7 +132,7 @@ class MemoryPostgres:
             for name, row in self.audits.items()
             if self._speaks(row)
         }
-        return Standing(self.epoch, rows)
+        return AuditProgress(self.epoch, rows)
 
     def take_snapshot(self, client: str) -> Moment:
         """Begin a ``REPEATABLE READ`` transaction; ``let_go`` ends it."""
@@ -186,7 +186,7 @@ class MemoryPostgres:
             row.completed = max(row.completed, cycle)
             self.next_xid += 1
 
-    def adopt(self, namespace: str, max_ttl_s: float) -> Standing:
+    def adopt(self, namespace: str, max_ttl_s: float) -> AuditProgress:
         """Announce for an epoch that no audit has announced."""
         self.answer()
         if not self._is_announced():

@@ -43,7 +43,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class Lifetimes:
     """Times to live, in seconds, that clients send along; ``absent_s`` is for ids that never were."""
 
     value_s: float = 3_600.0
@@ -124,12 +124,12 @@ class RedisServer:
         self.data.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
         return True
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
+    def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
         watermark, fence = self.data.watermark, self._live_fence()
-        outcomes = tuple(self._publish(publication, lives) for publication in publications)
+        outcomes = tuple(self._publish(publication, lifetimes) for publication in publications)
         proven = (
             watermark is not None
             and watermark.xid is not None
@@ -256,12 +256,12 @@ class RedisServer:
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
 
-    def _publish(self, publication: Publication, lives: Lives) -> Outcome:
+    def _publish(self, publication: Publication, lifetimes: Lifetimes) -> Outcome:
         state = publication.state
         raw = self.raw(state.key)
         outcome = self._decide(raw, publication)
         if outcome is Outcome.STORED:
-            self.data.slots[state.key] = (slot.encode(state), self.now() + lives.of(state))
+            self.data.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
         elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED):

@@ -7,7 +7,18 @@ from contextvars import Context
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, Deferred, FenceLimits, Snapshot, Standing, State, Watermark
+from app.cache.ports import (
+    Announced,
+    AuditProgress,
+    AuditSource,
+    Deferred,
+    FenceLimits,
+    HistorySource,
+    Snapshot,
+    Source,
+    State,
+    Watermark,
+)
 from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
 from tests.fakes.wire import Disconnected, Wire
 
@@ -18,8 +29,11 @@ class CommitUnknown(Exception):
     """The answer to COMMIT was lost: the transaction happened whole or not at all."""
 
 
-class MemorySource:
-    """The ``Source`` port. ``running`` counts the loads under way for each key; ``crowded`` the keys seen with two (G5)."""
+class MemorySource(Source, HistorySource):
+    """The ports ``Source`` and ``HistorySource``.
+
+    ``running`` counts the loads under way for each key, ``crowded`` has the keys that were seen with two (G5).
+    """
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
@@ -30,7 +44,6 @@ class MemorySource:
         self.loads = 0
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        """See ``Source.load``."""
         self.loads += 1
         for key in keys:
             self.running[key] = self.running.get(key, 0) + 1
@@ -43,15 +56,12 @@ class MemorySource:
                 self.running[key] -= 1
 
     async def tell_epoch(self) -> str:
-        """See ``Source.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
-    async def standing(self) -> Standing:
-        """See ``Source.standing``."""
+    async def standing(self) -> AuditProgress:
         return await self._ask("standing", self._postgres.standing)
 
-    async def adopt(self, fence_ttl_max_ms: int) -> Standing:
-        """See ``Source.adopt``."""
+    async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
 
     async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
@@ -61,7 +71,7 @@ class MemorySource:
             raise SourceUnavailable(f"{name}: {error}") from error
 
 
-class MemoryAuditSource:
+class MemoryAuditSource(AuditSource):
     """The ``AuditSource`` port: one session, which ends with its server's start or its own first failure."""
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
@@ -73,18 +83,15 @@ class MemoryAuditSource:
         self._epoch = ""
 
     async def tell_epoch(self) -> str:
-        """See ``AuditSource.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
-        """See ``AuditSource.announce``."""
         announced = await self._ask("announce", lambda: self._postgres.announce(self._namespace, server, limits))
         self._epoch = announced.epoch
         return announced
 
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
-        """See ``AuditSource.snapshot``."""
         try:
             moment, rival = await self._ask("snapshot", lambda: self._take(limits))
             yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows), rival)
@@ -92,7 +99,6 @@ class MemoryAuditSource:
             self._postgres.let_go(self._wire.client)
 
     async def complete(self, cycle: int) -> None:
-        """See ``AuditSource.complete``."""
         await self._ask("complete", lambda: self._postgres.complete(self._namespace, cycle, self._epoch))
 
     def _in_session(self) -> bool:
@@ -131,10 +137,10 @@ class MemoryAuditSource:
 
 @asynccontextmanager
 async def open_audit_source(
-    postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE
+    postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE, kind: type[MemoryAuditSource] = MemoryAuditSource
 ) -> AsyncIterator[MemoryAuditSource]:
     """Open the source for one audit cycle."""
-    yield MemoryAuditSource(postgres, wire, namespace)
+    yield kind(postgres, wire, namespace)
 
 
 async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Change], mark: str = "") -> list[State]:

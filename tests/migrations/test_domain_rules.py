@@ -1,16 +1,16 @@
 """Every rule of the domain is checked twice, in Python and in PostgreSQL, and both say the same."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import Iterator
 
 import psycopg
 import pytest
-import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.products.product import MAX_INTEGER, is_product_id, name_fault
 from tests.conftest import SessionPostgres
-from tests.servers.databases import create_database, drop_database, new_name
+from tests.harness.servers import create_database, drop_database, new_name
 
 ALPHABET = st.characters(codec="utf-8", exclude_characters="\0")  # neither JSON nor PostgreSQL takes NUL or half a character
 CURIOUS = st.sampled_from(
@@ -25,12 +25,12 @@ IDS = st.one_of(
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def rules_url(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
+@pytest.fixture(scope="module")
+def rules_url(session_runner: asyncio.Runner, postgres: SessionPostgres, migrated_template: str) -> Iterator[str]:
     """One database for all rules: nothing that is tried here stays in it."""
     name = new_name()
-    yield await create_database(postgres.url, name, template=migrated_template)
-    await drop_database(postgres.url, name)
+    yield session_runner.run(create_database(postgres.url, name, template=migrated_template))
+    session_runner.run(drop_database(postgres.url, name))
 
 
 @pytest.fixture

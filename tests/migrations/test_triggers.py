@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow
 
 from app.cache.history import timeline_of
 from tests.conftest import SessionPostgres
-from tests.servers.databases import create_database, drop_database, new_name
+from tests.harness.servers import create_database, drop_database, new_name
 
 Connection = psycopg.AsyncConnection[TupleRow]
 

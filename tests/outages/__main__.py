@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.harness.servers import session_directory
 from tests.outages.loop import new_loop
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
-from tests.servers.directory import session_directory
 
 
 def _say(line: str) -> None:

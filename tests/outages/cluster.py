@@ -18,9 +18,9 @@ import redis.asyncio
 
 from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from tests.harness.servers import know_history
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.proxy import HOST, Proxy, Target
-from tests.servers.databases import know_history
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"

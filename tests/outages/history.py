@@ -1,6 +1,6 @@
 """What the clients saw, on one monotonic clock, and what must hold of it.
 
-Reads and writes are those of ``tests.checker``, with the instance that answered. A product's name begins with the number of
+Reads and writes are those of the checker, with the instance that answered. A product's name begins with the number of
 its epoch (``e0 …``), so that every answer tells which one it is of. Each write carries a mark, a number never used before,
 as stock or as price: a refused write whose mark is ever read was no refusal.
 """
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from tests.checker import Read, Verdict, Write, check
+from tests.harness.checker import Read, Verdict, Write, check
 from tests.outages.client import Answer
 from tests.outages.faultlog import Fault, FaultLog
 

@@ -9,8 +9,8 @@ import psycopg
 
 from app.embedded import RedisServer, start_redis
 from app.postgres.migrations import upgrade
+from tests.harness.servers import create_database
 from tests.outages.cluster import PROBE, Cluster, Instance, an_instance
-from tests.servers.databases import create_database
 
 STRANGE_EPOCH = 9
 """What names of the other database's products begin with."""

@@ -20,7 +20,7 @@ from app.postgres.errors import (
 )
 from app.postgres.pool import Pool
 from app.postgres.session import Connection, Session
-from tests.cache.rig import PATIENCE_S, Gate
+from tests.harness.script import PATIENCE_S, Gate
 
 PID = "SELECT pg_backend_pid()"
 

@@ -1,13 +1,13 @@
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
 
 from app.settings import Settings
 from tests.conftest import SessionPostgres
+from tests.harness.servers import create_database, drop_database, new_name
 from tests.products.instances import Instance, instance
 from tests.products.million import fill
-from tests.servers.databases import create_database, drop_database, new_name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,11 +39,11 @@ async def other(settings: Settings) -> AsyncIterator[Instance]:
         yield running
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def million(postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[str]:
+@pytest.fixture(scope="session")
+def million(session_runner: asyncio.Runner, postgres: SessionPostgres, migrated_template: str) -> Iterator[str]:
     """A database of 1,000,000 products, for looking only."""
     name = new_name()
-    url = await create_database(postgres.url, name, template=migrated_template)
-    await fill(url)
+    url = session_runner.run(create_database(postgres.url, name, template=migrated_template))
+    session_runner.run(fill(url))
     yield url
-    await drop_database(postgres.url, name)
+    session_runner.run(drop_database(postgres.url, name))

@@ -18,6 +18,7 @@ from app.products.service import Asking, Products
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
+from tests.limits import write_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Instance:
 
     def through(self, database: Database) -> Products:
         """The same service, its transactions on other connections."""
-        source = ProductSource(database, self.settings.cache_namespace)
-        return Products(self.cache, source, ProductTransactions(database))
+        source = ProductSource(database)
+        return Products(self.cache, source, ProductTransactions(database), write_limits())
 
 
 @asynccontextmanager

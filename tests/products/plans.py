@@ -8,8 +8,10 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from app.cache import table_queries
 from app.postgres.database import Session
 from app.products import queries
+from app.products.source import PRODUCTS
 from tests.products.million import BUSY, HOT, ids
 
 Node = dict[str, Any]
@@ -19,8 +21,11 @@ TABLES = ("products", "stock_movements", "idempotency_records")
 """Those that grow."""
 
 STATEMENTS: Mapping[str, LiteralString] = {
-    name: text for name, text in vars(queries).items() if isinstance(text, str) and name.isupper()
-}
+    name: text
+    for module in (queries, table_queries)
+    for name, text in vars(module).items()
+    if isinstance(text, str) and name.isupper()
+} | {"CHANGES": PRODUCTS.named(table_queries.CHANGES).as_string()}
 
 
 def _columns(count: int, prefix: str) -> dict[str, Any]:
@@ -43,6 +48,7 @@ def _keys(count: int) -> dict[str, Any]:
 
 
 _AUDIT = {
+    "relation": "products",
     "namespace": "n",
     "server": "s",
     "epoch": "e",
@@ -99,7 +105,7 @@ async def explain(session: Session, statement: LiteralString, parameters: Parame
     """The plan of a statement prepared in this session, under the session's settings; with what it read if it is run."""
     how = sql.SQL("EXPLAIN (FORMAT JSON, ANALYZE, BUFFERS) " if run else "EXPLAIN (FORMAT JSON) ")
     connection = session._connection
-    if statement is queries.CHANGES:  # a cursor: it cannot be prepared, and is planned each time
+    if statement is STATEMENTS["CHANGES"]:  # a cursor: it cannot be prepared, and is planned each time
         cursor = await connection.execute(how + sql.SQL(statement), parameters)
     else:
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))

@@ -9,11 +9,12 @@ from app.postgres.database import Database
 from app.postgres.errors import DatabaseFailed
 from app.products.idempotency import Asked
 from app.products.product import Draft
-from app.products.service import Products, WriteLimits, Written
+from app.products.service import Products, Written
 from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
 from app.settings import Settings
-from tests.cache.rig import PATIENCE_S, Gate
+from tests.harness.script import PATIENCE_S, Gate
+from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, rows
 
 GUILTY = "guilty"
@@ -40,8 +41,8 @@ class Shop:
 
     def __init__(self, larder: Instance, database: Database) -> None:
         self.transactions = GatedTransactions(database)
-        source = ProductSource(database, larder.settings.cache_namespace)
-        self.products = Products(larder.cache, source, self.transactions, WriteLimits())
+        source = ProductSource(database)
+        self.products = Products(larder.cache, source, self.transactions, write_limits())
         self.first, self.left, self.right, self.later = "first", "left", "right", "later"
 
     def create(self, product_id: str) -> "asyncio.Task[Written]":

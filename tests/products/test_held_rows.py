@@ -7,17 +7,18 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from app import main
 from app.cache.errors import Overloaded
-from app.main import write_limits
 from app.postgres.database import Shares
 from app.products.commands import Adjust, Command, Upsert
 from app.products.decision import Done
 from app.products.errors import AlreadyExists, OutcomeUnknown
 from app.products.idempotency import Asked
 from app.products.product import Draft, Line, Reason
-from app.products.service import ANYHOW, Asking, Products, WriteLimits, Written
+from app.products.service import ANYHOW, Asking, Products, Written
 from app.products.transactions import Patience
 from app.settings import Settings
+from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 pytestmark = pytest.mark.usefixtures("larder")
@@ -163,7 +164,7 @@ async def test_a_request_for_a_held_product_and_a_free_one_keeps_the_free_one_fr
 
 async def test_what_never_began_is_told_from_what_may_have_happened(larder: Instance, settings: Settings) -> None:
     """Past its deadline a request for a held row is overload, and nothing was changed, now or later."""
-    hasty = Products(larder.cache, larder.products._source, larder.products._transactions, WriteLimits(request_timeout_ms=300))
+    hasty = Products(larder.cache, larder.products._source, larder.products._transactions, write_limits(request_timeout_ms=300))
     await larder.stock("held")
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
@@ -202,7 +203,7 @@ def test_every_part_has_its_connections(settings: Settings, connections: int) ->
     assert shares.audit == 1
     assert min(shares.loads, shares.lists) >= 1
     assert shares.audit + shares.loads + shares.lists + shares.writes == connections
-    places = write_limits(settings.model_copy(update={"database_connections": connections})).places_apart
+    places = main.write_limits(settings.model_copy(update={"database_connections": connections})).places_apart
     assert places == shares.writes - 1 >= 1
 
 

@@ -18,10 +18,11 @@ from app.products.errors import InsufficientStock, KeyReused, OutcomeUnknown, Re
 from app.products.housekeeping import Housekeeping
 from app.products.idempotency import Replayed
 from app.products.product import Draft, Line, Product, Reason
-from app.products.service import Products, WriteLimits, Written
+from app.products.service import Products, Written
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
-from tests.cache.rig import Gate
+from tests.harness.script import Gate
+from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 
@@ -107,7 +108,7 @@ async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: I
     """Past its patience the second request ends without being begun."""
     await larder.stock("a")
     impatient = Products(
-        larder.cache, larder.products._source, larder.products._transactions, WriteLimits(idempotency_wait_ms=100)
+        larder.cache, larder.products._source, larder.products._transactions, write_limits(idempotency_wait_ms=100)
     )
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")

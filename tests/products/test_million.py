@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 
 import pytest
 
+from app.cache import table_queries
 from app.postgres.database import Database, Session
 from app.products import queries
 from tests.products.million import BUSY, HOT
@@ -141,8 +142,8 @@ async def test_pages(million: str, name: str) -> None:
 async def test_audit_without_changes(million: str) -> None:
     """An audit that finds nothing new touches the end of one index; it is looked for twice a second."""
     async with session_of(million) as session:
-        [[xmin, *_]] = await session.rows(queries.SNAPSHOT, CASES["SNAPSHOT"][0])
-        plan = await explain(session, queries.CHANGES, {"xid": xmin}, run=True)
+        [[xmin, *_]] = await session.rows(table_queries.SNAPSHOT, CASES["SNAPSHOT"][0])
+        plan = await explain(session, STATEMENTS["CHANGES"], {"xid": xmin}, run=True)
     assert plan["Actual Rows"] == 0
     assert buffers(plan) <= 5
 
@@ -155,6 +156,6 @@ async def test_audit_of_changes(million: str) -> None:
             [[xid]] = await session.rows(
                 "SELECT (max(changed_xid)::text::bigint + 1 - %(back)s)::text FROM products", {"back": back}
             )
-            plan = await explain(session, queries.CHANGES, {"xid": xid}, run=True)
+            plan = await explain(session, STATEMENTS["CHANGES"], {"xid": xid}, run=True)
             assert scans(plan) == []
             assert buffers(plan) <= min(2 * plan["Actual Rows"], 1.2 * pages)

@@ -10,14 +10,15 @@ import psycopg
 import pytest
 
 from app.cache.ports import Announced, FenceLimits, Watermark
+from app.cache.table_audit import TableAuditSources
+from app.cache.table_source import TableSource
 from app.postgres.database import Database
-from app.products.audit_source import ProductAuditSources
 from app.products.commands import Adjust, Command, Create, count, delete
 from app.products.decision import Denied, Done
 from app.products.errors import ProductsMissing
 from app.products.idempotency import Answer, Asked, Once
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
-from app.products.source import ProductSource
+from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
 from tests.products.plans import STATEMENTS
 
@@ -67,9 +68,9 @@ async def write(database: Database, size: int, amount: int) -> None:
 
 async def read(database: Database, size: int, amount: int) -> None:
     """Ask for everything that there is to ask."""
-    source = ProductSource(database, "n")
+    source = ProductSource(database)
     await source.load([f"p{number}" for number in range(size)])
-    await source.adopt(2_000)
+    await TableSource(database.loads, PRODUCTS, "n").adopt(2_000)
     for position in (None, Position("p1", "mug")):
         for prefix in ("", "m"):
             await source.page(limit=amount, after=position, prefix=prefix)
@@ -82,7 +83,7 @@ async def read(database: Database, size: int, amount: int) -> None:
 
 async def audit(database: Database, size: int) -> None:
     """Run an audit's statements."""
-    async with ProductAuditSources(database, "n").open() as source:
+    async with TableAuditSources(database, PRODUCTS, "n").open() as source:
         await source.tell_epoch()
         announced = await source.announce("server", LIMITS)
         assert isinstance(announced, Announced)

@@ -54,7 +54,7 @@ async def test_states_are_what_a_read_finds(database: Database, transactions: Pr
     ids = ["a", "b", "c"]
     await commit(transactions, [Upsert([draft(key) for key in ids])])
     committed = await commit(transactions, [count("a", 5), delete("b"), Put(draft("c")), Create(draft("d"))])
-    loaded = await ProductSource(database, "n").load([*ids, "d"])
+    loaded = await ProductSource(database).load([*ids, "d"])
     assert {state.key: state for state in committed.states} == loaded
     assert isinstance(loaded["a"], Value)
     assert isinstance(loaded["b"], Absent)

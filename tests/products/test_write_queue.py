@@ -16,7 +16,7 @@ from app.products.idempotency import Asked
 from app.products.product import Line, Reason
 from app.products.transactions import Patience, RowsHeld
 from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
-from tests.cache.rig import PATIENCE_S, Gate
+from tests.harness.script import PATIENCE_S, Gate
 
 Batch = tuple[str, ...]
 

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from app.cache import slot
-from app.cache.ports import State
+from app.cache.batcher import Batcher
+from app.cache.loads import Load, Loaded, Loads
+from app.cache.ports import Reading, State
 from app.cache.round_trips import Reply, RoundTrips
-from app.cache.write_through import Acknowledgement, Read, WriteThrough, _Load, _Loaded
+from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
 class AcknowledgesAtOnce(WriteThrough):
@@ -36,32 +38,63 @@ class TrustsWithoutFence(WriteThrough):
 class JoinsLoadUnderWay(WriteThrough):
     """A read that finds a load of its key under way takes that load's result."""
 
-    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
-        running: dict[str, asyncio.Future[_Loaded]] = self.__dict__.setdefault("running", {})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loads = _JoinsLoads(arguments[1], self._trips, self._config, self._stats, self._history, clock=self._clock)
+
+
+class _JoinsLoads(Loads):
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        running: dict[str, asyncio.Future[Loaded]] = self.__dict__.setdefault("running", {})
         for load in loads:
             if load.key not in running or running[load.key].done():
-                running[load.key] = self._loads.submit(load)
+                running[load.key] = self._batches.submit(load)
         return list(await asyncio.gather(*(asyncio.shield(running[load.key]) for load in loads)))
 
 
 class JoinsReadUnderWay(WriteThrough):
     """A read that finds a read of its keys under way takes that one's result."""
 
-    async def read_many(self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
-        if refresh:
-            return await super().read_many(keys, refresh=True)
-        running: dict[tuple[str, ...], asyncio.Future[list[Read]]] = self.__dict__.setdefault("reading", {})
-        future = running.get(tuple(keys))
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        limit = self._config.batch_keys
+        self._trips.reads = _JoinsUnderWay(self._trips._send_reads, weight=len, max_weight=limit, queue_limit=limit)
+
+
+class _JoinsUnderWay(Batcher[Sequence[str], Reading]):
+    def submit(self, item: Sequence[str]) -> "asyncio.Future[Reading]":
+        running: dict[tuple[str, ...], asyncio.Future[Reading]] = self.__dict__.setdefault("running", {})
+        future = running.get(tuple(item))
         if future is None or future.done():
-            future = running[tuple(keys)] = asyncio.ensure_future(super().read_many(keys, stale_s=stale_s))
-        return await asyncio.shield(future)
+            future = running[tuple(item)] = super().submit(item)
+        return future
+
+
+class KeepsReadings(WriteThrough):
+    """A reading that was handed on with a hit answers later requests for its key, too."""
+
+    async def read_many(
+        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+    ) -> list[Read]:
+        kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
+        if reading is not None and self._trusted(reading.slots[0], keys[0], reading.epoch):
+            kept[keys[0]] = reading
+        elif len(keys) == 1:
+            reading = kept.get(keys[0], reading)
+        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
 
 
 class SendsLoadsApart(WriteThrough):
     """Every request that misses sends a load of its own at once."""
 
-    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
-        return list(await self._send_loads(loads))
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loads = _SendsApart(arguments[1], self._trips, self._config, self._stats, self._history, clock=self._clock)
+
+
+class _SendsApart(Loads):
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        return list(await self._send(loads))
 
 
 class ListsErrorsOfTheStore(WriteThrough):

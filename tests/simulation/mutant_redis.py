@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from app.cache import slot
 from app.cache.ports import Begun, Outcome, Publication, Published, Reading, Repairs, State, Watermark
-from tests.fakes.redis import Fence, Lives, RedisServer, version_of
+from tests.fakes.redis import Fence, Lifetimes, RedisServer, version_of
 
 
 class StoresAnyVersion(RedisServer):
@@ -71,8 +71,8 @@ class FenceForEver(RedisServer):
 class ProvesWithoutFence(RedisServer):
     """A publish is proof although no fence of this server is live."""
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lives) -> Published:
-        published = super().publish(identity, publications, lives)
+    def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
+        published = super().publish(identity, publications, lifetimes)
         trusted = Outcome.UNTRUSTED not in published.outcomes
         return Published(published.outcomes, proven=trusted)
 

@@ -17,18 +17,18 @@ from app.cache.ports import State
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.source import MemoryAuditSource, MemorySource
+from tests.fakes.store import MemoryAuditStore, MemoryStore
+from tests.schedules import audits, takeovers, traffic, worlds
+from tests.schedules.on_fakes import Schedule
 from tests.simulation import mutant_audit as audit
 from tests.simulation import mutant_cache as cache
 from tests.simulation import mutant_history as history
 from tests.simulation import mutant_ports as ports
 from tests.simulation import mutant_postgres as postgres
 from tests.simulation import mutant_redis as redis
-from tests.simulation import schedules_audits as audits
-from tests.simulation import schedules_traffic as traffic
-from tests.simulation import schedules_worlds as worlds
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.runner import simulate
-from tests.simulation.stage import Schedule
 
 
 def short_patience(config: CacheConfig) -> CacheConfig:
@@ -80,22 +80,18 @@ _FIELDS = (
     (WriteThrough, "cache"),
     (Audit, "audit"),
     (History, "history"),
+    (MemoryStore, "store"),
+    (MemorySource, "source"),
+    (MemoryAuditStore, "audit_store"),
+    (MemoryAuditSource, "audit_source"),
 )
 
 
 def _part(kind: type) -> Parts:
     """Put a mutant's class where it belongs."""
+    [field] = [field for base, field in _FIELDS if issubclass(kind, base)]
     part: Any = kind
-    for base, field in _FIELDS:
-        if issubclass(kind, base):
-            return replace(SHIPPED, **{field: part})
-    if issubclass(kind, ports.StoreAround):
-        return replace(SHIPPED, store=part)
-    if issubclass(kind, ports.SourceAround):
-        return replace(SHIPPED, source=part)
-    if issubclass(kind, audit.AuditStoreAround):
-        return replace(SHIPPED, audit_stores=audit.around_stores(kind))
-    return replace(SHIPPED, audit_sources=audit.around_sources(part))
+    return replace(SHIPPED, **{field: part})
 
 
 def _mutant(rule: str, kind: type, schedule: Schedule | None = None, *, behind: tuple[type, ...] = ()) -> Mutant:
@@ -108,7 +104,7 @@ def _other(name: str, rule: str, drops: str | Callable[..., object], parts: Part
 
 
 MUTANTS = [
-    _mutant("R1", redis.ReadsAnyServersFence, traffic.server_restarts_from_a_snapshot),
+    _mutant("R1", redis.ReadsAnyServersFence, takeovers.server_restarts_from_a_snapshot),
     _mutant("R1", redis.FenceForEver, traffic.publish_is_lost),
     _mutant("R1", cache.TrustsWithoutFence, traffic.publish_is_lost),
     _mutant("R1", cache.TrustsAnyEpoch, traffic.slot_of_an_epoch_that_ended, behind=(audit.PurgesNothing,)),
@@ -126,26 +122,26 @@ MUTANTS = [
         behind=(audit.PurgesNothing, cache.TrustsAnyEpoch),
     ),
     _mutant("R3", redis.TrustsWithoutWatermark, audits.fill_between_purge_and_snapshot, behind=(audit.PurgesFirst,)),
-    _mutant("R3", redis.ProvesWithoutFence, traffic.writer_meets_the_new_server_first),
+    _mutant("R3", redis.ProvesWithoutFence, takeovers.writer_meets_the_new_server_first),
     _mutant("R3", ports.TakesErrorForProof, traffic.publish_is_lost),
     _mutant("R4", cache.AcknowledgesAtOnce, traffic.publish_is_lost),
     _mutant("R4", ports.AnyAuditSettles, audits.audit_under_way_during_a_commit),
-    _mutant("R4", postgres.IgnoresEpochOfAudit, audits.dump_is_restored_under_a_live_fence),
-    _mutant("R4", ports.AdoptsWithoutTime, audits.dump_is_restored_under_a_live_fence),
+    _mutant("R4", postgres.IgnoresEpochOfAudit, takeovers.dump_is_restored_under_a_live_fence),
+    _mutant("R4", ports.AdoptsWithoutTime, takeovers.dump_is_restored_under_a_live_fence),
     _other(
         "ShortPatience", "R4", short_patience, replace(SHIPPED, config=short_patience), traffic.settling_without_the_database
     ),
-    _mutant("R5", audit.ReconnectsEachTime, audits.cycle_moves_to_another_server),
+    _mutant("R5", audit.ReconnectsEachTime, takeovers.cycle_moves_to_another_server),
     _mutant(
         "R5",
         audit.ReconnectsSource,
-        audits.session_is_replaced_in_a_promotion,
+        takeovers.session_is_replaced_in_a_promotion,
         behind=(postgres.AssumesNothing, history.TakesAnySnapshot),
     ),
     _mutant(
         "R5.3",
         history.TakesAnySnapshot,
-        audits.session_is_replaced_in_a_promotion,
+        takeovers.session_is_replaced_in_a_promotion,
         behind=(postgres.AssumesNothing, audit.ReconnectsSource),
     ),
     _mutant("G3", cache.ListsErrorsOfTheStore),
@@ -172,31 +168,32 @@ MUTANTS = [
     _mutant("R5.2", audit.SnapshotsFirst, audits.commit_between_snapshot_and_announcement),
     _mutant("R5.2", audit.AnnouncesNothing, traffic.publish_is_lost),
     _mutant("R5.2", postgres.AnnouncesWithoutGreatest, audits.shorter_fence_is_announced),
-    _mutant("R5.2", postgres.TakesOverAtOnce, audits.audit_meets_the_new_server_first),
-    _mutant("R5.2", postgres.AssumesNothing, audits.dump_is_restored_under_a_live_fence),
-    _mutant("R5.2", postgres.AssumesSameServer, audits.dump_names_the_new_server),
-    _mutant("R5.2", postgres.AssumesShortFence, audits.short_audit_begins_after_a_restore),
+    _mutant("R5.2", postgres.TakesOverAtOnce, takeovers.audit_meets_the_new_server_first),
+    _mutant("R5.2", postgres.AssumesNothing, takeovers.dump_is_restored_under_a_live_fence),
+    _mutant("R5.2", postgres.AssumesSameServer, takeovers.dump_names_the_new_server),
+    _mutant("R5.2", postgres.AssumesShortFence, takeovers.short_audit_begins_after_a_restore),
     _mutant("R5.3", postgres.WatermarkAtNextXid, audits.transaction_open_across_an_audit),
     _mutant("R5.3", postgres.ChangedAfterWatermark, audits.transaction_open_across_an_audit),
     _mutant("R5.4", redis.AuditKeepsLeases, audits.lease_outlives_the_audit),
     _mutant("R5.4", redis.AuditKeepsOlder, audits.transaction_open_across_an_audit),
     _mutant("R5.4", audit.VerifiesNothing, audits.transaction_open_across_an_audit),
     _mutant("R5.5", redis.RelativeExpiry, audits.audit_sets_its_fence_late),
-    _mutant("R5.5", redis.TrustsAfterTakeover, audits.server_takes_over_old_data),
+    _mutant("R5.5", redis.TrustsAfterTakeover, takeovers.server_takes_over_old_data),
     _mutant(
         "R5.5",
         redis.TrustsMovedWatermark,
-        audits.server_takes_over_old_data_without_a_watermark,
+        takeovers.server_takes_over_old_data_without_a_watermark,
         behind=(redis.TrustsAfterTakeover,),
     ),
     _mutant("R5.5", redis.LateLeavesNothing),
-    _mutant("R5.5", redis.LateAfterTakeover, audits.server_takes_over_old_data_under_a_late_cycle),
+    _mutant("R5.5", redis.LateAfterTakeover, takeovers.server_takes_over_old_data_under_a_late_cycle),
     _mutant("R5.6", audit.CompletesFirst, audits.cycle_is_held_up_before_it_compares),
-    _mutant("R5.6", postgres.CompletesInAnyHistory, audits.dump_is_restored_before_a_cycle_completes),
-    _mutant("R6", audit.PurgesNothing, audits.server_takes_over_old_data_without_a_watermark),
+    _mutant("R5.6", postgres.CompletesInAnyHistory, takeovers.dump_is_restored_before_a_cycle_completes),
+    _mutant("R6", audit.PurgesNothing, takeovers.server_takes_over_old_data_without_a_watermark),
     _mutant("R6", audit.PurgesFirst, audits.fill_between_purge_and_snapshot, behind=(redis.TrustsWithoutWatermark,)),
     _mutant("R7", cache.JoinsLoadUnderWay, traffic.load_under_way_during_a_write),
     _mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write),
+    _mutant("R1", cache.KeepsReadings, traffic.absence_is_handed_on_before_a_write),
     _other(
         "ReplayPublishesNothing",
         "R10",
@@ -215,6 +212,15 @@ MUTANTS = [
     _mutant("G5", cache.SendsLoadsApart),
     _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
 ]
+ALSO_CAUGHT_ON: dict[Schedule, str] = {
+    traffic.write_arrives_after_a_deletion: "StoresAnyVersion",
+    traffic.deletion_arrives_after_a_creation: "StoresAnyVersion",
+    traffic.refresh_arrives_after_a_write: "StoresAnyVersion",
+    traffic.publish_arrives_on_its_own_lease: "KeepsForeignLease",
+    traffic.absence_arrives_after_a_creation: "KeepsForeignLease",
+}
+"""Further schedules, and the mutant that each catches."""
+
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 SEEDS = range(1, 121)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
 from app.cache.write_through import Status
-from tests.checker import Verdict, check
+from tests.harness.checker import Verdict, check
+from tests.limits import cache_config
 from tests.simulation.faults import Chance, Plan
 from tests.simulation.loop import Deadlock, SeededLoop
 from tests.simulation.nemesis import DEEDS, POSTGRES_DEEDS, PROCESS_DEEDS, Nemesis
@@ -51,7 +52,7 @@ class Scenario:
             redis_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             postgres_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             purge=chance.choice((*[(1, 0.0)] * 6, *[(5, 0.0)] * 3, (40, 0.06))),
-            config=CacheConfig(
+            config=cache_config(
                 audit_interval_ms=interval_ms,
                 audit_page_rows=chance.choice((1, 1_000)),
                 fence_ttl_ms=chance.choice((ttl_ms, 2 * ttl_ms)),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.cache.config import CacheConfig
+from tests.limits import cache_config
 from tests.simulation.faults import FAULTS, Fate, Nth
 from tests.simulation.nemesis import DEEDS
 from tests.simulation.runner import Outcome, Scenario, quiet, simulate
@@ -28,7 +28,7 @@ SMALL = replace(
     purge=(1, 0.0),
     duration_s=0.7,
     think_s=0.02,
-    config=CacheConfig(audit_interval_ms=150, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20),
+    config=cache_config(audit_interval_ms=150, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20),
 )
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from app.cache.config import CacheConfig
+from tests.schedules.on_fakes import FakeStage, play
 from tests.simulation.mutant_history import ClaimsInStep
 from tests.simulation.mutant_redis import KeepsClaims
 from tests.simulation.parts import SHIPPED, Parts
-from tests.simulation.stage import Stage, play
 
 STEP_S = 0.05
 DARK_S = 1.0
@@ -26,7 +26,7 @@ TAKES_EVERYTHING = replace(REAL, redis=KeepsClaims, audit=ClaimsInStep)
 """An instance that fails keeps its claim, and comes back in step: the others never get one."""
 
 
-async def darkness(stage: Stage, seconds: float) -> float:
+async def darkness(stage: FakeStage, seconds: float) -> float:
     """The longest time without a live fence."""
     longest = dark = 0.0
     for _ in range(int(seconds / STEP_S)):
@@ -40,8 +40,8 @@ def longest_darkness(parts: Parts, *, loses_redis: bool = False) -> float:
     """Of three instances the one that audits loses one of its servers; how long the cache is not trusted then."""
     found: list[float] = []
 
-    async def schedule(stage: Stage) -> None:
-        members = [stage.member() for _ in range(3)]
+    async def schedule(stage: FakeStage) -> None:
+        members = [await stage.member() for _ in range(3)]
         stage.spawn(members[0].audit_as_shipped())
         await asyncio.sleep(0.01)
         for member in members[1:]:
@@ -70,8 +70,8 @@ def test_every_instance_audits() -> None:
     """Nobody is kept from the claim for ever: of three instances each completes audits within ten seconds."""
     counts: list[int] = []
 
-    async def schedule(stage: Stage) -> None:
-        members = [stage.member() for _ in range(3)]
+    async def schedule(stage: FakeStage) -> None:
+        members = [await stage.member() for _ in range(3)]
         for member in members:
             stage.spawn(member.audit_as_shipped())
         await asyncio.sleep(10)

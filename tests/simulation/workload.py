@@ -7,9 +7,10 @@ from app.cache.errors import NotSettled, SourceUnavailable, StoreUnavailable
 from app.cache.ports import Absent, State
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
-from tests.checker import Read, Write
 from tests.fakes.postgres import Change, Row
 from tests.fakes.source import CommitUnknown, transact
+from tests.harness.checker import Read, Write
+from tests.simulation.parts import read_as_served
 from tests.simulation.world import POSTGRES_DEADLINE_S, Attempt, Process, World
 
 READ_BOUND_S = 5.0
@@ -72,7 +73,10 @@ class Client:
         world, history, process = self._world, self._world.history, self._process
         called = history.tick()
         try:
-            answers = await process.cache.read_many(keys, refresh=refresh)
+            if refresh or len(keys) > 1:
+                answers = await process.cache.read_many(keys, refresh=refresh)
+            else:
+                answers = [await read_as_served(process.cache, keys[0])]
         except SourceUnavailable as error:
             history.counts["read failed"] += 1
             if not world.postgres_is_troubled:

@@ -13,14 +13,14 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from app.cache.config import CacheConfig
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, open_process, until
 from tests.conftest import SessionPostgres
-from tests.servers.databases import create_database, drop_database, know_history, new_name
+from tests.harness.servers import create_database, drop_database, know_history, new_name
+from tests.limits import cache_config
 from tests.tck.shop import WRITER_FAILS, Shop, Trouble, stop
 
-QUICK_AUDITS = CacheConfig(audit_interval_ms=20, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=5)
+QUICK_AUDITS = cache_config(audit_interval_ms=20, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=5)
 """Settling waits for an audit: these come often, so that a case is over soon."""
 
 _numbers = count(1)

@@ -21,7 +21,7 @@ from app.products.product import Draft, Gone, Product
 from app.products.source import row_of
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process, until
-from tests.checker import Read, Write, check
+from tests.harness.checker import Read, Write, check
 
 Failure = TypeVar("Failure", bound=Exception)
 Writing = Awaitable[Effect | Sequence[Effect]]

@@ -4,10 +4,10 @@ import argparse
 import asyncio
 import sys
 
+from tests.harness.servers import session_directory
 from tests.outages.loop import new_loop
 from tests.outages.scenarios.index import SCENARIOS
 from tests.outages.scenarios.report import Report
-from tests.servers.directory import session_directory
 
 
 async def _main(name: str, seconds: float | None) -> Report:

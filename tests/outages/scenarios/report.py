@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.checker import Read, Verdict, Write, check
+from tests.harness.checker import Read, Verdict, Write, check
 
 _EXAMPLES = 5
 
@@ -52,7 +52,7 @@ class Report:
         self.examples += [f"{text}: {one}" for one in found[:_EXAMPLES]]
 
     def no_stale_reads(self, whose: str, reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
-        """Judge reads by ``tests.checker``: none may show the past."""
+        """Judge reads by ``tests.harness.checker``: none may show the past."""
         verdict = check(reads, writes)
         self.tell(f"reads checked, {whose}", verdict.checked)
         self.tell(f"of them bound by an acknowledged write, {whose}", verdict.bound)

@@ -1,0 +1,128 @@
+"""Batches: requests that wait while a round trip is under way share the next one (R7).
+
+The first request is sent at once, so an idle batcher delays nobody. Requests that arrive while a batch is under way form the
+next one. Nobody joins a batch that was sent: it may have read before a write that the newcomer must see.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from app.cache.errors import Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Sends one batch of items at a time.
+
+    An error that ``send`` raises reaches every request of its batch. A result that is an exception reaches its own request
+    only. A request that is cancelled does not disturb the rest of its batch.
+
+    Args:
+        send: gets the items of one batch and returns as many results, in order; it must bound its own time.
+        weight: an item's share of ``max_weight``, e.g. its number of keys; 1 if not given.
+        group_key: items with the same key count once towards ``max_weight``, e.g. because one load serves them all.
+        max_weight: largest total weight of a batch; a heavier item is sent alone.
+        queue_limit: most items that wait, beyond which ``Overloaded`` is raised at once.
+        yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers who
+            were just answered ask again within them, and share one batch instead of following in two.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        weight: Callable[[Item], int] | None = None,
+        group_key: Callable[[Item], Hashable] | None = None,
+        max_weight: int,
+        queue_limit: int,
+        yields: int = 0,
+    ) -> None:
+        self._send = send
+        self._weight = weight
+        self._group_key = group_key
+        self._max_weight = max_weight
+        self._queue_limit = queue_limit
+        self._yields = yields
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Number of items that no batch has taken yet."""
+        return len(self._waiting)
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """Put an item into the next batch and return the future of its result.
+
+        Raises:
+            Overloaded: ``queue_limit`` items are waiting already.
+        """
+        if len(self._waiting) >= self._queue_limit:
+            raise Overloaded(f"{self._queue_limit} requests are waiting already")
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._drain())
+        return future
+
+    async def aclose(self) -> None:
+        """Finish the batch under way and all waiting ones."""
+        while self._sender is not None:
+            await asyncio.shield(self._sender)
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._take()
+                await self._deliver(batch)
+                if len(batch) > 1:
+                    for _ in range(self._yields):
+                        await asyncio.sleep(0)
+        finally:
+            # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
+            self._sender = None
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        weight = 0
+        groups: set[Hashable] = set()
+        while self._waiting:
+            item, future = self._waiting[0]
+            if future.done():  # cancelled while it waited
+                self._waiting.popleft()
+                continue
+            if self._group_key is None:
+                weight += self._weight(item) if self._weight else 1
+            elif (key := self._group_key(item)) not in groups:
+                groups.add(key)
+                weight += 1
+            if batch and weight > self._max_weight:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _deliver(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if not batch:
+            return
+        try:
+            results: Sequence[Result | Exception] = await self._send([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - the callers are waiting for it, whatever it is
+            results = [error] * len(batch)
+        if len(results) != len(batch):
+            results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():  # cancelled meanwhile
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+                future.exception()  # marks it as seen: a caller who leaves now causes no warning
+            else:
+                future.set_result(result)

@@ -1,0 +1,49 @@
+"""The cache namespaces of a table: which of them may be trusted, and which must not try to be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+from app.cache.table_queries import CachedTable
+from app.postgres.database import Database
+
+_LIST: LiteralString = """
+SELECT namespace, announced, completed, barred, epoch = larder_epoch(%(relation)s::text, %(knows)s::integer),
+    extract(epoch FROM greatest(fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
+FROM cache_audits WHERE relation = %(relation)s::text ORDER BY namespace
+"""
+
+_BAR: LiteralString = """
+INSERT INTO cache_audits (relation, namespace, barred) VALUES (%(relation)s, %(namespace)s, %(barred)s)
+ON CONFLICT (relation, namespace, partition) DO UPDATE SET barred = excluded.barred
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace that some instance has used."""
+
+    name: str
+    announced: int
+    completed: int
+    barred: bool
+    """Whether its audits announce nothing, so that its cache is not trusted."""
+    current: bool
+    """Whether its audit row has the database's present epoch."""
+    trusted_s: float
+    """Seconds for which its cache may be trusted at most; negative when they are over."""
+
+
+async def list_namespaces(database: Database, table: CachedTable) -> Sequence[Namespace]:
+    """Every namespace that an instance ever used for the table, by name. Raises a ``DatabaseError``."""
+    rows = await database.lists.rows(_LIST, table.parameters)
+    return [Namespace(*columns) for columns in rows]
+
+
+async def bar(database: Database, table: CachedTable, namespace: str, *, barred: bool) -> None:
+    """Forbid a namespace's audits to announce anything, or allow it again. Raises a ``DatabaseError``.
+
+    A fence that was announced before lives on until its time is over; readers may trust it until then.
+    """
+    parameters = {"relation": table.name, "namespace": namespace, "barred": barred}
+    await database.lists.rows(_BAR, parameters)

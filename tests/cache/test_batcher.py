@@ -1,0 +1,207 @@
+"""The batcher alone: batches, their order, their errors, and callers who leave."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from app.cache.batcher import Batcher
+from app.cache.errors import Overloaded
+from tests.harness.script import Gate
+
+
+class Carrier:
+    """Carries batches as a test tells it; doubles numbers."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gates: list[Gate] = []
+        self.error: Exception | None = None
+
+    def hold(self) -> Gate:
+        gate = Gate()
+        self.gates.append(gate)
+        return gate
+
+    async def send(self, batch: Sequence[int]) -> Sequence[int | Exception]:
+        self.batches.append(list(batch))
+        if self.gates:
+            await self.gates.pop(0).enter()
+        if self.error is not None:
+            raise self.error
+        return [ValueError(f"{item} is odd luck") if item == 13 else 2 * item for item in batch]
+
+
+@pytest.fixture
+def carrier() -> Carrier:
+    return Carrier()
+
+
+def batcher_of(carrier: Carrier, *, max_weight: int = 100, queue_limit: int = 100) -> Batcher[int, int]:
+    return Batcher(carrier.send, max_weight=max_weight, queue_limit=queue_limit)
+
+
+async def test_idle_batcher(carrier: Carrier) -> None:
+    """A request on an idle batcher goes at once, alone."""
+    batcher = batcher_of(carrier)
+    assert await batcher.submit(1) == 2
+    assert carrier.batches == [[1]]
+
+
+async def test_requests_meanwhile(carrier: Carrier) -> None:
+    """Those who come while a batch is under way form the next one, in their order, and get each their own result."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    rest = [batcher.submit(number) for number in range(1, 8)]
+    assert batcher.waiting == 7
+    gate.open()
+    assert await asyncio.gather(first, *rest) == [2 * number for number in range(8)]
+    assert carrier.batches == [[0], list(range(1, 8))]
+
+
+async def test_max_weight(carrier: Carrier) -> None:
+    """A batch ends before it grows too heavy; what weighs more than a whole batch travels alone."""
+    batcher: Batcher[int, int] = Batcher(carrier.send, weight=lambda item: item, max_weight=10, queue_limit=100)
+    gate = carrier.hold()
+    futures = [batcher.submit(1)]
+    await gate.arrival()
+    futures += [batcher.submit(weight) for weight in (4, 6, 5, 50, 5, 5)]
+    gate.open()
+    await asyncio.gather(*futures)
+    assert carrier.batches == [[1], [4, 6], [5], [50], [5, 5]]
+
+
+async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
+    """However many ask for one key, one load serves them all: they do not spread over batches."""
+    batcher: Batcher[int, int] = Batcher(carrier.send, group_key=lambda item: item % 10, max_weight=2, queue_limit=100)
+    gate = carrier.hold()
+    futures = [batcher.submit(1)]
+    await gate.arrival()
+    futures += [batcher.submit(number) for number in (2, 12, 3, 22, 23, 4, 14)]
+    gate.open()
+    await asyncio.gather(*futures)
+    assert carrier.batches == [[1], [2, 12, 3, 22, 23], [4, 14]]
+
+
+@pytest.mark.parametrize(
+    ("yields", "batches"), [(0, [[1, 2, 3], [0], [1, 2, 3], [0]]), (3, [[1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])]
+)
+async def test_who_was_answered_comes_back_in_time(carrier: Carrier, yields: int, batches: list[list[int]]) -> None:
+    """Clients that ask again at once share one batch; without the yields they would go on in two, one after the other."""
+
+    async def travel(batch: Sequence[int]) -> Sequence[int | Exception]:
+        answers = await carrier.send(batch)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return answers
+
+    batcher: Batcher[int, int] = Batcher(travel, max_weight=100, queue_limit=100, yields=yields)
+
+    async def client(number: int) -> None:
+        for _ in range(9):
+            await batcher.submit(number)
+
+    gate = carrier.hold()
+    clients = [asyncio.create_task(client(0))]
+    await gate.arrival()
+    clients += [asyncio.create_task(client(number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(*clients)
+    assert [sorted(batch) for batch in carrier.batches[1 : 1 + len(batches)]] == batches
+
+
+async def test_error_of_the_batch(carrier: Carrier) -> None:
+    """What the carrier raises reaches everybody in the batch, and the batcher goes on with the next one."""
+    batcher = batcher_of(carrier)
+    carrier.error = RuntimeError("down")
+    answers = await asyncio.gather(*(batcher.submit(number) for number in range(3)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["down"] * 3
+    carrier.error = None
+    assert await batcher.submit(4) == 8
+
+
+async def test_error_of_one(carrier: Carrier) -> None:
+    """A result that is an exception reaches the one whose result it is."""
+    batcher = batcher_of(carrier)
+    answers = await asyncio.gather(*(batcher.submit(number) for number in (12, 13, 14)), return_exceptions=True)
+    assert [answers[0], answers[2]] == [24, 28]
+    assert isinstance(answers[1], ValueError)
+
+
+async def test_cancelled_while_waiting(carrier: Carrier) -> None:
+    """A request that left before its batch did is not carried."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    leaver, stayer = batcher.submit(1), batcher.submit(2)
+    leaver.cancel()
+    gate.open()
+    assert await first == 0
+    assert await stayer == 4
+    assert carrier.batches == [[0], [2]]
+
+
+async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
+    """A batch of which nobody is left is not sent, and the batcher is idle afterwards, not stuck."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    for future in [batcher.submit(number) for number in range(1, 4)]:
+        future.cancel()
+    gate.open()
+    await first
+    await batcher.aclose()
+    assert carrier.batches == [[0]]
+    assert await batcher.submit(5) == 10
+
+
+async def test_cancelled_under_way(carrier: Carrier) -> None:
+    """A request that leaves while its batch is under way leaves the batch alone."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    leaver, stayer = batcher.submit(1), batcher.submit(2)
+    await gate.arrival()
+    leaver.cancel()
+    gate.open()
+    assert await stayer == 4
+
+
+async def test_queue_limit(carrier: Carrier) -> None:
+    """G6: beyond the limit a request is refused at once; those who wait already are carried."""
+    batcher, gate = batcher_of(carrier, queue_limit=3), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    waiting = [batcher.submit(number) for number in (1, 2, 3)]
+    with pytest.raises(Overloaded):
+        batcher.submit(4)
+    gate.open()
+    assert await asyncio.gather(first, *waiting) == [0, 2, 4, 6]
+    assert await batcher.submit(4) == 8
+
+
+async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
+    """No lost wake-up: a request made by whoever a batch woke is carried, at whatever step of the batcher's end it comes."""
+    batcher = batcher_of(carrier)
+    for steps in range(12):
+
+        async def follow(steps: int = steps) -> int:
+            await batcher.submit(1)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            return await batcher.submit(2)
+
+        async with asyncio.timeout(5):
+            assert list(await asyncio.gather(follow(), follow())) == [4, 4]
+
+
+async def test_close_finishes_what_was_accepted(carrier: Carrier) -> None:
+    """Closing waits for the batch under way and for those behind it."""
+    batcher, gate = batcher_of(carrier), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    second = batcher.submit(1)
+    closing = asyncio.create_task(batcher.aclose())
+    gate.open()
+    await closing
+    assert (first.result(), second.result()) == (0, 2)

@@ -1,0 +1,86 @@
+"""An audit's snapshot and a truncation meet on a real PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+
+from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
+from app.cache.table_audit import TableAuditSources
+from app.postgres.database import Database
+from app.products.source import PRODUCTS
+from tests.cache.rig import until
+from tests.harness.script import Gate
+
+LIMITS = FenceLimits(2_000, 2_000, 50)
+Connection = psycopg.AsyncConnection[TupleRow]
+
+
+@pytest.fixture
+async def hand(database_url: str) -> AsyncIterator[Connection]:
+    """Somebody with SQL; two products are there, one changed since `audit` saw it."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("INSERT INTO products (id, name, price_cents) VALUES ('mug', 'Mug', 1), ('cup', 'Cup', 1)")
+        yield connection
+
+
+@pytest.fixture
+async def audit(database_url: str, namespace: str) -> AsyncIterator[AuditSource]:
+    database = Database(database_url, connections=1)
+    async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
+        yield audit
+    await database.close()
+
+
+async def held_up_or_done(database_url: str, task: "asyncio.Task[object]") -> None:
+    """Return once somebody waits for a lock on the table, or nobody had to."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as watcher:
+
+        async def seen() -> bool:
+            found = await watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'products'::regclass")
+            return task.done() or await found.fetchone() is not None
+
+        await until(seen)
+
+
+async def look(audit: AuditSource) -> Watermark:
+    """What an audit of everything so far leaves behind."""
+    async with audit.snapshot(None, LIMITS, 10) as snapshot:
+        return Watermark(snapshot.epoch, snapshot.xmin)
+
+
+async def test_truncated_between_snapshot_and_rows(hand: Connection, audit: AuditSource, database_url: str) -> None:
+    """TRUNCATE, which empties a table for older snapshots too, waits until the audit has read its rows: none is lost on it."""
+    since = await look(audit)
+    await hand.execute("UPDATE products SET price_cents = 2 WHERE id = 'mug'")
+    async with audit.snapshot(since, LIMITS, 10) as snapshot:
+        truncation: asyncio.Task[object] = asyncio.create_task(hand.execute("TRUNCATE products"))
+        await held_up_or_done(database_url, truncation)
+        assert [tuple(row) async for page in snapshot.pages for row in page] == [("mug", 2)]
+        assert snapshot.epoch == since.epoch
+    await truncation
+    assert (await look(audit)).epoch != since.epoch
+
+
+async def test_snapshot_under_a_truncation(hand: Connection, audit: AuditSource, database_url: str) -> None:
+    """An audit that meets TRUNCATE under way waits for it first, and takes its snapshot then: it sees the new epoch."""
+    since = await look(audit)
+    read = Gate()
+
+    async def take() -> Snapshot:
+        async with audit.snapshot(since, LIMITS, 10) as snapshot:
+            await read.enter()
+            return snapshot
+
+    async with hand.transaction():
+        await hand.execute("TRUNCATE products")
+        taking = asyncio.create_task(take())
+        at_gate: asyncio.Task[object] = asyncio.create_task(read.arrival())
+        await held_up_or_done(database_url, at_gate)
+    read.open()
+    snapshot = await taking
+    await at_gate
+    assert snapshot.epoch != since.epoch
+    assert snapshot.epoch == (await look(audit)).epoch

@@ -1,0 +1,219 @@
+"""Writes on real servers that no schedule plays: leases, failures, slots that do not count, and how long slots live."""
+
+import asyncio
+
+import pytest
+import redis.asyncio
+
+from app.cache.ports import Absent, Outcome, Publication, State, Value
+from app.cache.redis_store import Names, RedisStore
+from app.cache.write_through import Status
+from app.products.commands import Put, count, delete
+from app.products.errors import PreconditionFailed
+from app.products.product import Precondition
+from tests.cache.conftest import Slots
+from tests.cache.rig import LOST, Process, draft
+from tests.harness.script import Gate
+from tests.limits import lifetimes, redis_options
+
+KEY = "mug"
+
+
+@pytest.fixture
+async def mug(process: Process) -> Process:
+    """The process, with a product at version 1 whose slot holds it."""
+    assert (await process.write(Put(draft(KEY)))).proven
+    return process
+
+
+async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
+    """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
+    await slots.evict(KEY)
+    assert (await mug.write(count(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
+    await mug.cache.aclose()
+    assert mug.stats.refills == 1
+    read = await other.cache.read(KEY)
+    assert (read.state.version, read.status) == (2, Status.HIT)
+
+
+async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process) -> None:
+    """A write onto an empty slot populates it, and a reader who comes between commit and publish fills nothing."""
+    await mug.cache.drop(KEY)
+    committed = mug.source.calls.hold_reply("commit")
+    writing = asyncio.create_task(mug.write(count(KEY, 1)))
+    await committed.arrival()
+    between = await other.cache.read(KEY)
+    assert (between.state.version, between.status) == (2, Status.MISS)
+    committed.open()
+    assert (await writing).proven
+    read = await other.cache.read(KEY)
+    assert (read.state.version, read.status) == (2, Status.HIT)
+
+
+async def test_delete_and_create_again(mug: Process, slots: Slots) -> None:
+    """R8: a delete publishes a tombstone, reads of it hit, and the id's next life goes on from its version."""
+    assert (await mug.write(delete(KEY))).proven
+    gone = await mug.cache.read(KEY)
+    assert isinstance(gone.state, Absent)
+    assert (gone.state.version, gone.status) == (2, Status.HIT)
+    assert (await slots.get(KEY) or b"").startswith(b"T")
+    assert (await mug.write(Put(draft(KEY, 999)))).proven
+    again = await mug.cache.read(KEY)
+    assert isinstance(again.state, Value)
+    assert (again.state.version, again.status) == (3, Status.HIT)
+    assert b'"price_cents":999' in again.state.payload
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
+async def test_publish_fails(mug: Process, *, after: bool) -> None:
+    """A publish without a definite answer never fails the write; it only stays unproven, so that it must settle."""
+    mug.store.calls.fail("publish", LOST, after=after)
+    assert not (await mug.write(count(KEY, 1))).proven
+    assert (await mug.cache.read(KEY)).state.version == (2 if after else 1)
+    assert (await mug.write(count(KEY, 2))).proven
+    assert await mug.version(KEY) == 3
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
+async def test_lease_fails(mug: Process, *, after: bool) -> None:
+    """A writer whose lease got no answer writes all the same, and settles: asking again could cost a second deadline."""
+    await mug.cache.drop(KEY)
+    mug.store.calls.fail("lease", LOST, after=after)
+    published = len(mug.store.publications)
+    assert not (await mug.write(count(KEY, 1))).proven
+    assert len(mug.store.publications) == published
+    assert await mug.version(KEY) == 2
+
+
+@pytest.mark.parametrize("verb", ["lease", "publish"])
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), ZeroDivisionError()], ids=["event loop", "defect"])
+async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, error: Exception) -> None:
+    """G2, G3: a committed write is never answered with an error of the store, whatever that is; it settles."""
+    await mug.cache.drop(KEY)
+    mug.store.calls.fail(verb, error)
+    acknowledgement = await mug.write(count(KEY, 1))
+    assert not acknowledgement.proven
+    assert mug.stats.unexpected == 1
+    assert (await mug.cache.read(KEY)).state.version == 2
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["filled slot", "empty slot"])
+async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> None:
+    """G2: a failed transaction leaves the slot as it was; the lease that was taken for it is given back."""
+    if empty:
+        await mug.cache.drop(KEY)
+    before = await slots.get(KEY)
+    published = len(mug.store.publications)
+
+    async def fail() -> list[Value]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await mug.cache.write([KEY], fail)
+    assert await slots.get(KEY) == before
+    assert len(mug.store.publications) == published
+    assert mug.store.calls.count()["release"] == (1 if empty else 0)
+
+
+async def test_refused_write(mug: Process, slots: Slots) -> None:
+    """A refusal commits nothing, publishes nothing, and gives its lease back."""
+    await mug.cache.drop(KEY)
+    with pytest.raises(PreconditionFailed):
+        await mug.products.count(KEY, 1, Precondition(if_match=frozenset({"77"})))
+    assert await slots.get(KEY) is None
+    assert await mug.version(KEY) == 1
+
+
+async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) -> None:
+    """A transaction that is cancelled before its commit leaves no lease behind."""
+    await mug.cache.drop(KEY)
+    gate = Gate()
+
+    async def wait() -> list[Value]:
+        await gate.enter()
+        return []
+
+    writing = asyncio.create_task(mug.cache.write([KEY], wait))
+    await gate.arrival()
+    assert await slots.leased(KEY)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    assert await slots.get(KEY) is None
+
+
+async def test_batch_with_one_refusal_publishes_the_rest(mug: Process) -> None:
+    """Commands that share a transaction are decided and published each for itself."""
+    created, refused = await asyncio.gather(
+        mug.products.create(draft("second")), mug.products.create(draft(KEY)), return_exceptions=True
+    )
+    assert not isinstance(created, BaseException)
+    assert isinstance(refused, Exception)
+    assert (await mug.cache.read("second")).status is Status.HIT
+    assert await mug.version(KEY) == 1
+
+
+async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
+    """An entry from another stretch of history is not believed, however new it looks, and the next publish replaces it."""
+    own = await slots.get(KEY)
+    assert own is not None
+    foreign = own[:1] + b"f" * 16 + b"9" * 19 + own[36:]
+    await slots.set(KEY, foreign)
+    read = await mug.cache.read(KEY)
+    assert (read.state.version, read.status) == (1, Status.MISS)
+    assert await slots.get(KEY) == foreign
+    assert (await mug.write(count(KEY, 1))).proven
+    assert (await mug.cache.read(KEY)).status is Status.HIT
+
+
+async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
+    """An entry counts for the id that stands in it, not for the place where it was found."""
+    await mug.write(Put(draft("jug", 5)))
+    await slots.set(KEY, await slots.get("jug") or b"")
+    read = await mug.cache.read(KEY)
+    assert isinstance(read.state, Value)
+    assert b'"id":"mug"' in read.state.payload
+    assert read.status is Status.MISS
+
+
+@pytest.mark.parametrize("fence", ["none", "another server", "another epoch"])
+async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence: str) -> None:
+    """R1: without a live fence of this server and epoch no slot is believed and no publish is proven."""
+    live = await slots.peek(slots.names.fence)
+    assert live is not None
+    server, _, epoch = live.decode().rpartition("|")
+    false = {"none": "", "another server": f"{'f' * 40}:{'0' * 40}|{epoch}", "another epoch": f"{server}|{'f' * 16}"}[fence]
+    await slots.client.delete(slots.names.fence)
+    if false:
+        await slots.client.set(slots.names.fence, false)
+    read = await mug.cache.read(KEY)
+    assert read.state.version == 1
+    assert read.status is Status.BYPASS
+    assert not (await mug.write(count(KEY, 1))).proven
+
+
+async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, namespace: str, process: Process) -> None:
+    """A life lies between (1 - jitter) and the whole of its setting; absent ids live by their own; lives differ."""
+    await process.write(Put(draft(KEY)))
+    epoch = (await process.cache.read(KEY)).state.epoch
+    lives = lifetimes(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
+    store = RedisStore(redis_options(redis_url), namespace, lives)
+    names = Names(namespace)
+    await store.start()
+    client = redis.asyncio.Redis.from_url(redis_url)
+    try:
+        values = [Value(f"v{i}", epoch, 1, b"{}") for i in range(60)]
+        unknown = [Absent(f"a{i}", epoch, 0) for i in range(60)]
+        deleted = [Absent(f"d{i}", epoch, 3) for i in range(60)]
+        states: list[State] = [*values, *unknown, *deleted]
+        tokens = await store.lease([state.key for state in states])
+        assert 0 < await client.pttl(names.prefix + "v0") <= 9_000
+        published = await store.publish([Publication(state, tokens[state.key]) for state in states])
+        assert set(published.outcomes) == {Outcome.STORED}
+        for letter, whole_ms in (("v", 1_000_000), ("a", 100_000), ("d", 1_000_000)):
+            left = [await client.pttl(f"{names.prefix}{letter}{number}") for number in range(60)]
+            assert max(left) <= whole_ms
+            assert min(left) > whole_ms * 0.8 - 30_000
+            assert max(left) - min(left) > whole_ms * 0.05
+    finally:
+        await client.aclose()
+        await store.close()

@@ -1,0 +1,79 @@
+"""The servers of the tests: a directory for private ones, and databases that live for one test."""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+from app.embedded import EmbeddedError, ServerDirectory
+from app.embedded.process import end_orphan, orphan
+
+_PATIENCE_S = 5.0
+
+
+@asynccontextmanager
+async def session_directory() -> AsyncIterator[Path]:
+    """A locked directory of this session's own; those of dead sessions are removed, their servers stopped."""
+    base = Path(tempfile.gettempdir()) / f"larder-tests-{os.getuid()}"
+    base.mkdir(mode=0o711, exist_ok=True)
+    for left_over in base.iterdir():
+        await _reclaim(left_over)
+    with ServerDirectory(base / uuid4().hex[:12]) as own:
+        yield own.path
+        shutil.rmtree(own.path, ignore_errors=True)
+
+
+async def _reclaim(directory: Path) -> None:
+    try:
+        locked = ServerDirectory(directory)
+    except EmbeddedError:
+        return
+    with locked:
+        for pid_file in (*directory.rglob("postmaster.pid"), *directory.rglob("redis.pid")):
+            if (process := orphan(pid_file, pid_file.parent)) is not None:
+                await end_orphan(process, signal.SIGINT, patience_s=_PATIENCE_S)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def new_name() -> str:
+    """A database name that no other session has, and that tells whose it is."""
+    return f"larder_test_{uuid4().hex[:16]}"
+
+
+def beside(url: str, database: str) -> str:
+    """The URL of another database of the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+async def create_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Create a database on the server that `url` leads to; its own URL."""
+    await _execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    return beside(url, name)
+
+
+async def drop_database(url: str, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    await _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+async def _execute(url: str, statement: sql.Composed) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement)
+
+
+async def know_history(url: str, namespace: str) -> None:
+    """Tell a database that nobody ever set a fence for a namespace."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_epoch('products', 2))"
+            " ON CONFLICT (relation, namespace, partition) DO UPDATE SET epoch = excluded.epoch",
+            (namespace,),
+        )

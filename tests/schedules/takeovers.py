@@ -1,0 +1,180 @@
+"""Schedules of servers that take over other data: a replica, a snapshot, a dump, a standby that lags.
+
+On the fakes alone: each needs that to happen between two commands of one audit or one write, which no real server does on
+command. ``tests/outages`` does it to real servers at any moment.
+"""
+
+import asyncio
+
+from tests.fakes.postgres import NAMESPACE
+from tests.schedules.on_fakes import FakeStage
+from tests.schedules.stage import KEY, trusted_again
+
+
+async def server_restarts_from_a_snapshot(stage: FakeStage) -> None:
+    """The server comes back with older slots, and the fence of the time of its snapshot."""
+    _, two = await stage.trusted()
+    snapshot = stage.red.data.copy()
+    await stage.write(two)
+    stage.red.restart(snapshot)
+    await stage.read(await stage.member())
+
+
+async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
+    """A server was promoted; a writer publishes there while a reader's connection still leads to the old one."""
+    _, reader = await stage.trusted()
+    stage.blue.restart(stage.red.data.copy())
+    await stage.write(await stage.member(stage.blue))
+    await stage.read(reader)
+
+
+async def server_takes_over_old_data(stage: FakeStage) -> None:
+    """In mid-cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
+    one, two = await stage.trusted()
+    lagging = stage.red.data.copy()
+    await stage.write(two)
+    trust = one.redis.hold("trust")
+    cycle = stage.spawn(one.audit())
+    await trust.arrival()
+    stage.red.demote(lagging)
+    stage.red.promote()
+    trust.open()
+    await cycle
+    await trusted_again(await stage.member())
+    await stage.read(await stage.member())
+
+
+async def server_takes_over_old_data_under_a_late_cycle(stage: FakeStage) -> None:
+    """As before, but the cycle is held up beyond its fence's life: only the watermark is left for it to set."""
+    one, two = await stage.trusted()
+    lagging = stage.red.data.copy()
+    await stage.write(two)
+    trust = one.redis.hold("trust")
+    cycle = stage.spawn(one.audit())
+    await trust.arrival()
+    await asyncio.sleep(1.1 * stage.fence_s)
+    stage.red.demote(lagging)
+    stage.red.promote()
+    trust.open()
+    await cycle
+    await trusted_again(await stage.member())
+    await stage.read(await stage.member())
+
+
+async def server_takes_over_old_data_without_a_watermark(stage: FakeStage) -> None:
+    """As before, but the lagging server had lost its watermark, too."""
+    one, two = await stage.trusted()
+    lagging = stage.red.data.copy()
+    lagging.watermark = None
+    await stage.write(two)
+    trust = one.redis.hold("trust")
+    cycle = stage.spawn(one.audit())
+    await trust.arrival()
+    stage.red.demote(lagging)
+    stage.red.promote()
+    trust.open()
+    await cycle
+    await trusted_again(await stage.member())
+    await stage.read(await stage.member())
+
+
+async def cycle_moves_to_another_server(stage: FakeStage) -> None:
+    """In mid-cycle connections go to another server, which lags."""
+    one, two = await stage.trusted()
+    stage.blue.restart(stage.red.data.copy())
+    await stage.write(two)
+    trust = one.redis.hold("verify")
+    cycle = stage.spawn(one.audit())
+    await trust.arrival()
+    trust.open()
+    await asyncio.sleep(0)
+    one.server = stage.blue
+    await cycle
+    await asyncio.sleep(1.1 * stage.fence_s)
+    await trusted_again(one)
+    await stage.read(await stage.member(stage.blue))
+
+
+async def audit_meets_the_new_server_first(stage: FakeStage) -> None:
+    """As before, and an audit has run on the new server."""
+    _, reader = await stage.trusted()
+    stage.blue.restart(stage.red.data.copy())
+    moved = await stage.member(stage.blue)
+    await moved.audit()
+    await stage.write(moved)
+    await stage.read(reader)
+
+
+async def dump_names_the_new_server(stage: FakeStage) -> None:
+    """As before, but a dump was restored whose audit row names the new server already."""
+    stage.postgres.audits[NAMESPACE].server = stage.blue.identity
+    dump = stage.postgres.image()
+    _, reader = await stage.trusted()
+    assert stage.postgres.restore(dump)
+    moved = await stage.member(stage.blue)
+    await moved.audit()
+    await stage.write(moved)
+    await stage.read(reader)
+
+
+async def dump_is_restored_under_a_live_fence(stage: FakeStage) -> None:
+    """A dump brings an audit row back that knows nothing of the fence that lives; a publish is lost."""
+    dump = stage.postgres.image()
+    one, two = await stage.trusted()
+    assert stage.postgres.restore(dump)
+    two.redis.lose("publish")
+    await stage.write(two)
+    await stage.read(one)
+
+
+async def short_audit_begins_after_a_restore(stage: FakeStage) -> None:
+    """As before, and an audit of a shorter fence, on a promoted copy, has announced itself in the new epoch."""
+    dump = stage.postgres.image()
+    one, two = await stage.trusted()
+    stage.blue.restart(stage.red.data.copy())
+    assert stage.postgres.restore(dump)
+    short = await stage.member(stage.blue, fence_ttl_ms=200)
+    await short.audit()
+    two.redis.lose("publish")
+    await stage.write(two)
+    await stage.read(one)
+
+
+async def dump_is_restored_before_a_cycle_completes(stage: FakeStage) -> None:
+    """A dump is restored between the last two steps of a cycle, whose number means another cycle then."""
+    one, two = await stage.trusted()
+    dump = stage.postgres.image()
+    await one.audit()
+    await one.audit()
+    complete = one.postgres.hold("complete")
+    cycle = stage.spawn(one.audit())
+    await complete.arrival()
+    assert stage.postgres.restore(dump)
+    two.redis.lose("publish")
+    write = stage.spawn(stage.write(two))
+    await asyncio.sleep(0.1)
+    complete.open()
+    await cycle
+    await asyncio.sleep(0.1)
+    await stage.read(one)
+    await write
+    await stage.read(one)
+
+
+async def session_is_replaced_in_a_promotion(stage: FakeStage) -> None:
+    """No fence lives; a standby that lags is promoted between a cycle's announcement and its snapshot."""
+    one, two = await stage.trusted()
+    await asyncio.sleep(1.1 * stage.fence_s)
+    lagging = stage.postgres.image()
+    snapshot = one.postgres.hold("snapshot")
+    cycle = stage.spawn(one.audit())
+    await snapshot.arrival()
+    stage.postgres.promote(lagging)
+    snapshot.open()
+    await cycle
+    await one.cache.drop(KEY)
+    await stage.read(one)
+    await stage.read(two)
+    two.redis.lose("publish")
+    await stage.write(two)
+    await stage.read(one)

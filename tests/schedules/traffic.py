@@ -1,0 +1,265 @@
+"""Schedules of reads and writes: exactly one guard stands between a reader and the past; its mutant lets the reader through.
+
+Each is named by what happens.
+"""
+
+import asyncio
+
+from app.cache.write_through import Status
+from tests.schedules.on_fakes import FakeStage
+from tests.schedules.stage import KEY, Member, Stage, trusted_again
+
+
+async def publish_is_lost(stage: Stage[Member]) -> None:
+    """A publish does not reach the server, and every reader still trusts the slot."""
+    one, two = await stage.trusted()
+    two.redis.lose("publish")
+    await stage.write(two)
+    await stage.read(one)
+
+
+async def publishes_arrive_in_the_other_order(stage: Stage[Member]) -> None:
+    """Two writers commit one after the other, and publish the other way round."""
+    await _in_the_other_order(stage, "one's", "two's")
+
+
+async def write_arrives_after_a_deletion(stage: Stage[Member]) -> None:
+    """As before, and the second one deletes: what was deleted must not come back."""
+    await _in_the_other_order(stage, "one's", "")
+
+
+async def deletion_arrives_after_a_creation(stage: Stage[Member]) -> None:
+    """As before, and the second one creates again what the first one deleted: it must not be hidden."""
+    await _in_the_other_order(stage, "", "two's")
+
+
+async def _in_the_other_order(stage: Stage[Member], early: str, late: str) -> None:
+    one, two = await stage.trusted()
+    publish = one.redis.hold("publish")
+    first = stage.spawn(stage.write(one, content=early))
+    await publish.arrival()
+    await stage.write(two, content=late)
+    publish.open()
+    await first
+    await stage.finds(one, 3, Status.HIT)
+
+
+async def publish_arrives_on_its_own_lease(stage: Stage[Member]) -> None:
+    """A writer leases the empty slot and commits; another one commits and publishes; then the first one publishes."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    publish = one.redis.hold("publish")
+    first = stage.spawn(stage.write(one))
+    await publish.arrival()
+    await stage.write(two)
+    publish.open()
+    await first
+    await stage.read(one)
+
+
+async def refresh_arrives_after_a_write(stage: Stage[Member]) -> None:
+    """Somebody loads an entry anew; a writer commits and publishes; what was loaded is published."""
+    one, two = await stage.trusted()
+    load = one.postgres.hold_reply("load")
+    refresh = stage.spawn(one.cache.read(KEY, refresh=True))
+    await load.arrival()
+    await stage.write(two)
+    load.open()
+    await refresh
+    await stage.finds(one, 2, Status.HIT)
+
+
+async def absence_arrives_after_a_creation(stage: Stage[Member]) -> None:
+    """A reader leases and finds no row; a writer creates it and publishes; the reader fills."""
+    one, two = await stage.member(), await stage.member()
+    assert await one.audit()
+    fill = one.redis.hold("publish")
+    reader = stage.spawn(stage.read(one))
+    await fill.arrival()
+    await stage.write(two)
+    fill.open()
+    await reader
+    await stage.read(two)
+
+
+async def publish_arrives_after_an_eviction(stage: Stage[Member]) -> None:
+    """As before, and the newer state was evicted before the older one arrives."""
+    one, two = await stage.trusted()
+    publish = one.redis.hold("publish")
+    first = stage.spawn(stage.write(one))
+    await publish.arrival()
+    await stage.write(two)
+    await stage.evict()
+    publish.open()
+    await first
+    await stage.read(one)
+
+
+async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
+    """A reader leases and loads; a writer commits and publishes; the reader fills."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    fill = one.redis.hold("publish")
+    reader = stage.spawn(stage.read(one))
+    await fill.arrival()
+    await stage.write(two)
+    fill.open()
+    await reader
+    await stage.read(two)
+
+
+async def fill_arrives_on_another_readers_lease(stage: Stage[Member]) -> None:
+    """A reader leases and loads; a writer commits; the slot is evicted and leased by another reader; the first one fills."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    fill = one.redis.hold("publish")
+    reader = stage.spawn(stage.read(one))
+    await fill.arrival()
+    await stage.write(two)
+    await two.cache.drop(KEY)
+    load = two.postgres.hold("load")
+    other = stage.spawn(stage.read(two))
+    await load.arrival()
+    fill.open()
+    await reader
+    await stage.read(await stage.member())
+    load.open()
+    await other
+
+
+async def lease_waits_for_a_write(stage: Stage[Member]) -> None:
+    """A reader's lease is held up while a writer commits and publishes and the slot is evicted."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    lease = one.redis.hold("lease")
+    reader = stage.spawn(stage.read(one))
+    await lease.arrival()
+    await stage.write(two)
+    await asyncio.sleep(0.1)  # what the writer began to load by itself has filled the slot by now
+    await two.cache.drop(KEY)
+    lease.open()
+    await reader
+    await stage.read(two)
+
+
+async def lease_arrives_late(stage: Stage[Member]) -> None:
+    """A reader's lease has no answer and arrives after a writer's publish; then the reader's publish arrives."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    lease = one.redis.lose("lease")
+    fill = one.redis.hold("publish")
+    reader = stage.spawn(stage.read(one))
+    await asyncio.sleep(0.1)  # a reader without a token has its answer by now, and publishes nothing
+    await stage.write(two)
+    await two.cache.drop(KEY)
+    await lease.land()
+    fill.open()
+    await reader
+    await stage.read(two)
+
+
+async def lease_is_repeated(stage: Stage[Member]) -> None:
+    """A reader's lease has no answer; whatever is sent after it, the first one lands when a writer has published."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    lease = one.redis.lose("lease")
+    fill = one.redis.hold("publish")
+    reader = stage.spawn(stage.read(one))
+    await asyncio.sleep(0.1)
+    await stage.write(two)
+    await lease.land()
+    fill.open()
+    await reader
+    await stage.read(two)
+
+
+async def load_under_way_during_a_write(stage: Stage[Member]) -> None:
+    """A load is under way, its state already read; a writer is acknowledged; the next read of that process begins."""
+    one, two = await stage.trusted()
+    await one.cache.drop(KEY)
+    fill = one.redis.hold("publish")
+    early = stage.spawn(stage.read(one))
+    await fill.arrival()
+    await stage.write(two)
+    late = stage.spawn(stage.read(one))
+    await asyncio.sleep(0.1)
+    fill.open()
+    await early
+    await late
+
+
+async def read_under_way_during_a_write(stage: Stage[Member]) -> None:
+    """A read's reply is on its way; a writer is acknowledged; the next read of that process begins."""
+    one, two = await stage.trusted()
+    await stage.read(one)
+    reply = one.redis.hold_reply("read")
+    early = stage.spawn(stage.read(one))
+    await reply.arrival()
+    await stage.write(two)
+    late = stage.spawn(stage.read(one))
+    await asyncio.sleep(0.1)
+    reply.open()
+    await early
+    await late
+
+
+async def absence_is_handed_on_before_a_write(stage: Stage[Member]) -> None:
+    """A hot read hands a cached absence on; a writer creates the row; the slot is emptied and read again."""
+    one, two = await stage.member(), await stage.member()
+    assert await one.audit()
+    await stage.read(one)
+    await stage.read(one)
+    await stage.write(two)
+    await one.cache.drop(KEY)
+    await stage.read(one)
+
+
+async def writer_dies_before_its_publish(stage: FakeStage) -> None:
+    """A writer commits and dies; its client repeats the write elsewhere, where it is known to be done."""
+    # On the fakes alone: what a retry is known by is the catalogue's business, tests/products/test_idempotency.py has it.
+    one, two = await stage.trusted()
+    publish = two.redis.hold("publish")
+    stage.spawn(stage.write(two, mark="key 1"))
+    await publish.arrival()
+    await stage.write(one, mark="key 1")
+    await stage.read(one)
+
+
+async def another_writes_the_same(stage: Stage[Member]) -> None:
+    """A writer commits and dies; somebody else wants the same, and finds nothing left to change."""
+    one, two = await stage.trusted()
+    publish = two.redis.hold("publish")
+    stage.spawn(stage.write(two, content="said twice"))
+    await publish.arrival()
+    await stage.write(one, content="said twice")
+    await stage.finds(one, 2, Status.HIT)
+
+
+async def settling_without_the_database(stage: Stage[Member]) -> None:
+    """A publish is lost, and the audit row cannot be read."""
+    one, two = await stage.trusted()
+    two.redis.lose("publish")
+    two.postgres.lose("standing", times=1_000)
+    await stage.write(two)
+    await stage.read(one)
+
+
+async def slot_of_an_epoch_that_ended(stage: Stage[Member]) -> None:
+    """An epoch ends; the first write of the next one is settled without reaching the slot; then an audit begins clean."""
+    one, two = await stage.trusted()
+    await stage.write(two)
+    await stage.truncate()
+    two.redis.lose("publish")
+    await stage.write(two)
+    await trusted_again(one)
+    await stage.read(one)
+
+
+async def publish_onto_a_slot_of_an_epoch_that_ended(stage: Stage[Member]) -> None:
+    """An epoch ends and an audit begins clean; then the first write of the new epoch, of a lower version, is published."""
+    one, two = await stage.trusted()
+    await stage.write(two)
+    await stage.truncate()
+    await trusted_again(one)
+    await stage.write(two)
+    await stage.read(one)
