@@ -94,12 +94,12 @@ chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINU
 
 ROUNDS ?= 5
 SECONDS ?= 3
-bench: $(STAMP) ## race against others, measure, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
+bench: $(STAMP) ## contest against others, measure, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 # The default of MINUTES above is that of the outages.
 soak: $(STAMP) ## ten minutes of mixed load for each of two catalogues, and whether memory grows: make soak [MINUTES=10]
-	@$(BIN)/python -m benchmarks.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
+	@$(BIN)/python -m benchmarks.steady.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
 
 # Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -108,9 +108,9 @@ LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 -
 lock: ## renew the lock files from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock needs uv (a Python package of that name)" >&2; exit 1; }
 	@$(LOCK) --output-file requirements.txt
-	@$(LOCK) --group run --extra embedded --output-file requirements-run.txt
-	@$(LOCK) --group dev --extra embedded --output-file requirements-dev.txt
-	@$(LOCK) --group ci --extra embedded --output-file requirements-ci.txt
+	@$(LOCK) --group run --extra private-servers --output-file requirements-run.txt
+	@$(LOCK) --group dev --extra private-servers --output-file requirements-dev.txt
+	@$(LOCK) --group ci --extra private-servers --output-file requirements-ci.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
 
 resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)

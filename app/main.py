@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app.api.application import build
 from app.api.metrics import RequestStats
 from app.api.state import STATE, Larder
-from app.api.tallies import Tallies
+from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
@@ -23,7 +23,7 @@ from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
-from app.products.housekeeping import Housekeeping
+from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
@@ -34,18 +34,18 @@ _log = logging.getLogger("larder")
 Limits = TypeVar("Limits", CacheConfig, Lifetimes, WriteLimits)
 
 
-def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
+def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastAPI:
     """Make the application. Its connections are opened when it starts, and closed when it stops.
 
     Args:
         settings: the settings that it runs with.
-        tallies: those of all workers, if there are several on this address.
+        shared: the metrics of all workers, if there are several on this address.
     """
     requests = RequestStats()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
-        async with running(settings, requests, tallies) as larder:
+        async with running(settings, requests, shared) as larder:
             app.state.larder = larder
             yield {STATE: larder}
 
@@ -54,7 +54,7 @@ def create_app(settings: Settings, tallies: Tallies | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, requests: RequestStats | None = None, tallies: Tallies | None = None
+    settings: Settings, requests: RequestStats | None = None, shared: SharedMetrics | None = None
 ) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP."""
     stats = Stats()
@@ -84,13 +84,13 @@ async def running(
         await audit.attempt()  # so that the first reads find a fence, if Redis can be reached
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
-        housekeeping = Housekeeping(
+        pruner = AnswerPruner(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
-        await opened.enter_async_context(_in_background("housekeeping", housekeeping.run()))
-        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), tallies)
-        if tallies is not None:
-            await opened.enter_async_context(_in_background("tally", tallies.keep(larder.tally)))
+        await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
+        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), shared)
+        if shared is not None:
+            await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
         yield larder
 
 

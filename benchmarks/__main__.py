@@ -1,7 +1,6 @@
 """``python -m benchmarks``: every benchmark that there is, one after the other, then the report. `make bench` calls it."""
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import time
@@ -10,30 +9,28 @@ from benchmarks import report
 from benchmarks.results import DIRECTORY
 from tests.outages.cluster import ROOT
 
-RACES = ("reads", "trace", "ycsb", "writes")
+CONTESTS = ("reads", "trace", "ycsb", "writes")
 """They take the options."""
-OTHERS = ("latency", "headline", "components")
+STEADY = ("latency", "headline", "components")
 
 
 def main() -> int:
     """Do it; the exit status is 1 when one of them did not come to a result. A missed target is a result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of each race (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=3, help="of each measured run of a race (%(default)s)")
-    parser.add_argument("--trace", help="accesses as an xz of big-endian int32 keys, for the race along a trace")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=(*RACES, *OTHERS), help="these alone")
+    parser.add_argument("--rounds", type=int, default=5, help="of each contest (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measured run of a contest (%(default)s)")
+    parser.add_argument("--trace", help="accesses as an xz of big-endian int32 keys, for the contest along a trace")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=(*CONTESTS, *STEADY), help="these alone")
     given = parser.parse_args()
     options = ["--rounds", str(given.rounds), "--seconds", str(given.seconds)]
     began, failed = time.monotonic(), []
-    for name in given.only or (*RACES, *OTHERS):
-        if importlib.util.find_spec(f"benchmarks.{name}") is None:
-            print(f"\n== {name}: not there, not run", flush=True)
-            continue
+    for name in given.only or (*CONTESTS, *STEADY):
         print(f"\n== {name}, after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         result = DIRECTORY / f"{name}.json"
         result.unlink(missing_ok=True)
         trace = ["--trace", given.trace] if given.trace and name == "trace" else []
-        command = [sys.executable, "-m", f"benchmarks.{name}", *(options if name in RACES else []), *trace]
+        module = f"benchmarks.contest.{name}" if name in CONTESTS else f"benchmarks.steady.{name}"
+        command = [sys.executable, "-m", module, *(options if name in CONTESTS else []), *trace]
         subprocess.run(command, check=False, cwd=ROOT, stdin=subprocess.DEVNULL)
         if not result.exists():
             failed.append(name)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from app.embedded import PostgresServer, RedisServer, ServerDirectory, start_postgres, start_redis
+from app.private_servers import PostgresServer, RedisServer, ServerDirectory, start_postgres, start_redis
 
 SALES = (sys.executable, "-m", "benchmarks.sales")
 LARDER = str(Path(sys.executable).with_name("larder"))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.embedded.binaries import postgres_directory, redis_program
+from app.private_servers.binaries import postgres_directory, redis_program
 
 _LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "sqlalchemy", "psycopg", "redis", "hiredis", "pydantic")
 _PEERS = ("cashews", "fastapi-cache2")

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 import redis.asyncio
 
-from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
+from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.servers import create_database, drop_database, know_history, new_name, session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.

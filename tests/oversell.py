@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import httpx
 import psycopg
 
-from app.embedded import start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import start_postgres, start_redis
 from tests.harness.servers import session_directory
 
 _PROGRAM = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main())", "serve")

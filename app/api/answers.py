@@ -12,10 +12,10 @@ from starlette.responses import Response
 from app.api.body import JSON
 from app.api.models import ID_RULE
 from app.api.problems import MEDIA_TYPE, Fault, invalid
+from app.products.commands import Change, Effect
 from app.products.idempotency import Answer
 from app.products.payload import product_payload
 from app.products.product import ID_PATTERN, Product, is_product_id
-from app.products.service import Written
 
 REVALIDATE = "no-cache"
 """Whoever keeps a product must ask before using it again; else a browser's or a proxy's copy would be the past."""
@@ -45,33 +45,39 @@ def entity_tag(version: int) -> str:
     return f'"{version}"'
 
 
-def written(product: Product, *, created: bool = False) -> Answer:
-    """Answer a write with the product as it left it; a new one with where it is."""
-    location = f"/products/{quote(product.id, safe=':')}" if created else None
-    return Answer(201 if created else 200, product_payload(product), entity_tag(product.version), location)
-
-
-def document(value: object) -> Answer:
-    """Answer a write with what is not one product."""
-    return Answer(200, json.dumps(value, separators=(",", ":")).encode())
-
-
-def product_of(written: Written) -> Product:
+def product_of(effect: Effect) -> Product:
     """Give the product of a write that leaves one."""
-    assert isinstance(written.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
-    return written.row
+    assert isinstance(effect.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
+    return effect.row
 
 
-def told(answer: Answer) -> Response:
-    """Give the response that tells an answer, the first time and again."""
-    refused = answer.status >= HTTPStatus.BAD_REQUEST
-    headers = {"Cache-Control": REVALIDATE if answer.etag and not refused else KEEP_NOT}
-    headers |= {name: value for name, value in (("ETag", answer.etag), ("Location", answer.location)) if value}
+def render_product(effects: Sequence[Effect]) -> Answer:
+    """Answer a write of one product with the product as it left it; a new one with where it is."""
+    product = product_of(effects[0])
+    tag = entity_tag(product.version)
+    if effects[0].change is Change.CREATED:
+        return Answer(HTTPStatus.CREATED, product_payload(product), tag, f"/products/{quote(product.id, safe=':')}")
+    return Answer(HTTPStatus.OK, product_payload(product), tag)
+
+
+def render_document(value: object) -> Answer:
+    """Answer a write with what is not one product."""
+    return Answer(HTTPStatus.OK, json.dumps(value, separators=(",", ":")).encode())
+
+
+def response_of(answer: Answer) -> Response:
+    """Give the response that carries an answer, the first time and again."""
+    refused = answer.code >= HTTPStatus.BAD_REQUEST
+    headers = {"Cache-Control": REVALIDATE if answer.version_tag and not refused else KEEP_NOT}
+    if answer.version_tag:
+        headers["ETag"] = answer.version_tag
+    if answer.location:
+        headers["Location"] = answer.location
     media_type = MEDIA_TYPE if refused else JSON if answer.body else None
-    return Response(answer.body, answer.status, headers, media_type)
+    return Response(answer.body, answer.code, headers, media_type)
 
 
-def joined(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
+def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
     """Answer ``{name: [items…], rest: value}``, the items as the bytes they are."""
     head, tail = f'{{"{name}":['.encode(), f'],"{rest}":{json.dumps(value)}}}'.encode()
     return Response(head + b",".join(items) + tail, 200, {"Cache-Control": KEEP_NOT} | headers, JSON)

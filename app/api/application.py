@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import FastAPI
 
-from app.api import cache_entries, catalogue, health, idempotency, pages, problems, products, stock
+from app.api import cache_entries, catalogue, health, pages, problems, products, stock
 from app.api.edge import Edge
 from app.api.metrics import RequestStats
 from app.api.openapi import LarderApi
@@ -34,7 +34,6 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     problems.install(app)
-    idempotency.install(app)
     for part in (stock, products, catalogue, cache_entries, health):
         # As they are: a router that is included asks its routes twice which of them is meant.
         app.router.routes.extend(part.router.routes)

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from app.api.models import RequestModel, Rows
 from app.api.problems import MAX_FAULTS, Fault, Problem, invalid
 from app.api.state import larder_of
 from app.api.structure import MAX_VALUES, has_too_many_values
@@ -42,7 +43,8 @@ _SENTENCES = {
 }
 _CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
 
-M = TypeVar("M", bound=BaseModel)
+Body = TypeVar("Body", bound=RequestModel | None)
+Model = TypeVar("Model", bound=RequestModel)
 
 
 class _Excess:
@@ -147,14 +149,14 @@ def parse_json(body: bytes) -> object:
     raise Problem("malformed-json", f"The body cannot be read as JSON: {cause}. Nothing was changed. Send one JSON object.")
 
 
-async def json_body(request: Request, *accepted: str) -> Json:
-    """Read and parse a body declared as JSON, or as one of the media types ``accepted`` when there are any.
+async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> Json:
+    """Read and parse a body declared as one of the media types.
 
     Raises:
         Problem: 413, 415, 400, in this order.
     """
     body = await read_body(request, larder_of(request).settings.body_limit_bytes)
-    check_media_type(request, accepted or (JSON,))
+    check_media_type(request, media_types)
     return Json(await _parse_large(request, body) if len(body) > _LARGE else parse_json(body), body)
 
 
@@ -180,7 +182,7 @@ def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def faults_of(model: type[M], value: object, at: Sequence[str | int] = ()) -> M | list[Fault]:
+def faults_of(model: type[Model], value: object, at: Sequence[str | int] = ()) -> Model | list[Fault]:
     """Check ``value``, found at the path ``at`` of a body: the checked model, or what is wrong with it."""
     if value is _EXCESS:
         return [Fault(f"has more than {MAX_VALUES} values, members and items of all levels; no request takes so many", "#")]
@@ -195,40 +197,35 @@ def faults_of(model: type[M], value: object, at: Sequence[str | int] = ()) -> M 
         return [Fault(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
 
 
-def check(model: type[M], value: object) -> M:
+def check(model: type[Model], value: object) -> Model:
     """Check a whole body.
 
     Raises:
         Problem: 422.
     """
+    rows = value.get(model.rows.name) if model.rows and isinstance(value, dict) else None
+    if model.rows and isinstance(value, dict) and isinstance(rows, list):
+        return _check_rows(model, model.rows, value, rows)
     checked = faults_of(model, value)
     if isinstance(checked, list):
         raise invalid(checked)
     return checked
 
 
-def check_rows(model: type[M], value: object, name: str, row_model: type[BaseModel], most: int) -> M:
-    """Check a whole body whose member ``name`` holds up to ``most`` rows of one model.
-
-    The rows' faults are looked for only until there are more than an answer lists.
-
-    Raises:
-        Problem: 422.
-    """
-    rows = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(rows, list):
-        return check(model, value)
-    wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[:most]]
+def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: Sequence[object]) -> Model:
+    wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[: kind.most]]
     narrowed = (
-        value if True not in wide else value | {name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
+        value
+        if True not in wide
+        else value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
     )
     checked = faults_of(model, narrowed)
     if not isinstance(checked, list):
         return checked
     faults: list[Fault] = []
-    for index, row in enumerate(rows[:most]):
-        found = faults_of(row_model, row, (name, index))
+    for index, row in enumerate(rows[: kind.most]):
+        found = faults_of(kind.model, row, (kind.name, index))
         faults += found if isinstance(found, list) else []
         if len(faults) > MAX_FAULTS:
             break
-    raise invalid([*faults, *(fault for fault in checked if not fault.pointer.startswith(f"#/{name}/"))])
+    raise invalid([*faults, *(fault for fault in checked if not fault.pointer.startswith(f"#/{kind.name}/"))])

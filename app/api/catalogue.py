@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import document, joined, product_of, told, written
-from app.api.body import check, faults_of, json_body
+from app.api.answers import json_list, render_document, render_product
+from app.api.body import faults_of
 from app.api.direct import direct_router
-from app.api.headers import LISTED, cache_status_of_many, refuse_conditions, wish
-from app.api.idempotency import Asker
+from app.api.headers import LISTED, cache_status_of_many, wish
 from app.api.models import Batch, NewProduct, WholeProduct
 from app.api.openapi import (
     BATCH_EXAMPLE,
@@ -25,11 +25,14 @@ from app.api.openapi import (
 )
 from app.api.paging import Listed, Named, product_query
 from app.api.problems import MAX_FAULTS, Problem, invalid
-from app.api.state import Catalogue, larder_of, products_of
+from app.api.state import larder_of, products_of
+from app.api.writing import write_request
 from app.cache.ports import Value
+from app.products import commands
+from app.products.commands import Effect
 from app.products.idempotency import Answer
 from app.products.product import Draft, is_product_id, new_product_id
-from app.products.service import Written
+from app.products.service import Products
 
 router = direct_router("products")
 _MAX_BATCH_FAULTS = 1_000
@@ -58,11 +61,11 @@ async def list_products(request: Request) -> Response:
         reads = await products.get_many(query.ids, refresh=wished.refresh, stale_s=wished.stale_s)
         found = [read.state.payload for read in reads if isinstance(read.state, Value)]
         missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
-        return joined("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
+        return json_list("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
     return await _page(query, products)
 
 
-async def _page(query: Listed, products: Catalogue) -> Response:
+async def _page(query: Listed, products: Products) -> Response:
     page = await products.list_page(
         limit=query.limit, after=query.after, prefix=query.prefix, below_reorder_point=query.below_reorder_point
     )
@@ -71,7 +74,7 @@ async def _page(query: Listed, products: Catalogue) -> Response:
     if page.next is not None:
         cursor = query.cursor(page.next)
         headers["Link"] = query.next_link(cursor)
-    return joined("items", page.items, "next", cursor, headers)
+    return json_list("items", page.items, "next", cursor, headers)
 
 
 @router.post(
@@ -85,15 +88,8 @@ async def _page(query: Listed, products: Catalogue) -> Response:
 )
 async def create_product(request: Request) -> Response:
     """Create; the id is made here when it was left out, and a retry is told the id that was made first."""
-    sent = await json_body(request)
-    refuse_conditions(request)
-    asker = Asker(request)
-    new = check(NewProduct, sent.value)
-    return told(_created([await products_of(request).create(new.draft(), asker.asking(_created, sent.content))]))
-
-
-def _created(done: Sequence[Written]) -> Answer:
-    return written(product_of(done[0]), created=True)
+    sent = await write_request(request, NewProduct)
+    return await sent.answer(commands.Create(sent.body.draft()), render_product)
 
 
 @router.post(
@@ -110,23 +106,20 @@ def _created(done: Sequence[Written]) -> Answer:
 )
 async def batch_products(request: Request) -> Response:
     """Check each item, write the good ones together, and answer for each in its place."""
-    sent = await json_body(request)
-    refuse_conditions(request)
-    asker = Asker(request)
-    items = check(Batch, sent.value).items
+    sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
-        checked = await _checked(items)
+        checked = await _checked(sent.body.items)
     drafts = [item.draft for item in checked if item.draft is not None]
+    return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 
-    def tell(done: Sequence[Written]) -> Answer:
-        results = iter(done)
-        listed = [
-            _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(results))
-            for index, item in enumerate(checked)
-        ]
-        return document({"results": listed})
 
-    return told(tell(await products_of(request).upsert(drafts, asker.asking(tell, sent.content))))
+def _render_batch(items: "Sequence[_Item]", effects: Sequence[Effect]) -> Answer:
+    accepted = iter(effects)
+    results = [
+        _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(accepted))
+        for index, item in enumerate(items)
+    ]
+    return render_document({"results": results})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +170,5 @@ def _refused(index: int, item: _Item) -> dict[str, object]:
     return {"index": index, "id": item.id, "outcome": "refused", "problem": problem}
 
 
-def _accepted(index: int, draft: Draft, answer: Written) -> dict[str, object]:
-    return {"index": index, "id": draft.id, "outcome": answer.change.value, "version": answer.row.version}
+def _accepted(index: int, draft: Draft, effect: Effect) -> dict[str, object]:
+    return {"index": index, "id": draft.id, "outcome": effect.change.value, "version": effect.row.version}

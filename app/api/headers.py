@@ -21,6 +21,11 @@ _DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[
 MAX_TAGS_LENGTH = 8_192
 """Most characters of If-Match or If-None-Match: some four hundred of our tags."""
 _STALE_MAX_S = 31_536_000
+_KEY = "Idempotency-Key"
+MAX_KEY_LENGTH = 255
+_BARE_KEY = re.compile(r"[!#-~][ -~]*")
+_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_ESCAPED = re.compile(r"\\(.)")
 
 _STATUS = {
     Status.HIT: "larder; hit",
@@ -125,12 +130,12 @@ def write_condition(request: Request) -> Precondition:
     if match is None:
         return Precondition(create_only=True) if none_match else ALWAYS
     return Precondition(
-        if_match=None if match.anything else match.strong, any_version=match.anything, create_only=none_match is not None
+        versions=None if match.anything else match.strong, any_version=match.anything, create_only=none_match is not None
     )
 
 
-def refuse_conditions(request: Request) -> None:
-    """Refuse preconditions where there is no single product that they could be about.
+def refuse_conditions(request: Request) -> Precondition:
+    """Refuse preconditions where there is no single product that they could be about; return the one that always holds.
 
     Raises:
         Problem: 400.
@@ -138,6 +143,32 @@ def refuse_conditions(request: Request) -> None:
     for name in ("If-Match", "If-None-Match"):
         if name in request.headers:
             raise malformed(name, "has no product to be compared with on this operation.")
+    return ALWAYS
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Read the key, bare or as a quoted string (RFC 8941, 3.3.3); ``None`` when none was sent.
+
+    Raises:
+        Problem: 400, the header is repeated, or no key.
+    """
+    lines = request.headers.getlist(_KEY)
+    if not lines:
+        return None
+    if len(lines) > 1:
+        raise malformed(_KEY, "was sent more than once.")
+    text = lines[0].strip(" \t")
+    if len(text) > 2 * MAX_KEY_LENGTH + 2:  # every character escaped, and the quotes
+        raise malformed(_KEY, f"must have 1 to {MAX_KEY_LENGTH} characters.")
+    if quoted := _QUOTED_KEY.fullmatch(text):
+        key = _ESCAPED.sub(r"\1", quoted[1])
+    elif _BARE_KEY.fullmatch(text):
+        key = text
+    else:
+        raise malformed(_KEY, f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters, bare or as one quoted string.")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise malformed(_KEY, f"must have 1 to {MAX_KEY_LENGTH} characters.")
+    return key
 
 
 def wish(request: Request) -> Wish:

@@ -53,5 +53,5 @@ async def metrics(request: Request) -> Response:
     """Write the counters of this address, of all its workers."""
     larder = larder_of(request)
     own = larder.tally()
-    total = own if larder.tallies is None else larder.tallies.total(own)
+    total = own if larder.shared_metrics is None else larder.shared_metrics.total(own)
     return Response(render(total), 200, _HEADERS, CONTENT_TYPE)

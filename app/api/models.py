@@ -1,7 +1,8 @@
 """The shapes of requests and answers. Requests are checked against theirs; the answers' shapes only document bytes."""
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
@@ -82,11 +83,24 @@ Ignored = Annotated[
 ]
 
 
-class _Request(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A member of a request that holds rows of one model."""
+
+    name: str
+    model: "type[RequestModel]"
+    most: int
+
+
+class RequestModel(BaseModel):
+    """Base of every request's body."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+    rows: ClassVar[Rows | None] = None
+    """The member whose rows are checked one by one, until they have more faults than an answer lists."""
 
 
-class NewProduct(_Request):
+class NewProduct(RequestModel):
     """A product to create."""
 
     id: Id = Field(default_factory=str, description="made by the service, in the order of time, when left out")
@@ -100,7 +114,7 @@ class NewProduct(_Request):
         return Draft(self.id or new_product_id(), self.name, self.price_cents, self.stock, self.reorder_point)
 
 
-class WholeProduct(_Request):
+class WholeProduct(RequestModel):
     """A whole product, as a GET gives it."""
 
     id: Id = Field(default_factory=str, description="if given, the id in the path")
@@ -122,7 +136,7 @@ class WholeProduct(_Request):
         return Draft(product_id, self.name, self.price_cents, stock, self.reorder_point)
 
 
-class ProductPatch(_Request):
+class ProductPatch(RequestModel):
     """A merge patch: what is left out stays; null sets ``reorder_point`` back to 0."""
 
     name: Name = Field(default_factory=str)
@@ -139,14 +153,14 @@ class ProductPatch(_Request):
         )
 
 
-class StockCount(_Request):
+class StockCount(RequestModel):
     """A physical count."""
 
     stock: Quantity
     reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of the count")
 
 
-class StockAdjustment(_Request):
+class StockAdjustment(RequestModel):
     """Units to add to one product's stock, or to take from it."""
 
     delta: Delta
@@ -154,22 +168,23 @@ class StockAdjustment(_Request):
     reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
 
 
-class AdjustmentLine(_Request):
+class AdjustmentLine(RequestModel):
     """One line of an adjustment of several products."""
 
     product_id: Id
     delta: Delta
 
 
-class StockAdjustments(_Request):
+class StockAdjustments(RequestModel):
     """Units to add and to take: all lines, or none. A product may stand in several lines; their sum is what is checked."""
 
+    rows: ClassVar = Rows("lines", AdjustmentLine, MAX_LINES)
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
     reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
 
 
-class Batch(_Request):
+class Batch(RequestModel):
     """Products to create or replace; each item is checked by itself."""
 
     items: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, description="each a whole product")]

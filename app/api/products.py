@@ -1,15 +1,15 @@
 """One product: read, replace, change, delete."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import REVALIDATE, ProductId, entity_tag, legal, product_of, told, written
-from app.api.body import JSON, MERGE_PATCH, check, json_body
+from app.api.answers import REVALIDATE, ProductId, entity_tag, legal, render_product
+from app.api.body import JSON, MERGE_PATCH
 from app.api.direct import direct_router
-from app.api.headers import cache_status, read_conditions, wish, write_condition
-from app.api.idempotency import Asker
+from app.api.headers import cache_status, read_conditions, wish
 from app.api.models import ProductPatch, WholeProduct
 from app.api.openapi import (
     DELETED,
@@ -25,9 +25,11 @@ from app.api.openapi import (
 )
 from app.api.problems import Fault, invalid, no_product, precondition_failed
 from app.api.state import products_of, reading_of
+from app.api.writing import bodiless_request, write_request
 from app.cache.ports import Value
+from app.products import commands
+from app.products.commands import Effect
 from app.products.idempotency import Answer
-from app.products.service import Change, Written
 
 router = direct_router("products")
 
@@ -79,18 +81,10 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
 )
 async def put_product(request: Request, product_id: ProductId) -> Response:
     """Create or replace; 201 when there was none."""
-    sent = await json_body(request)
-    condition, asker = write_condition(request), Asker(request)
-    legal(product_id)
-    whole = check(WholeProduct, sent.value)
-    if whole.id and whole.id != product_id:
+    sent = await write_request(request, WholeProduct, product_id)
+    if sent.body.id and sent.body.id != product_id:
         raise invalid([Fault("must be the id in the path; a product cannot be renamed", "#/id")])
-    done = await products_of(request).put(whole.draft(product_id), condition, asker.asking(_replaced, sent.content))
-    return told(_replaced([done]))
-
-
-def _replaced(done: Sequence[Written]) -> Answer:
-    return written(product_of(done[0]), created=done[0].change is Change.CREATED)
+    return await sent.answer(commands.Put(sent.body.draft(product_id), sent.condition), render_product)
 
 
 @router.patch(
@@ -104,12 +98,8 @@ def _replaced(done: Sequence[Written]) -> Answer:
 )
 async def patch_product(request: Request, product_id: ProductId) -> Response:
     """Change the fields given; with none, or with what they are, nothing changes and the version stays."""
-    sent = await json_body(request, MERGE_PATCH, JSON)
-    condition, asker = write_condition(request), Asker(request)
-    legal(product_id)
-    patch = check(ProductPatch, sent.value).patch()
-    done = await products_of(request).patch(product_id, patch, condition, asker.asking(_replaced, sent.content))
-    return told(_replaced([done]))
+    sent = await write_request(request, ProductPatch, product_id, (MERGE_PATCH, JSON))
+    return await sent.answer(commands.merge_patch(product_id, sent.body.patch(), sent.condition), render_product)
 
 
 @router.delete(
@@ -127,11 +117,10 @@ async def patch_product(request: Request, product_id: ProductId) -> Response:
     openapi_extra=body("", None, conditional=True),
 )  # fmt: skip
 async def delete_product(request: Request, product_id: ProductId) -> Response:
-    """Delete."""
-    condition, asker = write_condition(request), Asker(request)
-    legal(product_id)
-    return told(_deleted([await products_of(request).delete(product_id, condition, asker.asking(_deleted))]))
+    """Delete the product."""
+    sent = bodiless_request(request, product_id)
+    return await sent.answer(commands.delete(product_id, sent.condition), _render_deletion)
 
 
-def _deleted(_done: Sequence[Written]) -> Answer:
-    return Answer(204, b"")
+def _render_deletion(_effects: Sequence[Effect]) -> Answer:
+    return Answer(HTTPStatus.NO_CONTENT, b"")

@@ -1,82 +1,17 @@
-"""What the endpoints are given: the service behind a protocol, and typed ways to reach it from a request."""
+"""The running service as the endpoints see it, and how they reach it from a request."""
 
 import asyncio
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import Request
 
 from app.api.metrics import RequestStats, StoreHealth, Tally
-from app.api.tallies import Tallies
+from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
-from app.cache.write_through import Peeked, Read
-from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Patch, Position, Precondition, Reason
-from app.products.service import ANYHOW, Asking, LedgerPage, Page, Written
+from app.products.service import Products
 from app.settings import Settings
-
-
-class Catalogue(Protocol):
-    """The use cases as the endpoints call them; ``app.products.service.Products`` is the real one."""
-
-    async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
-        """Read one product through the cache, from ``reading`` on if ``peek`` gave one for this request."""
-
-    def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
-        """Give ``then`` the product if the cache holds and proves it; else what ``get`` can go on from."""
-
-    async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
-        """Read products through the cache, in the order of ``ids``, which has no repeats."""
-
-    async def list_page(
-        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
-    ) -> Page:
-        """Read a page of the list from the source."""
-
-    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
-        """Add a product."""
-
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Create or replace a product."""
-
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Change some fields of a product."""
-
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Delete a product."""
-
-    async def count(
-        self,
-        product_id: str,
-        stock: int,
-        condition: Precondition = ALWAYS,
-        reference: str | None = None,
-        asking: Asking = ANYHOW,
-    ) -> Written:
-        """Set a product's stock to what was counted."""
-
-    async def adjust(
-        self,
-        lines: Sequence[Line],
-        reason: Reason,
-        reference: str | None = None,
-        condition: Precondition = ALWAYS,
-        asking: Asking = ANYHOW,
-    ) -> Sequence[Written]:
-        """Add to and take from stocks, all lines or none; an answer for each product, in the order first named."""
-
-    async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
-        """Read a page of one product's ledger, newest first."""
-
-    async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
-        """Read a page of what happened under one reference, newest first."""
-
-    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
-        """Create or replace products, all in one transaction; the ids have no repeats."""
-
-    async def drop(self, product_id: str) -> None:
-        """Empty a product's slot in the cache."""
 
 
 class Pingable(Protocol):
@@ -97,13 +32,13 @@ class Larder:
     """The running service as its endpoints see it; the composition root puts it into ``app.state.larder``."""
 
     settings: Settings
-    products: Catalogue
+    products: Products
     source: Pingable
     store: StoreHealth
     stats: Stats
     requests: RequestStats
-    tallies: Tallies | None = None
-    """Those of all workers; ``None`` when this process is alone on its address."""
+    shared_metrics: SharedMetrics | None = None
+    """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
 
@@ -118,7 +53,7 @@ def larder_of(request: Request) -> Larder:
     return larder
 
 
-def products_of(request: Request) -> Catalogue:
+def products_of(request: Request) -> Products:
     """Give the running service's use cases."""
     return larder_of(request).products
 

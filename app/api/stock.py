@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import ProductId, document, entity_tag, joined, legal, product_of, told, written
-from app.api.body import check, check_rows, json_body
+from app.api.answers import ProductId, entity_tag, json_list, legal, product_of, render_document, render_product
 from app.api.direct import direct_router
-from app.api.headers import LISTED, refuse_conditions, write_condition
-from app.api.idempotency import Asker
+from app.api.headers import LISTED
 from app.api.ledger_paging import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
-from app.api.models import MAX_LINES, AdjustmentLine, StockAdjustment, StockAdjustments, StockCount
+from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
     ADJUSTED_LINES,
@@ -26,10 +26,13 @@ from app.api.openapi import (
     body,
 )
 from app.api.state import products_of
+from app.api.writing import write_request
+from app.products import commands
+from app.products.commands import Effect
 from app.products.idempotency import Answer
 from app.products.payload import movement_fields, product_payload
 from app.products.product import Line, Reason
-from app.products.service import LedgerPage, Written
+from app.products.service import LedgerPage
 
 router = direct_router("stock")
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "internal-error")
@@ -49,16 +52,10 @@ _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "inte
 )
 async def put_stock(request: Request, product_id: ProductId) -> Response:
     """Set the stock."""
-    sent = await json_body(request)
-    condition, asker = write_condition(request), Asker(request)
-    legal(product_id)
-    count = check(StockCount, sent.value)
-    asking = asker.asking(_counted, sent.content)
-    return told(_counted([await products_of(request).count(product_id, count.stock, condition, count.reference, asking)]))
-
-
-def _counted(done: Sequence[Written]) -> Answer:
-    return written(product_of(done[0]))
+    sent = await write_request(request, StockCount, product_id)
+    return await sent.answer(
+        commands.set_stock(product_id, sent.body.stock, sent.condition, sent.body.reference), render_product
+    )
 
 
 @router.post(
@@ -78,21 +75,19 @@ def _counted(done: Sequence[Written]) -> Answer:
 )
 async def adjust_stock(request: Request, product_id: ProductId) -> Response:
     """Adjust one product."""
-    sent = await json_body(request)
-    condition, asker = write_condition(request), Asker(request)
-    legal(product_id)
-    wanted = check(StockAdjustment, sent.value)
-    lines = [Line(product_id, wanted.delta)]
-    asking = asker.asking(_adjusted, sent.content)
-    done = await products_of(request).adjust(lines, Reason(wanted.reason), wanted.reference, condition, asking)
-    return told(_adjusted(done))
+    sent = await write_request(request, StockAdjustment, product_id)
+    lines = [Line(product_id, sent.body.delta)]
+    return await sent.answer(
+        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference, sent.condition), _render_adjustment
+    )
 
 
-def _adjusted(done: Sequence[Written]) -> Answer:
-    product = product_of(done[0])
-    [movement] = done[0].movements()
+def _render_adjustment(effects: Sequence[Effect]) -> Answer:
+    [effect] = effects
+    product, [movement] = product_of(effect), effect.movements()
     entry = json.dumps(movement_fields(movement), separators=(",", ":")).encode()
-    return Answer(200, b'{"product":' + product_payload(product) + b',"movement":' + entry + b"}", entity_tag(product.version))
+    body = b'{"product":' + product_payload(product) + b',"movement":' + entry + b"}"
+    return Answer(HTTPStatus.OK, body, entity_tag(product.version))
 
 
 @router.post(
@@ -112,27 +107,25 @@ def _adjusted(done: Sequence[Written]) -> Answer:
 )
 async def adjust_stocks(request: Request) -> Response:
     """Adjust several products."""
-    sent = await json_body(request)
-    refuse_conditions(request)
-    asker = Asker(request)
-    wanted = check_rows(StockAdjustments, sent.value, "lines", AdjustmentLine, MAX_LINES)
-    lines = [Line(line.product_id, line.delta) for line in wanted.lines]
+    sent = await write_request(request, StockAdjustments)
+    lines = [Line(line.product_id, line.delta) for line in sent.body.lines]
+    return await sent.answer(
+        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference), partial(_render_lines, lines)
+    )
 
-    def tell(done: Sequence[Written]) -> Answer:
-        after = {product.id: product for product in map(product_of, done)}
-        listed = [
-            {
-                "product_id": line.product_id,
-                "delta": line.delta,
-                "stock": after[line.product_id].stock,
-                "version": after[line.product_id].version,
-            }
-            for line in lines
-        ]
-        return document({"lines": listed})
 
-    asking = asker.asking(tell, sent.content)
-    return told(tell(await products_of(request).adjust(lines, Reason(wanted.reason), wanted.reference, asking=asking)))
+def _render_lines(lines: Sequence[Line], effects: Sequence[Effect]) -> Answer:
+    after = {product.id: product for product in map(product_of, effects)}
+    listed = [
+        {
+            "product_id": line.product_id,
+            "delta": line.delta,
+            "stock": after[line.product_id].stock,
+            "version": after[line.product_id].version,
+        }
+        for line in lines
+    ]
+    return render_document({"lines": listed})
 
 
 @router.get(
@@ -174,4 +167,4 @@ def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:
     if page.next is not None:
         cursor = query.cursor(page.next)
         headers["Link"] = query.next_link(cursor)
-    return joined("items", items, "next", cursor, headers)
+    return json_list("items", items, "next", cursor, headers)

@@ -45,6 +45,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Protocol, TypeVar
 
 from app.cache import slot
 from app.cache.config import CacheConfig
@@ -98,6 +99,17 @@ class Acknowledgement:
     proven: bool
     committed_at: float
     """When the commit's answer arrived, on this process's own clock."""
+
+
+class WithStates(Protocol):
+    """The result of a transaction, as far as the cache looks at it."""
+
+    @property
+    def states(self) -> Sequence[State]:
+        """The last state of every row that was changed or that a caller is answered about, read back before COMMIT."""
+
+
+Committed = TypeVar("Committed", bound=WithStates)
 
 
 class WriteThrough:
@@ -206,30 +218,34 @@ class WriteThrough:
 
     # --------------------------------------------------------------- writes
 
-    async def write(self, keys: Sequence[str], transact: Callable[[], Awaitable[Sequence[State]]]) -> Acknowledgement:
+    async def write(
+        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]]
+    ) -> tuple[Committed, Acknowledgement]:
         """Run a transaction and publish what it committed (R3).
 
         Args:
             keys: all keys that ``transact`` may change.
-            transact: commits, and returns the last state of every row that it changed or that its callers were answered
-                about, read back before COMMIT. Whatever it raises reaches the caller, and nothing is published.
+            transact: commits. Whatever it raises reaches the caller, and nothing is published.
+
+        Returns:
+            What ``transact`` returned, and what ``settle`` takes before anybody is told of it.
         """
         leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
         began = self._clock()
         try:
-            states = await transact()
+            committed = await transact()
         except BaseException:
             self._trips.release(leased or {})
             raise
         committed_at = self._clock()
         try:
-            proven = await self._prove(states, leased, began)
+            proven = await self._prove(committed.states, leased, began)
         except Exception:
             # The write is committed: an error would be a lie, and settling is right whatever went wrong.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
             proven = False
-        return Acknowledgement(proven, committed_at)
+        return committed, Acknowledgement(proven, committed_at)
 
     async def _prove(self, states: Sequence[State], leased: dict[str, str] | None, began: float) -> bool:
         """Publish what was committed; return whether every reader sees it from now on."""

@@ -1,4 +1,4 @@
-"""`python -m app.cli`: the command, for whoever knows the interpreter and not where the script is."""
+"""``python -m app.cli``: the command, where the interpreter is known and the path of the script is not."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The demo catalogue of `larder dev`, and what to try with it."""
+"""The demo catalogue of ``larder dev``, and what to try with it."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from app.cli.errors import CommandFailed
 
 _TIMEOUT_S = 30.0
 _FIRST_HIT_S = 5.0
-_LOOK_AGAIN_S = 0.05
+_RETRY_S = 0.05
 _FIRST = "mug-blue"
 # id, name, price in cents, stock, reorder point
 _PRODUCTS = [
@@ -29,43 +29,42 @@ _PRODUCTS = [
 
 
 async def load_demo(url: str) -> str:
-    """Load a dozen products if the catalogue is empty; the id of a product that is there.
+    """Load a dozen products if there are none, and return the id of a product for the tour.
 
     Raises:
-        CommandFailed: the service did not take them.
+        CommandFailed: the service did not accept them.
     """
     try:
         async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as client:
             known = (await client.get("/products", params={"limit": 250})).raise_for_status().json()["items"]
-            if known:
-                ids = [product["id"] for product in known]
-                shown = _FIRST if _FIRST in ids else str(ids[0])
-                await _until_a_hit(client, shown)
-                return shown
-            names = ("id", "name", "price_cents", "stock", "reorder_point")
-            items = [dict(zip(names, product, strict=True)) for product in _PRODUCTS]
-            results = (await client.post("/products/batch", json={"items": items})).raise_for_status().json()["results"]
-            await _until_a_hit(client, _FIRST)
+            ids = [str(product["id"]) for product in known]
+            results = []
+            if not ids:
+                names = ("id", "name", "price_cents", "stock", "reorder_point")
+                items = [dict(zip(names, product, strict=True)) for product in _PRODUCTS]
+                answer = await client.post("/products/batch", json={"items": items})
+                results = answer.raise_for_status().json()["results"]
+            shown = ids[0] if ids and _FIRST not in ids else _FIRST
+            await _until_a_hit(client, shown)
     except (httpx.HTTPError, LookupError, ValueError) as error:
         raise CommandFailed(f"the demo catalogue could not be loaded ({error}). What was there before is unchanged.") from error
     if refused := [result["id"] for result in results if result["outcome"] == "refused"]:
         raise CommandFailed(f"the demo catalogue was refused: {', '.join(refused)}.")
-    return _FIRST
+    return shown
 
 
 async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
-    # Until the first audit has proven it current, the cache is passed by, and what we are about to print would not be so.
-    # Without Redis that never changes: the tour is printed all the same.
+    # The tour promises a hit, and before the first audit there is none. Without Redis there never is, and the wait ends.
     deadline = time.monotonic() + _FIRST_HIT_S
     while time.monotonic() < deadline:
         answer = await client.get(f"/products/{product_id}")
         if answer.headers.get("Cache-Status", "").startswith("larder; hit"):
             return
-        await asyncio.sleep(_LOOK_AGAIN_S)
+        await asyncio.sleep(_RETRY_S)
 
 
 def what_to_try(url: str, product_id: str) -> str:
-    """What a newcomer can paste into another terminal."""
+    """Return a tour that can be pasted into another terminal."""
     product = f"{url}/products/{product_id}"
     return f"""
 Larder serves on {url} (Ctrl-C stops it and its private servers).

@@ -1,19 +1,20 @@
-"""`larder dev`: everything on this machine, with private servers where none are named. `make run` calls it."""
+"""``larder dev``: the service with private servers where none are named, and a demo catalogue. ``make run`` calls it."""
 
 import argparse
 import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from importlib import import_module
 from pathlib import Path
 
 from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.cli.migrate import migrate
-from app.cli.serving import StopSignals, bind, log_to_stderr
-from app.cli.workers import serve_by
+from app.server.address import bind
+from app.server.process import log_to_stderr
+from app.server.signals import StopSignals
+from app.server.supervisor import serve_by
 
 _DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
 
@@ -37,10 +38,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it, until SIGINT or SIGTERM; then everything that was started is stopped."""
+    """Serve until SIGINT or SIGTERM, and then stop everything that was started."""
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(read_settings()) as listener:
-        async with _servers(arguments.directory) as urls:
+        async with _private_servers(arguments.directory) as urls:
             settings = read_settings(urls)
             await check_database(settings)
             if warning := await check_redis(settings):
@@ -48,41 +49,39 @@ async def run(arguments: argparse.Namespace) -> int:
             await migrate(settings.database_url)
 
             async def ready(url: str) -> None:
-                product_id = await load_demo(url)
-                print(what_to_try(url, product_id), *_private(urls), sep="\n", flush=True)
+                print(what_to_try(url, await load_demo(url)))
+                for private in urls.values():
+                    print(f"Private server, until Ctrl-C: {private}")
+                sys.stdout.flush()
 
             await serve_by(settings, listener, stop, ready)
             print("Stopping.", flush=True)
     return 0
 
 
-def _private(urls: Mapping[str, str]) -> list[str]:
-    return [f"Private server, until Ctrl-C: {url}" for url in urls.values()]
-
-
 @contextlib.asynccontextmanager
-async def _servers(directory: Path) -> AsyncIterator[dict[str, str]]:
-    """The URLs of private servers for those that the environment does not name."""
+async def _private_servers(directory: Path) -> AsyncIterator[Mapping[str, str]]:
+    """Start a private server for each variable that is not set, and yield their URLs by variable."""
     missing = [name for name in (_DATABASE, _REDIS) if not os.environ.get(name)]
     if not missing:
         yield {}
         return
     try:
-        embedded = import_module("app.embedded")
+        from app import private_servers  # noqa: PLC0415 - an optional extra
     except ImportError as error:
         raise CommandFailed(str(error)) from error
     urls: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         try:
-            servers = stack.enter_context(embedded.ServerDirectory(directory))
+            servers = stack.enter_context(private_servers.ServerDirectory(directory))
             if _DATABASE in missing:
-                postgres = await embedded.start_postgres(servers.path / "postgres")
+                postgres = await private_servers.start_postgres(servers.path / "postgres")
                 stack.push_async_callback(postgres.stop)
                 urls[_DATABASE] = postgres.url
             if _REDIS in missing:
-                redis = await embedded.start_redis(servers.path / "redis")
+                redis = await private_servers.start_redis(servers.path / "redis")
                 stack.push_async_callback(redis.stop)
                 urls[_REDIS] = redis.url
-        except embedded.EmbeddedError as error:
+        except private_servers.PrivateServerError as error:
             raise CommandFailed(str(error)) from error
         yield urls

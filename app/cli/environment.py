@@ -1,4 +1,4 @@
-"""Settings for a command, and a first look at the servers they name."""
+"""The settings of a command, and the servers that they name."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _NO_RETRY = Retry(NoBackoff(), 0)
 
 
 def read_settings(overrides: Mapping[str, str] | None = None) -> Settings:
-    """The settings of the environment, with some of its variables replaced.
+    """Return the settings of the environment, with some of its variables replaced.
 
     Raises:
         CommandFailed: a setting is unknown, malformed, or contradicts another one.
@@ -33,7 +33,7 @@ async def check_database(settings: Settings) -> None:
     """Connect to PostgreSQL once.
 
     Raises:
-        CommandFailed: no URL, or a wrong one, nobody listens there, or the server does not let us in.
+        CommandFailed: the URL is missing or malformed, the server cannot be reached, or it refuses the user.
     """
     url = settings.database_url
     if not url:
@@ -52,10 +52,10 @@ async def check_database(settings: Settings) -> None:
 
 
 async def check_redis(settings: Settings) -> str | None:
-    """Ask Redis once; a sentence to print if it does not answer, which Larder can live with.
+    """Ping Redis once. Return a warning to print if it does not answer, since Larder serves without it.
 
     Raises:
-        CommandFailed: no URL, or a wrong one, or the server does not let us in: waiting would not help.
+        CommandFailed: the URL is missing or malformed, or the server refuses the user, which waiting does not cure.
     """
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")

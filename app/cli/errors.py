@@ -2,10 +2,10 @@
 
 
 class CommandFailed(Exception):
-    """The command cannot do its work, for a reason outside the program; the message is for the person at the terminal.
+    """The command cannot do its work, for a reason outside the program.
 
-    It says what happened, what was kept, and what to do.
+    The message is for the person at the terminal: what happened, what was kept, and what to do.
     """
 
     status = 1
-    """The exit status that tells of it."""
+    """The exit status."""

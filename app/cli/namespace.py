@@ -1,4 +1,4 @@
-"""`larder namespace`: which cache namespace of a database is trusted, and taking the trust from one."""
+"""``larder namespace``: show which cache namespace of a database is trusted, and bar one."""
 
 import argparse
 
@@ -15,8 +15,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "namespace",
         help="show which cache namespaces of the database are trusted, or bar one",
-        description="Only one cache namespace of a database is trusted at a time; instances with another one read from"
-        " PostgreSQL until its fence has lapsed. To hand over early, or to be rid of a forgotten instance, bar its namespace.",
+        description="Only one cache namespace of a database is trusted at a time. Instances with another one read from"
+        " PostgreSQL until its fence has lapsed. To hand over early, or to take the trust from a forgotten instance, bar its"
+        " namespace.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="list the namespaces")

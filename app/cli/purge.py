@@ -1,9 +1,9 @@
-"""`larder purge`: start the cache clean."""
+"""``larder purge``: empty the cache."""
 
 import argparse
 
 from app.cache.errors import CacheError
-from app.cli.audit import open_audit_store
+from app.cli.audit_store import open_audit_store
 from app.cli.environment import check_redis, read_settings
 from app.cli.errors import CommandFailed
 
@@ -19,15 +19,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(_arguments: argparse.Namespace) -> int:
-    """Do it."""
+    """Empty the cache."""
     settings = read_settings()
-    if silent := await check_redis(settings):
-        raise CommandFailed(f"{silent} Nothing was emptied.")
+    if warning := await check_redis(settings):
+        raise CommandFailed(f"{warning} Nothing was emptied.")
     try:
         async with open_audit_store(settings) as store:
-            # Trust first, slots second: what a late publish puts back meanwhile is believed by nobody.
+            # The fence goes before the slots, so that no reader trusts what a late publish stores meanwhile.
             await store.distrust(None)
-            deleted = await store.purge(claim_ms=1)  # the fleet's next audit need not wait for this one
+            deleted = await store.purge(claim_ms=1)  # so that the next audit need not wait
     except CacheError as error:
         raise CommandFailed(f"The cache is not trusted any more, but not yet empty; run it again: {error}.") from error
     print(f"{deleted} slots emptied. The next audit, within {settings.audit_interval_ms} ms, starts clean.")

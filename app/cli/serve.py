@@ -1,12 +1,15 @@
-"""`larder serve`: the HTTP service on servers of your own."""
+"""``larder serve``: the HTTP service on servers of your own."""
 
 import argparse
 import sys
 
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.migrate import migrate
-from app.cli.serving import StopSignals, bind, log_to_stderr
-from app.cli.workers import serve_by, workers_wished
+from app.server.address import bind
+from app.server.process import log_to_stderr
+from app.server.signals import StopSignals
+from app.server.supervisor import serve_by
+from app.settings import PREFIX, Settings
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,9 +23,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
 
 
+def settings_for(workers: str | None) -> Settings:
+    """Return the settings of the environment, with LARDER_WORKERS replaced if the option was given, and checked like it.
+
+    Raises:
+        CommandFailed: a setting is unknown, malformed, or contradicts another one.
+    """
+    return read_settings({} if workers is None else {f"{PREFIX}WORKERS": workers})
+
+
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it, until SIGINT or SIGTERM."""
-    settings = read_settings(workers_wished(arguments.workers))
+    """Serve until SIGINT or SIGTERM."""
+    settings = settings_for(arguments.workers)
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         await check_database(settings)

@@ -4,11 +4,13 @@ A command is decided inside its transaction on the rows as they then stand, neve
 decided one after another in one transaction, each on the rows that the one before it left.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol
+
+from typing_extensions import override
 
 from app.products.errors import (
     AlreadyExists,
@@ -63,124 +65,87 @@ class Effect:
         ]
 
 
-class Command(Protocol):
+class Command(ABC):
     """One request to change products."""
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """The ids of all products that the decision looks at."""
+    def __init__(self, keys: Sequence[str], weight: int = 1) -> None:
+        self.keys = keys
+        """The ids of all products that the decision looks at, each once."""
+        self.weight = weight
+        """Its share of a transaction: the rows and ledger entries it may touch."""
 
-    @property
-    def weight(self) -> int:
-        """Its share of a joined transaction: the rows and ledger entries it may touch."""
-
+    @abstractmethod
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
         """Decide on the rows of ``keys``; an effect for each key, in order. Raises ``Refused``: then nothing changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(Command):
     """Create a product that must not exist."""
 
-    draft: Draft
+    def __init__(self, draft: Draft) -> None:
+        super().__init__((draft.id,))
+        self._draft = draft
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """See ``Command``."""
-        return (self.draft.id,)
-
-    @property
-    def weight(self) -> int:
-        """See ``Command``."""
-        return 1
-
+    @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """See ``Command``."""
-        current = rows[self.draft.id]
+        current = rows[self._draft.id]
         if isinstance(current, Product):
             raise AlreadyExists(current.id, current.version)
-        return (_created(self.draft, current),)
+        return (_created(self._draft, current),)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Command):
     """Create a product or replace it whole."""
 
-    draft: Draft
-    condition: Precondition = ALWAYS
+    def __init__(self, draft: Draft, condition: Precondition = ALWAYS) -> None:
+        super().__init__((draft.id,))
+        self._draft = draft
+        self._condition = condition
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """See ``Command``."""
-        return (self.draft.id,)
-
-    @property
-    def weight(self) -> int:
-        """See ``Command``."""
-        return 1
-
+    @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """See ``Command``."""
-        current = rows[self.draft.id]
-        exists = isinstance(current, Product)
-        if exists and self.draft.stock is not None and not (self.condition.names_version or self.condition.create_only):
-            raise PreconditionRequired(
-                f"product {current.id} exists, and setting its stock with a whole product needs If-Match"
-            )
-        _check(self.condition, current)
-        return (_replaced(self.draft, current) if isinstance(current, Product) else _created(self.draft, current),)
+        current = rows[self._draft.id]
+        if not isinstance(current, Product):
+            _check(self._condition, current)
+            return (_created(self._draft, current),)
+        if self._draft.stock is not None and not (self._condition.names_version or self._condition.create_only):
+            raise PreconditionRequired(f"product {current.id} exists, and its stock is set only from a named version")
+        _check(self._condition, current)
+        return (_replaced(self._draft, current),)
 
 
-@dataclass(frozen=True, slots=True)
-class Upsert:
-    """Create or replace many products; a stock that is given is an unconditional count."""
+class Upsert(Command):
+    """Create or replace products of different ids; a stock that is given is an unconditional count."""
 
-    drafts: Sequence[Draft]
+    def __init__(self, drafts: Sequence[Draft]) -> None:
+        super().__init__([draft.id for draft in drafts], len(drafts))
+        self._drafts = drafts
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """See ``Command``."""
-        return [draft.id for draft in self.drafts]
-
-    @property
-    def weight(self) -> int:
-        """See ``Command``."""
-        return len(self.drafts)
-
+    @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """See ``Command``."""
         effects = []
-        for draft in self.drafts:
+        for draft in self._drafts:
             current = rows[draft.id]
             effects.append(_replaced(draft, current) if isinstance(current, Product) else _created(draft, current))
         return effects
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeExisting:
-    """A change of one existing product, by a rule of its own."""
+class ChangeExisting(Command):
+    """Change one existing product by a rule."""
 
-    product_id: str
-    condition: Precondition
-    rule: Callable[[Product], Effect]
+    def __init__(self, product_id: str, condition: Precondition, rule: Callable[[Product], Effect]) -> None:
+        super().__init__((product_id,))
+        self._condition = condition
+        self._rule = rule
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """See ``Command``."""
-        return (self.product_id,)
-
-    @property
-    def weight(self) -> int:
-        """See ``Command``."""
-        return 1
-
+    @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """See ``Command``."""
-        current = rows[self.product_id]
+        [product_id] = self.keys
+        current = rows[product_id]
         if not isinstance(current, Product):
-            raise ProductsMissing((self.product_id,))
-        _check(self.condition, current)
-        return (self.rule(current),)
+            raise ProductsMissing((product_id,))
+        _check(self._condition, current)
+        return (self._rule(current),)
 
 
 def merge_patch(product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Command:
@@ -201,7 +166,7 @@ def merge_patch(product_id: str, patch: Patch, condition: Precondition = ALWAYS)
     return ChangeExisting(product_id, condition, rule)
 
 
-def count(product_id: str, stock: int, condition: Precondition = ALWAYS, reference: str | None = None) -> Command:
+def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, reference: str | None = None) -> Command:
     """Set a product's stock to what was physically counted: a new version even when the count confirms the old stock."""
     return ChangeExisting(product_id, condition, lambda product: _counted(product, product, stock, reference))
 
@@ -216,36 +181,29 @@ def delete(product_id: str, condition: Precondition = ALWAYS) -> Command:
     return ChangeExisting(product_id, condition, rule)
 
 
-@dataclass(frozen=True, slots=True)
-class Adjust:
+class Adjust(Command):
     """Add to and take from stocks: all lines or none. The net of each product decides, its lines stand in the ledger."""
 
-    lines: Sequence[Line]
-    reason: Reason
-    reference: str | None = None
-    condition: Precondition = ALWAYS
+    def __init__(
+        self, lines: Sequence[Line], reason: Reason, reference: str | None = None, condition: Precondition = ALWAYS
+    ) -> None:
+        super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines))
+        self._lines = lines
+        self._reason = reason
+        self._reference = reference
+        self._condition = condition
 
-    @property
-    def keys(self) -> Sequence[str]:
-        """See ``Command``."""
-        return list(dict.fromkeys(line.product_id for line in self.lines))
-
-    @property
-    def weight(self) -> int:
-        """See ``Command``."""
-        return len(self.lines)
-
+    @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """See ``Command``; an effect for each product, in the order first named."""
         products = [row for key in self.keys if isinstance(row := rows[key], Product)]
         if len(products) < len(self.keys):
             raise ProductsMissing([key for key in self.keys if not isinstance(rows[key], Product)])
         entries: dict[str, list[Entry]] = {product.id: [] for product in products}
-        for number, line in enumerate(self.lines):
-            entries[line.product_id].append(Entry(number, line.delta, self.reason, self.reference))
+        for number, line in enumerate(self._lines):
+            entries[line.product_id].append(Entry(number, line.delta, self._reason, self._reference))
         net = {product_id: sum(entry.delta for entry in listed) for product_id, listed in entries.items()}
         for product in products:
-            _check(self.condition, product)
+            _check(self._condition, product)
         shortages = [
             Shortage(product.id, product.stock, -net[product.id], product.version)
             for product in products

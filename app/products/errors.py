@@ -1,9 +1,9 @@
-"""What a product request can be refused for. The rules raise these; ``app.api`` alone knows their HTTP statuses.
+"""What a product request can be refused for. The rules raise these; ``app.api`` knows how they are answered.
 
 Refused
 ├── ProductsMissing       unknown or deleted products were named
 ├── AlreadyExists         a product of that id is there
-├── PreconditionRequired  the request could bring sold units back and names no version
+├── PreconditionRequired  the request could undo sales, and names no version
 ├── PreconditionFailed    the product is not in the state the request relies on
 ├── InsufficientStock     an adjustment takes more than there is
 ├── StockLimit            an adjustment adds more than a stock can hold
@@ -39,7 +39,7 @@ class AlreadyExists(Refused):
 
 
 class PreconditionRequired(Refused):
-    """Setting the stock of an existing product with a whole product needs If-Match, or an old copy could undo sales."""
+    """A whole product sets the stock of an existing one and names no version: an old copy of it could undo sales."""
 
 
 class PreconditionFailed(Refused):

@@ -1,7 +1,7 @@
-"""Retries: a request with a key is done once, and its answer is kept in the transaction that did it.
+"""Where a write came from, and how one with an idempotency key is done once.
 
-The transaction takes the key's advisory lock, looks for a kept answer, decides, and keeps the answer beside the change. So
-a retry finds either both or neither, whoever died in between, and two at once are done one after the other.
+The transaction takes the key's advisory lock, looks for a stored answer, decides, and stores the answer beside the change.
+A retry therefore finds both or neither, whoever died in between, and two at once are done one after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,45 +13,50 @@ from app.products.errors import Refused
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller was told, to be told again: opaque to everything below the endpoints."""
+    """What a caller was answered. Its meaning belongs to whoever rendered it."""
 
-    status: int
+    code: int
     body: bytes
-    etag: str | None = None
+    version_tag: str | None = None
     location: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """A caller's wish that a request be done once."""
+class IdempotencyKey:
+    """The key of a request that is to be done once."""
 
     caller: str
-    """Whose keys these are; one space of keys for each caller."""
+    """Whose key it is: each caller has a space of keys."""
     key: str
     request_hash: bytes
-    """Of everything that makes the request: the same key with another hash is refused."""
+    """Covers everything that makes the request: the same key with another hash is refused."""
     render: Callable[[Sequence[Effect] | Refused], Answer | None]
-    """Makes the answer, inside of the transaction; ``None`` for a refusal that is not kept."""
+    """Makes the answer to be stored, within the transaction; ``None`` for a refusal that is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A command with what the ledger keeps about the asking."""
+class Origin:
+    """Where a write came from: the ids that the ledger records, and the idempotency key if one was sent."""
 
-    command: Command
-    once: Once | None = None
     request_id: str | None = None
     actor: str | None = None
+    idempotency_key: IdempotencyKey | None = None
 
-    @property
-    def idempotency_key(self) -> str | None:
-        """The key as the ledger keeps it."""
-        return self.once.key if self.once else None
+
+NO_ORIGIN = Origin()
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An answer that was kept, and the products whose present rows must be published before it is given again."""
+class WriteRequest:
+    """A command and where it came from."""
+
+    command: Command
+    origin: Origin = NO_ORIGIN
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer as it was stored, and the products whose present rows must be published before it is given again."""
 
     request_hash: bytes
     answer: Answer
@@ -59,7 +64,7 @@ class Kept:
 
 
 class Replayed(Exception):
-    """Ends a use case whose request was done before: here is what was answered then."""
+    """The request was done before, under its idempotency key; ``answer`` is what was answered then."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer

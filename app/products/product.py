@@ -64,20 +64,19 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """What must hold of the current product for a write to go on.
+    """What must hold of the current product for a write to go on."""
 
-    ``if_match`` holds the opaque strong tags of If-Match, ``any_version`` is ``If-Match: *`` and ``create_only`` is
-    ``If-None-Match: *``.
-    """
-
-    if_match: frozenset[str] | None = None
+    versions: frozenset[str] | None = None
+    """The product is at one of these versions, as a client wrote them: some may be no version at all."""
     any_version: bool = False
+    """The product exists."""
     create_only: bool = False
+    """The product does not exist."""
 
     @property
     def names_version(self) -> bool:
-        """Whether the request carried If-Match at all."""
-        return self.any_version or self.if_match is not None
+        """Whether the product must exist."""
+        return self.any_version or self.versions is not None
 
     def allows(self, current: Row) -> bool:
         """Whether the write may go on from ``current``."""
@@ -85,7 +84,7 @@ class Precondition:
             return False
         if not self.names_version:
             return True
-        return isinstance(current, Product) and (self.any_version or str(current.version) in (self.if_match or ()))
+        return isinstance(current, Product) and (self.any_version or str(current.version) in (self.versions or ()))
 
 
 ALWAYS = Precondition()

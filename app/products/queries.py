@@ -138,14 +138,14 @@ FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
 """
 """Take the locks of idempotency keys without waiting: whoever does not get one asks again later."""
 
-KEPT: LiteralString = """
+STORED_ANSWERS: LiteralString = """
 SELECT k.caller, k.key, k.request_hash, k.status, k.body, k.etag, k.location, k.product_ids
 FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
 JOIN idempotency_records k ON k.caller = asked.caller AND k.key = asked.key
 """
 """Answers kept for these keys. A statement of its own after the locks: its snapshot sees what their last holders committed."""
 
-KEEP: LiteralString = """
+STORE_ANSWER: LiteralString = """
 INSERT INTO idempotency_records (caller, key, request_hash, status, body, etag, location, product_ids)
 VALUES (%(caller)s, %(key)s, %(request_hash)s, %(status)s, %(body)s, %(etag)s, %(location)s, %(product_ids)s)
 """

@@ -1,29 +1,25 @@
-"""The use cases: what a caller can ask of the catalogue. Endpoints call this; it calls the cache and PostgreSQL."""
+"""What a caller can ask of the service. The endpoints call this; it calls the cache and PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.cache.errors import NotSettled, Overloaded
-from app.cache.ports import Reading, State
+from app.cache.ports import Reading
 from app.cache.write_through import Peeked, Read, WriteThrough
 from app.postgres.errors import CommitUnknown
-from app.products import commands
-from app.products.commands import Change, Command, Effect
-from app.products.decision import Decision, Denied, Done, Postponed, Repeated
+from app.products.commands import Command, Effect
+from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
-from app.products.idempotency import Asked, Once, Replayed
+from app.products.idempotency import NO_ORIGIN, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
-from app.products.product import ALWAYS, Draft, LedgerPosition, Line, Movement, Patch, Position, Precondition, Reason
+from app.products.product import LedgerPosition, Movement, Position
 from app.products.source import ProductSource
 from app.products.transactions import Patience, ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
-Written = Effect
-"""A write's answer for one product: the row as the request left it, what was done to it, and what the ledger took."""
-
 BUSY_PAUSE_S = 0.02
-"""Mean pause before asking again whether another request with the same idempotency key is finished."""
+"""Pause between two looks whether another request with the same idempotency key has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +39,6 @@ class LedgerPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """Who asks, for the ledger, and whether once."""
-
-    once: Once | None = None
-    request_id: str | None = None
-    actor: str | None = None
-
-
-ANYHOW = Asking()
-
-
-@dataclass(frozen=True, slots=True)
 class WriteLimits:
     """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
 
@@ -67,17 +51,11 @@ class WriteLimits:
 
 
 class Products:
-    """The catalogue.
+    """The products of the database, as callers see and change them.
 
     Writes that wait while a transaction is under way share the next one, each with its own decision and answer
     (``WriteQueue``). A lone write is not delayed. Every write is published or settled before it is answered, also one that
     changed nothing: an earlier try of it may have died between its commit and its publish (R10).
-
-    A write asked ``once`` raises ``Replayed`` with the kept answer when it was done before, ``KeyReused`` when its key belongs
-    to another request, and ``RequestInProgress`` when that one does not finish.
-
-    All writes may raise ``Refused`` (by class), ``OutcomeUnknown``, ``Overloaded`` or a ``DatabaseError``. After ``Overloaded``
-    nothing was changed, also when the deadline passed: no transaction that holds the request was under way then.
     """
 
     def __init__(
@@ -122,47 +100,6 @@ class Products:
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)
 
-    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
-        """Create a product. Raises ``AlreadyExists``."""
-        return (await self._write(commands.Create(draft), asking))[0]
-
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Create a product or replace it whole. Raises ``PreconditionRequired``, ``PreconditionFailed``."""
-        return (await self._write(commands.Put(draft, condition), asking))[0]
-
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Change some fields. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.merge_patch(product_id, patch, condition), asking))[0]
-
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        """Delete a product, whatever its stock. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.delete(product_id, condition), asking))[0]
-
-    async def count(
-        self,
-        product_id: str,
-        stock: int,
-        condition: Precondition = ALWAYS,
-        reference: str | None = None,
-        asking: Asking = ANYHOW,
-    ) -> Written:
-        """Set the stock to what was counted. Raises ``ProductsMissing``, ``PreconditionFailed``."""
-        return (await self._write(commands.count(product_id, stock, condition, reference), asking))[0]
-
-    async def adjust(
-        self,
-        lines: Sequence[Line],
-        reason: Reason,
-        reference: str | None = None,
-        condition: Precondition = ALWAYS,
-        asking: Asking = ANYHOW,
-    ) -> Sequence[Written]:
-        """Add to and take from stocks, all lines or none; an answer for each product, in the order first named.
-
-        Raises ``ProductsMissing``, ``PreconditionFailed``, ``InsufficientStock``, ``StockLimit``.
-        """
-        return await self._write(commands.Adjust(lines, reason, reference, condition), asking)
-
     async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
         """Read one product's ledger, newest first, of a deleted product too.
 
@@ -177,24 +114,20 @@ class Products:
         """Read what happened under one reference, newest first. Raises as ``get``."""
         return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
-    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
-        """Create or replace products of different ids in one transaction; answers in the order given.
+    async def write(self, command: Command, origin: Origin = NO_ORIGIN) -> Sequence[Effect]:
+        """Carry out a command; return an effect for each of its products, in the order of ``command.keys``.
 
-        Without any product there is still a key to be looked at, which may belong to another request.
+        Raises:
+            Refused: by class; nothing was changed.
+            Replayed: the request was done before, under its idempotency key.
+            OutcomeUnknown: the command was carried out whole, or not at all.
+            Overloaded: nothing was changed, also when the deadline passed: no transaction was under way that has the request.
+            DatabaseError: nothing was changed.
         """
-        return await self._write(commands.Upsert(drafts), asking) if drafts or asking.once else ()
-
-    async def drop(self, product_id: str) -> None:
-        """Drop one cache entry. Raises ``StoreUnavailable``."""
-        await self._cache.drop(product_id)
-
-    async def aclose(self) -> None:
-        """Finish the writes that were accepted."""
-        await self._queue.aclose()
-
-    async def _write(self, command: Command, asking: Asking) -> Sequence[Written]:
+        if not command.keys and origin.idempotency_key is None:
+            return ()
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        ticket = Ticket(Asked(command, asking.once, asking.request_id, asking.actor), deadline)
+        ticket = Ticket(WriteRequest(command, origin), deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 decision, acknowledgement = await self._decided(ticket)
@@ -218,6 +151,14 @@ class Products:
             case Postponed():
                 raise RequestInProgress("another request with this idempotency key is not finished")
 
+    async def drop(self, product_id: str) -> None:
+        """Drop one cache entry. Raises ``StoreUnavailable``."""
+        await self._cache.drop(product_id)
+
+    async def aclose(self) -> None:
+        """Finish the writes that were accepted."""
+        await self._queue.aclose()
+
     async def _decided(self, ticket: Ticket) -> Outcome:
         """Submit until no other request with the same idempotency key is under way, or its patience ends."""
         clock = asyncio.get_running_loop().time
@@ -230,21 +171,13 @@ class Products:
                 raise RequestInProgress("another request with this idempotency key is not finished")
             await asyncio.sleep(BUSY_PAUSE_S)
 
-    async def _transact(self, batch: Sequence[Asked], patience: Patience | None) -> Sequence[Outcome]:
-        decisions: Sequence[Decision] = ()
-
-        async def transact() -> Sequence[State]:
-            nonlocal decisions
-            committed = await self._transactions.commit(batch, patience)
-            decisions = committed.decisions
-            return committed.states
-
-        keys = list(dict.fromkeys(key for asked in batch for key in asked.command.keys))
+    async def _transact(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
+        keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
         try:
-            acknowledgement = await self._cache.write(keys, transact)
+            committed, acknowledgement = await self._cache.write(keys, lambda: self._transactions.commit(batch, patience))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
-        return [(decision, acknowledgement) for decision in decisions]
+        return [(decision, acknowledgement) for decision in committed.decisions]
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:
@@ -253,6 +186,3 @@ def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:
         return LedgerPage(shown, None)
     last = shown[-1]
     return LedgerPage(shown, LedgerPosition(last.product_id, last.version, last.line, last.created_at))
-
-
-__all__ = ["Asking", "Change", "LedgerPage", "Page", "Products", "WriteLimits", "Written"]

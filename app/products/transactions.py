@@ -17,16 +17,17 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from app.cache.ports import State
+from app.cache.table_queries import EPOCH
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
 from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
-from app.products.idempotency import Answer, Asked, Kept, Once
+from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Product, Row
-from app.products.source import row_of, state_of
+from app.products.source import PRODUCTS, row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
@@ -86,7 +87,7 @@ class ProductTransactions:
         self._told = told
         self._chance = chance or random.Random()
 
-    async def commit(self, batch: Sequence[Asked], patience: Patience | None = None) -> Committed:
+    async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
         """Decide requests one after another and commit what they change; try again after a deadlock or a lost race.
 
         Raises:
@@ -106,7 +107,7 @@ class ProductTransactions:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def _once(self, batch: Sequence[Asked], patience: Patience | None, *, again: bool) -> Committed:
+    async def _once(self, batch: Sequence[WriteRequest], patience: Patience | None, *, again: bool) -> Committed:
         transaction = _Transaction(batch, patience, self._told, again=again)
         try:
             return await self._writes.run(transaction.run)
@@ -124,13 +125,13 @@ class ProductTransactions:
 class _Transaction:
     """One attempt at one batch."""
 
-    def __init__(self, batch: Sequence[Asked], patience: Patience | None, told: Told, *, again: bool) -> None:
+    def __init__(self, batch: Sequence[WriteRequest], patience: Patience | None, told: Told, *, again: bool) -> None:
         self._patience = patience
         self._told = told
         self._batch = batch
         self._again = again
         self._began = 0.0
-        self._kept: dict[tuple[str, str], Kept] = {}
+        self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
         self._before: dict[str, Row] = {}
@@ -145,29 +146,29 @@ class _Transaction:
         self.has_rows = False
         await self._lock(session)
         self.has_rows = True
-        decisions: Sequence[Decision] = [self._decide(asked) for asked in self._batch]
+        decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
         spoken_of = sorted(
-            {key for asked, decision in zip(self._batch, decisions, strict=True) for key in _touched(asked, decision)}
+            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _touched(request, decision)}
         )
         decisions, states = await self._change(session, decisions, spoken_of)
-        keep = [
+        answers = [
             statement
-            for asked, decision in zip(self._batch, decisions, strict=True)
-            if (statement := _keep(asked, decision)) is not None
+            for request, decision in zip(self._batch, decisions, strict=True)
+            if (statement := _store_answer(request, decision)) is not None
         ]
         # The read-back raises if the database no longer accepts this release. A batch that has none asks for the epoch instead.
-        ask: Sequence[Statement] = () if spoken_of else ((queries.EPOCH, {"knows": SCHEMA}),)
-        if spoken_of or keep:
-            await session.commit(*ask, *keep)
+        ask: Sequence[Statement] = () if spoken_of else ((EPOCH, PRODUCTS.parameters),)
+        if spoken_of or answers:
+            await session.commit(*ask, *answers)
         else:
             # Nothing changed, so nothing has to reach the disk. Not ROLLBACK: the driver would forget what it has prepared.
             await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
         return Committed(decisions, states)
 
     async def _lock(self, session: Session) -> None:
-        ids = sorted({key for asked in self._batch for key in asked.command.keys})
-        onces = [asked.once for asked in self._batch if asked.once]
-        by_key = {"callers": [once.caller for once in onces], "keys": [once.key for once in onces]}
+        ids = sorted({key for request in self._batch for key in request.command.keys})
+        sent_keys = [key for request in self._batch if (key := request.origin.idempotency_key)]
+        by_key = {"callers": [sent.caller for sent in sent_keys], "keys": [sent.key for sent in sent_keys]}
         statements: list[Statement] = []
         if self._patience:
             begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
@@ -179,8 +180,8 @@ class _Transaction:
                 statements += [*begin, wait]
         else:
             statements.append(("BEGIN", None))
-        if onces:
-            statements += [(queries.LOCK_KEYS, by_key), (queries.KEPT, by_key)]
+        if sent_keys:
+            statements += [(queries.LOCK_KEYS, by_key), (queries.STORED_ANSWERS, by_key)]
         statements.append((queries.LOCK, {"ids": ids}))
         if self._again:
             statements.append((queries.NEWEST_MOVEMENTS, {"ids": ids}))
@@ -188,25 +189,26 @@ class _Transaction:
         if self._again:
             self._newest = dict(answers.pop())
         rows = answers.pop()
-        if onces:
-            locked, kept = answers[-2:]
+        if sent_keys:
+            locked, stored = answers[-2:]
             self._locked = {(caller, key) for caller, key, taken in locked if taken}
-            self._kept = {
-                (caller, key): Kept(request_hash, Answer(status, body, etag, location), product_ids)
-                for caller, key, request_hash, status, body, etag, location, product_ids in kept
+            self._stored = {
+                (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
+                for caller, key, request_hash, code, body, version_tag, location, product_ids in stored
             }
         self._held = {product_id for held, product_id, *_ in rows if held}
         self._before = {product_id: Gone(product_id, 0) for product_id in ids}
         self._before.update((product_id, row_of(product_id, columns)) for held, product_id, *columns in rows if not held)
         self._after = dict(self._before)
 
-    def _decide(self, asked: Asked) -> Decision:
-        if asked.once and (earlier := self._earlier(asked.once)):
+    def _decide(self, request: WriteRequest) -> Decision:
+        key = request.origin.idempotency_key
+        if key and (earlier := self._earlier(key)):
             return earlier
-        if self._held and (held := sorted(self._held.intersection(asked.command.keys))):
+        if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
         try:
-            effects = [self._above_the_ledger(effect) for effect in asked.command.decide(self._after)]
+            effects = [self._above_the_ledger(effect) for effect in request.command.decide(self._after)]
         except Refused as refusal:
             return Denied(refusal)
         self._after.update((e.row.id, e.row) for e in effects if e.change is not Change.UNCHANGED)
@@ -219,12 +221,12 @@ class _Transaction:
             return effect
         return replace(effect, row=replace(effect.row, version=newest + 1))
 
-    def _earlier(self, once: Once) -> Denied | Repeated | Postponed | None:
-        name = (once.caller, once.key)
-        if kept := self._kept.get(name):
-            if kept.request_hash != once.request_hash:
+    def _earlier(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
+        name = (key.caller, key.key)
+        if stored := self._stored.get(name):
+            if stored.request_hash != key.request_hash:
                 return Denied(KeyReused("the idempotency key was used for another request"))
-            return Repeated(kept.answer, kept.product_ids)
+            return Repeated(stored.answer, stored.product_ids)
         if name not in self._locked:
             return Postponed()
         self._locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
@@ -254,17 +256,17 @@ class _Transaction:
         return stamped, states
 
 
-def _touched(asked: Asked, decision: Decision) -> Sequence[str]:
+def _touched(request: WriteRequest, decision: Decision) -> Sequence[str]:
     """The products whose present rows must be published before this decision is answered (R10)."""
     if isinstance(decision, Repeated):
         return decision.product_ids
-    return asked.command.keys if isinstance(decision, Done) else ()
+    return request.command.keys if isinstance(decision, Done) else ()
 
 
-def _record(batch: Sequence[Asked], decisions: Sequence[Decision]) -> list[_Step]:
+def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> list[_Step]:
     entries = [
-        (movement, asked)
-        for asked, decision in zip(batch, decisions, strict=True)
+        (movement, request.origin)
+        for request, decision in zip(batch, decisions, strict=True)
         if isinstance(decision, Done)
         for effect in decision.effects
         for movement in effect.movements()
@@ -282,11 +284,11 @@ def _record(batch: Sequence[Asked], decisions: Sequence[Decision]) -> list[_Step
             "stock": movement.stock_after,
             "reason": movement.reason,
             "reference": movement.reference,
-            "actor": asked.actor,
-            "request": asked.request_id,
-            "key": asked.idempotency_key,
+            "actor": origin.actor,
+            "request": origin.request_id,
+            "key": origin.idempotency_key.key if origin.idempotency_key else None,
         }
-        for movement, asked in entries
+        for movement, origin in entries
     ]
     return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, made=len(rows))]
 
@@ -349,25 +351,25 @@ def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | Non
     return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
 
 
-def _keep(asked: Asked, decision: Decision) -> Statement | None:
-    """The statement that keeps the answer to a request with a key, if it has one that is to be kept."""
-    once = asked.once
-    if once is None or isinstance(decision, Repeated | Postponed):
+def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
+    """The statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
+    key = request.origin.idempotency_key
+    if key is None or isinstance(decision, Repeated | Postponed):
         return None
     result = decision.effects if isinstance(decision, Done) else decision.refusal
     if isinstance(result, KeyReused):
         return None
-    answer = once.render(result)
+    answer = key.render(result)
     if answer is None:
         return None
     parameters = {
-        "caller": once.caller,
-        "key": once.key,
-        "request_hash": once.request_hash,
-        "status": answer.status,
+        "caller": key.caller,
+        "key": key.key,
+        "request_hash": key.request_hash,
+        "status": answer.code,
         "body": answer.body,
-        "etag": answer.etag,
+        "etag": answer.version_tag,
         "location": answer.location,
-        "product_ids": list(asked.command.keys),
+        "product_ids": list(request.command.keys),
     }
-    return queries.KEEP, parameters
+    return queries.STORE_ANSWER, parameters

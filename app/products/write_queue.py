@@ -21,11 +21,11 @@ from app.cache.errors import Overloaded
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Postponed
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.transactions import Patience, RowsHeld
 
 Outcome = tuple[Decision, Acknowledgement]
-Send = Callable[[Sequence[Asked], Patience | None], Awaitable[Sequence[Outcome]]]
+Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
 TURNS = 5
 """Of the event loop, between a joined transaction and the next: a fifth less processor time for a write under load."""
@@ -47,7 +47,7 @@ _WHOLE = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
 class Ticket:
     """One request on its way through the queue."""
 
-    asked: Asked
+    request: WriteRequest
     deadline: float
     """On the loop's clock."""
     under_way: bool = False
@@ -112,7 +112,7 @@ class WriteQueue:
             DatabaseError, OutcomeUnknown: of its transaction.
         """
         try:
-            name = next((key for key in ticket.asked.command.keys if key in self._apart), None)
+            name = next((key for key in ticket.request.command.keys if key in self._apart), None)
             if name is not None:
                 ticket.held = (name,)
                 self._put_apart(ticket)
@@ -138,7 +138,7 @@ class WriteQueue:
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.asked for ticket in batch], None)
+            outcomes = await self._send([ticket.request for ticket in batch], None)
         except _WHOLE as error:
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
                 raise
@@ -251,7 +251,7 @@ class WriteQueue:
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.asked for ticket in batch], patience)
+            outcomes = await self._send([ticket.request for ticket in batch], patience)
         except _WHOLE as error:
             for ticket in batch:
                 ticket.under_way = False
@@ -285,12 +285,15 @@ class WriteQueue:
 
 def _name(ticket: Ticket) -> str:
     """The queue of a request apart: its held product, else its first one."""
-    keys = ticket.held or ticket.asked.command.keys
-    return keys[0] if keys else ticket.asked.idempotency_key or ""
+    keys = ticket.held or ticket.request.command.keys
+    if keys:
+        return keys[0]
+    key = ticket.request.origin.idempotency_key
+    return key.key if key else ""
 
 
 def _weight(ticket: Ticket) -> int:
-    return max(1, ticket.asked.command.weight)
+    return max(1, ticket.request.command.weight)
 
 
 def _shares(ticket: Ticket) -> bool:

@@ -13,7 +13,7 @@ _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
 PYTHON = _DIRECTORY / "bin" / "python"
 """Its interpreter; there is one after ``set_up``."""
 _STAMP = _DIRECTORY / ".set-up"
-# As in app/cli/serving.py, so that nobody's frame costs more than another's.
+# As in app/server/http_server.py, so that nobody's frame costs more than another's.
 _LIKE_LARDER = (
     *("--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "auto", "--interface", "asgi3"),
     *("--no-access-log", "--no-server-header", "--no-proxy-headers", "--backlog", "2048", "--timeout-keep-alive", "75"),

@@ -34,8 +34,8 @@ from app.importer.errors import BadOutput, GivenUp, ImportStopped, ServiceStoppe
 from app.importer.posting import Poster, json_of
 from app.importer.retry import RetryPolicy
 from app.importer.stopping import StopFlag
-from benchmarks.percentiles import percentile
 from benchmarks.sales.invoices import Invoice
+from benchmarks.steady.percentiles import percentile
 
 ALL_ACCEPTED = 0
 SOME_REFUSED = 1

@@ -10,25 +10,19 @@ from typing import Any
 from app.cache.ports import Absent, Reading, State, Value
 from app.cache.write_through import Peeked, Read, Status
 from app.products import commands
-from app.products.commands import Command
+from app.products.commands import Command, Effect
 from app.products.errors import KeyReused, ProductsMissing, Refused
-from app.products.idempotency import Kept, Replayed
+from app.products.idempotency import NO_ORIGIN, Origin, Replayed, StoredAnswer
 from app.products.payload import product_payload
 from app.products.product import (
-    ALWAYS,
-    Draft,
     Gone,
     LedgerPosition,
-    Line,
     Movement,
-    Patch,
     Position,
-    Precondition,
     Product,
-    Reason,
     Row,
 )
-from app.products.service import ANYHOW, Asking, LedgerPage, Page, Written
+from app.products.service import LedgerPage, Page
 
 EPOCH = "0123456789abcdef"
 _BEGAN = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
@@ -55,10 +49,10 @@ class InMemoryCatalogue:
         self.readings: list[Reading | None] = []
         """What the hot read had found for each single read."""
         self.writes: list[Command] = []
-        self.askings: list[Asking] = []
-        """Who asked for each write, the replayed ones included."""
+        self.origins: list[Origin] = []
+        """Where each write came from, the replayed ones included."""
         self.ledger: list[Movement] = []
-        self.kept: dict[tuple[str, str], Kept] = {}
+        self.stored: dict[tuple[str, str], StoredAnswer] = {}
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
         self.readings.append(reading)
@@ -93,38 +87,6 @@ class InMemoryCatalogue:
         shown = rest[:limit]
         return Page([product_payload(p) for _, p in shown], shown[-1][0] if len(rest) > limit else None)
 
-    async def create(self, draft: Draft, asking: Asking = ANYHOW) -> Written:
-        return self._do(commands.Create(draft), asking)[0]
-
-    async def put(self, draft: Draft, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        return self._do(commands.Put(draft, condition), asking)[0]
-
-    async def patch(self, product_id: str, patch: Patch, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        return self._do(commands.merge_patch(product_id, patch, condition), asking)[0]
-
-    async def delete(self, product_id: str, condition: Precondition = ALWAYS, asking: Asking = ANYHOW) -> Written:
-        return self._do(commands.delete(product_id, condition), asking)[0]
-
-    async def count(
-        self,
-        product_id: str,
-        stock: int,
-        condition: Precondition = ALWAYS,
-        reference: str | None = None,
-        asking: Asking = ANYHOW,
-    ) -> Written:
-        return self._do(commands.count(product_id, stock, condition, reference), asking)[0]
-
-    async def adjust(
-        self,
-        lines: Sequence[Line],
-        reason: Reason,
-        reference: str | None = None,
-        condition: Precondition = ALWAYS,
-        asking: Asking = ANYHOW,
-    ) -> Sequence[Written]:
-        return self._do(commands.Adjust(lines, reason, reference, condition), asking)
-
     async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
         self._fail()
         found = [movement for movement in self.ledger if movement.product_id == product_id]
@@ -136,9 +98,6 @@ class InMemoryCatalogue:
         self._fail()
         found = [movement for movement in self.ledger if movement.reference == reference]
         return _ledger_page(found, limit, after, lambda place: (place.created_at, place.product_id, place.version, place.line))
-
-    async def upsert(self, drafts: Sequence[Draft], asking: Asking = ANYHOW) -> Sequence[Written]:
-        return self._do(commands.Upsert(drafts), asking)
 
     async def drop(self, product_id: str) -> None:
         self._fail()
@@ -159,25 +118,25 @@ class InMemoryCatalogue:
         self.cached.add(product_id)
         return Read(state, status)
 
-    def _do(self, command: Command, asking: Asking) -> Sequence[Written]:
+    async def write(self, command: Command, origin: Origin = NO_ORIGIN) -> Sequence[Effect]:
         self._fail()
-        self.askings.append(asking)
-        once = asking.once
-        if once is None:
-            return self._change(command)
-        if kept := self.kept.get((once.caller, once.key)):
-            raise Replayed(kept.answer) if kept.request_hash == once.request_hash else KeyReused("another request")
+        self.origins.append(origin)
+        key = origin.idempotency_key
+        if key is None:
+            return self._change(command) if command.keys else ()
+        if stored := self.stored.get((key.caller, key.key)):
+            raise Replayed(stored.answer) if stored.request_hash == key.request_hash else KeyReused("another request")
         try:
-            result: Sequence[Written] | Refused = self._change(command)
+            result: Sequence[Effect] | Refused = self._change(command)
         except Refused as refusal:
             result = refusal
-        if answer := once.render(result):
-            self.kept[once.caller, once.key] = Kept(once.request_hash, answer, command.keys)
+        if answer := key.render(result):
+            self.stored[key.caller, key.key] = StoredAnswer(key.request_hash, answer, command.keys)
         if isinstance(result, Refused):
             raise result
         return result
 
-    def _change(self, command: Command) -> Sequence[Written]:
+    def _change(self, command: Command) -> Sequence[Effect]:
         self.writes.append(command)
         written = []
         for effect in command.decide({key: self.rows.get(key, Gone(key, 0)) for key in command.keys}):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import cast
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from app.api.application import build
 from app.api.metrics import RequestStats
 from app.api.state import Larder
 from app.cache.stats import Stats
+from app.products.service import Products
 from app.settings import Settings
 from tests.api.catalogue import Answering, Connected, InMemoryCatalogue
 
@@ -35,7 +37,8 @@ def service() -> Service:
     app = build("1.2.3", requests)
     service = Service(app, InMemoryCatalogue(), Answering(), Connected(), Stats(), requests)
     settings = Settings.from_env({"LARDER_BODY_LIMIT_BYTES": str(LIMIT)})
-    app.state.larder = Larder(settings, service.products, service.database, service.store, service.stats, requests)
+    products = cast("Products", service.products)
+    app.state.larder = Larder(settings, products, service.database, service.store, service.stats, requests)
     return service
 
 

@@ -143,7 +143,7 @@ async def test_a_key_is_the_same_bare_and_quoted(
 ) -> None:
     """Quotes and escapes belong to the header, not to the key."""
     assert (await _send(client, "PUT", URL, WHOLE, written)).status_code == 201
-    assert list(catalogue.kept) == [("", key)]
+    assert list(catalogue.stored) == [("", key)]
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ async def test_a_creation_without_an_id_is_told_its_first_id(client: httpx.Async
 async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
     """The id of the answer's X-Request-Id, with and without a key."""
     answers = [await client.put(URL, json=WHOLE), await _send(client, "PUT", URL, WHOLE)]
-    assert [asking.request_id for asking in catalogue.askings] == [answer.headers["X-Request-Id"] for answer in answers]
-    assert [asking.once and asking.once.key for asking in catalogue.askings] == [None, "k"]
+    assert [origin.request_id for origin in catalogue.origins] == [answer.headers["X-Request-Id"] for answer in answers]
+    assert [origin.idempotency_key and origin.idempotency_key.key for origin in catalogue.origins] == [None, "k"]

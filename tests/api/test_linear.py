@@ -11,8 +11,7 @@ from fastapi import Request
 from app.api import cursors
 from app.api.body import check_media_type, faults_of, parse_json, pointer
 from app.api.edge import request_id
-from app.api.headers import entity_tags, wish
-from app.api.idempotency import idempotency_key
+from app.api.headers import entity_tags, idempotency_key, wish
 from app.api.ledger_paging import product_ledger, reference_ledger
 from app.api.models import NewProduct, StockCount
 from app.api.paging import product_query

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from app.embedded import PostgresServer, RedisServer
+from app.private_servers import PostgresServer, RedisServer
 from tests.api.problem import places, problem, send
 from tests.api.real import proven, service
 

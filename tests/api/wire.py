@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.api.connection import Connection
 from app.api.state import STATE
+from app.server.connection import Connection
 from tests.api.conftest import Service
 
 _DATE = (b"date", b"Sat, 31 Jan 2026 09:05:00 GMT")

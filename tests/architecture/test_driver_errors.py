@@ -126,7 +126,7 @@ UNUSED = {
 
 
 def test_every_error_of_redis_is_caught() -> None:
-    """The adapter catches `RedisError` and `OSError`; nothing that the parts in use can raise lies outside of them."""
+    """The adapter catches ``RedisError`` and ``OSError``; nothing that the parts in use can raise lies outside of them."""
     foreign = {
         name
         for name, found in inspect.getmembers(redis.exceptions, inspect.isclass)
@@ -136,7 +136,7 @@ def test_every_error_of_redis_is_caught() -> None:
 
 
 def test_house_errors_stand_in_the_drawing() -> None:
-    """The tree that heads `app.postgres.errors` shows every error there is, and no other."""
+    """The tree that heads ``app.postgres.errors`` shows every error there is, and no other."""
     drawn = set(re.findall(r"^[│├└─ ]*(\w+)(?:   .*)?$", errors.__doc__ or "", flags=re.MULTILINE))
     defined = {name for name, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, DatabaseError)}
     assert defined <= drawn

@@ -40,7 +40,7 @@ def test_names_say_what_is_inside() -> None:
 
 
 def test_migrations_are_no_package() -> None:
-    """`alembic/__init__.py` would shadow the library of that name."""
+    """``alembic/__init__.py`` would shadow the library of that name."""
     assert list((ROOT / "alembic").rglob("__init__.py")) == []
 
 

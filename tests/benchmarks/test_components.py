@@ -1,6 +1,6 @@
 """The judgements of the component figures."""
 
-from benchmarks.components import Cost, Counts, Operation, judge
+from benchmarks.steady.components import Cost, Counts, Operation, judge
 
 
 async def _nothing(_: str) -> None:

@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from benchmarks.h2load import Run
-from benchmarks.headline import READS, WRITES, Checked, Seen, _targets
-from benchmarks.pace import at_rate
-from benchmarks.statements import Look
+from benchmarks.steady.h2load import Run
+from benchmarks.steady.headline import READS, WRITES, Checked, Seen, _targets
+from benchmarks.steady.pace import at_rate
+from benchmarks.steady.statements import Look
 from tests.harness.checker import Read, Verdict, Write, check
 from tests.outages.client import Endpoint
 

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from benchmarks.h2load import Load, evaluate, parse
-from benchmarks.percentiles import corrected, latency, percentile
+from benchmarks.steady.h2load import Load, evaluate, parse
+from benchmarks.steady.percentiles import corrected, latency, percentile
 
 
 @pytest.mark.parametrize(("percent", "value"), [(0, 1), (1, 1), (50, 50), (95, 95), (99, 99), (99.1, 100), (100, 100)])

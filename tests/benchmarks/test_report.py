@@ -14,7 +14,7 @@ FAST = Result(
     [{"contender": "a", "requests/s": 31_234.5, "curve": [(50.0, 1.0)]}, {"contender": "b", "requests/s": None, "curve": []}],
     [Target("cached GET", "≥ 65%", "70% (69% to 71%)", passed=True), Target("the rest", "≥ 10×", "9×", passed=False)],
     ["a note"],
-    "python -m benchmarks.reads",
+    "python -m benchmarks.contest.reads",
     "2026-01-01T00:00:00+00:00",
 )
 LATER = Result("zebra", "Something else", [], (), ["not run"], "python -m x", "2026-01-02T00:00:00+00:00")

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.h2load import Run
-from benchmarks.rounds import Measured, judge
+from benchmarks.steady.h2load import Run
+from benchmarks.steady.rounds import Measured, judge
 
 
 def _measured(label: str, *p99_ms: float, rate: float = 1_000.0, statuses: tuple[int, ...] = (200,)) -> Measured:

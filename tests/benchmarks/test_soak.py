@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from benchmarks.mixed import Mixed
-from benchmarks.soak import RATE, Memory, Open, Soaked, judge
+from benchmarks.steady.mixed_load import Mixed
+from benchmarks.steady.soak import RATE, Memory, Open, Soaked, judge
 from tests.outages.client import Endpoint
 
 REST = Open(descriptors=20, tasks=4, postgres=5)

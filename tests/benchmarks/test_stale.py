@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stale import APPLICABLE, LATEST_S, PERIOD_S, Count, _groups, _judge, plan, table
+from benchmarks.proofs.stale import APPLICABLE, LATEST_S, PERIOD_S, Count, _groups, _judge, plan, table
 from tests.outages.cluster import ROOT
 from tests.outages.faultlog import FaultLog
 from tests.outages.history import Bounds, ByHand, History, SeenRead, SeenWrite

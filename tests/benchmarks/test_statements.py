@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.statements import NAMED, Look, name_of
+from benchmarks.steady.statements import NAMED, Look, name_of
 
 SHOWN = {
     "WITH free AS MATERIALIZED (\n"

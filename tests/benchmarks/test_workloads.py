@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from benchmarks.load import Request
-from benchmarks.workloads import adjustments, counts, prices, reads, replay, trace_ranks, ycsb, zipfian
+from benchmarks.contest.load import Request
+from benchmarks.contest.workloads import adjustments, counts, prices, reads, replay, trace_ranks, ycsb, zipfian
 
 PATHS = [f"/products/{number}" for number in range(100)]
 

@@ -43,11 +43,11 @@ from app.cache.write_through import Acknowledgement, WriteThrough
 from app.postgres.database import Database
 from app.products.commands import Command
 from app.products.decision import Postponed
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.product import Draft
 from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 from tests.harness.script import PATIENCE_S, Script
 from tests.limits import cache_config, lifetimes, redis_options, write_limits
 
@@ -217,20 +217,22 @@ class Process:
         assert cycle.trusted
         return cycle
 
-    async def commit(self, command: Command) -> Sequence[State]:
-        """Commit a command; return the states that it left."""
+    async def commit(self, command: Command) -> Committed:
+        """Commit a command."""
 
-        async def run() -> Sequence[State]:
-            done = await self.transactions.commit([Asked(command)])
+        async def run() -> Committed:
+            done = await self.transactions.commit([WriteRequest(command)])
             if isinstance(done.decisions[0], Postponed):
-                done = await self.transactions.commit([Asked(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys)))
-            return done.states
+                done = await self.transactions.commit(
+                    [WriteRequest(command)], Patience(int(PATIENCE_S * 1000), sorted(command.keys))
+                )
+            return done
 
         return await self.source.calls.call("commit", list(command.keys), run)
 
     async def write(self, command: Command) -> Acknowledgement:
         """Commit and publish, without settling."""
-        return await self.cache.write(list(command.keys), lambda: self.commit(command))
+        return (await self.cache.write(list(command.keys), lambda: self.commit(command)))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""

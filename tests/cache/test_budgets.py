@@ -9,7 +9,7 @@ import pytest
 from app.cache.config import CacheConfig
 from app.cache.ports import Reading
 from app.cache.write_through import Peeked, Read, Status
-from app.products.commands import Put, count
+from app.products.commands import Put, Upsert, set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
 from tests.cache.wire import Tap, postgres_proxy, redis_proxy
@@ -70,7 +70,7 @@ async def test_fifty_hits_at_once(metered: Metered) -> None:
 async def test_read_of_many(metered: Metered) -> None:
     """Two hundred keys in one request are one round trip."""
     drafts = [draft(f"p{number}") for number in range(200)]
-    await metered.process.products.upsert(drafts)
+    await metered.process.products.write(Upsert(drafts))
     metered.reset()
     reads = await metered.process.cache.read_many([item.id for item in drafts])
     assert {read.status for read in reads} == {Status.HIT}
@@ -116,7 +116,7 @@ async def test_miss(metered: Metered) -> None:
 
 async def test_write_on_a_filled_slot(metered: Metered) -> None:
     """A write to a slot known to be filled awaits three round trips of the transaction, then one of Redis, none before."""
-    assert (await metered.process.write(count(KEY, 1))).proven
+    assert (await metered.process.write(set_stock(KEY, 1))).proven
     assert metered.order[-3:] == ["EVALSHA", "ECHO", "INFO"]
     assert metered.redis.round_trips == 1
     assert metered.postgres.round_trips == 3
@@ -129,7 +129,7 @@ async def test_write_on_an_empty_slot(metered: Metered) -> None:
     """A write to an empty slot has one Redis round trip before its transaction and one after it, and fills the slot."""
     await metered.process.cache.drop(KEY)
     metered.reset()
-    assert (await metered.process.write(count(KEY, 1))).proven
+    assert (await metered.process.write(set_stock(KEY, 1))).proven
     assert metered.order[:3] == ["EVALSHA", "ECHO", "INFO"]
     assert metered.order[-3:] == ["EVALSHA", "ECHO", "INFO"]
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (2, 3)
@@ -139,7 +139,7 @@ async def test_write_on_an_empty_slot(metered: Metered) -> None:
 
 async def test_fifty_writes_at_once(metered: Metered) -> None:
     """Writes that come together share transactions and publishes."""
-    await asyncio.gather(*(metered.process.products.count(KEY, stock) for stock in range(50)))
+    await asyncio.gather(*(metered.process.products.write(set_stock(KEY, stock)) for stock in range(50)))
     assert (await metered.process.cache.read(KEY)).state.version == 51
     assert metered.order.count("COMMIT") <= 3
     assert metered.order.count("EVALSHA") <= 3

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.products.commands import Change, Put
+from app.products.commands import Change, Create, Put, set_stock
 from app.products.errors import OutcomeUnknown
 from tests.cache.conftest import Slots
 from tests.cache.rig import Process, draft, open_process
@@ -39,7 +39,7 @@ async def test_cut_at_commit_with_a_filled_slot(
     before = await slots.get(KEY)
     tap[0].cut = cut
     with pytest.raises(OutcomeUnknown):
-        await cutting.products.count(KEY, 7)
+        await cutting.products.write(set_stock(KEY, 7))
     assert before
     assert await slots.get(KEY) == before
     assert "publish" not in cutting.store.calls.count()
@@ -47,7 +47,7 @@ async def test_cut_at_commit_with_a_filled_slot(
     await process.trust()
     assert await process.version(KEY) == (2 if happened else 1)
     # The connection that was cut takes nothing with it.
-    assert (await cutting.products.count(KEY, 8)).row.version == (3 if happened else 2)
+    assert (await cutting.products.write(set_stock(KEY, 8)))[0].row.version == (3 if happened else 2)
 
 
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
@@ -59,7 +59,7 @@ async def test_cut_at_commit_with_an_empty_slot(
     await process.cache.drop(KEY)
     tap[0].cut = cut
     with pytest.raises(OutcomeUnknown):
-        await cutting.products.count(KEY, 7)
+        await cutting.products.write(set_stock(KEY, 7))
     assert await slots.get(KEY) is None
     assert cutting.store.calls.count()["lease"] == 1
     assert "publish" not in cutting.store.calls.count()
@@ -69,13 +69,13 @@ async def test_cut_at_commit_with_an_empty_slot(
 async def test_whole_batch_hears_that_its_outcome_is_unknown(process: Process, cutting: Process, tap: tuple[Tap, str]) -> None:
     """Requests that share a transaction share its fate, and no one of them is tried again behind its caller's back."""
     ids = [f"p{number}" for number in range(5)]
-    await cutting.products.create(draft("first"))
+    await cutting.products.write(Create(draft("first")))
     tap[0].clear()
     tap[0].cut = "when its answer comes"
-    answers = await asyncio.gather(*(cutting.products.create(draft(name)) for name in ids), return_exceptions=True)
+    answers = await asyncio.gather(*(cutting.products.write(Create(draft(name))) for name in ids), return_exceptions=True)
     cut = [answer for answer in answers if isinstance(answer, OutcomeUnknown)]
     assert len(cut) >= 1
     assert [await process.version(name) for name in ids] == [1] * 5
     # A lane that was not cut answered as ever; nobody's transaction ran twice.
     assert tap[0].seen.count("COMMIT") <= 4
-    assert {answer.change for answer in answers if not isinstance(answer, BaseException)} <= {Change.CREATED}
+    assert {answer[0].change for answer in answers if not isinstance(answer, BaseException)} <= {Change.CREATED}

@@ -14,7 +14,7 @@ from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.write_through import Status
 from app.postgres.database import Database
-from app.products.commands import Create, count
+from app.products.commands import Create, set_stock
 from app.products.source import PRODUCTS
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
@@ -80,7 +80,7 @@ async def test_what_changed_after_a_late_snapshot(untrusted: Process, belated: A
     await untrusted.cache.read(KEY)
     held = await slots.get(KEY)
     assert held is not None
-    await untrusted.write(count(KEY, 5))
+    await untrusted.write(set_stock(KEY, 5))
     await slots.set(KEY, held)
     cycle = await untrusted.trust()
     assert (cycle.purged, cycle.repairs.older) == (None, 1)

@@ -8,9 +8,10 @@ import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
 from app.cache.write_through import Status
-from app.embedded import PostgresServer
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseError, DatabaseUnavailable
+from app.private_servers import PostgresServer
+from app.products.commands import Create, set_stock
 from app.products.errors import OutcomeUnknown
 from tests.cache.rig import Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy
@@ -27,7 +28,7 @@ async def served(redis_url: str, private_postgres: PostgresServer, namespace: st
     async with open_process(redis_url, private_postgres.url, namespace) as process:
         await process.trust()
         for key in KEYS:
-            await process.products.create(draft(key))
+            await process.products.write(Create(draft(key)))
         yield process
 
 
@@ -40,13 +41,13 @@ async def test_postgres_is_away(served: Process, private_postgres: PostgresServe
     with pytest.raises(SourceUnavailable):
         await served.cache.read("not-cached")
     with pytest.raises((DatabaseError, OutcomeUnknown)):
-        await served.products.count(KEYS[0], 5)
+        await served.products.write(set_stock(KEYS[0], 5))
     # What failed left the cache alone.
     assert ((await served.cache.read(KEYS[0])).state.version, served.store.calls.of("publish")[-1]) == (1, (KEYS[-1],))
 
     await private_postgres.start()
     assert (await served.cache.read("not-cached")).state.version == 0
-    assert (await served.products.count(KEYS[0], 5)).row.version == 2
+    assert (await served.products.write(set_stock(KEYS[0], 5)))[0].row.version == 2
     assert await served.version(KEYS[0]) == 2
 
 
@@ -126,7 +127,7 @@ class Traffic:
         ledger = self.ledgers[key]
         while not self.stopped:
             try:
-                ledger.acknowledged = (await self.process.products.count(key, 7)).row.version
+                ledger.acknowledged = (await self.process.products.write(set_stock(key, 7)))[0].row.version
             except OutcomeUnknown:
                 ledger.unknown += 1
             except (DatabaseError, Overloaded):
@@ -158,7 +159,7 @@ async def test_postgres_is_restarted_under_load(served: Process, private_postgre
     for key, ledger in traffic.ledgers.items():
         version = (await served.cache.read(key, refresh=True)).state.version
         assert ledger.acknowledged <= version
-        assert (await served.products.count(key, 1)).row.version == version + 1
+        assert (await served.products.write(set_stock(key, 1)))[0].row.version == version + 1
         assert ledger.unknown <= 2
 
 
@@ -167,7 +168,7 @@ async def test_restart_that_nobody_noticed(served: Process, private_postgres: Po
     await private_postgres.restart()
     assert (await served.cache.read(KEYS[0], refresh=True)).state.version == 1
     await private_postgres.restart()
-    assert (await served.products.count(KEYS[0], 5)).row.version == 2
+    assert (await served.products.write(set_stock(KEYS[0], 5)))[0].row.version == 2
 
 
 async def _is(condition: bool) -> bool:  # noqa: FBT001 - the condition is all there is

@@ -8,7 +8,7 @@ from app.cache.errors import StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import Absent, Value
 from app.cache.write_through import Status
-from app.products.commands import Put, count
+from app.products.commands import Put, set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process, draft
 
@@ -40,7 +40,7 @@ async def test_two_ask_for_one_lease_in_one_batch(mug: Process, slots: Slots) ->
     busy = mug.store.calls.hold("lease")
     occupied = asyncio.create_task(mug.cache.read("another"))
     await busy.arrival()
-    writers = [asyncio.create_task(mug.write(count(KEY, stock))) for stock in (1, 2)]
+    writers = [asyncio.create_task(mug.write(set_stock(KEY, stock))) for stock in (1, 2)]
     await _let_run()
     busy.open()
     await asyncio.gather(occupied, *writers)

@@ -8,7 +8,8 @@ import redis.asyncio
 
 from app.cache.errors import StoreUnavailable
 from app.cache.write_through import Status
-from app.embedded import RedisServer
+from app.private_servers import RedisServer
+from app.products.commands import Create, set_stock
 from tests.cache.rig import SHORT_FENCE, Process, draft, open_process, until
 from tests.cache.wire import Tap, redis_proxy
 from tests.harness.script import PATIENCE_S
@@ -25,7 +26,7 @@ async def served(private_redis: RedisServer, database_url: str, namespace: str) 
         private_redis.url, database_url, namespace, config=SHORT_FENCE, redis_timeout_ms=DEADLINE_MS, audited=True
     ) as process:
         for key in KEYS:
-            await process.products.create(draft(key))
+            await process.products.write(Create(draft(key)))
         await until(lambda: _hits(process))
         yield process
 
@@ -50,8 +51,8 @@ class Clients:
     async def write(self, times: int) -> None:
         """Write every key so often; keys in turn, so that each write stands for itself."""
         for number in range(times):
-            written = await asyncio.gather(*(self._process.products.count(key, number) for key in KEYS))
-            for key, effect in zip(KEYS, written, strict=True):
+            written = await asyncio.gather(*(self._process.products.write(set_stock(key, number)) for key in KEYS))
+            for key, [effect] in zip(KEYS, written, strict=True):
                 self._acknowledged[key] = effect.row.version
             self.writes += len(KEYS)
 
@@ -143,7 +144,7 @@ async def test_reply_too_late(private_redis: RedisServer, database_url: str, nam
         open_process(url, database_url, namespace, redis_timeout_ms=DEADLINE_MS) as process,
     ):
         await process.trust()
-        await process.products.create(draft("mug"))
+        await process.products.write(Create(draft("mug")))
         tap.replies.clear()
         assert (await process.cache.read("mug")).status is Status.BYPASS
         tap.replies.set()

@@ -8,9 +8,10 @@ import redis.asyncio
 from app.cache.ports import Absent, Outcome, Publication, State, Value
 from app.cache.redis_store import Names, RedisStore
 from app.cache.write_through import Status
-from app.products.commands import Put, count, delete
+from app.products.commands import Create, Put, delete, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Precondition
+from app.products.transactions import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process, draft
 from tests.harness.script import Gate
@@ -29,7 +30,7 @@ async def mug(process: Process) -> Process:
 async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
     """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
     await slots.evict(KEY)
-    assert (await mug.write(count(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
+    assert (await mug.write(set_stock(KEY, 1))).proven  # warm: it took no lease, and its publish found nothing
     await mug.cache.aclose()
     assert mug.stats.refills == 1
     read = await other.cache.read(KEY)
@@ -40,7 +41,7 @@ async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process
     """A write onto an empty slot populates it, and a reader who comes between commit and publish fills nothing."""
     await mug.cache.drop(KEY)
     committed = mug.source.calls.hold_reply("commit")
-    writing = asyncio.create_task(mug.write(count(KEY, 1)))
+    writing = asyncio.create_task(mug.write(set_stock(KEY, 1)))
     await committed.arrival()
     between = await other.cache.read(KEY)
     assert (between.state.version, between.status) == (2, Status.MISS)
@@ -68,9 +69,9 @@ async def test_delete_and_create_again(mug: Process, slots: Slots) -> None:
 async def test_publish_fails(mug: Process, *, after: bool) -> None:
     """A publish without a definite answer never fails the write; it only stays unproven, so that it must settle."""
     mug.store.calls.fail("publish", LOST, after=after)
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
     assert (await mug.cache.read(KEY)).state.version == (2 if after else 1)
-    assert (await mug.write(count(KEY, 2))).proven
+    assert (await mug.write(set_stock(KEY, 2))).proven
     assert await mug.version(KEY) == 3
 
 
@@ -80,7 +81,7 @@ async def test_lease_fails(mug: Process, *, after: bool) -> None:
     await mug.cache.drop(KEY)
     mug.store.calls.fail("lease", LOST, after=after)
     published = len(mug.store.publications)
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
     assert len(mug.store.publications) == published
     assert await mug.version(KEY) == 2
 
@@ -91,7 +92,7 @@ async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, 
     """G2, G3: a committed write is never answered with an error of the store, whatever that is; it settles."""
     await mug.cache.drop(KEY)
     mug.store.calls.fail(verb, error)
-    acknowledgement = await mug.write(count(KEY, 1))
+    acknowledgement = await mug.write(set_stock(KEY, 1))
     assert not acknowledgement.proven
     assert mug.stats.unexpected == 1
     assert (await mug.cache.read(KEY)).state.version == 2
@@ -105,7 +106,7 @@ async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> 
     before = await slots.get(KEY)
     published = len(mug.store.publications)
 
-    async def fail() -> list[Value]:
+    async def fail() -> Committed:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -119,7 +120,7 @@ async def test_refused_write(mug: Process, slots: Slots) -> None:
     """A refusal commits nothing, publishes nothing, and gives its lease back."""
     await mug.cache.drop(KEY)
     with pytest.raises(PreconditionFailed):
-        await mug.products.count(KEY, 1, Precondition(if_match=frozenset({"77"})))
+        await mug.products.write(set_stock(KEY, 1, Precondition(versions=frozenset({"77"}))))
     assert await slots.get(KEY) is None
     assert await mug.version(KEY) == 1
 
@@ -129,9 +130,9 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     await mug.cache.drop(KEY)
     gate = Gate()
 
-    async def wait() -> list[Value]:
+    async def wait() -> Committed:
         await gate.enter()
-        return []
+        return Committed((), ())
 
     writing = asyncio.create_task(mug.cache.write([KEY], wait))
     await gate.arrival()
@@ -144,7 +145,7 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
 async def test_batch_with_one_refusal_publishes_the_rest(mug: Process) -> None:
     """Commands that share a transaction are decided and published each for itself."""
     created, refused = await asyncio.gather(
-        mug.products.create(draft("second")), mug.products.create(draft(KEY)), return_exceptions=True
+        mug.products.write(Create(draft("second"))), mug.products.write(Create(draft(KEY))), return_exceptions=True
     )
     assert not isinstance(created, BaseException)
     assert isinstance(refused, Exception)
@@ -161,7 +162,7 @@ async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     read = await mug.cache.read(KEY)
     assert (read.state.version, read.status) == (1, Status.MISS)
     assert await slots.get(KEY) == foreign
-    assert (await mug.write(count(KEY, 1))).proven
+    assert (await mug.write(set_stock(KEY, 1))).proven
     assert (await mug.cache.read(KEY)).status is Status.HIT
 
 
@@ -188,7 +189,7 @@ async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence:
     read = await mug.cache.read(KEY)
     assert read.state.version == 1
     assert read.status is Status.BYPASS
-    assert not (await mug.write(count(KEY, 1))).proven
+    assert not (await mug.write(set_stock(KEY, 1))).proven
 
 
 async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, namespace: str, process: Process) -> None:

@@ -1,14 +1,23 @@
 """What the tests of the command share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from tests.cli.larder_process import Larder
+
 
 @pytest.fixture
-def place(servers_directory: Path) -> Path:
-    """A working directory with room for `.larder/`, swept up with the session's servers."""
-    path = servers_directory / f"cli-{uuid4().hex[:8]}"
-    path.mkdir()
-    return path
+def larder(servers_directory: Path) -> Larder:
+    """The command, in a directory with room for ``.larder/`` that is removed with the session's servers."""
+    directory = servers_directory / f"cli-{uuid4().hex[:8]}"
+    directory.mkdir()
+    return Larder(directory)
+
+
+@pytest.fixture
+def own_servers(database_url: str, redis_url: str, namespace: str) -> Mapping[str, str]:
+    """The settings that lead to a database and a namespace of the test's own."""
+    return {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": redis_url, "LARDER_CACHE_NAMESPACE": namespace}

@@ -1,4 +1,4 @@
-"""The `larder` command as a person meets it: what it says, how it ends, what it leaves behind."""
+"""The ``larder`` command as a person meets it: what it says, how it ends, what it leaves behind."""
 
 import asyncio
 import os
@@ -16,83 +16,76 @@ import psutil
 import psycopg
 import pytest
 
-from app.embedded import start_postgres, start_redis
-from tests.cli.started import START_S, ended, failing, running, start
+from app.private_servers import start_postgres, start_redis
+from tests.cli.larder_process import LIMIT_S, Larder
 
 _CURL = re.compile(r"^  (curl .+)$", re.MULTILINE)
+_NO_REDIS = "redis://127.0.0.1:1/0"
 
 
-async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(place: Path) -> None:
+async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(larder: Larder) -> None:
     """The printed tour shows a hit, a write, and the new stock as a hit; afterwards no server of ours is left."""
-    async with running("dev", directory=place) as larder:
+    async with larder.serving("dev") as dev:
         async with httpx.AsyncClient() as client:
-            read, count, read_again = _CURL.findall(larder.said)
-            assert (await _curl(client, read)).status_code == httpx.codes.OK
-            second = await _curl(client, read)
-            assert second.headers["Cache-Status"].startswith("larder; hit")
-            counted = await _curl(client, count)
-            assert counted.status_code == httpx.codes.OK
-            third = await _curl(client, read_again)
-            assert third.headers["Cache-Status"].startswith("larder; hit")
+            lines = _CURL.findall(dev.said)
+            first, second, counted, third = [await _curl(client, line) for line in (lines[0], *lines)]
+            assert [answer.status_code for answer in (first, second, counted, third)] == [httpx.codes.OK] * 4
+            assert [answer.headers["Cache-Status"][:11] for answer in (second, third)] == ["larder; hit"] * 2
             assert third.json()["stock"] == counted.json()["stock"] != second.json()["stock"]
-            assert (await client.get(f"{larder.url}/docs")).status_code == httpx.codes.OK
-        assert await larder.end(signal.SIGINT) == 0
-    assert _servers_of(place) == []
+            assert (await client.get(f"{dev.url}/docs")).status_code == httpx.codes.OK
+        assert await dev.end(signal.SIGINT) == 0
+    assert _servers_of(larder) == []
 
 
-async def test_dev_killed_starts_again_with_its_data(place: Path) -> None:
-    """After SIGKILL the next `larder dev` just works: same directory, same data, no second demo catalogue over it."""
-    async with running("dev", directory=place) as first, httpx.AsyncClient() as client:
+async def test_dev_killed_starts_again_with_its_data(larder: Larder) -> None:
+    """After SIGKILL the next ``larder dev`` just works: same directory, same data, no second demo catalogue over it."""
+    async with larder.serving("dev") as first, httpx.AsyncClient() as client:
         (await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7})).raise_for_status()
         await first.end(signal.SIGKILL)
-    assert _servers_of(place)
-    async with running("dev", directory=place) as again, httpx.AsyncClient() as client:
+    assert _servers_of(larder)
+    async with larder.serving("dev") as again, httpx.AsyncClient() as client:
         assert (await client.get(f"{again.url}/products/mug-blue")).json()["stock"] == 7
         assert await again.end(signal.SIGTERM) == 0
-    assert _servers_of(place) == []
+    assert _servers_of(larder) == []
 
 
-async def test_dev_interrupted_while_starting_leaves_nothing_running(place: Path) -> None:
+async def test_dev_interrupted_while_starting_leaves_nothing_running(larder: Larder) -> None:
     """Ctrl-C in the middle of the start ends what was started so far."""
-    process = await start("dev", directory=place)
-    async with asyncio.timeout(START_S):
-        while not (place / ".larder" / "postgres" / "postmaster.pid").exists():
+    process = await larder.start("dev")
+    async with asyncio.timeout(LIMIT_S):
+        while not (larder.directory / ".larder" / "postgres" / "postmaster.pid").exists():
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(process.wait(), START_S) == 0
-    assert _servers_of(place) == []
+    assert await asyncio.wait_for(process.wait(), LIMIT_S) == 0
+    assert _servers_of(larder) == []
 
 
-async def test_serve_on_given_servers_leaves_them_running(
-    database_url: str, redis_url: str, namespace: str, place: Path
-) -> None:
-    """`larder serve --migrate` starts no server of its own and stops none."""
-    settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": redis_url, "LARDER_CACHE_NAMESPACE": namespace}
-    async with running("serve", "--migrate", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
-        assert (await client.get(f"{larder.url}/readyz")).status_code == httpx.codes.OK
-        assert await larder.end(signal.SIGTERM) == 0
-    assert list(place.iterdir()) == []
-    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+async def test_serve_on_given_servers_leaves_them_running(larder: Larder, own_servers: Mapping[str, str]) -> None:
+    """``larder serve --migrate`` starts no server of its own and stops none."""
+    async with larder.serving("serve", "--migrate", **own_servers) as serving, httpx.AsyncClient() as client:
+        assert (await client.get(f"{serving.url}/readyz")).status_code == httpx.codes.OK
+        assert await serving.end(signal.SIGTERM) == 0
+    assert list(larder.directory.iterdir()) == []
+    async with await psycopg.AsyncConnection.connect(own_servers["LARDER_DATABASE_URL"]) as connection:
         await connection.execute("SELECT 1")
 
 
-async def test_serve_without_redis_says_so_and_serves(database_url: str, place: Path) -> None:
+async def test_serve_without_redis_says_so_and_serves(larder: Larder, database_url: str) -> None:
     """A Redis that is not there costs a warning, not the start."""
-    settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": "redis://127.0.0.1:1/0"}
-    async with running("serve", directory=place, settings=settings) as larder, httpx.AsyncClient() as client:
-        assert "Redis at 127.0.0.1:1 does not answer" in larder.said
-        assert (await client.get(f"{larder.url}/readyz")).status_code == httpx.codes.OK
-        assert await larder.end(signal.SIGTERM) == 0
+    settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": _NO_REDIS}
+    async with larder.serving("serve", **settings) as serving, httpx.AsyncClient() as client:
+        assert "Redis at 127.0.0.1:1 does not answer" in serving.said
+        assert (await client.get(f"{serving.url}/readyz")).status_code == httpx.codes.OK
+        assert await serving.end(signal.SIGTERM) == 0
 
 
-async def test_port_taken_is_said_before_anything_is_started(place: Path) -> None:
+async def test_port_taken_is_said_before_anything_is_started(larder: Larder) -> None:
     """The message names the address and the setting; no private server was started for nothing."""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
-        status, said = await failing("dev", directory=place, settings={"LARDER_PORT": str(port)})
-    assert status == 1
-    assert said == (f"larder dev: 127.0.0.1:{port} is taken by another program. Stop it, or set LARDER_PORT to another port.\n")
-    assert list(place.iterdir()) == []
+        said = await larder.failure("dev", LARDER_PORT=str(port))
+    assert said == f"127.0.0.1:{port} is taken by another program. Stop it, or set LARDER_PORT to another port."
+    assert list(larder.directory.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -104,74 +97,67 @@ async def test_port_taken_is_said_before_anything_is_started(place: Path) -> Non
         ({"LARDER_FENCE_TTL_SECONDS": "2"}, "LARDER_FENCE_TTL_SECONDS: unknown setting"),
     ],
 )
-async def test_wrong_settings_end_in_one_sentence(place: Path, settings: Mapping[str, str], sentence: str) -> None:
+async def test_wrong_settings_end_in_one_sentence(larder: Larder, settings: Mapping[str, str], sentence: str) -> None:
     """One line, no traceback, no password, exit status 1."""
-    status, said = await failing("migrate", directory=place, settings=settings)
-    assert status == 1
+    said = await larder.failure("migrate", **settings)
     assert re.search(sentence, said)
-    assert said.count("\n") == 1
     assert "s3cret" not in said
 
 
-async def test_wrong_password_of_postgres_is_said(place: Path) -> None:
+async def test_wrong_password_of_postgres_is_said(larder: Larder) -> None:
     """PostgreSQL's refusal is told apart from a server that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    rules = place / "hba.conf"
+    rules = larder.directory / "hba.conf"
     rules.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    place.chmod(0o755)
+    larder.directory.chmod(0o755)
     options = {"listen_addresses": "127.0.0.1", "port": str(port), "hba_file": str(rules)}
-    server = await start_postgres(place / "postgres", options=options)
+    server = await start_postgres(larder.directory / "postgres", options=options)
     try:
-        settings = {"LARDER_DATABASE_URL": f"postgresql://postgres:wrong@127.0.0.1:{port}/larder"}
-        status, said = await failing("migrate", directory=place, settings=settings)
+        url = f"postgresql://postgres:wrong@127.0.0.1:{port}/larder"
+        said = await larder.failure("migrate", LARDER_DATABASE_URL=url)
     finally:
         await server.stop()
-    assert status == 1
     assert "does not let us in" in said
     assert "wrong@" not in said
 
 
-async def test_wrong_password_of_redis_is_said(place: Path, database_url: str) -> None:
+async def test_wrong_password_of_redis_is_said(larder: Larder, database_url: str) -> None:
     """A refused password ends the start: unlike an absent server, waiting would not help."""
-    server = await start_redis(place / "redis", options={"requirepass": "right"})
+    server = await start_redis(larder.directory / "redis", options={"requirepass": "right"})
     try:
-        settings = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": server.url.replace("right", "wrong")}
-        status, said = await failing("serve", directory=place, settings=settings)
+        url = server.url.replace("right", "wrong")
+        said = await larder.failure("serve", LARDER_DATABASE_URL=database_url, LARDER_REDIS_URL=url)
     finally:
         await server.stop()
-    assert status == 1
     assert "refuses the user or password" in said
 
 
-async def test_database_newer_than_the_code_is_left_alone(place: Path, database_url: str) -> None:
+async def test_database_newer_than_the_code_is_left_alone(larder: Larder, database_url: str) -> None:
     """A schema of a later version is refused, with what to do, and stays as it is."""
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
-    status, said = await failing("migrate", directory=place, settings={"LARDER_DATABASE_URL": database_url})
-    assert status == 1
+    said = await larder.failure("migrate", LARDER_DATABASE_URL=database_url)
     assert "from-the-future" in said
     assert "nothing was changed" in said
-    assert said.count("\n") == 1
 
 
-async def test_migrate_by_several_instances_at_once(place: Path, empty_database_url: str) -> None:
+async def test_migrate_by_several_instances_at_once(larder: Larder, empty_database_url: str) -> None:
     """Instances that start together all end well, one of them having done the work."""
-    runs = [ended("migrate", directory=place, settings={"LARDER_DATABASE_URL": empty_database_url}) for _ in range(3)]
+    runs = [larder.run("migrate", LARDER_DATABASE_URL=empty_database_url) for _ in range(3)]
     assert [status for status, _ in await asyncio.gather(*runs)] == [0, 0, 0]
 
 
-async def test_directory_that_cannot_be_written_is_said(place: Path) -> None:
-    """A `.larder` that is no writable directory ends the start in one sentence."""
-    (place / ".larder").write_text("in the way")
-    status, said = await failing("dev", directory=place)
-    assert status == 1
-    assert f"{place}/.larder cannot be written to" in said
+async def test_directory_that_cannot_be_written_is_said(larder: Larder) -> None:
+    """A ``.larder`` that is no writable directory ends the start in one sentence."""
+    (larder.directory / ".larder").write_text("in the way")
+    said = await larder.failure("dev")
+    assert f"{larder.directory}/.larder cannot be written to" in said
     assert "LARDER_DATABASE_URL" in said
 
 
 def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
-    """`make setup` names the version that it needs and the one that it found, and makes nothing."""
+    """``make setup`` names the version that it needs and the one that it found, and makes nothing."""
     old = tmp_path / "old-python"
     old.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c "
@@ -183,14 +169,8 @@ def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
     place.mkdir()
     for name in ("Makefile", "pyproject.toml", "requirements-run.txt", "requirements-dev.txt"):
         (place / name).write_bytes((checkout / name).read_bytes())
-    said = subprocess.run(
-        ["make", "--no-print-directory", f"PYTHON={old}", "setup"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = ["make", "--no-print-directory", f"PYTHON={old}", "setup"]
+    said = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode != 0
     assert said.stderr.startswith("Larder needs Python 3.11 or newer: ")
     assert "is Python 3.9" in said.stderr
@@ -213,7 +193,7 @@ async def _curl(client: httpx.AsyncClient, line: str) -> httpx.Response:
     return await client.request(method, url, headers=headers, content=body)
 
 
-def _servers_of(place: Path) -> list[list[str]]:
-    """The command lines of living servers on files below `place`."""
+def _servers_of(larder: Larder) -> list[list[str]]:
+    """The command lines of living servers on files in the command's directory."""
     found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return [arguments for arguments in found if any(word.startswith(f"{place}{os.sep}") for word in arguments)]
+    return [arguments for arguments in found if any(word.startswith(f"{larder.directory}{os.sep}") for word in arguments)]

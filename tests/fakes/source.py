@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
@@ -27,6 +28,13 @@ Reply = TypeVar("Reply")
 
 class CommitUnknown(Exception):
     """The answer to COMMIT was lost: the transaction happened whole or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a writer's transaction gives to ``WriteThrough.write``."""
+
+    states: Sequence[State]
 
 
 class MemorySource(Source, HistorySource):

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from app.embedded import start_postgres, start_redis
+from app.private_servers import start_postgres, start_redis
 from tests.harness.servers import session_directory
 
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from app.embedded import EmbeddedError, ServerDirectory
-from app.embedded.process import end_orphan, orphan
+from app.private_servers import PrivateServerError, ServerDirectory
+from app.private_servers.process import end_orphan, orphan
 
 _PATIENCE_S = 5.0
 
@@ -34,7 +34,7 @@ async def session_directory() -> AsyncIterator[Path]:
 async def _reclaim(directory: Path) -> None:
     try:
         locked = ServerDirectory(directory)
-    except EmbeddedError:
+    except PrivateServerError:
         return
     with locked:
         for pid_file in (*directory.rglob("postmaster.pid"), *directory.rglob("redis.pid")):

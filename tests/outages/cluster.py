@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import redis.asyncio
 
-from app.embedded import PostgresServer, RedisServer, start_postgres, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.servers import know_history
 from tests.outages.client import Endpoint, NoAnswerError
 from tests.outages.proxy import HOST, Proxy, Target

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.embedded import RedisServer, start_redis
 from app.postgres.migrations import upgrade
+from app.private_servers import RedisServer, start_redis
 from tests.harness.servers import create_database
 from tests.outages.cluster import PROBE, Cluster, Instance, an_instance
 

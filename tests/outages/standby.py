@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
-from app.embedded import PostgresServer
-from app.embedded.account import give, server_account
-from app.embedded.binaries import postgres_directory
-from app.embedded.process import ServerProcess
+from app.private_servers import PostgresServer
+from app.private_servers.account import give, server_account
+from app.private_servers.binaries import postgres_directory
+from app.private_servers.process import ServerProcess
 
 _POLL_S = 0.02
 _FOLLOWS_S = 20.0

@@ -10,11 +10,11 @@ import psycopg
 from app.cache.write_through import WriteThrough
 from app.main import open_database, running
 from app.postgres.database import Database
-from app.products.commands import Effect
+from app.products.commands import Effect, Upsert
 from app.products.errors import Refused
-from app.products.idempotency import Answer, Once
+from app.products.idempotency import Answer, IdempotencyKey, Origin
 from app.products.product import Draft
-from app.products.service import Asking, Products
+from app.products.service import Products
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
@@ -34,7 +34,7 @@ class Instance:
 
     async def stock(self, *product_ids: str) -> None:
         """Create products with 10 units each."""
-        await self.products.upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids])
+        await self.products.write(Upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids]))
 
     def through(self, database: Database) -> Products:
         """The same service, its transactions on other connections."""
@@ -46,7 +46,6 @@ class Instance:
 async def instance(settings: Settings) -> AsyncIterator[Instance]:
     """Run one."""
     async with running(settings) as larder:
-        assert isinstance(larder.products, Products)
         yield Instance(settings, larder.products)
 
 
@@ -73,15 +72,15 @@ async def deviations(settings: Settings) -> list[Any]:
     )
 
 
-def once(key: str, content: bytes = b"") -> Asking:
-    """Ask once; the kept answer says what was done, or of which kind the refusal was."""
+def once(key: str, content: bytes = b"") -> Origin:
+    """A key for a request; the stored answer says what was done, or of which kind the refusal was."""
 
     def render(result: Sequence[Effect] | Refused) -> Answer | None:
         if isinstance(result, Refused):
             return Answer(409, type(result).__name__.encode())
         return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
 
-    return Asking(Once("", key, content, render))
+    return Origin(idempotency_key=IdempotencyKey("", key, content, render))
 
 
 __all__ = ["Instance", "by_hand", "deviations", "instance", "once", "open_database", "rows"]

@@ -7,9 +7,10 @@ import pytest
 
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseFailed
-from app.products.idempotency import Asked
+from app.products.commands import Create, Effect
+from app.products.idempotency import WriteRequest
 from app.products.product import Draft
-from app.products.service import Products, Written
+from app.products.service import Products
 from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
 from app.settings import Settings
@@ -28,8 +29,8 @@ class GatedTransactions(ProductTransactions):
         self.gates: dict[tuple[str, ...], Gate] = {}
         self.begun: list[tuple[str, ...]] = []
 
-    async def commit(self, batch: Sequence[Asked], patience: Patience | None = None) -> Committed:
-        ids = tuple(asked.command.keys[0] for asked in batch)
+    async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
+        ids = tuple(request.command.keys[0] for request in batch)
         self.begun.append(ids)
         if gate := self.gates.get(ids):
             await gate.enter()
@@ -45,15 +46,15 @@ class Shop:
         self.products = Products(larder.cache, source, self.transactions, write_limits())
         self.first, self.left, self.right, self.later = "first", "left", "right", "later"
 
-    def create(self, product_id: str) -> "asyncio.Task[Written]":
+    def create(self, product_id: str) -> "asyncio.Task[Sequence[Effect]]":
         """Begin to create a product."""
-        return asyncio.create_task(self.products.create(Draft(product_id, "Mug", 100)))
+        return asyncio.create_task(self.products.write(Create(Draft(product_id, "Mug", 100))))
 
     def gate(self, *product_ids: str) -> Gate:
         """Let the transaction of just these products wait."""
         return self.transactions.gates.setdefault(product_ids, Gate())
 
-    async def batch(self, *product_ids: str) -> "list[asyncio.Task[Written]]":
+    async def batch(self, *product_ids: str) -> "list[asyncio.Task[Sequence[Effect]]]":
         """Requests that wait behind a transaction under way, and so leave together."""
         opened = self.gate(self.first)
         opener = self.create(self.first)
@@ -91,7 +92,7 @@ async def test_the_guilty_hold_up_neither_their_batch_nor_later_writes(shop: Sho
     guilty, left, right = await shop.batch(GUILTY, shop.left, shop.right)
     await alone.arrival()
     async with asyncio.timeout(PATIENCE_S):
-        assert [(await task).row.version for task in (left, right, shop.create(shop.later))] == [1, 1, 1]
+        assert [(await task)[0].row.version for task in (left, right, shop.create(shop.later))] == [1, 1, 1]
     assert not guilty.done()
     alone.open()
     with pytest.raises(DatabaseFailed, match="refused"):
@@ -109,7 +110,7 @@ async def test_nothing_is_done_for_who_has_left(shop: Shop, settings: Settings) 
     together.open()
     with pytest.raises(DatabaseFailed, match="refused"):
         await guilty
-    assert (await right).row.version == 1
+    assert (await right)[0].row.version == 1
     await shop.products.aclose()
     assert left.cancelled()
     assert (shop.left,) not in shop.transactions.begun
@@ -123,7 +124,7 @@ async def test_the_guilty_hold_up_nobody_who_was_in_their_batch(shop: Shop) -> N
     guilty, *innocent = await shop.batch(GUILTY, *names)
     await alone.arrival()
     async with asyncio.timeout(PATIENCE_S):
-        assert [(await task).row.version for task in innocent] == [1] * len(names)
+        assert [(await task)[0].row.version for task in innocent] == [1] * len(names)
     assert not guilty.done()
     alone.open()
     with pytest.raises(DatabaseFailed, match="refused"):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.products.commands import Change, Command, Create, Put, Upsert, count, delete, merge_patch
+from app.products.commands import Change, Command, Create, Put, Upsert, delete, merge_patch, set_stock
 from app.products.errors import AlreadyExists, PreconditionFailed, PreconditionRequired, ProductsMissing, Refused
 from app.products.product import Draft, Gone, Patch, Precondition, Product, Row
 
@@ -14,7 +14,7 @@ NOW = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 MUG = Product("mug", "Mug", 100, 7, 2, 5, NOW, NOW)
 NEVER, DELETED = Gone("mug", 0), Gone("mug", 9)
 SAME = Draft("mug", "Mug", 100, None, 2)
-MATCHING, OUTDATED = Precondition(if_match=frozenset({"5"})), Precondition(if_match=frozenset({"4"}))
+MATCHING, OUTDATED = Precondition(versions=frozenset({"5"})), Precondition(versions=frozenset({"4"}))
 
 
 def decide(command: Command, row: Row) -> tuple[Row, Change]:
@@ -38,7 +38,7 @@ def decide(command: Command, row: Row) -> tuple[Row, Change]:
         (Upsert([SAME]), DELETED, 10, Change.CREATED),
         (merge_patch("mug", Patch(price_cents=100)), MUG, 5, Change.UNCHANGED),
         (merge_patch("mug", Patch(name="Cup")), MUG, 6, Change.UPDATED),
-        (count("mug", 7), MUG, 6, Change.UPDATED),
+        (set_stock("mug", 7), MUG, 6, Change.UPDATED),
         (delete("mug"), MUG, 6, Change.DELETED),
         (delete("mug", MATCHING), MUG, 6, Change.DELETED),
     ],
@@ -60,8 +60,8 @@ def test_decision(command: Command, before: Row, version: int, change: Change) -
         (Put(SAME, Precondition(any_version=True)), DELETED, PreconditionFailed),
         (merge_patch("mug", Patch(name="Cup")), NEVER, ProductsMissing),
         (merge_patch("mug", Patch(name="Cup"), OUTDATED), MUG, PreconditionFailed),
-        (count("mug", 1), DELETED, ProductsMissing),
-        (count("mug", 1, OUTDATED), MUG, PreconditionFailed),
+        (set_stock("mug", 1), DELETED, ProductsMissing),
+        (set_stock("mug", 1, OUTDATED), MUG, PreconditionFailed),
         (delete("mug"), NEVER, ProductsMissing),
         (delete("mug"), DELETED, ProductsMissing),
         (delete("mug", OUTDATED), MUG, PreconditionFailed),
@@ -89,7 +89,7 @@ def test_next_life_keeps_nothing_of_the_last() -> None:
     assert (row.name, row.price_cents, row.stock, row.reorder_point) == ("Other", 3, 0, 0)
 
 
-@pytest.mark.parametrize("make", [lambda c: count("mug", 1, c), lambda c: delete("mug", c)])
+@pytest.mark.parametrize("make", [lambda c: set_stock("mug", 1, c), lambda c: delete("mug", c)])
 def test_missing_product_with_a_precondition(make: Callable[[Precondition], Command]) -> None:
     """A product that is not there is missing, whatever version the caller names."""
     with pytest.raises(ProductsMissing):

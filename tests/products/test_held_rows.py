@@ -10,12 +10,12 @@ import pytest
 from app import main
 from app.cache.errors import Overloaded
 from app.postgres.database import Shares
-from app.products.commands import Adjust, Command, Upsert
+from app.products.commands import Adjust, Command, Create, Effect, Upsert
 from app.products.decision import Done
 from app.products.errors import AlreadyExists, OutcomeUnknown
-from app.products.idempotency import Asked
+from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
 from app.products.product import Draft, Line, Reason
-from app.products.service import ANYHOW, Asking, Products, Written
+from app.products.service import Products
 from app.products.transactions import Patience
 from app.settings import Settings
 from tests.limits import write_limits
@@ -24,8 +24,8 @@ from tests.products.instances import Instance, by_hand, deviations, instance, on
 pytestmark = pytest.mark.usefixtures("larder")
 
 
-async def _take(larder: Instance, product_id: str, units: int = 1, asking: Asking = ANYHOW) -> Written:
-    return (await larder.products.adjust([Line(product_id, -units)], Reason.SALE, asking=asking))[0]
+async def _take(larder: Instance, product_id: str, units: int = 1, origin: Origin = NO_ORIGIN) -> Effect:
+    return (await larder.products.write(Adjust([Line(product_id, -units)], Reason.SALE), origin))[0]
 
 
 async def test_creations_of_the_same_ids_at_once_on_two_instances(larder: Instance, other: Instance) -> None:
@@ -33,8 +33,8 @@ async def test_creations_of_the_same_ids_at_once_on_two_instances(larder: Instan
     async with asyncio.timeout(20):
         for round_ in range(5):
             ids = [f"r{round_}-{number}" for number in range(20)]
-            creations = [(i, larder.products.create(Draft(i, "Mug", 1, 1))) for i in ids]
-            creations += [(i, other.products.create(Draft(i, "Mug", 1, 1))) for i in reversed(ids)]
+            creations = [(i, larder.products.write(Create(Draft(i, "Mug", 1, 1)))) for i in ids]
+            creations += [(i, other.products.write(Create(Draft(i, "Mug", 1, 1)))) for i in reversed(ids)]
             results = await asyncio.gather(*(creation for _, creation in creations), return_exceptions=True)
             failed = [result for result in results if isinstance(result, BaseException)]
             assert {type(error) for error in failed} == {AlreadyExists}
@@ -53,14 +53,14 @@ async def test_a_creation_that_meets_one_that_is_not_finished(
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("INSERT INTO products (id, name, price_cents, stock) VALUES ('a', 'Mug', 1, 1)")
-        creation = asyncio.create_task(larder.products.create(Draft("a", "Cup", 1, 2)))
+        creation = asyncio.create_task(larder.products.write(Create(Draft("a", "Cup", 1, 2))))
         await _locked(settings)
         await connection.execute(end)
     if version is None:
         with pytest.raises(AlreadyExists):
             await creation
     else:
-        assert (await creation).row.version == version
+        assert (await creation)[0].row.version == version
     assert await deviations(settings) == []
 
 
@@ -69,7 +69,7 @@ async def test_batches_that_create_the_same_products_in_opposite_order(larder: I
     forwards = [Draft(f"p{number:03}", "Mug", 1, 1) for number in range(100)]
     backwards = [Draft(draft.id, "Cup", 1, 2) for draft in reversed(forwards)]
     async with asyncio.timeout(20):
-        await asyncio.gather(larder.products.upsert(forwards), other.products.upsert(backwards))
+        await asyncio.gather(larder.products.write(Upsert(forwards)), other.products.write(Upsert(backwards)))
     assert await deviations(larder.settings) == []
 
 
@@ -121,7 +121,7 @@ async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Inst
     for number in range(60):
         who = (larder, other)[number % 2]
         turned = forwards[number % 8 :] + forwards[: number % 8]
-        calls.append(who.products.adjust(turned if number % 4 < 2 else turned[::-1], Reason.RECEIPT))
+        calls.append(who.products.write(Adjust(turned if number % 4 < 2 else turned[::-1], Reason.RECEIPT)))
     async with asyncio.timeout(20):
         await asyncio.gather(*calls)
     assert {row for (row,) in await rows(settings, "SELECT stock FROM products")} == {70}
@@ -153,7 +153,7 @@ async def test_a_request_for_a_held_product_and_a_free_one_keeps_the_free_one_fr
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
-        order = asyncio.create_task(larder.products.adjust([Line(i, 1) for i in "abc"], Reason.RECEIPT))
+        order = asyncio.create_task(larder.products.write(Adjust([Line(i, 1) for i in "abc"], Reason.RECEIPT)))
         await _locked(settings)
         for number in range(20):
             assert (await _take(larder, "ac"[number % 2], 0)).row.version == 2 + number // 2
@@ -169,7 +169,7 @@ async def test_what_never_began_is_told_from_what_may_have_happened(larder: Inst
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
-        takes = (hasty.adjust([Line("held", -1)], Reason.SALE) for _ in range(20))
+        takes = (hasty.write(Adjust([Line("held", -1)], Reason.SALE)) for _ in range(20))
         told = await asyncio.gather(*takes, return_exceptions=True)
         await connection.execute("ROLLBACK")
     await hasty.aclose()
@@ -207,9 +207,9 @@ def test_every_part_has_its_connections(settings: Settings, connections: int) ->
     assert places == shares.writes - 1 >= 1
 
 
-async def _patiently(larder: Instance, command: Command) -> Sequence[Written]:
+async def _patiently(larder: Instance, command: Command) -> Sequence[Effect]:
     """Do a command in a transaction that waits for rows as long as a scenario lasts."""
-    committed = await larder.products._transactions.commit([Asked(command)], Patience(5_000, sorted(command.keys)))
+    committed = await larder.products._transactions.commit([WriteRequest(command)], Patience(5_000, sorted(command.keys)))
     [decision] = committed.decisions
     assert isinstance(decision, Done)
     return decision.effects
@@ -278,14 +278,15 @@ async def test_who_meets_a_lock_delays_no_neighbour(larder: Instance, settings: 
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute(LOCKS[name])
-        met = asyncio.create_task(larder.products.create(Draft("met", "Cup", 1, 1), once("k")))
+        met = asyncio.create_task(larder.products.write(Create(Draft("met", "Cup", 1, 1)), once("k")))
         async with asyncio.timeout(3):
             for number in range(10):
-                together = await asyncio.gather(_take(larder, "free"), larder.products.create(Draft(f"new{number}", "Cup", 1)))
-                assert [written.row.version for written in together] == [2 + number, 1]
+                creating = larder.products.write(Create(Draft(f"new{number}", "Cup", 1)))
+                taken, [created] = await asyncio.gather(_take(larder, "free"), creating)
+                assert (taken.row.version, created.row.version) == (2 + number, 1)
         assert not met.done()
         await connection.execute("ROLLBACK")
-    assert (await met).row.version == 1
+    assert (await met)[0].row.version == 1
     assert await deviations(settings) == []
 
 
@@ -311,12 +312,12 @@ async def test_a_table_that_is_locked_holds_everybody_up_and_nobody_for_good(
 async def test_answers_that_are_being_removed_hold_up_nobody(larder: Instance, settings: Settings) -> None:
     """Housekeeping deletes a thousand answers in a transaction that takes its time; writes with other keys go on."""
     await larder.stock("a")
-    await _take(larder, "a", asking=once("old"))
+    await _take(larder, "a", origin=once("old"))
     async with by_hand(settings) as connection:
         await connection.execute("BEGIN")
         await connection.execute("DELETE FROM idempotency_records")
         async with asyncio.timeout(3):
-            assert (await _take(larder, "a", asking=once("new"))).row.version == 3
+            assert (await _take(larder, "a", origin=once("new"))).row.version == 3
         await connection.execute("COMMIT")
 
 

@@ -14,11 +14,12 @@ from app.cache.write_through import Status
 from app.main import open_database
 from app.postgres.database import Database, Pool, Session
 from app.postgres.errors import CommitUnknown
+from app.products.commands import Adjust, Create, Effect, set_stock
 from app.products.errors import InsufficientStock, KeyReused, OutcomeUnknown, RequestInProgress
-from app.products.housekeeping import Housekeeping
 from app.products.idempotency import Replayed
 from app.products.product import Draft, Line, Product, Reason
-from app.products.service import Products, Written
+from app.products.pruner import AnswerPruner
+from app.products.service import Products
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 from tests.harness.script import Gate
@@ -26,8 +27,8 @@ from tests.limits import write_limits
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 
-async def _take(products: Products, key: str, content: bytes = b"", *, product_id: str = "a", units: int = 1) -> Written:
-    return (await products.adjust([Line(product_id, -units)], Reason.SALE, asking=once(key, content)))[0]
+async def _take(products: Products, key: str, content: bytes = b"", *, product_id: str = "a", units: int = 1) -> Effect:
+    return (await products.write(Adjust([Line(product_id, -units)], Reason.SALE), once(key, content)))[0]
 
 
 async def _stock(settings: Settings, product_id: str = "a") -> int:
@@ -40,10 +41,10 @@ async def test_a_request_with_a_key_is_done_once_and_answered_as_then(larder: In
     """The answer is the first one, whatever the state is now; the ledger has one entry, with the key."""
     await larder.stock("a")
     await _take(larder.products, "k")
-    await larder.products.count("a", 99)
+    await larder.products.write(set_stock("a", 99))
     with pytest.raises(Replayed) as told:
         await _take(larder.products, "k")
-    assert (told.value.answer.status, told.value.answer.body) == (200, b"a@2")
+    assert (told.value.answer.code, told.value.answer.body) == (200, b"a@2")
     assert await rows(settings, "SELECT delta FROM stock_movements WHERE idempotency_key = 'k'") == [(-1,)]
 
 
@@ -52,7 +53,7 @@ async def test_a_refusal_is_kept_as_well(larder: Instance) -> None:
     await larder.stock("a")
     with pytest.raises(InsufficientStock):
         await _take(larder.products, "k", units=11)
-    await larder.products.count("a", 99)
+    await larder.products.write(set_stock("a", 99))
     with pytest.raises(Replayed) as told:
         await _take(larder.products, "k", units=11)
     assert told.value.answer.body == b"InsufficientStock"
@@ -78,7 +79,7 @@ async def test_the_same_request_many_times_at_once(
     await larder.stock("b")
     fleet = [larder.products, other.products][:instances]
     results = await asyncio.gather(*(_take(fleet[n % instances], "k") for n in range(20)), return_exceptions=True)
-    assert sum(isinstance(result, Written) for result in results) == 1
+    assert sum(isinstance(result, Effect) for result in results) == 1
     assert {result.answer.body for result in results if isinstance(result, Replayed)} == {b"a@2"}
     assert sum(isinstance(result, Replayed) for result in results) == 19
     assert await _stock(settings) == 9
@@ -90,16 +91,16 @@ async def test_one_key_for_two_requests_at_once_does_one_of_them(larder: Instanc
     await larder.stock(*ids)
     takes = (_take(larder.products, "k", product_id.encode(), product_id=product_id) for product_id in ids)
     results = await asyncio.gather(*takes, return_exceptions=True)
-    assert sum(isinstance(result, Written) for result in results) == 1
+    assert sum(isinstance(result, Effect) for result in results) == 1
     assert sum(isinstance(result, KeyReused) for result in results) == 9
     assert len(await rows(settings, "SELECT FROM stock_movements WHERE reason = 'sale'")) == 1
 
 
 async def test_a_creation_without_an_id_is_told_its_first_id(larder: Instance, settings: Settings) -> None:
     """The retry proposes another id, and is told the one that was made."""
-    await larder.products.create(Draft("made-first", "Mug", 1), once("k"))
+    await larder.products.write(Create(Draft("made-first", "Mug", 1)), once("k"))
     with pytest.raises(Replayed) as told:
-        await larder.products.create(Draft("made-second", "Mug", 1), once("k"))
+        await larder.products.write(Create(Draft("made-second", "Mug", 1)), once("k"))
     assert told.value.answer.body == b"made-first@1"
     assert await rows(settings, "SELECT id FROM products") == [("made-first",)]
 
@@ -116,7 +117,7 @@ async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: I
         with pytest.raises(RequestInProgress):
             await _take(impatient, "k")
         await connection.execute("ROLLBACK")
-    assert isinstance(await _take(impatient, "k"), Written)
+    assert isinstance(await _take(impatient, "k"), Effect)
 
 
 class _Cut(Pool):
@@ -180,7 +181,7 @@ async def test_a_server_process_that_dies_in_the_commit_leaves_nothing(larder: I
         assert await rows(settings, "SELECT FROM stock_movements WHERE reason = 'sale'") == []
         assert await _stock(settings) == 10
         await connection.execute("SELECT pg_advisory_unlock(4711)")
-    assert isinstance(await _take(larder.products, "k"), Written)
+    assert isinstance(await _take(larder.products, "k"), Effect)
     assert await _stock(settings) == 9
 
 
@@ -231,7 +232,7 @@ async def test_an_instance_that_is_stopped_finishes_what_it_accepted(settings: S
 
 
 async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Settings) -> None:
-    """Each step removes a bounded number, the sweep all that are old enough, and the younger ones stay."""
+    """Each step removes a bounded number, together all that are old enough, and the younger ones stay."""
     await larder.stock("a")
     for key in "abcdefg":
         await _take(larder.products, key)
@@ -240,8 +241,8 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
     database = open_database(settings)
     transactions = ProductTransactions(database)
     assert [await transactions.forget(age_s=86_400, limit=2) for _ in range(2)] == [2, 2]
-    sweeper = Housekeeping(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)
-    assert [await sweeper.sweep(), await sweeper.sweep()] == [1, 0]
+    pruner = AnswerPruner(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)
+    assert [await pruner.prune(), await pruner.prune()] == [1, 0]
     await database.close()
     assert await rows(settings, "SELECT key FROM idempotency_records ORDER BY key") == [("f",), ("g",)]
     with pytest.raises(Replayed):
@@ -266,11 +267,11 @@ class _Odd(ProductTransactions):
         raise RuntimeError("nobody foresaw this")
 
 
-async def test_the_sweeper_survives_whatever_is_raised() -> None:
-    """It is counted, and the next sweep is tried."""
+async def test_the_pruner_survives_whatever_is_raised() -> None:
+    """It is counted, and and it goes on."""
     stats, gate = Stats(), Gate()
-    sweeper = asyncio.create_task(Housekeeping(_Odd(gate), stats, keep_s=60, pause_s=0).run())
+    pruner = asyncio.create_task(AnswerPruner(_Odd(gate), stats, keep_s=60, pause_s=0).run())
     await gate.arrival()
     assert stats.unexpected == 1
-    sweeper.cancel()
-    await asyncio.gather(sweeper, return_exceptions=True)
+    pruner.cancel()
+    await asyncio.gather(pruner, return_exceptions=True)

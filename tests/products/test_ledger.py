@@ -6,9 +6,10 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from app.products.commands import Adjust, Create, Effect, Put, Upsert, delete, set_stock
 from app.products.errors import InsufficientStock, ProductsMissing, Refused, StockLimit
+from app.products.idempotency import Origin
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
-from app.products.service import Asking, Written
 from app.settings import Settings
 from tests.products.instances import Instance, by_hand, deviations, rows
 
@@ -19,8 +20,8 @@ async def _ledger(larder: Instance, product_id: str) -> list[Movement]:
     return list((await larder.products.movements(product_id, limit=250)).items)
 
 
-async def _take(larder: Instance, product_id: str, units: int = 1) -> Written:
-    return (await larder.products.adjust([Line(product_id, -units)], Reason.SALE))[0]
+async def _take(larder: Instance, product_id: str, units: int = 1) -> Effect:
+    return (await larder.products.write(Adjust([Line(product_id, -units)], Reason.SALE)))[0]
 
 
 def _short(movements: list[Movement]) -> list[tuple[int, int, int, int, str]]:
@@ -30,14 +31,14 @@ def _short(movements: list[Movement]) -> list[tuple[int, int, int, int, str]]:
 async def test_every_road_to_a_stock_leaves_its_movement(larder: Instance, settings: Settings) -> None:
     """Opening, count, adjustment, whole product, batch, deletion and return to life: one ledger, newest first, that adds up."""
     products = larder.products
-    await products.create(Draft("a", "Mug", 100, 5))
-    await products.count("a", 5, reference="count-1")
-    await products.adjust([Line("a", 3)], Reason.RECEIPT, "delivery-1")
-    await products.put(Draft("a", "Mug", 100, 7), Precondition(any_version=True))
-    await products.upsert([Draft("a", "Cup", 100, 2)])
-    await products.upsert([Draft("a", "Mug", 100)])  # no stock in it: a version, and no movement
-    await products.delete("a")
-    await products.put(Draft("a", "Mug", 100))
+    await products.write(Create(Draft("a", "Mug", 100, 5)))
+    await products.write(set_stock("a", 5, reference="count-1"))
+    await products.write(Adjust([Line("a", 3)], Reason.RECEIPT, "delivery-1"))
+    await products.write(Put(Draft("a", "Mug", 100, 7), Precondition(any_version=True)))
+    await products.write(Upsert([Draft("a", "Cup", 100, 2)]))
+    await products.write(Upsert([Draft("a", "Mug", 100)]))  # no stock in it: a version, and no movement
+    await products.write(delete("a"))
+    await products.write(Put(Draft("a", "Mug", 100)))
     assert _short(await _ledger(larder, "a")) == [
         (8, 0, 0, 0, "opening"),
         (7, 0, -2, 0, "deletion"),
@@ -55,7 +56,7 @@ async def test_every_road_to_a_stock_leaves_its_movement(larder: Instance, setti
 async def test_who_asked_is_kept_for_later(larder: Instance, settings: Settings) -> None:
     """Request id and actor stand beside the entry, and are not shown."""
     await larder.stock("a")
-    await larder.products.adjust([Line("a", 1)], Reason.OTHER, asking=Asking(request_id="r-1", actor="somebody"))
+    await larder.products.write(Adjust([Line("a", 1)], Reason.OTHER), Origin(request_id="r-1", actor="somebody"))
     found = await rows(settings, "SELECT request_id, actor, idempotency_key FROM stock_movements WHERE version = 2")
     assert found == [("r-1", "somebody", None)]
 
@@ -64,11 +65,11 @@ async def test_lines_of_one_product_share_its_version_and_are_checked_as_their_s
     """12 are taken of 10, with 3 given back in the same request: that is enough; one more is not, and nothing is done."""
     await larder.stock("a", "b")
     lines = [Line("a", -12), Line("b", -1), Line("a", 3)]
-    done = await larder.products.adjust(lines, Reason.SALE, "order-1")
+    done = await larder.products.write(Adjust(lines, Reason.SALE, "order-1"))
     assert [(w.row.id, w.row.version, w.row.stock) for w in done if isinstance(w.row, Product)] == [("a", 2, 1), ("b", 2, 9)]
     assert _short(await _ledger(larder, "a"))[:2] == [(2, 2, 3, 1, "sale"), (2, 0, -12, 1, "sale")]
     with pytest.raises(InsufficientStock) as refusal:
-        await larder.products.adjust([Line("b", -1), Line("a", -9), Line("b", -9), Line("a", 7)], Reason.SALE)
+        await larder.products.write(Adjust([Line("b", -1), Line("a", -9), Line("b", -9), Line("a", 7)], Reason.SALE))
     [a, b] = refusal.value.shortages
     assert (a.product_id, a.available, a.requested, a.version) == ("b", 9, 10, 2)
     assert (b.product_id, b.available, b.requested, b.version) == ("a", 1, 2, 2)
@@ -79,11 +80,11 @@ async def test_sums_are_exact_at_the_limit(larder: Instance) -> None:
     """The largest stock can be reached through sums far above it, and not exceeded by one."""
     await larder.stock("a")
     lines = [Line("a", MAX_INTEGER)] * 2 + [Line("a", -MAX_INTEGER), Line("a", -10)]
-    assert [w.row.stock for w in await larder.products.adjust(lines, Reason.CORRECTION) if isinstance(w.row, Product)] == [
-        MAX_INTEGER
-    ]
+    assert [
+        w.row.stock for w in await larder.products.write(Adjust(lines, Reason.CORRECTION)) if isinstance(w.row, Product)
+    ] == [MAX_INTEGER]
     with pytest.raises(StockLimit):
-        await larder.products.adjust([Line("a", 1)], Reason.RECEIPT)
+        await larder.products.write(Adjust([Line("a", 1)], Reason.RECEIPT))
 
 
 async def test_a_hundred_takers_of_ten_units_take_ten(larder: Instance, other: Instance, settings: Settings) -> None:
@@ -120,7 +121,7 @@ async def test_stock_that_sql_changed_by_hand_is_in_the_ledger(
         await connection.execute(statement)
     newer = (await _ledger(larder, "a"))[:-1]
     assert [(m.version, m.line, m.delta, m.stock_after, m.reason.value, m.reference) for m in newer] == expected
-    await larder.products.upsert([Draft("a", "Mug", 100, 8), Draft("b", "Mug", 100, 8)])
+    await larder.products.write(Upsert([Draft("a", "Mug", 100, 8), Draft("b", "Mug", 100, 8)]))
     stocks = await rows(settings, "SELECT id, stock FROM products ORDER BY id")
     assert stocks == [("a", 8), ("b", 8)]
     assert await deviations(settings) == []
@@ -150,7 +151,7 @@ async def test_the_ledger_is_read_page_by_page(larder: Instance) -> None:
     """Every entry once, newest first, whatever the page's size; lines of one version are told apart."""
     await larder.stock("a", "b")
     for _ in range(3):
-        await larder.products.adjust([Line("a", 1), Line("b", 1), Line("a", 1)], Reason.RECEIPT, "r")
+        await larder.products.write(Adjust([Line("a", 1), Line("b", 1), Line("a", 1)], Reason.RECEIPT, "r"))
     whole = await larder.products.movements_by_reference("r", limit=50)
     assert len(whole.items) == 9
     assert whole.next is None
@@ -175,7 +176,7 @@ async def test_in_a_joined_batch_each_request_is_served_as_if_alone(larder: Inst
     for result in results:
         if isinstance(result, InsufficientStock):
             told.append((result.shortages[0].available, result.shortages[0].version))
-        elif isinstance(result, Written) and isinstance(result.row, Product):
+        elif isinstance(result, Effect) and isinstance(result.row, Product):
             told.append(result.row.stock)
     assert told == [6, (6, 2), 3, 1, (1, 4), 0]
     assert [m.delta for m in await _ledger(larder, "a")] == [-1, -2, -3, -4, 10]
@@ -186,11 +187,10 @@ async def test_a_deleted_and_recreated_product_in_one_batch_is_a_new_one(larder:
     """Its version and ledger go on, its creation is its own."""
     await larder.stock("a")
     [[before]] = await rows(settings, "SELECT created_at FROM products")
-    results = await asyncio.gather(
-        _take(larder, "a"), larder.products.delete("a"), larder.products.create(Draft("a", "Cup", 1, 4))
-    )
-    assert [result.row.version for result in results] == [2, 3, 4]
-    again = results[2].row
+    commands = (Adjust([Line("a", -1)], Reason.SALE), delete("a"), Create(Draft("a", "Cup", 1, 4)))
+    results = await asyncio.gather(*map(larder.products.write, commands))
+    assert [effect.row.version for [effect] in results] == [2, 3, 4]
+    again = results[2][0].row
     assert isinstance(again, Product)
     assert again.created_at > before
     assert _short(await _ledger(larder, "a"))[:3] == [
@@ -206,6 +206,6 @@ async def test_a_refused_request_leaves_no_trace(larder: Instance, settings: Set
     await larder.stock("a", "b")
     for lines in ([Line("a", 1), Line("none", 1)], [Line("a", 1), Line("b", -11)], [Line("a", 1), Line("b", MAX_INTEGER)]):
         with pytest.raises(Refused):
-            await larder.products.adjust(lines, Reason.OTHER)
+            await larder.products.write(Adjust(lines, Reason.OTHER))
     assert await rows(settings, "SELECT id, version, stock FROM products ORDER BY id") == [("a", 1, 10), ("b", 1, 10)]
     assert len(await rows(settings, "SELECT FROM stock_movements")) == 2

@@ -13,10 +13,10 @@ from app.cache.ports import Announced, FenceLimits, Watermark
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.postgres.database import Database
-from app.products.commands import Adjust, Command, Create, count, delete
+from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Denied, Done
 from app.products.errors import ProductsMissing
-from app.products.idempotency import Answer, Asked, Once
+from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
@@ -39,11 +39,11 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
-def asked(command: Command, *, kept: bool, named: bool) -> Asked:
+def request(command: Command, *, kept: bool, named: bool) -> WriteRequest:
     """A request as it may come: with and without whatever may be left out."""
     name = f"n{next(_numbers)}"
-    once = Once("", name, b"hash", lambda _: Answer(200, b"", name if named else None)) if kept else None
-    return Asked(command, once, name if named else None, name if named else None)
+    key = IdempotencyKey("", name, b"hash", lambda _: Answer(200, b"", name if named else None)) if kept else None
+    return WriteRequest(command, Origin(name if named else None, name if named else None, key))
 
 
 async def write(database: Database, size: int, amount: int) -> None:
@@ -53,15 +53,15 @@ async def write(database: Database, size: int, amount: int) -> None:
         ids = [f"p{next(_numbers)}" for _ in range(size)]
         rounds: Sequence[Sequence[Command]] = [
             [Create(Draft(key, "Mug", amount, amount)) for key in ids],
-            [count(key, amount + 7, reference="count") for key in ids],
+            [set_stock(key, amount + 7, reference="count") for key in ids],
             [Adjust([Line(key, -1)], Reason.SALE) for key in ids],
             [delete(key) for key in ids],
         ]
         for commands in rounds:
-            done = await transactions.commit([asked(command, kept=kept, named=named) for command in commands])
+            done = await transactions.commit([request(command, kept=kept, named=named) for command in commands])
             assert {type(decision) for decision in done.decisions} == {Done}
     # As after a lost race, and with a row to be waited for.
-    nothing = [asked(count(f"none{number}", 7), kept=False, named=False) for number in range(size)]
+    nothing = [request(set_stock(f"none{number}", 7), kept=False, named=False) for number in range(size)]
     await transactions._once(nothing, Patience(1_000, ["none0"]), again=True)
     await transactions.forget(age_s=60, limit=1_000)
 
@@ -129,7 +129,7 @@ async def test_refusals(database: Database) -> None:
     before = await prepared(database)
     transactions = ProductTransactions(database)
     for kept in (False, True):
-        refused = await transactions.commit([asked(count("nothing", 5), kept=kept, named=False)])
+        refused = await transactions.commit([request(set_stock("nothing", 5), kept=kept, named=False)])
         [decision] = refused.decisions
         assert isinstance(decision, Denied)
         assert isinstance(decision.refusal, ProductsMissing)

@@ -9,10 +9,10 @@ import pytest
 from app.cache.ports import Absent, Value
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseUnavailable, LockTimeout
-from app.products.commands import Change, Command, Create, Effect, Put, Upsert, count, delete
+from app.products.commands import Change, Command, Create, Effect, Put, Upsert, delete, set_stock
 from app.products.decision import Decision, Denied, Done, Postponed
 from app.products.errors import AlreadyExists, ProductsMissing, Refused
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
 from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
@@ -32,7 +32,7 @@ def transactions(database: Database) -> ProductTransactions:
 
 async def commit(transactions: ProductTransactions, commands: Sequence[Command]) -> Committed:
     """Commit commands in one transaction, none of them with an idempotency key."""
-    return await transactions.commit([Asked(command) for command in commands])
+    return await transactions.commit([WriteRequest(command) for command in commands])
 
 
 def effects(decision: Decision) -> Sequence[Effect]:
@@ -53,7 +53,7 @@ async def test_states_are_what_a_read_finds(database: Database, transactions: Pr
     """What a transaction gives to publish is, byte for byte, what the source loads afterwards."""
     ids = ["a", "b", "c"]
     await commit(transactions, [Upsert([draft(key) for key in ids])])
-    committed = await commit(transactions, [count("a", 5), delete("b"), Put(draft("c")), Create(draft("d"))])
+    committed = await commit(transactions, [set_stock("a", 5), delete("b"), Put(draft("c")), Create(draft("d"))])
     loaded = await ProductSource(database).load([*ids, "d"])
     assert {state.key: state for state in committed.states} == loaded
     assert isinstance(loaded["a"], Value)
@@ -69,7 +69,7 @@ async def test_triggers_of_others_count(database_url: str, transactions: Product
         )
         await hand.execute("CREATE TRIGGER a_round_up BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION round_up()")
     await commit(transactions, [Create(draft("a"))])
-    committed = await commit(transactions, [count("a", 5)])
+    committed = await commit(transactions, [set_stock("a", 5)])
     [state] = committed.states
     assert isinstance(state, Value)
     assert b'"price_cents":999' in state.payload
@@ -81,7 +81,8 @@ async def test_triggers_of_others_count(database_url: str, transactions: Product
 async def test_commands_of_one_transaction_see_each_other(transactions: ProductTransactions) -> None:
     """Each is decided on what the one before it left, and a refusal among them leaves the others alone."""
     committed = await commit(
-        transactions, [Create(draft("a")), Create(draft("a")), count("a", 3), delete("a"), count("a", 4), Create(draft("a", 9))]
+        transactions,
+        [Create(draft("a")), Create(draft("a")), set_stock("a", 3), delete("a"), set_stock("a", 4), Create(draft("a", 9))],
     )
     assert [told(decision) for decision in committed.decisions] == [
         1,
@@ -109,7 +110,7 @@ async def test_two_create_the_same_product(transactions: ProductTransactions) ->
     """One creates it, the other finds it there: no error of the database comes through."""
     for number in range(10):
         name = f"p{number}"
-        asked = [Asked(Create(draft(name)))]
+        asked = [WriteRequest(Create(draft(name)))]
         both = await asyncio.gather(*(transactions.commit(asked, Patience(5_000, [name])) for _ in range(2)))
         assert {told(committed.decisions[0]) for committed in both} == {1, AlreadyExists}
 
@@ -120,7 +121,9 @@ async def test_batches_in_opposite_order(transactions: ProductTransactions) -> N
     await commit(transactions, [Upsert([draft(key) for key in ids])])
 
     async def upsert(order: list[str]) -> Committed:
-        return await transactions.commit([Asked(Upsert([draft(key, 1) for key in order]))], Patience(5_000, sorted(order)))
+        return await transactions.commit(
+            [WriteRequest(Upsert([draft(key, 1) for key in order]))], Patience(5_000, sorted(order))
+        )
 
     done = await asyncio.gather(*(upsert(ids if number % 2 else ids[::-1]) for number in range(10)))
     versions = sorted(max(state.version for state in committed.states) for committed in done)
@@ -132,15 +135,21 @@ async def test_row_that_another_transaction_holds(database_url: str, transaction
     await commit(transactions, [Create(draft("held")), Create(draft("free"))])
     async with await psycopg.AsyncConnection.connect(database_url) as holder:
         await holder.execute("SELECT 1 FROM products WHERE id = 'held' FOR UPDATE")
-        asked = [count("free", 5), count("held", 5), Upsert([draft("new"), draft("held")]), count("none", 1), count("free", 6)]
+        asked = [
+            set_stock("free", 5),
+            set_stock("held", 5),
+            Upsert([draft("new"), draft("held")]),
+            set_stock("none", 1),
+            set_stock("free", 6),
+        ]
         committed = await commit(transactions, asked)
         assert committed.decisions[1:3] == [Postponed(["held"])] * 2
         assert [told(committed.decisions[place]) for place in (0, 3, 4)] == [2, ProductsMissing, 3]
         assert {state.key for state in committed.states} == {"free"}
         with pytest.raises(RowsHeld):
-            await transactions.commit([Asked(count("held", 5))], Patience(30, ["held"]))
+            await transactions.commit([WriteRequest(set_stock("held", 5))], Patience(30, ["held"]))
         await holder.rollback()
-    [decision] = (await transactions.commit([Asked(count("held", 5))], Patience(30, ["held"]))).decisions
+    [decision] = (await transactions.commit([WriteRequest(set_stock("held", 5))], Patience(30, ["held"]))).decisions
     assert (told(decision), effects(decision)[0].change) == (2, Change.UPDATED)
 
 
@@ -169,9 +178,16 @@ async def test_a_ledger_that_is_ahead_of_its_product(database_url: str, transact
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
         for product_id, version in (("a", 2), ("b", 2), ("b", 3), ("c", 2), ("e", 1), ("e", 4)):
             await hand.execute("INSERT INTO stock_movements VALUES (%s, %s, 0, -1, 9, 'sale')", (product_id, version))
-        [decision] = (await commit(transactions, [count("a", 7, Precondition(if_match=frozenset({"1"})))])).decisions
+        [decision] = (await commit(transactions, [set_stock("a", 7, Precondition(versions=frozenset({"1"})))])).decisions
         assert told(decision) == 3
-        batch = [count("b", 5), count("b", 6), count("d", 1), delete("c"), Create(draft("e", 3)), Create(draft("c", 2))]
+        batch = [
+            set_stock("b", 5),
+            set_stock("b", 6),
+            set_stock("d", 1),
+            delete("c"),
+            Create(draft("e", 3)),
+            Create(draft("c", 2)),
+        ]
         committed = await commit(transactions, batch)
         assert [told(decision) for decision in committed.decisions] == [4, 5, 2, 3, 5, 4]
         assert {state.key: state.version for state in committed.states} == {"b": 5, "c": 4, "d": 2, "e": 5}
@@ -188,7 +204,7 @@ async def test_refused_transaction_leaves_no_lock(database_url: str, transaction
     await commit(transactions, [Create(draft("a"))])
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
         cursor = await hand.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+            "SELECT set_stock(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
         )
         assert await cursor.fetchone() == (0,)
         await hand.execute("SELECT 1 FROM products FOR UPDATE NOWAIT")
@@ -199,7 +215,7 @@ async def test_database_is_away(attempts: int) -> None:
     """However often it is tried, an outage is called one, not a defect."""
     database = Database("postgresql://larder@127.0.0.1:1/larder")
     with pytest.raises(DatabaseUnavailable):
-        await ProductTransactions(database, attempts=attempts).commit([Asked(Create(draft("a")))])
+        await ProductTransactions(database, attempts=attempts).commit([WriteRequest(Create(draft("a")))])
     await database.close()
 
 

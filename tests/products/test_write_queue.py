@@ -10,9 +10,9 @@ import pytest
 from app.cache.errors import Overloaded
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import ConnectionLost, DatabaseFailed, LockTimeout
-from app.products.commands import Adjust, count
+from app.products.commands import Adjust, set_stock
 from app.products.decision import Done, Postponed
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.product import Line, Reason
 from app.products.transactions import Patience, RowsHeld
 from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
@@ -40,8 +40,8 @@ class Transactions:
     def apart(self) -> list[Batch]:
         return [names for names, patience in self.sent if patience is not None]
 
-    async def send(self, batch: Sequence[Asked], patience: Patience | None) -> Sequence[Outcome]:
-        names = tuple(",".join(asked.command.keys) for asked in batch)
+    async def send(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
+        names = tuple(",".join(request.command.keys) for request in batch)
         self.sent.append((names, patience))
         self.under_way += patience is not None
         self.most = max(self.most, self.under_way)
@@ -55,12 +55,12 @@ class Transactions:
             if patience and self.held.intersection(patience.ids):
                 await asyncio.sleep(0.001)
                 raise RowsHeld("held")
-            return [(self._decide(asked), Acknowledgement(proven=True, committed_at=0.0)) for asked in batch]
+            return [(self._decide(request), Acknowledgement(proven=True, committed_at=0.0)) for request in batch]
         finally:
             self.under_way -= patience is not None
 
-    def _decide(self, asked: Asked) -> Done | Postponed:
-        held = sorted(self.held.intersection(asked.command.keys))
+    def _decide(self, request: WriteRequest) -> Done | Postponed:
+        held = sorted(self.held.intersection(request.command.keys))
         return Postponed(held) if held else Done(())
 
 
@@ -74,8 +74,8 @@ def _queue(transactions: Transactions, *, places: int = 2, queue_limit: int = 1_
 
 
 def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
-    command = Adjust([Line(p, 1) for p in products], Reason.RECEIPT) if products[1:] else count(products[0], 1)
-    return Ticket(Asked(command), asyncio.get_running_loop().time() + within_s)
+    command = Adjust([Line(p, 1) for p in products], Reason.RECEIPT) if products[1:] else set_stock(products[0], 1)
+    return Ticket(WriteRequest(command), asyncio.get_running_loop().time() + within_s)
 
 
 def _submit(queue: WriteQueue, *products: str) -> "asyncio.Task[Outcome]":

@@ -34,8 +34,8 @@ class ServerMember(Member):
     async def transact(self, content: str, mark: str) -> tuple[Sequence[State], Sequence[State]]:
         del mark
         product = replace(draft(KEY), name=content)
-        states = await self._process.commit(Put(product) if content else delete(KEY))
-        return states, states
+        committed = await self._process.commit(Put(product) if content else delete(KEY))
+        return committed.states, committed.states
 
     @override
     def place_of(self, state: State) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from app.cache.audit import Cycle
 from app.cache.ports import State
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status, WriteThrough
+from tests.fakes.source import Committed
 from tests.harness.checker import Read, Violation, Write, check
 from tests.harness.script import Script
 from tests.simulation.parts import read_as_served
@@ -101,12 +102,13 @@ class Stage(ABC, Generic[M_co]):
         mark = mark or f"mark {self._contents}"
         states: list[State] = []
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             found, published = await member.transact(content, mark)
             states.extend(found)
-            return published
+            return Committed(published)
 
-        await member.cache.settle(await member.cache.write([KEY], run))
+        _, acknowledgement = await member.cache.write([KEY], run)
+        await member.cache.settle(acknowledgement)
         returned = self._tick()
         for state in states:
             key, order = member.place_of(state)

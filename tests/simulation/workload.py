@@ -8,7 +8,7 @@ from app.cache.ports import Absent, State
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status
 from tests.fakes.postgres import Change, Row
-from tests.fakes.source import CommitUnknown, transact
+from tests.fakes.source import Committed, CommitUnknown, transact
 from tests.harness.checker import Read, Write
 from tests.simulation.parts import read_as_served
 from tests.simulation.world import POSTGRES_DEADLINE_S, Attempt, Process, World
@@ -101,7 +101,7 @@ class Client:
         attempt.process = process
         world.note(process.name, f"write {attempt.mark} of {','.join(attempt.keys)} [{called}]")
 
-        async def run() -> Sequence[State]:
+        async def run() -> Committed:
             replayed = world.postgres.applied(attempt.mark)
             changed: set[str] = set()
             states.extend(await self._transact(attempt, changed))
@@ -109,11 +109,11 @@ class Client:
             history.counts[f"writes {what}"] += 1
             world.note(process.name, f"{what} {attempt.mark}: {' '.join(f'{state.key}={state.version}' for state in states)}")
             if replayed:
-                return world.parts.replayed(states)
-            return states if changed else world.parts.unchanged(states)
+                return Committed(world.parts.replayed(states))
+            return Committed(states if changed else world.parts.unchanged(states))
 
         try:
-            acknowledgement = await process.cache.write(attempt.keys, run)
+            _, acknowledgement = await process.cache.write(attempt.keys, run)
         except (SourceUnavailable, CommitUnknown) as error:
             world.note(process.name, f"write {attempt.mark}: {type(error).__name__}")
             history.counts[f"write {type(error).__name__}"] += 1

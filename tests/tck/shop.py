@@ -15,10 +15,11 @@ from app.cache.ports import State, Value
 from app.cache.write_through import Status
 from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done
-from app.products.idempotency import Asked
+from app.products.idempotency import WriteRequest
 from app.products.payload import product_payload
 from app.products.product import Draft, Gone, Product
 from app.products.source import row_of
+from app.products.transactions import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process, until
 from tests.harness.checker import Read, Write, check
@@ -131,16 +132,16 @@ class Shop:
         """Run commands in one transaction, published or settled as any write."""
         effects: list[Effect] = []
 
-        async def transact() -> Sequence[State]:
-            committed = await self.at.transactions.commit([Asked(command) for command in commands])
+        async def transact() -> Committed:
+            committed = await self.at.transactions.commit([WriteRequest(command) for command in commands])
             for decision in committed.decisions:
                 if isinstance(decision, Denied):
                     raise decision.refusal
                 assert isinstance(decision, Done)
                 effects.extend(decision.effects)
-            return committed.states
+            return committed
 
-        acknowledgement = await self.at.cache.write(list({key for command in commands for key in command.keys}), transact)
+        _, acknowledgement = await self.at.cache.write(list({key for command in commands for key in command.keys}), transact)
         await self.at.cache.settle(acknowledgement)
         return effects
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.cache.ports import Absent
+from app.products.commands import Create, Upsert
 from tests.tck.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -22,7 +23,7 @@ async def test_read_of_a_missing_product(shop: Shop) -> None:
 
 async def test_read_of_an_existing_product(shop: Shop) -> None:
     """Asking for a product that is there changes no row, whether its slot answers or PostgreSQL."""
-    await shop.wrote(shop.at.products.create(shop.draft("mug", 500)))
+    await shop.wrote(shop.at.products.write(Create(shop.draft("mug", 500))))
     before = await shop.rows()
     await shop.at.products.get(shop.id("mug"))
     shop.at.products.peek(shop.id("mug"), asyncio.get_running_loop().create_future().set_result)
@@ -37,7 +38,7 @@ async def test_read_of_many(shop: Shop) -> None:
     names = ["mug", "jug", "cup", "pot"]
     ids = [shop.id(name) for name in names]
     assert [read.state.version for read in await shop.at.products.get_many(ids)] == [0, 0, 0, 0]
-    await shop.wrote(*(shop.at.products.create(shop.draft(name)) for name in names))
+    await shop.wrote(*(shop.at.products.write(Create(shop.draft(name))) for name in names))
     before = await shop.rows()
     assert [read.state.version for read in await shop.at.products.get_many(ids)] == [1, 1, 1, 1]
     assert await shop.rows() == before
@@ -46,7 +47,7 @@ async def test_read_of_many(shop: Shop) -> None:
 async def test_list_of_all(shop: Shop) -> None:
     """Going through the list changes no row, and shows what was written."""
     names = ["cup", "jug", "mug"]
-    await shop.wrote(shop.at.products.upsert([shop.draft(name) for name in names]))
+    await shop.wrote(shop.at.products.write(Upsert([shop.draft(name) for name in names])))
     before = await shop.rows()
     page = await shop.at.products.list_page(limit=10, prefix=shop.mark + " ")
     assert len(page.items) == 3
@@ -57,7 +58,7 @@ async def test_list_of_all(shop: Shop) -> None:
 async def test_refresh_of_many(shop: Shop) -> None:
     """Loading entries anew changes no row, and no entry into an older one."""
     names = ["mug", "jug"]
-    await shop.wrote(shop.at.products.upsert([shop.draft(name) for name in names]))
+    await shop.wrote(shop.at.products.write(Upsert([shop.draft(name) for name in names])))
     before = await shop.rows()
     reads = await shop.at.products.get_many([shop.id(name) for name in [*names, "never"]], refresh=True)
     assert [read.state.version for read in reads] == [1, 1, 0]

@@ -14,7 +14,7 @@ from random import Random
 
 import psycopg
 
-from app.embedded import PostgresServer
+from app.private_servers import PostgresServer
 from tests.outages.cluster import AUDIT_INTERVAL_S, NAMESPACE, Instance, postgres_target
 from tests.outages.history import History, SeenRead, SeenWrite
 from tests.outages.run import HAND_BOUNDS

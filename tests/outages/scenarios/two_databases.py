@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
-from app.embedded import PostgresServer, start_postgres
 from app.postgres.migrations import upgrade
+from app.private_servers import PostgresServer, start_postgres
 from tests.harness.servers import create_database
 from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, Instance, an_instance, postgres_target
 from tests.outages.history import History

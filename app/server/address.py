@@ -1,0 +1,61 @@
+"""The address that Larder serves on: taking it, listening on it, and its URL."""
+
+import socket
+from errno import EACCES, EADDRINUSE
+
+from app.server.errors import CannotServe
+from app.settings import Settings
+
+BACKLOG = 2_048
+"""Connections that may wait in the kernel to be accepted."""
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the address of the settings, without listening yet.
+
+    Raises:
+        CannotServe: another program has it, or this account may not take it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CannotServe(failure_of(error, settings)) from error
+    return listener
+
+
+def listen(listener: socket.socket, settings: Settings) -> None:
+    """Listen on a bound socket.
+
+    Raises:
+        CannotServe: another program has begun to listen on the address since it was bound.
+    """
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise CannotServe(failure_of(error, settings)) from error
+
+
+def local_url(listener: socket.socket) -> str:
+    """Return the URL by which this machine reaches a bound socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens is the setting's choice
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def failure_of(error: OSError, settings: Settings) -> str:
+    """Say in a sentence why the address of the settings cannot be used, and what to do."""
+    host, port = settings.host, settings.port
+    if error.errno == EADDRINUSE:
+        return f"{host}:{port} is taken by another program. Stop it, or set LARDER_PORT to another port."
+    if error.errno == EACCES:
+        return f"{host}:{port} is not ours to listen on ({error.strerror}). Set LARDER_PORT to a port above 1023."
+    return f"{host}:{port} cannot be listened on ({error.strerror}). Correct LARDER_HOST and LARDER_PORT."

@@ -1,0 +1,5 @@
+"""The one error of the server."""
+
+
+class CannotServe(Exception):
+    """The address cannot be served, for a reason outside the program. The message says what to do about it."""

@@ -1,0 +1,23 @@
+"""What each process of Larder sets up first: its event loop and its logs."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+
+def run_in_loop(coroutine: Coroutine[Any, Any, int]) -> int:
+    """Run a program's coroutine to its end, on uvloop where that is installed, and return its exit status."""
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
+    except ImportError:
+        return asyncio.run(coroutine)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+def log_to_stderr() -> None:
+    """Log from INFO on. Libraries that report routine events at INFO are limited to WARNING."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("uvicorn.error", "httpx", "httpcore", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,55 @@
+"""``python -m app.server.worker``: one of the processes of ``larder serve --workers N``, which starts it.
+
+It serves the connections that its parent hands it, until a signal or until the parent is dead.
+"""
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from app.api.worker_metrics import SharedMetrics
+from app.main import create_app
+from app.server.errors import CannotServe
+from app.server.handover import SERVING, ConnectionReceiver
+from app.server.http_server import Server, run_server
+from app.server.process import log_to_stderr, run_in_loop
+from app.server.signals import StopSignals
+from app.settings import Settings
+
+_CANNOT_START = 1
+
+
+def main() -> int:
+    """Run the worker that the command line describes, and return the exit status."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("number", type=int, help="which of the workers this is, from 1")
+    parser.add_argument("channel", type=int, help="file descriptor of the socket to the parent")
+    parser.add_argument("directory", type=Path, help="where the workers share their metrics")
+    given = parser.parse_args()
+    return run_in_loop(_serve(given.number, socket.socket(fileno=given.channel), given.directory))
+
+
+async def _serve(number: int, channel: socket.socket, directory: Path) -> int:
+    log_to_stderr()
+    with channel, StopSignals() as stop, stop.cancelling():
+        settings = Settings.from_env(os.environ)
+        server = Server(create_app(settings, SharedMetrics(directory, number)), settings)
+        receiver = ConnectionReceiver(channel, server.adopt, stop.stop)
+        try:
+            with receiver:
+                try:
+                    await run_server(server, [], stop, lambda: receiver.report(SERVING))
+                except CannotServe as error:
+                    await receiver.report(str(error).encode())
+                    return _CANNOT_START
+        finally:
+            if receiver.orphaned:
+                shutil.rmtree(directory, ignore_errors=True)  # otherwise the parent removes it
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

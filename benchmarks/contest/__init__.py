@@ -1,0 +1,1 @@
+"""Contenders take the same requests in alternated rounds; a row counts only if its answers were right."""

@@ -1,0 +1,1 @@
+"""Larder alone, under a steady load: latency, statements, memory, the cost of each operation."""

@@ -1,0 +1,64 @@
+"""A fixed rate in several rounds: medians, and the ratio of two contenders round by round."""
+
+from dataclasses import dataclass, field
+from statistics import median
+
+from benchmarks.results import Cell, Target
+from benchmarks.steady.h2load import Run
+from benchmarks.steady.percentiles import Latency, latency
+
+ENOUGH = 0.995
+"""Of the rate, or the round does not count."""
+MOST_RATIO = 2.0
+
+
+@dataclass(slots=True)
+class Measured:
+    """One contender: its rate, requests/s, and what each round found."""
+
+    label: str
+    rate: float
+    runs: list[Run] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+
+    def add(self, found: Run) -> None:
+        """Add a round. Raises ``ValueError`` when nothing was answered."""
+        self.runs.append(found)
+        self.latencies.append(latency(found.latencies_s))
+
+    @property
+    def achieved(self) -> bool:
+        """Whether every round had the rate, and 200s only."""
+        return all(found.rate >= ENOUGH * self.rate and found.verified for found in self.runs)
+
+    def row(self) -> dict[str, Cell]:
+        """The table's row: medians over the rounds; the curve's, too."""
+        p99 = [found.p99_ms for found in self.latencies]
+        curves = zip(*(found.curve for found in self.latencies), strict=True)
+        return {
+            "contender": self.label,
+            "rate_per_s": round(self.rate),
+            "achieved_per_s": round(median(found.rate for found in self.runs)),
+            "p50_ms": median(found.p50_ms for found in self.latencies),
+            "p95_ms": median(found.p95_ms for found in self.latencies),
+            "p99_ms": median(p99),
+            "p99_from_ms": min(p99),
+            "p99_to_ms": max(p99),
+            "max_ms": median(found.max_ms for found in self.latencies),
+            "added_percent": round(median(100 * found.added / len(found.latencies_s) for found in self.runs), 2),
+            "late_ms": round(1_000 * max(found.late_s for found in self.runs), 1),
+            "curve": [(points[0][0], median(ms for _, ms in points)) for points in curves],
+        }
+
+
+def judge(ours: Measured, ceiling: Measured) -> Target:
+    """Compare p99 round by round."""
+    ratios = [mine.p99_ms / bare.p99_ms for mine, bare in zip(ours.latencies, ceiling.latencies, strict=True)]
+    spread = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f}x) at {ours.rate:,.0f}/s"
+    achieved = ours.achieved and ceiling.achieved
+    return Target(
+        "p99 of a cached GET at half of our own peak rate, of the bare ASGI function's at the same rate",
+        f"<= {MOST_RATIO:g}x",
+        spread if achieved else f"{spread}, but not every round had its rate and 200s only",
+        achieved and median(ratios) <= MOST_RATIO,
+    )

@@ -1,0 +1,144 @@
+"""The workers' tallies: what is summed, what survives a worker, and what does not."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.api.metrics import RequestStats, Tally, render
+from app.api.worker_metrics import SharedMetrics
+from app.cache.ports import Outcome, Repairs
+from app.cache.stats import Histogram, Stats
+
+
+class Clock:
+    """Seconds, as the test says."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _live(reads: int, *, store_up: bool = True, last_proven: float | None = None) -> Tally:
+    """The tally of a process that answered so many reads, each a hit."""
+    requests = RequestStats()
+    for _ in range(reads):
+        requests.observe("GET", "/products/{product_id}", 200, 0.002)
+    return Tally(requests, Stats(hits=reads, last_proven=last_proven), store_failures=1, store_up=store_up, workers=1)
+
+
+def _shown(tally: Tally, clock: Callable[[], float]) -> dict[tuple[str, tuple[str, ...]], float]:
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(render(tally, clock).decode())
+        for sample in family.samples
+    }
+
+
+def test_whoever_is_asked_shows_the_sum(tmp_path: Path) -> None:
+    """Two workers, asked in turn, each show what both have counted, durations and labels too."""
+    clock = Clock()
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
+    two.total(_live(5))
+    sums = _shown(one.total(_live(3)), clock)
+    assert sums["larder_http_requests_total", ("GET", "/products/{product_id}", "200")] == 8
+    assert sums["larder_http_request_seconds_count", ("/products/{product_id}",)] == 8
+    assert sums["larder_http_request_seconds_sum", ("/products/{product_id}",)] == pytest.approx(0.016)
+    assert sums["larder_cache_reads_total", ("hit",)] == 8
+    assert sums["larder_cache_store_failures_total", ()] == 2
+    assert sums["larder_workers", ()] == 2
+    assert _shown(two.total(_live(5)), clock) == sums
+
+
+def test_successor_goes_on_from_what_was_shown(tmp_path: Path) -> None:
+    """A worker that dies right after it was asked takes nothing with it; its successor adds to it, and counts as a restart."""
+    clock = Clock()
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
+    assert two.total(_live(5)).cache.hits == 5
+    assert one.total(_live(3)).cache.hits == 8
+    successor = SharedMetrics(tmp_path, 2, clock)
+    assert one.total(_live(3)).cache.hits == 8
+    sums = _shown(successor.total(_live(2)), clock)
+    assert sums["larder_cache_reads_total", ("hit",)] == 10
+    assert sums["larder_worker_restarts_total", ()] == 1
+    assert sums["larder_workers", ()] == 2
+    assert SharedMetrics(tmp_path, 2, clock).total(_live(0)).restarts == 2
+
+
+def test_state_of_a_worker_goes_with_it(tmp_path: Path) -> None:
+    """The store is up if it is for each living worker; one that is gone keeps its counts, but is not spoken of as alive."""
+    clock = Clock()
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
+    two.total(_live(5, store_up=False))
+    assert _shown(one.total(_live(3)), clock)["larder_cache_store_up", ()] == 0
+    clock.now += 60
+    sums = _shown(one.total(_live(3)), clock)
+    assert sums["larder_cache_store_up", ()] == 1
+    assert sums["larder_workers", ()] == 1
+    assert sums["larder_cache_reads_total", ("hit",)] == 8
+
+
+def test_age_is_that_of_the_youngest(tmp_path: Path) -> None:
+    """Of two workers' proofs the later one counts, also when it was told of a while ago; no proof at all shows no age."""
+    clock = Clock()
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
+    two.total(_live(5, last_proven=clock.now - 1))
+    clock.now += 2
+    assert _shown(one.total(_live(3, last_proven=clock.now - 30)), clock)["larder_cache_proof_age_seconds", ()] == 3
+    assert ("larder_cache_audit_age_seconds", ()) not in _shown(one.total(_live(3)), clock)
+
+
+async def test_tally_is_kept_until_the_end(tmp_path: Path) -> None:
+    """What is counted reaches the siblings without anybody asking, and what was counted last is written at the end."""
+    one, two = SharedMetrics(tmp_path, 1), SharedMetrics(tmp_path, 2)
+    live = _live(0)
+    keeping = asyncio.create_task(two.keep(lambda: live))
+    for hits in (4, 9):
+        live.cache.hits = hits
+        async with asyncio.timeout(30):
+            while one.total(_live(0)).cache.hits < hits:
+                await asyncio.sleep(0.01)
+    live.cache.hits = 11
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert one.total(_live(0)).cache.hits == 11
+
+
+def test_directory_that_is_gone_ends_no_worker(tmp_path: Path) -> None:
+    """Without the directory a worker still shows what it has counted itself."""
+    directory = tmp_path / "tallies"
+    directory.mkdir()
+    one = SharedMetrics(directory, 1)
+    shutil.rmtree(directory)
+    assert one.total(_live(3)).cache.hits == 3
+    assert SharedMetrics(directory, 2).total(_live(4)).cache.hits == 4
+
+
+def test_every_count_is_summed() -> None:
+    """Whatever is added to the counters is summed with them: each field of the sum differs from both of its parts."""
+    duration = Histogram()
+    duration.observe(0.2)
+    values = {int: 2, float: 7.0, Histogram: duration, Repairs: Repairs(1, 2, 3, 4)}
+    stats = Stats(publishes=type(Stats().publishes)({Outcome.STORED: 3}))
+    for part in fields(Stats):
+        if part.name != "publishes":
+            kind = type(getattr(stats, part.name)) if getattr(stats, part.name) is not None else float
+            setattr(stats, part.name, values[kind])
+    both = stats + stats
+    assert both.publishes == {Outcome.STORED: 6}
+    assert both.repairs == Repairs(2, 4, 6, 8)
+    for part in fields(Stats):
+        one, sum_of_both = getattr(stats, part.name), getattr(both, part.name)
+        if isinstance(one, int):
+            assert sum_of_both == 4, part.name
+        if isinstance(one, Histogram):
+            assert sum(sum_of_both.counts) == 2, part.name
+            assert sum_of_both.total_s == pytest.approx(0.4)
+    assert (both.last_audit, both.last_proven) == (7.0, 7.0)
+    assert (stats + Stats()).last_audit == (Stats() + stats).last_audit == 7.0
+    assert (replace(stats, last_audit=5.0) + stats).last_audit == 7.0
