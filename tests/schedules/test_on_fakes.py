@@ -1,7 +1,5 @@
 """Schedules played move by move, with every guard and with one guard off."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.schedules import audits, takeovers, traffic, worlds
@@ -9,7 +7,6 @@ from tests.schedules.on_fakes import Schedule, play
 from tests.schedules.stage import schedules_of
 from tests.simulation.mutants import ALSO_CAUGHT_ON, BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
 
-PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
 SCHEDULES = [schedule for module in (audits, takeovers, traffic, worlds) for schedule in schedules_of(module)]
 
 
@@ -56,16 +53,3 @@ def test_every_schedule_is_some_mutants() -> None:
     """A schedule on which nothing can be caught is no test."""
     caught = {mutant.schedule for mutant in MUTANTS} | set(ALSO_CAUGHT_ON)
     assert [schedule.__name__ for schedule in SCHEDULES if schedule not in caught] == []
-
-
-def test_page_lists_every_mutant() -> None:
-    """docs/SIMULATION.md says of each guard what drops it and what catches that."""
-    page = PAGE.read_text(encoding="utf-8")
-    assert [mutant.name for mutant in MUTANTS if row(mutant) not in page] == []
-
-
-def row(mutant: Mutant) -> str:
-    """A mutant's line in the page's table."""
-    caught = f"`{mutant.schedule.__name__}`" if mutant.schedule else "seeds"
-    behind = ", ".join(f"`{name}`" for name in mutant.behind)
-    return f"| {mutant.rule} | `{mutant.name}` | {mutant.drops} | {caught}{f' with {behind}' if behind else ''} |"
