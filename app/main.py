@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 
 from app.api.application import build
+from app.api.context import STATE, Larder
 from app.api.metrics import RequestStats
-from app.api.state import STATE, Larder
 from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig

@@ -11,7 +11,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.problems import MEDIA_TYPE, TYPES, Problem
+from app.api.problem_types import TYPES
+from app.api.problems import MEDIA_TYPE, Problem
 from app.server.hot_read import HotReads
 
 MAX_HEAD_BYTES = 65_536
@@ -237,7 +238,7 @@ class Connection(HotReads):
     def send_400_response(self, msg: str) -> None:
         """Answer refused bytes with a problem, like every other error, and close the connection.
 
-        Complete requests that came before them are answered first. Otherwise this response would be taken for theirs.
+        Complete requests before them are answered first. Otherwise the client would take this response for theirs.
         """
         self._refused = True
         if self.transport.is_closing():

@@ -24,7 +24,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.state import READING, STATE, Larder
+from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from app.api.metrics import RequestStats, StoreHealth, Tally
+from app.api.metrics import RequestStats, StoreHealth, WorkerMetrics
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
@@ -42,9 +42,9 @@ class Larder:
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
 
-    def tally(self) -> Tally:
+    def tally(self) -> WorkerMetrics:
         """Give what this process counts; the counters in it are the living ones."""
-        return Tally(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
+        return WorkerMetrics(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 
 def larder_of(request: Request) -> Larder:

@@ -1,16 +1,17 @@
-"""Whether the process lives, whether it can serve, and what it has counted."""
+"""Operation of the service: whether it lives and can serve, what it has counted, and dropping an entry of the cache."""
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.answers import KEEP_NOT
-from app.api.direct import direct_router
+from app.api.context import larder_of, products_of
 from app.api.metrics import CONTENT_TYPE, render
 from app.api.openapi import PROMETHEUS, Success, answers
-from app.api.state import larder_of
+from app.api.responses import NO_STORE, ProductId, checked_id
+from app.api.routes import request_router
 
-router = direct_router("operation")
-_HEADERS = {"Cache-Control": KEEP_NOT}
+router = request_router("operation")
+cache_router = request_router("cache")
+_HEADERS = {"Cache-Control": NO_STORE}
 
 
 @router.get(
@@ -55,3 +56,20 @@ async def metrics(request: Request) -> Response:
     own = larder.tally()
     total = own if larder.shared_metrics is None else larder.shared_metrics.total(own)
     return Response(render(total), 200, _HEADERS, CONTENT_TYPE)
+
+
+@cache_router.delete(
+    "/cache/products/{product_id}",
+    operation_id="dropCacheEntry",
+    summary="Drop a product's entry from the cache",
+    description="The product stays as it is; the next read takes it from PostgreSQL. It succeeds with no entry, too.",
+    status_code=204,
+    response_class=Response,
+    responses=answers(
+        {204: Success("There is no entry now")}, ("invalid-request", "overloaded", "cache-unavailable", "internal-error")
+    ),
+)
+async def drop_cache_entry(request: Request, product_id: ProductId) -> Response:
+    """Drop the entry, absent or not."""
+    await products_of(request).drop(checked_id(product_id))
+    return Response(status_code=204)

@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from app.api.problems import TYPES, ProblemType
+from app.api.problem_types import TYPES, ProblemType
 
 _ASSETS = "/docs/assets"
 _STYLE = (

@@ -15,11 +15,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import RequestStats
-from app.api.problems import TYPES, Fault, Problem, invalid
+from app.api.problem_types import TYPES
+from app.api.problems import FieldError, Problem, invalid
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _log = logging.getLogger("larder.http")
-_SLASH = Fault("must not contain an encoded slash: no id has one", parameter="path")
+_SLASH = FieldError("must not contain an encoded slash: no id has one", parameter="path")
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -54,7 +55,7 @@ class _Answer:
         await self._send(message)
 
 
-class Edge:
+class OutermostLayer:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, requests: RequestStats) -> None:

@@ -8,10 +8,10 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import json_list, render_document, render_product
-from app.api.body import faults_of
-from app.api.direct import direct_router
-from app.api.headers import LISTED, cache_status_of_many, wish
+from app.api.bodies import validate
+from app.api.conditions import freshness_of
+from app.api.context import larder_of, products_of
+from app.api.list_queries import ProductsById, product_query
 from app.api.models import Batch, NewProduct, WholeProduct
 from app.api.openapi import (
     BATCH_EXAMPLE,
@@ -23,19 +23,18 @@ from app.api.openapi import (
     answers,
     body,
 )
-from app.api.paging import Listed, Named, product_query
-from app.api.problems import MAX_FAULTS, Problem, invalid
-from app.api.state import larder_of, products_of
+from app.api.problems import MAX_ERRORS, Problem, invalid
+from app.api.responses import cache_status_of_many, json_list, page_response, render_document, render_product
+from app.api.routes import request_router
 from app.api.writing import write_request
 from app.cache.ports import Value
 from app.products import commands
 from app.products.commands import Effect
 from app.products.idempotency import Answer
 from app.products.product import Draft, is_product_id, new_product_id
-from app.products.service import Products
 
-router = direct_router("products")
-_MAX_BATCH_FAULTS = 1_000
+router = request_router("products")
+_MAX_BATCH_ERRORS = 1_000
 """Faults that the answer to a batch lists in all; beyond them each refused item has its first one."""
 _COST_AT_ONCE = 300
 """Items and faults after which others have their turn: a fault takes about as long as an item that is right."""
@@ -56,25 +55,16 @@ _COST_AT_ONCE = 300
 )
 async def list_products(request: Request) -> Response:
     """Answer whichever of the two was asked for."""
-    query, wished, products = product_query(request), wish(request), products_of(request)
-    if isinstance(query, Named):
-        reads = await products.get_many(query.ids, refresh=wished.refresh, stale_s=wished.stale_s)
+    query, freshness, products = product_query(request), freshness_of(request), products_of(request)
+    if isinstance(query, ProductsById):
+        reads = await products.get_many(query.ids, refresh=freshness.refresh, stale_s=freshness.stale_s)
         found = [read.state.payload for read in reads if isinstance(read.state, Value)]
         missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
         return json_list("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
-    return await _page(query, products)
-
-
-async def _page(query: Listed, products: Products) -> Response:
     page = await products.list_page(
         limit=query.limit, after=query.after, prefix=query.prefix, below_reorder_point=query.below_reorder_point
     )
-    headers = {"Cache-Status": LISTED}
-    cursor = None
-    if page.next is not None:
-        cursor = query.cursor(page.next)
-        headers["Link"] = query.next_link(cursor)
-    return json_list("items", page.items, "next", cursor, headers)
+    return page_response(page.items, query.next_page(page.next) if page.next else None)
 
 
 @router.post(
@@ -134,7 +124,7 @@ class _Item:
 async def _checked(items: Sequence[object]) -> list[_Item]:
     seen: dict[str, int] = {}
     checked = []
-    left = _MAX_BATCH_FAULTS
+    left = _MAX_BATCH_ERRORS
     cost = 0
     for index, item in enumerate(items):
         if cost > _COST_AT_ONCE:
@@ -146,10 +136,10 @@ async def _checked(items: Sequence[object]) -> list[_Item]:
         if product_id is not None and seen.setdefault(product_id, index) != index:
             checked.append(_Item(product_id, problem=_repeated(product_id, seen[product_id])))
             continue
-        whole = faults_of(WholeProduct, item, ("items", index))
+        whole = validate(WholeProduct, item, ("items", index))
         if isinstance(whole, list):
             cost += len(whole)
-            most = max(1, min(MAX_FAULTS, left))
+            most = max(1, min(MAX_ERRORS, left))
             left -= min(most, len(whole))
             checked.append(_Item(product_id, problem=invalid(whole, most)))
         else:

@@ -4,13 +4,12 @@ Preconditions (RFC 9110, 13), the freshness a client asks for (RFC 9111, 5.2.1) 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from app.api.problems import Problem
-from app.cache.write_through import Read, Status
 from app.products.product import ALWAYS, Precondition
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -26,18 +25,6 @@ MAX_KEY_LENGTH = 255
 _BARE_KEY = re.compile(r"[!#-~][ -~]*")
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPED = re.compile(r"\\(.)")
-
-_STATUS = {
-    Status.HIT: "larder; hit",
-    Status.MISS: "larder; fwd=miss",
-    Status.STORED: "larder; fwd=miss; stored",
-    Status.BYPASS: "larder; fwd=bypass",
-    Status.REFRESHED: "larder; fwd=request",
-    Status.REFRESHED_STORED: "larder; fwd=request; stored",
-    Status.UNVERIFIED: "larder; hit; detail=unverified",
-}
-LISTED = "larder; fwd=bypass"
-"""Lists are read from PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +53,7 @@ class ReadConditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Freshness:
     """How fresh a client wants its read: from the source, or up to ``stale_s`` seconds unverified while that is away."""
 
     refresh: bool = False
@@ -171,11 +158,11 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def wish(request: Request) -> Wish:
+def freshness_of(request: Request) -> Freshness:
     """Read what the client's Cache-Control asks for; as RFC 9111 says, unknown or invalid directives are ignored."""
     lines = request.headers.getlist("Cache-Control")
     if not lines:
-        return Wish()
+        return Freshness()
     refresh = False
     stale_s = 0
     for directive in _directives(",".join(lines)):
@@ -187,7 +174,7 @@ def wish(request: Request) -> Wish:
             refresh = True
         elif name == "stale-if-error" and re.fullmatch("[0-9]{1,10}", value):
             stale_s = min(int(value), _STALE_MAX_S)
-    return Wish(refresh, stale_s)
+    return Freshness(refresh, stale_s)
 
 
 def _directives(text: str) -> Iterator[str]:
@@ -200,31 +187,3 @@ def _directives(text: str) -> Iterator[str]:
             yield "".join(parts).strip(" \t")
             parts = []
     yield "".join(parts).strip(" \t")
-
-
-def cache_status(read: Read) -> str:
-    """Say how one read was served."""
-    if read.status is Status.BYPASS and read.detail:
-        return f"larder; fwd=bypass; detail={read.detail}"
-    return _STATUS[read.status]
-
-
-def cache_status_of_many(reads: Sequence[Read]) -> str:
-    """Say how a read of many was served: as the least favourable of them, an unverified one before all."""
-    statuses = [read.status for read in reads]
-    kinds = set(statuses)
-    hits = statuses.count(Status.HIT)
-    if kinds <= {Status.HIT}:
-        return "larder; hit"
-    if Status.UNVERIFIED in kinds:
-        return (
-            "larder; hit; detail=unverified"
-            if kinds <= {Status.HIT, Status.UNVERIFIED}
-            else "larder; fwd=miss; detail=unverified"
-        )
-    if Status.BYPASS in kinds:
-        details = {read.detail for read in reads if read.status is Status.BYPASS}
-        return "larder; fwd=bypass" + (f"; detail={detail}" if len(details) == 1 and (detail := details.pop()) else "")
-    if kinds <= {Status.REFRESHED, Status.REFRESHED_STORED}:
-        return _STATUS[Status.REFRESHED if Status.REFRESHED in kinds else Status.REFRESHED_STORED]
-    return f'larder; fwd=miss; detail="hits={hits} misses={len(reads) - hits}"'
