@@ -45,7 +45,7 @@ def marked() -> dict[str, tuple[str, ...]]:
 def promises_table() -> str:
     """Each guarantee and rule and the tests that prove it, by file."""
     return markdown(
-        ("promise", "tests, under `tests/`"), [(promise, _listed(marked().get(promise, ()))) for promise in PROMISES]
+        ("promise", "tests, without `test_`"), [(promise, _listed(marked().get(promise, ()))) for promise in PROMISES]
     )
 
 
@@ -54,7 +54,7 @@ def _listed(tests: tuple[str, ...]) -> str:
     for test in tests:
         file, _, name = test.partition("::")
         by_file[file].append(name.removeprefix("test_"))
-    return "; ".join(f"`{file}.py`{': ' if any(names) else ''}{', '.join(names)}" for file, names in by_file.items())
+    return "; ".join(f"`tests/{file}.py`{': ' if any(names) else ''}{', '.join(names)}" for file, names in by_file.items())
 
 
 def _note(found: dict[str, list[str]], expression: ast.expr, test: str) -> None:

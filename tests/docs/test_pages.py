@@ -26,6 +26,7 @@ PROSE_WIDTH = 160
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
+@pytest.mark.guarantee("G6")
 @pytest.mark.parametrize(("page", "name"), TABLES, ids="-".join)
 def test_a_generated_table_is_that_of_the_code(page: str, name: str) -> None:
     """A table that is made from code or data is neither edited by hand nor forgotten."""

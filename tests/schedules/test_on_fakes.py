@@ -15,12 +15,14 @@ def name_of(it: object) -> str:
     return str(getattr(it, "name", getattr(it, "__name__", it)))
 
 
+@pytest.mark.guarantee("G1")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
 def test_shipped_code_on_a_schedule(schedule: Schedule) -> None:
     """With every guard in its place nobody reads the past."""
     assert play(schedule) == []
 
 
+@pytest.mark.guarantee("G1", "R4", "R10")
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.schedule], ids=name_of)
 def test_guard_that_is_off_on_its_schedule(mutant: Mutant) -> None:
     """Each guard alone stands between a reader and the past, or does once those before it have fallen."""
@@ -31,6 +33,7 @@ def test_guard_that_is_off_on_its_schedule(mutant: Mutant) -> None:
     assert play(mutant.schedule, together(*before, mutant.parts))
 
 
+@pytest.mark.guarantee("G2", "G5")
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if not mutant.schedule], ids=name_of)
 def test_guard_that_is_off_by_chance(mutant: Mutant) -> None:
     """What is no matter of order alone, seeds find: the checks of the histories see it."""
