@@ -238,7 +238,7 @@ class Connection(HotReads):
     def send_400_response(self, msg: str) -> None:
         """Answer refused bytes with a problem, like every other error, and close the connection.
 
-        Complete requests that came before them are answered first. Otherwise this response would be taken for theirs.
+        Complete requests before them are answered first. Otherwise the client would take this response for theirs.
         """
         self._refused = True
         if self.transport.is_closing():

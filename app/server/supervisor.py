@@ -1,7 +1,7 @@
 """Several processes on one address: started together, replaced when they die, stopped together.
 
-The parent accepts connections and hands each to the next worker in turn, without reading from them (``handover``). A worker is
-a fresh interpreter, so that no state of a running event loop is copied into a second process.
+The parent accepts connections and hands each to the next worker, without reading from them (``handover``). A worker is a
+fresh interpreter, so that no state of a running event loop is copied into a second process.
 """
 
 import asyncio

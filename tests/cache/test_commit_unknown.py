@@ -30,11 +30,12 @@ async def cutting(redis_url: str, tap: tuple[Tap, str], namespace: str) -> Async
         yield process
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
 async def test_cut_at_commit_with_a_filled_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
 ) -> None:
-    """The caller hears that the outcome is unknown, the slot is as it was, and the next audit brings what happened."""
+    """The caller is told that the outcome is unknown, the slot stays, and the next audit makes the outcome visible."""
     await process.write(Put(draft(KEY)))
     before = await slots.get(KEY)
     tap[0].cut = cut
@@ -50,11 +51,12 @@ async def test_cut_at_commit_with_a_filled_slot(
     assert (await cutting.products.write(set_stock(KEY, 8)))[0].row.version == (3 if happened else 2)
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
 async def test_cut_at_commit_with_an_empty_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
 ) -> None:
-    """The lease that was taken for the write is given back, and whoever reads next finds what happened."""
+    """The lease that was taken for the write is given back, and the next read finds the outcome."""
     await process.write(Put(draft(KEY)))
     await process.cache.drop(KEY)
     tap[0].cut = cut
@@ -66,8 +68,9 @@ async def test_cut_at_commit_with_an_empty_slot(
     assert await process.version(KEY) == (2 if cut == "when its answer comes" else 1)
 
 
+@pytest.mark.guarantee("G2")
 async def test_whole_batch_hears_that_its_outcome_is_unknown(process: Process, cutting: Process, tap: tuple[Tap, str]) -> None:
-    """Requests that share a transaction share its fate, and no one of them is tried again behind its caller's back."""
+    """Requests that share a transaction share its outcome, and none is tried again without its caller."""
     ids = [f"p{number}" for number in range(5)]
     await cutting.products.write(Create(draft("first")))
     tap[0].clear()

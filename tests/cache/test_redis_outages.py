@@ -49,7 +49,7 @@ class Clients:
                 self.reads += 1
 
     async def write(self, times: int) -> None:
-        """Write every key so often; keys in turn, so that each write stands for itself."""
+        """Write every key so often, one key after the other, so that no write shares a transaction."""
         for number in range(times):
             written = await asyncio.gather(*(self._process.products.write(set_stock(key, number)) for key in KEYS))
             for key, [effect] in zip(KEYS, written, strict=True):
@@ -64,8 +64,9 @@ class Clients:
             clients.create_task(self.write(2))
 
 
+@pytest.mark.guarantee("G3")
 async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServer) -> None:
-    """Every request succeeds while Redis hangs; the hang costs each connection one deadline in all, not one a request."""
+    """Every request succeeds while Redis hangs, which costs each connection one deadline in all and not one per request."""
     clients = Clients(served)
     await clients.run()
     private_redis.pause()
@@ -84,8 +85,9 @@ async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServ
     await clients.run()
 
 
+@pytest.mark.guarantee("G3")
 async def test_redis_is_killed_and_comes_back_empty(served: Process, private_redis: RedisServer) -> None:
-    """Every request succeeds while Redis is dead, and the cache is used again, and right, when it is back."""
+    """Every request succeeds while Redis is dead, and the cache is used again when it is back."""
     clients = Clients(served)
     async with asyncio.TaskGroup() as running:
         running.create_task(clients.run())
@@ -98,6 +100,7 @@ async def test_redis_is_killed_and_comes_back_empty(served: Process, private_red
     await clients.run()
 
 
+@pytest.mark.guarantee("R1")
 async def test_redis_comes_back_from_a_snapshot(served: Process, private_redis: RedisServer) -> None:
     """Old values that a restart brings back are never believed: the fence in the snapshot names a server that is gone."""
     clients = Clients(served)
@@ -112,6 +115,7 @@ async def test_redis_comes_back_from_a_snapshot(served: Process, private_redis: 
     await clients.run()
 
 
+@pytest.mark.guarantee("R5")
 async def test_audits_go_on_after_an_outage(served: Process, private_redis: RedisServer) -> None:
     """The auditor survives Redis: it counts its failures and proves the cache again afterwards."""
     await private_redis.kill()
@@ -121,8 +125,9 @@ async def test_audits_go_on_after_an_outage(served: Process, private_redis: Redi
     await until(lambda: _is(served.stats.audits > audits))
 
 
+@pytest.mark.guarantee("G6")
 async def test_single_prober(unanswering: "Unanswering") -> None:
-    """While Redis does not answer, one prober tries to connect, whoever and how many ask; they are refused at once."""
+    """While Redis does not answer, one background task tries to connect, and all calls are refused at once."""
     link = redis_options(unanswering.url, timeout_ms=50, connect_timeout_ms=50, retry_ms=10).link()
     await link.start()
     try:
@@ -136,6 +141,7 @@ async def test_single_prober(unanswering: "Unanswering") -> None:
         await link.close()
 
 
+@pytest.mark.guarantee("R1")
 async def test_reply_too_late(private_redis: RedisServer, database_url: str, namespace: str) -> None:
     """A connection with an unanswered command is closed; its late answer reaches nobody, and its publish does no harm."""
     tap = Tap()
@@ -155,7 +161,7 @@ async def test_reply_too_late(private_redis: RedisServer, database_url: str, nam
 
 
 class Unanswering:
-    """Takes connections and never says a word."""
+    """Accepts connections and never answers."""
 
     def __init__(self) -> None:
         self.url = ""

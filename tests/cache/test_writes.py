@@ -8,7 +8,7 @@ import redis.asyncio
 from app.cache.ports import Absent, Outcome, Publication, State, Value
 from app.cache.redis_store import Names, RedisStore
 from app.cache.write_through import Status
-from app.products.commands import Create, Put, delete, set_stock
+from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Precondition
 from app.products.transactions import Committed
@@ -27,6 +27,7 @@ async def mug(process: Process) -> Process:
     return process
 
 
+@pytest.mark.guarantee("R3")
 async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
     """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
     await slots.evict(KEY)
@@ -37,6 +38,7 @@ async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other
     assert (read.state.version, read.status) == (2, Status.HIT)
 
 
+@pytest.mark.guarantee("R2")
 async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process) -> None:
     """A write onto an empty slot populates it, and a reader who comes between commit and publish fills nothing."""
     await mug.cache.drop(KEY)
@@ -49,30 +51,6 @@ async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process
     assert (await writing).proven
     read = await other.cache.read(KEY)
     assert (read.state.version, read.status) == (2, Status.HIT)
-
-
-async def test_delete_and_create_again(mug: Process, slots: Slots) -> None:
-    """R8: a delete publishes a tombstone, reads of it hit, and the id's next life goes on from its version."""
-    assert (await mug.write(delete(KEY))).proven
-    gone = await mug.cache.read(KEY)
-    assert isinstance(gone.state, Absent)
-    assert (gone.state.version, gone.status) == (2, Status.HIT)
-    assert (await slots.get(KEY) or b"").startswith(b"T")
-    assert (await mug.write(Put(draft(KEY, 999)))).proven
-    again = await mug.cache.read(KEY)
-    assert isinstance(again.state, Value)
-    assert (again.state.version, again.status) == (3, Status.HIT)
-    assert b'"price_cents":999' in again.state.payload
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
-async def test_publish_fails(mug: Process, *, after: bool) -> None:
-    """A publish without a definite answer never fails the write; it only stays unproven, so that it must settle."""
-    mug.store.calls.fail("publish", LOST, after=after)
-    assert not (await mug.write(set_stock(KEY, 1))).proven
-    assert (await mug.cache.read(KEY)).state.version == (2 if after else 1)
-    assert (await mug.write(set_stock(KEY, 2))).proven
-    assert await mug.version(KEY) == 3
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before effect", "reply lost"])
@@ -98,6 +76,7 @@ async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, 
     assert (await mug.cache.read(KEY)).state.version == 2
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("empty", [False, True], ids=["filled slot", "empty slot"])
 async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> None:
     """G2: a failed transaction leaves the slot as it was; the lease that was taken for it is given back."""
@@ -142,17 +121,7 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     assert await slots.get(KEY) is None
 
 
-async def test_batch_with_one_refusal_publishes_the_rest(mug: Process) -> None:
-    """Commands that share a transaction are decided and published each for itself."""
-    created, refused = await asyncio.gather(
-        mug.products.write(Create(draft("second"))), mug.products.write(Create(draft(KEY))), return_exceptions=True
-    )
-    assert not isinstance(created, BaseException)
-    assert isinstance(refused, Exception)
-    assert (await mug.cache.read("second")).status is Status.HIT
-    assert await mug.version(KEY) == 1
-
-
+@pytest.mark.guarantee("R1")
 async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     """An entry from another stretch of history is not believed, however new it looks, and the next publish replaces it."""
     own = await slots.get(KEY)
@@ -166,6 +135,7 @@ async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     assert (await mug.cache.read(KEY)).status is Status.HIT
 
 
+@pytest.mark.guarantee("R1")
 async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
     """An entry counts for the id that stands in it, not for the place where it was found."""
     await mug.write(Put(draft("jug", 5)))
@@ -176,6 +146,7 @@ async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
     assert read.status is Status.MISS
 
 
+@pytest.mark.guarantee("R1")
 @pytest.mark.parametrize("fence", ["none", "another server", "another epoch"])
 async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence: str) -> None:
     """R1: without a live fence of this server and epoch no slot is believed and no publish is proven."""
@@ -192,6 +163,7 @@ async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence:
     assert not (await mug.write(set_stock(KEY, 1))).proven
 
 
+@pytest.mark.guarantee("G6")
 async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, namespace: str, process: Process) -> None:
     """A life lies between (1 - jitter) and the whole of its setting; absent ids live by their own; lives differ."""
     await process.write(Put(draft(KEY)))

@@ -20,7 +20,7 @@ class RedisError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Which server, in which epoch, may be trusted until when (the server's own clock, seconds)."""
+    """The server and epoch that may be trusted, and until when (seconds on the server's own clock)."""
 
     server: str
     epoch: str
@@ -35,7 +35,7 @@ class Data:
     fence: Fence | None = None
     watermark: Watermark | None = None
     claim: tuple[str, float] = ("", 0.0)
-    """The token of who has this interval's audit, and until when."""
+    """The token of the claim on this interval's audit, and when it expires."""
 
     def copy(self) -> "Data":
         """Return what a snapshot, or a replica that is up to date, holds."""
@@ -73,7 +73,7 @@ class RedisServer:
         self.loading = False
         self.pages = 1
         self.page_s = 0.0
-        """How long each page of the key space takes, which may be full of others' keys."""
+        """Seconds that each page of the key space takes."""
         self.starts = 1
         self.histories = 1
         self._stored = stored
@@ -153,7 +153,7 @@ class RedisServer:
         self.data.slots.pop(key, None)
 
     def begin(self, identity: str, token: str, claim_s: float) -> Begun:
-        """Try to claim the interval; tell time, server and watermark."""
+        """Try to claim the interval; return time, server and watermark."""
         self._change(grows=True)
         claimed = self.data.claim[1] <= self.now()
         if claimed:
@@ -179,7 +179,7 @@ class RedisServer:
         return repairs
 
     def purge(self, page: int, token: str, claim_s: float) -> int:
-        """Delete the slots of one page of the key space, as ``SCAN`` goes through it, and keep the claim; tell their number."""
+        """Delete the slots of one page of the key space, as ``SCAN`` does, and keep the claim; return how many."""
         self._change()
         found = [key for key in self.data.slots if crc32(key.encode()) % self.pages == page]
         for key in found:

@@ -80,7 +80,7 @@ class MemorySource(Source, HistorySource):
 
 
 class MemoryAuditSource(AuditSource):
-    """The ``AuditSource`` port: one session, which ends with its server's start or its own first failure."""
+    """The ``AuditSource`` port: one session, which ends when its server restarts or a command fails."""
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
@@ -194,9 +194,9 @@ def _changing(
 def _give_up(postgres: MemoryPostgres, transaction: Transaction | None) -> None:
     """Close the connection: the server rolls back, unless the commit gets there first."""
     if transaction is not None:
-        # In a context of its own: this happens on the server, whatever becomes of the client.
+        # In a new context, because this happens on the server.
         asyncio.get_running_loop().call_later(ROLLBACK_AFTER_S, postgres.roll_back, transaction, context=Context())
 
 
 ROLLBACK_AFTER_S = 1.0
-"""Until a server notices that its client is gone."""
+"""Seconds until a server notices that its client is gone."""

@@ -22,7 +22,7 @@ Route = Callable[[], RedisServer]
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection to one start of one server, whose identity was asked for when it was made."""
+    """A connection to one run of one server, whose identity was asked for when it was opened."""
 
     server: RedisServer
     start: int
@@ -46,7 +46,7 @@ class Connection:
 
 
 class MemoryStore(Store):
-    """The ``Store`` port. Connections are pooled; one that had no definite reply is never used again."""
+    """The ``Store`` port. Connections are pooled; a connection without a definite reply is never used again."""
 
     def __init__(self, route: Route, wire: Wire, chance: random.Random, lifetimes: Lifetimes | None = None) -> None:
         self._route = route
@@ -85,7 +85,7 @@ class MemoryStore(Store):
 
 
 class MemoryAuditStore(AuditStore):
-    """The ``AuditStore`` port: one connection, which is lost for good by its first failure."""
+    """The ``AuditStore`` port: one connection, which the first failure ends."""
 
     def __init__(self, connection: Connection, route: Route, wire: Wire) -> None:
         self._connection: Connection | None = connection

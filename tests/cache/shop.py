@@ -1,8 +1,8 @@
-"""Two processes on one catalogue: one writes, and its cache may fail; the other reads beside it, and both are watched."""
+"""Two processes on one catalogue: one writes, and its cache may fail; the other one reads all the time, and is judged."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,28 +21,27 @@ from app.products.product import Draft, Gone, Product
 from app.products.source import row_of
 from app.products.transactions import Committed
 from tests.cache.conftest import Slots
-from tests.cache.rig import LOST, Process, until
+from tests.cache.rig import Process, until
 from tests.harness.checker import Read, Write, check
 
 Failure = TypeVar("Failure", bound=Exception)
-Writing = Awaitable[Effect | Sequence[Effect]]
 
 REFUSED = "refused"
 """A name that PostgreSQL refuses when its transaction commits."""
 KEPT = "kept"
 """The name of a product that PostgreSQL refuses to delete, when the transaction commits."""
 
-WRITER_FAILS = f"""
+COMMIT_FAILS = f"""
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the test refuses this';
 END
 $$;
 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    WHEN (NEW.name LIKE '% {REFUSED}' OR NEW.name LIKE '% {KEPT}' AND NEW.deleted_at IS NOT NULL)
+    WHEN (NEW.name LIKE '%{REFUSED}' OR NEW.name LIKE '%{KEPT}' AND NEW.deleted_at IS NOT NULL)
     EXECUTE FUNCTION refuse();
 """
-"""Lets the writer fail as late as it can: everything was done, and COMMIT is answered with an error."""
+"""Lets a transaction fail as late as it can: everything was done, and COMMIT is answered with an error."""
 
 
 class Trouble(StrEnum):
@@ -55,7 +54,7 @@ class Trouble(StrEnum):
 
 @dataclass(slots=True)
 class Shop:
-    """The catalogue of one test; its products' ids are the test's own. Reads of both processes are judged at the end."""
+    """The catalogue of one test."""
 
     at: Process
     """Where the test writes."""
@@ -63,90 +62,59 @@ class Shop:
     slots: Slots
     database: "psycopg.AsyncConnection[tuple[object, ...]]"
     trouble: Trouble
-    mark: str
     reads: list[Read] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
 
     def start(self) -> None:
         """From now on every publish of the writing process fails, if it is to fail."""
-        if self.trouble is not Trouble.NONE:
-            for _ in range(300):
-                self.at.store.calls.fail("publish", LOST, after=self.trouble is Trouble.REPLY_LOST)
+        if self.trouble is Trouble.REFUSED:
+            self.at.store.calls.lose("publish", times=300)
+        elif self.trouble is Trouble.REPLY_LOST:
+            self.at.store.calls.lose_reply("publish", times=300)
 
-    def id(self, name: str) -> str:
-        """The id of a product of this test."""
-        return f"{self.mark}-{name}"
+    async def tried(self, *commands: Command | Sequence[Command]) -> tuple[list[Effect], list[Exception]]:
+        """Make all these requests at once; return what the answered ones did, and the errors of the others.
 
-    def draft(self, name: str, price_cents: int = 100, *, ending: str = "good", stock: int | None = None) -> Draft:
-        """A whole product to put; its name's ending may be one that PostgreSQL refuses."""
-        return Draft(self.id(name), f"{self.mark} {name} {ending}", price_cents, stock)
-
-    async def tried(self, *writings: Writing) -> tuple[list[Effect], list[Exception]]:
-        """Make all these requests at once; what the answered ones did, and the errors of the others.
-
-        An answered request settled if, and only if, the cache failed it. Whoever reads from now on must see it.
+        Several commands in one sequence share a transaction. An answered request settled if, and only if, the cache failed it.
+        Whoever reads from now on must see it.
         """
-        settled = self.at.stats.settles
-        called = time.perf_counter()
+        settled, called = self.at.stats.settles, time.perf_counter()
+        writings = [
+            self.at.products.write(command) if isinstance(command, Command) else self._together(command) for command in commands
+        ]
         answers = await asyncio.gather(*writings, return_exceptions=True)
         returned = time.perf_counter()
-        effects: list[Effect] = []
-        errors: list[Exception] = []
-        answered = 0
-        for answer in answers:
-            if isinstance(answer, Exception):
-                errors.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                answered += 1
-                effects += [answer] if isinstance(answer, Effect) else answer
-        assert self.at.stats.settles - settled == (0 if self.trouble is Trouble.NONE else answered)
-        for effect in effects:
-            row = effect.row
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+        assert len(errors) + len(answered) == len(answers)
+        assert self.at.stats.settles - settled == (0 if self.trouble is Trouble.NONE else len(answered))
+        effects = [effect for effects in answered for effect in effects]
+        for row in (effect.row for effect in effects):
             self.writes.append(Write(row.id, called, returned, row.version, acknowledged=True, deleted=isinstance(row, Gone)))
         keys = {effect.row.id for effect in effects}
-        # The next write of the case finds what a reader filled in: the very entry that its lost publish leaves behind.
+        # The next write finds what a reader filled in: the very entry that its lost publish leaves behind.
         await until(lambda: self.look(self.other, *keys))
         await self.look(self.at, *keys)
         return effects, errors
 
-    async def wrote(self, *writings: Writing) -> list[Effect]:
+    async def wrote(self, *commands: Command | Sequence[Command]) -> list[Effect]:
         """Make requests at once that must all succeed."""
-        effects, errors = await self.tried(*writings)
+        effects, errors = await self.tried(*commands)
         if errors:
             raise errors[0]
         return effects
 
-    async def failed(self, kind: type[Failure], writing: Writing) -> Failure:
+    async def refused(self, kind: type[Failure], command: Command | Sequence[Command]) -> Failure:
         """Make a request that must fail, and must leave every entry as it was."""
         before = await self._entries()
-        effects, errors = await self.tried(writing)
+        effects, [error] = await self.tried(command)
         assert not effects
         assert await self._entries() == before
-        [error] = errors
         assert isinstance(error, kind), repr(error)
         return error
 
-    async def together(self, *commands: Command) -> Sequence[Effect]:
-        """Run commands in one transaction, published or settled as any write."""
-        effects: list[Effect] = []
-
-        async def transact() -> Committed:
-            committed = await self.at.transactions.commit([WriteRequest(command) for command in commands])
-            for decision in committed.decisions:
-                if isinstance(decision, Denied):
-                    raise decision.refusal
-                assert isinstance(decision, Done)
-                effects.extend(decision.effects)
-            return committed
-
-        _, acknowledgement = await self.at.cache.write(list({key for command in commands for key in command.keys}), transact)
-        await self.at.cache.settle(acknowledgement)
-        return effects
-
     async def look(self, process: Process, *keys: str) -> bool:
-        """Read from a process, on the record; whether every answer was a hit."""
+        """Read from a process, on the record; return whether every answer was a hit."""
         called = time.perf_counter()
         reads = await process.cache.read_many(keys) if keys else []
         returned = time.perf_counter()
@@ -154,23 +122,21 @@ class Shop:
         return all(read.status is Status.HIT for read in reads)
 
     async def rows(self) -> dict[str, tuple[object, ...]]:
-        """Every row of this test, with its hidden mark of the transaction that wrote it."""
-        found = await self.database.execute(
-            "SELECT id, xmin::text, name, price_cents, stock, version FROM products WHERE starts_with(id, %s)", (self.id(""),)
-        )
+        """Every row, with its hidden mark of the transaction that wrote it."""
+        found = await self.database.execute("SELECT id, xmin::text, name, price_cents, stock, version FROM products")
         return {str(row[0]): row for row in await found.fetchall()}
 
-    async def has(self, name: str, price_cents: int, version: int, *, stock: int = 0) -> None:
+    async def has(self, key: str, price_cents: int, version: int, *, stock: int = 0) -> None:
         """Assert that row, slot and reads agree on a product."""
-        row = await self._row(name)
+        row = await self._row(key)
         assert isinstance(row, Product)
         assert (row.price_cents, row.version, row.stock) == (price_cents, version, stock)
-        await self._agree(name, version, product_payload(row))
+        await self._agree(key, version, product_payload(row))
 
-    async def has_no(self, name: str, version: int = 0) -> None:
+    async def has_no(self, key: str, version: int = 0) -> None:
         """Assert that row, slot and reads agree that a product was deleted at a version, or (0) never was."""
-        assert await self._row(name) == Gone(self.id(name), version)
-        await self._agree(name, version, None)
+        assert await self._row(key) == Gone(key, version)
+        await self._agree(key, version, None)
 
     async def watch(self) -> None:
         """Read every product that was ever written, until cancelled.
@@ -186,17 +152,31 @@ class Shop:
         verdict = check(self.reads, self.writes)
         assert not verdict.violations, "\n".join(str(violation) for violation in verdict.violations[:5])
 
-    async def _row(self, name: str) -> Product | Gone:
+    async def _together(self, commands: Sequence[Command]) -> Sequence[Effect]:
+        """Run commands in one transaction, published or settled as any write."""
+
+        async def transact() -> Committed:
+            committed = await self.at.transactions.commit([WriteRequest(command) for command in commands])
+            if denied := [decision.refusal for decision in committed.decisions if isinstance(decision, Denied)]:
+                raise denied[0]
+            return committed
+
+        keys = {key for command in commands for key in command.keys}
+        committed, acknowledgement = await self.at.cache.write(list(keys), transact)
+        await self.at.cache.settle(acknowledgement)
+        return [effect for decision in committed.decisions if isinstance(decision, Done) for effect in decision.effects]
+
+    async def _row(self, key: str) -> Product | Gone:
         found = await self.database.execute(
             "SELECT name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at"
             " FROM products WHERE id = %s",
-            (self.id(name),),
+            (key,),
         )
-        return row_of(self.id(name), await found.fetchone() or (None,) * 8)
+        return row_of(key, await found.fetchone() or (None,) * 8)
 
-    async def _agree(self, name: str, version: int, payload: bytes | None) -> None:
-        key = self.id(name)
-        held = _held(await self.slots.get(key), key)
+    async def _agree(self, key: str, version: int, payload: bytes | None) -> None:
+        raw = await self.slots.get(key)
+        held = None if raw is None or raw.startswith(slot.LEASE) else slot.decode(raw, key, slot.hash_in(raw))
         if version and self.trouble is Trouble.NONE:
             assert held is not None, "a write that was published fills its slot"
         if held is not None:
@@ -211,12 +191,9 @@ class Shop:
         return {key: raw for key, raw in found.items() if raw is not None and not raw.startswith(slot.LEASE)}
 
 
-def _held(raw: bytes | None, key: str) -> State | None:
-    return slot.decode(raw, key, slot.hash_in(raw)) if raw is not None and not raw.startswith(slot.LEASE) else None
-
-
-def _payload(state: State) -> bytes | None:
-    return state.payload if isinstance(state, Value) else None
+def product(key: str, price_cents: int = 100, *, ending: str = "good", stock: int | None = None) -> Draft:
+    """A whole product to put; its name's ending may be one that PostgreSQL refuses."""
+    return Draft(key, f"{key} {ending}", price_cents, stock)
 
 
 async def stop(task: "asyncio.Task[None]") -> None:
@@ -224,3 +201,7 @@ async def stop(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _payload(state: State) -> bytes | None:
+    return state.payload if isinstance(state, Value) else None
