@@ -213,7 +213,7 @@ class Adjust(Command):
             raise InsufficientStock(shortages)
         if above := [product.id for product in products if product.stock + net[product.id] > MAX_INTEGER]:
             raise StockLimit(above)
-        return [_risen(replace(p, stock=p.stock + net[p.id]), entries[p.id]) for p in products]
+        return [_stocked(p, p.stock + net[p.id], entries[p.id]) for p in products]
 
 
 def _check(condition: Precondition, current: Row) -> None:
@@ -243,13 +243,14 @@ def _replaced(draft: Draft, current: Product) -> Effect:
 
 
 def _changed(before: Product, after: Product) -> Effect:
-    return Effect(before, Change.UNCHANGED) if after == before else _risen(after)
+    if after == before:
+        return Effect(before, Change.UNCHANGED)
+    return Effect(replace(after, version=after.version + 1), Change.UPDATED)
 
 
 def _counted(before: Product, after: Product, stock: int, reference: str | None = None) -> Effect:
-    entry = Entry(0, stock - before.stock, Reason.COUNT, reference)
-    return _risen(replace(after, stock=stock), (entry,))
+    return _stocked(after, stock, (Entry(0, stock - before.stock, Reason.COUNT, reference),))
 
 
-def _risen(product: Product, entries: Sequence[Entry] = ()) -> Effect:
-    return Effect(replace(product, version=product.version + 1), Change.UPDATED, entries)
+def _stocked(product: Product, stock: int, entries: Sequence[Entry]) -> Effect:
+    return Effect(replace(product, stock=stock, version=product.version + 1), Change.UPDATED, entries)
