@@ -1,17 +1,18 @@
-"""The composition root: the one place that knows every part, opens them in order and closes them in reverse."""
+"""The composition root: it knows every part, opens them in order, and closes them in reverse."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 
 from app.api.application import build
+from app.api.context import STATE, Larder
 from app.api.metrics import RequestStats
-from app.api.state import STATE, Larder
 from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
@@ -30,12 +31,14 @@ from app.settings import Settings
 
 _log = logging.getLogger("larder")
 
+Limits = TypeVar("Limits", CacheConfig, Lifetimes, WriteLimits)
+
 
 def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastAPI:
-    """Make the application; its servers are opened when it starts, and closed when it stops.
+    """Make the application. Its connections are opened when it starts, and closed when it stops.
 
     Args:
-        settings: what it runs with.
+        settings: the settings that it runs with.
         shared: the metrics of all workers, if there are several on this address.
     """
     requests = RequestStats()
@@ -78,7 +81,7 @@ async def running(
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)
         audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
-        await audit.attempt()  # so that the first reads find a fence, if Redis is there
+        await audit.attempt()  # so that the first reads find a fence, if Redis can be reached
         await cache.start()
         await opened.enter_async_context(_in_background("audit", audit.run()))
         pruner = AnswerPruner(
@@ -104,12 +107,12 @@ async def _in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIte
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()):
-        # Reads stay right without audits: the fence lapses and they go to PostgreSQL.
+        # Without audits reads stay right: the fence lapses, and they go to PostgreSQL.
         _log.error("the %s of this process ended, restart the process: %s", task.get_name(), error, exc_info=error)
 
 
 def open_database(settings: Settings) -> Database:
-    """Return the connections of the settings; they are opened when they are used."""
+    """Return the connections to PostgreSQL; each is opened when it is first used."""
     return Database(
         settings.database_url,
         connections=settings.database_connections,
@@ -121,7 +124,7 @@ def open_database(settings: Settings) -> Database:
 
 
 def redis_options(settings: Settings) -> RedisOptions:
-    """Return where Redis is and how long to wait for it, as the settings say."""
+    """Return where Redis is and how long to wait for it."""
     return RedisOptions(
         settings.redis_url,
         timeout_ms=settings.redis_timeout_ms,
@@ -131,39 +134,21 @@ def redis_options(settings: Settings) -> RedisOptions:
 
 
 def lifetimes(settings: Settings) -> Lifetimes:
-    """Return how long slots and leases live, as the settings say."""
-    return Lifetimes(
-        slot_ttl_s=settings.slot_ttl_s,
-        absent_ttl_s=settings.absent_ttl_s,
-        ttl_jitter_percent=settings.ttl_jitter_percent,
-        lease_ttl_ms=settings.lease_ttl_ms,
-    )
+    """Return how long slots and leases live."""
+    return _limits(Lifetimes, settings)
 
 
 def write_limits(settings: Settings) -> WriteLimits:
-    """Return the write path's limits of the settings. The main transaction always has a connection of its own."""
-    return WriteLimits(
-        write_batch=settings.write_batch,
-        queue_limit=settings.queue_limit,
-        request_timeout_ms=settings.request_timeout_ms,
-        idempotency_wait_ms=settings.idempotency_wait_ms,
-        places_apart=Shares.of(settings.database_connections).writes - 1,
-    )
+    """Return the write path's limits. The main transaction always has a connection of its own."""
+    return _limits(WriteLimits, settings, places_apart=Shares.of(settings.database_connections).writes - 1)
 
 
 def cache_config(settings: Settings) -> CacheConfig:
-    """Return the cache's limits of the settings."""
-    return CacheConfig(
-        batch_keys=settings.batch_keys,
-        batch_bytes=settings.batch_bytes,
-        queue_limit=settings.queue_limit,
-        warm_keys=settings.warm_keys,
-        audit_interval_ms=settings.audit_interval_ms,
-        audit_page_rows=settings.audit_page_rows,
-        fence_ttl_ms=settings.fence_ttl_ms,
-        fence_ttl_max_ms=settings.fence_ttl_max_ms,
-        settle_margin_ms=settings.settle_margin_ms,
-        settle_poll_ms=settings.settle_poll_ms,
-        settle_timeout_ms=settings.request_timeout_ms,
-        serve_unverified_s=settings.serve_unverified_s,
-    )
+    """Return the cache's limits."""
+    return _limits(CacheConfig, settings, settle_timeout_ms=settings.request_timeout_ms)
+
+
+def _limits(kind: type[Limits], settings: Settings, **others: int) -> Limits:
+    """Make a part's limits of the settings of the same names, and of ``others``."""
+    named = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
+    return kind(**named, **others)

@@ -1,7 +1,7 @@
-"""Every number Larder runs with: read once from the environment, checked, frozen.
+"""Every number that Larder runs with. They are read once from the environment, checked, and never change.
 
-A setting ``fence_ttl_ms`` is read from ``LARDER_FENCE_TTL_MS``; its name ends in its unit. A misspelt or contradictory
-setting stops the service before it listens, with a sentence for the operator.
+The setting ``fence_ttl_ms`` is read from ``LARDER_FENCE_TTL_MS``; names end in their unit. A misspelt or contradictory setting
+stops the service before it listens, with a sentence for the operator.
 """
 
 import os
@@ -92,7 +92,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read ``LARDER_*`` variables; an empty one counts as not given.
+        """Read the ``LARDER_*`` variables; an empty one counts as not given.
 
         Raises:
             SettingsError: a variable is unknown, malformed, or contradicts another one.
@@ -108,7 +108,7 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(_sentence(detail["loc"], detail["msg"]) for detail in error.errors())) from error
 
     def as_env(self) -> dict[str, str]:
-        """Give the variables that ``from_env`` makes the same settings of."""
+        """Return the variables from which ``from_env`` reads the same settings."""
         return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
 
 

@@ -4,7 +4,7 @@
 
 Private servers; the service is killed with SIGKILL two seconds after each time it was ready, Redis is stopped for five seconds
 and PostgreSQL restarted once meanwhile, and the replay's clients retry. Then every stock and every movement is compared
-with the file by ``benchmarks/verify_replay.py``. Exit status 0 only if all agree and the kills were done.
+with the file by ``benchmarks/sales/verify.py``. Exit status 0 only if all agree and the kills were done.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import httpx
 
 from app.private_servers import PostgresServer, RedisServer, ServerDirectory, start_postgres, start_redis
 
+SALES = (sys.executable, "-m", "benchmarks.sales")
 LARDER = str(Path(sys.executable).with_name("larder"))
-VERIFIER = str(Path(__file__).with_name("verify_replay.py"))
 LIFE_S = 2.0
 """From ready to SIGKILL."""
 REDIS_PAUSE_S = 5.0
@@ -91,18 +91,18 @@ async def _measure(arguments: argparse.Namespace, folder: Path, postgres: Postgr
     await service.start()
     try:
         stock = str(100_000 * arguments.repeat)
-        await _tell(LARDER, "catalogue", arguments.sales, catalogue, "--stock", stock)
+        await _tell(*SALES, "catalogue", arguments.sales, catalogue, "--stock", stock)
         await _tell(LARDER, "import", catalogue, "--url", url)
         killing = asyncio.create_task(service.die(arguments.kills, redis, postgres))
         replayed = await _tell(
-            LARDER, "replay", arguments.sales, "--url", url, "--id-map", "sanitize", "--clients", str(arguments.clients),
+            *SALES, "replay", arguments.sales, "--url", url, "--clients", str(arguments.clients),
             "--rate", str(arguments.rate), "--repeat", str(arguments.repeat), "--retries", "1000", "--refused", refused,
         )  # fmt: skip
         in_flight = service.kills
         await killing
         print(f"{in_flight} kills while the replay ran, {service.kills} in all; replay's exit status {replayed}")
         agreed = await _tell(
-            sys.executable, VERIFIER, arguments.sales, catalogue, "--url", url, "--refused", refused,
+            *SALES, "verify", arguments.sales, catalogue, "--url", url, "--refused", refused,
             "--repeat", str(arguments.repeat), "--ledger",
         )  # fmt: skip
         return 0 if (replayed, agreed) == (0, 0) and in_flight >= arguments.kills else 1

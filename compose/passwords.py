@@ -1,12 +1,12 @@
 # ruff: noqa: INP001 - a script in the image, not a package
-"""The passwords of a `docker compose up`: generated at the first start, or taken from `.env`, and kept in volumes.
+"""The passwords of ``docker compose up``: generated at the first start or taken from ``.env``, and kept in volumes.
 
-Runs before everything else, in a container without a network, and ends. It writes, each file whole or not at all:
+This program runs before the servers, in a container without a network, and ends. It writes each of these files atomically:
 
     /run/passwords/postgresql/password   what the PostgreSQL image sets for its user at its first start
     /run/passwords/postgresql/url        LARDER_DATABASE_URL
     /run/passwords/redis/password        what its health check logs in with
-    /run/passwords/redis/redis.conf      the same as configuration, so that no process list shows it
+    /run/passwords/redis/redis.conf      the same as configuration, so that it is not in a process list
     /run/passwords/redis/url             LARDER_REDIS_URL
 
 docs/decisions/0006-compose-passwords.md says why.
@@ -21,12 +21,12 @@ from urllib.parse import quote
 
 DIRECTORY = Path("/run/passwords")
 READABLE = 0o444
-"""Each server runs as an account of its own image; who may read is decided by who has the volume mounted."""
+"""Each server runs as an account of its own image, so only the mounted volumes decide who may read."""
 RANDOM_BYTES = 24
 
 
 class PasswordChanged(Exception):
-    """`.env` names another password than the one that the first start set."""
+    """``.env`` names another password than the one that was set at the first start."""
 
 
 def _postgresql(password: str) -> dict[str, str]:
@@ -49,11 +49,11 @@ SERVERS: Mapping[str, tuple[str, Callable[[str], dict[str, str]]]] = {
 
 
 def provide(directory: Path, environ: Mapping[str, str]) -> list[str]:
-    """Write what is missing below ``directory``; return a sentence for each server that got a password.
+    """Write the files that are missing below ``directory``, and return a sentence for each server that got a password.
 
     Raises:
-        PasswordChanged: a given password is not the one in use; nothing was written for that server.
-        ValueError: a given password holds a character that not every reader of these files would take.
+        PasswordChanged: a given password is not the one in use. Nothing was written for that server.
+        ValueError: a given password has a character that not every reader of these files accepts.
     """
     said = []
     for server, (variable, files_of) in SERVERS.items():
@@ -61,7 +61,7 @@ def provide(directory: Path, environ: Mapping[str, str]) -> list[str]:
         if not given.isprintable() or " " in given:
             raise ValueError(f"{variable} holds a space or a character that cannot be printed. Choose another password.")
         place = directory / server
-        # The URL is written last: while it is missing, a first start was cut off, and nothing has used the password yet.
+        # The URL is written last. If it is missing, the first start was interrupted and no server has used the password yet.
         if (place / "url").exists():
             if given and files_of(given)["url"] != (place / "url").read_text():
                 raise PasswordChanged(

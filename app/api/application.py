@@ -1,19 +1,44 @@
-"""The HTTP application, put together: what ``app.main`` gives its servers to."""
+"""The HTTP application: its routes, the layers around them, and its description."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
+from typing_extensions import override
 
-from app.api import cache_entries, catalogue, health, pages, problems, products, stock
-from app.api.edge import Edge
+from app.api import collection, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
-from app.api.openapi import LarderApi
+from app.api.middleware import OutermostLayer
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
     "Errors are problem details (RFC 9457); [each type has a page](/problems)."
 )
+
+
+class LarderApi(FastAPI):
+    """FastAPI with fewer layers around the routes, and with the description that ``openapi`` completes."""
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        # Starlette's outermost layer is left out: ours answers what nobody foresaw. So is FastAPI's limit of bodies, which are
+        # limited where they are read. The HTML pages are ordinary FastAPI routes, which look for the exit stack.
+        handlers = {kind: handler for kind, handler in self.exception_handlers.items() if kind not in {500, Exception}}
+        inner: ASGIApp = ExceptionMiddleware(AsyncExitStackMiddleware(self.router), handlers=handlers)
+        for layer, args, options in reversed(self.user_middleware):
+            inner = layer(inner, *args, **options)
+        return inner
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            openapi.complete(super().openapi())
+        assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
+        return self.openapi_schema
 
 
 def build(
@@ -30,13 +55,13 @@ def build(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Requests are counted by Edge, at a fraction of the cost.
+        # The outermost layer counts requests, at a fraction of the cost.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     problems.install(app)
-    for part in (stock, products, catalogue, cache_entries, health):
-        # As they are: a router that is included asks its routes twice which of them is meant.
-        app.router.routes.extend(part.router.routes)
-    pages.install(app)
-    app.add_middleware(Edge, requests=requests)
+    for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
+        # Not included as routers: an included router asks its routes twice which of them is meant.
+        app.router.routes.extend(router.routes)
+    html_pages.install(app)
+    app.add_middleware(OutermostLayer, requests=requests)
     return app

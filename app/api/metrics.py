@@ -44,7 +44,7 @@ class RequestStats:
 
 
 @dataclass(slots=True)
-class Tally:
+class WorkerMetrics:
     """Everything that ``/metrics`` shows: of one worker, or of several together."""
 
     requests: RequestStats = field(default_factory=RequestStats)
@@ -58,8 +58,8 @@ class Tally:
     taken_at: float = 0.0
     """On the machine's monotonic clock, which its processes share."""
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
+    def __add__(self, other: "WorkerMetrics") -> "WorkerMetrics":
+        return WorkerMetrics(
             self.requests + other.requests,
             self.cache + other.cache,
             self.store_failures + other.store_failures,
@@ -112,7 +112,7 @@ class StoreHealth(Protocol):
 
 
 class _Workers(Collector):
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: WorkerMetrics) -> None:
         self._tally = tally
 
     def collect(self) -> Iterator[Metric]:
@@ -123,7 +123,7 @@ class _Workers(Collector):
 
 
 class _Cache(Collector):
-    def __init__(self, tally: Tally, clock: Callable[[], float]) -> None:
+    def __init__(self, tally: WorkerMetrics, clock: Callable[[], float]) -> None:
         self._stats = tally.cache
         self._tally = tally
         self._clock = clock
@@ -211,7 +211,7 @@ class _Cache(Collector):
                 yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, self._clock() - moment)
 
 
-def render(tally: Tally, clock: Callable[[], float] = time.monotonic) -> bytes:
+def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
     """Write everything as Prometheus text. ``clock`` is the one that the cache's moments come from."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Requests(tally.requests))

@@ -75,7 +75,11 @@ GivenReason = Annotated[
     Field(description="why; the sign of the delta is free of it"),
 ]
 Ignored = Annotated[
-    Any, Field(default=None, description="accepted, so that a product can be sent back as it was read; ignored")
+    Any,
+    Field(
+        default=None,
+        description="accepted, so that a product can be sent back as this release or the next one showed it; ignored",
+    ),
 ]
 
 
@@ -123,6 +127,8 @@ class WholeProduct(RequestModel):
     version: Ignored
     created_at: Ignored
     updated_at: Ignored
+    reserved: Ignored
+    available: Ignored
 
     def draft(self, product_id: str) -> Draft:
         """Give the product to store; a stock that was left out stays open."""

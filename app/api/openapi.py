@@ -1,6 +1,6 @@
 """How the operations are described: OpenAPI 3.1, with examples that can be tried on the demo catalogue.
 
-Bodies are checked by ``app.api.body``, not by the framework, so their schemas are declared here from the same models.
+Bodies are checked by ``app.api.bodies``, not by the framework, so their schemas are declared here from the same models.
 """
 
 from collections import defaultdict
@@ -8,17 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.types import ASGIApp
 
 from app.api import models
-from app.api.body import JSON, MERGE_PATCH
-from app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
-from app.api.direct import layers
-from app.api.paging import MAX_IDS
-from app.api.problems import MEDIA_TYPE, TYPES
+from app.api.bodies import JSON, MERGE_PATCH
+from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT
+from app.api.problem_types import TYPES
+from app.api.problems import MEDIA_TYPE
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 
 PRODUCT_EXAMPLE: dict[str, object] = {
@@ -237,26 +234,15 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
-class LarderApi(FastAPI):
-    """FastAPI whose description has the components named above, and a HEAD beside the GET of a product."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Give the layers around the routes; Starlette asks once."""
-        return layers(self)
-
-    def openapi(self) -> dict[str, Any]:
-        """Give the description; it is made once."""
-        if self.openapi_schema is None:
-            schema = super().openapi()
-            _, definitions = models_json_schema(
-                [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
-                ref_template=_SCHEMAS + "{model}",
-            )
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            path = schema["paths"]["/products/{product_id}"]
-            path["head"] = _head_of(path["get"])
-        assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
-        return self.openapi_schema
+def complete(schema: dict[str, Any]) -> None:
+    """Add to FastAPI's description the components that operations name, and a HEAD beside the GET of a product."""
+    _, definitions = models_json_schema(
+        [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
+        ref_template=_SCHEMAS + "{model}",
+    )
+    schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+    path = schema["paths"]["/products/{product_id}"]
+    path["head"] = _head_of(path["get"])
 
 
 def _head_of(get: dict[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """One product: read, replace, change, delete."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import REVALIDATE, ProductId, entity_tag, legal, render_product
-from app.api.body import JSON, MERGE_PATCH
-from app.api.direct import direct_router
-from app.api.headers import cache_status, read_conditions, wish
+from app.api.bodies import JSON, MERGE_PATCH
+from app.api.conditions import freshness_of, read_conditions
+from app.api.context import products_of, reading_of
 from app.api.models import ProductPatch, WholeProduct
 from app.api.openapi import (
     DELETED,
@@ -23,15 +21,16 @@ from app.api.openapi import (
     body,
     patch_media,
 )
-from app.api.problems import Fault, invalid, no_product, precondition_failed
-from app.api.state import products_of, reading_of
+from app.api.problems import FieldError, invalid, no_product, precondition_failed
+from app.api.responses import NO_CACHE, ProductId, cache_status, checked_id, entity_tag, render_product
+from app.api.routes import request_router
 from app.api.writing import bodiless_request, write_request
 from app.cache.ports import Value
 from app.products import commands
 from app.products.commands import Effect
 from app.products.idempotency import Answer
 
-router = direct_router("products")
+router = request_router("products")
 
 
 @router.get(
@@ -50,10 +49,10 @@ router = direct_router("products")
 async def get_product(request: Request, product_id: ProductId) -> Response:
     """Answer the stored bytes, or 304, or the 404 of a product that is known to be absent."""
     conditions = read_conditions(request)
-    legal(product_id)
-    wished = wish(request)
+    checked_id(product_id)
+    freshness = freshness_of(request)
     read = await products_of(request).get(
-        product_id, refresh=wished.refresh, stale_s=wished.stale_s, reading=reading_of(request)
+        product_id, refresh=freshness.refresh, stale_s=freshness.stale_s, reading=reading_of(request)
     )
     state = read.state
     headers = {"Cache-Status": cache_status(read)}
@@ -61,7 +60,7 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
         raise no_product([product_id], headers)
     if conditions.if_match is not None and not conditions.if_match.matches_strongly(state.version):
         raise precondition_failed(product_id, state.version)
-    headers |= {"ETag": entity_tag(state.version), "Cache-Control": REVALIDATE}
+    headers |= {"ETag": entity_tag(state.version), "Cache-Control": NO_CACHE}
     if conditions.if_none_match is not None and conditions.if_none_match.matches_weakly(state.version):
         return Response(status_code=304, headers=headers)
     return Response(state.payload, 200, headers, JSON)
@@ -83,7 +82,7 @@ async def put_product(request: Request, product_id: ProductId) -> Response:
     """Create or replace; 201 when there was none."""
     sent = await write_request(request, WholeProduct, product_id)
     if sent.body.id and sent.body.id != product_id:
-        raise invalid([Fault("must be the id in the path; a product cannot be renamed", "#/id")])
+        raise invalid([FieldError("must be the id in the path; a product cannot be renamed", "#/id")])
     return await sent.answer(commands.Put(sent.body.draft(product_id), sent.condition), render_product)
 
 
@@ -123,4 +122,4 @@ async def delete_product(request: Request, product_id: ProductId) -> Response:
 
 
 def _render_deletion(_effects: Sequence[Effect]) -> Answer:
-    return Answer(HTTPStatus.NO_CONTENT, b"")
+    return Answer(204, b"")

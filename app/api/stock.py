@@ -3,15 +3,12 @@
 import json
 from collections.abc import Sequence
 from functools import partial
-from http import HTTPStatus
 
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import ProductId, entity_tag, json_list, legal, product_of, render_document, render_product
-from app.api.direct import direct_router
-from app.api.headers import LISTED
-from app.api.ledger_paging import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
+from app.api.context import products_of
+from app.api.list_queries import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
@@ -25,7 +22,16 @@ from app.api.openapi import (
     answers,
     body,
 )
-from app.api.state import products_of
+from app.api.responses import (
+    ProductId,
+    checked_id,
+    entity_tag,
+    page_response,
+    product_of,
+    render_document,
+    render_product,
+)
+from app.api.routes import request_router
 from app.api.writing import write_request
 from app.products import commands
 from app.products.commands import Effect
@@ -34,7 +40,7 @@ from app.products.payload import movement_fields, product_payload
 from app.products.product import Line, Reason
 from app.products.service import LedgerPage
 
-router = direct_router("stock")
+router = request_router("stock")
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "internal-error")
 
 
@@ -87,7 +93,7 @@ def _render_adjustment(effects: Sequence[Effect]) -> Answer:
     product, [movement] = product_of(effect), effect.movements()
     entry = json.dumps(movement_fields(movement), separators=(",", ":")).encode()
     body = b'{"product":' + product_payload(product) + b',"movement":' + entry + b"}"
-    return Answer(HTTPStatus.OK, body, entity_tag(product.version))
+    return Answer(200, body, entity_tag(product.version))
 
 
 @router.post(
@@ -139,7 +145,7 @@ def _render_lines(lines: Sequence[Line], effects: Sequence[Effect]) -> Answer:
 )
 async def list_product_movements(request: Request, product_id: ProductId) -> Response:
     """Answer a page of one product's movements."""
-    query = product_ledger(request, legal(product_id))
+    query = product_ledger(request, checked_id(product_id))
     return _page(query, await products_of(request).movements(query.product_id, limit=query.limit, after=query.after))
 
 
@@ -162,9 +168,4 @@ async def list_movements(request: Request) -> Response:
 
 def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:
     items = [json.dumps(movement_fields(movement), separators=(",", ":")).encode() for movement in page.items]
-    headers = {"Cache-Status": LISTED}
-    cursor = None
-    if page.next is not None:
-        cursor = query.cursor(page.next)
-        headers["Link"] = query.next_link(cursor)
-    return json_list("items", items, "next", cursor, headers)
+    return page_response(items, query.next_page(page.next) if page.next else None)

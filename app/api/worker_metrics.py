@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from app.api.metrics import Tally
+from app.api.metrics import WorkerMetrics
 
 RENEWAL_S = 0.25
 _GONE_S = 5.0
@@ -37,10 +37,10 @@ class SharedMetrics:
         self._file = directory / str(number)
         self._clock = clock
         self._failing = False
-        self._before = _counts_of(_read(self._file), restarts=1) if self._file.exists() else Tally()
-        self._renew(Tally())
+        self._before = _counts_of(_read(self._file), restarts=1) if self._file.exists() else WorkerMetrics()
+        self._renew(WorkerMetrics())
 
-    async def keep(self, live: Callable[[], Tally]) -> None:
+    async def keep(self, live: Callable[[], WorkerMetrics]) -> None:
         """Write this worker's file every ``RENEWAL_S`` until cancelled, and then a last time."""
         try:
             while True:
@@ -49,7 +49,7 @@ class SharedMetrics:
         finally:
             self._renew(live())
 
-    def total(self, live: Tally) -> Tally:
+    def total(self, live: WorkerMetrics) -> WorkerMetrics:
         """Return the sum of all workers' tallies. ``live`` is what this process has counted since its start."""
         total = self._renew(live)
         for path in self._file.parent.glob("[0-9]*"):
@@ -58,7 +58,7 @@ class SharedMetrics:
                 total += sibling if self._clock() - sibling.taken_at < _GONE_S else _counts_of(sibling)
         return total
 
-    def _renew(self, live: Tally) -> Tally:
+    def _renew(self, live: WorkerMetrics) -> WorkerMetrics:
         own = replace(self._before + live, taken_at=self._clock())
         try:
             self._write(own)
@@ -72,17 +72,17 @@ class SharedMetrics:
             self._failing = False
         return own
 
-    def _write(self, tally: Tally) -> None:
+    def _write(self, tally: WorkerMetrics) -> None:
         new = self._file.with_suffix(".new")
         new.write_bytes(pickle.dumps(tally))
         new.replace(self._file)
 
 
-def _read(path: Path) -> Tally:
-    tally: Tally = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own workers; nobody else can enter the directory
+def _read(path: Path) -> WorkerMetrics:
+    tally: WorkerMetrics = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own workers; nobody else can enter the directory
     return tally
 
 
-def _counts_of(tally: Tally, restarts: int = 0) -> Tally:
+def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
     """Return the part of a tally that counts when its worker is gone."""
     return replace(tally, workers=0, store_up=True, restarts=tally.restarts + restarts)

@@ -16,11 +16,11 @@ from typing import Generic
 from fastapi import Request
 from starlette.responses import Response
 
-from app.api.answers import legal, response_of
-from app.api.body import JSON, Body, Model, check, json_body
-from app.api.headers import idempotency_key, refuse_conditions, write_condition
+from app.api.bodies import JSON, Body, Model, check, json_body
+from app.api.conditions import idempotency_key, refuse_conditions, write_condition
+from app.api.context import products_of
 from app.api.problems import problem_of
-from app.api.state import products_of
+from app.api.responses import checked_id, response_of
 from app.products.commands import Command, Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
@@ -110,7 +110,7 @@ def _checked_head(request: Request, product_id: str | None) -> tuple[Preconditio
     if product_id is None:
         return refuse_conditions(request), idempotency_key(request)
     condition, key = write_condition(request), idempotency_key(request)
-    legal(product_id)
+    checked_id(product_id)
     return condition, key
 
 

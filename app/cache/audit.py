@@ -1,20 +1,20 @@
-"""The audit: proves twice a second, for the whole fleet, that no slot is older than its row (R5, R6).
+"""The audit proves twice a second, for the whole fleet, that no slot is older than its row (R5, R6).
 
 A cycle uses one store connection and one source session from end to end: a repair sent to one server and a fence set on
 another would prove nothing.
 
-1. Store: try to claim the interval; its clock, its identity, the watermark. Who cannot reach the store does not claim, and
-   who does not get the claim has at least looked: a watermark or mark of a higher timeline says that the own source is an
-   old primary.
-2. Source, committed: announce the cycle and how long its fence may live. Writers that settle count on this. The announcement
-   is refused while another server or another namespace has the trust.
-3. Source: a snapshot taken after the announcement. The cycle ends unless it has the announced epoch, and unless no other
-   namespace may be trusted.
-4. Store: compare every row changed since the watermark with its slot; delete what is older, of another epoch, or a lease.
-   Without a watermark of this epoch: delete every slot instead (R6).
+1. Store: try to claim the interval, and read clock, identity and watermark. An instance that cannot reach the store does not
+   claim. One that does not get the claim has still read the watermark: if that has a higher timeline, its own source is an old
+   primary.
+2. Source, committed: announce the cycle and how long its fence may live. Settling writers rely on this. The announcement is
+   refused while another server or another namespace has the trust.
+3. Source: take a snapshot after the announcement. The cycle ends if the snapshot has another epoch than the announcement, or if
+   another namespace may be trusted.
+4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
+   leased. Without a watermark of this epoch, delete every slot instead (R6).
 5. Store: move watermark and fence. A cycle that outlasted its fence sets only the watermark. The next cycle then starts from
    there, so even a purge slower than a fence makes progress.
-6. Source: the cycle is complete.
+6. Source: record that the cycle is complete.
 
 A cycle that fails gives its claim back. Its instance then claims nothing for some intervals, unless its source answers again:
 an instance that lost its source must not take the cache from the others.
@@ -41,20 +41,20 @@ CLAIM_SHARE = 0.75
 EARLIEST_SHARE = 0.8
 """Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
 EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
-"""The same for an instance that did not get the claim, drawn so widely that the same holder does not win for ever."""
+"""The same for an instance that did not get the claim: so wide a range that no holder keeps the claim for ever."""
 CAUTIOUS_INTERVALS = 4
 """Intervals after a failed cycle in which the instance asks its source before it claims."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one audit did. ``trusted``: the fence was moved, and the cycle completed."""
+    """What one audit did. If ``trusted``, the fence was moved and the cycle completed."""
 
     number: int
     trusted: bool
     repairs: Repairs = field(default_factory=Repairs)
     purged: int | None = None
-    """Slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
+    """Number of slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
     deferred: str = ""
     """Who has the trust instead, when the announcement was refused."""
 
@@ -96,7 +96,7 @@ class Audit:
     async def attempt(self) -> bool:
         """Run one cycle; return whether this instance had the claim.
 
-        A failure of any kind is counted and said, and the next cycle starts afresh.
+        A failure of any kind is counted and logged, and the next cycle starts afresh.
         """
         try:
             cycle = await self.cycle()
@@ -112,15 +112,15 @@ class Audit:
         return cycle is not None
 
     def _tell(self, hindrance: str, level: int) -> None:
-        if hindrance and hindrance != self._hindrance:  # said once: an outage lasts many intervals
+        if hindrance and hindrance != self._hindrance:  # logged once: an outage lasts many intervals
             log.log(level, "%s", hindrance)
         self._hindrance = hindrance
 
     async def cycle(self) -> Cycle | None:
-        """Run one cycle; ``None`` when another instance has this interval's claim.
+        """Run one cycle; return ``None`` if another instance has this interval's claim.
 
         Raises:
-            StoreUnavailable, SourceUnavailable: the cycle ended where it was; nothing was proven.
+            StoreUnavailable, SourceUnavailable: the cycle ended early and proved nothing.
         """
         began = self._clock()
         async with self._open_source() as source, self._open_store() as store:
@@ -143,7 +143,7 @@ class Audit:
         return cycle
 
     async def _depose(self, begun: Begun, store: AuditStore) -> None:
-        """Tell the auditors of an old primary that they are deposed, although one of them has the claim."""
+        """Mark the store for the auditors of an old primary, one of whom has the claim, if this source has succeeded it."""
         if begun.watermark is not None and self._history.succeeds(begun.watermark.epoch) and not self._history.deposed:
             await store.distrust(Watermark(self._history.epoch, None))
 
@@ -153,8 +153,8 @@ class Audit:
             return Cycle(0, trusted=False, deferred=announced.reason)
         begun = await self._end_other_epoch(begun, announced.epoch, store)
         if announced.other_remaining_s + self._config.settle_margin_ms / 1000 > 0:
-            # Another server's fence may live: an instance that still reads there must not meet writers who
-            # take this server's fence for proof.
+            # Another server's fence may be live. While instances still read there, no writer may take this server's fence
+            # for proof.
             return Cycle(announced.cycle, trusted=False)
         limits, repairs, purged = self._config.fences, Repairs(), None
         async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
@@ -189,10 +189,10 @@ class Audit:
         self._history.told(await source.tell_epoch(), asked_at)
 
     async def _end_other_epoch(self, begun: Begun, epoch: str, store: AuditStore) -> Begun:
-        """Take trust and watermark of another epoch away; return what the store holds then."""
+        """Delete another epoch's fence and replace its watermark; return what the store then holds."""
         if begun.watermark is None or begun.watermark.epoch == epoch:
             return begun
-        # The fence of the old epoch would go on vouching for the past (G4) while this cycle waits or purges.
+        # Otherwise readers would trust the old epoch's fence (G4) while this cycle waits or purges.
         mark = Watermark(epoch, None) if timeline_of(epoch) else None
         await store.distrust(mark)
         return replace(begun, watermark=mark)

@@ -15,7 +15,7 @@ class CacheError(Exception):
 
 
 class StoreUnavailable(CacheError):
-    """The store gave no definite answer in time; whatever was asked of it may or may not have happened."""
+    """The store gave no definite answer in time; the commands may or may not have been applied."""
 
 
 class SourceUnavailable(CacheError):
@@ -27,7 +27,7 @@ class SourceRefused(SourceUnavailable):
 
 
 class SourceDeposed(SourceRefused):
-    """The source is an old primary, or a restore to before a promotion; nothing that it says is current."""
+    """The source is an old primary, or was restored to before a promotion; nothing that it says is current."""
 
 
 class Overloaded(CacheError):
@@ -35,4 +35,4 @@ class Overloaded(CacheError):
 
 
 class NotSettled(CacheError):
-    """The write is committed, but some cache entry may still be older; it must not be acknowledged yet."""
+    """The write is committed, but a slot may still be older, so it must not be acknowledged yet."""

@@ -1,4 +1,4 @@
-"""The keys whose slot this process last saw filled: their writers need no lease."""
+"""The keys whose slot this process last saw filled, so that their writers need no lease."""
 
 
 class FilledSlots:

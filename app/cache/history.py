@@ -1,9 +1,9 @@
-"""The source's history as one process knows it: which epoch its own source told last, and whether that source was deposed.
+"""The source's history as one process knows it: the epoch that its own source told last, and whether that source was deposed.
 
 An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters are a hash over
 everything that names the stretch; slots hold that hash. A readable epoch shows the system and its timeline before the hash:
-``system identifier.timeline.hash``. A standby that is promoted goes on in the same system on a higher timeline. So whoever
-finds a higher timeline of its own system in the store knows that another primary has taken over.
+``system identifier.timeline.hash``. A standby that is promoted continues in the same system on a higher timeline. So a process
+that finds a higher timeline of its own system in the store knows that another primary has taken over.
 """
 
 import logging
@@ -24,12 +24,12 @@ class Timeline(NamedTuple):
 
 
 def hash_of(epoch: str) -> str:
-    """The part of an epoch that slots hold."""
+    """Return the part of an epoch that slots hold."""
     return epoch[-HASH_WIDTH:]
 
 
 def timeline_of(epoch: str) -> Timeline | None:
-    """The timeline that a readable epoch shows; ``None`` where the epoch is only a hash."""
+    """Return the timeline that a readable epoch shows; ``None`` if the epoch is only a hash."""
     system, _, rest = epoch.partition(".")
     number, found, _ = rest.partition(".")
     if not found:
@@ -43,27 +43,27 @@ def timeline_of(epoch: str) -> Timeline | None:
 class History:
     """What one process knows of its source's history.
 
-    A reader counts a fence only in ``epoch``: the store may hold the fence of another primary, or of another database.
+    A reader trusts a fence only in ``epoch``: the store may hold the fence of another primary, or of another database.
 
     Args:
-        on_deposed: is called when the source turns out to be an old primary, so that its connections are dropped and the next
-            ones may lead to the new primary.
+        on_deposed: called when the source turns out to be an old primary, to drop its connections: the next ones may lead to
+            the new primary.
     """
 
     def __init__(self, on_deposed: Callable[[], None] = lambda: None) -> None:
         self.epoch = ""
-        """What the own source told last; empty until it told any."""
+        """The epoch that the own source told last; empty until it told one."""
         self._asked_at = float("-inf")
         self._highest: Timeline | None = None
         self._on_deposed = on_deposed
         self._foreign = ""
         self.deposed = False
-        """Whether a higher timeline of the own system was met than the own source told last."""
+        """Whether the store showed a higher timeline of the own system than the own source told last."""
 
     def told(self, epoch: str, asked_at: float) -> None:
-        """Take what the own source answered to a question asked at ``asked_at`` (the process's own clock).
+        """Note the epoch that the own source answered to a question asked at ``asked_at``, on the process's own clock.
 
-        An answer to an earlier question than the last one counts for nothing: it may have come late from an old primary.
+        The answer to an earlier question than the last one is ignored: it may have come late from an old primary.
 
         Raises:
             SourceDeposed: the source is an old primary, or was restored to a time before a promotion.
@@ -84,11 +84,11 @@ class History:
         self.deposed = False
 
     def counts(self, epoch: str) -> bool:
-        """Whether a reader may count a fence of this epoch; an empty one stands for no fence."""
+        """Return whether a reader may trust a fence of this epoch; an empty epoch stands for no fence."""
         return epoch == self.epoch != "" and not self.deposed
 
     def met(self, epoch: str) -> None:
-        """Take an epoch that was found in the store."""
+        """Note an epoch that was found in the store."""
         if epoch == self.epoch or not self.epoch:
             return
         found = timeline_of(epoch)
@@ -107,12 +107,12 @@ class History:
             self._depose()
 
     def succeeds(self, epoch: str) -> bool:
-        """Whether an epoch that was found in the store is of an earlier timeline of the own system."""
+        """Return whether an epoch that was found in the store is of an earlier timeline of the own system."""
         own, found = timeline_of(self.epoch), timeline_of(epoch)
         return own is not None and found is not None and found.system == own.system and found.number < own.number
 
     def objection(self) -> SourceDeposed:
-        """The error that says why nothing of this source may be answered."""
+        """Return the error that says why nothing of this source may be answered."""
         return SourceDeposed(
             "the database is an old primary, or was restored to a time before a promotion: another one has taken over."
             " Lead LARDER_DATABASE_URL to the new primary; after a deliberate restore run larder purge and restart Larder"

@@ -1,10 +1,10 @@
-"""Comparing every slot with the source once, on demand: what the audit would have to repair, and what it cannot see.
+"""An inspection compares every slot with the source once, on demand.
 
-The audit looks at rows that changed since its watermark, by version. An inspection looks at every slot, payload included, so it
-also finds what no history explains: a slot put there by hand, or a rollback that left no trace in the source.
+The audit looks only at rows that changed since its watermark, and by version. An inspection looks at every slot, payload
+included. So it also finds slots that were put there by hand, and rollbacks that left no trace in the source.
 
-A slot that is older than its row may be a write whose publish is still under way. Suspects are therefore looked at again after
-the time in which the audit must have repaired them; only what is unchanged then is a finding.
+A slot that is older than its row may belong to a write whose publish is under way. Suspects are therefore compared again after
+the time in which the audit must have repaired them; a slot that is wrong then, too, is a finding.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class SlotFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A slot that must not be answered from, and why."""
+    """A slot that must not be answered from, and the reason."""
 
     key: str
     fault: SlotFault
@@ -39,17 +39,17 @@ class Finding:
 
 
 class SlotReader(Protocol):
-    """The slots as an inspection sees them. Every verb may raise ``StoreUnavailable``."""
+    """The slots, as an inspection reads them. Every verb may raise ``StoreUnavailable``."""
 
     def keys(self) -> AsyncIterator[Sequence[str]]:
-        """Give the keys of all slots, in pages; one that stays there throughout comes at least once."""
+        """Yield the keys of all slots, in pages; the key of a slot that exists throughout comes at least once."""
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Read slots. Idempotent."""
 
 
 class Inspection:
-    """One look at all slots."""
+    """One comparison of all slots with their rows."""
 
     def __init__(self, slots: SlotReader, source: Source, *, patience_s: float) -> None:
         self._slots = slots
@@ -58,7 +58,7 @@ class Inspection:
         self.checked = 0
 
     async def pages(self) -> AsyncIterator[Sequence[Finding]]:
-        """Look at page after page of slots; after each, give its suspects.
+        """Compare page after page of slots; yield the suspects of each.
 
         Raises:
             StoreUnavailable, SourceUnavailable: the comparison could not be finished.
@@ -71,7 +71,7 @@ class Inspection:
                 self.checked += len(keys)
 
     async def confirm(self, suspects: Sequence[Finding]) -> Sequence[Finding]:
-        """Look at suspects again after the audit had time to repair them; give those that are still wrong."""
+        """Compare suspects again after the audit had time to repair them; return those that are still wrong."""
         if not suspects:
             return ()
         await asyncio.sleep(self._patience_s)
@@ -91,7 +91,7 @@ def _compare(keys: Sequence[str], states: dict[str, State], raws: Sequence[bytes
 def _fault(key: str, row: State, raw: bytes) -> Finding | None:
     found = slot.hash_in(raw)
     if not found:
-        return None  # a lease is nothing that anybody is answered from
+        return None  # nobody is answered from a lease
     if found != hash_of(row.epoch):
         return Finding(key, SlotFault.OTHER_EPOCH, 0, row.version)
     held = slot.decode(raw, key, row.epoch)

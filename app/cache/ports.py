@@ -1,4 +1,4 @@
-"""What the protocol asks of the world: a source of truth, a store of slots, and the values that pass between them.
+"""The protocol's ports: a source of truth, a store of slots, and the values that pass between them.
 
 Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
 (Redis), ``table_source`` and ``table_audit`` (PostgreSQL), and, for ``Source``, whoever has rows to be cached. The in-memory
@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A key's row as one version of it stands in the source.
+    """One version of a key's row, as the source has it.
 
     ``payload`` is a pure function of the row; ``epoch`` names the stretch of the source's history in which versions and
     transaction ids only rise (see ``history``).
@@ -31,7 +31,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A key without a row: deleted at ``version``, or never there (version 0)."""
+    """A key without a row: it was deleted at ``version``, or never existed (version 0)."""
 
     key: str
     epoch: str
@@ -45,20 +45,20 @@ class Outcome(IntEnum):
     """What a publish did to a slot (R3's table); the numbers are those of ``lua/publish.lua``."""
 
     EMPTY = 0
-    """Nothing was there and nothing was stored: an older publish could be the one arriving."""
+    """The slot was empty and stays empty, because this publish may be older than one that was evicted."""
     STORED = 1
-    """The state replaced an own lease, an older state or one of another epoch."""
+    """The state replaced the publisher's own lease, an older state, or a state of another epoch."""
     KEPT = 2
-    """The slot holds the same version or a newer one."""
+    """The slot holds the same version or a newer one, and keeps it."""
     LEASE_DELETED = 3
-    """Somebody else's lease was deleted: its holder may have loaded the past."""
+    """Another holder's lease was deleted, because that holder may have loaded the past."""
     UNTRUSTED = 4
-    """No watermark of this epoch: the slot was deleted."""
+    """There is no watermark of this epoch, so the slot was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A state to put into its slot. ``token`` proves a lease taken before the state was read; empty for none."""
+    """A state to put into its slot. ``token`` is that of a lease taken before the state was read; empty for none."""
 
     state: State
     token: str = ""
@@ -78,10 +78,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Slots as one atomic read found them, raw (see ``slot``), ``None`` where empty.
+    """The bytes of slots as one atomic read found them (see ``slot``); ``None`` for an empty slot.
 
-    ``epoch`` is the fence's, if the fence is live and names the server of the connection that read; otherwise ``""`` and
-    no slot may be trusted. A reader trusts slots only in the epoch that its own source told last.
+    ``epoch`` is that of the fence, if the fence is live and names the server that was read. Otherwise it is ``""`` and no slot
+    may be trusted. A reader trusts slots only in the epoch that its own source told last.
     """
 
     epoch: str
@@ -95,7 +95,7 @@ class Store(Protocol):
         """Read slots and fence in one atomic step. Idempotent."""
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        """Try to take a lease on each key's empty slot; return the tokens of those definitely taken.
+        """Try to lease each key's empty slot; return the tokens of the leases that were definitely taken.
 
         Not idempotent: each token is sent in exactly one command, never repeated.
         """
@@ -117,15 +117,15 @@ class AuditRow:
     announced: int
     completed: int
     remaining_s: float
-    """Until no fence that was announced can be live; negative when that is past."""
+    """Seconds until no announced fence can be live; negative when they are over."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditProgress:
-    """The epoch, and the audit rows that speak of it, as one statement on the primary found them (R4).
+    """The present epoch and its audit rows, as one statement on the primary found them (R4).
 
-    ``rows`` holds a row for each namespace of the table, by name: a writer publishes into its own namespace alone, and readers
-    may trust another one. It is empty when no audit was announced in this epoch.
+    ``rows`` has the row of each namespace of the table, by name, because a writer publishes into its own namespace only while
+    readers may trust another one. It is empty when no audit was announced in this epoch.
     """
 
     epoch: str
@@ -157,9 +157,9 @@ class HistorySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """All transactions before ``xid`` were compared with the store, in this epoch.
+    """The transaction id before which all transactions of an epoch have been compared with the store.
 
-    Without an ``xid`` it is a *mark*: an auditor of this epoch has taken over, and nothing has been compared yet.
+    Without an ``xid`` it is a *mark*: an auditor of this epoch has taken over, and has compared nothing yet.
     """
 
     epoch: str
@@ -170,7 +170,7 @@ class Watermark:
 class Begun:
     """An audit's first look at the store: its clock, the server, and the watermark as it stood.
 
-    ``claimed`` is false when another instance has the claim on this interval: then looking is all there is to do.
+    ``claimed`` is false when another instance has the claim on this interval; the cycle then ends here.
     """
 
     time_ms: int
@@ -181,7 +181,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Slots that an audit deleted, by cause, out of ``checked`` rows."""
+    """Numbers of slots that an audit deleted, by cause, out of ``checked`` rows."""
 
     checked: int = 0
     older: int = 0
@@ -198,32 +198,32 @@ class Repairs:
 
 
 class AuditStore(Protocol):
-    """The store as one audit cycle sees it: one connection, never re-established; ``StoreUnavailable`` ends the cycle.
+    """The store during one audit cycle: one connection, never re-established. ``StoreUnavailable`` ends the cycle.
 
-    Opening it is an asynchronous context. When a cycle leaves it with an error, its claim is given back.
+    It is opened as an asynchronous context; an error that leaves the context gives the cycle's claim back.
     """
 
     async def begin(self, claim_ms: int) -> Begun:
-        """Try to claim this interval's audit, and look at clock, server and watermark."""
+        """Try to claim this interval's audit, and read clock, server and watermark."""
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """Delete every slot that is older than its row, of another epoch, leased, or of a foreign type. Idempotent."""
 
     async def purge(self, claim_ms: int) -> int:
-        """Delete every slot of the namespace, renewing the claim meanwhile; return their number. Idempotent."""
+        """Delete every slot of the namespace, renewing the claim meanwhile; return how many there were. Idempotent."""
 
     async def distrust(self, mark: Watermark | None) -> None:
-        """Take the fence away and put ``mark`` in place of the watermark. Idempotent, always safe.
+        """Replace the watermark by ``mark`` and delete the fence. Idempotent, always safe.
 
-        No slot is trusted until a cycle has started clean. The mark tells the auditors of an old primary that another primary
-        has taken over.
+        No slot is trusted afterwards until a cycle has started clean. The mark tells the auditors of an old primary that
+        another primary has taken over.
         """
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """Check the preconditions and set watermark and fence in one atomic step; return whether the fence was set.
 
-        Nothing is set when the watermark's epoch was changed since ``begun``, or the server is not any more the one of
-        ``begun`` with the data it had then. When ``fence_ttl_ms`` since ``begun`` is over, only the watermark is set.
+        Nothing is set if the watermark got another epoch since ``begun``, or if the server is no longer that of ``begun`` with
+        the data it had then. If ``fence_ttl_ms`` have passed since ``begun``, only the watermark is set.
         """
 
 
@@ -232,25 +232,27 @@ class FenceLimits:
     """How long fences live, in milliseconds."""
 
     ttl_ms: int
-    """Of the fence that this auditor sets."""
+    """Lifetime of the fences that this auditor sets."""
     ttl_max_ms: int
-    """The longest that any instance of the fleet may set."""
+    """The longest lifetime that any instance of the fleet may set."""
     margin_ms: int
-    """Added to every wait for a fence to lapse: two hosts' clocks do not run at quite the same rate."""
+    """Added to every wait for a fence to lapse, because two hosts' clocks do not run at quite the same rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An audit cycle's number, the seconds until a fence on another server must have lapsed (negative: it has), the epoch."""
+    """An audit cycle's announcement."""
 
     cycle: int
+    """The cycle's number."""
     other_remaining_s: float
+    """Seconds until no fence on another server can be live; negative when they are over."""
     epoch: str
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """An announcement that was refused and changed nothing; ``reason`` says who has the trust instead."""
+    """A refused announcement, which changed nothing; ``reason`` says who has the trust instead."""
 
     reason: str
     epoch: str
@@ -258,7 +260,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One repeatable-read snapshot of the source: everything before ``xmin`` is in it."""
+    """A repeatable-read snapshot of the source; it contains every transaction before ``xmin``."""
 
     epoch: str
     xmin: int
@@ -269,17 +271,17 @@ class Snapshot:
 
 
 class AuditSource(Protocol):
-    """The source as one audit cycle sees it: one session, never re-established; ``SourceUnavailable`` ends the cycle."""
+    """The source during one audit cycle: one session, never re-established. ``SourceUnavailable`` ends the cycle."""
 
     async def tell_epoch(self) -> str:
         """Read the present epoch. Idempotent."""
 
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
-        """Commit that a fence naming ``server`` may be set, to live for ``limits.ttl_ms`` from now at most.
+        """Commit that a fence naming ``server`` may be set, to live for at most ``limits.ttl_ms`` from now.
 
-        Refused while the row names another server whose fence may live, while another namespace of the table may be trusted,
-        and while this namespace is barred: one server and one namespace have the trust at a time. Where no row of the table has
-        the present epoch, commit besides that fences of the largest TTL may be live now, on any server.
+        The announcement is refused while the row names another server whose fence may live, while another namespace of the
+        table may be trusted, and while this namespace is barred: one server and one namespace have the trust at a time. If no
+        row of the table has the present epoch, it also commits that fences of the largest TTL may be live now, on any server.
         """
 
     def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
@@ -288,5 +290,6 @@ class AuditSource(Protocol):
     async def complete(self, cycle: int) -> None:
         """Commit that this cycle is finished: what was committed before it was announced is in the store.
 
-        Does nothing when the audit row has meanwhile come from another history, where the number means another cycle.
+        Does nothing if the audit row has meanwhile been replaced by one of another history, where the number means another
+        cycle.
         """

@@ -54,34 +54,16 @@ class Lifetimes:
     lease_ttl_ms: int
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
     """The names of one namespace's keys in Redis; the namespace must not contain ``:``."""
 
-    namespace: str
-
-    @property
-    def prefix(self) -> str:
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"wtc:{namespace}:"
         """The beginning of every slot's name."""
-        return f"wtc:{self.namespace}:"
-
-    @property
-    def fence(self) -> str:
-        """The name of the fence."""
-        return f"wtc-fence:{self.namespace}"
-
-    @property
-    def watermark(self) -> str:
-        """The name of the watermark."""
-        return f"wtc-watermark:{self.namespace}"
-
-    @property
-    def claim(self) -> str:
-        """The name of the audit's claim.
-
-        Earlier releases use another name, so an old instance that was forgotten cannot take the claim.
-        """
-        return f"wtc-auditor:{self.namespace}"
+        self.fence = f"wtc-fence:{namespace}"
+        self.watermark = f"wtc-watermark:{namespace}"
+        self.claim = f"wtc-auditor:{namespace}"
+        """The audit's claim. Earlier releases use another name, so an old instance that was forgotten cannot take the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +92,11 @@ class RedisStore(Store):
     Each verb is one round trip: ``MGET``, ``DEL`` or a script.
     """
 
-    def __init__(self, options: RedisOptions, namespace: str, lives: Lifetimes, chance: random.Random | None = None) -> None:
+    def __init__(
+        self, options: RedisOptions, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None
+    ) -> None:
         self._names = Names(namespace)
-        self._lives = lives
+        self._lifetimes = lifetimes
         self._chance = chance or random.Random()
         self._reads = options.link()
         self._leases = options.link()
@@ -154,7 +138,7 @@ class RedisStore(Store):
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: secrets.token_hex(8) for key in keys}
         slots = [self._names.prefix + key for key in tokens]
-        _, [taken] = await self._leases.call(_script("lease", slots, [self._lives.lease_ttl_ms, *tokens.values()]))
+        _, [taken] = await self._leases.call(_script("lease", slots, [self._lifetimes.lease_ttl_ms, *tokens.values()]))
         return {key: token for (key, token), done in zip(tokens.items(), taken, strict=True) if done}
 
     @override
@@ -179,9 +163,9 @@ class RedisStore(Store):
     def _life_ms(self, publication: Publication) -> int:
         state = publication.state
         never_there = not isinstance(state, Value) and state.version == 0
-        whole_ms = (self._lives.absent_ttl_s if never_there else self._lives.slot_ttl_s) * 1000
+        whole_ms = (self._lifetimes.absent_ttl_s if never_there else self._lifetimes.slot_ttl_s) * 1000
         # Shortened at random, so that slots filled together do not expire together.
-        return int(whole_ms * (1 - self._chance.random() * self._lives.ttl_jitter_percent / 100))
+        return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
 
 
 class RedisAuditStores:

@@ -1,4 +1,4 @@
-"""Round trips to the store: requests share them, they are counted, and a store that fails never fails a request."""
+"""Round trips to the store: requests share them, they are counted, and a failing store fails no request."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 class RoundTrips:
     """One process's traffic with the store.
 
-    ``reads`` joins reads; its results count only what is trusted (R1). ``filled`` has the keys whose slot was last seen filled.
+    ``reads`` batches reads; the epoch of its results is empty unless this process may trust it (R1). ``filled`` has the keys
+    whose slot was last seen filled.
     """
 
     def __init__(self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
@@ -44,7 +45,7 @@ class RoundTrips:
         )
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
-        """Take leases on empty slots; return the tokens, or ``None`` when the store did not answer."""
+        """Take leases on empty slots; return their tokens, or ``None`` when the store did not answer."""
         if not keys:
             return {}
         try:
@@ -65,7 +66,7 @@ class RoundTrips:
             return None
 
     def release(self, tokens: dict[str, str]) -> None:
-        """Begin to give leases back. Nobody waits for it, and leases that stay expire by themselves."""
+        """Begin to give leases back. Nobody waits for it: a lease that is not given back expires."""
         if tokens:
             with suppress(Overloaded):
                 self._releases.submit(tokens)
@@ -77,8 +78,8 @@ class RoundTrips:
 
     async def aclose(self) -> None:
         """Finish what was accepted."""
-        for lane in (self.reads, self._leases, self._publishes, self._releases):
-            await lane.aclose()
+        for batcher in (self.reads, self._leases, self._publishes, self._releases):
+            await batcher.aclose()
 
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
         began = self._clock()
@@ -87,7 +88,7 @@ class RoundTrips:
         if self._history.counts(reading.epoch):
             self._stats.last_proven = began
         elif reading.epoch:
-            # The fence is another primary's or another database's: it vouches for a history that is not this process's.
+            # The fence was set by the audit of another primary or database, and says nothing of this process's history.
             self._history.met(reading.epoch)
             reading = Reading("", reading.slots)
         if len(batch) == 1:
@@ -101,7 +102,7 @@ class RoundTrips:
     async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
         wanted = list(dict.fromkeys(key for keys in batch for key in keys))
         taken = await self._definite(self._store.lease(wanted))
-        # A token belongs to the first who asked: two holders of one token could both fill.
+        # The first request for a key gets its token: two holders of one token could both fill.
         return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
 
     async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
@@ -122,7 +123,7 @@ class RoundTrips:
         return answers
 
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
-        """The store's reply. Whatever it raises instead means that there was none, so no list of errors has to be complete."""
+        """Return the store's reply. Any error counts as no reply, so no list of errors has to be complete."""
         try:
             return await call
         except StoreUnavailable:
@@ -140,5 +141,5 @@ class RoundTrips:
 
 
 def _payload_bytes(publications: Sequence[Publication]) -> int:
-    """A publish's weight: payload bytes, and 100 for each slot's head and its work in the script."""
+    """Return a publish's weight: its payload bytes, and 100 for each slot's head and work in the script."""
     return sum(100 + (len(p.state.payload) if isinstance(p.state, Value) else 0) for p in publications)

@@ -1,14 +1,14 @@
-"""Settling: when a committed write may be acknowledged although its publish was not proven (R4).
+"""Settling decides when a committed write may be acknowledged although its publish was not proven (R4).
 
-As soon as one of these holds, whichever is first:
+It may be acknowledged as soon as one of these holds:
 
-- for each namespace of the table, an audit that was announced after the commit has completed, so it compared every slot with
-  what was committed before it, or all fences that were announced up to our first look at its audit row (taken after the
-  commit) have expired. Audits announced later see the commit;
-- the largest fence TTL of the fleet has passed since the commit, on this process's own clock: that needs no database.
+- In each namespace of the table an audit that was announced after the commit has completed, so it has compared every slot with
+  what was committed; or all fences announced up to our first look at the audit row (taken after the commit) have expired.
+  Audits announced later see the commit.
+- The largest fence TTL of the fleet has passed since the commit, on this process's own clock. This needs no database.
 
-No connection is held while waiting, and one poller asks for all waiters of the process. Only waiters who were there before
-a look was sent are judged by it.
+No connection is held while waiting. One poller looks for all waiters of the process, and a look decides only about waiters who
+were there before it was sent.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A namespace whose readers may see the past: until an audit after ``announced`` completes, or the time has come."""
+    """A namespace whose readers may see the past until an audit after ``announced`` completes, or until ``until``."""
 
     announced: int
     until: float
@@ -37,10 +37,10 @@ class _Pending:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     until: float
-    """On the process's own clock: when no fence can be live that was set without knowing of the commit."""
+    """When no fence set in ignorance of the commit can be live any more, on the process's own clock."""
     done: "asyncio.Future[None]"
     pending: dict[str, _Pending] | None = None
-    """The namespaces to wait for, as the first look after the commit found them; ``None`` before it."""
+    """The namespaces to wait for, as the first look after the commit found them; ``None`` before that look."""
 
 
 class Settler:
@@ -90,7 +90,7 @@ class Settler:
             await asyncio.gather(self._poller, return_exceptions=True)
 
     async def _wait(self, waiter: _Waiter) -> None:
-        """Wait until the poller says so or the waiter's own time is over: a look that hangs must not delay that."""
+        """Wait until the poller ends the wait or the waiter's own time is over, which a hanging look must not delay."""
         while not waiter.done.done() and (left_s := waiter.until - self._clock()) > 0:
             await asyncio.wait({waiter.done}, timeout=left_s)
 
@@ -106,12 +106,12 @@ class Settler:
             self._poller = None
 
     async def _look(self) -> AuditProgress | None:
-        """What the audit rows say of the present epoch; ``None`` when nothing can be learnt now."""
+        """Read the audit rows of the present epoch; ``None`` if they cannot be read now."""
         try:
             standing = await self._ask(self._source.standing())
             if not standing.rows:
-                # Nobody announced fences in this epoch, so no row says anything of those still alive from another one.
-                # Announce the worst in their place; else, with the store down, every write would wait the largest TTL.
+                # No audit has announced itself in this epoch, so no row tells of fences that are still live from another one.
+                # Announce the worst instead: otherwise, with the store down, every write would wait for the largest TTL.
                 self._stats.adoptions += 1
                 standing = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
         except (SourceUnavailable, Overloaded):

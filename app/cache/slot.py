@@ -2,7 +2,7 @@
 
 A state is ``kind hash version key newline payload``: kind ``V`` (value) or ``T`` (tombstone, no payload), the epoch's hash 16
 and the version 19 characters wide, so that scripts compare versions as text and a reader checks a slot by slicing. A lease is
-``L`` and its token. The key stands inside so that a reply meant for another question can never be believed.
+``L`` and its token. A state contains its key, so that a reply to another question is never believed.
 """
 
 from app.cache.history import HASH_WIDTH, hash_of
@@ -16,13 +16,13 @@ LEASE = b"L"
 
 
 def encode(state: State) -> bytes:
-    """Write a state as a slot's bytes."""
+    """Return a state as a slot's bytes."""
     head = f"{hash_of(state.epoch)}{state.version:0{VERSION_WIDTH}d}{state.key}\n".encode()
     return VALUE + head + state.payload if isinstance(state, Value) else TOMBSTONE + head
 
 
 def decode(raw: bytes, key: str, epoch: str) -> State | None:
-    """Read a slot's bytes as the state of ``key`` in ``epoch``; ``None`` for a lease and for any other key or epoch."""
+    """Return a slot's bytes as the state of ``key`` in ``epoch``; ``None`` for a lease and for any other key or epoch."""
     kind, name = raw[:1], key.encode() + b"\n"
     if kind not in (VALUE, TOMBSTONE) or not raw.startswith(name, HEAD_WIDTH):
         return None
@@ -33,5 +33,5 @@ def decode(raw: bytes, key: str, epoch: str) -> State | None:
 
 
 def hash_in(raw: bytes) -> str:
-    """The hash of the epoch that a slot claims, which an inspection compares with its row's; ``""`` for a lease."""
+    """Return the hash of a slot's epoch, which an inspection compares with that of the row; ``""`` for a lease."""
     return raw[1 : 1 + HASH_WIDTH].decode("ascii", "replace") if raw[:1] in (VALUE, TOMBSTONE) else ""

@@ -1,4 +1,4 @@
-"""What the cache counts: plain integers, so that a hit pays one addition. ``app.api.metrics`` shows them."""
+"""The cache's counters: plain integers, so that a hit pays one addition. ``app.api.metrics`` shows them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -11,7 +11,7 @@ BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 
 
 class Histogram:
-    """Durations in seconds, counted by upper bound; the last count is of those above every bound."""
+    """Durations in seconds, counted by upper bound; the last count has those above every bound."""
 
     __slots__ = ("counts", "total_s")
 
@@ -43,7 +43,7 @@ class Stats:
     loads: int = 0
     fills: int = 0
     refills: int = 0
-    """Of the loads, those that a writer began because it found its slot emptied."""
+    """Loads that a writer began because it found its slot emptied; ``loads`` has them too."""
     publishes: Counter[Outcome] = field(default_factory=Counter)
     publish_failures: int = 0
     settles: int = 0
@@ -51,7 +51,7 @@ class Stats:
     settle_wait: Histogram = field(default_factory=Histogram)
     adoptions: int = 0
     unexpected: int = 0
-    """Errors that nobody foresaw and that cost no request its answer: in a publish or in work in the background."""
+    """Unexpected errors, in a publish or in background work, that failed no request."""
     store_read: Histogram = field(default_factory=Histogram)
     store_publish: Histogram = field(default_factory=Histogram)
     source_load: Histogram = field(default_factory=Histogram)
@@ -61,15 +61,15 @@ class Stats:
     """Audits that left the trust with another server or another namespace."""
     audit_duration: Histogram = field(default_factory=Histogram)
     last_audit: float | None = None
-    """On the process's own clock, when this process last finished an audit."""
+    """When this process last finished an audit, on its own clock."""
     last_proven: float | None = None
-    """On the process's own clock, when this process last read under a live fence."""
+    """When this process last read under a live fence, on its own clock."""
     repairs: Repairs = field(default_factory=Repairs)
     purges: int = 0
     purged_slots: int = 0
 
     def __add__(self, other: "Stats") -> "Stats":
-        """Counts are summed; of two moments, on one clock, the later one stays."""
+        """Add the counters of another process; the two must run on one clock, because the later of two moments stays."""
         both: dict[str, Any] = {}
         for part in fields(self):
             mine, others = getattr(self, part.name), getattr(other, part.name)

@@ -1,35 +1,37 @@
 """The fenced write-through protocol: a cache that is trusted only while it is proven current.
 
 Format
-    One slot per key, empty or holding a state (epoch, version, key, payload) or a lease (see ``slot``). Per namespace a
-    *fence* (server, epoch) that expires, and a *watermark* (epoch, transaction id up to which slots were audited).
+    There is one slot per key. It is empty or holds a state (epoch, version, key, payload) or a lease (see ``slot``). A
+    namespace has a *fence* (server, epoch) that expires, and a *watermark* (epoch, transaction id up to which slots were
+    audited).
 
 Validity
-    A slot counts only if it came in one atomic read with a live fence that names the very server read from, the fence has
+    A slot counts only if it came in one atomic read with a live fence that names the very server that was read, the fence has
     the epoch that this process's own source told last (``history``), and the slot has that epoch and the key asked for.
-    Everything else is a miss, whatever it says.
+    Anything else is a miss.
 
 Read
-    One joined read of slots and fence (R1, R7). On a miss: lease the empty slot, load from the source in a snapshot taken
-    after the lease, publish with the token (R2). No lease, no fill. One load per key runs and one waits (G5).
+    Requests share one read of slots and fence (R1, R7). After a miss the empty slot is leased, the row is loaded in a snapshot
+    taken after the lease, and it is published with the lease's token (R2, ``loads``). Without a lease nothing is filled.
 
 Write
-    Lease slots not known to be filled, commit, publish the last state of every row that changed (R3). Acknowledge when
-    the answer is definite and proven; otherwise *settle*: wait until an audit that began after the commit has finished,
-    or no fence can be live (R4, ``settle``). A write that changed nothing publishes too (R10).
+    Slots not known to be filled are leased. After the commit, the last state of every row that changed is published (R3). If
+    the answer is definite and proven, the write is acknowledged. Otherwise it *settles*: it waits until an audit that began
+    after the commit has finished, or until no fence can be live (R4, ``settle``). A write that changed nothing publishes too
+    (R10).
 
 Audit
-    Twice a second for the fleet, rows changed since the watermark are compared with their slots, then watermark and
-    fence move on (R5, R6, ``audit``).
+    Twice a second for the fleet, rows changed since the watermark are compared with their slots; then watermark and fence move
+    on (R5, R6, ``audit``).
 
 Failures
     =============================  =====================================================================
-    store down, slow, in error     reads load from the source; writes settle, a statement once the fence lapsed
+    store down, slow, in error     reads load from the source; writes settle, one look once the fence lapsed
     source down                    reads of proven slots go on until the fence lapses, then fail or are flagged (R9)
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
     commit answer lost             reported as unknown; the cache is left alone
-    source is an old primary       its fence and slots count for nobody on the new one; it is not answered from
+    source is an old primary       the new primary's processes trust neither its fence nor its slots; it answers nothing
     =============================  =====================================================================
 
 docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeats and the tests that force it.
@@ -38,7 +40,7 @@ docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeat
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,14 +48,20 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from app.cache import slot
-from app.cache.batcher import Batcher
 from app.cache.config import CacheConfig
 from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from app.cache.history import History
+from app.cache.loads import Load, Loaded, Loads
 from app.cache.ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from app.cache.round_trips import RoundTrips
 from app.cache.settle import Settler
 from app.cache.stats import Stats
+
+log = logging.getLogger(__name__)
+
+UNREACHABLE = "redis-unavailable"
+UNPROVEN = "unproven"
+UNVERIFIED = "unverified"
 
 
 class Status(StrEnum):
@@ -68,19 +76,12 @@ class Status(StrEnum):
     REFRESHED = "refreshed"
     REFRESHED_STORED = "refreshed-stored"
     UNVERIFIED = "unverified"
-    """The source was away and a cached state was served that nothing proves current (R9)."""
-
-
-log = logging.getLogger(__name__)
-
-UNREACHABLE = "redis-unavailable"
-UNPROVEN = "unproven"
-UNVERIFIED = "unverified"
+    """The source was away, and a cached state was served that nothing proves current (R9)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read's answer. ``detail`` is a token that explains a bypass or a flag, else empty."""
+    """A read's answer. ``detail`` is a word that explains a bypass or a flag, else empty."""
 
     state: State
     status: Status
@@ -93,11 +94,11 @@ Peeked = Value | Reading | None
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What stands between a committed write and its answer: nothing if ``proven``, else ``WriteThrough.settle``."""
+    """Whether a committed write may be answered: at once if ``proven``, else after ``WriteThrough.settle``."""
 
     proven: bool
     committed_at: float
-    """On this process's own clock, when the commit's answer was there."""
+    """When the commit's answer arrived, on this process's own clock."""
 
 
 class WithStates(Protocol):
@@ -111,22 +112,8 @@ class WithStates(Protocol):
 Committed = TypeVar("Committed", bound=WithStates)
 
 
-@dataclass(frozen=True, slots=True)
-class _Load:
-    key: str
-    vacant: bool
-    """The slot was seen empty: try to lease it."""
-    refresh: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    state: State
-    stored: bool
-
-
 class WriteThrough:
-    """One namespace's cache, as one process sees it. Generic: it knows keys, versions and payload bytes, nothing else."""
+    """One namespace's cache in one process. Of the rows it knows keys, versions and payload bytes, nothing else."""
 
     def __init__(
         self,
@@ -139,7 +126,6 @@ class WriteThrough:
         history: History,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._source = source
         self._history_source = history_source
         self._config = config
         self._stats = stats
@@ -147,17 +133,15 @@ class WriteThrough:
         self._clock = clock
         self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
-        self._loads: Batcher[_Load, _Loaded] = Batcher(
-            self._send_loads, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
-        )
+        self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
 
     async def start(self) -> None:
-        """Learn the source's epoch, so that the first read can hit; a source that is away tells it with the first load."""
+        """Learn the source's epoch, so that the first read can hit. If the source is away, the first load learns it."""
         with suppress(SourceUnavailable, Overloaded):
             await self.ping()
 
     async def ping(self) -> None:
-        """Return once the source has told the present epoch, so it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
+        """Return when the source has told its present epoch: it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
         self._history.told(await self._history_source.tell_epoch(), asked_at)
 
@@ -189,17 +173,17 @@ class WriteThrough:
             reading = reading or await self._trips.reads.submit(keys)
         except StoreUnavailable:
             self._stats.bypasses += len(keys)
-            loaded = await self._load([_Load(key, vacant=False) for key in keys])
+            loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
             return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
         found = [self._trusted(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
-            _Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
+            Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
         ]
         self._stats.hits += len(keys) - len(wanted)
         if not wanted:
             return [Read(state, Status.HIT) for state in found if state is not None]
         try:
-            loaded = await self._load(wanted)
+            loaded = await self._loads.run(wanted)
         except SourceUnavailable as error:
             return self._unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
@@ -257,7 +241,7 @@ class WriteThrough:
         try:
             proven = await self._prove(committed.states, leased, began)
         except Exception:
-            # The write is committed: whatever went wrong here, settling is always right, and an error would be a lie.
+            # The write is committed: an error would be a lie, and settling is right whatever went wrong.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
             proven = False
@@ -272,26 +256,18 @@ class WriteThrough:
         if self._history.deposed:
             return False
         if leased is None:
-            # The store did not answer just now: asking again would cost a second deadline.
+            # The store did not answer a moment ago, and asking again would cost a second deadline.
             self._stats.publish_failures += 1
             return False
         published = await self._trips.publish([Publication(state, tokens.get(state.key, "")) for state in states])
         if published is None:
-            self._trips.release(tokens)  # a lease that cannot be used keeps everybody else from filling the slot
+            self._trips.release(tokens)  # a lease that cannot be used keeps others from filling the slot
             return False
         self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
-        self._refill(state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY)
+        self._loads.refill(
+            state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
+        )
         return published.proven
-
-    def _refill(self, keys: Iterable[str]) -> None:
-        """Begin to load keys whose slot was believed filled and was empty: evicted, or repaired by an audit a moment ago.
-
-        What was committed cannot be stored there, but a load that begins now may be: no reader has to pay for it.
-        """
-        for key in keys:
-            with suppress(Overloaded):
-                self._loads.submit(_Load(key, vacant=True))
-                self._stats.refills += 1
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when the write may be acknowledged (R4).
@@ -305,7 +281,7 @@ class WriteThrough:
                 await self._ask_again()
 
     async def _ask_again(self) -> None:
-        """Let a write be acknowledged only if its source is the present primary after all."""
+        """Raise ``NotSettled`` unless the write's source turns out to be the present primary after all."""
         try:
             await self.ping()
         except (SourceUnavailable, Overloaded) as error:
@@ -325,7 +301,7 @@ class WriteThrough:
             self._trips.filled.add(key)
         return state
 
-    def _merge(self, found: Sequence[State | None], loaded: Sequence[_Loaded], *, proven: bool) -> list[Read]:
+    def _merge(self, found: Sequence[State | None], loaded: Sequence[Loaded], *, proven: bool) -> list[Read]:
         if proven:
             self._stats.misses += len(loaded)
         else:
@@ -335,11 +311,11 @@ class WriteThrough:
 
     async def _refresh(self, keys: Sequence[str]) -> list[Read]:
         self._stats.refreshes += len(keys)
-        loaded = await self._load([_Load(key, vacant=False, refresh=True) for key in keys])
+        loaded = await self._loads.run([Load(key, vacant=False, refresh=True) for key in keys])
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
     def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
-        """Serve what the store holds, flagged, while its last proof is recent enough (R9); else raise ``error``."""
+        """Answer with what the store holds, flagged, if its last proof is recent enough (R9); else raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
         proven_at = self._stats.last_proven
         if not allowed_s or proven_at is None or self._clock() - proven_at > allowed_s:
@@ -347,7 +323,7 @@ class WriteThrough:
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
             trusted = self._trusted(raw, key, reading.epoch)
-            # Of the own history all the same: another database on this Redis may have a product of that id.
+            # It must be of this process's own history: another database on this Redis may have a row of that key.
             state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
@@ -355,40 +331,8 @@ class WriteThrough:
         self._stats.unverified += sum(read.status is Status.UNVERIFIED for read in reads)
         return reads
 
-    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
-        return await _all([self._loads.submit(load) for load in loads])
 
-    async def _send_loads(self, batch: Sequence[_Load]) -> Sequence[_Loaded]:
-        keys = list(dict.fromkeys(load.key for load in batch))
-        # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
-        # deletes it, so this load cannot fill the slot with the past.
-        tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
-        began = self._clock()
-        try:
-            states = await self._source.load(keys)
-            self._history.told(states[keys[0]].epoch, began)
-        except BaseException:
-            self._trips.release(tokens)
-            raise
-        self._stats.source_load.observe(self._clock() - began)
-        self._stats.loads += len(keys)
-        refreshed = {load.key for load in batch if load.refresh}
-        fills = [key for key in keys if key in tokens or key in refreshed]
-        stored: set[str] = set()
-        published = await self._trips.publish([Publication(states[key], tokens.get(key, "")) for key in fills])
-        if published is None:
-            self._trips.release(tokens)
-        else:
-            stored = {key for key, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
-            self._stats.fills += len(stored)
-        return [_Loaded(states[load.key], load.key in stored) for load in batch]
-
-
-def _missed(loaded: _Loaded, *, proven: bool) -> Read:
+def _missed(loaded: Loaded, *, proven: bool) -> Read:
     if not proven:
         return Read(loaded.state, Status.BYPASS, UNPROVEN)
     return Read(loaded.state, Status.STORED if loaded.stored else Status.MISS)
-
-
-async def _all(futures: "Sequence[asyncio.Future[_Loaded]]") -> list[_Loaded]:
-    return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))

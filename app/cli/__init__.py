@@ -1,6 +1,6 @@
 """The ``larder`` command: one module for each of its commands.
 
-A command is a module with two functions, like ``app.importer.command``: ``add_parser(subparsers)`` declares its arguments,
+A command is a module with two functions, like ``app.cli.migrate``: ``add_parser(subparsers)`` declares its arguments,
 ``async run(arguments)`` carries it out and returns the exit status. ``COMMANDS`` lists them.
 """
 
@@ -22,9 +22,7 @@ COMMANDS = {
     "namespace": "app.cli.namespace",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
-    "import": "app.importer.command",
-    "catalogue": "app.cli.catalogue",
-    "replay": "app.cli.replay",
+    "import": "app.cli.import_",
 }
 
 CANNOT_SERVE = 1
@@ -59,7 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         prog="larder",
         description="Larder: products and stock over HTTP, with a cache that never answers with the past.",
-        epilog="Settings come from LARDER_* variables; the README lists them. `larder COMMAND --help` tells more.",
+        epilog="Settings come from LARDER_* variables, listed in the documentation. See `larder COMMAND --help`, too.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = {name: _load(name) for name in (set(arguments[:1]) & COMMANDS.keys() or COMMANDS)}

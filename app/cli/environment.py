@@ -1,9 +1,7 @@
 """The settings of a command, and the servers that they name."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import psycopg
@@ -13,9 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores
 from app.cli.errors import CommandFailed
-from app.main import redis_options
 from app.settings import Settings, SettingsError
 
 _NO_RETRY = Retry(NoBackoff(), 0)
@@ -82,28 +78,6 @@ async def check_redis(settings: Settings) -> str | None:
     finally:
         await client.aclose()
     return None
-
-
-@asynccontextmanager
-async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]:
-    """Open one connection to the cache of the settings.
-
-    Raises:
-        StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
-    """
-    # A person waits here, and prefers a slow answer to none.
-    options = replace(
-        redis_options(settings),
-        timeout_ms=10 * settings.redis_timeout_ms,
-        connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
-    )
-    stores = RedisAuditStores(options, settings.cache_namespace)
-    await stores.start()
-    try:
-        async with stores.open() as store:
-            yield store
-    finally:
-        await stores.close()
 
 
 def _database_place(url: str) -> str:

@@ -40,7 +40,7 @@ async def run(arguments: argparse.Namespace) -> int:
             return 0
         found = await payload_schema(settings.database_url, _RELATION)
     except DatabaseError as error:
-        raise CommandFailed(f"{error}. Nothing was finished; instances of both releases go on working.") from error
+        raise CommandFailed(f"{error}. The migration is not finished; instances of both releases go on working.") from error
     print("The database's schema is up to date.")
     if found < SCHEMA:
         print(
@@ -54,9 +54,9 @@ async def migrate(database_url: str) -> None:
     """Run the migrations that the database lacks.
 
     Raises:
-        CommandFailed: the database is newer than this Larder, or cannot be changed; it was left as it was.
+        CommandFailed: the database is newer than this Larder, is in use, or cannot be changed; it was left as it was.
     """
     try:
-        await upgrade(database_url)
+        await upgrade(database_url, schemas={_RELATION: SCHEMA})
     except DatabaseError as error:
         raise CommandFailed(str(error)) from error

@@ -3,7 +3,8 @@
 import argparse
 
 from app.cache.errors import CacheError
-from app.cli.environment import check_redis, open_audit_store, read_settings
+from app.cli.audit_store import open_audit_store
+from app.cli.environment import check_redis, read_settings
 from app.cli.errors import CommandFailed
 
 

@@ -9,7 +9,8 @@ from rich.progress import Progress
 
 from app.cache.errors import CacheError
 from app.cache.inspection import Finding, Inspection
-from app.cli.environment import check_database, check_redis, open_audit_store, read_settings
+from app.cli.audit_store import open_audit_store
+from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database
 from app.products.source import ProductSource

@@ -1,16 +1,14 @@
-"""`larder import`: a CSV of products, streamed through the batch operation of a running Larder.
+"""``larder import``: a CSV of products, streamed through the batch operation of a running Larder.
 
-One direction of flow, each part knowing only the one before it:
+One direction of flow, each part knowing only those above it:
 
-    source    bytes of a file (plain or gzip) -> lines of text
-    records   lines -> cells under named columns
-    rows      cells -> rows that can be sent, or refusals with their line
-    chunks    rows -> chunks of bounded size, each id once
-    posting   one request over HTTP, with retries
-    sender    a chunk -> one outcome per row
-    flow      bounded concurrency, results back in the order of the file
-    report    counts, the list of refused rows, progress
-    command   arguments, exit status
-
-`source`, `records`, `posting`, `retry`, `arguments` and `interruption` know nothing of products: `app.replay` uses them too.
+    csv_file   bytes of a file (plain or gzip) -> lines of text
+    rows       lines -> rows that can be sent, or are rejected, each with its line
+    batches    rows -> batches of bounded size, each id once
+    stopping   Ctrl-C and the end of everything that is under way
+    posting    one request over HTTP, repeated after the waits of ``retry``
+    sender     the rows of a batch -> what became of each
+    report     counts, the list of rejected rows, progress
+    flow       several batches at once, their results in the order of the file
+    run        one import, from the opened file to the exit status
 """

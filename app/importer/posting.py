@@ -2,45 +2,43 @@
 
 | answer | what is done |
 |---|---|
-| no connection, no answer in time, 408, 425, 429, 5xx but 501 and 505 | tried again, after `Retry-After` if given |
-| what the caller names as passing besides | as above |
-| everything else | the caller's |
+| no connection, no answer in time, 408, 425, 429, 5xx but 501 and 505 | tried again, after ``Retry-After`` if given |
+| 409 ``request-in-progress`` | as above: an earlier try of this request, by its Idempotency-Key, is still under way |
+| everything else | returned to the caller |
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
 from app.importer.errors import BadInput, GivenUp, ServiceStopped
-from app.importer.retry import RetryPolicy, Stopping, parse_retry_after
+from app.importer.retry import RetryPolicy, parse_retry_after
+from app.importer.stopping import StopFlag
 
 _CONNECT_TIMEOUT_S = 5.0
 _REASON_CHARS = 500
 _PORT_MAX = 65_535
-_IN_PROGRESS = "/request-in-progress"
 _RETRIED_STATUSES = frozenset({408, 425, 429})
 _FINAL_5XX = frozenset({501, 505})
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class _FailedTry:
     """A try that may be repeated."""
 
-    what: str
+    reason: str
     retry_after_ms: int | None = None
 
 
-def never(_: httpx.Response) -> bool:
-    """No other answer is passing."""
-    return False
-
-
 class Poster:
-    """Posts JSON to the service at `url`. Use as many at once as `connections`; close it at the end.
+    """Posts JSON to the service at ``url``, at most ``connections`` requests at once; an async context manager.
 
-    Errors: `BadInput` for a URL that is none.
+    Raises:
+        BadInput: the URL is none, or the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -50,89 +48,100 @@ class Poster:
         connections: int,
         timeout_s: float,
         retry: RetryPolicy,
-        stopping: Stopping,
+        stop: StopFlag,
         notify: Callable[[str], None],
-        also_passing: Callable[[httpx.Response], bool] = never,
     ) -> None:
         base = _service_url(url)
         self.shown_url = str(base.copy_with(username=None, password=None)).rstrip("/")
         self.retries = 0
         """How often any request was tried again so far."""
+        self.notify = notify
+        self.connections = connections
+        self._free = asyncio.Semaphore(connections)
         self._timeout_s = timeout_s
         self._retry = retry
-        self._stopping = stopping
-        self._notify = notify
-        self._also_passing = also_passing
-        tls = httpx.create_ssl_context()
-        # One client for each connection: a pool looks at all of its connections for every request, and asks the system
-        # about each idle one, which at a few dozen costs more than the request itself.
-        self._clients = [
-            httpx.AsyncClient(
-                base_url=base,
-                verify=tls,
-                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
-                # A proxy from the environment is for the world outside; it cannot reach this machine's own loopback.
-                trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
-            )
-            for _ in range(connections)
-        ]
-        self._free = list(self._clients)
+        self._stop = stop
+        try:
+            tls = httpx.create_ssl_context()
+            # A client has one connection: a pool looks at all of its connections for every request, which at a few dozen costs
+            # more than the request itself.
+            self._clients = [
+                httpx.AsyncClient(
+                    base_url=base,
+                    verify=tls,
+                    timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
+                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+                    headers={"Content-Type": "application/json", "Accept": "application/json"},
+                    # A proxy from the environment is for the world outside; it cannot reach this machine's own loopback.
+                    trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
+                )
+                for _ in range(connections)
+            ]
+        except (ImportError, ValueError, OSError) as error:
+            raise BadInput(
+                f"The proxy or the certificates that the environment names cannot be used ({error}). "
+                "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."
+            ) from error
 
-    async def close(self) -> None:
-        """Close the connections."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for client in self._clients:
             await client.aclose()
 
-    async def post(self, path: str, body: bytes, *, what: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """The first answer that is not worth another try; `what` names the request in messages.
+    async def post(self, path: str, body: bytes, *, what: str, key: str) -> httpx.Response:
+        """The first answer that is not worth another try; ``what`` names the request in messages.
 
-        Errors: `ServiceStopped` when no try is left; `GivenUp` when the program is stopping. After either the service
-        may or may not have done it.
+        Every try carries the same Idempotency-Key, so that the service does it once. After an error it may or may not have.
+
+        Raises:
+            ServiceStopped: no try is left, or no other try would help.
+            GivenUp: the program is stopping.
         """
-        attempt = 0
-        while True:
-            attempt += 1
-            answer = await self._try_once(path, body, headers)
-            if isinstance(answer, httpx.Response):
-                return answer
-            if self._stopping.requested:
-                raise GivenUp(answer.what)
-            if attempt > self._retry.retries:
-                tries = "1 try" if attempt == 1 else f"{attempt} tries"
-                raise ServiceStopped(f"{self.shown_url} did not take {what} in {tries}. The last: {answer.what}")
-            wait_ms = self._retry.wait_ms(attempt, answer.retry_after_ms)
-            self._notify(
-                f"{what[:1].upper()}{what[1:]}: {answer.what}. Trying again in {wait_ms / 1000:.1f} s "
-                f"({attempt} of {self._retry.retries})"
-            )
-            if not await self._stopping.wait_ms(wait_ms):
-                raise GivenUp(answer.what)
-            self.retries += 1
+        async with self._free:
+            if self._stop.is_set:
+                raise GivenUp("not sent")
+            attempt = 1
+            while isinstance(answer := await self._try_once(path, body, key), _FailedTry):
+                if self._stop.is_set:
+                    raise GivenUp(answer.reason)
+                if attempt > self._retry.retries:
+                    tries = "1 try" if attempt == 1 else f"{attempt} tries"
+                    raise ServiceStopped(f"{self.shown_url} did not take {what} in {tries}. The last: {answer.reason}")
+                wait_ms = self._retry.wait_ms(attempt, answer.retry_after_ms)
+                self.notify(
+                    f"{what[:1].upper()}{what[1:]}: {answer.reason}. Trying again in {wait_ms / 1000:.1f} s "
+                    f"({attempt} of {self._retry.retries})"
+                )
+                if not await self._stop.wait_ms(wait_ms):
+                    raise GivenUp(answer.reason)
+                attempt += 1
+                self.retries += 1
+            return answer
 
-    async def _try_once(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> httpx.Response | _Failure:
-        client = self._free.pop()
+    async def _try_once(self, path: str, body: bytes, key: str) -> httpx.Response | _FailedTry:
+        client = self._clients.pop()
         try:
             # httpx limits each read, not the whole answer: a byte now and then would hold it for ever.
             async with asyncio.timeout(self._timeout_s):
-                response = await client.post(path, content=body, headers=headers)
+                response = await client.post(path, content=body, headers={"Idempotency-Key": key})
         except (TimeoutError, httpx.TimeoutException):
-            return _Failure(f"no answer within {self._timeout_s:g} s")
+            return _FailedTry(f"no answer within {self._timeout_s:g} s")
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
-            return _Failure(f"no answer ({str(error) or type(error).__name__})")
+            return _FailedTry(f"no answer ({str(error) or type(error).__name__})")
         except httpx.HTTPError as error:
             raise ServiceStopped(f"Cannot talk to {self.shown_url}: {str(error) or type(error).__name__}") from error
         finally:
-            self._free.append(client)
-        status = response.status_code
-        passing = status in _RETRIED_STATUSES or (response.is_server_error and status not in _FINAL_5XX)
-        if passing or self._also_passing(response):
-            return _Failure(problem_text(response), parse_retry_after(response.headers.get("Retry-After")))
+            self._clients.append(client)
+        if _is_passing(response):
+            return _FailedTry(problem_text(response), parse_retry_after(response.headers.get("Retry-After")))
         return response
 
     def stopped_by(self, response: httpx.Response, what: str) -> ServiceStopped:
-        """The error for an answer that every other request would get too."""
+        """The error for an answer that every other request would get, too."""
         if response.is_redirect:
             return ServiceStopped(
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
@@ -154,42 +163,41 @@ def _service_url(url: str) -> httpx.URL:
     return parsed.copy_with(query=None, fragment=None)
 
 
-def in_progress(response: httpx.Response) -> bool:
-    """Whether an earlier try of this very request, by its Idempotency-Key, is still under way."""
-    if response.status_code != httpx.codes.CONFLICT:
-        return False
+def _is_passing(response: httpx.Response) -> bool:
+    """Whether another try may get a better answer."""
+    status = response.status_code
+    if status == httpx.codes.CONFLICT:
+        problem = json_of(response)
+        return isinstance(problem, dict) and str(problem.get("type")).rstrip("/").endswith("/request-in-progress")
+    return status in _RETRIED_STATUSES or (response.is_server_error and status not in _FINAL_5XX)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """The body as JSON, or None."""
     try:
-        problem = response.json()
+        return response.json()
     except ValueError:
-        return False
-    return isinstance(problem, dict) and str(problem.get("type", "")).rstrip("/").endswith(_IN_PROGRESS)
+        return None
 
 
 def problem_text(response: httpx.Response) -> str:
     """Status and problem details on one line."""
     status = f"{response.status_code} {response.reason_phrase}".strip()
-    try:
-        problem = response.json()
-    except ValueError:
-        return status
-    reason = problem_reason(problem)
+    reason = problem_reason(json_of(response))
     return f"{status}: {reason}" if reason else status
 
 
 def problem_reason(problem: object) -> str:
-    """What an RFC 9457 problem says, the single errors of a 422 included; made of whatever is there."""
+    """What an RFC 9457 problem says, the single errors of a 422 included; put together from whatever is there."""
     if isinstance(problem, str):
         return _one_line(problem)
     if not isinstance(problem, dict):
         return ""
-    text = str(problem.get("detail") or problem.get("title") or problem.get("type") or "")
+    parts = [str(problem.get("detail") or problem.get("title") or problem.get("type") or "")]
     errors = problem.get("errors")
-    single = [
-        f"{error.get('pointer', '')} {error.get('detail', '')}".strip()
-        for error in (errors if isinstance(errors, list) else [])
-        if isinstance(error, dict)
-    ]
-    return _one_line("; ".join(part for part in (text, *single) if part))
+    singles = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    parts += (f"{error.get('pointer', '')} {error.get('detail', '')}".strip() for error in singles)
+    return _one_line("; ".join(part for part in parts if part))
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,5 @@
-"""How often and after which waits a batch is tried again. Batches are upserts, so a repeat does no harm."""
+"""How long to wait before a request is tried again."""
 
-import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Waits that double up to a limit, with jitter; a `Retry-After` of the service is honoured up to a limit.
+    """Waits that double up to a limit, with jitter; a ``Retry-After`` of the service is honoured up to a limit.
 
-    The jitter (down to half of the wait) keeps batches that failed together from coming back together.
+    The jitter (down to half of the wait) keeps requests that failed together from coming back together.
     """
 
     retries: int = 8
@@ -23,7 +22,7 @@ class RetryPolicy:
     """From 0 to 1, evenly."""
 
     def wait_ms(self, attempt: int, retry_after_ms: int | None) -> int:
-        """Milliseconds to wait after the failed attempt number `attempt` (from 1)."""
+        """Milliseconds to wait after the failed attempt number ``attempt`` (from 1)."""
         grown = min(self.longest_wait_ms, self.first_wait_ms * 2 ** (attempt - 1))
         share = self.random()
         if retry_after_ms is None:
@@ -33,12 +32,10 @@ class RetryPolicy:
 
 
 def parse_retry_after(header: str | None, now: datetime | None = None) -> int | None:
-    """Milliseconds that a `Retry-After` header asks for (RFC 9110: seconds or a date); None without a readable one."""
-    if header is None:
-        return None
-    text = header.strip()
+    """Milliseconds that a ``Retry-After`` header asks for (RFC 9110: seconds or a date); None without a readable one."""
+    text = (header or "").strip()
     if text.isascii() and text.isdigit():
-        # More digits than any sensible wait; the policy caps it anyway.
+        # Nine digits are more than any sensible wait; the policy caps it anyway.
         return int(text[:9]) * 1000
     try:
         moment = parsedate_to_datetime(text)
@@ -47,28 +44,3 @@ def parse_retry_after(header: str | None, now: datetime | None = None) -> int | 
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0, int((moment - (now or datetime.now(UTC))).total_seconds() * 1000))
-
-
-class Stopping:
-    """Told once to everybody: begin nothing new, try nothing again. What is under way may end."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    @property
-    def requested(self) -> bool:
-        """Whether the import is stopping."""
-        return self._event.is_set()
-
-    def request(self) -> None:
-        """Stop the import; idempotent."""
-        self._event.set()
-
-    async def wait_ms(self, duration_ms: float) -> bool:
-        """Wait so long, but not past the request to stop. True if it was the full time."""
-        try:
-            async with asyncio.timeout(duration_ms / 1000):
-                await self._event.wait()
-        except TimeoutError:
-            return True
-        return False

@@ -1,73 +1,193 @@
-"""CSV records to rows that can be sent. No I/O, no HTTP.
+"""CSV text to rows that can be sent. No I/O, no HTTP.
 
-A cell is judged here only as far as CSV goes: present, a whole number, UTF-8. What a legal id or name is, the
-service alone decides; ids and names are passed on as they stand in the file.
+A cell is judged here only as far as CSV goes: present, a whole number, UTF-8. Whether an id or a name is legal, the service
+alone decides; ids and names are passed on as they stand in the file.
 """
 
+import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.importer.records import Columns, Record, Refusal, read_records, shown
-
-__all__ = ["FIELDS", "NUMBER_MAX", "Columns", "Refusal", "Row", "read_rows", "whole_number"]
+from app.importer.errors import BadInput
 
 REQUIRED = ("id", "name", "price_cents")
 FIELDS = (*REQUIRED, "stock", "reorder_point")
 NUMBERS = ("price_cents", "stock", "reorder_point")
 NUMBER_MAX = 2**53 - 1
 
+_CONVERT = "convert the file, naming the encoding it has: iconv -f WINDOWS-1252 -t UTF-8 FILE > converted.csv"
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _DIGITS = re.compile(r"[0-9]+")
+_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A product to send: `body` is its JSON object in UTF-8, `line` the line on which its record starts (from 1)."""
+    """A product to send: ``body`` is its JSON object in UTF-8, ``line`` the line on which its record starts (from 1)."""
 
     line: int
     id: str
     body: bytes
 
 
-def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns, Iterator[Row | Refusal]]:
-    """The columns of the header line, and the rows below it, in order, one at a time.
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that is not imported, and why. ``id`` is empty when the row has none or could not be read."""
 
-    Records whose cells are all empty are skipped. Errors: `BadInput` for a file without a usable header.
+    line: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where each field stands among the cells of a record."""
+
+    names: tuple[str, ...]
+    positions: Mapping[str, int]
+
+    @classmethod
+    def of(cls, header: Sequence[str], mapping: Mapping[str, str]) -> "Columns":
+        """Find the column of every field; ``mapping`` names the columns that are called otherwise.
+
+        A name that matches exactly wins; else upper and lower case and outer spaces do not count.
+
+        Raises:
+            BadInput: a required or mapped column is missing or ambiguous.
+        """
+        positions: dict[str, int] = {}
+        missing: list[str] = []
+        for field in FIELDS:
+            wanted = mapping.get(field, field)
+            found = _matches(header, wanted)
+            if len(found) > 1:
+                raise BadInput(
+                    f"The header has {len(found)} columns that could be {field}, all named like {wanted!r}. "
+                    f"Rename one, or name another column: --map {field}=COLUMN"
+                )
+            if found:
+                positions[field] = found[0]
+            elif field in REQUIRED or field in mapping:
+                missing.append(field if wanted == field else f"{field} (looked for a column {wanted!r})")
+        if missing:
+            raise BadInput(_missing_columns(header, missing))
+        return cls(tuple(header), positions)
+
+    def text(self) -> str:
+        """Which columns of the file are read, and which are not."""
+        read = ", ".join(
+            field if self.names[position] == field else f"{field} from {self.names[position]!r}"
+            for field, position in self.positions.items()
+        )
+        others = [repr(name) for position, name in enumerate(self.names) if position not in self.positions.values()]
+        return f"Columns read: {read}." + (f" Not read: {', '.join(others)}." if others else "")
+
+
+def _matches(header: Sequence[str], wanted: str) -> list[int]:
+    exact = [position for position, name in enumerate(header) if name == wanted]
+    if exact:
+        return exact
+    folded = wanted.strip().casefold()
+    return [position for position, name in enumerate(header) if name.strip().casefold() == folded]
+
+
+def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
+    present = ", ".join(_shown(name) for name in header)
+    message = f"The header line has no column for {', '.join(missing)}. Its columns are: {present}."
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
+        return f"{message} Cells must be separated by commas; this file seems to use another separator."
+    return f"{message} If a column is called otherwise, name it: --map {missing[0].split()[0]}=COLUMN"
+
+
+def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns, Iterator[Row | Rejected]]:
+    """The columns of the header line (see ``Columns.of``), and the rows below it, in order, one at a time.
+
+    Records whose cells are all empty are skipped.
+
+    Raises:
+        BadInput: the file has no usable header.
     """
-    columns, records = read_records(lines, mapping, {field: (field,) for field in FIELDS}, REQUIRED)
-    return columns, (record if isinstance(record, Refusal) else _row(record, columns) for record in records)
+    records = _records(lines)
+    header = next(records, None)
+    if header is None:
+        raise BadInput(f"The file is empty: it needs a header line that names the columns, such as {','.join(REQUIRED)}")
+    if isinstance(header, Rejected):
+        raise BadInput(
+            f"The header line cannot be read: {header.reason}. "
+            "(Are the file's line ends CR alone? Then: tr '\\r' '\\n' < FILE > converted.csv)"
+        )
+    _, names = header
+    if any(_NOT_UTF8.search(name) for name in names):
+        raise BadInput(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
+    columns = Columns.of(names, mapping)
+    return columns, (record if isinstance(record, Rejected) else _row(*record, columns) for record in records)
 
 
-def _row(record: Record, columns: Columns) -> Row | Refusal:
+def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]] | Rejected]:
+    """The line on which each record starts, and its cells."""
+    # Strict, because the lenient mode silently takes a stray quote, or a file cut off inside one, for data.
+    reader = csv.reader(lines, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Rejected(line, "", _unreadable(str(error), line, reader.line_num))
+            continue
+        if any(cells):
+            yield line, cells
+
+
+def _unreadable(error: str, line: int, last_line: int) -> str:
+    if error.startswith("new-line character"):
+        error = "a CR outside quotes"
+    reason = f"not readable as CSV: {error}"
+    if last_line > line:
+        # An open quote swallows the lines below it: they are lost with this one, so they are named.
+        return f"{reason}; lines {line} to {last_line} were taken for one row (a quote not closed?), none is imported"
+    return reason
+
+
+def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
     """The row to send, or the first reason why it cannot be."""
-    row_id = record.cells[columns.positions["id"]]
+    id_position = columns.positions["id"]
+    row_id = cells[id_position] if id_position < len(cells) else ""
+    if any(not cell.isascii() and _NOT_UTF8.search(cell) for cell in cells):
+        return Rejected(line, row_id, f"not UTF-8: {_CONVERT}")
+    if len(cells) != len(columns.names):
+        # Even one cell too few may mean that all of them are shifted, prices into stock.
+        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        return Rejected(line, row_id, f"has {count}, the header has {len(columns.names)} (a comma not quoted?)")
     item: dict[str, str | int] = {}
     for field, position in columns.positions.items():
-        cell = record.cells[position]
+        cell = cells[position]
         if not cell:
             if field in REQUIRED:
-                return Refusal(record.line, row_id, f"{field} is empty")
+                return Rejected(line, row_id, f"{field} is empty")
             continue
-        if field in NUMBERS:
-            number = whole_number(cell)
-            if number is None:
-                return Refusal(record.line, row_id, f"{field}: {shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
-            item[field] = number
-        else:
-            item[field] = cell
-    body = json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode()
-    return Row(record.line, row_id, body)
+        value = whole_number(cell) if field in NUMBERS else cell
+        if value is None:
+            return Rejected(line, row_id, f"{field}: {_shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
+        item[field] = value
+    return Row(line, row_id, json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def whole_number(cell: str) -> int | None:
-    """The number that `cell` writes in ASCII digits, spaces around it allowed; None if it is not one from 0 to 2^53-1."""
+    """The number that ``cell`` writes in ASCII digits, spaces around it allowed; None if it is not one from 0 to 2^53-1."""
     digits = cell.strip()
     if _DIGITS.fullmatch(digits) is None:
         return None
-    # Long before int(): Python refuses to convert thousands of digits, with an error of its own.
     digits = digits.lstrip("0") or "0"
-    if len(digits) > len(str(NUMBER_MAX)):
+    # Python refuses to convert thousands of digits, with an error of its own.
+    if len(digits) > len(str(NUMBER_MAX)) or int(digits) > NUMBER_MAX:
         return None
-    number = int(digits)
-    return number if number <= NUMBER_MAX else None
+    return int(digits)
+
+
+def _shown(cell: str) -> str:
+    """The cell as messages quote it, a long one cut off."""
+    return repr(cell if len(cell) <= _SHOWN_CHARS else cell[:_SHOWN_CHARS] + "…")

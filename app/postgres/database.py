@@ -16,25 +16,25 @@ from app.postgres.session import Connection, Parameters, Session, Statement, bou
 # A commit that was visible and is then lost in a crash must never be cached; nor may an audit's announcement be lost.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
-# Each statement finds its rows by an index, whatever the values: its plan is made once and kept (docs/decisions/0010). One
-# that was made while a table was small must not scan it when it has grown. A cursor is read to its end.
+# Every statement finds its rows by an index, whatever the values, so its plan is made once and kept (docs/decisions/0010). A
+# plan made while a table is small must not scan the table when it has grown. A cursor is read to its end.
 _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
 
 WRITE_LOCK_TIMEOUT_MS = 20
-"""How long a joined transaction waits for a lock: its neighbours in it wait as well. ``WriteQueue`` waits elsewhere."""
+"""How long a shared transaction waits for a lock, with all requests in it; longer waits are ``WriteQueue``'s."""
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
 
 DIALECT = "postgresql+psycopg://"
-"""All that SQLAlchemy needs to know: ``connect`` makes its connections."""
+"""The URL that SQLAlchemy gets; ``connect`` opens its connections."""
 
 
 async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
-    """Open a connection to ``url`` as it was given: rewriting it would change what it means.
+    """Open a connection. The URL is passed on unchanged, because rewriting it could change its meaning.
 
     Raises:
-        psycopg.Error: no connection.
+        psycopg.Error: no connection could be opened.
     """
     return await psycopg.AsyncConnection.connect(
         url, connect_timeout=max(1, round(timeout_ms / 1000)), client_encoding="utf8", application_name="larder", **options
@@ -42,7 +42,7 @@ async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
 
 
 def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
-    """An engine without a pool, for what runs once, such as migrations."""
+    """Return an engine without a pool, for work that runs once, such as migrations."""
 
     async def open_connection() -> psycopg.AsyncConnection[TupleRow]:
         return await connect(url, timeout_ms=timeout_ms)
@@ -61,16 +61,16 @@ class Shares:
 
     @classmethod
     def of(cls, connections: int) -> "Shares":
-        """Divide them: the audit has one, loads and lists a fifth each, writes the rest; at least 1, 1, 1 and 2."""
+        """Divide the connections: one for the audit, a fifth each for loads and lists, the rest, at least 2, for writes."""
         fifth = max(1, connections // 5)
         return cls(loads=fifth, lists=fifth, writes=max(2, connections - 1 - 2 * fifth))
 
 
 class Database:
-    """The connections of one process, in shares: who uses up one of them takes nothing from the others.
+    """The connections of one process, in shares, so that a part that uses its share up takes nothing from the others.
 
-    ``audit`` is the audit's own connection, ``loads`` are for what the cache asks, ``lists`` for pages, the ledger and
-    housekeeping, ``writes`` for transactions.
+    ``audit`` is the audit's own connection, ``loads`` serves the cache, ``lists`` pages, the ledger and housekeeping, and
+    ``writes`` transactions.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Database:
         self.writes = self._share("writes", shares.writes, WRITE_LOCK_TIMEOUT_MS)
 
     def abandon(self) -> None:
-        """Give up every connection, because another server is the one to talk to; those in use are closed after their use."""
+        """Give up every connection, because another server is the primary; connections in use are closed after their use."""
         for pool in self._pools():
             pool.drop()
 
@@ -130,11 +130,11 @@ class Database:
             connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=options)
         except Exception as error:
             raise translate(error) from error
-        # One type for every number, alone or in a list. The driver would take the smallest that fits, and prepare a statement
-        # anew for each combination of them.
+        # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
+        # again for each combination of types.
         connection.adapters.register_dumper(int, Int8Dumper)
         try:
-            async with bounded(connection, self._connect_timeout_ms / 1000):  # a server may hang after the login, too
+            async with bounded(connection, self._connect_timeout_ms / 1000):  # a server may also hang after the login
                 await connection.execute(_DURABLE)
         except BaseException:
             connection.pgconn.finish()

@@ -1,15 +1,15 @@
-"""What can go wrong with PostgreSQL; driver errors become these in one place (``translate``).
+"""PostgreSQL's errors, as the rest of the application knows them; ``translate`` maps the driver's errors to them.
 
 DatabaseError
 ├── DatabaseUnavailable   not reachable, or shutting down
-│   ├── ConnectionLost    the connection broke, or its server is going away; another connection may be well
-│   ├── ConnectionStale   what this connection has prepared does not fit the tables any more; a new one has prepared nothing
-│   ├── DatabaseRefused   it answered, but not to this user, password or database name
-│   └── DatabaseUnsuitable   it answers, but is a standby, is being restored, or is newer than this release
+│   ├── ConnectionLost    the connection broke, or its server is going away; another connection may work
+│   ├── ConnectionStale   statements that this connection prepared no longer fit the tables; a new connection works
+│   ├── DatabaseRefused   it refuses this user, password or database name
+│   └── DatabaseUnsuitable   it is a standby, is being restored, or is newer than this release
 │       └── DatabaseReadOnly   it is a standby
 ├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
 ├── TransactionConflict   deadlock or lost race: nothing was changed, try again
-│   └── LockTimeout       somebody else holds a row or a table for longer than was to be waited
+│   └── LockTimeout       another transaction holds a row or a table for longer than the wait
 ├── CommitUnknown         the answer to COMMIT was lost
 ├── DatabaseNewer         its schema is newer than this code
 └── DatabaseFailed        anything else: a defect, or a damaged database
@@ -27,19 +27,19 @@ class DatabaseUnavailable(DatabaseError):
 
 
 class ConnectionLost(DatabaseUnavailable):
-    """The connection broke, or its server is going away; another connection may be well."""
+    """The connection broke, or its server is going away; another connection may work."""
 
 
 class ConnectionStale(DatabaseUnavailable):
-    """What this connection has prepared does not fit the tables any more; a new one has prepared nothing."""
+    """Statements that this connection prepared no longer fit the tables; a new connection works."""
 
 
 class DatabaseRefused(DatabaseUnavailable):
-    """PostgreSQL answered, but not to this user, password or database name."""
+    """PostgreSQL refuses this user, password or database name."""
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
-    """PostgreSQL answers, but must not be used now: a standby, a restore under way, a schema newer than this release."""
+    """PostgreSQL must not be used now: it is a standby, is being restored, or its schema is newer than this release."""
 
 
 class DatabaseReadOnly(DatabaseUnsuitable):
@@ -55,11 +55,11 @@ class TransactionConflict(DatabaseError):
 
 
 class LockTimeout(TransactionConflict):
-    """Somebody else holds a row or a table for longer than was to be waited; nothing was changed."""
+    """Another transaction holds a row or a table for longer than the wait; nothing was changed."""
 
 
 class CommitUnknown(DatabaseError):
-    """COMMIT was sent and its answer is not known: the transaction happened whole, or not at all."""
+    """COMMIT was sent and its answer was lost: the transaction happened whole, or not at all."""
 
 
 class DatabaseNewer(DatabaseError):
@@ -70,7 +70,7 @@ class DatabaseFailed(DatabaseError):
     """PostgreSQL refused a statement that it should accept."""
 
 
-# SQLSTATE codes and classes (PostgreSQL manual, appendix A), the more special first.
+# SQLSTATE codes and classes (PostgreSQL manual, appendix A), the more specific first.
 _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("40", TransactionConflict),  # serialization failure, deadlock
     ("55P03", LockTimeout),  # lock timeout
@@ -93,7 +93,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
 
 
 def translate(error: Exception) -> DatabaseError:
-    """The house's error for whatever the driver raised; an error of no class of the driver's means that the answer is lost."""
+    """Return the error to raise for an error of the driver; one of another library means that the answer is lost."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     if not isinstance(error, psycopg.Error):
         return ConnectionLost(f"{type(error).__name__}: {text}")
@@ -109,9 +109,9 @@ def translate(error: Exception) -> DatabaseError:
 
 
 def was_answered(error: DatabaseError) -> bool:
-    """Whether the server itself said so, and lives on: then the statement is over, and what it did is undone.
+    """Return whether the server answered with this error and goes on: then the statement's effects are undone.
 
-    Not if it ended the session (FATAL) or itself (PANIC): a COMMIT may have been under way.
+    That is not known if it ended the session (FATAL) or itself (PANIC), because a COMMIT may have been under way.
     """
     cause = error.__cause__
     return isinstance(cause, psycopg.Error) and cause.sqlstate is not None and cause.diag.severity_nonlocalized == "ERROR"

@@ -1,6 +1,6 @@
 """Bringing a database's schema up to this code, by one instance at a time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,10 +13,27 @@ from sqlalchemy import Connection, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.postgres.database import single_use_engine
-from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, translate
+from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
 
 LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""
+_FINISH = text("SELECT larder_finish(:relation, :schema)")
+
+LOCK_WAIT_S = 2
+"""How long a table is waited for. Whoever uses the table waits meanwhile behind the migration, so it must not be long."""
+
+_IN_THE_WAY = """
+SELECT format('process %s (%s, %s for %s s)',
+    a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type), a.state,
+    round(extract(epoch FROM clock_timestamp() - a.xact_start)))
+FROM pg_stat_activity a
+WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.xact_start IS NOT NULL AND EXISTS (
+    SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE l.pid = a.pid AND l.granted AND n.nspname = current_schema()
+)
+ORDER BY a.xact_start LIMIT 3
+"""
+"""The oldest transactions that use tables of this schema; one of them held the lock that was waited for."""
 
 
 def script_directory() -> ScriptDirectory:
@@ -30,10 +47,13 @@ def script_directory() -> ScriptDirectory:
     raise DatabaseFailed("the migrations are missing from this installation")
 
 
-async def upgrade(database_url: str, revision: str = "head") -> str | None:
+async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
     """Migrate to ``revision``; return the revision found before (``None`` for an empty database).
 
+    A database that was empty gets the payload schemas of ``schemas``, by relation, at once: no older release uses it.
+
     Raises:
+        LockTimeout: somebody else used a table that had to be changed for longer than ``LOCK_WAIT_S``; nothing was changed.
         DatabaseUnavailable: not reachable, or it refuses this user, or is of an encoding other than UTF-8.
         DatabaseNewer: migrated by a newer Larder; nothing was touched.
         DatabaseFailed: a migration failed; it was rolled back.
@@ -45,7 +65,11 @@ async def upgrade(database_url: str, revision: str = "head") -> str | None:
                 f"the database's encoding is {encoding}, which cannot hold every name; nothing was changed."
                 " Create one with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
             )
+        await _wait_at_most(connection)
         found = await connection.run_sync(_upgrade, revision)
+        if found is None:
+            for relation, schema in (schemas or {}).items():
+                await connection.execute(_FINISH, {"relation": relation, "schema": schema})
         await connection.commit()
         return found
 
@@ -63,12 +87,14 @@ async def finish(database_url: str, relation: str, schema: int) -> bool:
     Returns whether there was anything to finish. Raises as ``upgrade``; then nothing was changed.
     """
     async with _migrating(database_url) as connection:
-        # The lock on the table waits for writes under way, and holds new ones up meanwhile: not for long.
-        await connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        statement = text("SELECT larder_finish(:relation, :schema)")
-        done = bool(await connection.scalar(statement, {"relation": relation, "schema": schema}))
+        await _wait_at_most(connection)
+        done = bool(await connection.scalar(_FINISH, {"relation": relation, "schema": schema}))
         await connection.commit()
         return done
+
+
+async def _wait_at_most(connection: AsyncConnection) -> None:
+    await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
 
 
 @asynccontextmanager
@@ -79,7 +105,13 @@ async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             await connection.commit()
-            yield connection
+            try:
+                yield connection
+            except exc.DBAPIError as error:
+                if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                    raise
+                await connection.rollback()
+                raise LockTimeout(await _who_was_in_the_way(connection)) from error
     except exc.DBAPIError as error:
         raise (translate(error.orig) if isinstance(error.orig, psycopg.Error) else DatabaseFailed(str(error))) from error
     except psycopg.Error as error:
@@ -88,6 +120,16 @@ async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
         raise DatabaseUnavailable(str(error)) from error
     finally:
         await engine.dispose()  # ends the session, and with it the lock
+
+
+async def _who_was_in_the_way(connection: AsyncConnection) -> str:
+    found = (await connection.execute(text(_IN_THE_WAY))).scalars().all()
+    users = f"transactions that use the tables now, the oldest first: {'; '.join(found)}" if found else "none can be seen now"
+    return (
+        f"a table was in use by another transaction for more than {LOCK_WAIT_S} s ({users}). Nothing was changed, and"
+        " instances that run go on as before. Wait until that transaction ends, or end it with pg_terminate_backend(process),"
+        " and try again"
+    )
 
 
 def _upgrade(connection: Connection, revision: str) -> str | None:

@@ -1,8 +1,8 @@
-"""A share of a process's connections: so many at once, so many who wait for one, for so long.
+"""A share of a process's connections, with limits for those in use, for callers who wait, and for their wait.
 
 A connection is opened when it is needed and none is idle, so a server that refuses fails the caller at once
-(docs/decisions/0012). One that failed is closed alone; only when it is lost are the idle ones of the share closed as well,
-because they are of the same server.
+(docs/decisions/0012). A connection that failed is closed alone. If it was lost, the idle ones of the share are closed as well,
+because they lead to the same server.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from app.postgres.session import Connection, Parameters, Session, Statement, bou
 Result = TypeVar("Result")
 
 _LOST = (ConnectionLost, DatabaseReadOnly, CommitUnknown)
-"""Errors after which no connection of the share is trusted: they are of the same server."""
+"""Errors after which no connection of the share is trusted, because all lead to the same server."""
 
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 
@@ -36,12 +36,12 @@ class Pool:
     """One share.
 
     Args:
-        name: what the share is for, as an error tells it.
-        connect: opens a connection; bounds its own time, and raises a ``DatabaseError``.
+        name: what the share is for, as error texts call it.
+        connect: opens a connection; it must bound its own time, and raises a ``DatabaseError``.
         size: most connections.
-        waiting_limit: most callers who wait for one, beyond which ``DatabaseOverloaded`` is raised at once.
-        acquire_timeout_s: how long one of them waits.
-        deadline_s: of each statement.
+        waiting_limit: most callers who wait for a connection, beyond which ``DatabaseOverloaded`` is raised at once.
+        acquire_timeout_s: longest wait for a connection.
+        deadline_s: deadline of each statement.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Pool:
         self._waiting = 0
         self._idle: list[Connection] = []
         self._generation = 0
-        """Rises when the share is dropped; a connection of an earlier one is closed after its use."""
+        """Rises when the share is dropped; connections of an earlier generation are closed after their use."""
 
     @asynccontextmanager
     async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
-        """A connection of the share, in autocommit; one that was just opened if ``fresh``.
+        """Lend a connection of the share, in autocommit; a newly opened one if ``fresh``.
 
         A transaction that is left open is rolled back. Raises a ``DatabaseError``.
         """
@@ -82,14 +82,14 @@ class Pool:
             except DatabaseError as error:
                 if isinstance(error, _LOST):
                     self.drop()
-                # A new connection cannot be stale: what fails on it fails on every one.
+                # A new connection cannot be stale: what fails on it would fail on every connection.
                 if isinstance(error, _LOST) or (isinstance(error, ConnectionStale) and not is_new):
                     await _close(connection)
                 else:
                     await self._give_back(connection, session, generation)
                 raise
             except BaseException:
-                # A statement may be under way: nobody else may read its answer.
+                # A statement may be under way, and nobody else may read its answer.
                 await _close(connection)
                 raise
             await self._give_back(connection, session, generation)
@@ -97,9 +97,9 @@ class Pool:
             self._places.release()
 
     async def run(self, work: Callable[[Session], Awaitable[Result]]) -> Result:
-        """Give ``work`` a session, and once more a new one if that was dead: it may have died with a restart long ago.
+        """Run ``work`` with a session, and once more with a new one if the connection was dead, e.g. since a restart long ago.
 
-        Raises what ``work`` raises, and a ``DatabaseError``. ``work`` must not be finished when it raises ``ConnectionLost``.
+        Raises what ``work`` raises, and a ``DatabaseError``. ``work`` must be safe to run again after ``ConnectionLost``.
         """
         session = None
         try:
@@ -112,7 +112,7 @@ class Pool:
             return await work(session)
 
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
-        """Run one reading statement. Raises a ``DatabaseError``."""
+        """Run one reading statement and return its rows. Raises a ``DatabaseError``."""
 
         async def read(session: Session) -> list[TupleRow]:
             return await session.rows(statement, parameters)
@@ -120,14 +120,14 @@ class Pool:
         return await self.run(read)
 
     def drop(self) -> None:
-        """Give up every connection: the idle ones now, those in use after their use."""
+        """Give up every connection: idle ones now, those in use after their use."""
         self._generation += 1
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.pgconn.finish()
 
     async def close(self) -> None:
-        """Close the idle connections, and those in use after their use."""
+        """Close idle connections now, those in use after their use."""
         self._generation += 1
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -167,7 +167,7 @@ class Pool:
             raise
         if usable and generation == self._generation:
             if session.pipeline_failed:
-                # The driver takes statements for prepared that the server skipped (psycopg 3.3): it has to prepare them anew.
+                # The driver believes that it prepared statements which the server skipped (psycopg 3.3).
                 connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
             self._idle.append(connection)
         else:
@@ -181,7 +181,7 @@ class Pool:
 
 
 def _is_spoilt(connection: Connection) -> bool:
-    """Whether an idle connection has something to read: its end, or a message that nobody asked for."""
+    """Return whether an idle connection has something to read: its end, or a message that nobody asked for."""
     if connection.closed:
         return True
     poll = select.poll()

@@ -1,7 +1,7 @@
-"""One connection in use: statements with deadlines, and transactions whose end is known.
+"""A connection in use: statements with deadlines, and transactions whose end is known.
 
-Statements run on the driver's connection itself, because the write path needs what only the driver shows: pipelined round
-trips and the command tag of COMMIT (docs/decisions/0003).
+Statements run on the driver's own connection, because the write path needs pipelined round trips and the command tag of COMMIT
+(docs/decisions/0003).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Statement = LiteralString | Composed
 
 
 class Session:
-    """One connection in use. Every statement has a deadline, on this side too: a server that hangs keeps no promise."""
+    """A connection in use. Every statement has a deadline on this side too, because a server that hangs keeps none."""
 
     def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
         self.is_new = is_new
@@ -31,26 +31,26 @@ class Session:
         self._connection = connection
         self._deadline_s = deadline_s
         self.pipeline_failed = False
-        """Whether statements of a round trip were skipped because one before them failed."""
+        """Whether the server skipped statements of a round trip because one before them failed."""
 
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
-        """Run one statement; return its rows. Raises a ``DatabaseError``."""
+        """Run one statement and return its rows. Raises a ``DatabaseError``."""
         async with bounded(self._connection, self._deadline_s):
             cursor = await self._connection.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
-        """Run several statements in one round trip; return the rows of each. Raises a ``DatabaseError``."""
+        """Run several statements in one round trip and return the rows of each. Raises a ``DatabaseError``."""
         async with bounded(self._connection, self._deadline_s):
             cursors = await self._send(statements)
             return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
-        """Commit the transaction that a statement ``BEGIN`` opened, after its last statements, in one round trip.
+        """Run the last statements of an open transaction and commit it, in one round trip.
 
         Raises:
-            DatabaseError: it was rolled back; the server said so.
-            CommitUnknown: the answer was lost, in whatever way.
+            DatabaseError: the server said that it was rolled back.
+            CommitUnknown: the answer was lost.
         """
         try:
             async with bounded(self._connection, self._deadline_s):
@@ -73,7 +73,7 @@ class Session:
 
 @asynccontextmanager
 async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[None]:
-    """Cut the connection at the deadline, so that whoever waits on it gets an error; map whatever the driver raises."""
+    """Cut the connection at the deadline, so that its user gets an error; map every error of the driver."""
     timer = asyncio.get_running_loop().call_later(deadline_s, _sever, connection)
     try:
         yield
@@ -84,9 +84,9 @@ async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[No
 
 
 def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
-    """End the conversation from below: the driver, waiting for an answer, sees the connection closed.
+    """Shut the socket down, so that the driver, which waits for an answer, sees the connection closed.
 
-    Cancelling the wait instead would make the driver ask the server, which hangs, to cancel, for up to ten seconds.
+    If the wait were cancelled instead, the driver would ask the hanging server to cancel, for up to ten seconds.
     """
     with suppress(OSError, psycopg.Error):
         end = socket.socket(fileno=os.dup(connection.fileno()))

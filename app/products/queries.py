@@ -130,7 +130,7 @@ ORDER BY created_at DESC, product_id DESC, version DESC, line DESC LIMIT %(limit
 """
 """What happened under one reference, newest first."""
 
-HAS_LEDGER: LiteralString = "SELECT FROM stock_movements WHERE product_id = %(product_id)s LIMIT 1"
+HAS_LEDGER: LiteralString = "SELECT 1 FROM stock_movements WHERE product_id = %(product_id)s LIMIT 1"
 
 LOCK_KEYS: LiteralString = """
 SELECT caller, key, pg_try_advisory_xact_lock(hashtextextended(caller || chr(31) || key, 0))

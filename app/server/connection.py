@@ -7,10 +7,12 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 import httptools
+from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.problems import MEDIA_TYPE, TYPES, Problem
+from app.api.problem_types import TYPES
+from app.api.problems import MEDIA_TYPE, Problem
 from app.server.hot_read import HotReads
 
 MAX_HEAD_BYTES = 65_536
@@ -49,6 +51,7 @@ class _Trailers(list[tuple[bytes, bytes]]):
         """Start from the bytes and lines of the head."""
         self._size, self._lines = size, lines
 
+    @override
     def append(self, field: tuple[bytes, bytes]) -> None:
         """Count a trailer."""
         self._size += _size([field])
@@ -68,6 +71,7 @@ class _PipelineFlow(FlowControl):
         super().__init__(transport)
         self._waiting = waiting
 
+    @override
     def resume_reading(self) -> None:
         if not self._waiting:
             super().resume_reading()
@@ -101,12 +105,14 @@ class Connection(HotReads):
     _chunked: object = None
     """The request to which the last chunk belonged."""
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Begin, with the flow control for pipelined requests."""
         super().connection_made(transport)
         self.flow = _PipelineFlow(transport, self.pipeline)
         self._trailers = _Trailers()
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Parse data in pieces, so that bounds are checked in between."""
         self._unset_keepalive_if_required()
@@ -171,6 +177,7 @@ class Connection(HotReads):
         self._body_bytes = self._chunks = 0
         return self._frame_bytes > MAX_HEAD_BYTES
 
+    @override
     def on_headers_complete(self) -> None:
         """Accept the request unless its head is too large or of another version. An offer is left out first."""
         fed = self._piece + (self._head_bytes + _PIECE if self._head is self.scope else 0)
@@ -204,13 +211,14 @@ class Connection(HotReads):
             head = list(self.cycle.scope["headers"])
             self._trailers.begin(self._head_size(head), len(head))
 
+    @override
     def on_body(self, body: bytes) -> None:
         """Count and pass on a part of the body."""
         self._body_bytes += len(body)
         super().on_body(body)
 
+    @override
     def on_message_complete(self) -> None:
-        """End the request."""
         if self._offer is not None:
             return  # the second parsing of this request ends it
         self._whole = True
@@ -218,6 +226,7 @@ class Connection(HotReads):
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
+    @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start to answer a request, unless it was refused while it waited behind others."""
         if self._refused and cycle is self.cycle and cycle.more_body:
@@ -225,10 +234,11 @@ class Connection(HotReads):
             return
         super()._start_asgi_task(cycle, app)
 
+    @override
     def send_400_response(self, msg: str) -> None:
         """Answer refused bytes with a problem, like every other error, and close the connection.
 
-        Complete requests that came before them are answered first. Otherwise this response would be taken for theirs.
+        Complete requests before them are answered first. Otherwise the client would take this response for theirs.
         """
         self._refused = True
         if self.transport.is_closing():

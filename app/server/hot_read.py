@@ -1,14 +1,16 @@
-"""The hot read: a cached product without the framework.
+"""The hot read: a hit that is answered without the framework.
 
-Reason: for a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several
-times what the cache does, and head and body sent apart cost a system call more. So the server's protocol answers it itself: it
-parses the path, takes one place in a joined MGET, and writes the stored bytes behind their head at once.
+For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several times
+as much as the cache does. Head and body sent apart cost another system call. Therefore the server's protocol answers such a
+read itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
 
-Price: the head is written here and by ``products.get_product``; a test compares status, headers and bodies of both over a
-generated set of requests. Whatever is not plain (a miss, a bypass, an error, a query, a header that decides something) goes to
-the application as ever, and the endpoint there stays the documented one; what was read of its slot goes with it, in the
-request's state. ``_start_asgi_task`` and the fields of a cycle are uvicorn's own affair: the same test, on a real server, says
-when they change.
+Everything else goes to the application: a miss, a bypass, an error, a query, or a header that matters. What was read of the
+slot goes with it in the request's state. The endpoint ``products.get_product`` gives the same response to every request and is
+the documented one.
+
+The price is that the head of the response is written in two places, and that ``_start_asgi_task`` and the fields of a cycle are
+internal to uvicorn. A test compares status, headers and bodies of both ways over generated requests on a real server, and
+fails if uvicorn changes them.
 """
 
 import random
@@ -18,17 +20,18 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.state import READING, STATE, Larder
+from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
-# Headers that decide what a read does or how it is traced.
+# Headers that change what a read does or how it is traced.
 _DECISIVE = frozenset({b"cache-control", b"if-match", b"traceparent"})
 _ONE_TAG = re.compile(rb'"[0-9]+"')
 _NO_TAG = b""
@@ -44,14 +47,15 @@ _LAST = b"connection: close\r\n"
 
 
 class HotReads(HttpToolsProtocol):
-    """uvicorn's protocol for one connection to an application whose lifespan gave the ``Larder`` as its state."""
+    """uvicorn's protocol for one connection. The application's lifespan has put the ``Larder`` into ``app_state``."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
         self._larder: Larder = app_state[STATE]
 
+    @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start to answer one request, here if it is plain."""
+        """Answer a plain request here, and start a task of the application for any other."""
         scope = cycle.scope
         product_id = scope["path"][len(PREFIX) :]
         if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or (tag := _plain(scope, product_id)) is None:
@@ -61,7 +65,7 @@ class HotReads(HttpToolsProtocol):
 
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
         if cycle.disconnected or self.transport.is_closing():
-            return  # nobody is left to be answered
+            return  # the client has left
         if not isinstance(found, Value) or self.flow.write_paused:
             if isinstance(found, Reading):
                 cycle.scope["state"][READING] = found
@@ -85,7 +89,7 @@ class HotReads(HttpToolsProtocol):
 
 
 def _plain(scope: Any, product_id: str) -> bytes | None:
-    """The one tag of If-None-Match, or none; ``None`` when more than the id decides the answer."""
+    """Return the one tag of ``If-None-Match`` (empty if it is absent), or ``None`` if the request is not plain."""
     if scope["query_string"] or not is_product_id(product_id):
         return None
     tag = _NO_TAG

@@ -15,18 +15,12 @@ from typing_extensions import override
 from app.server.address import BACKLOG, failure_of
 from app.server.connection import Connection
 from app.server.errors import CannotServe
-from app.server.signals import StopSignals
+from app.server.signals import StopSignals, grace_s
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
-_GRACE_MARGIN_S = 2
 # Longer than clients and proxies keep an idle connection, so that they close it and no request meets a closing one.
 _KEEP_ALIVE_S = 75
-
-
-def grace_s(settings: Settings) -> int:
-    """Return how many seconds a stop waits for requests under way: longer than the deadline of a write."""
-    return settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S
 
 
 class Server(uvicorn.Server):

@@ -7,12 +7,21 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
+from app.settings import Settings
+
+_GRACE_MARGIN_S = 2
+
 
 class Stoppable(Protocol):
     """A server that a signal stops in order. ``uvicorn.Server`` is one."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. A second SIGINT drops the requests under way."""
+
+
+def grace_s(settings: Settings) -> int:
+    """Return how many seconds a stop waits for requests under way: longer than the deadline of a write."""
+    return settings.request_timeout_ms // 1_000 + _GRACE_MARGIN_S
 
 
 class StopSignals:

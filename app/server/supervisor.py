@@ -1,7 +1,7 @@
 """Several processes on one address: started together, replaced when they die, stopped together.
 
-The parent accepts connections and hands each to the next worker in turn, without reading from them (``handover``). A worker is
-a fresh interpreter, so that no state of a running event loop is copied into a second process.
+The parent accepts connections and hands each to the next worker, without reading from them (``handover``). A worker is a
+fresh interpreter, so that no state of a running event loop is copied into a second process.
 """
 
 import asyncio
@@ -20,8 +20,7 @@ from types import FrameType
 from app.server.address import listen, local_url
 from app.server.errors import CannotServe
 from app.server.handover import SERVING, ConnectionSender, report_of
-from app.server.http_server import Server, grace_s, run_server
-from app.server.signals import StopSignals
+from app.server.signals import StopSignals, grace_s
 from app.settings import PREFIX, Settings
 
 _STEADY_S = 10.0
@@ -45,7 +44,9 @@ async def serve_by(settings: Settings, listener: socket.socket, stop: StopSignal
         Exception: what ``ready`` raised, or the application's own start in this process.
     """
     if settings.workers == 1:
-        from app.main import create_app  # noqa: PLC0415 - a parent of workers does not need the service
+        # Not at the top, because a parent of workers needs neither the service nor its HTTP server.
+        from app.main import create_app  # noqa: PLC0415
+        from app.server.http_server import Server, run_server  # noqa: PLC0415
 
         url = local_url(listener)
         await run_server(Server(create_app(settings), settings), [listener], stop, lambda: ready(url))

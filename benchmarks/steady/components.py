@@ -23,7 +23,7 @@ import redis.asyncio
 from fastapi import FastAPI
 from starlette.types import Message
 
-from app.api.state import Larder
+from app.api.context import Larder
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.main import create_app

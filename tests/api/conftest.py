@@ -1,22 +1,97 @@
-"""The HTTP layer over a service in memory: everything but the servers is real."""
+"""The whole service over tables and a Redis in memory: everything but the servers is real."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import cast
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from app import main
 from app.api.application import build
+from app.api.context import Larder
 from app.api.metrics import RequestStats
-from app.api.state import Larder
+from app.cache.history import History
+from app.cache.ports import HistorySource, Watermark
 from app.cache.stats import Stats
+from app.cache.write_through import Peeked, Read, WriteThrough
 from app.products.service import Products
 from app.settings import Settings
-from tests.api.catalogue import Answering, Connected, InMemoryCatalogue
+from tests.fakes.products import EPOCH, MemoryProducts, MemoryTransactions
+from tests.fakes.redis import Fence, RedisServer
+from tests.fakes.store import MemoryStore
+from tests.fakes.wire import Direct
 
 LIMIT = 8_192
+
+
+class Front:
+    """Stands before the service: fails its calls, changes how reads were served, and records the calls that it lets through."""
+
+    def __init__(self, products: Products, slots: dict[str, tuple[bytes, float]]) -> None:
+        self._products = products
+        self.slots = slots
+        self.fault: Exception | None = None
+        """Raised by every call while set."""
+        self.served: dict[str, Read] = {}
+        """Status and detail of reads by id, or of all others under an empty id."""
+        self.hot = False
+        """Whether the hot read finds what is cached; else every read reaches the endpoints."""
+        self.held: list[Callable[[], None]] | None = None
+        """The hot read's answers while it is a list: called by the test, each in its time."""
+        self.reads: list[dict[str, Any]] = []
+        """What each read asked for."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if self.fault is not None:
+            raise self.fault
+        method: Callable[..., Any] = getattr(self._products, name)
+        return method
+
+    def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
+        if not self.hot or self.fault is not None:
+            asyncio.get_running_loop().call_soon(then, None)
+        elif self.held is None:
+            self._products.peek(product_id, then)
+        else:
+            held = self.held
+            self._products.peek(product_id, lambda found: held.append(partial(then, found)))
+
+    async def get(self, product_id: str, **wanted: Any) -> Read:
+        self.reads.append(wanted)
+        return self._as_served(await self.__getattr__("get")(product_id, **wanted))
+
+    async def get_many(self, ids: list[str], **wanted: Any) -> list[Read]:
+        self.reads.append(wanted)
+        return [self._as_served(read) for read in await self.__getattr__("get_many")(ids, **wanted)]
+
+    def _as_served(self, read: Read) -> Read:
+        given = self.served.get(read.state.key) or self.served.get("")
+        return replace(given, state=read.state) if given else read
+
+
+@dataclass(slots=True)
+class Database:
+    """A database that answers a ping, or fails as it is told."""
+
+    fault: Exception | None = None
+
+    async def ping(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+
+@dataclass(slots=True)
+class Connected:
+    """A store that is up, or not."""
+
+    up: bool = True
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +99,50 @@ class Service:
     """The application and what stands behind it."""
 
     app: FastAPI
-    products: InMemoryCatalogue
-    database: Answering
-    store: Connected
-    stats: Stats
+    products: Front
+    tables: MemoryProducts
+    transactions: MemoryTransactions
     requests: RequestStats
+    database: Database = field(default_factory=Database)
+    store: Connected = field(default_factory=Connected)
+    stats: Stats = field(default_factory=Stats)
 
 
 @pytest.fixture
 def service() -> Service:
     requests = RequestStats()
-    app = build("1.2.3", requests)
-    service = Service(app, InMemoryCatalogue(), Answering(), Connected(), Stats(), requests)
     settings = Settings.from_env({"LARDER_BODY_LIMIT_BYTES": str(LIMIT)})
-    products = cast("Products", service.products)
-    app.state.larder = Larder(settings, products, service.database, service.store, service.stats, requests)
+    redis = RedisServer("redis", time.monotonic)
+    redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
+    redis.data.watermark = Watermark(EPOCH, 1)
+    tables = MemoryProducts()
+    transactions = MemoryTransactions(tables)
+    history = History()
+    history.told(EPOCH, 0.0)
+    cache = WriteThrough(
+        MemoryStore(lambda: redis, Direct(), random.Random(1)),
+        tables,
+        cast("HistorySource", None),  # nobody settles: the fence never lapses
+        main.cache_config(settings),
+        Stats(),
+        history=history,
+    )
+    products = Products(cache, tables, transactions, main.write_limits(settings))
+    service = Service(build("1.2.3", requests), Front(products, redis.data.slots), tables, transactions, requests)
+    service.app.state.larder = Larder(
+        settings, cast("Products", service.products), service.database, service.store, service.stats, requests
+    )
     return service
 
 
 @pytest.fixture
-def catalogue(service: Service) -> InMemoryCatalogue:
+def front(service: Service) -> Front:
     return service.products
+
+
+@pytest.fixture
+def tables(service: Service) -> MemoryProducts:
+    return service.tables
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from app.api.problems import TYPES
+from app.api.problem_types import TYPES
 
 
 def problem(answer: httpx.Response, slug: str) -> dict[str, object]:

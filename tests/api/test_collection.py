@@ -6,12 +6,13 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.paging import Listed
+from app.api.list_queries import ProductPage
 from app.cache.ports import Absent
 from app.cache.write_through import Read, Status
 from app.products.product import Position
-from tests.api.catalogue import EPOCH, InMemoryCatalogue
+from tests.api.conftest import Front, Service
 from tests.api.problem import places, problem, send
+from tests.fakes.products import EPOCH
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def test_read_many_answers_in_the_order_first_sent(client: httpx.AsyncClie
     ],
 )
 async def test_read_many_says_how_the_least_favourable_was_served(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, served: str, header: str
+    client: httpx.AsyncClient, front: Front, served: str, header: str
 ) -> None:
     """Hit only if all were; one unverified product flags the whole answer."""
     ways = {
@@ -78,7 +79,7 @@ async def test_read_many_says_how_the_least_favourable_was_served(
         "r": Read(Absent("", EPOCH, 0), Status.REFRESHED_STORED),
         "u": Read(Absent("", EPOCH, 0), Status.UNVERIFIED, "unverified"),
     }
-    catalogue.answers = {str(index): ways[way] for index, way in enumerate(served)}
+    front.served = {str(index): ways[way] for index, way in enumerate(served)}
     answer = await client.get("/products?id=0&id=1")
     assert answer.headers["Cache-Status"] == header
 
@@ -179,15 +180,15 @@ async def test_the_largest_legal_queries_are_answered(client: httpx.AsyncClient)
 @pytest.mark.parametrize("prefix", ["", "tea", 'a"b\\', "🍵"])
 def test_a_cursor_gives_back_its_position_to_its_own_filters_alone(prefix: str, below: bool) -> None:  # noqa: FBT001
     """A cursor of one list does not lead into the middle of another."""
-    listed = Listed(50, prefix, below, None)
+    listed = ProductPage(50, prefix, below)
     position = Position("a:b", "tea cup" if prefix and not below else "")
-    cursor = listed.cursor(position)
+    cursor = listed.next_page(position).cursor
     assert listed.position(cursor) == position
     assert replace(listed, prefix=prefix + "x").position(cursor) is None
     assert replace(listed, below_reorder_point=not below).position(cursor) is None
 
 
-async def test_a_batch_answers_for_each_item_in_its_place(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+async def test_a_batch_answers_for_each_item_in_its_place(client: httpx.AsyncClient, service: Service) -> None:
     """Good items are written together; each bad one is refused with its own problem and disturbs none."""
     await client.post("/products", json={"id": "old", "name": "Old", "price_cents": 1, "stock": 5})
     await client.post("/products", json={"id": "same", "name": "Same", "price_cents": 1})
@@ -218,16 +219,16 @@ async def test_a_batch_answers_for_each_item_in_its_place(client: httpx.AsyncCli
     assert places(refused[5][1]) == ["#/items/5/name", "#/items/5/price_cents"]
     assert places(refused[7][1]) == ["#/items/7"]
     assert {problem["status"] for _, problem in refused.values()} == {422}
-    assert len(catalogue.writes) == 3  # two creations and one transaction
+    assert len(service.transactions.requests) == 3  # two creations and one transaction
     stocks = [(await client.get(f"/products/{product_id}")).json()["stock"] for product_id in ("new", "old", made)]
     assert stocks == [7, 5, 0]
 
 
-async def test_a_batch_with_no_good_item_writes_nothing(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+async def test_a_batch_with_no_good_item_writes_nothing(client: httpx.AsyncClient, service: Service) -> None:
     """It is an answered request all the same."""
     answer = await client.post("/products/batch", json={"items": [{}]})
     assert (answer.status_code, answer.json()["results"][0]["outcome"]) == (200, "refused")
-    assert catalogue.rows == {}
+    assert service.tables.rows == {}
 
 
 @pytest.mark.parametrize(
@@ -247,3 +248,12 @@ async def test_a_malformed_envelope_refuses_the_whole_batch(
 ) -> None:
     """422 as for any other body: 1 to 1,000 items and nothing else."""
     assert places(problem(await send(client, "POST", "/products/batch", envelope), "invalid-request")) == pointers
+
+
+@pytest.mark.parametrize("member", ["version", "created_at", "updated_at", "reserved", "available"])
+async def test_what_this_release_or_the_next_one_shows_can_be_sent_back(client: httpx.AsyncClient, member: str) -> None:
+    """PUT and batch items ignore the members that the service writes itself; POST refuses them."""
+    product = {"id": "a", "name": "A", "price_cents": 1, member: "whatever it was"}
+    assert (await client.put("/products/a", json=product)).status_code == 201
+    assert (await client.post("/products/batch", json={"items": [product]})).status_code == 200
+    assert (await client.post("/products", json=product | {"id": "b"})).status_code == 422

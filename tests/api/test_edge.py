@@ -7,8 +7,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.edge import Edge, request_id
 from app.api.metrics import RequestStats
+from app.api.middleware import OutermostLayer, request_id
 from app.postgres.errors import DatabaseUnavailable
 from tests.api.conftest import Service
 from tests.api.problem import problem
@@ -165,7 +165,7 @@ async def test_a_fault_after_the_answer_began_breaks_it_off() -> None:
         raise RuntimeError("the inside")
 
     requests = RequestStats()
-    transport = httpx.ASGITransport(app=Edge(half, requests))
+    transport = httpx.ASGITransport(app=OutermostLayer(half, requests))
     async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
         with pytest.raises(RuntimeError, match="the inside"):
             await client.get("/")
@@ -192,7 +192,7 @@ async def test_a_cancelled_request_is_counted_and_answered(method: str, slug: st
 
     requests = RequestStats()
     scope = {"type": "http", "method": method, "path": "/", "raw_path": b"/", "headers": []}
-    request = asyncio.create_task(Edge(endless, requests)(scope, nothing, keep))
+    request = asyncio.create_task(OutermostLayer(endless, requests)(scope, nothing, keep))
     await began.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -73,7 +73,7 @@ async def test_a_body_behind_an_offer_is_no_request(service: Service, port: Port
             for segment in [head, body, last] if later else [head + body + last]:
                 port.take(segment)
             await reader.read()
-        assert "mug-red" in service.products.rows
+        assert "mug-red" in service.tables.rows
 
 
 async def test_many_offers_in_one_segment_are_answered_in_order(port: Port) -> None:
@@ -131,7 +131,7 @@ async def test_a_head_is_counted_whole(service: Service, port: Port, large: str,
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 400 ")
         assert await reader.read() == b""
         writer.close()
-    assert "mug-red" not in service.products.rows
+    assert "mug-red" not in service.tables.rows
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,6 @@ async def test_an_endless_body_of_an_answered_read_gets_no_second_answer(service
         writer.write(_PUT + _FRAMES["length"])
         await answer_of(reader)
         service.products.hot = True
-        service.products.cached.add("mug-red")
         port.take(_GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1;")
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
         for _ in range(10):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.cache.ports import Reading
 from tests.api.conftest import Service
 from tests.api.wire import Port, answer_of, connection, listen
+from tests.fakes.products import EPOCH
 
 _IDS = st.sampled_from(
     ["mug-blue", "mug-gone", "mug:2.x", "never", "a%20b", "..", "", "mug-blue/stock", "%6dug-blue", "mug%2Fblue"]
@@ -72,7 +73,7 @@ async def test_both_ways_give_the_same_answer(
     answers = []
     for in_front in (False, True):
         service.products.hot = in_front
-        service.products.cached = {"mug-blue", "mug-gone", "mug:2.x"} if cached else set()
+        await _fill_slots(service, *(("mug-blue", "mug-gone", "mug:2.x") if cached else ()))
         async with connection(port) as (reader, writer):
             writer.write(request)
             answer = await answer_of(reader, method)
@@ -88,13 +89,13 @@ async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, port: P
     """Otherwise the comparison above would compare the endpoint with itself; and it is counted like any other request."""
     await _catalogue(service)
     service.products.hot = True
-    before = len(service.products.wishes)
+    before = len(service.products.reads)
     async with connection(port) as (reader, writer):
         writer.write(_PLAIN)
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
         writer.write(_PLAIN[:-2] + b'If-None-Match: "1"\r\n\r\n')
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 304 ")
-    assert len(service.products.wishes) == before
+    assert len(service.products.reads) == before
     route = "/products/{product_id}"
     assert service.requests.requests["GET", route, 200] == service.requests.requests["GET", route, 304] == 1
 
@@ -103,12 +104,12 @@ async def test_a_reading_goes_to_the_endpoint_of_its_own_request(service: Servic
     """What a miss read of its slot saves the endpoint that read, and no later request of the connection is answered from it."""
     await _catalogue(service)
     service.products.hot = True
-    service.products.cached.clear()
+    await _fill_slots(service)
     async with connection(port) as (reader, writer):
         for request in (_PLAIN, _PLAIN[:-2] + b"Cache-Control: no-cache\r\n\r\n"):
             writer.write(request)
             await answer_of(reader)
-    assert service.products.readings[-2:] == [Reading("", [None]), None]
+    assert [read["reading"] for read in service.products.reads[-2:]] == [Reading(EPOCH, [None]), None]
 
 
 async def test_pipelined_requests_are_answered_in_order(service: Service, port: Port) -> None:
@@ -176,8 +177,8 @@ async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port
     await _catalogue(service)
     release = _hold(service)
     if not cached:
-        service.products.cached.clear()
-    before = len(service.products.wishes)
+        await _fill_slots(service)
+    before = len(service.products.reads)
     async with connection(port) as (_, writer):
         writer.write(_PLAIN)
         then = await release()
@@ -186,7 +187,7 @@ async def test_a_client_that_leaves_is_not_answered(service: Service, port: Port
     then()
     for _ in range(10):  # turns in which a task for the endpoint would have begun
         await asyncio.sleep(0)
-    assert len(service.products.wishes) == before
+    assert len(service.products.reads) == before
     assert service.requests.requests["GET", "/products/{product_id}", 200] == 0
 
 
@@ -194,13 +195,13 @@ async def test_a_client_that_does_not_read_is_waited_for(service: Service, port:
     """While its connection is full the endpoint answers it, which waits; answers do not pile up in memory."""
     await _catalogue(service)
     release = _hold(service)
-    before = len(service.products.wishes)
+    before = len(service.products.reads)
     async with connection(port) as (reader, writer):
         writer.write(_PLAIN)
         then = await release()
         port.connections[-1].pause_writing()
         then()
-        while len(service.products.wishes) == before:
+        while len(service.products.reads) == before:
             await asyncio.sleep(0)
         port.connections[-1].resume_writing()
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
@@ -279,4 +280,10 @@ async def _catalogue(service: Service) -> None:
         for product_id in ("mug-blue", "mug-gone", "mug:2.x"):
             await client.post("/products", json={"id": product_id, "name": "Mug", "price_cents": 5})
         await client.delete("/products/mug-gone")
-        service.products.cached |= {"mug-blue", "mug:2.x"}
+
+
+async def _fill_slots(service: Service, *product_ids: str) -> None:
+    """Empty the cache, but for these products."""
+    service.products.slots.clear()
+    for product_id in product_ids:
+        await service.products.get(product_id)

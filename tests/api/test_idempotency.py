@@ -5,8 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.catalogue import InMemoryCatalogue
+from tests.api.conftest import Service
 from tests.api.problem import problem, send
+from tests.fakes.products import MemoryProducts
 
 URL = "/products/mug-blue"
 Mug = dict[str, Any]
@@ -51,18 +52,18 @@ def _told(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
 @pytest.mark.parametrize(("method", "url", "body"), WRITES)
 @pytest.mark.usefixtures("mug")
 async def test_every_write_is_done_once_and_told_again(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, method: str, url: str, body: object
+    client: httpx.AsyncClient, tables: MemoryProducts, method: str, url: str, body: object
 ) -> None:
     """Same status, bytes, tag and place; marked as replayed; nothing is done, whatever the state has become."""
     first = await _send(client, method, url, body)
     assert first.is_success
     assert "Idempotent-Replayed" not in first.headers
     await client.put(f"{URL}/stock", json={"stock": 77})
-    writes = len(catalogue.writes)
+    rows, ledger = dict(tables.rows), list(tables.ledger)
     again = await _send(client, method, url, body)
     assert _told(again) == _told(first)
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert len(catalogue.writes) == writes
+    assert (tables.rows, tables.ledger) == (rows, ledger)
 
 
 @pytest.mark.parametrize(("method", "url", "body", "headers", "slug"), REFUSED)
@@ -139,11 +140,11 @@ async def test_parts_of_a_request_cannot_run_into_each_other(client: httpx.Async
     ],
 )
 async def test_a_key_is_the_same_bare_and_quoted(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, written: str, key: str
+    client: httpx.AsyncClient, tables: MemoryProducts, written: str, key: str
 ) -> None:
     """Quotes and escapes belong to the header, not to the key."""
     assert (await _send(client, "PUT", URL, WHOLE, written)).status_code == 201
-    assert list(catalogue.stored) == [("", key)]
+    assert list(tables.answers) == [("", key)]
 
 
 @pytest.mark.parametrize(
@@ -152,13 +153,13 @@ async def test_a_key_is_the_same_bare_and_quoted(
 )
 @pytest.mark.parametrize(("method", "url", "body"), WRITES[-4:])
 async def test_a_key_that_is_none_is_refused(  # noqa: PLR0917 - a row of the table
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, method: str, url: str, body: object, written: str
+    client: httpx.AsyncClient, service: Service, method: str, url: str, body: object, written: str
 ) -> None:
     """400: empty, too long, not ASCII, not printable, or quotes that do not fit."""
     headers = [(b"Idempotency-Key", written.encode()), (b"Content-Type", b"application/json")]
     request = client.build_request(method, url, json=body, headers=headers)
     problem(await client.send(request), "invalid-header")
-    assert catalogue.writes == []
+    assert service.transactions.requests == []
 
 
 async def test_a_repeated_key_is_refused(client: httpx.AsyncClient) -> None:
@@ -175,8 +176,9 @@ async def test_a_creation_without_an_id_is_told_its_first_id(client: httpx.Async
     assert len((await client.get("/products")).json()["items"]) == 1
 
 
-async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient, service: Service) -> None:
     """The id of the answer's X-Request-Id, with and without a key."""
     answers = [await client.put(URL, json=WHOLE), await _send(client, "PUT", URL, WHOLE)]
-    assert [origin.request_id for origin in catalogue.origins] == [answer.headers["X-Request-Id"] for answer in answers]
-    assert [origin.idempotency_key and origin.idempotency_key.key for origin in catalogue.origins] == [None, "k"]
+    origins = [request.origin for request in service.transactions.requests]
+    assert [origin.request_id for origin in origins] == [answer.headers["X-Request-Id"] for answer in answers]
+    assert [origin.idempotency_key and origin.idempotency_key.key for origin in origins] == [None, "k"]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from app.api.bodies import MAX_VALUES, has_too_many_values
 from app.api.models import MAX_BATCH, MAX_LINES
-from app.api.structure import MAX_VALUES, has_too_many_values
 from app.settings import Settings
 from tests.api.conftest import Service
 from tests.api.problem import places, problem, send
@@ -127,7 +127,7 @@ async def test_the_largest_requests_are_taken(large: Service, client: httpx.Asyn
     lines = [{"product_id": f"{i % MAX_BATCH:064}", "delta": 1} for i in range(MAX_LINES)]
     body = json.dumps({"lines": lines, "reason": "sale", "reference": '\\"[{,' * 40}, indent=8).encode()
     answer = await send(client, "POST", _LINES, body)
-    assert [len(answer.json()["lines"]), len(large.products.rows)] == [MAX_LINES, MAX_BATCH]
+    assert [len(answer.json()["lines"]), len(large.tables.rows)] == [MAX_LINES, MAX_BATCH]
 
 
 @pytest.mark.usefixtures("large")

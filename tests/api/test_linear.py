@@ -8,13 +8,12 @@ from urllib.parse import quote
 import pytest
 from fastapi import Request
 
-from app.api import cursors
-from app.api.body import check_media_type, faults_of, parse_json, pointer
-from app.api.edge import request_id
-from app.api.headers import entity_tags, idempotency_key, wish
-from app.api.ledger_paging import product_ledger, reference_ledger
+from app.api import list_queries
+from app.api.bodies import check_media_type, parse_json, pointer, validate
+from app.api.conditions import entity_tags, freshness_of, idempotency_key
+from app.api.list_queries import product_ledger, product_query, reference_ledger
+from app.api.middleware import request_id
 from app.api.models import NewProduct, StockCount
-from app.api.paging import product_query
 from app.api.problems import Problem, no_product
 from app.products.product import is_product_id
 
@@ -111,7 +110,7 @@ def _query(parse: Callable[[Request], object]) -> Callable[[str], object]:
 
 
 _PARSERS: list[tuple[str, Callable[[str], object], list[str]]] = [
-    ("cache-control", _header("Cache-Control", wish), _CACHE),
+    ("cache-control", _header("Cache-Control", freshness_of), _CACHE),
     ("if-match", _header("If-Match", lambda request: entity_tags(request, "If-Match")), _TAGS),
     ("idempotency-key", _header("Idempotency-Key", idempotency_key), _KEYS),
     ("traceparent", lambda text: request_id([(b"traceparent", text.encode())]), _TRACES),
@@ -120,12 +119,12 @@ _PARSERS: list[tuple[str, Callable[[str], object], list[str]]] = [
     ("query of products", _query(product_query), _QUERIES),
     ("query of a ledger", _query(lambda request: product_ledger(request, "a")), _QUERIES),
     ("query of references", _query(reference_ledger), [*_QUERIES, "reference=" + _fill("%00")]),
-    ("limit", cursors.read_limit, [_fill("1"), _fill(" 1")]),
+    ("limit", list_queries.read_limit, [_fill("1"), _fill(" 1")]),
     ("body", _json, _BODIES),
-    ("name", lambda text: faults_of(NewProduct, {"name": text, "price_cents": 1}), _TEXTS),
-    ("id", lambda text: faults_of(NewProduct, {"name": "a", "price_cents": 1, "id": text}), _TEXTS),
-    ("member", lambda text: faults_of(NewProduct, {text: 1}), _TEXTS),
-    ("reference", lambda text: faults_of(StockCount, {"stock": 1, "reference": text}), _TEXTS),
+    ("name", lambda text: validate(NewProduct, {"name": text, "price_cents": 1}), _TEXTS),
+    ("id", lambda text: validate(NewProduct, {"name": "a", "price_cents": 1, "id": text}), _TEXTS),
+    ("member", lambda text: validate(NewProduct, {text: 1}), _TEXTS),
+    ("reference", lambda text: validate(StockCount, {"stock": 1, "reference": text}), _TEXTS),
     ("pointer", lambda text: pointer([text, 1, text]), _TEXTS),
     ("product id", is_product_id, _TEXTS),
     ("instance", lambda text: no_product(["a"]).response({"raw_path": quote(text, errors="replace").encode()}), _TEXTS),

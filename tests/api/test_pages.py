@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.problems import TYPES
+from app.api.problem_types import TYPES
 
 METHODS = {"get", "put", "post", "delete", "patch", "head"}
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from app.cache import errors as cache
 from app.postgres import errors as postgres
 from app.products import errors as products
-from tests.api.catalogue import InMemoryCatalogue
-from tests.api.conftest import LIMIT, Service
+from tests.api.conftest import LIMIT, Front, Service
 from tests.api.problem import places, problem, send
 
 MUG = b'{"name": "Mug", "price_cents": 1, "stock": 1}'
@@ -202,11 +201,11 @@ async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient, body
     ],
 )  # fmt: skip
 async def test_a_fault_in_a_field_is_named_by_its_pointer(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, body: object, pointers: list[str]
+    client: httpx.AsyncClient, service: Service, body: object, pointers: list[str]
 ) -> None:
     """All faults at once, each by a JSON pointer; integers are strict; nothing reaches the service."""
     assert places(problem(await send(client, "POST", "/products", body), "invalid-request")) == pointers
-    assert catalogue.writes == []
+    assert service.transactions.requests == []
 
 
 @pytest.mark.parametrize("name", ["Mug", "x" * 200, "🍵" * 200, " a ", "e\u0301", "\u202e"])
@@ -286,10 +285,10 @@ BASES = {cache.CacheError, postgres.DatabaseError, products.Refused}
 
 @pytest.mark.parametrize(("error", "slug"), SERVICE_ERRORS.items(), ids=lambda value: type(value).__name__)
 async def test_every_error_of_the_service_has_its_answer(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, error: Exception, slug: str
+    client: httpx.AsyncClient, front: Front, error: Exception, slug: str
 ) -> None:
     """One table decides, and what is inside of an error stays inside."""
-    catalogue.fault = error
+    front.fault = error
     for answer in (
         await client.get("/products/a"),
         await client.get("/products?limit=1"),

@@ -31,7 +31,7 @@ async def test_write_before_a_request_that_is_refused(service: Service, port: Po
         answers = await reader.read()
     assert answers.startswith(b"HTTP/1.1 201")
     assert answers.count(b"HTTP/1.1 400") == answers.count(b"HTTP/1.1 ") - 1 == 1
-    assert "mug-red" in service.products.rows
+    assert "mug-red" in service.tables.rows
 
 
 @pytest.mark.parametrize("offer", [b"", OFFER], ids=["plain", "offer"])

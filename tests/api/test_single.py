@@ -7,8 +7,9 @@ import pytest
 
 from app.cache.ports import Absent
 from app.cache.write_through import Read, Status
-from tests.api.catalogue import EPOCH, InMemoryCatalogue
+from tests.api.conftest import Front
 from tests.api.problem import places, problem, send
+from tests.fakes.products import EPOCH
 
 URL = "/products/mug-blue"
 Mug = dict[str, Any]
@@ -23,7 +24,7 @@ async def test_a_product_is_answered_with_the_bytes_of_its_payload(client: httpx
     answer = await client.get(URL)
     assert answer.content == (
         b'{"id":"mug-blue","name":"Blue mug","price_cents":1299,"stock":40,"reorder_point":10,"version":1,'
-        b'"created_at":"2026-01-31T09:05:00.000000Z","updated_at":"2026-01-31T09:05:00.000001Z"}'
+        b'"created_at":"2026-01-31T09:05:00.000001Z","updated_at":"2026-01-31T09:05:00.000001Z"}'
     )
     assert answer.headers["ETag"] == '"1"'
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -57,17 +58,17 @@ async def test_head_gives_the_headers_of_get_and_no_body(client: httpx.AsyncClie
 )
 @pytest.mark.usefixtures("mug")
 async def test_cache_status_says_how_a_read_was_served(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, read: Read, header: str
+    client: httpx.AsyncClient, front: Front, read: Read, header: str
 ) -> None:
     """Each way of serving has its own header, on 200, 304 and 404 alike."""
-    catalogue.answer_as = read
+    front.served = {"": read}
     for url, headers in ((URL, {}), (URL, {"If-None-Match": "*"}), ("/products/none", {})):
         assert (await client.get(url, headers=headers)).headers["Cache-Status"] == header
 
 
 def test_every_status_has_a_header() -> None:
     """No way of serving is left without a word."""
-    from app.api.headers import cache_status  # noqa: PLC0415 - concerns this test alone
+    from app.api.responses import cache_status  # noqa: PLC0415 - concerns this test alone
 
     assert len({cache_status(_as(status)) for status in Status}) == len(Status)
 
@@ -117,7 +118,7 @@ async def test_a_malformed_precondition_is_refused(client: httpx.AsyncClient, na
 
 
 @pytest.mark.parametrize(
-    ("header", "wish"),
+    ("header", "freshness"),
     [
         ("no-cache", (True, 0)),
         ("max-age=0, No-Cache", (True, 0)),
@@ -133,12 +134,12 @@ async def test_a_malformed_precondition_is_refused(client: httpx.AsyncClient, na
     ],
 )
 async def test_cache_control_of_a_request_reaches_the_cache(
-    client: httpx.AsyncClient, catalogue: InMemoryCatalogue, header: str, wish: tuple[bool, int]
+    client: httpx.AsyncClient, front: Front, header: str, freshness: tuple[bool, int]
 ) -> None:
     """Directives are read as RFC 9111 has them; unknown and invalid ones ask for nothing."""
     await client.get(URL, headers={"Cache-Control": header})
     await client.get("/products?id=a", headers={"Cache-Control": header})
-    assert catalogue.wishes == [wish, wish]
+    assert [(read["refresh"], read["stale_s"]) for read in front.reads] == [freshness, freshness]
 
 
 async def test_put_creates_then_replaces(client: httpx.AsyncClient) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.catalogue import InMemoryCatalogue
 from tests.api.problem import places, problem, send
+from tests.fakes.products import MemoryProducts
 
 URL = "/products/mug-blue"
 ADJUST = f"{URL}/stock/adjustments"
@@ -141,7 +141,7 @@ async def test_lines_are_answered_in_the_order_sent(client: httpx.AsyncClient) -
 
 
 @pytest.mark.usefixtures("mug")
-async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, catalogue: InMemoryCatalogue) -> None:
+async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, tables: MemoryProducts) -> None:
     """409 with each product that lacks stock; 409 above the limit; 404 with all that are missing; nothing is done."""
     short = problem(await _adjust(client, -41), "insufficient-stock")
     assert short["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 41, "version": 1}]
@@ -151,7 +151,7 @@ async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, c
     assert missing["missing"] == ["none", "nil"]
     huge = problem(await client.post(MANY, json={"lines": [lines[1]] * 3, "reason": "sale"}), "insufficient-stock")
     assert huge["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 3 * MAX, "version": 1}]
-    assert len(catalogue.ledger) == 1
+    assert len(tables.ledger) == 1
 
 
 @pytest.mark.usefixtures("mug")

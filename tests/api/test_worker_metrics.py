@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.api.metrics import RequestStats, Tally, render
+from app.api.metrics import RequestStats, WorkerMetrics, render
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Outcome, Repairs
 from app.cache.stats import Histogram, Stats
@@ -24,15 +24,15 @@ class Clock:
         return self.now
 
 
-def _live(reads: int, *, store_up: bool = True, last_proven: float | None = None) -> Tally:
+def _live(reads: int, *, store_up: bool = True, last_proven: float | None = None) -> WorkerMetrics:
     """The tally of a process that answered so many reads, each a hit."""
     requests = RequestStats()
     for _ in range(reads):
         requests.observe("GET", "/products/{product_id}", 200, 0.002)
-    return Tally(requests, Stats(hits=reads, last_proven=last_proven), store_failures=1, store_up=store_up, workers=1)
+    return WorkerMetrics(requests, Stats(hits=reads, last_proven=last_proven), store_failures=1, store_up=store_up, workers=1)
 
 
-def _shown(tally: Tally, clock: Callable[[], float]) -> dict[tuple[str, tuple[str, ...]], float]:
+def _shown(tally: WorkerMetrics, clock: Callable[[], float]) -> dict[tuple[str, tuple[str, ...]], float]:
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(render(tally, clock).decode())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import uvicorn
 from uvicorn.server import ServerState
 
-from app.api.state import STATE
+from app.api.context import STATE
 from app.server.connection import Connection
 from tests.api.conftest import Service
 

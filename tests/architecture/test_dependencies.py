@@ -21,13 +21,12 @@ FLOORS = (
     {"app.api"},
     {"app.products"},
     {"app.cache"},
-    {"app.replay"},
     {"app.importer", "app.postgres", "app.private_servers", "app.settings"},
 )
 # What a package must not know, though it lies below or is a library.
 SQL = {"sqlalchemy", "psycopg", "alembic"}
 HTTP = {"fastapi", "starlette", "uvicorn"}
-APART = {"app.importer", "app.private_servers", "app.replay"}
+APART = {"app.importer", "app.private_servers"}
 NEVER = {
     "app.server": {"app.postgres", "redis", *SQL, *APART},
     "app.main": APART,
@@ -35,13 +34,14 @@ NEVER = {
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},
-    "app.importer": {"redis", *SQL, *HTTP},
-    "app.replay": {"app.postgres", "app.private_servers", "app.settings", "redis", *SQL, *HTTP},
+    # A client of the HTTP API, and nothing else.
+    "app.importer": {"app.postgres", "app.private_servers", "app.settings", "redis", *SQL, *HTTP},
 }
 CACHE_ADAPTERS = ("table_queries", "table_source", "table_audit", "namespaces")
 """The cache's modules that know PostgreSQL, as `redis_store` and `redis_connection` know Redis."""
 ALGORITHM = (
     "write_through",
+    "loads",
     "round_trips",
     "filled_slots",
     "history",

@@ -11,7 +11,7 @@ from tests.harness.script import Gate
 
 
 class Carrier:
-    """Carries batches as a test tells it; doubles numbers."""
+    """Sends batches under the test's control; the result of a number is its double."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -49,7 +49,7 @@ async def test_idle_batcher(carrier: Carrier) -> None:
 
 
 async def test_requests_meanwhile(carrier: Carrier) -> None:
-    """Those who come while a batch is under way form the next one, in their order, and get each their own result."""
+    """Requests that come while a batch is under way form the next one, in order, and each gets its own result."""
     batcher, gate = batcher_of(carrier), carrier.hold()
     first = batcher.submit(0)
     await gate.arrival()
@@ -61,7 +61,7 @@ async def test_requests_meanwhile(carrier: Carrier) -> None:
 
 
 async def test_max_weight(carrier: Carrier) -> None:
-    """A batch ends before it grows too heavy; what weighs more than a whole batch travels alone."""
+    """A batch ends before it grows too heavy; an item heavier than a whole batch is sent alone."""
     batcher: Batcher[int, int] = Batcher(carrier.send, weight=lambda item: item, max_weight=10, queue_limit=100)
     gate = carrier.hold()
     futures = [batcher.submit(1)]
@@ -73,7 +73,7 @@ async def test_max_weight(carrier: Carrier) -> None:
 
 
 async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
-    """However many ask for one key, one load serves them all: they do not spread over batches."""
+    """Items with the same group key count once, so they do not spread over batches."""
     batcher: Batcher[int, int] = Batcher(carrier.send, group_key=lambda item: item % 10, max_weight=2, queue_limit=100)
     gate = carrier.hold()
     futures = [batcher.submit(1)]
@@ -113,7 +113,7 @@ async def test_who_was_answered_comes_back_in_time(carrier: Carrier, yields: int
 
 
 async def test_error_of_the_batch(carrier: Carrier) -> None:
-    """What the carrier raises reaches everybody in the batch, and the batcher goes on with the next one."""
+    """An error of a batch reaches all its requests, and the batcher goes on with the next batch."""
     batcher = batcher_of(carrier)
     carrier.error = RuntimeError("down")
     answers = await asyncio.gather(*(batcher.submit(number) for number in range(3)), return_exceptions=True)
@@ -123,7 +123,7 @@ async def test_error_of_the_batch(carrier: Carrier) -> None:
 
 
 async def test_error_of_one(carrier: Carrier) -> None:
-    """A result that is an exception reaches the one whose result it is."""
+    """A result that is an exception reaches its own request only."""
     batcher = batcher_of(carrier)
     answers = await asyncio.gather(*(batcher.submit(number) for number in (12, 13, 14)), return_exceptions=True)
     assert [answers[0], answers[2]] == [24, 28]
@@ -131,7 +131,7 @@ async def test_error_of_one(carrier: Carrier) -> None:
 
 
 async def test_cancelled_while_waiting(carrier: Carrier) -> None:
-    """A request that left before its batch did is not carried."""
+    """A request that was cancelled before its batch left is not sent."""
     batcher, gate = batcher_of(carrier), carrier.hold()
     first = batcher.submit(0)
     await gate.arrival()
@@ -144,7 +144,7 @@ async def test_cancelled_while_waiting(carrier: Carrier) -> None:
 
 
 async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
-    """A batch of which nobody is left is not sent, and the batcher is idle afterwards, not stuck."""
+    """If all waiting requests were cancelled nothing is sent, and the batcher is idle afterwards."""
     batcher, gate = batcher_of(carrier), carrier.hold()
     first = batcher.submit(0)
     await gate.arrival()
@@ -158,7 +158,7 @@ async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
 
 
 async def test_cancelled_under_way(carrier: Carrier) -> None:
-    """A request that leaves while its batch is under way leaves the batch alone."""
+    """A request that is cancelled while its batch is under way does not disturb the batch."""
     batcher, gate = batcher_of(carrier), carrier.hold()
     leaver, stayer = batcher.submit(1), batcher.submit(2)
     await gate.arrival()
@@ -168,7 +168,7 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
 
 
 async def test_queue_limit(carrier: Carrier) -> None:
-    """G6: beyond the limit a request is refused at once; those who wait already are carried."""
+    """G6: beyond the limit a request is refused at once; those that wait already are sent."""
     batcher, gate = batcher_of(carrier, queue_limit=3), carrier.hold()
     first = batcher.submit(0)
     await gate.arrival()
@@ -181,7 +181,7 @@ async def test_queue_limit(carrier: Carrier) -> None:
 
 
 async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
-    """No lost wake-up: a request made by whoever a batch woke is carried, at whatever step of the batcher's end it comes."""
+    """No wake-up is lost: a request made by a caller who was just answered is sent, at whatever step of the batcher's end."""
     batcher = batcher_of(carrier)
     for steps in range(12):
 
@@ -196,7 +196,7 @@ async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) 
 
 
 async def test_close_finishes_what_was_accepted(carrier: Carrier) -> None:
-    """Closing waits for the batch under way and for those behind it."""
+    """Closing waits for the batch under way and for all waiting ones."""
     batcher, gate = batcher_of(carrier), carrier.hold()
     first = batcher.submit(0)
     await gate.arrival()

@@ -19,7 +19,7 @@ KEY = "mug"
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """A process whose two wires are counted; ``order`` has both servers' commands as they were sent."""
+    """A process whose round trips to both servers are counted; ``order`` has the commands as they were sent."""
 
     process: Process
     redis: Tap

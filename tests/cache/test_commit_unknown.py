@@ -34,7 +34,7 @@ async def cutting(redis_url: str, tap: tuple[Tap, str], namespace: str) -> Async
 async def test_cut_at_commit_with_a_filled_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
 ) -> None:
-    """The caller hears that the outcome is unknown, the slot is as it was, and the next audit brings what happened."""
+    """The caller is told that the outcome is unknown, the slot stays, and the next audit makes the outcome visible."""
     await process.write(Put(draft(KEY)))
     before = await slots.get(KEY)
     tap[0].cut = cut
@@ -54,7 +54,7 @@ async def test_cut_at_commit_with_a_filled_slot(
 async def test_cut_at_commit_with_an_empty_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
 ) -> None:
-    """The lease that was taken for the write is given back, and whoever reads next finds what happened."""
+    """The lease that was taken for the write is given back, and the next read finds the outcome."""
     await process.write(Put(draft(KEY)))
     await process.cache.drop(KEY)
     tap[0].cut = cut
@@ -67,7 +67,7 @@ async def test_cut_at_commit_with_an_empty_slot(
 
 
 async def test_whole_batch_hears_that_its_outcome_is_unknown(process: Process, cutting: Process, tap: tuple[Tap, str]) -> None:
-    """Requests that share a transaction share its fate, and no one of them is tried again behind its caller's back."""
+    """Requests that share a transaction share its outcome, and none is tried again without its caller."""
     ids = [f"p{number}" for number in range(5)]
     await cutting.products.write(Create(draft("first")))
     tap[0].clear()

@@ -1,4 +1,4 @@
-"""What an audit does when it finds the database in another epoch."""
+"""An audit that finds the database in another epoch."""
 
 import psycopg
 
@@ -11,7 +11,7 @@ KEY = "mug"
 
 
 async def test_truncated_table_is_not_vouched_for(process: Process, database_url: str) -> None:
-    """G4: the first cycle in a new epoch takes the old fence away, also while it may not set a new one yet."""
+    """G4: the first cycle in a new epoch deletes the old fence, even while it may not set a new one."""
     await process.write(Create(draft(KEY)))
     hit = await process.cache.read(KEY)
     assert (type(hit.state), hit.status) == (Value, Status.HIT)

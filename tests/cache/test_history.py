@@ -23,7 +23,7 @@ def told(*epochs: str) -> History:
 
 
 def test_parts_of_an_epoch() -> None:
-    """A readable epoch shows system and timeline; of either form the last 16 characters are the hash."""
+    """A readable epoch shows system and timeline; the last 16 characters of every epoch are the hash."""
     assert timeline_of(epoch(26)) == Timeline(SYSTEM, 26)
     assert timeline_of("00000000000000aa") is None
     assert timeline_of("1.x.00000000000000aa") is None
@@ -31,7 +31,7 @@ def test_parts_of_an_epoch() -> None:
 
 
 def test_only_the_epoch_told_last_counts() -> None:
-    """No fence counts before the source has told an epoch, and none of another one after that."""
+    """No fence counts before the source has told an epoch; afterwards only fences of that epoch count."""
     assert not History().counts("")
     assert not History().counts(epoch(1))
     history = told(epoch(1, "aa"), epoch(1, "bb"))
@@ -41,14 +41,14 @@ def test_only_the_epoch_told_last_counts() -> None:
 
 
 def test_answer_that_comes_late() -> None:
-    """What was asked before the last question sets nothing back."""
+    """The answer to an earlier question than the last one is ignored."""
     history = told(epoch(1, "aa"), epoch(1, "bb"))
     history.told(epoch(1, "aa"), 0.5)
     assert history.epoch == epoch(1, "bb")
 
 
 def test_late_answer_of_an_old_primary() -> None:
-    """It is refused, for it may be older than what the new one acknowledged; the present source is not deposed by it."""
+    """A late answer of an old primary is refused, and does not depose the present source."""
     history = told(epoch(1), epoch(2))
     with pytest.raises(SourceDeposed):
         history.told(epoch(1), 0.5)
@@ -70,7 +70,7 @@ def test_higher_timeline_in_the_store() -> None:
 
 
 def test_the_new_primary_answers() -> None:
-    """Once the source tells a timeline that is not below, all is as before, without a restart."""
+    """Once the source tells a timeline that is not below, it is used again without a restart."""
     history = told(epoch(1))
     history.met(epoch(2))
     history.told(epoch(2, "cc"), 1.0)
@@ -79,7 +79,7 @@ def test_the_new_primary_answers() -> None:
 
 
 def test_another_database_deposes_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """An epoch of another system counts for nothing, however high its timeline; it is said once."""
+    """An epoch of another system never deposes the source; it is logged once."""
     history = told(epoch(3))
     with caplog.at_level(logging.WARNING, logger="app.cache.history"):
         for _ in range(3):
@@ -90,7 +90,7 @@ def test_another_database_deposes_nobody(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_who_may_mark_the_store() -> None:
-    """Only an epoch of an earlier timeline of the own system is succeeded: nobody takes the trust from another database."""
+    """Only an earlier timeline of the own system is succeeded, so no process takes the trust from another database."""
     history = told(epoch(2))
     assert history.succeeds(epoch(1))
     assert not history.succeeds(epoch(2, "bb"))

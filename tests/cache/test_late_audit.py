@@ -31,7 +31,7 @@ async def untrusted(redis_url: str, database_url: str, namespace: str) -> AsyncI
 
 
 class Belated:
-    """A cycle's store that began, as it says, longer ago than any fence may live."""
+    """A cycle's store that claims to have begun longer ago than any fence may live."""
 
     def __init__(self, store: AuditStore) -> None:
         self._store = store
@@ -59,7 +59,7 @@ async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIte
 
 
 async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slots: Slots) -> None:
-    """It ends without a fence and without being complete, and yet the next cycle need not purge again: trust comes back."""
+    """A late cycle sets no fence and does not complete, but the next cycle need not purge again, and gives trust."""
     late = await belated.cycle()
     assert late is not None
     assert (late.trusted, late.purged) == (False, 0)
@@ -74,7 +74,7 @@ async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slo
 
 
 async def test_what_changed_after_a_late_snapshot(untrusted: Process, belated: Audit, slots: Slots) -> None:
-    """The next cycle finds it, though its publish never came: the watermark is that of the late cycle's snapshot."""
+    """A commit after a late cycle's snapshot is found by the next cycle, because the watermark is that of the snapshot."""
     await untrusted.write(Create(draft(KEY)))
     await belated.cycle()
     await untrusted.cache.read(KEY)

@@ -33,7 +33,7 @@ async def served(redis_url: str, private_postgres: PostgresServer, namespace: st
 
 
 async def test_postgres_is_away(served: Process, private_postgres: PostgresServer) -> None:
-    """Hits go on while fenced, misses and writes say that the database is away, and all is well when it is back."""
+    """Hits go on while the fence lives, misses and writes fail with the database's error, and all work when it is back."""
     await private_postgres.kill()
     for key in KEYS:
         read = await served.cache.read(key)
@@ -52,7 +52,7 @@ async def test_postgres_is_away(served: Process, private_postgres: PostgresServe
 
 
 async def test_unverified_answers(served: Process, private_postgres: PostgresServer) -> None:
-    """R9: with the database away and nothing proven, an entry is served flagged to who accepts it, else not at all."""
+    """R9: with the database away and nothing proven, an entry is served, flagged, only to callers who accept it."""
     await served.cache.read(KEYS[0])
     await private_postgres.kill()
     await served.redis._reads.call(("DEL", served.redis._names.fence))
@@ -77,7 +77,7 @@ async def put_foreign_copy(served: Process, key: str) -> None:
 
 
 async def test_server_hangs_after_the_login(database_url: str) -> None:
-    """What a new connection is asked before its first use is bounded like connecting itself; the next one may be well."""
+    """The statement before a connection's first use has the deadline of connecting; the next connection may work."""
     tap = Tap(hang_at="synchronous_commit")
     async with postgres_proxy(database_url, tap) as url:
         database = Database(url, connect_timeout_ms=1_000, statement_timeout_ms=3_600_000)
@@ -105,7 +105,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Traffic:
-    """Clients that go on through an outage, until told to stop."""
+    """Clients that go on through an outage until they are stopped."""
 
     process: Process
     ledgers: dict[str, Ledger] = field(default_factory=lambda: {key: Ledger() for key in KEYS})
@@ -136,7 +136,7 @@ class Traffic:
 
 
 async def test_postgres_is_restarted_under_load(served: Process, private_postgres: PostgresServer) -> None:
-    """Every request ends in a right answer or an honest error; nothing acknowledged is lost, and everything works again."""
+    """Every request ends in a right answer or an error; no acknowledged write is lost, and everything works again."""
     traffic = Traffic(served)
     async with asyncio.TaskGroup() as clients:
         for key in KEYS:

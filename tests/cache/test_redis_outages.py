@@ -49,7 +49,7 @@ class Clients:
                 self.reads += 1
 
     async def write(self, times: int) -> None:
-        """Write every key so often; keys in turn, so that each write stands for itself."""
+        """Write every key so often, one key after the other, so that no write shares a transaction."""
         for number in range(times):
             written = await asyncio.gather(*(self._process.products.write(set_stock(key, number)) for key in KEYS))
             for key, [effect] in zip(KEYS, written, strict=True):
@@ -65,7 +65,7 @@ class Clients:
 
 
 async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServer) -> None:
-    """Every request succeeds while Redis hangs; the hang costs each connection one deadline in all, not one a request."""
+    """Every request succeeds while Redis hangs, which costs each connection one deadline in all and not one per request."""
     clients = Clients(served)
     await clients.run()
     private_redis.pause()
@@ -85,7 +85,7 @@ async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServ
 
 
 async def test_redis_is_killed_and_comes_back_empty(served: Process, private_redis: RedisServer) -> None:
-    """Every request succeeds while Redis is dead, and the cache is used again, and right, when it is back."""
+    """Every request succeeds while Redis is dead, and the cache is used again when it is back."""
     clients = Clients(served)
     async with asyncio.TaskGroup() as running:
         running.create_task(clients.run())
@@ -122,7 +122,7 @@ async def test_audits_go_on_after_an_outage(served: Process, private_redis: Redi
 
 
 async def test_single_prober(unanswering: "Unanswering") -> None:
-    """While Redis does not answer, one prober tries to connect, whoever and how many ask; they are refused at once."""
+    """While Redis does not answer, one background task tries to connect, and all calls are refused at once."""
     link = redis_options(unanswering.url, timeout_ms=50, connect_timeout_ms=50, retry_ms=10).link()
     await link.start()
     try:
@@ -155,7 +155,7 @@ async def test_reply_too_late(private_redis: RedisServer, database_url: str, nam
 
 
 class Unanswering:
-    """Takes connections and never says a word."""
+    """Accepts connections and never answers."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -14,7 +14,7 @@ CONFIG = cache_config(fence_ttl_max_ms=50, settle_margin_ms=1, settle_poll_ms=5,
 
 
 class OverloadedOnce:
-    """A source that is overloaded at the first look, and hangs for ever at every later one."""
+    """A source that is overloaded at the first look and hangs at every later one."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -34,7 +34,7 @@ class OverloadedOnce:
 
 
 async def test_overloaded_and_hanging_database() -> None:
-    """R4: the poller outlives an overload, and the largest fence's time, on the own clock, ends the wait without it."""
+    """R4: the poller survives an overload, and the largest fence TTL on the own clock ends the wait without the database."""
     source = OverloadedOnce()
     settler = Settler(source, CONFIG, Stats(), History(), time.monotonic)
     async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""The passwords of a `docker compose up`."""
+"""The passwords of ``docker compose up``."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each contract runs on the in-memory fake and on the real server: what the simulation stands on is what production does."""
+"""Each contract runs on the in-memory fake and on the real server, so that the simulation's fakes do what the servers do."""
 
 from collections.abc import AsyncIterator
 
@@ -10,7 +10,7 @@ from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
 
 @pytest.fixture(params=["memory", "redis"])
 def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
-    """Redis's URL and a namespace, and nothing for the fake, which starts no server."""
+    """Redis's URL and a namespace; ``None`` for the fake, so that no server is started."""
     if request.param == "memory":
         return None
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
@@ -28,7 +28,7 @@ async def stored(redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
 
 @pytest.fixture(params=["memory", "postgres"])
 def postgres_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
-    """PostgreSQL's URL and a namespace, and nothing for the fake."""
+    """PostgreSQL's URL and a namespace; ``None`` for the fake."""
     if request.param == "memory":
         return None
     return request.getfixturevalue("database_url"), request.getfixturevalue("namespace")

@@ -1,4 +1,4 @@
-"""What the source's contract needs beside the ports: hands that change rows, and the audit row."""
+"""What the sources' contract needs besides the ports: ways to change rows and the audit row by hand."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +28,7 @@ class SourceBench(Protocol):
     namespace: str
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
-        """An audit cycle's view of it, of another namespace of the table if one is named."""
+        """Open the source for an audit cycle, of another namespace of the table if one is named."""
 
     async def change(self, *keys: str) -> None:
         """Create or change rows in one transaction."""
@@ -37,7 +37,7 @@ class SourceBench(Protocol):
         """Delete a row."""
 
     def changing(self, key: str) -> AbstractAsyncContextManager[None]:
-        """A transaction that changes a row at once and commits at the end."""
+        """Open a transaction that changes a row at once and commits at the end."""
 
     async def truncate(self) -> None:
         """Empty the table: another epoch begins."""

@@ -1,4 +1,4 @@
-"""What the store's contract needs beside the ports: a look into the slots, and a hand that meddles with them."""
+"""What the store's contract needs besides the ports: ways to look into slots and to change them by hand."""
 
 import random
 import time
@@ -24,25 +24,25 @@ class StoreBench(Protocol):
     store: Store
 
     def open(self) -> AbstractAsyncContextManager[AuditStore]:
-        """An audit cycle's view of it."""
+        """Open the store for an audit cycle."""
 
     async def raw(self, key: str) -> bytes | None:
-        """What a slot holds."""
+        """Return a slot's bytes."""
 
     async def life_s(self, key: str) -> float:
-        """How long a slot will live."""
+        """Return a slot's remaining life in seconds."""
 
     async def put(self, key: str, raw: bytes) -> None:
         """Put something into a slot."""
 
     async def watermark(self) -> Watermark | None:
-        """The watermark."""
+        """Return the watermark."""
 
     async def put_watermark(self, watermark: Watermark | None) -> None:
         """Set or remove the watermark."""
 
     async def fence(self) -> tuple[str, str, float] | None:
-        """Server, epoch and remaining life of the fence in seconds."""
+        """Return the fence's server and epoch, and its remaining life in seconds."""
 
     async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
         """Set the fence."""

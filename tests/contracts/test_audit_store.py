@@ -22,7 +22,7 @@ async def begin(audit: AuditStore, claim_ms: int = 1) -> Begun:
 
 
 async def test_begin(stored: StoreBench) -> None:
-    """One cycle has the interval's claim; it learns the watermark and the store's clock, which goes on."""
+    """One cycle gets the interval's claim; it learns the watermark and the store's clock."""
     async with stored.open() as audit:
         first = await begin(audit)
         assert first.watermark is None
@@ -36,7 +36,7 @@ async def test_begin(stored: StoreBench) -> None:
 
 
 async def test_claim_of_a_cycle_that_fails(stored: StoreBench) -> None:
-    """It is given back: another instance need not wait for it to lapse. The claim of a cycle that ends well stays."""
+    """The claim of a failed cycle is given back, so that no instance waits for it; after a good cycle it stays."""
     with pytest.raises(LookupError):
         await fail_after_claiming(stored)
     async with stored.open() as audit:
@@ -46,7 +46,7 @@ async def test_claim_of_a_cycle_that_fails(stored: StoreBench) -> None:
 
 
 async def test_claim_of_somebody_else(stored: StoreBench) -> None:
-    """A cycle that fails without the claim takes it from nobody."""
+    """A cycle that fails without the claim leaves the holder's claim alone."""
     async with stored.open() as audit:
         assert (await audit.begin(60_000)).claimed
         with pytest.raises(LookupError):
@@ -62,7 +62,7 @@ async def fail_after_claiming(stored: StoreBench) -> None:
 
 
 async def test_mark(stored: StoreBench) -> None:
-    """A mark takes the place of the watermark and of the fence: it names an epoch, and nothing is proven."""
+    """A mark replaces watermark and fence: it names an epoch, and nothing is proven."""
     mark = Watermark(EPOCH, None)
     async with stored.open() as audit:
         assert await audit.trust(await begin(audit), SEEN, 60_000)
@@ -78,7 +78,7 @@ async def test_mark(stored: StoreBench) -> None:
 
 @pytest.mark.parametrize("foreign", ["slot", "watermark", "claim", "fence"])
 async def test_foreign_type(redis_url: str, namespace: str, foreign: str) -> None:
-    """A key of another type is replaced where it stands: it must stop neither publishes nor audits."""
+    """A key of another type under the cache's names is replaced, and stops neither publishes nor audits."""
     async with open_redis_bench(redis_url, namespace) as bench, bench.open() as audit:
         names = bench.names
         key = {"slot": names.prefix + "mug", "watermark": names.watermark, "claim": names.claim, "fence": names.fence}[foreign]
@@ -95,18 +95,18 @@ async def test_foreign_type(redis_url: str, namespace: str, foreign: str) -> Non
 
 
 async def lease_again(bench: StoreBench) -> None:
-    """A lease is taken as on an empty slot, for that is how it reads."""
+    """A key of another type reads as an empty slot, so a lease is taken on it."""
     assert set(await bench.store.lease(["mug"])) == {"mug"}
 
 
 async def publish_again(bench: StoreBench) -> None:
-    """A publish finds the slot empty, and is proven."""
+    """A publish treats a key of another type as an empty slot, and is proven."""
     published = await bench.store.publish([Publication(Value("mug", EPOCH, 2, b"{}"))])
     assert (published.outcomes, published.proven) == ((Outcome.EMPTY,), True)
 
 
 async def test_watermark_that_a_stranger_wrote(redis_url: str, namespace: str) -> None:
-    """It is of no epoch, and can be replaced by a mark: it must not stop audits for ever."""
+    """A watermark that cannot be read has no epoch and can be replaced by a mark, so it does not stop audits for ever."""
     async with open_redis_bench(redis_url, namespace) as bench, bench.open() as audit:
         await bench.client.set(bench.names.watermark, "anything")
         begun = await audit.begin(1)
@@ -116,7 +116,7 @@ async def test_watermark_that_a_stranger_wrote(redis_url: str, namespace: str) -
 
 
 async def test_verify(stored: StoreBench) -> None:
-    """What is older than its row, of another epoch, or leased, is deleted and counted; the rest stays."""
+    """Slots that are older than their row, of another epoch, or leased are deleted and counted; the rest stays."""
     held = {
         "older": slot.encode(Value("older", EPOCH, 9, b"{}")),
         "buried": slot.encode(Absent("buried", EPOCH, 1)),
@@ -136,7 +136,7 @@ async def test_verify(stored: StoreBench) -> None:
 
 
 async def test_purge(stored: StoreBench) -> None:
-    """Every slot goes, of however many pages, and the claim is held meanwhile; watermark and fence are not slots."""
+    """A purge deletes every slot in any number of pages and keeps the claim; watermark and fence stay."""
     async with stored.open() as audit:
         begun = await begin(audit)
         assert await audit.trust(begun, SEEN, 60_000)
@@ -150,7 +150,7 @@ async def test_purge(stored: StoreBench) -> None:
 
 
 async def test_purge_in_a_namespace_with_pattern_characters(redis_url: str, namespace: str) -> None:
-    """A namespace is a name, never a pattern: the slots of those that it would match stay."""
+    """A namespace is a name and no pattern: slots of namespaces that it would match stay."""
     async with (
         open_redis_bench(redis_url, f"{namespace}[ab]*?\\") as odd,
         open_redis_bench(redis_url, f"{namespace}aX?\\") as matched,
@@ -196,7 +196,7 @@ async def test_trust(stored: StoreBench) -> None:
 async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
     stored: StoreBench, watermarks: tuple[Watermark | None, Watermark | None, Watermark, Watermark], late_ms: int
 ) -> None:
-    """The watermark may be as the cycle saw it, or moved on in the same epoch: then the larger one wins.
+    """The watermark may be as the cycle saw it, or a later one of the same epoch; the larger one wins.
 
     A late cycle moves it just so, and sets no fence.
     """
@@ -226,7 +226,7 @@ async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
 async def test_trust_onto_a_watermark_that_was_lost_or_changed(
     stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark, late_ms: int
 ) -> None:
-    """Nothing is set, be it in time or late: slots that this cycle did not look at may be from before."""
+    """With a watermark of another epoch nothing is set, in time or late: this cycle may not have compared older slots."""
     await stored.put_watermark(found)
     async with stored.open() as audit:
         begun = await begin(audit)
@@ -237,7 +237,7 @@ async def test_trust_onto_a_watermark_that_was_lost_or_changed(
 
 @pytest.mark.parametrize("late_ms", [0, 60_000])
 async def test_trust_on_a_server_with_other_data(stored: StoreBench, late_ms: int) -> None:
-    """A cycle that began on other data sets nothing, though the watermark be the same, be it in time or late."""
+    """A cycle that began on other data sets nothing, in time or late, even if the watermark is the same."""
     async with stored.open() as audit:
         begun = await begin(audit)
         begun = replace(begun, time_ms=begun.time_ms - late_ms)
@@ -247,7 +247,7 @@ async def test_trust_on_a_server_with_other_data(stored: StoreBench, late_ms: in
 
 
 async def test_trust_too_late(stored: StoreBench) -> None:
-    """A cycle that took longer than its fence may live sets no fence and takes none away; what it compared counts."""
+    """A cycle that took longer than its fence may live sets the watermark, and neither sets nor deletes a fence."""
     async with stored.open() as audit:
         begun = await begin(audit)
         late = replace(begun, time_ms=begun.time_ms - 60_000)
@@ -265,7 +265,7 @@ async def test_trust_too_late(stored: StoreBench) -> None:
 
 
 async def test_trust_counts_from_the_beginning_of_the_cycle(stored: StoreBench) -> None:
-    """The fence's time began with the cycle, before it was announced to the database."""
+    """A fence's life is counted from the beginning of the cycle, before the announcement."""
     async with stored.open() as audit:
         begun = await begin(audit)
         assert await audit.trust(replace(begun, time_ms=begun.time_ms - 40_000), SEEN, 60_000)
@@ -290,7 +290,7 @@ async def test_trust_never_shortens(stored: StoreBench) -> None:
 
 
 async def test_trust_replaces_a_fence_of_another_epoch_or_server(stored: StoreBench) -> None:
-    """Only the very same fence is kept longer: a foreign one gives way, however long it would have lived."""
+    """Only a fence of the same server and epoch keeps its longer life; another one is replaced."""
     for server, epoch in (("", OTHER_EPOCH), ("elsewhere:00", EPOCH)):
         await stored.put_watermark(SEEN)
         async with stored.open() as audit:

@@ -11,35 +11,35 @@ ANOTHER_EPOCH = "00000000000000bb"
 MINUTE = FenceLimits(ttl_ms=MINUTE_MS, ttl_max_ms=MINUTE_MS, margin_ms=50)
 SHORT = FenceLimits(ttl_ms=1_000, ttl_max_ms=MINUTE_MS, margin_ms=50)
 OVER = FenceLimits(ttl_ms=-120_000, ttl_max_ms=MINUTE_MS, margin_ms=50)
-"""Of a fence whose time is over when it is announced: what comes next finds it lapsed."""
+"""Limits of a fence that has lapsed already when it is announced."""
 
 
 def is_about(seconds: float, remaining_s: float) -> bool:
-    """Whether that much time is left, but for what the test took."""
+    """Whether about that much time remains."""
     return seconds - 10 < remaining_s <= seconds
 
 
 async def announce(audit: AuditSource, server: str = "red", limits: FenceLimits = MINUTE) -> Announced:
-    """Announce a cycle that nobody has a reason to refuse."""
+    """Announce a cycle that must not be refused."""
     announced = await audit.announce(server, limits)
     assert isinstance(announced, Announced)
     return announced
 
 
 async def own_row(truth: SourceBench) -> AuditRow:
-    """The only audit row that speaks of the present epoch."""
+    """Return the only audit row of the present epoch."""
     [row] = (await truth.history.standing()).rows.values()
     return row
 
 
 async def rows_since(audit: AuditSource, since: Watermark | None, page_rows: int = 1_000) -> list[tuple[str, int]]:
-    """Keys and versions that a snapshot of its own shows, in order of the keys."""
+    """Return keys and versions that a new snapshot shows, in order of the keys."""
     async with audit.snapshot(since, MINUTE, page_rows) as snapshot:
         return sorted([(key, version) async for page in snapshot.pages for key, version in page])
 
 
 async def watermark(audit: AuditSource) -> Watermark:
-    """Where the next audit begins."""
+    """Return the watermark from which the next audit begins."""
     async with audit.snapshot(None, MINUTE, 1_000) as snapshot:
         return Watermark(snapshot.epoch, snapshot.xmin)
 
@@ -48,7 +48,7 @@ async def watermark(audit: AuditSource) -> Watermark:
 
 
 async def test_load(truth: SourceBench) -> None:
-    """A value, a tombstone and an id that never was come each with its version, and all with one epoch."""
+    """A value, a tombstone and an id that never existed each come with their version, and all with one epoch."""
     await truth.change("mug", "jug")
     await truth.change("mug")
     await truth.delete("jug")
@@ -77,7 +77,7 @@ async def test_load_of_the_same_row_twice(truth: SourceBench) -> None:
 
 
 async def test_load_after_a_deletion_was_undone(truth: SourceBench) -> None:
-    """Versions go on over a tombstone."""
+    """Versions continue after a tombstone."""
     await truth.change("mug")
     await truth.delete("mug")
     await truth.change("mug")
@@ -86,7 +86,7 @@ async def test_load_after_a_deletion_was_undone(truth: SourceBench) -> None:
 
 
 async def test_load_beside_an_open_transaction(truth: SourceBench) -> None:
-    """What is not committed is not there."""
+    """Uncommitted changes are not loaded."""
     await truth.change("mug")
     async with truth.changing("mug"):
         assert (await truth.source.load(["mug"]))["mug"].version == 1
@@ -113,14 +113,14 @@ async def test_truncation(truth: SourceBench) -> None:
 
 
 async def test_standing_before_any_audit(truth: SourceBench) -> None:
-    """Where no fence was ever set, none is waited for."""
+    """Nobody waits for a fence if none was ever set."""
     row = await own_row(truth)
     assert (row.announced, row.completed) == (0, 0)
     assert row.remaining_s < 0
 
 
 async def test_standing_without_an_audit_row(truth: SourceBench) -> None:
-    """Without a row nothing is said of the present epoch."""
+    """Without an audit row there is only the present epoch."""
     await truth.forget()
     standing = await truth.history.standing()
     assert standing.rows == {}
@@ -128,7 +128,7 @@ async def test_standing_without_an_audit_row(truth: SourceBench) -> None:
 
 
 async def test_announcement(truth: SourceBench) -> None:
-    """Cycles are numbered one by one, at once for everybody, and say how long their fence may live."""
+    """Cycles are numbered one by one, visible to everybody at once, with the life of their fence."""
     async with truth.open() as audit:
         first = await announce(audit)
         row = await own_row(truth)
@@ -143,7 +143,7 @@ async def test_announcement(truth: SourceBench) -> None:
 
 
 async def test_announcement_of_a_shorter_fence(truth: SourceBench) -> None:
-    """An earlier, longer fence may still live: what was announced is never taken back."""
+    """A shorter announcement does not shorten an earlier one, whose fence may still live."""
     async with truth.open() as audit:
         await announce(audit)
         await announce(audit, limits=SHORT)
@@ -167,7 +167,7 @@ async def test_announcement_of_another_server(truth: SourceBench) -> None:
 
 
 async def test_announcement_of_another_server_when_the_fence_has_lapsed(truth: SourceBench) -> None:
-    """Then the other server takes over, and its first cycle waits for nothing more."""
+    """After the incumbent's fence has lapsed another server takes over, and its first cycle waits for nothing more."""
     async with truth.open() as audit:
         await announce(audit, limits=OVER)
         taken = await announce(audit, "blue")
@@ -176,7 +176,7 @@ async def test_announcement_of_another_server_when_the_fence_has_lapsed(truth: S
 
 
 async def test_announcement_of_another_server_in_another_epoch(truth: SourceBench) -> None:
-    """A row of another epoch names nobody: the longest fence is assumed on any server, and whoever comes first takes over."""
+    """A row of another epoch names no incumbent: the longest fence is assumed, and the first to announce takes over."""
     async with truth.open() as audit:
         await announce(audit)
         await truth.truncate()
@@ -185,7 +185,7 @@ async def test_announcement_of_another_server_in_another_epoch(truth: SourceBenc
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_announcement_in_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
-    """A row that is missing or of another epoch tells nothing of the fences that live: the longest is assumed, anywhere."""
+    """If the row is missing or of another epoch, the longest fence is assumed on any server."""
     async with truth.open() as audit:
         await announce(audit, limits=SHORT)
         if known:
@@ -201,7 +201,7 @@ async def test_announcement_in_an_unknown_history(truth: SourceBench, known: boo
 
 
 async def test_announcement_beside_another_namespace(truth: SourceBench) -> None:
-    """While another namespace of the table may be trusted, nothing is announced; when its fence has lapsed, at once."""
+    """While another namespace of the table may be trusted, announcements are refused, and no longer."""
     async with truth.open() as audit, truth.open(namespace="another.2") as newcomer:
         await announce(audit)
         refused = await newcomer.announce("red", MINUTE)
@@ -232,7 +232,7 @@ async def test_announcement_while_barred(truth: SourceBench) -> None:
 
 
 async def test_adoption_of_a_known_history(truth: SourceBench) -> None:
-    """Where an audit row speaks of the present epoch, nothing is announced."""
+    """With an audit row of the present epoch, adopting does nothing."""
     async with truth.open() as audit:
         await announce(audit, limits=SHORT)
     before, epoch = await own_row(truth), await truth.history.tell_epoch()
@@ -243,7 +243,7 @@ async def test_adoption_of_a_known_history(truth: SourceBench) -> None:
 
 
 async def test_adoption_beside_another_namespace(truth: SourceBench) -> None:
-    """One row of the present epoch is enough: adopting another one would look like an announcement, and take the trust away."""
+    """One row of the present epoch is enough: adopting another would look like an announcement and take the trust away."""
     await truth.forget()
     async with truth.open(namespace="another.2") as audit:
         await announce(audit, limits=SHORT)
@@ -252,7 +252,7 @@ async def test_adoption_beside_another_namespace(truth: SourceBench) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_adoption_of_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
-    """Writers, and audits after them, assume the longest fence, on whatever server; once."""
+    """After adopting, writers and audits assume the longest fence on any server; adopting again changes nothing."""
     async with truth.open() as audit:
         before = (await announce(audit, limits=SHORT)).cycle
         if known:
@@ -274,7 +274,7 @@ async def test_adoption_of_an_unknown_history(truth: SourceBench, known: bool) -
 
 
 async def test_completion(truth: SourceBench) -> None:
-    """The newest completed cycle counts; one that ends late takes nothing back."""
+    """The newest completed cycle counts; an older one that ends later does not lower it."""
     async with truth.open() as slow, truth.open() as quick:
         first = await announce(slow)
         second = await announce(quick)
@@ -285,7 +285,7 @@ async def test_completion(truth: SourceBench) -> None:
 
 
 async def test_completion_in_a_row_that_came_back(truth: SourceBench) -> None:
-    """A row from a dump that does not know the cycle will give its number to another one: it is not completed."""
+    """A cycle that a restored row does not know is not completed there: the row will give its number to another cycle."""
     async with truth.open() as audit:
         await announce(audit)
         await truth.remember()
@@ -297,7 +297,7 @@ async def test_completion_in_a_row_that_came_back(truth: SourceBench) -> None:
 
 @pytest.mark.parametrize("adopts", [True, False])
 async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
-    """Once anybody announced in another epoch, a cycle of the one before says nothing."""
+    """Once a cycle was announced in another epoch, a cycle of the epoch before completes nothing."""
     async with truth.open() as audit:
         announced = await announce(audit)
         await truth.truncate()
@@ -314,7 +314,7 @@ async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> 
 
 
 async def test_snapshot_since_a_watermark(truth: SourceBench) -> None:
-    """Rows changed since then come with their present versions, tombstones too, and no others."""
+    """Exactly the rows changed since the watermark come, tombstones included, with their present versions."""
     await truth.change("before", "mug", "jug")
     async with truth.open() as audit:
         since = await watermark(audit)
@@ -330,7 +330,7 @@ async def test_snapshot_since_a_watermark(truth: SourceBench) -> None:
 
 @pytest.mark.parametrize("since", [None, Watermark(ANOTHER_EPOCH, 3), Watermark(ANOTHER_EPOCH, None)])
 async def test_snapshot_without_a_watermark_of_its_epoch(truth: SourceBench, since: Watermark | None) -> None:
-    """There is nothing to compare: every slot has to go."""
+    """Without a watermark of this epoch a snapshot has no pages, because every slot will be deleted."""
     await truth.change("mug")
     async with truth.open() as audit:
         assert await rows_since(audit, since) == []
@@ -348,7 +348,7 @@ async def test_snapshot_beside_an_open_transaction(truth: SourceBench) -> None:
 
 
 async def test_snapshot_is_repeatable(truth: SourceBench) -> None:
-    """What commits after the snapshot was taken is not in its pages."""
+    """Changes committed after the snapshot are not in its pages."""
     await truth.change("mug")
     async with truth.open() as audit:
         since = await watermark(audit)
@@ -360,7 +360,7 @@ async def test_snapshot_is_repeatable(truth: SourceBench) -> None:
 
 @pytest.mark.parametrize(("rows", "pages"), [(4, [2, 2]), (5, [2, 2, 1]), (1, [1]), (0, [])])
 async def test_snapshot_in_pages(truth: SourceBench, rows: int, pages: list[int]) -> None:
-    """No page is larger than asked for, none is empty, and no row is lost between two."""
+    """No page is larger than asked for, none is empty, and no row is missing."""
     async with truth.open() as audit:
         since = await watermark(audit)
         for number in range(rows):

@@ -23,7 +23,7 @@ def absent(version: int, *, epoch: str = EPOCH) -> Absent:
 
 
 async def trust(stored: StoreBench, watermark: Watermark = PROVEN) -> str:
-    """Let an audit set watermark and fence; the server that the fence names."""
+    """Let an audit set watermark and fence; return the server that the fence names."""
     async with stored.open() as audit:
         begun = await audit.begin(1)
         assert await audit.trust(begun, watermark, 60_000)
@@ -31,13 +31,13 @@ async def trust(stored: StoreBench, watermark: Watermark = PROVEN) -> str:
 
 
 async def publish(stored: StoreBench, state: State, token: str = "") -> Outcome:
-    """Publish one state; its outcome."""
+    """Publish one state; return its outcome."""
     [outcome] = (await stored.store.publish([Publication(state, token)])).outcomes
     return outcome
 
 
 async def lease(stored: StoreBench, key: str = KEY) -> str:
-    """Take a lease; its token."""
+    """Take a lease; return its token."""
     return (await stored.store.lease([key]))[key]
 
 
@@ -64,7 +64,7 @@ async def lease(stored: StoreBench, key: str = KEY) -> str:
     ],
 )
 async def test_publish_onto_a_state(stored: StoreBench, held: State, state: State, outcome: Outcome) -> None:
-    """An older state, or one of another epoch whatever its version, gives way; the same or a newer one stays."""
+    """An older state, or one of another epoch, is replaced; the same or a newer one stays."""
     await trust(stored)
     await stored.put(KEY, slot.encode(held))
     published = await stored.store.publish([Publication(state)])
@@ -73,7 +73,7 @@ async def test_publish_onto_a_state(stored: StoreBench, held: State, state: Stat
 
 
 async def test_publish_onto_an_empty_slot(stored: StoreBench) -> None:
-    """Nothing is stored: an older publish could be the one arriving. It is proven all the same."""
+    """Nothing is stored in an empty slot, because this publish could be an older one. It is proven all the same."""
     await trust(stored)
     published = await stored.store.publish([Publication(value(1)), Publication(value(2, key="jug"), "a token of no lease")])
     assert (published.outcomes, published.proven) == ((Outcome.EMPTY, Outcome.EMPTY), True)
@@ -81,7 +81,7 @@ async def test_publish_onto_an_empty_slot(stored: StoreBench) -> None:
 
 
 async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
-    """Whoever has the lease fills the slot, once: then the versions decide."""
+    """The holder of the lease fills the slot once; after that versions decide."""
     await trust(stored)
     token = await lease(stored)
     assert await publish(stored, value(5), token) is Outcome.STORED
@@ -91,7 +91,7 @@ async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
 
 @pytest.mark.parametrize("token", ["", "ffffffffffffffff", "0"])
 async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str) -> None:
-    """The lease is deleted: its holder may have loaded the past, and fills nothing any more."""
+    """A publish deletes another holder's lease, so that the holder, who may have loaded the past, fills nothing."""
     await trust(stored)
     theirs = await lease(stored)
     assert await publish(stored, value(2), token) is Outcome.LEASE_DELETED
@@ -104,7 +104,7 @@ async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str)
 async def test_publish_without_a_watermark_of_its_epoch(
     stored: StoreBench, watermark: Watermark | None, held: State | None
 ) -> None:
-    """The slot is deleted, whatever it held and although a fence of the very epoch lives, and nothing is proven."""
+    """Without a watermark the slot is deleted and nothing is proven, even if a fence of the epoch is live."""
     await trust(stored)
     await stored.put_watermark(watermark)
     if held is not None:
@@ -115,7 +115,7 @@ async def test_publish_without_a_watermark_of_its_epoch(
 
 
 async def test_publish_onto_its_own_lease_without_a_watermark(stored: StoreBench) -> None:
-    """Not even a lease fills a slot that no audit would find."""
+    """Without a watermark not even a lease fills the slot."""
     token = await lease(stored)
     assert await publish(stored, value(1), token) is Outcome.UNTRUSTED
     assert await stored.raw(KEY) is None
@@ -133,7 +133,7 @@ async def test_publish_of_several_states(stored: StoreBench) -> None:
 
 
 async def test_publish_of_states_of_two_epochs(stored: StoreBench) -> None:
-    """One state of another epoch takes the proof from its whole batch, and only its own slot."""
+    """One state of another epoch leaves its whole batch unproven, but only its own slot is deleted."""
     await trust(stored)
     await stored.put(KEY, slot.encode(value(1)))
     published = await stored.store.publish([Publication(value(2)), Publication(value(2, key="jug", epoch=OTHER_EPOCH))])
@@ -144,7 +144,7 @@ async def test_publish_of_states_of_two_epochs(stored: StoreBench) -> None:
 
 
 async def test_publish_and_read_with_no_fence(stored: StoreBench) -> None:
-    """With a watermark alone the table is applied, nothing is proven, and no slot may be trusted."""
+    """With a watermark and no fence states are stored, nothing is proven, and no slot may be trusted."""
     await stored.put_watermark(PROVEN)
     await stored.put(KEY, slot.encode(value(1)))
     published = await stored.store.publish([Publication(value(2))])
@@ -154,7 +154,7 @@ async def test_publish_and_read_with_no_fence(stored: StoreBench) -> None:
 
 
 async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBench) -> None:
-    """A fence that came with another server's data proves nothing, and no slot beside it may be trusted."""
+    """A fence of another server proves nothing, and no slot may be trusted with it."""
     server = await trust(stored)
     await stored.put(KEY, slot.encode(value(1)))
     await stored.put_fence(server[:-1] + ("0" if server[-1] != "0" else "1"), EPOCH, 60)
@@ -164,7 +164,7 @@ async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBenc
 
 
 async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None:
-    """Readers who trust the other epoch would not see the state that this publish stores: nothing is proven."""
+    """With a fence of another epoch nothing is proven, because its readers would not see the stored state."""
     server = await trust(stored)
     await stored.put_fence(server, OTHER_EPOCH, 60)
     published = await stored.store.publish([Publication(value(2))])
@@ -173,7 +173,7 @@ async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None
 
 
 async def test_fence_lapses(stored: StoreBench) -> None:
-    """A fence trusts and proves until its time is over, and not a moment longer."""
+    """A fence counts until its time is over, and no longer."""
     async with stored.open() as audit:
         begun = await audit.begin(1)
         assert await audit.trust(replace(begun, time_ms=begun.time_ms - 59_850), PROVEN, 60_000)
@@ -185,7 +185,7 @@ async def test_fence_lapses(stored: StoreBench) -> None:
 
 
 async def test_read(stored: StoreBench) -> None:
-    """Slots come in the order asked, raw, with the fence's epoch; a key may be asked for twice."""
+    """Slots come as raw bytes, in the order asked, with the fence's epoch; a key may be asked for twice."""
     await trust(stored)
     await stored.put(KEY, b"anything")
     reading = await stored.store.read(["jug", KEY, KEY])
@@ -194,7 +194,7 @@ async def test_read(stored: StoreBench) -> None:
 
 @pytest.mark.parametrize("payload", [b"", bytes(range(256)), b"L\n\r\n\0V" * 7, "Größe ½ 🫖".encode(), b"x" * 1_000_000])
 async def test_payload(stored: StoreBench, payload: bytes) -> None:
-    """The payload's bytes come back as they were."""
+    """A payload's bytes come back unchanged."""
     await trust(stored)
     state = value(1, payload=payload)
     assert await publish(stored, state, await lease(stored)) is Outcome.STORED
@@ -207,7 +207,7 @@ async def test_payload(stored: StoreBench, payload: bytes) -> None:
 
 
 async def test_lease(stored: StoreBench) -> None:
-    """Only an empty slot is leased, each with a token of its own, and only once."""
+    """Only empty slots are leased, each once and with its own token."""
     await stored.put("full", slot.encode(value(1, key="full")))
     first = await stored.store.lease([KEY, "full", "jug"])
     assert set(first) == {KEY, "jug"}
@@ -218,7 +218,7 @@ async def test_lease(stored: StoreBench) -> None:
 
 
 async def test_release(stored: StoreBench) -> None:
-    """An own lease is given back; somebody else's, and what was stored meanwhile, stays."""
+    """A holder's own lease is given back; other leases, and states stored meanwhile, stay."""
     await trust(stored)
     tokens = await stored.store.lease([KEY, "jug", "cup"])
     await publish(stored, value(1, key="jug"), tokens["jug"])
@@ -229,7 +229,7 @@ async def test_release(stored: StoreBench) -> None:
 
 
 async def test_drop(stored: StoreBench) -> None:
-    """One slot is emptied, whatever it holds; an empty one stays empty."""
+    """Dropping empties one slot, whatever it holds."""
     await stored.put(KEY, slot.encode(value(1)))
     await stored.put("jug", b"anything")
     await stored.store.drop(KEY)
@@ -240,7 +240,7 @@ async def test_drop(stored: StoreBench) -> None:
 
 @pytest.mark.parametrize(("state", "most_s"), [(value(1), SLOT_TTL_S), (absent(7), SLOT_TTL_S), (absent(0), ABSENT_TTL_S)])
 async def test_lives(stored: StoreBench, state: State, most_s: int) -> None:
-    """A state lives for its time, at most a tenth of it less; an id that never was is remembered for a short time."""
+    """A state lives for its time, or at most a tenth less; an id that never existed lives for a short time."""
     await trust(stored)
     assert await publish(stored, state, await lease(stored)) is Outcome.STORED
     assert 0.9 * most_s - 3 < await stored.life_s(KEY) <= most_s

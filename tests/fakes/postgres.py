@@ -72,7 +72,7 @@ class Transaction:
     client: str
     incarnation: int
     mark: str = ""
-    """What a retry knows the transaction by, like an idempotency key: committed with it."""
+    """Names the transaction for retries, like an idempotency key, and is committed with it."""
     xid: int | None = None
     changed: dict[str, Row] = field(default_factory=dict)
     over: bool = False
@@ -105,7 +105,7 @@ class MemoryPostgres:
         self.snapshots: list[str] = []
         """Clients that hold a snapshot open, and with it a lock that a truncation has to wait for."""
         self.ledger: dict[tuple[str, str, int], str | None] = {}
-        """Every state that ever was: content by the epoch's hash, key and version; ``None`` for a tombstone."""
+        """Every state that was ever committed: content by the epoch's hash, key and version; ``None`` for a tombstone."""
         self.order_of_epoch: dict[str, int] = {}
         self.marks: set[str] = set()
         self._waiting: list[tuple[Transaction, str, Change, asyncio.Future[State]]] = []
@@ -147,7 +147,7 @@ class MemoryPostgres:
             self.snapshots.remove(client)
 
     def forget(self, client: str) -> None:
-        """Notice that a client is gone for good: roll back what it had open."""
+        """Notice that a client is gone, and roll back its open transactions."""
         for transaction in [transaction for transaction in self.open if transaction.client == client]:
             self.roll_back(transaction)
         self.let_go(client)
@@ -262,7 +262,7 @@ class MemoryPostgres:
         self._end(transaction)
 
     def roll_back(self, transaction: Transaction) -> None:
-        """Forget a transaction; harmless when it is over."""
+        """Roll a transaction back; does nothing when it is over."""
         if not transaction.over:
             self._end(transaction)
 
@@ -280,7 +280,7 @@ class MemoryPostgres:
         self.snapshots.clear()
 
     def image(self) -> Image:
-        """What a dump or a standby would hold now."""
+        """Return what a dump or a standby would hold now."""
         audits = {name: replace(row) for name, row in self.audits.items()}
         return Image(dict(self.rows), audits, self.next_xid, frozenset(self.marks))
 

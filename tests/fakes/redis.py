@@ -20,7 +20,7 @@ class RedisError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Which server, in which epoch, may be trusted until when (the server's own clock, seconds)."""
+    """The server and epoch that may be trusted, and until when (seconds on the server's own clock)."""
 
     server: str
     epoch: str
@@ -35,7 +35,7 @@ class Data:
     fence: Fence | None = None
     watermark: Watermark | None = None
     claim: tuple[str, float] = ("", 0.0)
-    """The token of who has this interval's audit, and until when."""
+    """The token of the claim on this interval's audit, and when it expires."""
 
     def copy(self) -> "Data":
         """Return what a snapshot, or a replica that is up to date, holds."""
@@ -73,7 +73,7 @@ class RedisServer:
         self.loading = False
         self.pages = 1
         self.page_s = 0.0
-        """How long each page of the key space takes, which may be full of others' keys."""
+        """Seconds that each page of the key space takes."""
         self.starts = 1
         self.histories = 1
         self._stored = stored
@@ -124,12 +124,12 @@ class RedisServer:
         self.data.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
         return True
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lifetimes) -> Published:
+    def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
         watermark, fence = self.data.watermark, self._live_fence()
-        outcomes = tuple(self._publish(publication, lives) for publication in publications)
+        outcomes = tuple(self._publish(publication, lifetimes) for publication in publications)
         proven = (
             watermark is not None
             and watermark.xid is not None
@@ -153,7 +153,7 @@ class RedisServer:
         self.data.slots.pop(key, None)
 
     def begin(self, identity: str, token: str, claim_s: float) -> Begun:
-        """Try to claim the interval; tell time, server and watermark."""
+        """Try to claim the interval; return time, server and watermark."""
         self._change(grows=True)
         claimed = self.data.claim[1] <= self.now()
         if claimed:
@@ -179,7 +179,7 @@ class RedisServer:
         return repairs
 
     def purge(self, page: int, token: str, claim_s: float) -> int:
-        """Delete the slots of one page of the key space, as ``SCAN`` goes through it, and keep the claim; tell their number."""
+        """Delete the slots of one page of the key space, as ``SCAN`` does, and keep the claim; return how many."""
         self._change()
         found = [key for key in self.data.slots if crc32(key.encode()) % self.pages == page]
         for key in found:
@@ -256,12 +256,12 @@ class RedisServer:
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
 
-    def _publish(self, publication: Publication, lives: Lifetimes) -> Outcome:
+    def _publish(self, publication: Publication, lifetimes: Lifetimes) -> Outcome:
         state = publication.state
         raw = self.raw(state.key)
         outcome = self._decide(raw, publication)
         if outcome is Outcome.STORED:
-            self.data.slots[state.key] = (slot.encode(state), self.now() + lives.of(state))
+            self.data.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
         elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED):

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, AuditProgress, Deferred, FenceLimits, Snapshot, State, Watermark
+from app.cache.ports import (
+    Announced,
+    AuditProgress,
+    AuditSource,
+    Deferred,
+    FenceLimits,
+    HistorySource,
+    Snapshot,
+    Source,
+    State,
+    Watermark,
+)
 from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
 from tests.fakes.wire import Disconnected, Wire
 
@@ -26,7 +37,7 @@ class Committed:
     states: Sequence[State]
 
 
-class MemorySource:
+class MemorySource(Source, HistorySource):
     """The ports ``Source`` and ``HistorySource``.
 
     ``running`` counts the loads under way for each key, ``crowded`` has the keys that were seen with two (G5).
@@ -41,7 +52,6 @@ class MemorySource:
         self.loads = 0
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        """See ``Source.load``."""
         self.loads += 1
         for key in keys:
             self.running[key] = self.running.get(key, 0) + 1
@@ -54,15 +64,12 @@ class MemorySource:
                 self.running[key] -= 1
 
     async def tell_epoch(self) -> str:
-        """See ``Source.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
     async def standing(self) -> AuditProgress:
-        """See ``Source.standing``."""
         return await self._ask("standing", self._postgres.standing)
 
     async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
-        """See ``Source.adopt``."""
         return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
 
     async def _ask(self, name: str, question: Callable[[], Reply]) -> Reply:
@@ -72,8 +79,8 @@ class MemorySource:
             raise SourceUnavailable(f"{name}: {error}") from error
 
 
-class MemoryAuditSource:
-    """The ``AuditSource`` port: one session, which ends with its server's start or its own first failure."""
+class MemoryAuditSource(AuditSource):
+    """The ``AuditSource`` port: one session, which ends when its server restarts or a command fails."""
 
     def __init__(self, postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE) -> None:
         self._postgres = postgres
@@ -84,18 +91,15 @@ class MemoryAuditSource:
         self._epoch = ""
 
     async def tell_epoch(self) -> str:
-        """See ``AuditSource.tell_epoch``."""
         return await self._ask("epoch", self._postgres.tell_epoch)
 
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
-        """See ``AuditSource.announce``."""
         announced = await self._ask("announce", lambda: self._postgres.announce(self._namespace, server, limits))
         self._epoch = announced.epoch
         return announced
 
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
-        """See ``AuditSource.snapshot``."""
         try:
             moment, rival = await self._ask("snapshot", lambda: self._take(limits))
             yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows), rival)
@@ -103,7 +107,6 @@ class MemoryAuditSource:
             self._postgres.let_go(self._wire.client)
 
     async def complete(self, cycle: int) -> None:
-        """See ``AuditSource.complete``."""
         await self._ask("complete", lambda: self._postgres.complete(self._namespace, cycle, self._epoch))
 
     def _in_session(self) -> bool:
@@ -142,10 +145,10 @@ class MemoryAuditSource:
 
 @asynccontextmanager
 async def open_audit_source(
-    postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE
+    postgres: MemoryPostgres, wire: Wire, namespace: str = NAMESPACE, kind: type[MemoryAuditSource] = MemoryAuditSource
 ) -> AsyncIterator[MemoryAuditSource]:
     """Open the source for one audit cycle."""
-    yield MemoryAuditSource(postgres, wire, namespace)
+    yield kind(postgres, wire, namespace)
 
 
 async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Change], mark: str = "") -> list[State]:
@@ -191,9 +194,9 @@ def _changing(
 def _give_up(postgres: MemoryPostgres, transaction: Transaction | None) -> None:
     """Close the connection: the server rolls back, unless the commit gets there first."""
     if transaction is not None:
-        # In a context of its own: this happens on the server, whatever becomes of the client.
+        # In a new context, because this happens on the server.
         asyncio.get_running_loop().call_later(ROLLBACK_AFTER_S, postgres.roll_back, transaction, context=Context())
 
 
 ROLLBACK_AFTER_S = 1.0
-"""Until a server notices that its client is gone."""
+"""Seconds until a server notices that its client is gone."""

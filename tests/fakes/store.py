@@ -10,7 +10,7 @@ from itertools import count
 from typing import TypeVar
 
 from app.cache.errors import StoreUnavailable
-from app.cache.ports import Begun, Publication, Published, Reading, Repairs, Watermark
+from app.cache.ports import AuditStore, Begun, Publication, Published, Reading, Repairs, Store, Watermark
 from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
@@ -22,7 +22,7 @@ Route = Callable[[], RedisServer]
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection to one start of one server, whose identity was asked for when it was made."""
+    """A connection to one run of one server, whose identity was asked for when it was opened."""
 
     server: RedisServer
     start: int
@@ -45,39 +45,34 @@ class Connection:
         return reply
 
 
-class MemoryStore:
-    """The ``Store`` port. Connections are pooled; one that had no definite reply is never used again."""
+class MemoryStore(Store):
+    """The ``Store`` port. Connections are pooled; a connection without a definite reply is never used again."""
 
-    def __init__(self, route: Route, wire: Wire, chance: random.Random, lives: Lifetimes | None = None) -> None:
+    def __init__(self, route: Route, wire: Wire, chance: random.Random, lifetimes: Lifetimes | None = None) -> None:
         self._route = route
         self._wire = wire
         self._chance = chance
-        self._lives = lives or Lifetimes()
+        self._lifetimes = lifetimes or Lifetimes()
         self._free: list[Connection] = []
 
     async def read(self, keys: Sequence[str]) -> Reading:
-        """See ``Store.read``."""
         return await self._run("read", lambda server, identity: server.read(identity, keys))
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        """See ``Store.lease``."""
         tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
         return await self._run("lease", lambda server, _: self._take(server, tokens))
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
-        """See ``Store.publish``."""
-        return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lives))
+        return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lifetimes))
 
     async def release(self, tokens: dict[str, str]) -> None:
-        """See ``Store.release``."""
         await self._run("release", lambda server, _: server.release(tokens))
 
     async def drop(self, key: str) -> None:
-        """See ``Store.drop``."""
         await self._run("drop", lambda server, _: server.drop(key))
 
     def _take(self, server: RedisServer, tokens: dict[str, str]) -> dict[str, str]:
-        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lives.lease_s)}
+        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lifetimes.lease_s)}
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:
@@ -89,16 +84,16 @@ class MemoryStore:
         return reply
 
 
-class MemoryAuditStore:
-    """The ``AuditStore`` port: one connection, which is lost for good by its first failure."""
+class MemoryAuditStore(AuditStore):
+    """The ``AuditStore`` port: one connection, which the first failure ends."""
 
-    def __init__(self, connection: Connection, wire: Wire) -> None:
+    def __init__(self, connection: Connection, route: Route, wire: Wire) -> None:
         self._connection: Connection | None = connection
+        self._route = route
         self._wire = wire
         self._token = f"{wire.client} {next(_tokens)}"
 
     async def begin(self, claim_ms: int) -> Begun:
-        """See ``AuditStore.begin``."""
         return await self._run("begin", lambda server, identity: server.begin(identity, self._token, claim_ms / 1_000))
 
     async def give_claim_back(self) -> None:
@@ -107,11 +102,9 @@ class MemoryAuditStore:
             await self._run("give back", lambda server, _: server.give_back(self._token))
 
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
-        """See ``AuditStore.verify``."""
         return await self._run("verify", lambda server, _: server.verify(epoch, rows))
 
     async def purge(self, claim_ms: int) -> int:
-        """See ``AuditStore.purge``."""
         deleted = page = 0
         while self._connection is not None and page < self._connection.server.pages:
             deleted += await self._run("purge", partial(_purge, page, self._token, claim_ms / 1_000))
@@ -121,12 +114,10 @@ class MemoryAuditStore:
         return deleted
 
     async def distrust(self, mark: Watermark | None) -> None:
-        """See ``AuditStore.distrust``."""
         await self._run("distrust", lambda server, _: server.mark(mark))
         await self._run("distrust, second command", lambda server, _: server.take_fence())
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        """See ``AuditStore.trust``."""
         return await self._run("trust", lambda server, _: server.trust(begun, proven, fence_ttl_ms / 1_000))
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
@@ -147,13 +138,15 @@ def _purge(page: int, token: str, claim_s: float, server: RedisServer, identity:
 
 
 @asynccontextmanager
-async def open_audit_store(route: Route, wire: Wire) -> AsyncIterator[MemoryAuditStore]:
+async def open_audit_store(
+    route: Route, wire: Wire, kind: type[MemoryAuditStore] = MemoryAuditStore
+) -> AsyncIterator[MemoryAuditStore]:
     """Open the store for one audit cycle."""
     try:
         connection = await connect(route, wire)
     except (Disconnected, RedisError) as error:
         raise StoreUnavailable(f"connect: {error}") from error
-    store = MemoryAuditStore(connection, wire)
+    store = kind(connection, route, wire)
     try:
         yield store
     except Exception:

@@ -8,7 +8,7 @@ Reply = TypeVar("Reply")
 
 
 class Disconnected(Exception):
-    """No definite reply: the command may have been carried out, may be later, or never."""
+    """There was no definite reply: the command may have been applied, may be applied later, or never."""
 
 
 class Wire(Protocol):

@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from app.importer.errors import BadOutput
-from app.importer.report import BarProgress, PlainProgress, RefusedList, Tally, print_plain, progress_for
-from app.importer.rows import Refusal
-from app.importer.sender import Result
+from app.importer.report import Progress, RejectedFile
+from app.importer.rows import Rejected
+from app.importer.sender import Outcome
 
 
 @pytest.fixture
@@ -22,21 +23,21 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_refused_rows_are_listed_as_csv(tmp_path: Path, source: Path) -> None:
+def test_rejected_rows_are_listed_as_csv(tmp_path: Path, source: Path) -> None:
     """Any id or reason can be read back; bytes that were no text are shown escaped."""
     path = tmp_path / "refused.csv"
-    with RefusedList(path, source) as refused:
-        refused.add([Refusal(2, 'a"b,c', "two\nlines"), Refusal(3, "M\udcfcg", "not UTF-8")])
+    with RejectedFile(path, source) as rejected:
+        rejected.add([Rejected(2, 'a"b,c', "two\nlines"), Rejected(3, "M\udcfcg", "not UTF-8")])
         assert path.read_text().count("\n") == 4, "written at once, in case the process dies"
     assert path.read_text() == 'line,id,reason\n2,"a""b,c","two\nlines"\n3,M\\udcfcg,not UTF-8\n'
 
 
-def test_no_list_without_refused_rows(tmp_path: Path, source: Path) -> None:
+def test_no_list_without_rejected_rows(tmp_path: Path, source: Path) -> None:
     """An older list is gone, too: it would be taken for this run's."""
     path = tmp_path / "refused.csv"
     path.write_text("line,id,reason\n2,a,old\n")
-    with RefusedList(path, source) as refused:
-        refused.add([])
+    with RejectedFile(path, source) as rejected:
+        rejected.add([])
     assert not path.exists()
 
 
@@ -46,7 +47,7 @@ def test_file_that_is_no_such_list_is_left_alone(tmp_path: Path, source: Path, t
     path = tmp_path / "diary"
     path.write_text(text)
     with pytest.raises(BadOutput, match="left alone"):
-        RefusedList(path, source)
+        RejectedFile(path, source)
     assert path.read_text() == text
 
 
@@ -55,7 +56,7 @@ def test_list_over_the_input_is_refused(source: Path) -> None:
     link = source.with_name("link.csv")
     link.symlink_to(source)
     with pytest.raises(BadOutput, match="is the file to import"):
-        RefusedList(link, source)
+        RejectedFile(link, source)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
@@ -64,76 +65,54 @@ def test_list_must_be_a_regular_file(tmp_path: Path, source: Path, make: Callabl
     path = tmp_path / "refused.csv"
     make(path)
     with pytest.raises(BadOutput, match="not a regular file"):
-        RefusedList(path, source)
+        RejectedFile(path, source)
     assert path.exists()
 
 
 def test_list_that_cannot_be_written_is_said_first(tmp_path: Path, source: Path) -> None:
     """Before anything is imported."""
     with pytest.raises(BadOutput, match="Nothing was imported"):
-        RefusedList(tmp_path / "no" / "such" / "folder.csv", source)
+        RejectedFile(tmp_path / "no" / "such" / "folder.csv", source)
 
 
 def test_full_disk_under_the_list_is_explained(tmp_path: Path, source: Path) -> None:
-    """A refused row that cannot be listed stops the import: it would be lost. What was listed stays."""
+    """A rejected row that cannot be listed stops the import: it would be lost. What was listed stays."""
     path = tmp_path / "refused.csv"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with RefusedList(path, source) as refused:
-        refused.add([Refusal(2, "a", "listed")])
+    with RejectedFile(path, source) as rejected:
+        rejected.add([Rejected(2, "a", "listed")])
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
         try:
             with pytest.raises(BadOutput, match="run the import again"):
-                refused.add([Refusal(3, "b", "not listed")])
+                rejected.add([Rejected(3, "b", "not listed")])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text().startswith("line,id,reason\n2,a,listed\n")
 
 
-def test_plain_progress_is_a_line_for_each_tenth() -> None:
-    """A log gets ten lines, however many batches there are; a notice comes at once."""
+def test_pipe_gets_a_line_for_each_tenth() -> None:
+    """A log gets ten lines, however many batches there are, and no bar; an empty file is no division by nothing."""
     lines: list[str] = []
-    progress = PlainProgress(lines.append, 1000)
-    tally = Tally()
+    screen = io.StringIO()
+    progress, counts = Progress(Console(file=screen), 1000, lines.append), Counter[Outcome]()
+    Progress(Console(file=screen), 0, lines.append).advance_to(0, counts)
     with progress:
         for position in range(1, 1001):
-            tally.add([Result("created")], 0)
-            progress.advance_to(position, tally)
-            if position == 150:
-                progress.notice("Trying again")
-    assert len(lines) == 11
+            counts["created"] += 1
+            progress.advance_to(position, counts)
+    assert len(lines) == 10
     assert lines[0] == " 10 % read: 100 created, 0 updated, 0 unchanged, 0 refused"
-    assert lines[1] == "Trying again"
     assert lines[-1] == "100 % read: 1,000 created, 0 updated, 0 unchanged, 0 refused"
+    assert screen.getvalue() == ""
 
 
-def test_plain_progress_of_an_empty_file() -> None:
-    """No division by the size of nothing."""
-    lines: list[str] = []
-    PlainProgress(lines.append, 0).advance_to(0, Tally())
-    assert lines == []
-
-
-def test_terminal_gets_a_bar_and_a_pipe_gets_lines() -> None:
-    """The bar shows bytes and counts; text from files is not taken for markup."""
-    terminal = io.StringIO()
+def test_terminal_gets_a_bar() -> None:
+    """It shows bytes and counts, and no lines come between."""
+    terminal, lines = io.StringIO(), list[str]()
     console = Console(file=terminal, force_terminal=True, width=120, color_system=None)
-    progress = progress_for(console, 2_000)
-    assert isinstance(progress, BarProgress)
-    tally = Tally()
-    tally.add([Result("updated")] * 1_234, 5)
-    with progress:
-        progress.notice("odd [bold]name[/].csv :smile:")
-        progress.advance_to(1_000, tally)
-    shown = terminal.getvalue()
-    assert "1.0/2.0 kB" in shown
-    assert "1,234 updated" in shown
-    assert "5 refused" in shown
-    assert "odd [bold]name[/].csv :smile:" in shown
-    assert isinstance(progress_for(Console(file=io.StringIO(), force_terminal=False), 1), PlainProgress)
-
-
-def test_text_for_logs_is_not_wrapped() -> None:
-    """A log line is one line."""
-    output = io.StringIO()
-    print_plain(Console(file=output, width=20), "word " * 50)
-    assert output.getvalue().count("\n") == 1
+    counts = Counter[Outcome]({"updated": 1_234, "refused": 5})
+    with Progress(console, 2_000, lines.append) as progress:
+        progress.advance_to(1_000, counts)
+    for words in ("1.0/2.0 kB", "1,234 updated", "5 refused"):
+        assert words in terminal.getvalue()
+    assert lines == []

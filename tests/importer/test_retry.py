@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.importer.retry import RetryPolicy, Stopping, parse_retry_after
+from app.importer.retry import RetryPolicy, parse_retry_after
+from app.importer.stopping import StopFlag
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
@@ -48,10 +49,10 @@ def test_retry_after_header(header: str | None, expected_ms: int | None) -> None
 
 async def test_stop_ends_a_wait_at_once() -> None:
     """A wait of an hour does not hold up Ctrl-C."""
-    stopping = Stopping()
-    waiting = asyncio.create_task(stopping.wait_ms(3_600_000))
+    stop = StopFlag()
+    waiting = asyncio.create_task(stop.wait_ms(3_600_000))
     await asyncio.sleep(0)
-    stopping.request()
+    stop.set()
     async with asyncio.timeout(5):
         assert await waiting is False
-    assert await Stopping().wait_ms(1) is True
+    assert await StopFlag().wait_ms(1) is True

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.importer.errors import BadInput
-from app.importer.rows import NUMBER_MAX, Columns, Refusal, Row, read_rows, whole_number
+from app.importer.rows import NUMBER_MAX, Columns, Rejected, Row, read_rows, whole_number
 
 
 def lines_of(text: str) -> list[str]:
@@ -18,7 +18,7 @@ def lines_of(text: str) -> list[str]:
     return [line + "\n" for line in text.removesuffix("\n").split("\n")]
 
 
-def rows_of(text: str, **mapping: str) -> list[Row | Refusal]:
+def rows_of(text: str, **mapping: str) -> list[Row | Rejected]:
     return list(read_rows(lines_of(text), mapping)[1])
 
 
@@ -28,8 +28,8 @@ def items_of(text: str, **mapping: str) -> list[dict[str, Any]]:
     return [json.loads(row.body) for row in rows if isinstance(row, Row)]
 
 
-def refused(text: str) -> list[tuple[int, str, str]]:
-    return [(row.line, row.id, row.reason) for row in rows_of(text) if isinstance(row, Refusal)]
+def rejected_of(text: str) -> list[tuple[int, str, str]]:
+    return [(row.line, row.id, row.reason) for row in rows_of(text) if isinstance(row, Rejected)]
 
 
 def test_all_columns_become_an_item() -> None:
@@ -68,12 +68,12 @@ def test_other_column_names_are_mapped() -> None:
     text = "id,StockCode,Description,Price,ignored\n7,85123A,HEART,255,x\n"
     mapping = {"id": "stockcode", "name": "Description", "price_cents": "Price"}
     assert items_of(text, **mapping) == [{"id": "85123A", "name": "HEART", "price_cents": 255}]
-    assert read_rows([text.splitlines()[0]], mapping)[0].unused() == ["id", "ignored"]
+    assert read_rows([text.splitlines()[0]], mapping)[0].text().endswith(" Not read: 'id', 'ignored'.")
 
 
 def test_exact_name_wins_over_one_in_other_case() -> None:
     """Two columns that differ by case only are told apart if one is named exactly."""
-    assert Columns.of(["ID", "id"], {}, {"id": ("id",)}, ["id"]).positions["id"] == 1
+    assert Columns.of(["ID", "id", "name", "price_cents"], {}).positions["id"] == 1
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def test_exact_name_wins_over_one_in_other_case() -> None:
         ("Id,ID,name,price_cents", {}, ["2 columns", "id"]),
         ("id,id,name,price_cents", {}, ["2 columns", "id"]),
         ("id;name;price_cents", {}, ["commas"]),
+        ("id\tname\tprice_cents", {}, ["commas"]),
         ('id,"name', {}, ["header line cannot be read"]),
         ("id,name,pr\udce9,price_cents", {}, ["not UTF-8", "iconv"]),
     ],
@@ -109,6 +110,8 @@ def test_empty_file_is_an_error_and_a_lone_header_is_not() -> None:
         ("a,Mug,12.99", "price_cents: '12.99' is not a whole number"),
         ("a,Mug,-1", "price_cents: '-1' is not"),
         ("a,Mug,1e3", "price_cents: '1e3' is not"),
+        ('a,Mug,"1,299"', "price_cents: '1,299' is not"),
+        ("a,Mug,€5", "price_cents: '€5' is not"),
         ("a,Mug,٣", "price_cents: '٣' is not"),
         ("a,Mug,9007199254740992", "is not a whole number from 0 to 9007199254740991"),
         ("a,Mug," + "9" * 5000, "…' is not a whole number"),
@@ -123,13 +126,13 @@ def test_empty_file_is_an_error_and_a_lone_header_is_not() -> None:
         ("a,M\udce9g,1", "not UTF-8"),
     ],
 )
-def test_bad_row_is_refused_with_its_line_and_the_next_is_read(cells: str, reason: str) -> None:
+def test_bad_row_is_rejected_with_its_line_and_the_next_is_read(cells: str, reason: str) -> None:
     """One bad row costs one row."""
     rows = rows_of(f"id,name,price_cents\nx,X,1\n{cells}\ny,Y,2\n")
     assert [row.line for row in rows] == [2, 3, 4]
     assert isinstance(rows[0], Row)
     assert isinstance(rows[2], Row)
-    assert isinstance(rows[1], Refusal)
+    assert isinstance(rows[1], Rejected)
     assert reason in rows[1].reason
     assert rows[1].id == ("" if "CSV" in rows[1].reason else cells.split(",", maxsplit=1)[0])
 
@@ -144,16 +147,16 @@ def test_line_is_where_the_record_starts() -> None:
 
 def test_unclosed_quote_names_every_line_it_swallowed() -> None:
     """Rows that were taken into a cell are not lost without a word."""
-    (refusal,) = refused('id,name,price_cents\na,"open,1\nb,B,2\nc,C,3\n')
-    assert refusal[0] == 2
-    assert "lines 2 to 4" in refusal[2]
+    (rejected,) = rejected_of('id,name,price_cents\na,"open,1\nb,B,2\nc,C,3\n')
+    assert rejected[0] == 2
+    assert "lines 2 to 4" in rejected[2]
 
 
-def test_endless_cell_is_refused_and_reading_goes_on() -> None:
+def test_endless_cell_is_rejected_and_reading_goes_on() -> None:
     """A cell has a limit, so that a lost quote does not take the file into memory."""
     long_cell = "\n".join(["x" * 1000] * 200)
     rows = rows_of(f'id,name,price_cents\na,"{long_cell},1\nb,B,2\n')
-    assert isinstance(rows[0], Refusal)
+    assert isinstance(rows[0], Rejected)
     assert "field limit" in rows[0].reason
     assert rows[0].line == 2
     assert isinstance(rows[-1], Row)

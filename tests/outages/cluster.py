@@ -231,16 +231,22 @@ class Cluster:
 
 
 @asynccontextmanager
-async def start_cluster(directory: Path, *, instances: int = 3, program: Program = larder) -> AsyncIterator[Cluster]:
-    """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end."""
+async def start_cluster(
+    directory: Path, *, instances: int = 3, program: Program = larder, revision: str = "head"
+) -> AsyncIterator[Cluster]:
+    """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end.
+
+    ``revision`` is where the migrations of an older ``program`` end.
+    """
     async with AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=NO_DISK)
         opened.push_async_callback(postgres.stop)
         redis_server = await start_redis(directory / "redis")
         opened.push_async_callback(redis_server.stop)
         cluster = Cluster(directory, postgres, redis_server, "larder")
-        await upgrade(cluster.url)
-        await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
+        await upgrade(cluster.url, revision)
+        if revision == "head":
+            await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         for number in range(instances):

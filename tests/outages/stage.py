@@ -31,9 +31,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(directory: Path, load: Load, *, instances: int = 3, program: Program = larder) -> AsyncIterator[Stage]:
+async def open_stage(
+    directory: Path, load: Load, *, instances: int = 3, program: Program = larder, revision: str = "head"
+) -> AsyncIterator[Stage]:
     """Start a cluster in ``directory``, create the products of the load, and wait until the cache is trusted."""
-    async with start_cluster(directory, instances=instances, program=program) as cluster:
+    async with start_cluster(directory, instances=instances, program=program, revision=revision) as cluster:
         log = FaultLog()
         history = History(log, HAND_BOUNDS)
         workload = Workload(cluster, history, log, load, Random(_SEED))

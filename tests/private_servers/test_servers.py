@@ -3,11 +3,15 @@
 import asyncio
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import psutil
@@ -21,13 +25,14 @@ from redis.backoff import NoBackoff
 from app.private_servers import (
     DirectoryInUse,
     DirectoryNotWritable,
+    PostgresServer,
     RedisServer,
     ServerDirectory,
     ServerFailed,
     start_postgres,
     start_redis,
 )
-from app.private_servers.process import orphan
+from app.private_servers.process import end_orphan, orphan
 
 _OWNER = """
     import asyncio, sys
@@ -44,6 +49,8 @@ _OWNER = """
     asyncio.run(main(Path(sys.argv[1])))
 """
 
+Server = TypeVar("Server", PostgresServer, RedisServer)
+
 
 @pytest.fixture
 def directory(servers_directory: Path) -> Path:
@@ -52,47 +59,59 @@ def directory(servers_directory: Path) -> Path:
     return path
 
 
-async def test_postgres_restarted_keeps_its_url_and_its_data(directory: Path) -> None:
-    """What was committed is there after an orderly restart, after a crash and under a new owner."""
-    server = await start_postgres(directory / "postgres")
+@pytest.fixture
+async def owner(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that owns the directory and prints pids and URLs of its servers."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(_OWNER), str(directory), stdout=asyncio.subprocess.PIPE
+    )
+    yield process
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+    for pid_file in (directory / "postgres" / "postmaster.pid", directory / "redis" / "redis.pid"):
+        if (server := orphan(pid_file, pid_file.parent)) is not None:
+            await end_orphan(server, signal.SIGINT, patience_s=10)
+
+
+@asynccontextmanager
+async def started(starting: Awaitable[Server]) -> AsyncIterator[Server]:
+    """A server that is stopped afterwards."""
+    server = await starting
     try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_postgres_keeps_its_url_and_its_data_and_leaves_nothing_else(directory: Path) -> None:
+    """What was committed survives a restart, a crash and a new owner; a stopped server leaves no process and no socket."""
+    async with started(start_postgres(directory / "postgres")) as server:
         await _execute(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
         await server.restart()
         await _execute(server.url, "INSERT INTO kept VALUES (2)")
         await server.kill()
         await server.restart()
-    finally:
-        await server.stop()
-    again = await start_postgres(directory / "postgres")
-    try:
-        assert await _execute(again.url, "SELECT n FROM kept ORDER BY n") == [(1,), (2,)]
-    finally:
-        await again.stop()
-
-
-async def test_postgres_stopped_leaves_no_process_and_no_socket(directory: Path) -> None:
-    """After ``stop`` nothing runs on the files, and the socket's directory is gone."""
-    server = await start_postgres(directory / "postgres")
-    socket_directory = Path(server.url.partition("host=")[2])
-    assert socket_directory.is_dir()
-    await server.stop()
+        socket_directory = Path(server.url.partition("host=")[2])
+        assert socket_directory.is_dir()
     assert not socket_directory.exists()
     assert orphan(directory / "postgres" / "postmaster.pid", directory / "postgres") is None
+    async with started(start_postgres(directory / "postgres")) as again:
+        assert await _execute(again.url, "SELECT n FROM kept ORDER BY n") == [(1,), (2,)]
 
 
 async def test_postgres_paused_hangs_and_goes_on(directory: Path) -> None:
     """A paused server keeps an open connection waiting; resumed, it answers what was asked meanwhile."""
-    server = await start_postgres(directory / "postgres")
-    try:
-        async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as connection:
-            server.pause()
-            answer = asyncio.create_task(connection.execute("SELECT 1"))
-            done, _ = await asyncio.wait([answer], timeout=0.2)
-            assert not done
-            server.resume()
-            assert await (await answer).fetchone() == (1,)
-    finally:
-        await server.stop()
+    async with (
+        started(start_postgres(directory / "postgres")) as server,
+        await psycopg.AsyncConnection.connect(server.url, autocommit=True) as connection,
+    ):
+        server.pause()
+        answer = asyncio.create_task(connection.execute("SELECT 1"))
+        done, _ = await asyncio.wait([answer], timeout=0.2)
+        assert not done
+        server.resume()
+        assert await (await answer).fetchone() == (1,)
 
 
 async def test_postgres_of_another_version_is_refused_untouched(directory: Path) -> None:
@@ -107,8 +126,7 @@ async def test_initdb_killed_half_way_is_begun_anew(directory: Path) -> None:
     """What an interrupted first start left behind is never taken for a finished cluster."""
     (directory / "postgres.unfinished").mkdir()
     (directory / "postgres.unfinished" / "PG_VERSION").write_text("18\n")
-    server = await start_postgres(directory / "postgres")
-    await server.stop()
+    await (await start_postgres(directory / "postgres")).stop()
     assert not (directory / "postgres.unfinished").exists()
 
 
@@ -119,12 +137,10 @@ async def test_redis_restarted_is_empty_unless_the_snapshot_is_wanted(private_re
         await client.save()
         await client.set("a", "newer")
     await private_redis.kill()
-    await private_redis.restart(keep_snapshot=True)
-    async with redis.asyncio.Redis.from_url(private_redis.url) as client:
-        assert await client.get("a") == b"saved"
-    await private_redis.restart()
-    async with redis.asyncio.Redis.from_url(private_redis.url) as client:
-        assert await client.get("a") is None
+    for keep_snapshot, value in ((True, b"saved"), (False, None)):
+        await private_redis.restart(keep_snapshot=keep_snapshot)
+        async with redis.asyncio.Redis.from_url(private_redis.url) as client:
+            assert await client.get("a") == value
 
 
 async def test_redis_paused_hangs_and_goes_on(private_redis: RedisServer) -> None:
@@ -144,67 +160,44 @@ async def test_redis_port_taken_in_between_tries_the_next(directory: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:
         taken_port, free_port = stranger.getsockname()[1], free.getsockname()[1]
         free.close()
-        server = await start_redis(directory / "redis", ports=[taken_port, free_port])
-        try:
+        async with started(start_redis(directory / "redis", ports=[taken_port, free_port])) as server:
             assert server.port == free_port
-        finally:
-            await server.stop()
         with pytest.raises(ServerFailed, match="in use"):
             await start_redis(directory / "redis", ports=[taken_port])
 
 
 async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> None:
     """``requirepass`` is carried by the URL and enforced by the server."""
-    server = await start_redis(directory / "redis", options={"requirepass": "s3cret"})
-    try:
+    async with started(start_redis(directory / "redis", options={"requirepass": "s3cret"})) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client:
             assert await client.ping()
         async with redis.asyncio.Redis(host="127.0.0.1", port=server.port, retry=Retry(NoBackoff(), 0)) as stranger:
             with pytest.raises(redis.exceptions.AuthenticationError):
                 await stranger.ping()
-    finally:
-        await server.stop()
 
 
-async def test_owner_killed_and_the_next_one_starts(directory: Path) -> None:
+async def test_owner_killed_and_the_next_one_starts(directory: Path, owner: asyncio.subprocess.Process) -> None:
     """After SIGKILL of the owner its servers live on; the next owner stops exactly these and starts its own."""
-    owner = await _owner(directory)
-    assert owner.stdout is not None
-    postgres_pid, postgres_url, redis_pid, redis_url = (await owner.stdout.readline()).decode().split()
+    postgres_pid, postgres_url, redis_pid, redis_url = await _printed(owner)
     await _execute(postgres_url, "CREATE TABLE kept ()")
     owner.kill()
     await owner.wait()
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         assert await client.ping()
-
     with ServerDirectory(directory):
-        postgres = await start_postgres(directory / "postgres")
-        new_redis = await start_redis(directory / "redis")
-        try:
+        async with started(start_postgres(directory / "postgres")) as postgres, started(start_redis(directory / "redis")):
             assert await _execute(postgres.url, "SELECT count(*) FROM kept") == [(0,)]
             assert not _runs(postgres_pid)
             assert not _runs(redis_pid)
             assert not Path(postgres_url.partition("host=")[2]).exists()
-        finally:
-            await new_redis.stop()
-            await postgres.stop()
 
 
-async def test_two_owners_of_one_directory_the_second_is_told(directory: Path) -> None:
+async def test_two_owners_of_one_directory_the_second_is_told(directory: Path, owner: asyncio.subprocess.Process) -> None:
     """While an owner lives, nobody else gets its directory, and its servers run on."""
-    owner = await _owner(directory)
-    assert owner.stdout is not None
-    _, postgres_url, _, _ = (await owner.stdout.readline()).decode().split()
-    try:
-        with pytest.raises(DirectoryInUse, match=f"process {owner.pid}"):
-            ServerDirectory(directory)
-        assert await _execute(postgres_url, "SELECT 1") == [(1,)]
-    finally:
-        owner.kill()
-        await owner.wait()
-        with ServerDirectory(directory):
-            await (await start_postgres(directory / "postgres")).stop()
-            await (await start_redis(directory / "redis")).stop()
+    _, postgres_url, _, _ = await _printed(owner)
+    with pytest.raises(DirectoryInUse, match=f"process {owner.pid}"):
+        ServerDirectory(directory)
+    assert await _execute(postgres_url, "SELECT 1") == [(1,)]
 
 
 async def test_pid_file_that_names_a_stranger_leaves_it_alone(directory: Path) -> None:
@@ -213,8 +206,7 @@ async def test_pid_file_that_names_a_stranger_leaves_it_alone(directory: Path) -
     try:
         (directory / "redis").mkdir()
         (directory / "redis" / "redis.pid").write_text(f"{stranger.pid}\n")
-        server = await start_redis(directory / "redis")
-        await server.stop()
+        await (await start_redis(directory / "redis")).stop()
         assert stranger.returncode is None
         assert _runs(str(stranger.pid))
     finally:
@@ -267,10 +259,9 @@ def test_extra_missing_is_said_with_a_way_out(package: str, start: str, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-async def _owner(directory: Path) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", textwrap.dedent(_OWNER), str(directory), stdout=asyncio.subprocess.PIPE
-    )
+async def _printed(owner: asyncio.subprocess.Process) -> list[str]:
+    assert owner.stdout is not None
+    return (await owner.stdout.readline()).decode().split()
 
 
 async def _execute(url: str, statement: str) -> list[tuple[object, ...]]:

@@ -14,10 +14,10 @@ from app.cache.write_through import Status
 from app.main import open_database
 from app.postgres.database import Database, Pool, Session
 from app.postgres.errors import CommitUnknown
-from app.products.commands import Adjust, Create, Effect, set_stock
-from app.products.errors import InsufficientStock, KeyReused, OutcomeUnknown, RequestInProgress
+from app.products.commands import Adjust, Effect, set_stock
+from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.idempotency import Replayed
-from app.products.product import Draft, Line, Product, Reason
+from app.products.product import Line, Product, Reason
 from app.products.pruner import AnswerPruner
 from app.products.service import Products
 from app.products.transactions import ProductTransactions
@@ -48,28 +48,6 @@ async def test_a_request_with_a_key_is_done_once_and_answered_as_then(larder: In
     assert await rows(settings, "SELECT delta FROM stock_movements WHERE idempotency_key = 'k'") == [(-1,)]
 
 
-async def test_a_refusal_is_kept_as_well(larder: Instance) -> None:
-    """Stock that came later does not turn the retry of a refused request into a sale."""
-    await larder.stock("a")
-    with pytest.raises(InsufficientStock):
-        await _take(larder.products, "k", units=11)
-    await larder.products.write(set_stock("a", 99))
-    with pytest.raises(Replayed) as told:
-        await _take(larder.products, "k", units=11)
-    assert told.value.answer.body == b"InsufficientStock"
-
-
-async def test_a_key_belongs_to_its_first_request(larder: Instance, settings: Settings) -> None:
-    """Another content under the same key is refused, and the first answer stays."""
-    await larder.stock("a")
-    await _take(larder.products, "k", b"one")
-    with pytest.raises(KeyReused):
-        await _take(larder.products, "k", b"two")
-    with pytest.raises(Replayed):
-        await _take(larder.products, "k", b"one")
-    assert await _stock(settings) == 9
-
-
 @pytest.mark.parametrize("instances", [1, 2])
 async def test_the_same_request_many_times_at_once(
     larder: Instance, other: Instance, settings: Settings, instances: int
@@ -94,15 +72,6 @@ async def test_one_key_for_two_requests_at_once_does_one_of_them(larder: Instanc
     assert sum(isinstance(result, Effect) for result in results) == 1
     assert sum(isinstance(result, KeyReused) for result in results) == 9
     assert len(await rows(settings, "SELECT FROM stock_movements WHERE reason = 'sale'")) == 1
-
-
-async def test_a_creation_without_an_id_is_told_its_first_id(larder: Instance, settings: Settings) -> None:
-    """The retry proposes another id, and is told the one that was made."""
-    await larder.products.write(Create(Draft("made-first", "Mug", 1)), once("k"))
-    with pytest.raises(Replayed) as told:
-        await larder.products.write(Create(Draft("made-second", "Mug", 1)), once("k"))
-    assert told.value.answer.body == b"made-first@1"
-    assert await rows(settings, "SELECT id FROM products") == [("made-first",)]
 
 
 async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: Instance, settings: Settings) -> None:

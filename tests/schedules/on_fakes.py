@@ -19,8 +19,8 @@ from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
 from tests.fakes.redis import RedisServer
-from tests.fakes.source import MemorySource, open_audit_source, transact
-from tests.fakes.store import MemoryStore, open_audit_store
+from tests.fakes.source import open_audit_source, transact
+from tests.fakes.store import open_audit_store
 from tests.fakes.wire import Disconnected
 from tests.harness.checker import Violation
 from tests.harness.script import Script
@@ -74,15 +74,14 @@ class FakeMember(Member):
         self.redis, self.postgres = ScriptedWire(name), ScriptedWire(name)
         self._parts = parts = stage.parts
         self.stats = stats = Stats()
-        store = MemoryStore(lambda: self.server, self.redis, random.Random(name))
-        self._source = MemorySource(postgres, self.postgres, namespace)
+        store = parts.store(lambda: self.server, self.redis, random.Random(name))
+        self._source = source = parts.source(postgres, self.postgres, namespace)
         history, clock = parts.history(), stage.loop.time
         history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
-        source = parts.source(self._source)
-        self.cache = parts.cache(parts.store(store), source, source, stage.config, stats, history=history, clock=clock)
+        self.cache = parts.cache(store, source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
-            parts.audit_stores(lambda: open_audit_store(lambda: self.server, self.redis)),
-            parts.audit_sources(lambda: open_audit_source(postgres, self.postgres, namespace)),
+            lambda: open_audit_store(lambda: self.server, self.redis, parts.audit_store),
+            lambda: open_audit_source(postgres, self.postgres, namespace, parts.audit_source),
             replace(stage.config, fence_ttl_ms=fence_ttl_ms),
             stats,
             history=history,

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -10,8 +10,8 @@ import pytest
 from app.server.handover import ConnectionSender
 
 
-class Shop:
-    """A listening socket, its sender, and clients that connect one after the other."""
+class Parent:
+    """A listening socket and its sender, with the workers and clients that a test adds."""
 
     def __init__(self, opened: ExitStack) -> None:
         self.listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -19,7 +19,7 @@ class Shop:
         self._opened = opened
 
     def worker(self, number: int) -> socket.socket:
-        """A worker that takes part: its end of the line."""
+        """Add a worker; its end of the channel."""
         ours, theirs = (self._opened.enter_context(end) for end in socket.socketpair())
         ours.settimeout(0)
         theirs.settimeout(0)
@@ -36,72 +36,64 @@ class Shop:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+async def parent() -> AsyncIterator[Parent]:
+    with ExitStack() as opened:
+        parent = Parent(opened)
+        yield parent
+        parent.sender.close()
 
 
-@pytest.fixture
-async def shop(opened: ExitStack) -> AsyncIterator[Shop]:
-    shop = Shop(opened)
-    yield shop
-    shop.sender.close()
-
-
-async def _taken(line: socket.socket) -> int:
+async def _received(channel: socket.socket) -> int:
     """The client's port of the next connection that a worker is handed."""
     async with asyncio.timeout(30):
         while True:
-            try:
-                _, [descriptor], _, _ = socket.recv_fds(line, 1, 1)
-            except BlockingIOError:
-                await asyncio.sleep(0)
-                continue
-            with socket.socket(fileno=descriptor) as connection:
-                port: int = connection.getpeername()[1]
-                return port
+            with suppress(BlockingIOError):
+                _, [descriptor], _, _ = socket.recv_fds(channel, 1, 1)
+                with socket.socket(fileno=descriptor) as connection:
+                    port: int = connection.getpeername()[1]
+                    return port
+            await asyncio.sleep(0)
 
 
-async def test_each_gets_as_many_as_the_others(shop: Shop) -> None:
+async def test_each_gets_as_many_as_the_others(parent: Parent) -> None:
     """A burst is dealt out one by one, whoever would be quicker."""
-    lines = [shop.worker(number) for number in (1, 2, 3)]
-    shop.sender.start()
-    ports = [await shop.client() for _ in range(9)]
-    assert [await _taken(lines[turn % 3]) for turn in range(9)] == ports
+    channels = [parent.worker(number) for number in (1, 2, 3)]
+    parent.sender.start()
+    ports = [await parent.client() for _ in range(9)]
+    assert [await _received(channels[number % 3]) for number in range(9)] == ports
 
 
-async def test_connections_wait_while_nobody_serves(shop: Shop) -> None:
+async def test_connections_wait_while_nobody_serves(parent: Parent) -> None:
     """With no worker, and with none left, nothing is accepted; the next worker gets what has waited."""
-    shop.sender.start()
-    early = await shop.client()
-    line = shop.worker(1)
-    assert await _taken(line) == early
-    shop.sender.remove(1)
-    late = await shop.client()
-    assert await _taken(shop.worker(2)) == late
+    parent.sender.start()
+    early = await parent.client()
+    assert await _received(parent.worker(1)) == early
+    parent.sender.remove(1)
+    late = await parent.client()
+    assert await _received(parent.worker(2)) == late
 
 
-async def test_worker_that_takes_nothing_is_passed_over(shop: Shop) -> None:
-    """Neither a line whose other end is closed nor one that is full keeps a connection from the next worker."""
-    dead, hanging, well = (shop.worker(number) for number in (1, 2, 3))
+async def test_worker_that_takes_nothing_is_passed_over(parent: Parent) -> None:
+    """Neither a channel whose other end is closed nor one that is full keeps a connection from the next worker."""
+    dead, hanging, well = (parent.worker(number) for number in (1, 2, 3))
     dead.close()
-    full = shop.sender._channels[2]
+    full = parent.sender._channels[2]
     with suppress(BlockingIOError):
         while full.send(b" " * 4_096):
             pass
-    shop.sender.start()
+    parent.sender.start()
     for _ in range(4):
-        port = await shop.client()
-        assert await _taken(well) == port
+        port = await parent.client()
+        assert await _received(well) == port
     assert hanging.recv(1) == b" "
 
 
-async def test_nothing_is_accepted_after_the_end(shop: Shop) -> None:
+async def test_nothing_is_accepted_after_the_end(parent: Parent) -> None:
     """Once closed, clients are refused, also when a worker comes late."""
-    shop.worker(1)
-    shop.sender.start()
-    address = shop.listener.getsockname()
-    shop.sender.close()
-    shop.worker(2)
+    parent.worker(1)
+    parent.sender.start()
+    address = parent.listener.getsockname()
+    parent.sender.close()
+    parent.worker(2)
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(address)

@@ -1,4 +1,4 @@
-"""What can happen to one command on its way, and who decides it: chance, or a sweep that fails the Nth."""
+"""The fates of single commands, decided by chance or by a sweep that fails the Nth."""
 
 import asyncio
 import random
@@ -82,7 +82,7 @@ class Network:
     note: Callable[[str, str], None]
     counts: Counter[str] = field(default_factory=Counter)
     latest_s: float = 3.0
-    """By how much a late command may come after its deadline."""
+    """Longest time by which a late command comes after its deadline."""
 
 
 class FaultyWire:
@@ -111,7 +111,7 @@ class FaultyWire:
             delivery = _Delivery(network, reply, fate)
             late_s = self._deadline_s + network.chance.random() * network.latest_s
             out_s = late_s if fate is Fate.LATE else network_delay(network.chance)
-            # What happens on the way and on the server does not stop with the process that asked.
+            # The command goes on its way even if the process that sent it stops.
             loop.call_later(out_s, delivery.land, apply, context=Context())
         deadline = loop.call_later(self._deadline_s, _expire, reply)
         try:
@@ -121,7 +121,7 @@ class FaultyWire:
 
 
 class UnlistedError(Exception):
-    """What no adapter lists: an event loop, a parser or a new release of a driver raises it."""
+    """An error that no adapter lists, as an event loop, a parser or a new driver may raise."""
 
 
 class _Delivery:

@@ -8,9 +8,10 @@ from typing import Any
 
 from app.cache import slot
 from app.cache.batcher import Batcher
+from app.cache.loads import Load, Loaded, Loads
 from app.cache.ports import Reading, State
 from app.cache.round_trips import Reply, RoundTrips
-from app.cache.write_through import Acknowledgement, Read, WriteThrough, _Load, _Loaded
+from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
 class AcknowledgesAtOnce(WriteThrough):
@@ -37,11 +38,17 @@ class TrustsWithoutFence(WriteThrough):
 class JoinsLoadUnderWay(WriteThrough):
     """A read that finds a load of its key under way takes that load's result."""
 
-    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
-        running: dict[str, asyncio.Future[_Loaded]] = self.__dict__.setdefault("running", {})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loads = _JoinsLoads(arguments[1], self._trips, self._config, self._stats, self._history, clock=self._clock)
+
+
+class _JoinsLoads(Loads):
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        running: dict[str, asyncio.Future[Loaded]] = self.__dict__.setdefault("running", {})
         for load in loads:
             if load.key not in running or running[load.key].done():
-                running[load.key] = self._loads.submit(load)
+                running[load.key] = self._batches.submit(load)
         return list(await asyncio.gather(*(asyncio.shield(running[load.key]) for load in loads)))
 
 
@@ -80,8 +87,14 @@ class KeepsReadings(WriteThrough):
 class SendsLoadsApart(WriteThrough):
     """Every request that misses sends a load of its own at once."""
 
-    async def _load(self, loads: Sequence[_Load]) -> list[_Loaded]:
-        return list(await self._send_loads(loads))
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loads = _SendsApart(arguments[1], self._trips, self._config, self._stats, self._history, clock=self._clock)
+
+
+class _SendsApart(Loads):
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        return list(await self._send(loads))
 
 
 class ListsErrorsOfTheStore(WriteThrough):

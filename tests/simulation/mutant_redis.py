@@ -71,8 +71,8 @@ class FenceForEver(RedisServer):
 class ProvesWithoutFence(RedisServer):
     """A publish is proof although no fence of this server is live."""
 
-    def publish(self, identity: str, publications: Sequence[Publication], lives: Lifetimes) -> Published:
-        published = super().publish(identity, publications, lives)
+    def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
+        published = super().publish(identity, publications, lifetimes)
         trusted = Outcome.UNTRUSTED not in published.outcomes
         return Published(published.outcomes, proven=trusted)
 

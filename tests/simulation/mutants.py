@@ -17,6 +17,8 @@ from app.cache.ports import State
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.source import MemoryAuditSource, MemorySource
+from tests.fakes.store import MemoryAuditStore, MemoryStore
 from tests.schedules import audits, takeovers, traffic, worlds
 from tests.schedules.on_fakes import Schedule
 from tests.simulation import mutant_audit as audit
@@ -78,22 +80,18 @@ _FIELDS = (
     (WriteThrough, "cache"),
     (Audit, "audit"),
     (History, "history"),
+    (MemoryStore, "store"),
+    (MemorySource, "source"),
+    (MemoryAuditStore, "audit_store"),
+    (MemoryAuditSource, "audit_source"),
 )
 
 
 def _part(kind: type) -> Parts:
     """Put a mutant's class where it belongs."""
+    [field] = [field for base, field in _FIELDS if issubclass(kind, base)]
     part: Any = kind
-    for base, field in _FIELDS:
-        if issubclass(kind, base):
-            return replace(SHIPPED, **{field: part})
-    if issubclass(kind, ports.StoreAround):
-        return replace(SHIPPED, store=part)
-    if issubclass(kind, ports.SourceAround):
-        return replace(SHIPPED, source=part)
-    if issubclass(kind, audit.AuditStoreAround):
-        return replace(SHIPPED, audit_stores=audit.around_stores(kind))
-    return replace(SHIPPED, audit_sources=audit.around_sources(part))
+    return replace(SHIPPED, **{field: part})
 
 
 def _mutant(rule: str, kind: type, schedule: Schedule | None = None, *, behind: tuple[type, ...] = ()) -> Mutant:

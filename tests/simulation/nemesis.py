@@ -1,4 +1,4 @@
-"""What goes wrong with servers and processes, by chance. Single commands have their own fates: ``faults``."""
+"""Faults of servers and processes, by chance. ``faults`` has those of single commands."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ Deed = Callable[[], Awaitable[None]]
 
 
 class Nemesis:
-    """Does one bad thing after another until it is stopped, then lets everything heal."""
+    """Causes one fault after another until it is stopped, then lets everything heal."""
 
     def __init__(self, world: World, keys: tuple[str, ...], deeds: tuple[str, ...], pause_s: float) -> None:
         self._world = world
@@ -101,7 +101,7 @@ class Nemesis:
             await self._come_back(server, self._image())
 
     async def fail_over(self) -> None:
-        """The other server becomes the master with what it had got; clients move one by one; the old one lives on a while."""
+        """The other server becomes the master with the data it has; clients move one by one; the old master lives on."""
         world = self._world
         old = world.master
         new = world.redis[1 - world.redis.index(old)]

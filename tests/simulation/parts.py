@@ -2,54 +2,25 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.ports import AuditSource, AuditStore, HistorySource, Source, State, Store, Value
+from app.cache.ports import State, Value
 from app.cache.write_through import Peeked, Read, Status, WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.source import MemoryAuditSource, MemorySource
+from tests.fakes.store import MemoryAuditStore, MemoryStore
 
-OpenStore = Callable[[], AbstractAsyncContextManager[AuditStore]]
-OpenSource = Callable[[], AbstractAsyncContextManager[AuditSource]]
-
-
-def same_store(store: Store) -> Store:
-    """The store as it is."""
-    return store
+Same = TypeVar("Same")
 
 
-class WholeSource(Source, HistorySource, Protocol):
-    """Rows and history of one source."""
-
-
-def same_source(source: WholeSource) -> WholeSource:
-    """The source as it is."""
-    return source
-
-
-def same_audit_stores(stores: OpenStore) -> OpenStore:
-    """The audits' store as it is."""
-    return stores
-
-
-def same_audit_sources(sources: OpenSource) -> OpenSource:
-    """The audits' source as it is."""
-    return sources
-
-
-def same_config(config: CacheConfig) -> CacheConfig:
-    """The limits as they are."""
-    return config
-
-
-def same_states(states: list[State]) -> list[State]:
-    """What a write publishes that was done before, or had nothing to change, as it is."""
-    return states
+def as_it_is(part: Same) -> Same:
+    """Return what no mutant changes."""
+    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +32,15 @@ class Parts:
     cache: type[WriteThrough] = WriteThrough
     audit: type[Audit] = Audit
     history: type[History] = History
-    store: Callable[[Store], Store] = same_store
-    source: Callable[[WholeSource], WholeSource] = same_source
-    audit_stores: Callable[[OpenStore], OpenStore] = same_audit_stores
-    audit_sources: Callable[[OpenSource], OpenSource] = same_audit_sources
-    config: Callable[[CacheConfig], CacheConfig] = same_config
-    replayed: Callable[[list[State]], list[State]] = same_states
-    unchanged: Callable[[list[State]], list[State]] = same_states
+    store: type[MemoryStore] = MemoryStore
+    source: type[MemorySource] = MemorySource
+    audit_store: type[MemoryAuditStore] = MemoryAuditStore
+    audit_source: type[MemoryAuditSource] = MemoryAuditSource
+    config: Callable[[CacheConfig], CacheConfig] = as_it_is
+    replayed: Callable[[list[State]], list[State]] = as_it_is
+    """What a write publishes that was done before."""
+    unchanged: Callable[[list[State]], list[State]] = as_it_is
+    """What a write publishes that had nothing to change."""
     unknown_is_success: bool = False
 
 

@@ -37,7 +37,7 @@ async def darkness(stage: FakeStage, seconds: float) -> float:
 
 
 def longest_darkness(parts: Parts, *, loses_redis: bool = False) -> float:
-    """Of three instances the one that audits loses one of its servers; how long the cache is not trusted then."""
+    """Return how long the cache is not trusted when the auditing one of three instances loses one of its servers."""
     found: list[float] = []
 
     async def schedule(stage: FakeStage) -> None:

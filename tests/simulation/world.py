@@ -16,8 +16,8 @@ from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.fakes.postgres import Image
 from tests.fakes.redis import Data, Lifetimes, RedisServer
-from tests.fakes.source import MemorySource, open_audit_source
-from tests.fakes.store import MemoryStore, open_audit_store
+from tests.fakes.source import open_audit_source
+from tests.fakes.store import open_audit_store
 from tests.harness.checker import Read, Write
 from tests.simulation.faults import FaultyWire, Network, Plan
 from tests.simulation.loop import PROCESS, SeededLoop
@@ -157,19 +157,17 @@ class Process:
         world.routes.setdefault(name, world.master)
         ahead_s = world.chance.uniform(0, 1_000)
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
-        self.source = MemorySource(world.postgres, self.postgres_wire)
-        store = MemoryStore(self.route, self.redis_wire, world.chance, world.lives)
-        history, source = parts.history(), parts.source(self.source)
-        self.cache = parts.cache(
-            parts.store(store), source, source, world.config, self.stats, history=history, clock=self.clock
-        )
+        self.source = parts.source(world.postgres, self.postgres_wire)
+        store = parts.store(self.route, self.redis_wire, world.chance, world.lives)
+        history = parts.history()
+        self.cache = parts.cache(store, self.source, self.source, world.config, self.stats, history=history, clock=self.clock)
         # A deploy that changes the fence's life: not every instance has the same setting.
         config = replace(
             world.config, fence_ttl_ms=world.chance.choice((world.config.fence_ttl_ms, world.config.fence_ttl_max_ms))
         )
         self.audit = parts.audit(
-            parts.audit_stores(lambda: open_audit_store(self.route, self.redis_wire)),
-            parts.audit_sources(lambda: open_audit_source(world.postgres, self.postgres_wire)),
+            lambda: open_audit_store(self.route, self.redis_wire, parts.audit_store),
+            lambda: open_audit_source(world.postgres, self.postgres_wire, kind=parts.audit_source),
             config,
             self.stats,
             history=history,

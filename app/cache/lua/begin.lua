@@ -1,8 +1,8 @@
--- Try to claim this interval's audit, and look (R5, step 1).
+-- Try to claim this interval's audit, and read clock and watermark (R5, step 1).
 -- KEYS: claim, watermark   ARGV: token, life of the claim in ms
 -- returns: {1 when claimed, else 0, seconds, microseconds, watermark or ''}
 local claimed = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
--- A claim always expires. Anything else under its name was put there by a stranger and would stop all audits.
+-- A claim always expires. A key of its name without an expiry is no claim, and would stop all audits.
 if not claimed and redis.call('PTTL', KEYS[1]) < 0 then
   claimed = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end

@@ -1,11 +1,11 @@
 -- Take leases on empty slots (R2).
 -- KEYS: slot...   ARGV: life in ms, then the token of each
--- returns: for each slot 1 when its lease was taken, else 0
+-- returns: for each slot 1 if its lease was taken, else 0
 local taken = {}
 for i = 1, #KEYS do
   local lease = 'L' .. ARGV[i + 1]
   local done = redis.call('SET', KEYS[i], lease, 'NX', 'PX', ARGV[1])
-  -- A slot of a foreign type reads as empty and could never be filled.
+  -- A key that is no string reads as an empty slot, and could never be filled.
   if not done and redis.call('TYPE', KEYS[i]).ok ~= 'string' then
     redis.call('DEL', KEYS[i])
     done = redis.call('SET', KEYS[i], lease, 'PX', ARGV[1])

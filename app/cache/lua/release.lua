@@ -1,6 +1,6 @@
--- Give leases back unused, or the claim on an audit.
--- KEYS: slot or claim...   ARGV: what each holds if it is still ours
--- returns: the number given back
+-- Give unused leases back, or the claim on an audit.
+-- KEYS: slot or claim...   ARGV: what each key holds if it is still the caller's
+-- returns: how many were given back
 local released = 0
 for i = 1, #KEYS do
   if redis.pcall('GET', KEYS[i]) == ARGV[i] then

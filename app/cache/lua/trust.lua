@@ -1,12 +1,12 @@
 -- Move watermark and fence on (R5, step 5).
 -- KEYS: watermark, fence
 -- ARGV: watermark as the cycle first saw it ('' for none, 'epoch:' for a mark), epoch, transaction id (20 digits), server, fence's expiry (ms since 1970)
--- returns: 1 when done; 0 when the watermark meanwhile got another epoch, or the server other data: then nothing is set; 0, too,
---   when the time is over: then the watermark alone is set, so that the next cycle has less to do
+-- returns: 1 if both were set. 0 if the watermark meanwhile got another epoch, or the server other data: nothing was set.
+--   0 also if the fence's time is over: only the watermark was set, so that the next cycle has less to do
 local info = redis.call('INFO', 'replication')
 local replid = string.match(ARGV[4], ':(%x+)$')
--- Asked here and not only beside the script: a server that was demoted, refilled from a lagging one and promoted again since
--- the cycle began holds slots that this cycle has not compared, and a watermark set over them would stay.
+-- The identity is checked here, too: a server that since the cycle began was demoted, refilled from a lagging one and promoted
+-- again holds slots that this cycle has not compared, and a watermark set now would vouch for them.
 if not string.find(info, 'role:master', 1, true) or not replid or not string.find(info, 'master_replid:' .. replid, 1, true) then
   return 0
 end
@@ -24,7 +24,7 @@ if same_epoch and watermark > mine then
   mine = watermark
 end
 redis.call('SET', KEYS[1], mine)
--- What was compared stays compared; only the fence, whose life was announced, has a time after which it must not be set.
+-- Time does not undo a comparison, so the watermark may be set late; the fence may not, because its life was announced.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local expires_ms = tonumber(ARGV[5])

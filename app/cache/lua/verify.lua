@@ -1,4 +1,4 @@
--- Delete every slot that could be older than its row (R5, step 4), and what is no slot at all.
+-- Delete every slot that could be older than its row, and every key that is no slot (R5, step 4).
 -- KEYS: slot...   ARGV: hash of the epoch, then the version of each row, 19 digits
 -- returns: {older, of another epoch or a foreign type, leases} deleted
 local older, other, leases = 0, 0, 0

@@ -14,6 +14,7 @@ from tests.outages.scenarios import (
     rolling_deploy,
     split_brain,
     two_databases,
+    two_namespaces,
     two_redis,
 )
 from tests.outages.scenarios.report import Report
@@ -33,6 +34,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "split-brain": Scenario("a standby is promoted while one instance still reaches the old primary", split_brain.run, 60, 6),
     "two-databases": Scenario("two databases of one server, one Redis", two_databases.run_on_one_server, 60, 3),
     "two-clusters": Scenario("two databases of two servers, one Redis", two_databases.run_on_two_servers, 60, 3),
+    "two-namespaces": Scenario("one database, two cache namespaces", two_namespaces.run, 30, 3),
     "two-redis": Scenario("one database, two Redis servers", two_redis.run, 60, 4),
     "one-without-postgres": Scenario("PostgreSQL refuses one of three", one_without_postgres.run_refused, 30, 5),
     "one-hanging-postgres": Scenario("PostgreSQL hangs for one of three", one_without_postgres.run_hanging, 30, 5),

@@ -1,0 +1,276 @@
+"""Request bodies: read within the limit, taken as strict JSON, checked against a model, each fault by its JSON pointer.
+
+The order is the contract's: too large (413), another media type (415), not JSON (400), not what the operation takes (422).
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from app.api.context import larder_of
+from app.api.models import RequestModel, Rows
+from app.api.problems import MAX_ERRORS, FieldError, Problem, invalid
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+MAX_VALUES = 16_384
+"""Most members and items of a body, all levels taken together. A batch of 1,000 whole products has 11,000."""
+_SLICE = 65_536
+_MARKS = (b",", b"[", b"{")
+"""Each value but the first has a comma before it, or is the first one in something that begins."""
+_REST_OF_ESCAPE = re.compile(rb"\\*.?", re.DOTALL)
+_MAX_MEMBERS = 64
+_LARGE = 32_768
+_MAX_DIGITS = 20
+_SHOWN_NAME = 64
+_WHOLE = "must be an integer, written without quotes, fraction or exponent"
+_SENTENCES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "int_type": _WHOLE,
+    "int_from_float": _WHOLE,
+    "string_type": "must be a string",
+    "invalid_key": "has a member whose name holds half a character",
+    "list_type": "must be an array",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "model_type": "must be an object",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+}
+_CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
+
+Body = TypeVar("Body", bound=RequestModel | None)
+Model = TypeVar("Model", bound=RequestModel)
+
+
+class _Excess:
+    """Stands for the value of a body with too many values, which was not parsed."""
+
+
+_EXCESS = _Excess()
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A parsed body: objects, lists, strings, integers, floats, booleans and ``None``; and its bytes as they were sent."""
+
+    value: object
+    content: bytes
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        "body-too-large",
+        f"The body has more than {limit} bytes. Nothing was changed. Send less at once.",
+        members={"limit_bytes": limit},
+    )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body; one that announces or reaches more than ``limit`` bytes is not read on.
+
+    Raises:
+        Problem: 413.
+    """
+    announced = request.headers.get("Content-Length", "")
+    if announced.isascii() and announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def check_media_type(request: Request, accepted: Sequence[str]) -> None:
+    """Check that the body is declared as one of ``accepted``, in UTF-8 and not compressed.
+
+    Raises:
+        Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
+    """
+    declared = request.headers.get("Content-Type", "")
+    media_type, *parameters = declared.split(";")
+    charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter.strip(" \t")))]
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    transfer = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    codings = (coding, transfer) == ("identity", "chunked")
+    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and codings:
+        return
+    name = "Accept-Patch" if request.method == "PATCH" else "Accept"
+    raise Problem(
+        "unsupported-media-type",
+        f"The body must be declared as {' or '.join(accepted)}, in UTF-8 and without Content-Encoding. Nothing was changed.",
+        headers={name: ", ".join(accepted), "Accept-Encoding": "identity"},
+    )
+
+
+def _integer(text: str) -> int:
+    # Python refuses to convert thousands of digits; a number this long is out of every range anyway.
+    return int(text) if len(text) <= _MAX_DIGITS else (-1 if text.startswith("-") else 1) * 10**_MAX_DIGITS
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def parse_json(body: bytes) -> object:
+    """Parse one JSON text.
+
+    Raises:
+        Problem: 400; RFC 8259 and RFC 7493 (I-JSON) decide: no NaN, no member twice, UTF-8 only.
+    """
+    try:
+        return _DECODER.decode(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        cause = f"it is not UTF-8 at byte {error.start}"
+    except json.JSONDecodeError as error:
+        cause = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except RecursionError:
+        cause = "it is nested too deeply"
+    except ValueError as error:
+        cause = str(error)
+    raise Problem("malformed-json", f"The body cannot be read as JSON: {cause}. Nothing was changed. Send one JSON object.")
+
+
+async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> Json:
+    """Read and parse a body declared as one of the media types.
+
+    Raises:
+        Problem: 413, 415, 400, in this order.
+    """
+    body = await read_body(request, larder_of(request).settings.body_limit_bytes)
+    check_media_type(request, media_types)
+    return Json(await _parse_large(request, body) if len(body) > _LARGE else parse_json(body), body)
+
+
+async def _parse_large(request: Request, body: bytes) -> object:
+    if await has_too_many_values(body):
+        return _EXCESS  # refused where a body of the wrong shape is, so that the order of errors holds
+    # Large bodies are parsed one after another, and what is ready has its turn between them. In a thread, because a parser
+    # that calls back into Python can be interrupted there.
+    async with larder_of(request).large_bodies:
+        return await asyncio.to_thread(parse_json, body)
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """Write a place in a body as a JSON pointer in its URI fragment form (RFC 6901, 6)."""
+    tokens = (str(token)[:_SHOWN_NAME].replace("~", "~0").replace("/", "~1") for token in path)
+    return "#" + "".join("/" + quote(token, safe="~", errors="surrogatepass") for token in tokens)
+
+
+def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**context)
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def validate(model: type[Model], value: object, at: Sequence[str | int] = ()) -> Model | list[FieldError]:
+    """Check ``value``, found at the path ``at`` of a body: the checked model, or what is wrong with it."""
+    if value is _EXCESS:
+        return [
+            FieldError(f"has more than {MAX_VALUES} values, members and items of all levels; no request takes so many", "#")
+        ]
+    if not isinstance(value, dict):
+        return [FieldError("must be an object", pointer(at))]
+    if len(value) > _MAX_MEMBERS:
+        return [FieldError(f"must have at most {_MAX_MEMBERS} members", pointer(at))]
+    try:
+        return model.model_validate(value, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        return [FieldError(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
+
+
+def check(model: type[Model], value: object) -> Model:
+    """Check a whole body.
+
+    Raises:
+        Problem: 422.
+    """
+    rows = value.get(model.rows.name) if model.rows and isinstance(value, dict) else None
+    if model.rows and isinstance(value, dict) and isinstance(rows, list):
+        return _check_rows(model, model.rows, value, rows)
+    checked = validate(model, value)
+    if isinstance(checked, list):
+        raise invalid(checked)
+    return checked
+
+
+def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: Sequence[object]) -> Model:
+    wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[: kind.most]]
+    narrowed = (
+        value
+        if True not in wide
+        else value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
+    )
+    checked = validate(model, narrowed)
+    if not isinstance(checked, list):
+        return checked
+    faults: list[FieldError] = []
+    for index, row in enumerate(rows[: kind.most]):
+        found = validate(kind.model, row, (kind.name, index))
+        faults += found if isinstance(found, list) else []
+        if len(faults) > MAX_ERRORS:
+            break
+    raise invalid([*faults, *(fault for fault in checked if not fault.pointer.startswith(f"#/{kind.name}/"))])
+
+
+async def has_too_many_values(body: bytes) -> bool:
+    """Whether a text has more than ``MAX_VALUES`` values, counted before it is parsed. What is no JSON has any number.
+
+    Parsed, ``[[],[],…]`` of 4 MiB is a million objects: a second in which nobody else is served, and 350 MB. No operation takes
+    more than a few thousand values. They are counted in slices, between which other requests are served.
+    """
+    if len(body) <= 2 * MAX_VALUES:
+        return False
+    marks = 0
+    for start in range(0, len(body), _SLICE):
+        marks += _marks(body[start : start + _SLICE])
+        if marks > MAX_VALUES:  # with those inside of strings
+            return await _has_too_many_outside_strings(body)
+        await asyncio.sleep(0)
+    return False
+
+
+def _marks(text: bytes) -> int:
+    return sum(map(text.count, _MARKS))
+
+
+async def _has_too_many_outside_strings(body: bytes) -> bool:
+    marks = start = 0
+    inside = False
+    while start < len(body):
+        end = start + _SLICE
+        if body[end - 1 : end] == b"\\" and (rest := _REST_OF_ESCAPE.match(body, end)):
+            end = rest.end()
+        parts = body[start:end].replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        marks += _marks(b"".join(parts[inside::2]))
+        if marks > MAX_VALUES:
+            return True
+        inside ^= len(parts) % 2 == 0
+        start = end
+        await asyncio.sleep(0)
+    return False

@@ -1,0 +1,291 @@
+"""The queries of lists: which products or movements a client asks for, and the cursors that lead from page to page.
+
+A cursor is opaque to clients. It begins with the number of its form and the filters of its list, so that one of another form
+or list is refused rather than misread.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import Request
+
+from app.api.models import ID_RULE, MAX_REFERENCE, UNSTORABLE
+from app.api.problems import FieldError, invalid
+from app.products.payload import timestamp
+from app.products.product import MAX_NAME_LENGTH, LedgerPosition, Position, is_product_id
+
+MAX_IDS = 250
+MAX_LIMIT = 250
+DEFAULT_LIMIT = 50
+MAX_PARAMETERS = 1_000
+_LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM = 2, 3, 4
+_MAX_VERSION = 2**63 - 1
+_MAX_LINE = 2**31 - 1
+_MAX_SHOWN = 80
+_LIMIT = re.compile("[1-9][0-9]{0,2}")
+_CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
+_FILTERS = ("limit", "after", "q", "below_reorder_point")
+
+
+@dataclass(frozen=True, slots=True)
+class NextPage:
+    """Where the next page is: what ``after`` takes, and the Link header."""
+
+    cursor: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProductsById:
+    """Products by id, in the order first sent, each once."""
+
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductPage:
+    """A page of the list."""
+
+    limit: int
+    prefix: str
+    below_reorder_point: bool
+    after: Position | None = None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the order is by name; otherwise it is by id."""
+        return bool(self.prefix) and not self.below_reorder_point
+
+    def next_page(self, end: Position) -> NextPage:
+        """Return the page that begins where this one ended, with the same filters."""
+        cursor = _pack(_LIST_FORM, self.prefix, self.below_reorder_point, end.id, end.name_key)
+        below = "true" if self.below_reorder_point else None
+        return _next_page(
+            "/products", {"limit": self.limit, "q": self.prefix or None, "below_reorder_point": below, "after": cursor}
+        )
+
+    def position(self, cursor: str) -> Position | None:
+        """Read a cursor; ``None`` when it is none of ours or belongs to other filters."""
+        match _unpack(cursor, _LIST_FORM):
+            case [str(prefix), bool(below), str(product_id), str(name_key)]:
+                ours = (prefix, below) == (self.prefix, self.below_reorder_point) and is_product_id(product_id)
+                sound = not UNSTORABLE.search(name_key) and (self.by_name or not name_key)
+                return Position(product_id, name_key) if ours and sound else None
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ProductLedger:
+    """A page of one product's movements."""
+
+    product_id: str
+    limit: int
+    after: LedgerPosition | None
+
+    def next_page(self, end: LedgerPosition) -> NextPage:
+        """Return the page that begins where this one ended."""
+        cursor = _pack(_PRODUCT_LEDGER_FORM, self.product_id, end.version, end.line, timestamp(end.created_at))
+        path = f"/products/{quote(self.product_id, safe=':')}/stock/movements"
+        return _next_page(path, {"limit": self.limit, "after": cursor})
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLedger:
+    """A page of the movements of one reference."""
+
+    reference: str
+    limit: int
+    after: LedgerPosition | None
+
+    def next_page(self, end: LedgerPosition) -> NextPage:
+        """Return the page that begins where this one ended."""
+        place = (end.product_id, end.version, end.line, timestamp(end.created_at))
+        cursor = _pack(_REFERENCE_LEDGER_FORM, self.reference, *place)
+        return _next_page("/stock/movements", {"reference": self.reference, "limit": self.limit, "after": cursor})
+
+
+def product_query(request: Request) -> ProductsById | ProductPage:
+    """Read the query of GET /products.
+
+    Raises:
+        Problem: 422, a parameter is unknown, repeated, of the other form, or has no legal value.
+    """
+    pairs = _pairs_of(request)
+    names = {name for name, _ in pairs}
+    errors = _name_errors(pairs, ("id", *_FILTERS), _FILTERS, "id, or limit, after, q and below_reorder_point")
+    query: ProductsById | ProductPage
+    if "id" in names:
+        query, more = _products_by_id([value for name, value in pairs if name == "id"], names)
+    else:
+        query, more = _product_page(dict(pairs))
+    _refuse([*errors, *more])
+    return query
+
+
+def product_ledger(request: Request, product_id: str) -> ProductLedger:
+    """Read the query of one product's ledger.
+
+    Raises:
+        Problem: 422, a parameter is unknown, repeated or has no legal value.
+    """
+    values, limit, errors = _ledger_values(request, ("limit", "after"))
+    cursor = values.get("after")
+    after = None if cursor is None else _ledger_position(cursor, _PRODUCT_LEDGER_FORM, product_id)
+    if cursor is not None and after is None:
+        errors.append(FieldError("must be `next` of a page of this product's movements", parameter="after"))
+    _refuse(errors)
+    return ProductLedger(product_id, limit, after)
+
+
+def reference_ledger(request: Request) -> ReferenceLedger:
+    """Read the query of one reference's ledger.
+
+    Raises:
+        Problem: 422, as above, or no reference was sent.
+    """
+    values, limit, errors = _ledger_values(request, ("reference", "limit", "after"))
+    reference, cursor = values.get("reference"), values.get("after")
+    if reference is None:
+        errors.append(
+            FieldError("is required: one product's movements are at /products/{id}/stock/movements", parameter="reference")
+        )
+    elif not 1 <= len(reference) <= MAX_REFERENCE or UNSTORABLE.search(reference):
+        errors.append(_text_error("reference", MAX_REFERENCE))
+    after = None if cursor is None else _ledger_position(cursor, _REFERENCE_LEDGER_FORM, reference or "")
+    if cursor is not None and after is None:
+        errors.append(FieldError("must be `next` of a page of this reference's movements", parameter="after"))
+    _refuse(errors)
+    return ReferenceLedger(reference or "", limit, after)
+
+
+def read_limit(text: str | None) -> int | None:
+    """Read the query's limit, or the default of one that was not sent; ``None`` when it breaks the rule."""
+    if text is None:
+        return DEFAULT_LIMIT
+    return int(text) if _LIMIT.fullmatch(text) and int(text) <= MAX_LIMIT else None
+
+
+def _refuse(errors: Sequence[FieldError]) -> None:
+    if errors:
+        raise invalid(errors)
+
+
+def _pairs_of(request: Request) -> list[tuple[str, str]]:
+    """Read the query's parameters in the order sent. Raises ``Problem``: 422, there are more than any request takes."""
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise invalid([FieldError(f"must have at most {MAX_PARAMETERS} parameters", parameter="query")])
+    return request.query_params.multi_items()
+
+
+def _name_errors(
+    pairs: Sequence[tuple[str, str]], known: Collection[str], single: Sequence[str], listed: str
+) -> list[FieldError]:
+    """What is wrong with the names: unknown ones, and repeated ones that may be sent only once."""
+    times = Counter(name for name, _ in pairs)
+    unknown = [name for name in sorted(times) if name not in known]
+    rule = f"is not a parameter of this operation; it takes {listed}"
+    errors = [FieldError(rule, parameter=name[:_MAX_SHOWN]) for name in unknown]
+    return errors + [FieldError("may be sent only once", parameter=name) for name in single if times[name] > 1]
+
+
+def _limit_errors(limit: int | None) -> list[FieldError]:
+    return [] if limit else [FieldError(f"must be an integer from 1 to {MAX_LIMIT}", parameter="limit")]
+
+
+def _text_error(name: str, most: int) -> FieldError:
+    return FieldError(f"must have 1 to {most} characters, none of them a control character", parameter=name)
+
+
+def _products_by_id(ids: Sequence[str], names: set[str]) -> tuple[ProductsById, list[FieldError]]:
+    rule = "cannot be combined with id: read many products, or list them"
+    errors = [FieldError(rule, parameter=name) for name in sorted(names - {"id"})]
+    if len(ids) > MAX_IDS:
+        errors.append(FieldError(f"may be sent at most {MAX_IDS} times; {len(ids)} were sent", parameter="id"))
+    errors += [
+        FieldError(f"{ID_RULE}; number {index + 1}, {product_id[:_MAX_SHOWN]!a}, is not", parameter="id")
+        for index, product_id in enumerate(ids[:MAX_IDS])
+        if not is_product_id(product_id)
+    ]
+    return ProductsById(tuple(dict.fromkeys(ids))), errors
+
+
+def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]]:
+    prefix, below, cursor = values.get("q"), values.get("below_reorder_point"), values.get("after")
+    limit = read_limit(values.get("limit"))
+    errors = _limit_errors(limit)
+    if prefix is not None and not (1 <= len(prefix) <= MAX_NAME_LENGTH and not UNSTORABLE.search(prefix)):
+        errors.append(_text_error("q", MAX_NAME_LENGTH))
+    if below not in {None, "true", "false"}:
+        errors.append(FieldError("must be true or false", parameter="below_reorder_point"))
+    page = ProductPage(limit or DEFAULT_LIMIT, prefix or "", below == "true")
+    if cursor is not None:
+        after = page.position(cursor)
+        if after is None:
+            errors.append(FieldError("must be `next` of a page that was made with the same filters", parameter="after"))
+        page = replace(page, after=after)
+    return page, errors
+
+
+def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], int, list[FieldError]]:
+    """The query's values and limit, and what is wrong with them so far."""
+    pairs = _pairs_of(request)
+    values = dict(pairs)
+    limit = read_limit(values.get("limit"))
+    errors = _name_errors(pairs, known, known, ", ".join(known)) + _limit_errors(limit)
+    return values, limit or DEFAULT_LIMIT, errors
+
+
+def _ledger_position(cursor: str, form: int, owner: str) -> LedgerPosition | None:
+    """Read a cursor; ``None`` when it is none of ours or belongs to another product or reference, its ``owner``."""
+    # Any JSON may stand in a cursor that somebody made up: what the database could not take must not reach it.
+    parts = _unpack(cursor, form)
+    if form == _PRODUCT_LEDGER_FORM:
+        parts = [*parts[:1], *parts]
+    match parts:
+        case [str(found), str(product_id), version, line, str(created_at)]:
+            pass
+        case _:
+            return None
+    if found != owner or type(version) is not int or type(line) is not int or not is_product_id(product_id):
+        return None
+    try:
+        moment = datetime.fromisoformat(created_at)
+        sound = timestamp(moment) == created_at
+    except (ValueError, OverflowError):
+        return None
+    if not (sound and 1 <= version <= _MAX_VERSION and 0 <= line <= _MAX_LINE):
+        return None
+    return LedgerPosition(product_id, version, line, moment)
+
+
+def _pack(form: int, *parts: str | int) -> str:
+    text = json.dumps([form, *parts], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def _unpack(cursor: str, form: int) -> Sequence[Any]:
+    """Read the parts of a cursor of this form, or none when it is no such cursor. They may be anything."""
+    if not _CURSOR.fullmatch(cursor):
+        return ()
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return ()
+    match parts:
+        case [int(found), *rest] if found == form:
+            return rest
+    return ()
+
+
+def _next_page(path: str, query: Mapping[str, str | int | None]) -> NextPage:
+    """Return the page of ``path`` at the cursor ``after``; a parameter that is ``None`` is left out."""
+    given = {name: value for name, value in query.items() if value is not None}
+    return NextPage(str(given["after"]), f'<{path}?{urlencode(given)}>; rel="next"')

@@ -1,0 +1,101 @@
+"""The outermost layer, as plain ASGI: what holds for every answer whatever made it.
+
+Each answer has ``X-Request-Id`` and is counted; HEAD is answered as the GET without its body; what nobody foresaw is
+logged with the request's id and answered as a problem that says nothing of the inside.
+"""
+
+import asyncio
+import logging
+import random
+import re
+import time
+from collections.abc import Sequence
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.metrics import RequestStats
+from app.api.problem_types import TYPES
+from app.api.problems import FieldError, Problem, invalid
+
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_log = logging.getLogger("larder.http")
+_SLASH = FieldError("must not contain an encoded slash: no id has one", parameter="path")
+
+
+def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Take the trace id of a valid ``traceparent`` (W3C Trace Context), else make one of the same form."""
+    found = [value for name, value in headers if name == b"traceparent"]
+    if len(found) == 1:
+        parent = _TRACEPARENT.fullmatch(found[0])
+        # Version 00 has no fifth part; a later one may.
+        if parent and not (parent[1] == b"00" and parent[3]):
+            return parent[2]
+    return b"%032x" % random.getrandbits(128)
+
+
+class _Answer:
+    """Sends one answer on: adds its id, remembers its status, and leaves the body out if it must."""
+
+    __slots__ = ("_bodiless", "_id", "_send", "status")
+
+    def __init__(self, send: Send, identity: bytes, *, bodiless: bool) -> None:
+        self._send = send
+        self._id = identity
+        self._bodiless = bodiless
+        self.status = 0
+        """0 as long as no answer has begun."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+        elif self._bodiless and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+class OutermostLayer:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, requests: RequestStats) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        method = scope["method"]
+        identity = request_id(scope["headers"])
+        answer = _Answer(send, identity, bodiless=method == "HEAD")
+        scope.setdefault("state", {})["request_id"] = identity.decode()
+        if method == "HEAD":
+            # Routes know GET only; the copy keeps the server's own view of the request.
+            scope = {**scope, "method": "GET"}
+        try:
+            if b"%2f" in scope["raw_path"].lower():
+                # Decoded, it would be a slash, and the request another one than the client meant.
+                await invalid([_SLASH]).response(scope)(scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The service stops before the request is finished; what it began may be done all the same.
+            if not answer.status:
+                kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
+                await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
+            raise
+        except ClientDisconnect:
+            _log.info("request %s: the client left before it had sent its body", identity.decode())
+        except Exception:
+            _log.exception("request %s: %s %s failed", identity.decode(), method, scope["path"])
+            if answer.status:
+                raise
+            kind = TYPES["internal-error"]
+            response = Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)
+            await response(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._requests.observe(method, route, answer.status, time.perf_counter() - began)

@@ -1,0 +1,131 @@
+"""Answers that carry products: bytes as they are stored, put together without being read again."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import Path
+from starlette.responses import Response
+
+from app.api.bodies import JSON
+from app.api.list_queries import NextPage
+from app.api.models import ID_RULE
+from app.api.problems import MEDIA_TYPE, FieldError, invalid
+from app.cache.write_through import Read, Status
+from app.products.commands import Change, Effect
+from app.products.idempotency import Answer
+from app.products.payload import product_payload
+from app.products.product import ID_PATTERN, Product, is_product_id
+
+NO_CACHE = "no-cache"
+"""Whoever keeps a product must ask before using it again; else a browser's or a proxy's copy would be the past."""
+NO_STORE = "no-store"
+"""There is no tag that a copy of this could be checked with."""
+
+_STATUS = {
+    Status.HIT: "larder; hit",
+    Status.MISS: "larder; fwd=miss",
+    Status.STORED: "larder; fwd=miss; stored",
+    Status.BYPASS: "larder; fwd=bypass",
+    Status.REFRESHED: "larder; fwd=request",
+    Status.REFRESHED_STORED: "larder; fwd=request; stored",
+    Status.UNVERIFIED: "larder; hit; detail=unverified",
+}
+
+
+ProductId = Annotated[
+    str,
+    Path(
+        description="the product's id: 1 to 64 of A-Z a-z 0-9 . _ : -, case-sensitive",
+        examples=["mug-blue"],
+        json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}},
+    ),
+]
+
+
+def checked_id(product_id: str) -> str:
+    """Give the id of the path back. Raises ``Problem``: 422, there can be no such id."""
+    if not is_product_id(product_id):
+        raise invalid([FieldError(ID_RULE, parameter="product_id")])
+    return product_id
+
+
+def entity_tag(version: int) -> str:
+    """Give the strong tag of a product at ``version``."""
+    return f'"{version}"'
+
+
+def product_of(effect: Effect) -> Product:
+    """Give the product of a write that leaves one."""
+    assert isinstance(effect.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
+    return effect.row
+
+
+def render_product(effects: Sequence[Effect]) -> Answer:
+    """Answer a write of one product with the product as it left it; a new one with where it is."""
+    product = product_of(effects[0])
+    tag = entity_tag(product.version)
+    if effects[0].change is Change.CREATED:
+        return Answer(201, product_payload(product), tag, f"/products/{quote(product.id, safe=':')}")
+    return Answer(200, product_payload(product), tag)
+
+
+def render_document(value: object) -> Answer:
+    """Answer a write with what is not one product."""
+    return Answer(200, json.dumps(value, separators=(",", ":")).encode())
+
+
+def response_of(answer: Answer) -> Response:
+    """Give the response that carries an answer, the first time and again."""
+    refused = answer.code >= HTTPStatus.BAD_REQUEST
+    headers = {"Cache-Control": NO_CACHE if answer.version_tag and not refused else NO_STORE}
+    if answer.version_tag:
+        headers["ETag"] = answer.version_tag
+    if answer.location:
+        headers["Location"] = answer.location
+    media_type = MEDIA_TYPE if refused else JSON if answer.body else None
+    return Response(answer.body, answer.code, headers, media_type)
+
+
+def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
+    """Answer ``{name: [items…], rest: value}``, the items as the bytes they are."""
+    head, tail = f'{{"{name}":['.encode(), f'],"{rest}":{json.dumps(value)}}}'.encode()
+    return Response(head + b",".join(items) + tail, 200, {"Cache-Control": NO_STORE} | headers, JSON)
+
+
+def page_response(items: Sequence[bytes], following: NextPage | None) -> Response:
+    """Answer a page of a list, which was read from PostgreSQL."""
+    headers = {"Cache-Status": _STATUS[Status.BYPASS]}
+    if following is not None:
+        headers["Link"] = following.link
+    return json_list("items", items, "next", following.cursor if following else None, headers)
+
+
+def cache_status(read: Read) -> str:
+    """Say how one read was served."""
+    if read.status is Status.BYPASS and read.detail:
+        return f"larder; fwd=bypass; detail={read.detail}"
+    return _STATUS[read.status]
+
+
+def cache_status_of_many(reads: Sequence[Read]) -> str:
+    """Say how a read of many was served: as the least favourable of them, an unverified one before all."""
+    statuses = [read.status for read in reads]
+    kinds = set(statuses)
+    hits = statuses.count(Status.HIT)
+    if kinds <= {Status.HIT}:
+        return "larder; hit"
+    if Status.UNVERIFIED in kinds:
+        return (
+            "larder; hit; detail=unverified"
+            if kinds <= {Status.HIT, Status.UNVERIFIED}
+            else "larder; fwd=miss; detail=unverified"
+        )
+    if Status.BYPASS in kinds:
+        details = {read.detail for read in reads if read.status is Status.BYPASS}
+        return "larder; fwd=bypass" + (f"; detail={detail}" if len(details) == 1 and (detail := details.pop()) else "")
+    if kinds <= {Status.REFRESHED, Status.REFRESHED_STORED}:
+        return _STATUS[Status.REFRESHED if Status.REFRESHED in kinds else Status.REFRESHED_STORED]
+    return f'larder; fwd=miss; detail="hits={hits} misses={len(reads) - hits}"'

@@ -1,0 +1,99 @@
+"""Loads from the source, and the fills of slots from them (R2).
+
+At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7).
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from app.cache.batcher import Batcher
+from app.cache.config import CacheConfig
+from app.cache.errors import Overloaded
+from app.cache.history import History
+from app.cache.ports import Clock, Outcome, Publication, Source, State
+from app.cache.round_trips import RoundTrips
+from app.cache.stats import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A request for a key's row."""
+
+    key: str
+    vacant: bool
+    """Whether the slot was seen empty, so that a lease should be tried."""
+    refresh: bool = False
+    """Whether an older state in the slot should be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The state of a row, and whether it was stored in its slot."""
+
+    state: State
+    stored: bool
+
+
+class Loads:
+    """One process's loads."""
+
+    def __init__(
+        self, source: Source, trips: RoundTrips, config: CacheConfig, stats: Stats, history: History, *, clock: Clock
+    ) -> None:
+        self._source = source
+        self._trips = trips
+        self._stats = stats
+        self._history = history
+        self._clock = clock
+        self._batches: Batcher[Load, Loaded] = Batcher(
+            self._send, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
+        )
+
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
+        futures = [self._batches.submit(load) for load in loads]
+        return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
+
+    def refill(self, keys: Iterable[str]) -> None:
+        """Begin to load keys whose slots were believed filled and are empty, evicted or just repaired by an audit.
+
+        What a writer committed cannot be stored in an empty slot, but a load that begins now may be: no reader waits for it.
+        """
+        for key in keys:
+            with suppress(Overloaded):
+                self._batches.submit(Load(key, vacant=True))
+                self._stats.refills += 1
+
+    async def aclose(self) -> None:
+        """Finish the loads that were accepted."""
+        await self._batches.aclose()
+
+    async def _send(self, batch: Sequence[Load]) -> Sequence[Loaded]:
+        keys = list(dict.fromkeys(load.key for load in batch))
+        # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
+        # deletes it, so this load cannot fill the slot with the past.
+        tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
+        began = self._clock()
+        try:
+            states = await self._source.load(keys)
+            self._history.told(states[keys[0]].epoch, began)
+        except BaseException:
+            self._trips.release(tokens)
+            raise
+        self._stats.source_load.observe(self._clock() - began)
+        self._stats.loads += len(keys)
+        refreshed = {load.key for load in batch if load.refresh}
+        stored = await self._fill([key for key in keys if key in tokens or key in refreshed], states, tokens)
+        return [Loaded(states[load.key], load.key in stored) for load in batch]
+
+    async def _fill(self, keys: Sequence[str], states: dict[str, State], tokens: dict[str, str]) -> set[str]:
+        """Publish what was loaded; return the keys whose state was stored."""
+        published = await self._trips.publish([Publication(states[key], tokens.get(key, "")) for key in keys])
+        if published is None:
+            self._trips.release(tokens)
+            return set()
+        stored = {key for key, outcome in zip(keys, published.outcomes, strict=True) if outcome is Outcome.STORED}
+        self._stats.fills += len(stored)
+        return stored

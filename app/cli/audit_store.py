@@ -1,0 +1,31 @@
+"""The connection of a command to the cache. It is apart from ``environment``, so that most commands do not load the service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from app.cache.redis_store import RedisAuditStore, RedisAuditStores
+from app.main import redis_options
+from app.settings import Settings
+
+
+@asynccontextmanager
+async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]:
+    """Open one connection to the cache of the settings.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
+    """
+    # A person waits here, and prefers a slow answer to none.
+    options = replace(
+        redis_options(settings),
+        timeout_ms=10 * settings.redis_timeout_ms,
+        connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
+    )
+    stores = RedisAuditStores(options, settings.cache_namespace)
+    await stores.start()
+    try:
+        async with stores.open() as store:
+            yield store
+    finally:
+        await stores.close()

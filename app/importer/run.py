@@ -1,0 +1,98 @@
+"""One import, from the opened file to the exit status."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from app.importer.batches import read_batches
+from app.importer.csv_file import CsvFile
+from app.importer.errors import ImportStopped
+from app.importer.flow import ImportFlow
+from app.importer.posting import Poster
+from app.importer.report import Progress, RejectedFile, counts_text
+from app.importer.retry import RetryPolicy
+from app.importer.rows import read_rows
+from app.importer.sender import Outcome
+from app.importer.stopping import StopFlag
+
+ALL_ACCEPTED = 0
+SOME_REFUSED = 1
+COULD_NOT_RUN = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRun:
+    """What to import, where to, and how. The closing line goes to stdout, everything else to ``console``."""
+
+    file: Path
+    url: str
+    mapping: Mapping[str, str]
+    refused_path: Path
+    batch_size: int
+    concurrency: int
+    timeout_s: float
+    retry: RetryPolicy
+    console: Console
+    _counts: Counter[Outcome] = field(default_factory=Counter, init=False)
+    _stop: StopFlag = field(default_factory=StopFlag, init=False)
+
+    async def run(self) -> int:
+        """Import the file; the exit status.
+
+        Ctrl-C (or SIGTERM) once: batches under way are finished and reported. Twice: they are dropped.
+        """
+        started_s = time.monotonic()
+        try:
+            with CsvFile(self.file) as file:
+                await self._import(file, Progress(self.console, file.size_bytes, self._say))
+        except ImportStopped as error:
+            self._say(f"larder import: {error}")
+            if self._counts.total():
+                self._say(self._kept())
+            return COULD_NOT_RUN
+        if self._stop.interrupted:
+            self._say(f"Interrupted. {self._kept()}")
+            return INTERRUPTED
+        text = f"Imported {self._counts.total():,} rows in {time.monotonic() - started_s:.1f} s: {counts_text(self._counts)}."
+        if self._counts["refused"]:
+            text += f" The refused rows are listed in {self.refused_path}."
+        # A file name need not be text, and must not make a finished import end in an error.
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+        sys.stdout.flush()
+        return SOME_REFUSED if self._counts["refused"] else ALL_ACCEPTED
+
+    async def _import(self, file: CsvFile, progress: Progress) -> None:
+        columns, rows = read_rows(file.lines(), self.mapping)
+        poster = Poster(
+            self.url,
+            connections=self.concurrency,
+            timeout_s=self.timeout_s,
+            retry=self.retry,
+            stop=self._stop,
+            notify=self._say,
+        )
+        async with poster:
+            with RejectedFile(self.refused_path, self.file) as rejected, self._stop.set_by_signals(self._say_stopping):
+                self._say(f"Importing {self.file} into {poster.shown_url}. {columns.text()}")
+                with progress:
+                    flow = ImportFlow(poster, self._stop, rejected, self._counts, progress)
+                    await flow.run(read_batches(rows, file, batch_size=self.batch_size))
+
+    def _say(self, message: str) -> None:
+        # As it is: a file name may hold brackets that rich would take for markup.
+        self.console.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _say_stopping(self) -> None:
+        self._say("Stopping: waiting for the batches under way. Once more to drop them.")
+
+    def _kept(self) -> str:
+        text = f"So far {counts_text(self._counts)}; batches without an answer may be stored or not."
+        if self._counts["refused"]:
+            text += f" The rows refused so far are listed in {self.refused_path}."
+        return f"{text} Run the same command again: it ends in the same state as if nothing had happened."

@@ -1,0 +1,64 @@
+"""The end of an import in good order: one signal finishes what is under way, two drop it."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+
+class StopFlag:
+    """Whether the import is to stop. Once the flag is set, nothing is begun or tried again; what is under way may end."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.interrupted = False
+        """Whether a signal set it."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the import is stopping."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Stop the import; idempotent."""
+        self._event.set()
+
+    async def wait_ms(self, duration_ms: float) -> bool:
+        """Wait so long, but no longer than until the flag is set. True if it was the full time."""
+        try:
+            async with asyncio.timeout(duration_ms / 1000):
+                await self._event.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def set_by_signals(self, announce: Callable[[], None]) -> Iterator[None]:
+        """Within this context the first Ctrl-C or SIGTERM sets the flag and calls ``announce``; the second cancels the task.
+
+        That cancellation does not go beyond the context.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt() -> None:
+            if self.interrupted and task is not None:
+                task.cancel()
+                return
+            self.interrupted = True
+            self.set()
+            announce()
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        # Where a loop or thread has no signal handlers (Windows), asyncio cancels the task at Ctrl-C.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            for number in numbers:
+                loop.add_signal_handler(number, interrupt)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.interrupted:
+                raise
+        finally:
+            with contextlib.suppress(NotImplementedError):
+                for number in numbers:
+                    loop.remove_signal_handler(number)

@@ -1,0 +1,46 @@
+"""``python -m tests.outages.old_release WHAT --old DIRECTORY``: what an earlier release does, from its own checkout.
+
+``roll`` deploys this checkout over release 0.1.0; ``namespaces`` runs that release with two cache namespaces. Both print
+the figures of the scenario of the same kind; exit status 0 when every promise was kept.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.harness.servers import session_directory
+from tests.outages.loop import new_loop
+from tests.outages.release import Release
+from tests.outages.scenarios import rolling_deploy, two_namespaces
+from tests.outages.scenarios.report import Report
+
+_REVISION = "0002"
+"""Where the migrations of release 0.1.0 end."""
+
+
+async def _main(what: str, old: Release, seconds: float) -> Report:
+    report = Report()
+    async with session_directory() as directory:
+        if what == "roll":
+            await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION)
+        else:
+            await two_namespaces.compare(directory, seconds, report, old, revision=_REVISION)
+    return report
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m tests.outages.old_release", description=__doc__)
+    parser.add_argument("what", choices=("roll", "namespaces"))
+    parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of release 0.1.0")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long under load")
+    arguments = parser.parse_args()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        report = runner.run(_main(arguments.what, Release(arguments.old.resolve()), arguments.seconds))
+    sys.stdout.write(f"{report.table()}\n")
+    return int(bool(report.broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
