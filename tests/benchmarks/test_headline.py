@@ -12,7 +12,7 @@ from benchmarks.steady.headline import READS, WRITES, Checked, Seen, _targets
 from benchmarks.steady.pace import at_rate
 from benchmarks.steady.statements import Look
 from tests.harness.checker import Read, Verdict, Write, check
-from tests.outages.client import Endpoint
+from tests.harness.client import Endpoint
 
 FINE = check([Read("a", 3.0, 4.0, 2, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])
 STALE = check([Read("a", 3.0, 4.0, 1, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])

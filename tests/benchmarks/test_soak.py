@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.steady.mixed_load import Mixed
 from benchmarks.steady.soak import RATE, Memory, Open, Soaked, judge
-from tests.outages.client import Endpoint
+from tests.harness.client import Endpoint
 
 REST = Open(descriptors=20, tasks=4, postgres=5)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.proofs.stale import APPLICABLE, LATEST_S, PERIOD_S, Count, _groups, _judge, plan, table
-from tests.outages.cluster import ROOT
-from tests.outages.faultlog import FaultLog
-from tests.outages.history import Bounds, ByHand, History, SeenRead, SeenWrite
+from tests.harness.cluster import ROOT
+from tests.harness.faultlog import FaultLog
+from tests.harness.history import Bounds, ByHand, History, SeenRead, SeenWrite
 
 
 def test_one_seed_gives_one_schedule() -> None:

@@ -12,7 +12,7 @@ from app.cache import table_queries
 from app.postgres.database import Session
 from app.products import queries
 from app.products.source import PRODUCTS
-from tests.products.million import BUSY, HOT, ids
+from tests.harness.million import BUSY, HOT, ids
 
 Node = dict[str, Any]
 Parameters = Mapping[str, Any]

@@ -10,7 +10,7 @@ import pytest
 from app.cache import table_queries
 from app.postgres.database import Database, Session
 from app.products import queries
-from tests.products.million import BUSY, HOT
+from tests.harness.million import BUSY, HOT
 from tests.products.plans import CASES, STATEMENTS, TABLES, Parameters, buffers, explain, scans
 
 PER_PAGE = 50
