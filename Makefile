@@ -30,7 +30,7 @@ setup-ci: $(CI_STAMP)
 
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --require-hashes --only-binary :all: --requirement
 # What a person can do where a package has no wheel. `make resolve` knows for which Pythons and platforms that is so.
-NO_WHEEL := echo "Larder's packages could not be installed; the lines above say why. If a package has no wheel for this Python and platform: the private servers of make run exist for Linux (glibc 2.28 or newer; x86-64, ARM) and macOS, on CPython 3.11 to 3.14. Elsewhere bring a PostgreSQL and a Redis of your own and install the service alone: README, 'Servers of your own'." >&2
+NO_WHEEL := echo "Larder's packages could not be installed; the lines above say why. If a package has no wheel for this Python and platform: the private servers of make run exist for Linux (glibc 2.28 or newer; x86-64, ARM) and macOS, on CPython 3.11 to 3.14. Elsewhere bring a PostgreSQL and a Redis of your own and install the service alone: docs/OPERATIONS.md, 'Servers of your own'." >&2
 
 # The version is asked with syntax that every Python understands, so that an old one answers with the sentence
 # and not with a SyntaxError. A .venv that was left half made is made anew. The last line installs Larder itself:

@@ -21,7 +21,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """The service's settings; the README's table is made from the descriptions below."""
+    """The service's settings; the table of docs/SETTINGS.md is made from the descriptions below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -31,7 +31,7 @@ def report(results: Mapping[str, Result], described: Mapping[str, str], command:
     """
     found = ordered(results)
     parts = [
-        "# Results\n\nWritten by `make bench`; [docs/BENCHMARKS.md](../docs/BENCHMARKS.md) tells how to read it.",
+        "# Results\n\nWritten by `make bench`; [docs/PERFORMANCE.md](../docs/PERFORMANCE.md) tells how to read it.",
         f"`{command}`, ended {max((result.at for result in found), default='never')}.",
         "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in described.items()),
         "## Targets\n\n" + markdown([_told(target) for result in found for target in result.targets]),

@@ -57,7 +57,7 @@ CONFIGURATIONS = {
     "promotion-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=2 PROMOTION ADOPT",
     "reset-failover": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER RESTORE PROMOTION ADOPT",
     "restore-ttl-change": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 TTL=1 TTL_MAX=2 RESTORE",
-    # A clause whose loss the other rules make good; docs/MODEL.md says which.
+    # A clause whose loss the other rules make good; docs/PROOF.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
 }
 

@@ -1,6 +1,6 @@
 /*
  * Larder's cache protocol, for Spin.  One key, one namespace.
- * docs/MODEL.md says how to run this file and what each configuration and mutant is.
+ * docs/PROOF.md says how to run this file and what each configuration and mutant is.
  *
  * Where each rule is
  *   R1 read       Reader (a hit), HandedOn (a hit that is answered later) and Loader (a miss)
@@ -19,7 +19,7 @@
  * of reading clients.  A miss reads the primary after the request began; its loads are the Loaders'.
  *
  * Names: M_... drops or breaks a rule (every one must be caught); H_... is a rule as it was first written, in which this
- * model found a hole (docs/MODEL.md); GOAL=n shows that something worth checking can happen at all.
+ * model found a hole (docs/PROOF.md); GOAL=n shows that something worth checking can happen at all.
  *
  * Abstractions
  *   - States of the key are numbers: epoch * 4 + version.  Their order is commit order: epochs first.

@@ -1,6 +1,6 @@
 /*
  * More than one world around Larder's cache protocol, for Spin: two primaries, two databases, two namespaces, two releases.
- * One key, one Redis that never changes its identity.  larder.pml has everything else about the rules; docs/MODEL.md says
+ * One key, one Redis that never changes its identity.  larder.pml has everything else about the rules; docs/PROOF.md says
  * how to run this file and what each configuration and mutant is.
  *
  * Worlds

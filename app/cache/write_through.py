@@ -34,7 +34,7 @@ Failures
     source is an old primary       the new primary's processes trust neither its fence nor its slots; it answers nothing
     =============================  =====================================================================
 
-docs/PROTOCOL.md has the rules in full, with the schedule that each guard defeats and the tests that force it.
+docs/PROTOCOL.md has the rules in full; docs/PROOF.md has the schedule that each guard defeats, and what notices without it.
 """
 
 import asyncio

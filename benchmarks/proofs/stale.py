@@ -1,7 +1,7 @@
 """``python -m benchmarks.proofs.stale --minutes-each 1 --seed N``: stale reads of Larder and of others, by the same checker.
 
-Each system gets servers of its own, three processes, the same clients, and the same schedule of faults; docs/PEERS.md says
-what is counted. The exit status is 1 when Larder showed the past.
+Each system gets servers of its own, three processes, the same clients, and the same schedule of faults. docs/PERFORMANCE.md
+says what is counted. The exit status is 1 when Larder showed the past.
 """
 
 import argparse

@@ -100,6 +100,7 @@ async def test_a_plain_hit_does_not_reach_the_endpoint(service: Service, port: P
     assert service.requests.requests["GET", route, 200] == service.requests.requests["GET", route, 304] == 1
 
 
+@pytest.mark.guarantee("R1")
 async def test_a_reading_goes_to_the_endpoint_of_its_own_request(service: Service, port: Port) -> None:
     """What a miss read of its slot saves the endpoint that read, and no later request of the connection is answered from it."""
     await _catalogue(service)

@@ -48,6 +48,7 @@ async def test_idle_batcher(carrier: Carrier) -> None:
     assert carrier.batches == [[1]]
 
 
+@pytest.mark.guarantee("R7")
 async def test_requests_meanwhile(carrier: Carrier) -> None:
     """Requests that come while a batch is under way form the next one, in order, and each gets its own result."""
     batcher, gate = batcher_of(carrier), carrier.hold()
@@ -60,6 +61,7 @@ async def test_requests_meanwhile(carrier: Carrier) -> None:
     assert carrier.batches == [[0], list(range(1, 8))]
 
 
+@pytest.mark.guarantee("G6")
 async def test_max_weight(carrier: Carrier) -> None:
     """A batch ends before it grows too heavy; an item heavier than a whole batch is sent alone."""
     batcher: Batcher[int, int] = Batcher(carrier.send, weight=lambda item: item, max_weight=10, queue_limit=100)
@@ -167,6 +169,7 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
     assert await stayer == 4
 
 
+@pytest.mark.guarantee("G6")
 async def test_queue_limit(carrier: Carrier) -> None:
     """G6: beyond the limit a request is refused at once; those that wait already are sent."""
     batcher, gate = batcher_of(carrier, queue_limit=3), carrier.hold()
@@ -180,6 +183,7 @@ async def test_queue_limit(carrier: Carrier) -> None:
     assert await batcher.submit(4) == 8
 
 
+@pytest.mark.guarantee("R7")
 async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
     """No wake-up is lost: a request made by a caller who was just answered is sent, at whatever step of the batcher's end."""
     batcher = batcher_of(carrier)

@@ -52,6 +52,7 @@ async def metered(redis_url: str, database_url: str, namespace: str, config: Cac
         yield metered
 
 
+@pytest.mark.guarantee("G7")
 async def test_hit(metered: Metered) -> None:
     """A hit costs one Redis round trip with one MGET, and no statement."""
     assert (await metered.process.cache.read(KEY)).status is Status.HIT
@@ -86,6 +87,7 @@ async def served(metered: Metered, key: str) -> Read:
     return await metered.process.products.get(key, reading=reading)
 
 
+@pytest.mark.guarantee("G7")
 async def test_cached_absence(metered: Metered) -> None:
     """A cached 404 costs one Redis round trip, as a hit does."""
     assert (await metered.process.cache.read("nothing")).status is Status.STORED
@@ -94,6 +96,7 @@ async def test_cached_absence(metered: Metered) -> None:
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 0)
 
 
+@pytest.mark.guarantee("G7")
 async def test_bypass(metered: Metered, slots: Slots) -> None:
     """Without a fence a read of a filled slot costs one Redis round trip and one statement."""
     await slots.client.delete(slots.names.fence)
@@ -101,6 +104,7 @@ async def test_bypass(metered: Metered, slots: Slots) -> None:
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 1)
 
 
+@pytest.mark.guarantee("G7")
 async def test_miss(metered: Metered) -> None:
     """A GET that misses asks for its slot once, leases it, loads by one statement and fills it; the lease is first."""
     await metered.process.cache.drop(KEY)
@@ -114,6 +118,7 @@ async def test_miss(metered: Metered) -> None:
     assert lease < statement < fill
 
 
+@pytest.mark.guarantee("G7")
 async def test_write_on_a_filled_slot(metered: Metered) -> None:
     """A write to a slot known to be filled awaits three round trips of the transaction, then one of Redis, none before."""
     assert (await metered.process.write(set_stock(KEY, 1))).proven
@@ -125,6 +130,7 @@ async def test_write_on_a_filled_slot(metered: Metered) -> None:
     assert (statements[0], statements[-1], len(statements)) == ("BEGIN", "COMMIT", 6)
 
 
+@pytest.mark.guarantee("G7")
 async def test_write_on_an_empty_slot(metered: Metered) -> None:
     """A write to an empty slot has one Redis round trip before its transaction and one after it, and fills the slot."""
     await metered.process.cache.drop(KEY)
@@ -145,6 +151,7 @@ async def test_fifty_writes_at_once(metered: Metered) -> None:
     assert metered.order.count("EVALSHA") <= 3
 
 
+@pytest.mark.guarantee("G7")
 async def test_audit_of_nothing(metered: Metered) -> None:
     """An audit that finds no change costs a few statements and two Redis round trips."""
     await metered.process.trust()

@@ -30,6 +30,7 @@ async def cutting(redis_url: str, tap: tuple[Tap, str], namespace: str) -> Async
         yield process
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
 async def test_cut_at_commit_with_a_filled_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
@@ -50,6 +51,7 @@ async def test_cut_at_commit_with_a_filled_slot(
     assert (await cutting.products.write(set_stock(KEY, 8)))[0].row.version == (3 if happened else 2)
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
 async def test_cut_at_commit_with_an_empty_slot(
     process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
@@ -66,6 +68,7 @@ async def test_cut_at_commit_with_an_empty_slot(
     assert await process.version(KEY) == (2 if cut == "when its answer comes" else 1)
 
 
+@pytest.mark.guarantee("G2")
 async def test_whole_batch_hears_that_its_outcome_is_unknown(process: Process, cutting: Process, tap: tuple[Tap, str]) -> None:
     """Requests that share a transaction share its outcome, and none is tried again without its caller."""
     ids = [f"p{number}" for number in range(5)]

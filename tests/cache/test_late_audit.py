@@ -58,6 +58,7 @@ async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIte
     await database.close()
 
 
+@pytest.mark.guarantee("R5", "R6")
 async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slots: Slots) -> None:
     """A late cycle sets no fence and does not complete, but the next cycle need not purge again, and gives trust."""
     late = await belated.cycle()
@@ -73,6 +74,7 @@ async def test_purge_that_takes_too_long(untrusted: Process, belated: Audit, slo
     assert (await untrusted.cache.read(KEY)).status is Status.HIT
 
 
+@pytest.mark.guarantee("R5")
 async def test_what_changed_after_a_late_snapshot(untrusted: Process, belated: Audit, slots: Slots) -> None:
     """A commit after a late cycle's snapshot is found by the next cycle, because the watermark is that of the snapshot."""
     await untrusted.write(Create(draft(KEY)))

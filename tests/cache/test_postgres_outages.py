@@ -51,6 +51,7 @@ async def test_postgres_is_away(served: Process, private_postgres: PostgresServe
     assert await served.version(KEYS[0]) == 2
 
 
+@pytest.mark.guarantee("R9")
 async def test_unverified_answers(served: Process, private_postgres: PostgresServer) -> None:
     """R9: with the database away and nothing proven, an entry is served, flagged, only to callers who accept it."""
     await served.cache.read(KEYS[0])

@@ -22,6 +22,7 @@ async def mug(process: Process) -> Process:
     return process
 
 
+@pytest.mark.guarantee("R2")
 @pytest.mark.usefixtures("mug")
 async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> None:
     """No lease, no fill: who finds another's lease loads, answers, and leaves the slot alone."""
@@ -32,6 +33,7 @@ async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> Non
     assert "publish" not in other.store.calls.count()
 
 
+@pytest.mark.guarantee("G5")
 async def test_two_ask_for_one_lease_in_one_batch(mug: Process, slots: Slots) -> None:
     """Of two of one process who ask for a key's lease in one batch, one gets the token: a token has one holder."""
     await slots.evict(KEY)
@@ -50,6 +52,7 @@ async def test_two_ask_for_one_lease_in_one_batch(mug: Process, slots: Slots) ->
     assert tokens.count("") == 1
 
 
+@pytest.mark.guarantee("R2")
 async def test_a_token_is_sent_once(mug: Process, slots: Slots) -> None:
     """Every lease that is tried carries a token of its own, also for the same key and after a loss."""
     seen = set()
@@ -67,6 +70,7 @@ async def test_a_token_is_sent_once(mug: Process, slots: Slots) -> None:
     assert all(lease is not None and lease.startswith(b"L") for lease in seen)
 
 
+@pytest.mark.guarantee("G5")
 async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     """G5: one load runs, one waits; a hundred requests that came meanwhile share the one that waits."""
     await slots.set(KEY, b"Lsomebody-else")  # so that every read is a miss
@@ -97,6 +101,7 @@ async def test_cancelled_reader_leaves_the_load_to_the_others(mug: Process, slot
     assert (await stayer).state.version == 1
 
 
+@pytest.mark.guarantee("R8")
 async def test_unknown_id_is_cached_as_version_zero(mug: Process, slots: Slots) -> None:
     """R8: absence is a state with a version and an epoch; the second reader of an unknown id hits, creation replaces it."""
     first, second = await mug.cache.read("unknown"), await mug.cache.read("unknown")
@@ -129,6 +134,7 @@ async def test_store_read_fails(mug: Process) -> None:
     assert mug.store.calls.count()["lease"] == leases
 
 
+@pytest.mark.guarantee("G3")
 async def test_drop_fails(mug: Process) -> None:
     """Dropping an entry is the one request whose whole purpose is the store: its failure is the caller's to know."""
     mug.store.calls.lose("drop")

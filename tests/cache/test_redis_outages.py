@@ -64,6 +64,7 @@ class Clients:
             clients.create_task(self.write(2))
 
 
+@pytest.mark.guarantee("G3")
 async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServer) -> None:
     """Every request succeeds while Redis hangs, which costs each connection one deadline in all and not one per request."""
     clients = Clients(served)
@@ -84,6 +85,7 @@ async def test_redis_hangs_and_goes_on(served: Process, private_redis: RedisServ
     await clients.run()
 
 
+@pytest.mark.guarantee("G3")
 async def test_redis_is_killed_and_comes_back_empty(served: Process, private_redis: RedisServer) -> None:
     """Every request succeeds while Redis is dead, and the cache is used again when it is back."""
     clients = Clients(served)
@@ -98,6 +100,7 @@ async def test_redis_is_killed_and_comes_back_empty(served: Process, private_red
     await clients.run()
 
 
+@pytest.mark.guarantee("R1")
 async def test_redis_comes_back_from_a_snapshot(served: Process, private_redis: RedisServer) -> None:
     """Old values that a restart brings back are never believed: the fence in the snapshot names a server that is gone."""
     clients = Clients(served)
@@ -112,6 +115,7 @@ async def test_redis_comes_back_from_a_snapshot(served: Process, private_redis: 
     await clients.run()
 
 
+@pytest.mark.guarantee("R5")
 async def test_audits_go_on_after_an_outage(served: Process, private_redis: RedisServer) -> None:
     """The auditor survives Redis: it counts its failures and proves the cache again afterwards."""
     await private_redis.kill()
@@ -121,6 +125,7 @@ async def test_audits_go_on_after_an_outage(served: Process, private_redis: Redi
     await until(lambda: _is(served.stats.audits > audits))
 
 
+@pytest.mark.guarantee("G6")
 async def test_single_prober(unanswering: "Unanswering") -> None:
     """While Redis does not answer, one background task tries to connect, and all calls are refused at once."""
     link = redis_options(unanswering.url, timeout_ms=50, connect_timeout_ms=50, retry_ms=10).link()
@@ -136,6 +141,7 @@ async def test_single_prober(unanswering: "Unanswering") -> None:
         await link.close()
 
 
+@pytest.mark.guarantee("R1")
 async def test_reply_too_late(private_redis: RedisServer, database_url: str, namespace: str) -> None:
     """A connection with an unanswered command is closed; its late answer reaches nobody, and its publish does no harm."""
     tap = Tap()

@@ -51,6 +51,7 @@ async def look(audit: AuditSource) -> Watermark:
         return Watermark(snapshot.epoch, snapshot.xmin)
 
 
+@pytest.mark.guarantee("R5")
 async def test_truncated_between_snapshot_and_rows(hand: Connection, audit: AuditSource, database_url: str) -> None:
     """TRUNCATE, which empties a table for older snapshots too, waits until the audit has read its rows: none is lost on it."""
     since = await look(audit)
@@ -64,6 +65,7 @@ async def test_truncated_between_snapshot_and_rows(hand: Connection, audit: Audi
     assert (await look(audit)).epoch != since.epoch
 
 
+@pytest.mark.guarantee("R5")
 async def test_snapshot_under_a_truncation(hand: Connection, audit: AuditSource, database_url: str) -> None:
     """An audit that meets TRUNCATE under way waits for it first, and takes its snapshot then: it sees the new epoch."""
     since = await look(audit)

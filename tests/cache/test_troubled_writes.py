@@ -59,6 +59,7 @@ async def shop(
         shop.judge()
 
 
+@pytest.mark.guarantee("R3", "R4")
 async def test_trouble_is_real(shop: Shop) -> None:
     """With a cache that fails, writes are acknowledged without a single answer to a publish."""
     stats = shop.at.stats
@@ -69,6 +70,7 @@ async def test_trouble_is_real(shop: Shop) -> None:
     assert (stats.publish_failures > failed) is not works
 
 
+@pytest.mark.guarantee("R4")
 async def test_create_put_patch_and_count(shop: Shop) -> None:
     """Each write of one product gives it a version, and the last one is what everybody reads."""
     await shop.wrote(Create(product("mug", 500, stock=7)))
@@ -81,6 +83,7 @@ async def test_create_put_patch_and_count(shop: Shop) -> None:
     await shop.has("mug", 700, 4, stock=12)
 
 
+@pytest.mark.guarantee("R10")
 async def test_put_of_the_same_several_times(shop: Shop) -> None:
     """R10: a put that changes nothing writes nothing, but it is published (or settled) like the one that did."""
     published = len(shop.at.store.publications)
@@ -90,6 +93,7 @@ async def test_put_of_the_same_several_times(shop: Shop) -> None:
     await shop.has("mug", 100, 1)
 
 
+@pytest.mark.guarantee("R8")
 async def test_delete_and_create_again(shop: Shop) -> None:
     """R8: a deletion leaves a tombstone in row and slot, and the id's next life goes on from its version."""
     await shop.wrote(Create(product("mug")))
@@ -114,6 +118,7 @@ async def test_condition_that_fails(shop: Shop) -> None:
     await shop.has("mug", 500, 1)
 
 
+@pytest.mark.guarantee("G2")
 async def test_commit_that_fails(shop: Shop) -> None:
     """Whatever the verb, a commit that PostgreSQL refuses changes no row and no entry, and its cause is told."""
     await shop.wrote(Upsert([product("old"), product("kept", ending=KEPT)]))

@@ -27,6 +27,7 @@ async def mug(process: Process) -> Process:
     return process
 
 
+@pytest.mark.guarantee("R3")
 async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
     """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
     await slots.evict(KEY)
@@ -37,6 +38,7 @@ async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other
     assert (read.state.version, read.status) == (2, Status.HIT)
 
 
+@pytest.mark.guarantee("R2")
 async def test_writer_holds_its_lease_before_commit(mug: Process, other: Process) -> None:
     """A write onto an empty slot populates it, and a reader who comes between commit and publish fills nothing."""
     await mug.cache.drop(KEY)
@@ -74,6 +76,7 @@ async def test_store_fails_in_a_way_that_nobody_listed(mug: Process, verb: str, 
     assert (await mug.cache.read(KEY)).state.version == 2
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize("empty", [False, True], ids=["filled slot", "empty slot"])
 async def test_transaction_fails(mug: Process, slots: Slots, *, empty: bool) -> None:
     """G2: a failed transaction leaves the slot as it was; the lease that was taken for it is given back."""
@@ -118,6 +121,7 @@ async def test_cancelled_write_gives_its_lease_back(mug: Process, slots: Slots) 
     assert await slots.get(KEY) is None
 
 
+@pytest.mark.guarantee("R1")
 async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     """An entry from another stretch of history is not believed, however new it looks, and the next publish replaces it."""
     own = await slots.get(KEY)
@@ -131,6 +135,7 @@ async def test_slot_of_another_epoch(mug: Process, slots: Slots) -> None:
     assert (await mug.cache.read(KEY)).status is Status.HIT
 
 
+@pytest.mark.guarantee("R1")
 async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
     """An entry counts for the id that stands in it, not for the place where it was found."""
     await mug.write(Put(draft("jug", 5)))
@@ -142,6 +147,7 @@ async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
     await slots.evict(KEY)  # or the inspection after the test finds it
 
 
+@pytest.mark.guarantee("R1")
 @pytest.mark.parametrize("fence", ["none", "another server", "another epoch"])
 async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence: str) -> None:
     """R1: without a live fence of this server and epoch no slot is believed and no publish is proven."""
@@ -158,6 +164,7 @@ async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence:
     assert not (await mug.write(set_stock(KEY, 1))).proven
 
 
+@pytest.mark.guarantee("G6")
 async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, namespace: str, process: Process) -> None:
     """A life lies between (1 - jitter) and the whole of its setting; absent ids live by their own; lives differ."""
     await process.write(Put(draft(KEY)))

@@ -73,6 +73,7 @@ async def test_wrong_slots_are_listed_and_repaired(
     assert f"{len(IDS) - 4} slots compared, 0 wrong." in capsys.readouterr().out
 
 
+@pytest.mark.guarantee("R6")
 async def test_purge_leaves_nothing_that_anybody_trusts(
     settings: Settings, raw: redis.asyncio.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ async def begin(audit: AuditStore, claim_ms: int = 1) -> Begun:
     return begun
 
 
+@pytest.mark.guarantee("R5")
 async def test_begin(stored: StoreBench) -> None:
     """One cycle gets the interval's claim; it learns the watermark and the store's clock."""
     async with stored.open() as audit:
@@ -115,6 +116,7 @@ async def test_watermark_that_a_stranger_wrote(redis_url: str, namespace: str) -
         assert await audit.trust(replace(begun, watermark=Watermark(EPOCH, None)), SEEN, 60_000)
 
 
+@pytest.mark.guarantee("R5")
 async def test_verify(stored: StoreBench) -> None:
     """Slots that are older than their row, of another epoch, or leased are deleted and counted; the rest stays."""
     held = {
@@ -135,6 +137,7 @@ async def test_verify(stored: StoreBench) -> None:
     assert [key for key in held if await stored.raw(key) is not None] == ["same", "newer", "unasked"]
 
 
+@pytest.mark.guarantee("R6")
 async def test_purge(stored: StoreBench) -> None:
     """A purge deletes every slot in any number of pages and keeps the claim; watermark and fence stay."""
     async with stored.open() as audit:
@@ -164,6 +167,7 @@ async def test_purge_in_a_namespace_with_pattern_characters(redis_url: str, name
         assert await matched.raw("mug") == await longer.raw("mug") == b"anything"
 
 
+@pytest.mark.guarantee("R5")
 async def test_trust(stored: StoreBench) -> None:
     """Watermark and fence are set; the fence names the server that readers are connected to."""
     async with stored.open() as audit:
@@ -211,6 +215,7 @@ async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
     assert (await stored.fence() is not None) == (not late_ms)
 
 
+@pytest.mark.guarantee("R5")
 @pytest.mark.parametrize(
     ("seen", "found", "proven"),
     [
@@ -235,6 +240,7 @@ async def test_trust_onto_a_watermark_that_was_lost_or_changed(
     assert await stored.fence() is None
 
 
+@pytest.mark.guarantee("R5")
 @pytest.mark.parametrize("late_ms", [0, 60_000])
 async def test_trust_on_a_server_with_other_data(stored: StoreBench, late_ms: int) -> None:
     """A cycle that began on other data sets nothing, in time or late, even if the watermark is the same."""
@@ -246,6 +252,7 @@ async def test_trust_on_a_server_with_other_data(stored: StoreBench, late_ms: in
     assert (await stored.watermark(), await stored.fence()) == (None, None)
 
 
+@pytest.mark.guarantee("R5")
 async def test_trust_too_late(stored: StoreBench) -> None:
     """A cycle that took longer than its fence may live sets the watermark, and neither sets nor deletes a fence."""
     async with stored.open() as audit:
@@ -274,6 +281,7 @@ async def test_trust_counts_from_the_beginning_of_the_cycle(stored: StoreBench) 
     assert 10 < fence[2] <= 20
 
 
+@pytest.mark.guarantee("R5")
 async def test_trust_never_shortens(stored: StoreBench) -> None:
     """A cycle that began earlier, or with a shorter life, may end later: the fence keeps its longer life."""
     async with stored.open() as audit:

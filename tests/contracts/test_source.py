@@ -112,6 +112,7 @@ async def test_truncation(truth: SourceBench) -> None:
 # ------------------------------------------------------------------- audit row
 
 
+@pytest.mark.guarantee("R4")
 async def test_standing_before_any_audit(truth: SourceBench) -> None:
     """Nobody waits for a fence if none was ever set."""
     row = await own_row(truth)
@@ -142,6 +143,7 @@ async def test_announcement(truth: SourceBench) -> None:
     assert second.other_remaining_s <= 0
 
 
+@pytest.mark.guarantee("R5")
 async def test_announcement_of_a_shorter_fence(truth: SourceBench) -> None:
     """A shorter announcement does not shorten an earlier one, whose fence may still live."""
     async with truth.open() as audit:
@@ -150,6 +152,7 @@ async def test_announcement_of_a_shorter_fence(truth: SourceBench) -> None:
     assert is_about(60, (await own_row(truth)).remaining_s)
 
 
+@pytest.mark.guarantee("R5")
 async def test_announcement_of_another_server(truth: SourceBench) -> None:
     """The incumbent keeps the trust while its fence may live: an announcement for another server changes nothing."""
     async with truth.open() as audit:
@@ -183,6 +186,7 @@ async def test_announcement_of_another_server_in_another_epoch(truth: SourceBenc
         assert is_about(60, (await announce(audit, "blue")).other_remaining_s)
 
 
+@pytest.mark.guarantee("R5")
 @pytest.mark.parametrize("known", [True, False])
 async def test_announcement_in_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """If the row is missing or of another epoch, the longest fence is assumed on any server."""
@@ -231,6 +235,7 @@ async def test_announcement_while_barred(truth: SourceBench) -> None:
         await announce(audit)
 
 
+@pytest.mark.guarantee("R4")
 async def test_adoption_of_a_known_history(truth: SourceBench) -> None:
     """With an audit row of the present epoch, adopting does nothing."""
     async with truth.open() as audit:
@@ -250,6 +255,7 @@ async def test_adoption_beside_another_namespace(truth: SourceBench) -> None:
     assert set((await truth.history.adopt(MINUTE_MS)).rows) == {"another.2"}
 
 
+@pytest.mark.guarantee("R4")
 @pytest.mark.parametrize("known", [True, False])
 async def test_adoption_of_an_unknown_history(truth: SourceBench, known: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """After adopting, writers and audits assume the longest fence on any server; adopting again changes nothing."""
@@ -284,6 +290,7 @@ async def test_completion(truth: SourceBench) -> None:
     assert (row.announced, row.completed) == (2, 2)
 
 
+@pytest.mark.guarantee("R5")
 async def test_completion_in_a_row_that_came_back(truth: SourceBench) -> None:
     """A cycle that a restored row does not know is not completed there: the row will give its number to another cycle."""
     async with truth.open() as audit:
@@ -295,6 +302,7 @@ async def test_completion_in_a_row_that_came_back(truth: SourceBench) -> None:
     assert (await own_row(truth)).completed == 0
 
 
+@pytest.mark.guarantee("R5")
 @pytest.mark.parametrize("adopts", [True, False])
 async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> None:  # noqa: FBT001 - a parameter of the scenario
     """Once a cycle was announced in another epoch, a cycle of the epoch before completes nothing."""
@@ -313,6 +321,7 @@ async def test_completion_in_another_epoch(truth: SourceBench, adopts: bool) -> 
 # ------------------------------------------------------------------- snapshots
 
 
+@pytest.mark.guarantee("G4")
 async def test_snapshot_since_a_watermark(truth: SourceBench) -> None:
     """Exactly the rows changed since the watermark come, tombstones included, with their present versions."""
     await truth.change("before", "mug", "jug")
@@ -328,6 +337,7 @@ async def test_snapshot_since_a_watermark(truth: SourceBench) -> None:
         assert await rows_since(audit, later) == []
 
 
+@pytest.mark.guarantee("R6")
 @pytest.mark.parametrize("since", [None, Watermark(ANOTHER_EPOCH, 3), Watermark(ANOTHER_EPOCH, None)])
 async def test_snapshot_without_a_watermark_of_its_epoch(truth: SourceBench, since: Watermark | None) -> None:
     """Without a watermark of this epoch a snapshot has no pages, because every slot will be deleted."""
@@ -336,6 +346,7 @@ async def test_snapshot_without_a_watermark_of_its_epoch(truth: SourceBench, sin
         assert await rows_since(audit, since) == []
 
 
+@pytest.mark.guarantee("R5")
 async def test_snapshot_beside_an_open_transaction(truth: SourceBench) -> None:
     """A row whose transaction was open when the snapshot was taken is found by the audit after it."""
     await truth.change("mug")
@@ -358,6 +369,7 @@ async def test_snapshot_is_repeatable(truth: SourceBench) -> None:
             assert [[tuple(row) for row in page] async for page in snapshot.pages] == [[("mug", 2)]]
 
 
+@pytest.mark.guarantee("G6")
 @pytest.mark.parametrize(("rows", "pages"), [(4, [2, 2]), (5, [2, 2, 1]), (1, [1]), (0, [])])
 async def test_snapshot_in_pages(truth: SourceBench, rows: int, pages: list[int]) -> None:
     """No page is larger than asked for, none is empty, and no row is missing."""

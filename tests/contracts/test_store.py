@@ -44,6 +44,7 @@ async def lease(stored: StoreBench, key: str = KEY) -> str:
 # ---------------------------------------------------------------- R3's table
 
 
+@pytest.mark.guarantee("R3")
 @pytest.mark.parametrize(
     ("held", "state", "outcome"),
     [
@@ -72,6 +73,7 @@ async def test_publish_onto_a_state(stored: StoreBench, held: State, state: Stat
     assert await stored.raw(KEY) == slot.encode(state if outcome is Outcome.STORED else held)
 
 
+@pytest.mark.guarantee("R3")
 async def test_publish_onto_an_empty_slot(stored: StoreBench) -> None:
     """Nothing is stored in an empty slot, because this publish could be an older one. It is proven all the same."""
     await trust(stored)
@@ -80,6 +82,7 @@ async def test_publish_onto_an_empty_slot(stored: StoreBench) -> None:
     assert await stored.raw(KEY) is None
 
 
+@pytest.mark.guarantee("G5")
 async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
     """The holder of the lease fills the slot once; after that versions decide."""
     await trust(stored)
@@ -89,6 +92,7 @@ async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
     assert await stored.raw(KEY) == slot.encode(value(5))
 
 
+@pytest.mark.guarantee("R3")
 @pytest.mark.parametrize("token", ["", "ffffffffffffffff", "0"])
 async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str) -> None:
     """A publish deletes another holder's lease, so that the holder, who may have loaded the past, fills nothing."""
@@ -99,6 +103,7 @@ async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str)
     assert await publish(stored, value(1), theirs) is Outcome.EMPTY
 
 
+@pytest.mark.guarantee("R3")
 @pytest.mark.parametrize("watermark", [None, Watermark(OTHER_EPOCH, 900)])
 @pytest.mark.parametrize("held", [value(9), value(1), value(9, epoch=OTHER_EPOCH), None])
 async def test_publish_without_a_watermark_of_its_epoch(
@@ -153,6 +158,7 @@ async def test_publish_and_read_with_no_fence(stored: StoreBench) -> None:
     assert (reading.epoch, list(reading.slots)) == ("", [slot.encode(value(2))])
 
 
+@pytest.mark.guarantee("R1")
 async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBench) -> None:
     """A fence of another server proves nothing, and no slot may be trusted with it."""
     server = await trust(stored)
@@ -163,6 +169,7 @@ async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBenc
     assert (await stored.store.read([KEY])).epoch == ""
 
 
+@pytest.mark.guarantee("R3")
 async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None:
     """With a fence of another epoch nothing is proven, because its readers would not see the stored state."""
     server = await trust(stored)
@@ -172,6 +179,7 @@ async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None
     assert (await stored.store.read([KEY])).epoch == OTHER_EPOCH
 
 
+@pytest.mark.guarantee("R1")
 async def test_fence_lapses(stored: StoreBench) -> None:
     """A fence counts until its time is over, and no longer."""
     async with stored.open() as audit:
@@ -206,6 +214,7 @@ async def test_payload(stored: StoreBench, payload: bytes) -> None:
 # ---------------------------------------------------------------- leases, lives
 
 
+@pytest.mark.guarantee("R2")
 async def test_lease(stored: StoreBench) -> None:
     """Only empty slots are leased, each once and with its own token."""
     await stored.put("full", slot.encode(value(1, key="full")))

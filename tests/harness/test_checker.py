@@ -45,6 +45,7 @@ def test_reads_ahead_and_back_again_before_the_acknowledgement_are_green() -> No
     assert not check([read(2, 10, 11), read(1, 12, 13), read(2, 14, 15)], writes).violations
 
 
+@pytest.mark.guarantee("R9")
 def test_flagged_read_is_never_red_and_counted_apart() -> None:
     """A read that says that it is unverified promises nothing; it is neither checked nor a hit."""
     verdict = check([read(1, 10, 11, flagged=True)], [write(2, 5, 9)])
@@ -133,6 +134,7 @@ def test_acknowledged_write_without_version_is_refused() -> None:
         check([], [write(None, 0, 1)])
 
 
+@pytest.mark.guarantee("G1")
 def test_agrees_with_the_definition_on_random_histories() -> None:
     """The sorted, bisected bound is the one that a plain reading of G1 gives, in any order of the operations."""
     chance = random.Random(20)

@@ -64,6 +64,7 @@ async def test_update(hand: Connection) -> None:
     assert after[2] > before[2]
 
 
+@pytest.mark.guarantee("G4")
 async def test_update_that_sets_version_and_transaction_id(hand: Connection) -> None:
     """A version cannot be taken back, may be raised, and a transaction id cannot be forged."""
     await hand.execute("UPDATE products SET version = 0, changed_xid = '3'::xid8")
@@ -80,6 +81,7 @@ async def test_several_updates_in_one_transaction(hand: Connection) -> None:
     assert await one(hand, "SELECT version, price_cents FROM products") == (4, 3)
 
 
+@pytest.mark.guarantee("R8")
 async def test_delete(hand: Connection) -> None:
     """A deletion leaves a tombstone with the next version and no stock; deleting that again changes nothing."""
     await hand.execute("DELETE FROM products WHERE id = 'mug'")
@@ -133,6 +135,7 @@ async def test_other_trigger_changes_the_row(hand: Connection) -> None:
     assert await one(hand, "SELECT version FROM products") == 2
 
 
+@pytest.mark.guarantee("G2")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -174,6 +177,7 @@ async def test_epoch_stays(hand: Connection) -> None:
     assert await epoch(hand) == before
 
 
+@pytest.mark.guarantee("R6")
 async def test_truncate_changes_the_epoch(hand: Connection) -> None:
     """`TRUNCATE` fires no trigger for its rows, so what was cached of them must not look current: the epoch is another one."""
     before = await epoch(hand)
@@ -210,6 +214,7 @@ async def test_recreated_table_changes_the_epoch(hand: Connection) -> None:
     assert await epoch(hand) != before
 
 
+@pytest.mark.guarantee("R6")
 @pytest.mark.parametrize(
     "statement",
     [

@@ -86,6 +86,7 @@ async def _promote_standby(cluster: Cluster, directory: Path) -> None:
         instance.postgres.cut()
 
 
+@pytest.mark.guarantee("G1", "G4", "R6")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",

@@ -29,6 +29,7 @@ async def _seconds_to_acknowledge(stage: Stage, instance: int, writes: int) -> l
     return taken
 
 
+@pytest.mark.guarantee("G3", "R4")
 @pytest.mark.slow
 async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
     """Its writes are acknowledged within one audit interval + 100 ms (median), and no instance reads the past (G1)."""
@@ -48,6 +49,7 @@ async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
         assert statistics.median(taken) <= AUDIT_INTERVAL_S + 0.1, taken
 
 
+@pytest.mark.guarantee("G3", "R4")
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "hanging"])
 async def test_redis_away_from_everybody(stage: Stages, how: str) -> None:

@@ -11,7 +11,7 @@ from tests.outages.scenarios.report import Report
 @pytest.mark.alone
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_scenario(outage_directory: Path, name: str) -> None:
-    """Everything that the scenario's page in docs/OUTAGES.md promises is kept, for as long as it runs here."""
+    """Everything that the scenario's page in docs/PROOF.md promises is kept, for as long as it runs here."""
     scenario, report = SCENARIOS[name], Report()
     await scenario.run(outage_directory, scenario.short_s, report)
     assert not report.broken, report.table()

@@ -154,6 +154,7 @@ async def test_a_server_process_that_dies_in_the_commit_leaves_nothing(larder: I
     assert await _stock(settings) == 9
 
 
+@pytest.mark.guarantee("R10")
 async def test_a_replayed_answer_is_given_when_readers_see_what_it_speaks_of(
     larder: Instance, other: Instance, settings: Settings
 ) -> None:

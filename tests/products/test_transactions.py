@@ -48,6 +48,7 @@ def draft(product_id: str, stock: int | None = None) -> Draft:
     return Draft(product_id, "Name", 100, stock)
 
 
+@pytest.mark.guarantee("R3")
 async def test_triggers_of_others_count(database_url: str, transactions: ProductTransactions) -> None:
     """The read-back comes last, so that what another trigger made of a row is what gets published."""
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:

@@ -1,7 +1,5 @@
 """Schedules played move by move, with every guard and with one guard off."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.schedules import audits, takeovers, traffic, worlds
@@ -9,7 +7,6 @@ from tests.schedules.on_fakes import Schedule, play
 from tests.schedules.stage import schedules_of
 from tests.simulation.mutants import ALSO_CAUGHT_ON, BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
 
-PAGE = Path(__file__).parents[2] / "docs" / "SIMULATION.md"
 SCHEDULES = [schedule for module in (audits, takeovers, traffic, worlds) for schedule in schedules_of(module)]
 
 
@@ -18,12 +15,14 @@ def name_of(it: object) -> str:
     return str(getattr(it, "name", getattr(it, "__name__", it)))
 
 
+@pytest.mark.guarantee("G1")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
 def test_shipped_code_on_a_schedule(schedule: Schedule) -> None:
     """With every guard in its place nobody reads the past."""
     assert play(schedule) == []
 
 
+@pytest.mark.guarantee("G1", "R4", "R10")
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.schedule], ids=name_of)
 def test_guard_that_is_off_on_its_schedule(mutant: Mutant) -> None:
     """Each guard alone stands between a reader and the past, or does once those before it have fallen."""
@@ -34,6 +33,7 @@ def test_guard_that_is_off_on_its_schedule(mutant: Mutant) -> None:
     assert play(mutant.schedule, together(*before, mutant.parts))
 
 
+@pytest.mark.guarantee("G2", "G5")
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if not mutant.schedule], ids=name_of)
 def test_guard_that_is_off_by_chance(mutant: Mutant) -> None:
     """What is no matter of order alone, seeds find: the checks of the histories see it."""
@@ -56,16 +56,3 @@ def test_every_schedule_is_some_mutants() -> None:
     """A schedule on which nothing can be caught is no test."""
     caught = {mutant.schedule for mutant in MUTANTS} | set(ALSO_CAUGHT_ON)
     assert [schedule.__name__ for schedule in SCHEDULES if schedule not in caught] == []
-
-
-def test_page_lists_every_mutant() -> None:
-    """docs/SIMULATION.md says of each guard what drops it and what catches that."""
-    page = PAGE.read_text(encoding="utf-8")
-    assert [mutant.name for mutant in MUTANTS if row(mutant) not in page] == []
-
-
-def row(mutant: Mutant) -> str:
-    """A mutant's line in the page's table."""
-    caught = f"`{mutant.schedule.__name__}`" if mutant.schedule else "seeds"
-    behind = ", ".join(f"`{name}`" for name in mutant.behind)
-    return f"| {mutant.rule} | `{mutant.name}` | {mutant.drops} | {caught}{f' with {behind}' if behind else ''} |"

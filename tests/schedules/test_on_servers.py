@@ -41,6 +41,7 @@ def plays_on_servers(schedule: Any) -> bool:
 SCHEDULES = [schedule for module in (audits, traffic) for schedule in schedules_of(module) if plays_on_servers(schedule)]
 
 
+@pytest.mark.guarantee("R2", "R3", "R7", "R8", "R10")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.__name__)
 async def test_shipped_code_on_a_schedule(redis_url: str, database_url: str, namespace: str, schedule: Schedule) -> None:
     """Nobody reads the past, and every answer is the one that the schedule expects."""

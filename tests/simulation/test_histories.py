@@ -32,6 +32,7 @@ SMALL = replace(
 )
 
 
+@pytest.mark.guarantee("G1", "G4")
 @pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
 def test_histories(start: int) -> None:
@@ -77,6 +78,7 @@ def test_trace_does_not_change_the_history() -> None:
     assert simulate(3, trace=True).trace
 
 
+@pytest.mark.guarantee("G3")
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
 @pytest.mark.parametrize("fate", FAULTS)
 def test_nth_command_fails(kind: str, fate: Fate) -> None:

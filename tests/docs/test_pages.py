@@ -1,0 +1,83 @@
+"""What the pages say of the code is still so."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from app.cli import COMMANDS
+from app.settings import PREFIX, Settings
+from tests.docs.generate import DOCS, TABLES
+from tests.docs.tables import block
+
+ROOT = DOCS.parent
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|docs|model|tests)/[A-Za-z0-9_./-]+)`")
+TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)
+MODULE = re.compile(r"python3? -m ((?:app|tests|benchmarks)[\w.]*)")
+VERB = re.compile(r"(?:`|^)(?:\.venv/bin/)?larder ([a-z]+)", re.MULTILINE)
+VARIABLE = re.compile(rf"\b{PREFIX}[A-Z_]+[A-Z]\b")
+GONE = {"LARDER_WRITE_LANES", "LARDER_WRITE_LANE_PATIENCE_MS", "audit", "catalogue", "replay"}
+"""Settings and verbs of earlier releases, which the changes and the upgrade name."""
+PROSE_WIDTH = 160
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pytest.mark.guarantee("G6")
+@pytest.mark.parametrize(("page", "name"), TABLES, ids="-".join)
+def test_a_generated_table_is_that_of_the_code(page: str, name: str) -> None:
+    """A table that is made from code or data is neither edited by hand nor forgotten."""
+    assert block((DOCS / page).read_text(encoding="utf-8"), name) == TABLES[page, name](), "run `python -m tests.docs.generate`"
+
+
+@each_page
+def test_a_link_leads_somewhere(page: Path) -> None:
+    """Every relative link of a page is a file of this checkout and, where it names one, a heading of that file."""
+    broken = []
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        if not link.startswith(("http:", "https:", "/")) and not (
+            target.exists() and (not heading or heading in headings(target))
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+@each_page
+def test_a_path_that_is_named_exists(page: Path) -> None:
+    """A page that names a file of ours is not about a file that was moved or removed."""
+    assert [path for path in NAMED_PATH.findall(page.read_text(encoding="utf-8")) if not (ROOT / path).exists()] == []
+
+
+@each_page
+def test_a_command_that_is_named_exists(page: Path) -> None:
+    """Every make target, module and verb of `larder` that a page names is there."""
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(TARGET.findall(text)) <= targets
+    assert set(VERB.findall(text)) <= COMMANDS.keys() | (GONE if page.name == "CHANGELOG.md" else set())
+    assert [name for name in MODULE.findall(text) if importlib.util.find_spec(name.rstrip(".")) is None] == []
+
+
+@each_page
+def test_a_setting_that_is_named_exists(page: Path) -> None:
+    """A page that names a variable of ours does not send people to one that the service refuses."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert set(VARIABLE.findall(page.read_text(encoding="utf-8"))) <= known | GONE
+
+
+@each_page
+def test_prose_is_no_wider_than_a_screen(page: Path) -> None:
+    """A line that is too long hides what changed in it; tables cannot be broken."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > PROSE_WIDTH and not line.startswith("|")] == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a Markdown renderer makes of a page's headings."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
