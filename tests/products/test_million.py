@@ -10,8 +10,8 @@ import pytest
 from app.cache import table_queries
 from app.postgres.database import Session
 from app.products import queries
+from tests.harness.million import BUSY, HOT
 from tests.limits import open_database
-from tests.products.million import BUSY, HOT
 from tests.products.plans import CASES, STATEMENTS, TABLES, Parameters, buffers, explain, scans
 
 PER_PAGE = 50
