@@ -1,7 +1,4 @@
-"""Request bodies: read within the limit, taken as strict JSON, checked against a model, each fault by its JSON pointer.
-
-The order is the contract's: too large (413), another media type (415), not JSON (400), not what the operation takes (422).
-"""
+"""Request bodies: read within the limit, parsed as strict JSON, and checked against a model."""
 
 import asyncio
 import json
@@ -21,7 +18,7 @@ from app.api.problems import MAX_ERRORS, FieldError, Problem, invalid
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 MAX_VALUES = 16_384
-"""Most members and items of a body, all levels taken together. A batch of 1,000 whole products has 11,000."""
+"""Most members and items of a body, on all levels together. A batch of 1,000 whole products has 11,000."""
 _SLICE = 65_536
 _MARKS = (b",", b"[", b"{")
 """Each value but the first has a comma before it, or is the first one in something that begins."""
@@ -53,7 +50,7 @@ Model = TypeVar("Model", bound=RequestModel)
 
 
 class _Excess:
-    """Stands for the value of a body with too many values, which was not parsed."""
+    """The value of a body that was not parsed because it has too many values."""
 
 
 _EXCESS = _Excess()
@@ -61,7 +58,7 @@ _EXCESS = _Excess()
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """A parsed body: objects, lists, strings, integers, floats, booleans and ``None``; and its bytes as they were sent."""
+    """A parsed body, and its bytes as they were sent."""
 
     value: object
     content: bytes
@@ -76,7 +73,7 @@ def _too_large(limit: int) -> Problem:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the body; one that announces or reaches more than ``limit`` bytes is not read on.
+    """Read the body, but no further once it announces or reaches more than ``limit`` bytes.
 
     Raises:
         Problem: 413.
@@ -167,15 +164,15 @@ async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> J
 
 async def _parse_large(request: Request, body: bytes) -> object:
     if await has_too_many_values(body):
-        return _EXCESS  # refused where a body of the wrong shape is, so that the order of errors holds
-    # Large bodies are parsed one after another, and what is ready has its turn between them. In a thread, because a parser
-    # that calls back into Python can be interrupted there.
+        return _EXCESS  # refused later, as a body of the wrong shape is, so that the order of errors holds
+    # Large bodies are parsed one after another, and other requests are served between them. They are parsed in a thread, where
+    # a parser that calls back into Python can be interrupted.
     async with larder_of(request).large_bodies:
         return await asyncio.to_thread(parse_json, body)
 
 
 def pointer(path: Sequence[str | int]) -> str:
-    """Write a place in a body as a JSON pointer in its URI fragment form (RFC 6901, 6)."""
+    """Return a place in a body as a JSON pointer in its URI fragment form (RFC 6901, 6)."""
     tokens = (str(token)[:_SHOWN_NAME].replace("~", "~0").replace("/", "~1") for token in path)
     return "#" + "".join("/" + quote(token, safe="~", errors="surrogatepass") for token in tokens)
 
@@ -188,7 +185,7 @@ def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
 
 
 def validate(model: type[Model], value: object, at: Sequence[str | int] = ()) -> Model | list[FieldError]:
-    """Check ``value``, found at the path ``at`` of a body: the checked model, or what is wrong with it."""
+    """Check ``value``, found at the path ``at`` of a body. Return the model, or what is wrong."""
     if value is _EXCESS:
         return [
             FieldError(f"has more than {MAX_VALUES} values, members and items of all levels; no request takes so many", "#")
@@ -239,17 +236,17 @@ def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: 
 
 
 async def has_too_many_values(body: bytes) -> bool:
-    """Whether a text has more than ``MAX_VALUES`` values, counted before it is parsed. What is no JSON has any number.
+    """Whether a text has more than ``MAX_VALUES`` values; for text that is no JSON the answer may be either.
 
-    Parsed, ``[[],[],…]`` of 4 MiB is a million objects: a second in which nobody else is served, and 350 MB. No operation takes
-    more than a few thousand values. They are counted in slices, between which other requests are served.
+    Parsed, ``[[],[],…]`` of 4 MiB is a million objects, and nothing else is served meanwhile. No operation takes more than some
+    thousand values. They are counted in slices, between which other requests are served.
     """
     if len(body) <= 2 * MAX_VALUES:
         return False
     marks = 0
     for start in range(0, len(body), _SLICE):
         marks += _marks(body[start : start + _SLICE])
-        if marks > MAX_VALUES:  # with those inside of strings
+        if marks > MAX_VALUES:  # those inside strings are counted, too
             return await _has_too_many_outside_strings(body)
         await asyncio.sleep(0)
     return False

@@ -1,4 +1,4 @@
-"""The collection: create, read many, list, and create or replace many."""
+"""Endpoints of the collection: create, read many, list, and create or replace many."""
 
 import asyncio
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ from app.products.product import Draft, is_product_id, new_product_id
 
 router = request_router("products")
 _MAX_BATCH_ERRORS = 1_000
-"""Faults that the answer to a batch lists in all; beyond them each refused item has its first one."""
+"""Most errors that the answer to a batch lists in all. Beyond that it lists the first one of each refused item."""
 _COST_AT_ONCE = 300
-"""Items and faults after which others have their turn: a fault takes about as long as an item that is right."""
+"""Items and errors after which other requests are served. An error takes about as long as a valid item."""
 
 
 @router.get(
@@ -54,7 +54,7 @@ _COST_AT_ONCE = 300
     openapi_extra={"parameters": LIST_PARAMETERS},
 )
 async def list_products(request: Request) -> Response:
-    """Answer whichever of the two was asked for."""
+    """Read many products, or a page of the list."""
     query, freshness, products = product_query(request), freshness_of(request), products_of(request)
     if isinstance(query, ProductsById):
         reads = await products.get_many(query.ids, refresh=freshness.refresh, stale_s=freshness.stale_s)
@@ -77,7 +77,7 @@ async def list_products(request: Request) -> Response:
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
 async def create_product(request: Request) -> Response:
-    """Create; the id is made here when it was left out, and a retry is told the id that was made first."""
+    """Create a product. An id that was left out is made here; a retry gets the id that was made first."""
     sent = await write_request(request, NewProduct)
     return await sent.answer(commands.Create(sent.body.draft()), render_product)
 
@@ -95,7 +95,7 @@ async def create_product(request: Request) -> Response:
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
 async def batch_products(request: Request) -> Response:
-    """Check each item, write the good ones together, and answer for each in its place."""
+    """Check each item, write the valid ones together, and answer for each in its place."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
         checked = await _checked(sent.body.items)

@@ -1,6 +1,6 @@
-"""Request headers that decide what a request does, and the headers that say what a read cost.
+"""Request headers that decide what a request does.
 
-Preconditions (RFC 9110, 13), the freshness a client asks for (RFC 9111, 5.2.1) and ``Cache-Status`` (RFC 9211).
+They are preconditions (RFC 9110, 13), the freshness that a client asks for (RFC 9111, 5.2.1), and the idempotency key.
 """
 
 import re
@@ -14,7 +14,7 @@ from app.products.product import ALWAYS, Precondition
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _SPACE = re.compile("[ \t]*")
-# Each of the three takes all that it has looked at, so that a list is cut in one pass over it.
+# Each alternative consumes everything that it has looked at, so that a list is cut in one pass.
 _PART = re.compile(r'"(?:[^"\\]|\\.?)*"?|[^",]+|,')
 _DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^",\s]*))?')
 MAX_TAGS_LENGTH = 8_192
@@ -29,7 +29,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The entity tags of one header: ``*``, or opaque values, strong and weak."""
+    """The entity tags of one header: ``*`` (``anything``), or opaque values, strong and weak."""
 
     anything: bool
     strong: frozenset[str]
@@ -54,7 +54,7 @@ class ReadConditions:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh a client wants its read: from the source, or up to ``stale_s`` seconds unverified while that is away."""
+    """How fresh a client wants its read: from PostgreSQL, or up to ``stale_s`` seconds unverified while that is away."""
 
     refresh: bool = False
     stale_s: int = 0
@@ -122,7 +122,7 @@ def write_condition(request: Request) -> Precondition:
 
 
 def refuse_conditions(request: Request) -> Precondition:
-    """Refuse preconditions where there is no single product that they could be about; return the one that always holds.
+    """Refuse preconditions where they have no single product to be about; return the one that always holds.
 
     Raises:
         Problem: 400.

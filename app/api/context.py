@@ -18,7 +18,7 @@ class Pingable(Protocol):
     """A server that can be asked whether it can be used."""
 
     async def ping(self) -> None:
-        """Return once the server has told that it can; raise within a bounded time when it has not."""
+        """Return once the server has said that it can; raise if it has not within a bounded time."""
 
 
 STATE = "larder"
@@ -29,7 +29,7 @@ READING = "reading"
 
 @dataclass(frozen=True, slots=True)
 class Larder:
-    """The running service as its endpoints see it; the composition root puts it into ``app.state.larder``."""
+    """The running service. The composition root puts it into ``app.state.larder``."""
 
     settings: Settings
     products: Products
@@ -40,21 +40,21 @@ class Larder:
     shared_metrics: SharedMetrics | None = None
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a large body is parsed or a batch is checked, so that several do not share one turn of the loop."""
+    """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
     def tally(self) -> WorkerMetrics:
-        """Give what this process counts; the counters in it are the living ones."""
+        """Return what this process counts; the counters go on counting."""
         return WorkerMetrics(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 
 def larder_of(request: Request) -> Larder:
-    """Give the running service."""
+    """Return the running service."""
     larder: Larder = request.app.state.larder
     return larder
 
 
 def products_of(request: Request) -> Products:
-    """Give the running service's use cases."""
+    """Return the products of the running service."""
     return larder_of(request).products
 
 

@@ -1,4 +1,4 @@
-"""Pages for people: the API's own documentation, offline, and what each type of problem means."""
+"""Pages for people: the API's documentation, which works offline, and what each type of problem means."""
 
 import html
 from collections.abc import Iterable

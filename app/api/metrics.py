@@ -1,6 +1,6 @@
-"""What ``/metrics`` shows: requests by route and status, and the cache's own counters, read when somebody asks.
+"""The metrics: requests by route and status, and the cache's counters.
 
-Requests and hits pay an addition to a plain integer; the families of the Prometheus text are made from them on demand.
+Counting is an addition to a plain integer. The families of the Prometheus text are made when somebody asks for them.
 """
 
 import time
@@ -30,7 +30,7 @@ class RequestStats:
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. ``route`` is a template, never a path: there are only so many of them."""
+        """Count one answered request. ``route`` is a template, not a path, so that the number of series is bounded."""
         self.requests[method if method in _METHODS else "other", route, status] += 1
         self.durations[route].observe(seconds)
 
@@ -45,13 +45,13 @@ class RequestStats:
 
 @dataclass(slots=True)
 class WorkerMetrics:
-    """Everything that ``/metrics`` shows: of one worker, or of several together."""
+    """Everything that ``/metrics`` shows, of one worker or of several together."""
 
     requests: RequestStats = field(default_factory=RequestStats)
     cache: Stats = field(default_factory=Stats)
     store_failures: int = 0
     store_up: bool = True
-    """Whether the store answers each of the workers."""
+    """Whether the store answers every worker."""
     workers: int = 0
     """How many are alive."""
     restarts: int = 0
@@ -100,11 +100,11 @@ class _Requests(Collector):
 
 
 class StoreHealth(Protocol):
-    """How the cache's connection to its store fares."""
+    """The state of the cache's connection to its store."""
 
     @property
     def up(self) -> bool:
-        """Whether it is used now, or left alone after a failure."""
+        """Whether it is in use, rather than left alone after a failure."""
 
     @property
     def failures(self) -> int:
@@ -212,7 +212,7 @@ class _Cache(Collector):
 
 
 def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
-    """Write everything as Prometheus text. ``clock`` is the one that the cache's moments come from."""
+    """Return everything as Prometheus text. ``clock`` is the cache's clock."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Requests(tally.requests))
     registry.register(_Cache(tally, clock))

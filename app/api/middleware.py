@@ -1,7 +1,7 @@
-"""The outermost layer, as plain ASGI: what holds for every answer whatever made it.
+"""The outermost layer, as plain ASGI. It does what every answer needs, whatever made it.
 
-Each answer has ``X-Request-Id`` and is counted; HEAD is answered as the GET without its body; what nobody foresaw is
-logged with the request's id and answered as a problem that says nothing of the inside.
+Each answer has ``X-Request-Id`` and is counted. HEAD is answered as GET without the body. An unexpected error is logged with
+the request's id, and answered as a problem that tells nothing about the inside.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _SLASH = FieldError("must not contain an encoded slash: no id has one", paramete
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Take the trace id of a valid ``traceparent`` (W3C Trace Context), else make one of the same form."""
+    """Return the trace id of a valid ``traceparent`` (W3C Trace Context), else a new id of the same form."""
     found = [value for name, value in headers if name == b"traceparent"]
     if len(found) == 1:
         parent = _TRACEPARENT.fullmatch(found[0])
@@ -35,7 +35,7 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 class _Answer:
-    """Sends one answer on: adds its id, remembers its status, and leaves the body out if it must."""
+    """Passes one answer on: adds its id, remembers its status, and leaves out the body of an answer to HEAD."""
 
     __slots__ = ("_bodiless", "_id", "_send", "status")
 

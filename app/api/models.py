@@ -110,7 +110,7 @@ class NewProduct(RequestModel):
     reorder_point: Quantity = 0
 
     def draft(self) -> Draft:
-        """Give the product to create, with an id made for it if it has none."""
+        """Return the product to create, with an id made for it if it has none."""
         return Draft(self.id or new_product_id(), self.name, self.price_cents, self.stock, self.reorder_point)
 
 
@@ -131,7 +131,7 @@ class WholeProduct(RequestModel):
     available: Ignored
 
     def draft(self, product_id: str) -> Draft:
-        """Give the product to store; a stock that was left out stays open."""
+        """Return the product to store; a stock that was left out stays open."""
         stock = self.stock if "stock" in self.model_fields_set else None
         return Draft(product_id, self.name, self.price_cents, stock, self.reorder_point)
 
@@ -144,7 +144,7 @@ class ProductPatch(RequestModel):
     reorder_point: Quantity | None = Field(default_factory=int)
 
     def patch(self) -> Patch:
-        """Give the fields to change."""
+        """Return the fields to change."""
         given = self.model_fields_set
         return Patch(
             name=self.name if "name" in given else None,

@@ -58,7 +58,7 @@ _ANSWERS: Sequence[type[BaseModel]] = (
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """An answer that is no error: a component's name (or several) and the headers that matter."""
+    """A successful answer: the names of its components, and its headers."""
 
     description: str
     schemas: Sequence[str] = ()
@@ -67,7 +67,7 @@ class Success:
     headers: dict[str, str] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
-        """Give the OpenAPI response object."""
+        """Return the OpenAPI response object."""
         response: dict[str, Any] = {"description": self.description}
         if self.headers:
             response["headers"] = {
@@ -123,12 +123,12 @@ WRITE_PROBLEMS = (
     "malformed-json", "invalid-header", "body-too-large", "unsupported-media-type", "invalid-request",
     "idempotency-key-reused", "request-in-progress", "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
 )  # fmt: skip
-"""What any write that has a body may answer."""
+"""The problems that any write with a body may answer."""
 PROMETHEUS = Success("Prometheus text", media_type="text/plain")
 
 
 def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int | str, dict[str, Any]]:
-    """Describe everything that an operation answers; ``problems`` are slugs. 405 concerns no operation, but its neighbours."""
+    """Describe everything that an operation answers; ``problems`` are slugs. 405 is left out: it means another method."""
     described: dict[int | str, dict[str, Any]] = {status: success.described() for status, success in successes.items()}
     by_status: defaultdict[int, list[str]] = defaultdict(list)
     for slug in problems:
@@ -217,7 +217,7 @@ LIST_PARAMETERS = [
 
 
 def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
-    """Describe a write's body by its component, its key, and its preconditions if it takes any."""
+    """Describe a write: its idempotency key, its body, and its preconditions if it is ``conditional``."""
     described: dict[str, Any] = {"parameters": [_IF_MATCH, _CREATE_ONLY, _KEY] if conditional else [_KEY]}
     if model:
         described["requestBody"] = {

@@ -22,7 +22,7 @@ _HEADERS = {"Cache-Control": NO_STORE}
     responses=answers({200: Success("It is")}, ("internal-error",)),
 )
 async def livez(_request: Request) -> Response:
-    """Answer as long as the event loop turns; nothing else is asked."""
+    """Answer as long as the event loop runs."""
     return JSONResponse({"status": "alive"}, headers=_HEADERS)
 
 
@@ -36,7 +36,7 @@ async def livez(_request: Request) -> Response:
     responses=answers({200: Success("It can")}, ("overloaded", "database-unavailable", "internal-error")),
 )
 async def readyz(request: Request) -> Response:
-    """Ask PostgreSQL for the epoch, within its deadline: on a standby, an old primary or a newer schema there is none."""
+    """Ask PostgreSQL for the epoch. A standby, an old primary or a database with a newer schema tells none."""
     larder = larder_of(request)
     await larder.source.ping()
     redis = "up" if larder.store.up else "down"
@@ -51,7 +51,7 @@ async def readyz(request: Request) -> Response:
     responses=answers({200: PROMETHEUS}, ("internal-error",)),
 )
 async def metrics(request: Request) -> Response:
-    """Write the counters of this address, of all its workers."""
+    """Answer the counters of all workers of this address."""
     larder = larder_of(request)
     own = larder.tally()
     total = own if larder.shared_metrics is None else larder.shared_metrics.total(own)
@@ -70,6 +70,6 @@ async def metrics(request: Request) -> Response:
     ),
 )
 async def drop_cache_entry(request: Request, product_id: ProductId) -> Response:
-    """Drop the entry, absent or not."""
+    """Drop the entry, whether there is one or not."""
     await products_of(request).drop(checked_id(product_id))
     return Response(status_code=204)

@@ -1,7 +1,6 @@
-"""Every error answer of the service: one table of problem types, and one of the exceptions that lead to them.
+"""Every error answer of the service: an RFC 9457 problem whose type ``problem_types`` explains.
 
-An answer is an RFC 9457 problem; its ``type`` is a path on this service that explains the problem to a person. What is raised
-here or below becomes HTTP in this file alone.
+One table says which exception leads to which problem. Exceptions become HTTP in this file alone.
 """
 
 import json
@@ -25,7 +24,7 @@ from app.products.product import MAX_INTEGER
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
-"""Most faults that one answer lists; the rest would help nobody."""
+"""Most errors that one answer lists."""
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
@@ -38,13 +37,13 @@ class FieldError:
     parameter: str | None = None
 
     def members(self) -> dict[str, str]:
-        """Give the fault as it stands in ``errors``."""
+        """Return the error as a member of ``errors``."""
         place = {"parameter": self.parameter} if self.parameter is not None else {"pointer": self.pointer}
         return place | {"detail": self.detail}
 
 
 class Problem(Exception):
-    """An answer that is an error: what happened, and the members and headers of its type."""
+    """An error answer: its type, what happened, and further members and headers."""
 
     def __init__(
         self, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
@@ -56,13 +55,13 @@ class Problem(Exception):
         super().__init__(detail)
 
     def document(self, instance: str | None = None) -> dict[str, object]:
-        """Give the problem's JSON object; ``instance`` is the path of the request that met it."""
+        """Return the problem's JSON object; ``instance`` is the path of the request that caused it."""
         place = {} if instance is None else {"instance": instance}
         head = {"type": self.kind.path, "title": self.kind.title, "status": self.kind.status, "detail": self.detail}
         return head | place | self.members
 
     def response(self, scope: Mapping[str, Any]) -> Response:
-        """Give the answer to the request of ``scope``."""
+        """Return the answer to the request of ``scope``."""
         headers = {"Cache-Control": "no-store"} | self.headers
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
@@ -70,12 +69,12 @@ class Problem(Exception):
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
     def body(self, instance: str | None = None) -> bytes:
-        """Write ``document``. ASCII only: a lone surrogate that came in as an escape could not be written as UTF-8."""
+        """Return ``document`` in ASCII: a lone surrogate that came in as an escape could not be written as UTF-8."""
         return json.dumps(self.document(instance)).encode()
 
 
 def invalid(faults: Sequence[FieldError], most: int = MAX_ERRORS) -> Problem:
-    """Make the 422 of a request that breaks rules; at most ``most`` faults are listed, and that there are more is said."""
+    """Return the 422 of a request that breaks rules. It lists at most ``most`` errors, and says if there are more."""
     if len(faults) > most:
         count = f"More than {most} rules are broken, of which `errors` lists {most}"
     else:
@@ -88,7 +87,7 @@ def invalid(faults: Sequence[FieldError], most: int = MAX_ERRORS) -> Problem:
 
 
 def no_product(missing: Sequence[str], headers: Mapping[str, str] | None = None) -> Problem:
-    """Make the 404 of products that are not there."""
+    """Return the 404 of products that do not exist."""
     named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")  # noqa: PLR2004 - enough for a sentence
     return Problem(
         "product-not-found",
@@ -99,7 +98,7 @@ def no_product(missing: Sequence[str], headers: Mapping[str, str] | None = None)
 
 
 def precondition_failed(product_id: str, current_version: int | None) -> Problem:
-    """Make the 412 of a product that is at another version, or not there."""
+    """Return the 412 of a product that is at another version, or does not exist."""
     now = f"is at version {current_version}" if current_version is not None else "does not exist"
     return Problem(
         "precondition-failed",
@@ -172,19 +171,19 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     postgres.DatabaseUnsuitable: _refused,
     cache.StoreUnavailable: _as_explained("cache-unavailable"),
 }
-"""What an exception means to a client. Anything else that is raised is a fault of ours: 500 ``internal-error``."""
+"""The problem that each exception means to a client. Any other exception is answered with 500 ``internal-error``."""
 
 
 def problem_of(refusal: products.Refused) -> Problem:
-    """Give the problem that a refusal is to a client."""
+    """Return the problem that a refusal means to a client."""
     return EXCEPTIONS[type(refusal)](refusal)
 
 
 def _allowed(request: Request) -> str:
-    """Name every method that some route takes at this path; a HEAD goes wherever a GET does."""
+    """Name every method that some route takes at this path, and HEAD if one takes GET."""
     found = set()
     for method in _METHODS:
-        # A fresh scope: a mount has moved the root of the request's own.
+        # A new scope, because a mount has moved the root of the request's own.
         root = request.scope.get("app_root_path", "")
         scope = {"type": "http", "method": method, "path": request.scope["path"], "root_path": root}
         for route in request.app.routes:
@@ -215,7 +214,7 @@ def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], A
 
 
 def install(app: FastAPI) -> None:
-    """Let ``app`` answer every error with a problem."""
+    """Make ``app`` answer every error with a problem."""
 
     async def answer_routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone

@@ -1,4 +1,4 @@
-"""One product: read, replace, change, delete."""
+"""Endpoints of one product: read, replace, change, delete."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ router = request_router("products")
     openapi_extra={"parameters": READ_HEADERS},
 )  # fmt: skip
 async def get_product(request: Request, product_id: ProductId) -> Response:
-    """Answer the stored bytes, or 304, or the 404 of a product that is known to be absent."""
+    """Answer the cached bytes, 304, or 404."""
     conditions = read_conditions(request)
     checked_id(product_id)
     freshness = freshness_of(request)
@@ -79,7 +79,7 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
     openapi_extra=body("WholeProduct", {"name": "Blue mug", "price_cents": 1299, "reorder_point": 10}, conditional=True),
 )
 async def put_product(request: Request, product_id: ProductId) -> Response:
-    """Create or replace; 201 when there was none."""
+    """Create or replace the product; 201 if there was none."""
     sent = await write_request(request, WholeProduct, product_id)
     if sent.body.id and sent.body.id != product_id:
         raise invalid([FieldError("must be the id in the path; a product cannot be renamed", "#/id")])
@@ -96,7 +96,7 @@ async def put_product(request: Request, product_id: ProductId) -> Response:
     openapi_extra=patch_media(body("ProductPatch", {"price_cents": 1199}, conditional=True)),
 )
 async def patch_product(request: Request, product_id: ProductId) -> Response:
-    """Change the fields given; with none, or with what they are, nothing changes and the version stays."""
+    """Change the given fields. If they have these values already, nothing changes and the version stays."""
     sent = await write_request(request, ProductPatch, product_id, (MERGE_PATCH, JSON))
     return await sent.answer(commands.merge_patch(product_id, sent.body.patch(), sent.condition), render_product)
 

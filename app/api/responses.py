@@ -1,4 +1,4 @@
-"""Answers that carry products: bytes as they are stored, put together without being read again."""
+"""Responses that carry products, and the headers that say how a read was served (``Cache-Status``, RFC 9211)."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from app.products.payload import product_payload
 from app.products.product import ID_PATTERN, Product, is_product_id
 
 NO_CACHE = "no-cache"
-"""Whoever keeps a product must ask before using it again; else a browser's or a proxy's copy would be the past."""
+"""For answers with an entity tag: a browser or proxy may keep them, but must revalidate before each use."""
 NO_STORE = "no-store"
-"""There is no tag that a copy of this could be checked with."""
+"""For answers without an entity tag: a copy could not be revalidated."""
 
 _STATUS = {
     Status.HIT: "larder; hit",
@@ -46,25 +46,25 @@ ProductId = Annotated[
 
 
 def checked_id(product_id: str) -> str:
-    """Give the id of the path back. Raises ``Problem``: 422, there can be no such id."""
+    """Return the id of the path. Raises ``Problem``: 422, there can be no such id."""
     if not is_product_id(product_id):
         raise invalid([FieldError(ID_RULE, parameter="product_id")])
     return product_id
 
 
 def entity_tag(version: int) -> str:
-    """Give the strong tag of a product at ``version``."""
+    """Return the strong entity tag of a product at ``version``."""
     return f'"{version}"'
 
 
 def product_of(effect: Effect) -> Product:
-    """Give the product of a write that leaves one."""
+    """Return the product that a write left."""
     assert isinstance(effect.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
     return effect.row
 
 
 def render_product(effects: Sequence[Effect]) -> Answer:
-    """Answer a write of one product with the product as it left it; a new one with where it is."""
+    """Answer a write with the product as the write left it, and with the location of a new one."""
     product = product_of(effects[0])
     tag = entity_tag(product.version)
     if effects[0].change is Change.CREATED:
@@ -73,12 +73,12 @@ def render_product(effects: Sequence[Effect]) -> Answer:
 
 
 def render_document(value: object) -> Answer:
-    """Answer a write with what is not one product."""
+    """Answer a write with a JSON value."""
     return Answer(200, json.dumps(value, separators=(",", ":")).encode())
 
 
 def response_of(answer: Answer) -> Response:
-    """Give the response that carries an answer, the first time and again."""
+    """Return the response that carries an answer."""
     refused = answer.code >= HTTPStatus.BAD_REQUEST
     headers = {"Cache-Control": NO_CACHE if answer.version_tag and not refused else NO_STORE}
     if answer.version_tag:
@@ -90,7 +90,7 @@ def response_of(answer: Answer) -> Response:
 
 
 def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
-    """Answer ``{name: [items…], rest: value}``, the items as the bytes they are."""
+    """Answer ``{name: [items…], rest: value}``; the items are JSON already."""
     head, tail = f'{{"{name}":['.encode(), f'],"{rest}":{json.dumps(value)}}}'.encode()
     return Response(head + b",".join(items) + tail, 200, {"Cache-Control": NO_STORE} | headers, JSON)
 
@@ -104,14 +104,14 @@ def page_response(items: Sequence[bytes], following: NextPage | None) -> Respons
 
 
 def cache_status(read: Read) -> str:
-    """Say how one read was served."""
+    """Return the ``Cache-Status`` of one read."""
     if read.status is Status.BYPASS and read.detail:
         return f"larder; fwd=bypass; detail={read.detail}"
     return _STATUS[read.status]
 
 
 def cache_status_of_many(reads: Sequence[Read]) -> str:
-    """Say how a read of many was served: as the least favourable of them, an unverified one before all."""
+    """Return the ``Cache-Status`` of several reads: that of the least favourable one, and an unverified one above all."""
     statuses = [read.status for read in reads]
     kinds = set(statuses)
     hits = statuses.count(Status.HIT)

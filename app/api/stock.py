@@ -1,4 +1,4 @@
-"""Stock: count it, add to it and take from it, and read the ledger of what happened to it."""
+"""Endpoints of the stock: count it, add to it and take from it, and read its ledger."""
 
 import json
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "inte
     openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"], "reference": "count-7"}, conditional=True),
 )
 async def put_stock(request: Request, product_id: ProductId) -> Response:
-    """Set the stock."""
+    """Set the product's stock."""
     sent = await write_request(request, StockCount, product_id)
     return await sent.answer(
         commands.set_stock(product_id, sent.body.stock, sent.condition, sent.body.reference), render_product
@@ -80,7 +80,7 @@ async def put_stock(request: Request, product_id: ProductId) -> Response:
     openapi_extra=body("StockAdjustment", {"delta": -3, "reason": "sale", "reference": "order-17"}, conditional=True),
 )
 async def adjust_stock(request: Request, product_id: ProductId) -> Response:
-    """Adjust one product."""
+    """Adjust the stock of one product."""
     sent = await write_request(request, StockAdjustment, product_id)
     lines = [Line(product_id, sent.body.delta)]
     return await sent.answer(
@@ -112,7 +112,7 @@ def _render_adjustment(effects: Sequence[Effect]) -> Answer:
     ),
 )
 async def adjust_stocks(request: Request) -> Response:
-    """Adjust several products."""
+    """Adjust the stocks of several products."""
     sent = await write_request(request, StockAdjustments)
     lines = [Line(line.product_id, line.delta) for line in sent.body.lines]
     return await sent.answer(
@@ -159,7 +159,7 @@ async def list_product_movements(request: Request, product_id: ProductId) -> Res
     openapi_extra={"parameters": REFERENCE_PARAMETERS},
 )
 async def list_movements(request: Request) -> Response:
-    """Answer a page of one reference's movements; of a reference that nobody named, an empty one."""
+    """Answer a page of one reference's movements, which is empty if nobody named the reference."""
     query = reference_ledger(request)
     return _page(
         query, await products_of(request).movements_by_reference(query.reference, limit=query.limit, after=query.after)

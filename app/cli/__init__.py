@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         prog="larder",
         description="Larder: products and stock over HTTP, with a cache that never answers with the past.",
-        epilog="Settings come from LARDER_* variables, which docs/SETTINGS.md lists. See `larder COMMAND --help`, too.",
+        epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` tells more.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = {name: _load(name) for name in (set(arguments[:1]) & COMMANDS.keys() or COMMANDS)}

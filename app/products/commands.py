@@ -1,6 +1,6 @@
-"""What a write does to products, decided on rows that are locked. Pure: rows in, rows out, or a refusal.
+"""What a write does to products, decided on locked rows. Pure code: it takes rows and returns rows, or refuses.
 
-A command is decided inside its transaction on the rows as they then stand, never on a cached copy; several commands may be
+A command is decided within its transaction on the rows as they stand then, never on a cached copy. Several commands may be
 decided one after another in one transaction, each on the rows that the one before it left.
 """
 
@@ -24,12 +24,12 @@ from app.products.errors import (
 from app.products.product import ALWAYS, MAX_INTEGER, Draft, Gone, Line, Movement, Patch, Precondition, Product, Reason, Row
 
 UNSTAMPED = datetime.min.replace(tzinfo=UTC)
-"""Stands for the times that the database sets."""
+"""Placeholder for the times that the database sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a command writes to the ledger for one product; its version and final stock are the effect's."""
+    """One entry that a command writes to the ledger; the product's version and stock are those of the effect."""
 
     line: int
     delta: int
@@ -167,7 +167,7 @@ def merge_patch(product_id: str, patch: Patch, condition: Precondition = ALWAYS)
 
 
 def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, reference: str | None = None) -> Command:
-    """Set a product's stock to what was physically counted: a new version even when the count confirms the old stock."""
+    """Set a product's stock to what was physically counted. The version rises even if the count confirms the old stock."""
     return ChangeExisting(product_id, condition, lambda product: _counted(product, product, stock, reference))
 
 
@@ -182,7 +182,7 @@ def delete(product_id: str, condition: Precondition = ALWAYS) -> Command:
 
 
 class Adjust(Command):
-    """Add to and take from stocks: all lines or none. The net of each product decides, its lines stand in the ledger."""
+    """Add to and take from stocks, all lines or none. The sum of a product's lines is checked; the ledger has each line."""
 
     def __init__(
         self, lines: Sequence[Line], reason: Reason, reference: str | None = None, condition: Precondition = ALWAYS

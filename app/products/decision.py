@@ -1,10 +1,10 @@
-"""What a transaction decided on one of its requests.
+"""What a transaction decided about one of its requests.
 
 Decision
-├── Done        it changed what it asked for, or found it so
-├── Denied      the rules refuse it; nothing was changed for it
-├── Repeated    it was done before, under its idempotency key; here is what was answered then
-└── Postponed   not decided: somebody else holds a row that it needs, or is doing a request with its idempotency key
+├── Done        carried out, also if nothing had to be changed
+├── Denied      refused by the rules; nothing was changed for it
+├── Repeated    done before, under its idempotency key; it carries the answer given then
+└── Postponed   not decided: somebody else holds one of its rows, or is carrying out a request with its idempotency key
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from app.products.idempotency import Answer
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An effect for each product of the command."""
+    """Carried out, with an effect for each product of the command."""
 
     effects: Sequence[Effect]
 
@@ -31,7 +31,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Done before."""
+    """Done before, and answered with ``answer``."""
 
     answer: Answer
     product_ids: Sequence[str]
@@ -43,7 +43,7 @@ class Postponed:
     """Not decided; nothing was changed."""
 
     held: Sequence[str] = ()
-    """The products whose rows somebody else holds; empty when it is the idempotency key."""
+    """The products whose rows somebody else holds; empty if it is the idempotency key."""
 
 
 Decision = Done | Denied | Repeated | Postponed

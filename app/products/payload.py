@@ -1,7 +1,7 @@
-"""A product's bytes: the body that a GET answers, and what its slot in the cache holds.
+"""A product as bytes: the body of a GET, and the payload of its slot in the cache.
 
-The payload has a schema, whose number stands in the database. A release that adds a member raises ``SCHEMA`` and goes on
-giving the payload of the number that it finds in the database, until ``larder migrate --finish`` raises that number, too
+The payload has a schema, whose number is in the database. A release that adds a member raises ``SCHEMA``, and goes on writing
+the payload of the number that it finds in the database until ``larder migrate --finish`` raises that number, too
 (docs/OPERATIONS.md).
 """
 
@@ -26,8 +26,8 @@ def timestamp(moment: datetime) -> str:
 def product_payload(product: Product) -> bytes:
     """Write a product as compact JSON in UTF-8: the same bytes for the same row, on every instance.
 
-    Put together by hand, and remembered for a while: a write publishes it, answers it, and keeps it for retries. An id has no
-    character that JSON would escape.
+    Formatted by hand, and cached: a write publishes the payload, answers it, and stores it for retries. An id has no character
+    that JSON would escape.
     """
     return (
         f'{{"id":"{product.id}","name":{_text(product.name)},"price_cents":{product.price_cents},"stock":{product.stock},'
@@ -37,7 +37,7 @@ def product_payload(product: Product) -> bytes:
 
 
 def movement_fields(movement: Movement) -> dict[str, object]:
-    """Give an entry of the ledger as it stands in JSON."""
+    """Return an entry of the ledger as the members of its JSON object."""
     return {
         "id": movement.id,
         "product_id": movement.product_id,

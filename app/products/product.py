@@ -19,7 +19,7 @@ _ID = re.compile(ID_PATTERN[:-1] + r"\Z")
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product as one version of it stood. Money in cents, stock in units."""
+    """One version of a product. Money is in cents, stock in units."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """No product: deleted at ``version``, or never there (version 0)."""
+    """The absence of a product: it was deleted at ``version``, or never existed (version 0)."""
 
     id: str
     version: int
@@ -91,7 +91,7 @@ ALWAYS = Precondition()
 
 
 class Reason(StrEnum):
-    """Why a stock changed. The last three are the service's own; a caller names one of the others."""
+    """Why a stock changed. The last three are set by the service; a caller names one of the others."""
 
     SALE = "sale"
     RETURN = "return"
@@ -114,7 +114,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One entry of the stock ledger, for good. Unique by product, version and line (counted from 0)."""
+    """One entry of the stock ledger, never changed. Unique by product, version and line (counted from 0)."""
 
     product_id: str
     version: int
@@ -128,7 +128,7 @@ class Movement:
 
     @property
     def id(self) -> str:
-        """A name for it that is opaque to clients."""
+        """Its id, which is opaque to clients."""
         return f"{self.product_id}@{self.version}.{self.line}"
 
 
@@ -138,12 +138,12 @@ def is_product_id(text: str) -> bool:
 
 
 def new_product_id() -> str:
-    """Make an id: 12 hexadecimal digits of milliseconds since 1970, so that ids order by time, and 20 of chance."""
+    """Return a new id: 12 hexadecimal digits of milliseconds since 1970, so that ids sort by time, and 20 random ones."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def name_fault(name: str) -> str | None:
-    """Say what is wrong with a product's name, or ``None`` when nothing is."""
+    """Return what is wrong with a product's name, or ``None``."""
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         return f"must have 1 to {MAX_NAME_LENGTH} characters"
     if _CONTROL.search(name):

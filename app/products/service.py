@@ -24,7 +24,7 @@ BUSY_PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of the list: each product as JSON bytes, and where it ended (``None`` when nothing follows)."""
+    """A page of the list: each product as JSON bytes, and where the page ended (``None`` if nothing follows)."""
 
     items: Sequence[bytes]
     next: Position | None
@@ -32,7 +32,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPage:
-    """A page of the ledger, newest first, and where it ended (``None`` when nothing follows)."""
+    """A page of the ledger, newest first, and where the page ended (``None`` if nothing follows)."""
 
     items: Sequence[Movement]
     next: LedgerPosition | None
@@ -121,7 +121,7 @@ class Products:
             Refused: by class; nothing was changed.
             Replayed: the request was done before, under its idempotency key.
             OutcomeUnknown: the command was carried out whole, or not at all.
-            Overloaded: nothing was changed, also when the deadline passed: no transaction was under way that has the request.
+            Overloaded: nothing was changed. Also raised at the deadline if no transaction had begun to carry the command out.
             DatabaseError: nothing was changed.
         """
         if not command.keys and origin.idempotency_key is None:
@@ -137,7 +137,7 @@ class Products:
             if ticket.under_way:
                 raise OutcomeUnknown("the write was not finished before its deadline") from error
             raise Overloaded(
-                "the write was not begun before its deadline: others hold its product, or are before it"
+                "the write was not begun before its deadline: others hold its product, or wait before it"
             ) from error
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
@@ -160,7 +160,7 @@ class Products:
         await self._queue.aclose()
 
     async def _decided(self, ticket: Ticket) -> Outcome:
-        """Submit until no other request with the same idempotency key is under way, or its patience ends."""
+        """Submit until no other request with the same idempotency key is under way, for a limited time."""
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:

@@ -1,10 +1,10 @@
-"""Writes in PostgreSQL: many requests, one transaction, each with its own decision, ledger entries and answer.
+"""Writes in PostgreSQL: one transaction for many requests, each with its own decision, ledger entries and answer.
 
-Three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the kept answers and COMMIT.
+Three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the stored answers and COMMIT.
 The read-back comes after all changes, so that what is published is what triggers and later statements left.
 
-A transaction waits for nobody's row, unless it is told to: a request that needs a row which somebody else holds is postponed,
-and the others are done.
+A transaction waits for no row unless it is given ``Patience``: a request whose row somebody else holds is postponed, and the
+others are carried out.
 """
 
 import asyncio
@@ -32,30 +32,30 @@ from app.products.source import PRODUCTS, row_of, state_of
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 Told = Callable[[str, float], None]
-"""Takes an epoch and when it was asked for, before COMMIT; raises when it must not be committed in (``History.told``)."""
+"""Takes an epoch and when it was asked for, before COMMIT; raises when nothing may be committed in it (``History.told``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt; doubles with each further one."""
 
 
 class RowsHeld(LockTimeout):
-    """The rows to be waited for, or the table itself, stayed with somebody else; nothing was decided."""
+    """Somebody else kept the rows that were waited for, or the table itself; nothing was decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How a transaction waits for somebody else's locks, instead of not at all."""
+    """How long a transaction waits for locks that somebody else holds, and for which."""
 
     wait_ms: int
     ids: Sequence[str] = ()
-    """The rows to be had first."""
+    """The rows to lock first."""
     doubtful: bool = False
-    """Whether they will hardly be had: then they are asked for in a round trip of their own, whose failure skips nothing."""
+    """Whether they are probably held. They are then locked in a separate round trip: a failure wastes no other statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one transaction did: a decision for each request, and the last state of every row they speak of."""
+    """What one transaction did: a decision for each request, and the last state of every row to publish."""
 
     decisions: Sequence[Decision]
     states: Sequence[State]
@@ -63,7 +63,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A statement that changes something; ``made``: the rows that it has to make and give back."""
+    """A statement that changes something. ``made`` is the number of rows that it has to return."""
 
     statement: LiteralString
     parameters: Mapping[str, Any]
@@ -71,7 +71,7 @@ class _Step:
 
 
 class ProductTransactions:
-    """Runs requests in transactions."""
+    """Carries out requests in transactions."""
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class ProductTransactions:
         self._chance = chance or random.Random()
 
     async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
-        """Decide requests one after another and commit what they change; try again after a deadlock or a lost race.
+        """Decide requests one after another and commit what they change. Tries again after a deadlock or a lost race.
 
         Raises:
-            RowsHeld: the rows that ``patience`` names, or the table, could not be had in time; nothing was changed.
-            TransactionConflict: another lock could not be had in time, or other transactions were always first; the same.
+            RowsHeld: the rows that ``patience`` names, or the table, could not be locked in time; nothing was changed.
+            TransactionConflict: another lock was not granted in time, or other transactions were always first; the same.
             DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
             CommitUnknown: everything was changed, or nothing.
         """
@@ -117,13 +117,13 @@ class ProductTransactions:
             raise RowsHeld(str(error)) from error
 
     async def forget(self, *, age_s: float, limit: int) -> int:
-        """Remove up to ``limit`` answers kept for longer than ``age_s``; return their number. Raises a ``DatabaseError``."""
+        """Remove up to ``limit`` answers older than ``age_s``; return their number. Raises a ``DatabaseError``."""
         async with self._lists.session() as session:
             return len(await session.rows(queries.FORGET, {"age_s": age_s, "limit": limit}))
 
 
 class _Transaction:
-    """One attempt at one batch."""
+    """One attempt to carry out one batch."""
 
     def __init__(self, batch: Sequence[WriteRequest], patience: Patience | None, told: Told, *, again: bool) -> None:
         self._patience = patience
@@ -138,10 +138,10 @@ class _Transaction:
         self._after: dict[str, Row] = {}
         self._newest: Mapping[str, int] = {}
         self.has_rows = False
-        """Whether the rows are locked, so that whatever is waited for is something else."""
+        """Whether the rows are locked, so that a lock timeout concerns something else."""
 
     async def run(self, session: Session) -> Committed:
-        """Do it, from the beginning."""
+        """Run the transaction from the beginning."""
         self._began = time.monotonic()
         self.has_rows = False
         await self._lock(session)
@@ -215,7 +215,7 @@ class _Transaction:
         return Done(effects)
 
     def _above_the_ledger(self, effect: Effect) -> Effect:
-        """An effect whose version the ledger does not have yet: it may be ahead of a product that was restored alone."""
+        """Raise the effect's version above the ledger's, which is ahead when products were restored without their ledger."""
         newest = self._newest.get(effect.row.id, 0)
         if effect.change is Change.UNCHANGED or effect.row.version > newest:
             return effect
@@ -273,7 +273,7 @@ def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> lis
     ]
     if not entries:
         return []
-    # In one order for everybody, like the locks: two transactions that create the same products would wait for each other.
+    # In one order everywhere, like the locks: otherwise two transactions that create the same products wait for each other.
     entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
     rows = [
         {
@@ -298,7 +298,7 @@ def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
     gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # Created and deleted again by the requests of one transaction: it must leave a tombstone, so that its version goes on.
+    # Created and deleted within this transaction: leave a tombstone, so that the next life goes on from its version.
     born_dead = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
     steps: list[_Step] = []
@@ -340,7 +340,7 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
 
 
 def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
-    """An effect with the database's times. A later request of the same transaction may have gone on from it."""
+    """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
     row, last = effect.row, final[effect.row.id]
     if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
         if isinstance(last, Product) and row.version == last.version:

@@ -1,14 +1,14 @@
-"""Where a write waits for its transaction.
+"""The queue in which writes wait for a transaction.
 
-Writes that wait while a transaction is under way share the next one, whatever their products: one lock, one commit, one
-publish for many. That *main* transaction waits for no row. A request that needs a row which somebody else holds goes *apart*,
-to the queue of that product, and so do later requests for the product until its queue is empty; the others are done.
+Writes that wait while a transaction is under way share the next one, whatever their products: they are locked, committed and
+published together. This *main* transaction waits for no row. A request whose row somebody else holds moves *apart*, to the
+queue of that product, and so do later requests for the product until its queue is empty. The rest of the batch is carried out.
 
-Apart, each product has one attempt at a time, which waits a short while for the row and does what waits for it in one
-transaction. When the row is not to be had, the product becomes *stuck* and gives its turn back: stuck products take turns on
-half of the places, with shorter waits, so that many held rows delay no product that is merely contended.
+Apart, each product has one attempt at a time: a transaction that waits briefly for the row and then carries out whatever waits
+for it. If the row cannot be had, the product becomes *stuck*. Stuck products share half of the places and wait for shorter
+times, so that many held rows do not delay products whose rows are merely contended.
 
-A batch that fails as a whole is done again apart, one by one, so that only the guilty fail.
+If a batch fails as a whole, its requests are carried out again apart, each alone, so that only the offender fails.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from app.products.transactions import Patience, RowsHeld
 Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
-TURNS = 5
-"""Of the event loop, between a joined transaction and the next: a fifth less processor time for a write under load."""
+YIELDS = 5
+"""Event-loop iterations between two batches: callers just answered can share the next one (docs/decisions/0004)."""
 
 WAIT_MS = 100
 """How long a product's first attempt apart waits for its row."""
 
 CLOSE_S = 0.25
-"""Time that a request must have left for another attempt apart: it must not pass its deadline inside a transaction."""
+"""Time that a request must have left for another attempt apart, so that its deadline does not pass within a transaction."""
 
 STUCK_WAIT_MS = 20
-"""How long each later attempt waits, while others wait for the place."""
+"""How long each later attempt waits for it, while other products wait for the place."""
 
-_WHOLE = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
-"""A batch fails of these as a whole, and nothing was changed; a request of it may do better by itself."""
+_BATCH_FAILURES = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
+"""Errors that fail a batch as a whole with nothing changed. A request of the batch may succeed by itself."""
 
 
 @dataclass(eq=False, slots=True)
@@ -49,36 +49,36 @@ class Ticket:
 
     request: WriteRequest
     deadline: float
-    """On the loop's clock."""
+    """By the loop's clock."""
     under_way: bool = False
-    """Whether a transaction was sent that may do it, or has done it."""
+    """Whether a transaction may carry it out, or has done so."""
     left: bool = False
     """Whether its caller has gone."""
     alone: bool = False
-    """Whether it must not share a transaction: one that it shared failed."""
+    """Whether it must not share a transaction, because one that it shared failed."""
     held: Sequence[str] = ()
-    """The products whose rows it found held."""
+    """The products whose rows somebody else held."""
     future: "asyncio.Future[Outcome] | None" = None
-    """Its end, once it is apart."""
+    """Its outcome, once it is apart."""
 
 
 @dataclass(eq=False, slots=True)
 class _Product:
-    """A product apart."""
+    """A product that has a queue of its own."""
 
     waiting: deque[Ticket] = field(default_factory=deque)
     stuck: bool = False
 
 
 class WriteQueue:
-    """The queue of one process.
+    """The write queue of one process.
 
     Args:
         send: runs one transaction for a batch; raises as ``ProductTransactions.commit``.
         batch_weight: most weight in one transaction.
-        queue_limit: most requests that wait in the main queue, and as many apart, of which a tenth for one product; beyond
-            that ``Overloaded`` is raised.
-        places: most transactions apart at once; the main one has another connection.
+        queue_limit: most requests that wait for the main transaction, and most that wait apart, a tenth of them for one
+            product. Beyond that ``Overloaded`` is raised.
+        places: most transactions apart at once. The main transaction does not count.
     """
 
     def __init__(self, send: Send, *, batch_weight: int, queue_limit: int, places: int) -> None:
@@ -89,7 +89,7 @@ class WriteQueue:
         self._places = places
         self._stuck_places = max(1, places // 2)
         self._main: Batcher[Ticket, Outcome | None] = Batcher(
-            self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=TURNS
+            self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS
         )
         self._apart: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()
@@ -105,11 +105,11 @@ class WriteQueue:
         return self._main.waiting + self._waiting_apart
 
     async def submit(self, ticket: Ticket) -> Outcome:
-        """Have a request decided; ``Postponed`` only for its idempotency key.
+        """Carry out a request. It is ``Postponed`` only because of its idempotency key.
 
         Raises:
             Overloaded: too many requests wait.
-            DatabaseError, OutcomeUnknown: of its transaction.
+            DatabaseError, OutcomeUnknown: from its transaction.
         """
         try:
             name = next((key for key in ticket.request.command.keys if key in self._apart), None)
@@ -126,7 +126,7 @@ class WriteQueue:
             raise
 
     async def aclose(self) -> None:
-        """Finish what was accepted and is still waited for."""
+        """Finish the accepted requests whose callers still wait."""
         await self._main.aclose()
         while self._attempts:
             await asyncio.wait(self._attempts)
@@ -134,12 +134,12 @@ class WriteQueue:
     # ------------------------------------------------------------------ main
 
     async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
-        """Run one transaction; ``None`` for a request that went apart."""
+        """Run the main transaction; ``None`` for a request that went apart."""
         for ticket in batch:
             ticket.under_way = True
         try:
             outcomes = await self._send([ticket.request for ticket in batch], None)
-        except _WHOLE as error:
+        except _BATCH_FAILURES as error:
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
                 raise
             for ticket in batch:
@@ -216,7 +216,7 @@ class WriteQueue:
                 patience = Patience(STUCK_WAIT_MS if was_stuck else WAIT_MS, batch[0].held, doubtful=was_stuck)
                 product.stuck = not await self._serve(batch, patience)
             if len(batch) > 1 and not product.stuck:
-                for _ in range(TURNS):
+                for _ in range(YIELDS):
                     await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
             for ticket in batch:
@@ -229,14 +229,14 @@ class WriteQueue:
                 del self._apart[name]
 
     def _take(self, product: _Product) -> list[Ticket]:
-        """What the next transaction is for: requests that wait for the one row, or one that waits for several or is alone."""
+        """Take the next batch: all that wait for this row alone, or one request that waits for several or must be alone."""
         batch: list[Ticket] = []
         weight = 0
         latest = asyncio.get_running_loop().time() + CLOSE_S
         while product.waiting:
             ticket = product.waiting[0]
             if ticket.deadline < latest:
-                _fail(ticket, Overloaded("the request's deadline is near, and others hold its product still"))
+                _fail(ticket, Overloaded("the request's deadline is near, and others still hold its product"))
             elif ticket.future is not None and not ticket.future.done():  # else its caller has left
                 weight += _weight(ticket)
                 if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):
@@ -247,12 +247,12 @@ class WriteQueue:
         return batch
 
     async def _serve(self, batch: Sequence[Ticket], patience: Patience) -> bool:
-        """Run one transaction for requests apart; return whether they got beyond the locks."""
+        """Run one transaction apart; return whether it got its row locks."""
         for ticket in batch:
             ticket.under_way = True
         try:
             outcomes = await self._send([ticket.request for ticket in batch], patience)
-        except _WHOLE as error:
+        except _BATCH_FAILURES as error:
             for ticket in batch:
                 ticket.under_way = False
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
@@ -273,7 +273,7 @@ class WriteQueue:
 
     def _line_up_again(self, batch: Sequence[Ticket], error: Exception) -> None:
         if isinstance(error, RowsHeld):
-            # A request for several rows would hold the first of them while it waits for the others: it waits for the last.
+            # A request for several rows waits for the last one only: it would hold the first while it waits for the rest.
             for ticket in reversed(batch):
                 ticket.held = ticket.held[-1:]
                 self._line_up(ticket, first=True)
@@ -284,7 +284,7 @@ class WriteQueue:
 
 
 def _name(ticket: Ticket) -> str:
-    """The queue of a request apart: its held product, else its first one."""
+    """The queue that a request joins apart: that of its held product, or of its first one."""
     keys = ticket.held or ticket.request.command.keys
     if keys:
         return keys[0]
