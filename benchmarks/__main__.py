@@ -7,7 +7,7 @@ import time
 
 from benchmarks import report
 from benchmarks.results import DIRECTORY
-from tests.outages.cluster import ROOT
+from tests.harness.cluster import ROOT
 
 CONTESTS = ("reads", "trace", "ycsb", "writes")
 """They take the options."""

@@ -9,7 +9,7 @@ from benchmarks.machine import machine
 from benchmarks.peers.environment import PYTHON, set_up
 from benchmarks.results import DIRECTORY, Result, Target, read_all
 from benchmarks.tables import markdown
-from tests.outages.cluster import ROOT
+from tests.harness.cluster import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ORDER = ("reads", "latency", "trace", "ycsb", "writes", "headline", "components", "soak")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.peers.environment import command as peer_command
-from tests.outages.cluster import ROOT
+from tests.harness.cluster import ROOT
 
 HOST = "127.0.0.1"
 PEER_TTL_S = 3_600

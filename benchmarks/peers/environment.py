@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from tests.outages.cluster import ROOT, Instance, Program
+from tests.harness.cluster import ROOT, Instance, Program
 
 _DIRECTORY = ROOT / ".venv-bench"
 _REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"

@@ -16,14 +16,14 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.peers.environment import peer, set_up
+from tests.harness import loop
 from tests.harness.checker import check
+from tests.harness.cluster import Instance, Program, larder, start_cluster
+from tests.harness.faultlog import FaultLog
+from tests.harness.faults import KINDS, Kind, Scene
+from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.servers import session_directory
-from tests.outages.cluster import Instance, Program, larder, start_cluster
-from tests.outages.faultlog import FaultLog
-from tests.outages.faults import KINDS, Kind, Scene
-from tests.outages.history import History
-from tests.outages.run import HAND_BOUNDS
-from tests.outages.workload import Load, Workload, count
+from tests.harness.workload import Load, Workload, count
 
 PERIOD_S = 3.5
 """From the beginning of one group of faults to the next: the longest fault and about a second without any."""
@@ -251,14 +251,6 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
-    except ImportError:
-        return asyncio.new_event_loop()
-    return new_event_loop()
-
-
 def main() -> int:
     """Do it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proofs.stale", description=__doc__)
@@ -269,8 +261,7 @@ def main() -> int:
     set_up()
     today = dt.datetime.now(tz=dt.UTC).date()
     _say(f"python -m benchmarks.proofs.stale --minutes-each {arguments.minutes_each:g} --seed {seed}, on {today}")
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        rows = runner.run(_measure_all(arguments.minutes_each, seed, _say))
+    rows = loop.run(_measure_all(arguments.minutes_each, seed, _say))
     _say("\n" + table(rows))
     return int(any(found.problems for name, found in rows if name == SYSTEMS[0].name))
 

@@ -34,7 +34,8 @@ from benchmarks.results import Cell, Result, Target
 from benchmarks.steady import statements
 from benchmarks.steady.pace import clock
 from benchmarks.steady.percentiles import percentile
-from benchmarks.steady.testbed import Servers, larder, product_id, run, servers, warm
+from benchmarks.steady.testbed import Servers, larder, product_id, servers, warm
+from tests.harness.loop import run
 from tests.harness.servers import know_history
 
 AT_ONCE = 32

@@ -25,9 +25,10 @@ from benchmarks.steady import h2load, statements
 from benchmarks.steady.pace import at_rate, clock
 from benchmarks.steady.percentiles import latency
 from benchmarks.steady.statements import Look
-from benchmarks.steady.testbed import larder, product_id, run, servers, warm
+from benchmarks.steady.testbed import larder, product_id, servers, warm
 from tests.harness.checker import Read, Verdict, Write, check
-from tests.outages.client import Answer, Endpoint, NoAnswerError
+from tests.harness.client import Answer, Endpoint, NoAnswerError
+from tests.harness.loop import run
 
 PRODUCTS = 10_000
 READS, WRITES = 10_000, 100

@@ -21,7 +21,7 @@ from benchmarks.contest.load import Request, write_requests
 from benchmarks.results import Result, Target
 from benchmarks.steady import h2load
 from benchmarks.steady.rounds import Measured, judge
-from benchmarks.steady.testbed import run
+from tests.harness.loop import run
 
 PEAK_RUNS, PEAK_S = 3, 4
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from random import Random
 
 from benchmarks.steady.testbed import product_id
-from tests.outages.client import Endpoint, NoAnswerError
+from tests.harness.client import Endpoint, NoAnswerError
 
 UNKNOWN = 100_000
 """Ids that no product has."""

@@ -22,8 +22,8 @@ import psycopg
 
 from app.postgres.migrations import upgrade
 from app.private_servers import start_postgres, start_redis
+from tests.harness.million import fill
 from tests.harness.servers import know_history, session_directory
-from tests.products.million import fill
 
 VARIED: Mapping[str, tuple[int, ...]] = {
     "LARDER_DATABASE_CONNECTIONS": (5, 10, 20),

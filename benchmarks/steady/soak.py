@@ -30,8 +30,9 @@ from benchmarks import results
 from benchmarks.results import Cell, Result, Target
 from benchmarks.steady.mixed_load import Mixed
 from benchmarks.steady.pace import at_rate, clock
-from benchmarks.steady.testbed import Servers, Service, larder, run, servers, warm
+from benchmarks.steady.testbed import Servers, Service, larder, servers, warm
 from benchmarks.steady.testbed import product_id as product
+from tests.harness.loop import run
 
 SIZES = (1_000, 1_000_000)
 RATE = 300

@@ -6,21 +6,19 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import psycopg
-import uvloop
 
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
+from tests.harness.client import Endpoint, NoAnswerError
+from tests.harness.cluster import ROOT
+from tests.harness.proxy import HOST
 from tests.harness.servers import session_directory
-from tests.outages.client import Endpoint, NoAnswerError
-from tests.outages.cluster import ROOT
-from tests.outages.proxy import HOST
 
 POSTGRES = {"pg_stat_statements.track": "all", "pg_stat_statements.track_utility": "on"}
 """Statements inside of triggers are counted, too, and so are BEGIN and COMMIT."""
@@ -30,7 +28,6 @@ _STOP_S = 20.0
 _POLL_S = 0.02
 _PORTS = range(20_000, 32_000)
 """Below those that outgoing connections get."""
-Found = TypeVar("Found")
 
 FILL = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point)
@@ -147,12 +144,6 @@ def free_port() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
             probe.bind((HOST, port))
             return port
-
-
-def run(work: Coroutine[None, None, Found]) -> Found:
-    """Run a measurement on the loop that costs least."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 async def _answers(endpoint: Endpoint, path: str) -> bool:

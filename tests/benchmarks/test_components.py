@@ -33,10 +33,3 @@ def test_more_round_trips_are_missed() -> None:
 def test_batches_that_share_nothing_are_missed() -> None:
     """As many transactions as writes, 32 at a time, is not what joining promises."""
     assert not judge(_cost("filled", alone=FILLED.alone, together=Counts(40, 40, 160, 40)), EMPTY).passed
-
-
-def test_figures_are_per_operation() -> None:
-    """Counts are divided by how often the operation was done."""
-    row = EMPTY.row()
-    assert (row["redis_round_trips"], row["postgres_statements"]) == (2.0, 4.0)
-    assert (row["redis_round_trips_32_at_once"], row["postgres_statements_32_at_once"]) == (0.25, 0.5)

@@ -1,18 +1,15 @@
-"""The headline's judgement, and the open loop that its client runs in."""
+"""The judgement of the headline, and of what PostgreSQL did meanwhile."""
 
-import asyncio
 from collections import Counter
-from itertools import pairwise
 from random import Random
 
 import pytest
 
 from benchmarks.steady.h2load import Run
 from benchmarks.steady.headline import READS, WRITES, Checked, Seen, _targets
-from benchmarks.steady.pace import at_rate
-from benchmarks.steady.statements import Look
+from benchmarks.steady.statements import NAMED, Look, name_of
 from tests.harness.checker import Read, Verdict, Write, check
-from tests.outages.client import Endpoint
+from tests.harness.client import Endpoint
 
 FINE = check([Read("a", 3.0, 4.0, 2, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])
 STALE = check([Read("a", 3.0, 4.0, 1, status="hit")], [Write("a", 1.0, 2.0, 2, acknowledged=True)])
@@ -67,18 +64,15 @@ def test_a_run_without_its_load_proves_nothing() -> None:
     assert not any(_judged(statuses=(200, 503)))
 
 
-async def test_operations_begin_however_long_others_take() -> None:
-    """None of them ends before the last has begun; each is told the moment at which it was due, evenly after the one before."""
-    meant: list[float] = []
-    last_begun = asyncio.Event()
+def test_every_statement_has_its_own_name() -> None:
+    """No named statement is taken for another one."""
+    assert {name: name_of(text) for name, text in NAMED.items()} == {name: name for name in NAMED}
 
-    async def operation(moment: float) -> None:
-        meant.append(moment)
-        if len(meant) == 20:
-            last_begun.set()
-        await last_begun.wait()
 
-    async with asyncio.timeout(10):
-        paced = await at_rate(1_000, 0.02, operation)
-    assert paced.begun == 20
-    assert [later - earlier for earlier, later in pairwise(meant)] == pytest.approx([0.001] * 19)
+def test_transactions_are_explained_by_their_statements() -> None:
+    """A write locks once and reads back once; an audit is three transactions; what is left over are loads of readers."""
+    before = Look(100)
+    after = Look(113)
+    after.calls.update({"LOCK": 4, "LOAD": 7, "ANNOUNCE": 2, "SNAPSHOT": 2, "COMPLETE": 2})
+    done = after.since(before)
+    assert (done.transactions, done.writes, done.audits, done.loads, done.explained) == (13, 4, 6, 3, 13)

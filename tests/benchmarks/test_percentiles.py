@@ -1,4 +1,4 @@
-"""Percentiles, the correction for coordinated omission, and the reading of h2load's log."""
+"""The correction for coordinated omission, and what makes a run with h2load no such load."""
 
 from collections import Counter
 from random import Random
@@ -6,24 +6,7 @@ from random import Random
 import pytest
 
 from benchmarks.steady.h2load import Load, evaluate, parse
-from benchmarks.steady.percentiles import corrected, latency, percentile
-
-
-@pytest.mark.parametrize(("percent", "value"), [(0, 1), (1, 1), (50, 50), (95, 95), (99, 99), (99.1, 100), (100, 100)])
-def test_percentiles_are_of_nearest_rank(percent: float, value: int) -> None:
-    """The smallest value that so many percent of all do not exceed; never one between two that were seen."""
-    assert percentile(range(1, 101), percent) == value
-
-
-def test_no_values_have_no_percentile() -> None:
-    """Nothing measured is an error, not a zero."""
-    with pytest.raises(ValueError, match="no values"):
-        percentile([], 50)
-
-
-def test_what_waited_unsent_is_added() -> None:
-    """One wait of 3.5 periods hid three requests, which would have waited for what was left of it; short waits hide none."""
-    assert corrected([0.035, 0.002, 0.010], 0.010) == pytest.approx([0.002, 0.005, 0.010, 0.015, 0.025, 0.035])
+from benchmarks.steady.percentiles import corrected, percentile
 
 
 def test_a_stall_is_seen_as_long_as_it_was() -> None:
@@ -41,13 +24,6 @@ def test_a_stall_is_seen_as_long_as_it_was() -> None:
     assert percentile(found, 99) == pytest.approx(0.9, abs=0.02)
 
 
-def test_a_summary_is_in_milliseconds() -> None:
-    """The figures and the curve come from the same percentiles."""
-    found = latency([number / 1_000 for number in range(1, 1_001)])
-    assert (found.p50_ms, found.p95_ms, found.p99_ms, found.max_ms) == (500.0, 950.0, 990.0, 1000.0)
-    assert dict(found.curve)[99.9] == 999.0
-
-
 def _log(load: Load, *, slow_at: int | None = None, status: int = 200) -> list[str]:
     total = round(load.rate * (load.seconds + 2 * load.opening_s))
     lines = []
@@ -55,15 +31,6 @@ def _log(load: Load, *, slow_at: int | None = None, status: int = 200) -> list[s
         took = 50_000 if number == slow_at else 1_000
         lines.append(f"{1_000_000_000 + round(1e6 * number / load.rate)}\t{status}\t{took}\n")
     return lines
-
-
-def test_each_connection_has_time_to_answer() -> None:
-    """Connections get fewer requests than h2load's timer can begin (one every 10 ms), and all get the same number."""
-    for rate in (100, 2_000, 9_000, 20_000):
-        load = Load(rate, 10)
-        assert load.period_s > 0.010
-        assert load.requests % load.connections == 0
-        assert load.requests >= rate * load.seconds
 
 
 def test_a_log_is_judged_between_opening_and_ending() -> None:

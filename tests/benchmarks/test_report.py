@@ -1,12 +1,7 @@
-"""The common form of results, and the report that is made of them."""
-
-from pathlib import Path
-
-import pytest
+"""The report that is made of results, and what it says of targets that were missed."""
 
 from benchmarks.report import ordered, report, verdicts
-from benchmarks.results import Result, Target, read, read_all, write
-from benchmarks.tables import markdown
+from benchmarks.results import Result, Target
 
 FAST = Result(
     "reads",
@@ -18,27 +13,6 @@ FAST = Result(
     "2026-01-01T00:00:00+00:00",
 )
 LATER = Result("zebra", "Something else", [], (), ["not run"], "python -m x", "2026-01-02T00:00:00+00:00")
-
-
-def test_a_result_survives_its_file(tmp_path: Path) -> None:
-    """What is read is what was written, and every file is found by its name."""
-    again = read(write(FAST, tmp_path))
-    assert (again.rows[0]["requests/s"], again.targets, again.notes) == (31_234.5, FAST.targets, FAST.notes)
-    write(LATER, tmp_path)
-    assert list(read_all(tmp_path)) == ["reads", "zebra"]
-
-
-def test_a_file_of_another_form_is_an_error(tmp_path: Path) -> None:
-    """A result that lacks what the report needs is not passed over."""
-    file = tmp_path / "odd.json"
-    file.write_text('{"name": "odd", "targets": []}')
-    with pytest.raises(TypeError, match="title"):
-        read(file)
-
-
-def test_table_leaves_curves_out() -> None:
-    """A list is for the plots; figures are rounded to what they are worth; what did not count is a dash."""
-    assert markdown(FAST.rows).splitlines() == ["| contender | requests/s |", "|---|---:|", "| a | 31,234 |", "| b | - |"]
 
 
 def test_report_has_everything() -> None:

@@ -31,10 +31,3 @@ def test_rounds_that_were_no_such_load_are_a_miss(which: dict[str, object]) -> N
     assert judge(good, good).passed
     assert not judge(bad, good).passed
     assert not judge(good, bad).passed
-
-
-def test_the_row_has_medians() -> None:
-    """Of the figures and of each point of the curve; the extremes of p99 beside them."""
-    row = _measured("one", 2.0, 9.0, 4.0).row()
-    assert (row["p50_ms"], row["p99_ms"], row["p99_from_ms"], row["p99_to_ms"]) == (1.0, 4.0, 2.0, 9.0)
-    assert (99.0, 4.0) in row["curve"]  # type: ignore[operator]  # this cell is a list

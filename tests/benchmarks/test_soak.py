@@ -1,13 +1,10 @@
 """The soak's judgement, and the load that it puts on the service."""
 
 from collections.abc import Sequence
-from random import Random
 
 import pytest
 
-from benchmarks.steady.mixed_load import Mixed
 from benchmarks.steady.soak import RATE, Memory, Open, Soaked, judge
-from tests.outages.client import Endpoint
 
 REST = Open(descriptors=20, tasks=4, postgres=5)
 
@@ -25,15 +22,6 @@ def _passed(*found: Soaked) -> list[bool]:
     return [target.passed for target in judge(found)]
 
 
-def test_memory_is_compared_minute_by_minute() -> None:
-    """Means of the first and of the last minute, and a slope in units of its name."""
-    memory = _memory(100.0, 112.0)
-    assert memory.first_mb == pytest.approx(100.6, abs=0.01)
-    assert memory.last_mb == pytest.approx(111.4, abs=0.01)
-    assert memory.slope_mb_per_hour == pytest.approx(72.0, abs=0.01)
-    assert memory.growth == pytest.approx(0.107, abs=0.001)
-
-
 def test_growth_is_a_miss() -> None:
     """Five percent are allowed, in either direction; more is not."""
     assert _passed(_soaked(1_000, _memory(100, 104))) == [True, True]
@@ -47,11 +35,6 @@ def test_whatever_grows_at_rest_is_a_miss(after: Open) -> None:
     assert _passed(_soaked(1_000, _memory(100, 100), after=after)) == [True, False]
 
 
-def test_the_pool_may_fill() -> None:
-    """Connections that the pool may have are no leak."""
-    assert _passed(_soaked(1_000, _memory(100, 100), after=Open(20, 4, 10))) == [True, True]
-
-
 def test_sizes_are_compared() -> None:
     """A large catalogue may cost 20 MB more than a small one."""
     assert _passed(_soaked(1_000, _memory(100, 100)), _soaked(1_000_000, _memory(119, 119)))[-1]
@@ -63,15 +46,3 @@ def test_another_load_proves_nothing() -> None:
     still = _memory(100, 100)
     assert not any(_passed(_soaked(1, still, rate=RATE / 2), _soaked(2, still, rate=RATE / 2)))
     assert not any(_passed(_soaked(1, still, wrong=["GET /: 500"]), _soaked(2, still, wrong=["GET /: 500"])))
-
-
-def test_one_seed_makes_one_load() -> None:
-    """Both sizes, and every repetition, get the same kinds of requests in the same order."""
-
-    def kinds(seed: int) -> list[str]:
-        load = Mixed(Endpoint(1), 1_000, Random(seed))
-        return [load.next_request()[0] for _ in range(500)]
-
-    assert kinds(1) == kinds(1)
-    assert kinds(1) != kinds(2)
-    assert len(set(kinds(1))) == 16

@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,7 +40,6 @@ from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
-from app.postgres.database import Database
 from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import WriteRequest
@@ -48,8 +47,9 @@ from app.products.product import Draft
 from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
+from tests.cache.whole import CountedCache, broken_sums, wrong_slots
 from tests.harness.script import PATIENCE_S, Script
-from tests.limits import cache_config, lifetimes, redis_options, write_limits
+from tests.limits import cache_config, lifetimes, open_database, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
@@ -70,6 +70,8 @@ class Calls(Script):
         super().__init__(lambda: lost)
         self.log: list[tuple[str, tuple[str, ...]]] = []
         self.seconds: list[tuple[str, float]] = []
+        self.answered: Counter[str] = Counter()
+        self.keys_answered: Counter[str] = Counter()
 
     def of(self, verb: str) -> list[tuple[str, ...]]:
         """The keys of each call of the verb, in order."""
@@ -94,7 +96,10 @@ class Calls(Script):
                 self.seconds.append((verb, time.monotonic() - began))
 
         self.log.append((verb, tuple(keys)))
-        return await self.run(verb, timed)
+        reply: Reply = await self.run(verb, timed)
+        self.answered[verb] += 1
+        self.keys_answered[verb] += len(keys)
+        return reply
 
 
 class GatedStore:
@@ -255,7 +260,7 @@ async def open_process(
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
     options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
-    database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
+    database = open_database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
     store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()
@@ -263,7 +268,7 @@ async def open_process(
     gated_store = GatedStore(store)
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
-    cache = WriteThrough(gated_store, gated_source, gated_source, config, stats, history=history)
+    cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, told=history.told, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
     audit_sources = TableAuditSources(database, PRODUCTS, namespace)
@@ -291,6 +296,17 @@ async def open_process(
         async with asyncio.timeout(PATIENCE_S):
             await products.aclose()
             await cache.aclose()
+        ports = (gated_store.calls, gated_source.calls)
+        broken = broken_sums(
+            stats, cache, *(sum((p.answered for p in ports), Counter()), sum((p.keys_answered for p in ports), Counter()))
+        )
+        assert not broken, broken
+        if not audited:
+            # A server that the test left down holds nothing that could be compared.
+            with suppress(StoreUnavailable, SourceUnavailable):
+                async with audit_stores.open() as slots:
+                    wrong = await wrong_slots(slots, source, audit)
+                    assert not wrong, wrong
     finally:
         if background is not None:
             background.cancel()

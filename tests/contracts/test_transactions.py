@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 
 from app.cache.ports import Absent, Value
-from app.postgres.database import Database
 from app.products.commands import Adjust, Change, Command, Create, Effect, Put, Upsert, delete, set_stock
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import AlreadyExists, InsufficientStock, KeyReused, ProductsMissing, Refused
@@ -15,6 +14,7 @@ from app.products.product import Draft, LedgerPosition, Line, Movement, Position
 from app.products.source import ProductSource
 from app.products.transactions import Committed, ProductTransactions
 from tests.fakes.products import MemoryProducts, MemoryTransactions
+from tests.limits import open_database
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ async def shop(postgres_at: tuple[str, str] | None) -> AsyncIterator[Shop]:
         products = MemoryProducts()
         yield Shop(MemoryTransactions(products), products)
         return
-    database = Database(postgres_at[0])
+    database = open_database(postgres_at[0])
     yield Shop(ProductTransactions(database), ProductSource(database))
     await database.close()
 

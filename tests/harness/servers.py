@@ -1,5 +1,6 @@
 """The servers of the tests: a directory for private ones, and databases that live for one test."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -24,9 +25,13 @@ async def session_directory() -> AsyncIterator[Path]:
     """A locked directory of this session's own; those of dead sessions are removed, their servers stopped."""
     base = Path(tempfile.gettempdir()) / f"larder-tests-{os.getuid()}"
     base.mkdir(mode=0o711, exist_ok=True)
-    for left_over in base.iterdir():
-        await _reclaim(left_over)
-    with ServerDirectory(base / uuid4().hex[:12]) as own:
+    with base.with_suffix(".lock").open("w") as gate:
+        # One session at a time: a directory that was made and is not locked yet looks like that of a dead session.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        for left_over in base.iterdir():
+            await _reclaim(left_over)
+        own = ServerDirectory(base / uuid4().hex[:12])
+    with own:
         yield own.path
         shutil.rmtree(own.path, ignore_errors=True)
 

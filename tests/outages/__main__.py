@@ -1,15 +1,14 @@
 """``python -m tests.outages --minutes N [--seed S]``: exit status 0 when nothing was violated."""
 
 import argparse
-import asyncio
 import json
 import secrets
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.harness import loop
 from tests.harness.servers import session_directory
-from tests.outages.loop import new_loop
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
 
@@ -33,8 +32,7 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     _say(f"Outages for {arguments.minutes:g} minutes, seed {seed}")
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        outcome = runner.run(_main(arguments.minutes, seed))
+    outcome = loop.run(_main(arguments.minutes, seed))
     _say(table(outcome))
     if not outcome.violations:
         return 0

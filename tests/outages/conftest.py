@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.harness.workload import Load
 from tests.outages.stage import Stage, open_stage
-from tests.outages.workload import Load
 
 
 class Stages(Protocol):

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Cluster, Instance
-from tests.outages.faultlog import Fault, FaultLog
-from tests.outages.workload import Order, Workload
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Cluster, Instance
+from tests.harness.faultlog import Fault, FaultLog
+from tests.harness.workload import Order, Workload
 
 TAKES_OVER_S = FENCE_TTL_S + 3 * AUDIT_INTERVAL_S
 """Largest TTL, two intervals and one audit: after a change of server or of database hits are back."""

@@ -6,7 +6,7 @@ It is what docs/ARCHITECTURE.md tells whoever adds a field, as text to replace; 
 import shutil
 from pathlib import Path
 
-from tests.outages.cluster import ROOT
+from tests.harness.cluster import ROOT
 
 SCHEMA = 3
 MEMBER = b'"colour":"blue"'

@@ -5,12 +5,11 @@ the figures of the scenario of the same kind; exit status 0 when every promise w
 """
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
+from tests.harness import loop
 from tests.harness.servers import session_directory
-from tests.outages.loop import new_loop
 from tests.outages.release import Release
 from tests.outages.scenarios import rolling_deploy, two_namespaces
 from tests.outages.scenarios.report import Report
@@ -36,8 +35,7 @@ def main() -> int:
     parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of release 0.1.0")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long under load")
     arguments = parser.parse_args()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        report = runner.run(_main(arguments.what, Release(arguments.old.resolve()), arguments.seconds))
+    report = loop.run(_main(arguments.what, Release(arguments.old.resolve()), arguments.seconds))
     sys.stdout.write(f"{report.table()}\n")
     return int(bool(report.broken))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.outages.cluster import NAMESPACE, ROOT, Cluster, Instance, larder
+from tests.harness.cluster import NAMESPACE, ROOT, Cluster, Instance, larder
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,21 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cluster
-from tests.outages.faultlog import FaultLog
-from tests.outages.faults import KINDS, Kind, Scene
-from tests.outages.history import Bounds, History, Judgement
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cluster
+from tests.harness.faultlog import FaultLog
+from tests.harness.faults import KINDS, Kind, Scene
+from tests.harness.history import HAND_BOUNDS, History, Judgement
+from tests.harness.spare import start_spare
+from tests.harness.workload import Load, Workload
 from tests.outages.liveness import TAKES_OVER_S, Liveness
-from tests.outages.spare import start_spare
-from tests.outages.workload import Load, Workload
 
 ROUND_S = 60.0
 HEALED_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 """After the last fault every instance has hits: what is left of a fence, and an audit."""
 _CHANGES_OF_SERVER = ("redis-other", "two-databases")
 """After these the trust may have to be taken over: ``TAKES_OVER_S``."""
-HAND_BOUNDS = Bounds(quiet_s=2 * AUDIT_INTERVAL_S, faulty_s=FENCE_TTL_S + 0.2)
-"""Quiet: one interval, and as much again for the audit itself on two busy cores. With faults: the fence's life decides."""
 
 
 @dataclass(slots=True)

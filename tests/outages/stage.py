@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.outages.cluster import Cluster, Program, larder, start_cluster
-from tests.outages.faultlog import FaultLog
-from tests.outages.history import History
-from tests.outages.run import HAND_BOUNDS
-from tests.outages.workload import Load, Workload
+from tests.harness.cluster import Cluster, Program, larder, start_cluster
+from tests.harness.faultlog import FaultLog
+from tests.harness.history import HAND_BOUNDS, History
+from tests.harness.workload import Load, Workload
 
 _SEED = 7
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.outages.faults import KINDS
+from tests.harness.faults import KINDS
 from tests.outages.run import Outcome
 
 _METRICS = {

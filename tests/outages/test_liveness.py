@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.outages.faultlog import EVERYWHERE, Fault, FaultLog
+from tests.harness.faultlog import EVERYWHERE, Fault, FaultLog
 from tests.outages.liveness import GAP_S, TAKES_OVER_S, WRITE_BUDGET_S, Look, Looks
 
 _STEP_S = 0.1

@@ -14,14 +14,13 @@ import psycopg
 import pytest
 
 from app.postgres.migrations import upgrade
+from tests.harness.cluster import PROBE, Cluster, postgres_target
+from tests.harness.history import HAND_BOUNDS, SeenWrite
 from tests.harness.servers import create_database, drop_database
-from tests.outages.cluster import PROBE, Cluster, postgres_target
+from tests.harness.workload import Load, count
 from tests.outages.conftest import Stages
-from tests.outages.history import SeenWrite
-from tests.outages.run import HAND_BOUNDS
 from tests.outages.stage import Stage
 from tests.outages.standby import copy_server, run_program
-from tests.outages.workload import Load, count
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.05, counts_only=True)
 _PURGES = "larder_cache_purges_total"

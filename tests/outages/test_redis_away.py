@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
+from tests.harness.workload import Load, count
 from tests.outages.conftest import Stages
 from tests.outages.stage import Stage
-from tests.outages.workload import Load, count
 
 REDIS_DEADLINE_S = 0.1
 _QUIET = Load(readers=8, reader_pause_s=0.05, writers=3, writer_pause_s=0.1, counts_only=True)

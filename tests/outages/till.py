@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from tests.outages.client import NoAnswerError
-from tests.outages.cluster import Instance
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import Instance
 from tests.outages.scenarios.report import Report
 
 _PRODUCT = "sold"

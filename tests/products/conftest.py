@@ -5,9 +5,9 @@ import pytest
 
 from app.settings import Settings
 from tests.conftest import SessionPostgres
+from tests.harness.million import fill
 from tests.harness.servers import create_database, drop_database, new_name
 from tests.products.instances import Instance, instance
-from tests.products.million import fill
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

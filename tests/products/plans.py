@@ -12,7 +12,7 @@ from app.cache import table_queries
 from app.postgres.database import Session
 from app.products import queries
 from app.products.source import PRODUCTS
-from tests.products.million import BUSY, HOT, ids
+from tests.harness.million import BUSY, HOT, ids
 
 Node = dict[str, Any]
 Parameters = Mapping[str, Any]
@@ -95,8 +95,8 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "MOVEMENTS_BY_REFERENCE": _REFERENCES,
     "HAS_LEDGER": _LEDGERS,
     "LOCK_KEYS": [_keys(count) for count in (1, 200)],
-    "KEPT": [_keys(count) for count in (1, 200)],
-    "KEEP": [{**_ANSWER, "caller": "", "key": "new"}],
+    "STORED_ANSWERS": [_keys(count) for count in (1, 200)],
+    "STORE_ANSWER": [{**_ANSWER, "caller": "", "key": "new"}],
     "FORGET": [{"age_s": age_s, "limit": 1_000} for age_s in (60.0, 86_400.0)],
 }
 

@@ -1,11 +1,10 @@
 """``python -m tests.outages.scenarios NAME [--seconds N]``: exit status 0 when everything is as promised."""
 
 import argparse
-import asyncio
 import sys
 
+from tests.harness import loop
 from tests.harness.servers import session_directory
-from tests.outages.loop import new_loop
 from tests.outages.scenarios.index import SCENARIOS
 from tests.outages.scenarios.report import Report
 
@@ -25,8 +24,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="how long under load (default: the scenario's own)")
     parser.epilog = "; ".join(f"{name}: {scenario.text} ({scenario.seconds:g} s)" for name, scenario in SCENARIOS.items())
     arguments = parser.parse_args()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        report = runner.run(_main(arguments.name, arguments.seconds))
+    report = loop.run(_main(arguments.name, arguments.seconds))
     verdict = f"{len(report.broken)} promises broken" if report.broken else "as promised"
     sys.stdout.write(f"{arguments.name}: {verdict}\n{report.table()}\n")
     return int(bool(report.broken))

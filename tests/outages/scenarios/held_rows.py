@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.outages.client import NoAnswerError
-from tests.outages.cluster import Cluster, Instance, larder_as_it_comes, start_cluster
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import Cluster, Instance, larder_as_it_comes, start_cluster
 from tests.outages.scenarios.report import Report, percentile, share
 
 _PRODUCTS, _HELD = 400, 20

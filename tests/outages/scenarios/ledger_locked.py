@@ -9,11 +9,11 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from tests.outages.client import NoAnswerError
-from tests.outages.cluster import Instance, larder_as_it_comes
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import Instance, larder_as_it_comes
+from tests.harness.workload import Load
 from tests.outages.scenarios.report import Report, percentile, share
 from tests.outages.stage import Stage, open_stage
-from tests.outages.workload import Load
 
 _LOAD = Load(readers=0, writers=0, hot=8, cold=0)
 _READS_PER_S = 100

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.outages.client import NoAnswerError
-from tests.outages.cluster import PROBE, Instance, larder_as_it_comes, start_cluster
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import PROBE, Instance, larder_as_it_comes, start_cluster
 from tests.outages.scenarios.report import Report
 
 _CLIENTS = 10

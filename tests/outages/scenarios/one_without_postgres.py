@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.outages.history import History
-from tests.outages.proxy import Proxy
-from tests.outages.run import HAND_BOUNDS
+from tests.harness.history import HAND_BOUNDS, History
+from tests.harness.proxy import Proxy
+from tests.harness.workload import Load, Workload
 from tests.outages.scenarios.report import Report, share
 from tests.outages.stage import open_stage
-from tests.outages.workload import Load, Workload
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=2, writer_pause_s=0.1, counts_only=True)
 _LONELY_LOAD = Load(readers=2, reader_pause_s=0.05, writers=1, writer_pause_s=0.1, counts_only=True)

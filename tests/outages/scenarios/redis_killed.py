@@ -10,10 +10,10 @@ import asyncio
 import time
 from pathlib import Path
 
-from tests.outages.cluster import PROBE, Instance
+from tests.harness.cluster import PROBE, Instance
+from tests.harness.workload import Load, Order
 from tests.outages.scenarios.report import Report, share
 from tests.outages.stage import Stage, open_stage
-from tests.outages.workload import Load, Order
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=0, counts_only=True)
 _AWAY_S = 5.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import count as count_from
 from pathlib import Path
 
-from tests.outages.client import Answer, NoAnswerError
-from tests.outages.cluster import AUDIT_INTERVAL_S, PROBE, Cluster, Instance, larder_as_it_comes, start_cluster
-from tests.outages.proxy import Proxy
+from tests.harness.client import Answer, NoAnswerError
+from tests.harness.cluster import AUDIT_INTERVAL_S, PROBE, Cluster, Instance, larder_as_it_comes, start_cluster
+from tests.harness.proxy import Proxy
 from tests.outages.scenarios.report import Report
 
 _PRODUCT = "sold"

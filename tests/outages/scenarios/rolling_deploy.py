@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.outages.cluster import PROBE, Instance, an_instance
+from tests.harness.cluster import PROBE, Instance, an_instance
+from tests.harness.workload import Load
 from tests.outages.next_release import MEMBER, make_next_release
 from tests.outages.release import Release
 from tests.outages.scenarios.report import Report, share
 from tests.outages.stage import Stage, open_stage
 from tests.outages.till import Till
-from tests.outages.workload import Load
 
 _LOAD = Load(readers=10, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
 _HITS_AGAIN_S = 3.5

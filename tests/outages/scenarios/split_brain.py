@@ -15,13 +15,12 @@ from random import Random
 import psycopg
 
 from app.private_servers import PostgresServer
-from tests.outages.cluster import AUDIT_INTERVAL_S, NAMESPACE, Instance, postgres_target
-from tests.outages.history import History, SeenRead, SeenWrite
-from tests.outages.run import HAND_BOUNDS
+from tests.harness.cluster import AUDIT_INTERVAL_S, NAMESPACE, Instance, postgres_target
+from tests.harness.history import HAND_BOUNDS, History, SeenRead, SeenWrite
+from tests.harness.workload import Load, Workload
 from tests.outages.scenarios.report import Report, share
 from tests.outages.stage import Stage, open_stage
 from tests.outages.standby import copy_server, until_level
-from tests.outages.workload import Load, Workload
 
 Session = psycopg.AsyncConnection[tuple[object, ...]]
 

@@ -12,13 +12,12 @@ from random import Random
 
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, start_postgres
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, Instance, an_instance, postgres_target
+from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.servers import create_database
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, Instance, an_instance, postgres_target
-from tests.outages.history import History
-from tests.outages.run import HAND_BOUNDS
+from tests.harness.workload import Load, Workload
 from tests.outages.scenarios.report import Report, percentile, share
 from tests.outages.stage import Stage, open_stage
-from tests.outages.workload import Load, Workload
 
 _LOAD = Load(readers=8, reader_pause_s=0.02, writers=3, writer_pause_s=0.06, counts_only=True)
 _OTHER = "other"

@@ -7,11 +7,11 @@ most for the fence of the other namespace.
 import asyncio
 from pathlib import Path
 
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, an_instance
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, an_instance
+from tests.harness.workload import Load
 from tests.outages.release import Release
 from tests.outages.scenarios.report import Report, percentile, share
 from tests.outages.stage import open_stage
-from tests.outages.workload import Load
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
 _SECOND = "outages.2"

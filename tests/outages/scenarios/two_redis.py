@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from app.private_servers import start_redis
-from tests.outages.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Instance
-from tests.outages.proxy import Target
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Instance
+from tests.harness.proxy import Target
+from tests.harness.workload import Load
 from tests.outages.scenarios.report import Report, percentile, share
 from tests.outages.stage import Stage, open_stage
-from tests.outages.workload import Load
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
 _HITS_PERCENT = 90

@@ -18,9 +18,9 @@ import redis.asyncio
 
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
+from tests.harness.client import Endpoint, NoAnswerError
+from tests.harness.proxy import HOST, Proxy, Target
 from tests.harness.servers import know_history
-from tests.outages.client import Endpoint, NoAnswerError
-from tests.outages.proxy import HOST, Proxy, Target
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"

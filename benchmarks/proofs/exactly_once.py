@@ -1,6 +1,6 @@
 """A replay of sales while everything is killed: is each invoice done exactly once, to the unit?
 
-    python -m benchmarks.exactly_once SALES.csv.gz [--kills 20] [--rate 60] [--repeat 3]
+    python -m benchmarks.proofs.exactly_once SALES.csv.gz [--kills 20] [--rate 60] [--repeat 3]
 
 Private servers; the service is killed with SIGKILL two seconds after each time it was ready, Redis is stopped for five seconds
 and PostgreSQL restarted once meanwhile, and the replay's clients retry. Then every stock and every movement is compared

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.outages.client import Answer, NoAnswerError
-from tests.outages.cluster import Cluster, Instance
-from tests.outages.faultlog import FaultLog
-from tests.outages.history import Failure, History, SeenRead, SeenWrite
+from tests.harness.client import Answer, NoAnswerError
+from tests.harness.cluster import Cluster, Instance
+from tests.harness.faultlog import FaultLog
+from tests.harness.history import Failure, History, SeenRead, SeenWrite
 
 _UNCHANGED = ("database-unavailable", "overloaded")
 """Problems of status 503 that say that nothing was done."""

@@ -9,8 +9,8 @@ import psycopg
 
 from app.postgres.migrations import upgrade
 from app.private_servers import RedisServer, start_redis
+from tests.harness.cluster import PROBE, Cluster, Instance, an_instance
 from tests.harness.servers import create_database
-from tests.outages.cluster import PROBE, Cluster, Instance, an_instance
 
 STRANGE_EPOCH = 9
 """What names of the other database's products begin with."""

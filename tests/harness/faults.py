@@ -15,13 +15,13 @@ from random import Random
 import psycopg
 import redis.exceptions
 
-from tests.outages.client import NoAnswerError
-from tests.outages.cluster import NAMESPACE, Cluster, Instance
-from tests.outages.faultlog import FaultLog
-from tests.outages.history import ByHand, History, SeenWrite
-from tests.outages.proxy import Proxy, Target
-from tests.outages.spare import Spare
-from tests.outages.workload import Workload
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import NAMESPACE, Cluster, Instance
+from tests.harness.faultlog import FaultLog
+from tests.harness.history import ByHand, History, SeenWrite
+from tests.harness.proxy import Proxy, Target
+from tests.harness.spare import Spare
+from tests.harness.workload import Workload
 
 SHORTEST_S, LONGEST_S = 0.3, 2.5
 _AWAY_S = (4.0, 6.0)

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
-from tests.outages.proxy import HOST
+from tests.harness.proxy import HOST
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _BODILESS = (204, 304)

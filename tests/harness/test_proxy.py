@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.outages.proxy import HOST, Proxy, Target
+from tests.harness.proxy import HOST, Proxy, Target
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from tests.harness.checker import Read, Verdict, Write, check
-from tests.outages.client import Answer
-from tests.outages.faultlog import Fault, FaultLog
+from tests.harness.client import Answer
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
+from tests.harness.faultlog import Fault, FaultLog
 
 _PRODUCT = re.compile(
     rb'\{"id":"([^"]+)","name":"e(\d+)[^"]*","price_cents":(\d+),"stock":(\d+),"reorder_point":\d+,"version":(\d+),'
@@ -84,6 +85,10 @@ class Bounds:
 
     quiet_s: float
     faulty_s: float
+
+
+HAND_BOUNDS = Bounds(quiet_s=2 * AUDIT_INTERVAL_S, faulty_s=FENCE_TTL_S + 0.2)
+"""Quiet: one interval, and as much again for the audit itself on two busy cores. With faults: the fence's life decides."""
 
 
 class History:
