@@ -33,13 +33,9 @@ async def server_takes_over_old_data(stage: FakeStage) -> None:
     one, two = await stage.trusted()
     lagging = stage.red.data.copy()
     await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
+    async with stage.held(one.redis.hold("trust"), one.audit()):
+        stage.red.demote(lagging)
+        stage.red.promote()
     await trusted_again(await stage.member())
     await stage.read(await stage.member())
 
@@ -49,14 +45,10 @@ async def server_takes_over_old_data_under_a_late_cycle(stage: FakeStage) -> Non
     one, two = await stage.trusted()
     lagging = stage.red.data.copy()
     await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    await asyncio.sleep(1.1 * stage.fence_s)
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
+    async with stage.held(one.redis.hold("trust"), one.audit()):
+        await asyncio.sleep(1.1 * stage.fence_s)
+        stage.red.demote(lagging)
+        stage.red.promote()
     await trusted_again(await stage.member())
     await stage.read(await stage.member())
 
@@ -67,13 +59,9 @@ async def server_takes_over_old_data_without_a_watermark(stage: FakeStage) -> No
     lagging = stage.red.data.copy()
     lagging.watermark = None
     await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
+    async with stage.held(one.redis.hold("trust"), one.audit()):
+        stage.red.demote(lagging)
+        stage.red.promote()
     await trusted_again(await stage.member())
     await stage.read(await stage.member())
 
@@ -146,15 +134,9 @@ async def dump_is_restored_before_a_cycle_completes(stage: FakeStage) -> None:
     dump = stage.postgres.image()
     await one.audit()
     await one.audit()
-    complete = one.postgres.hold("complete")
-    cycle = stage.spawn(one.audit())
-    await complete.arrival()
-    assert stage.postgres.restore(dump)
-    two.redis.lose("publish")
-    write = stage.spawn(stage.write(two))
-    await asyncio.sleep(0.1)
-    complete.open()
-    await cycle
+    async with stage.held(one.postgres.hold("complete"), one.audit()):
+        assert stage.postgres.restore(dump)
+        write = await stage.unproven_write(two)
     await asyncio.sleep(0.1)
     await stage.read(one)
     await write
@@ -166,12 +148,8 @@ async def session_is_replaced_in_a_promotion(stage: FakeStage) -> None:
     one, two = await stage.trusted()
     await asyncio.sleep(1.1 * stage.fence_s)
     lagging = stage.postgres.image()
-    snapshot = one.postgres.hold("snapshot")
-    cycle = stage.spawn(one.audit())
-    await snapshot.arrival()
-    stage.postgres.promote(lagging)
-    snapshot.open()
-    await cycle
+    async with stage.held(one.postgres.hold("snapshot"), one.audit()):
+        stage.postgres.promote(lagging)
     await one.cache.drop(KEY)
     await stage.read(one)
     await stage.read(two)
