@@ -30,36 +30,27 @@ async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
 
 async def server_takes_over_old_data(stage: FakeStage) -> None:
     """In mid-cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
-    one, two = await stage.trusted()
-    lagging = stage.red.data.copy()
-    await stage.write(two)
-    async with stage.held(one.redis.hold("trust"), one.audit()):
-        stage.red.demote(lagging)
-        stage.red.promote()
-    await trusted_again(await stage.member())
-    await stage.read(await stage.member())
+    await _take_over_old_data(stage)
 
 
 async def server_takes_over_old_data_under_a_late_cycle(stage: FakeStage) -> None:
     """As before, but the cycle is held up beyond its fence's life: only the watermark is left for it to set."""
-    one, two = await stage.trusted()
-    lagging = stage.red.data.copy()
-    await stage.write(two)
-    async with stage.held(one.redis.hold("trust"), one.audit()):
-        await asyncio.sleep(1.1 * stage.fence_s)
-        stage.red.demote(lagging)
-        stage.red.promote()
-    await trusted_again(await stage.member())
-    await stage.read(await stage.member())
+    await _take_over_old_data(stage, after_s=1.1 * stage.fence_s)
 
 
 async def server_takes_over_old_data_without_a_watermark(stage: FakeStage) -> None:
     """As before, but the lagging server had lost its watermark, too."""
+    await _take_over_old_data(stage, watermark=False)
+
+
+async def _take_over_old_data(stage: FakeStage, *, after_s: float = 0.0, watermark: bool = True) -> None:
     one, two = await stage.trusted()
     lagging = stage.red.data.copy()
-    lagging.watermark = None
+    if not watermark:
+        lagging.watermark = None
     await stage.write(two)
     async with stage.held(one.redis.hold("trust"), one.audit()):
+        await asyncio.sleep(after_s)
         stage.red.demote(lagging)
         stage.red.promote()
     await trusted_again(await stage.member())
