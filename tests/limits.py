@@ -5,6 +5,7 @@ from dataclasses import replace
 from app import main
 from app.cache.config import CacheConfig
 from app.cache.redis_store import Lifetimes, RedisOptions
+from app.postgres.database import Database
 from app.products.service import WriteLimits
 from app.settings import Settings
 
@@ -29,3 +30,9 @@ def redis_options(url: str, **changes: int) -> RedisOptions:
 def write_limits(**changes: int) -> WriteLimits:
     """The write path's limits."""
     return replace(main.write_limits(SETTINGS), **changes)
+
+
+def open_database(url: str, **changes: int) -> Database:
+    """Connections to PostgreSQL; the settings of ``changes`` are named without ``database_``."""
+    changed = {f"database_{name}": value for name, value in changes.items()}
+    return main.open_database(SETTINGS.model_copy(update={"database_url": url, **changed}))

@@ -77,11 +77,11 @@ class Database:
         self,
         url: str,
         *,
-        connections: int = 10,
-        connect_timeout_ms: int = 3_000,
-        acquire_timeout_ms: int = 2_000,
-        statement_timeout_ms: int = 5_000,
-        lock_timeout_ms: int = 2_000,
+        connections: int,
+        connect_timeout_ms: int,
+        acquire_timeout_ms: int,
+        statement_timeout_ms: int,
+        lock_timeout_ms: int,
     ) -> None:
         self._url = url
         self._connect_timeout_ms = connect_timeout_ms

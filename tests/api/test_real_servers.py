@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from app.private_servers import PostgresServer, RedisServer
-from tests.api.problem import places, problem, send
+from tests.api.problem import places, problem
 from tests.api.real import proven, service
 
 URL = "/products/mug-blue"
@@ -57,78 +59,70 @@ async def test_a_miss_a_hit_and_a_refresh_give_the_same_bytes(client: httpx.Asyn
     assert (await client.get("/products")).content == b'{"items":[' + written.content + b'],"next":null}'
 
 
-async def test_read_many_counts_its_hits(client: httpx.AsyncClient) -> None:
-    """All hits is a hit; otherwise the header says how many were."""
-    for product_id in "abc":
-        await client.post("/products", json=MUG | {"id": product_id})
-    await client.delete("/cache/products/b")
-    answers = [await client.get("/products?id=c&id=b&id=a&id=none") for _ in range(2)]
-    statuses = [answer.headers["Cache-Status"] for answer in answers]
-    assert statuses == ['larder; fwd=miss; detail="hits=3 misses=1"', "larder; hit"]
-    assert [item["id"] for item in answers[1].json()["items"]] == ["c", "b", "a"]
-    assert answers[1].json()["missing"] == ["none"]
+async def test_an_adjustment_is_the_next_reads_hit(client: httpx.AsyncClient) -> None:
+    """Product and movement are the row's and the ledger's own, to the microsecond."""
+    await client.post("/products", json=MUG)
+    answer = await client.post(f"{URL}/stock/adjustments", json={"delta": -3, "reason": "sale", "reference": "order-17"})
+    hit = await client.get(URL)
+    assert (hit.headers["Cache-Status"], hit.headers["ETag"]) == ("larder; hit", answer.headers["ETag"])
+    assert answer.content.startswith(b'{"product":' + hit.content + b',"movement":')
+    for url in (f"{URL}/stock/movements", "/stock/movements?reference=order-17"):
+        assert (await client.get(url)).json()["items"][0] == answer.json()["movement"]
 
 
-@pytest.mark.parametrize("query", ["limit=2", "limit=2&q=m"])
-async def test_the_list_is_walked_to_its_end(client: httpx.AsyncClient, query: str) -> None:
-    """By id bytewise, by name whatever its case; every product once, in one order."""
-    names = {"B": "mug", "a": "MUG", "_": "Mug 2", "C": "mUG 10", "z": "m"}
-    for product_id, name in names.items():
-        await client.post("/products", json=MUG | {"id": product_id, "name": name})
-    seen, url = [], f"/products?{query}"
+async def test_two_thousand_lines_are_one_request_and_one_more_is_too_many(client: httpx.AsyncClient) -> None:
+    """All of them in one version; the ledger has a line for each, and gives them page by page."""
+    await client.post("/products", json=MUG)
+    lines = [{"product_id": "mug-blue", "delta": 1}, {"product_id": "mug-blue", "delta": -1}] * 1_000
+    body: dict[str, Any] = {"lines": lines, "reason": "correction", "reference": "all"}
+    answer = await client.post("/stock/adjustments", json=body, headers={"Idempotency-Key": "k"})
+    assert answer.json()["lines"] == [line | {"stock": 40, "version": 2} for line in lines]
+    again = await client.post("/stock/adjustments", json=body, headers={"Idempotency-Key": "k"})
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (answer.content, "true")
+    url, seen = "/stock/movements?reference=all&limit=250", []
     while url:
-        answer = await client.get(url)
-        seen += [item["id"] for item in answer.json()["items"]]
-        url = answer.headers.get("Link", "").partition(">")[0].removeprefix("<")
-    assert seen == (["z", "B", "a", "C", "_"] if "q=" in query else ["B", "C", "_", "a", "z"])
+        page = await client.get(url)
+        seen += [item["line"] for item in page.json()["items"]]
+        url = page.headers.get("Link", "").partition(">")[0].removeprefix("<")
+    assert seen == list(range(2_000))[::-1]
+    body["lines"] = [*lines, lines[0]]
+    assert places(problem(await client.post("/stock/adjustments", json=body), "invalid-request")) == ["#/lines"]
 
 
-async def test_a_batch_is_one_transaction_with_an_answer_for_each(client: httpx.AsyncClient) -> None:
-    """Created, updated, unchanged and refused side by side; what was written is a hit."""
+async def test_every_kind_of_answer_survives_its_storage(client: httpx.AsyncClient) -> None:
+    """Created, changed, deleted, refused: the retry has the bytes and headers that came first."""
     await client.post("/products", json=MUG)
-    items = [
-        {"id": "new", "name": "New", "price_cents": 1, "stock": 3},
-        {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "reorder_point": 10},
-        {"id": "new", "name": "Twice", "price_cents": 1},
-        {"id": "bad", "name": " ", "price_cents": 1},
+    requests: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", "/products", {"name": 'Ünï "q" \u2028 🍵', "price_cents": 1}),
+        ("POST", "/products/batch", {"items": [MUG | {"id": "b"}, {"name": "🍵", "price_cents": 1}, {}]}),
+        ("POST", "/products/batch", {"items": [{}]}),
+        ("PATCH", URL, {"price_cents": 5}),
+        ("PUT", f"{URL}/stock", {"stock": 3, "reference": "é"}),
+        ("POST", f"{URL}/stock/adjustments", {"delta": -4, "reason": "sale"}),
+        ("POST", f"{URL}/stock/adjustments", {"delta": -3, "reason": "sale"}),
+        ("DELETE", URL, None),
+        ("DELETE", "/products/none", None),
     ]
-    answer = await client.post("/products/batch", json={"items": items})
-    results = [(result["id"], result["outcome"], result.get("version")) for result in answer.json()["results"]]
-    assert results == [("new", "created", 1), ("mug-blue", "unchanged", 1), ("new", "refused", None), ("bad", "refused", None)]
-    items[1]["price_cents"] = 1
-    again = (await client.post("/products/batch", json={"items": items[:2]})).json()["results"]
-    assert [(result["outcome"], result["version"]) for result in again] == [("updated", 2), ("updated", 2)]
-    assert (await client.get("/products?id=new&id=mug-blue")).headers["Cache-Status"] == "larder; hit"
+    for number, (method, url, body) in enumerate(requests):
+        headers = {"Idempotency-Key": str(number)}
+        first, again = [await client.request(method, url, json=body, headers=headers) for _ in range(2)]
+        assert again.headers["Idempotent-Replayed"] == "true"
+        assert (first.status_code, first.content) == (again.status_code, again.content)
+        kept = ("etag", "location", "content-type", "cache-control")
+        assert [first.headers.get(name) for name in kept] == [again.headers.get(name) for name in kept]
 
 
-async def test_the_rules_of_writes_hold_on_the_row_in_postgres(client: httpx.AsyncClient) -> None:
-    """Existence, preconditions and required versions are decided where the product is, and refused without a trace."""
+async def test_one_key_twice_at_once_sells_once(client: httpx.AsyncClient, database_url: str) -> None:
+    """Whichever request is second waits for the first one's answer; the ledger names request and key."""
     await client.post("/products", json=MUG)
-    problem(await client.post("/products", json=MUG), "already-exists")
-    problem(await client.put(URL, json=MUG), "precondition-required")
-    for method, url, body in (
-        ("PUT", URL, MUG),
-        ("PATCH", URL, {"name": "Mug"}),
-        ("PUT", f"{URL}/stock", {"stock": 1}),
-        ("DELETE", URL, {}),
-    ):
-        answer = await send(client, method, url, body, {"If-Match": '"7"'})
-        assert problem(answer, "precondition-failed")["current_version"] == 1
-        absent = await send(client, method, url.replace("blue", "none"), {**body, "id": "mug-none"} if body is MUG else body)
-        assert absent.status_code == 201 if body is MUG else problem(absent, "product-not-found")
-        await client.delete("/products/mug-none")
-    problem(
-        await client.put(URL, json={"name": "Mug", "price_cents": 1}, headers={"If-None-Match": "*"}), "precondition-failed"
-    )
-    assert (await client.get(URL)).json()["version"] == 1
-
-
-async def test_a_version_goes_on_through_deletion(client: httpx.AsyncClient) -> None:
-    """A tag of a product that was there before never matches the one that came after it."""
-    await client.post("/products", json=MUG)
-    await client.delete(URL)
-    again = await client.post("/products", json=MUG)
-    assert (again.status_code, again.headers["ETag"]) == (201, '"3"')
+    body = {"delta": -1, "reason": "sale"}
+    calls = [client.post(f"{URL}/stock/adjustments", json=body, headers={"Idempotency-Key": '"k"'}) for _ in range(10)]
+    answers = await asyncio.gather(*calls)
+    assert len({answer.content for answer in answers}) == 1
+    [first] = [answer for answer in answers if "Idempotent-Replayed" not in answer.headers]
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        cursor = await connection.execute("SELECT request_id, idempotency_key FROM stock_movements WHERE reason = 'sale'")
+        assert await cursor.fetchall() == [(first.headers["X-Request-Id"], "k")]
 
 
 async def test_everything_works_without_redis_and_says_so(
@@ -181,13 +175,3 @@ async def test_without_postgres_the_service_says_that_it_is_not_ready(
         problem(await client.get(URL), "database-unavailable")
         flagged = await client.get(URL, headers={"Cache-Control": "stale-if-error=600"})
         assert (flagged.content, flagged.headers["Cache-Status"]) == (written.content, "larder; hit; detail=unverified")
-
-
-async def test_faults_of_shape_are_found_before_any_server_is_asked(client: httpx.AsyncClient) -> None:
-    """The whole application refuses as its HTTP layer does."""
-    problem(await send(client, "POST", "/products", b"x" * 5_000_000), "body-too-large")
-    assert places(problem(await send(client, "PUT", URL, {"name": "\ud800", "price_cents": 1}), "invalid-request")) == [
-        "#/name"
-    ]
-    problem(await client.get("/products?after=x"), "invalid-request")
-    problem(await send(client, "POST", "/products", MUG, {"Idempotency-Key": ""}), "invalid-header")

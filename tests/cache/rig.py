@@ -40,7 +40,6 @@ from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
-from app.postgres.database import Database
 from app.products.commands import Command
 from app.products.decision import Postponed
 from app.products.idempotency import WriteRequest
@@ -50,7 +49,7 @@ from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
 from tests.cache.whole import CountedCache, broken_sums, wrong_slots
 from tests.harness.script import PATIENCE_S, Script
-from tests.limits import cache_config, lifetimes, redis_options, write_limits
+from tests.limits import cache_config, lifetimes, open_database, redis_options, write_limits
 
 Reply = TypeVar("Reply")
 
@@ -261,7 +260,7 @@ async def open_process(
 ) -> AsyncIterator[Process]:
     """Open a process; with ``audited``, audits run in its background."""
     options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
-    database = Database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
+    database = open_database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
     store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(options, namespace)
     stats = Stats()

@@ -13,12 +13,11 @@ from app.cache.redis_store import RedisAuditStores
 from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.write_through import Status
-from app.postgres.database import Database
 from app.products.commands import Create, set_stock
 from app.products.source import PRODUCTS
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
-from tests.limits import redis_options
+from tests.limits import open_database, redis_options
 
 KEY = "mug"
 
@@ -45,7 +44,7 @@ class Belated:
 async def belated(redis_url: str, database_url: str, namespace: str) -> AsyncIterator[Audit]:
     """Another process's audits, all of them late."""
     stores = RedisAuditStores(redis_options(redis_url), namespace)
-    database = Database(database_url)
+    database = open_database(database_url)
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[AuditStore]:

@@ -8,7 +8,6 @@ import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
 from app.cache.write_through import Status
-from app.postgres.database import Database
 from app.postgres.errors import DatabaseError, DatabaseUnavailable
 from app.private_servers import PostgresServer
 from app.products.commands import Create, set_stock
@@ -17,6 +16,7 @@ from tests.cache.rig import Process, draft, open_process, until
 from tests.cache.wire import Tap, postgres_proxy
 from tests.harness.script import PATIENCE_S
 from tests.harness.servers import know_history
+from tests.limits import open_database
 
 KEYS = [f"p{number}" for number in range(6)]
 
@@ -81,7 +81,7 @@ async def test_server_hangs_after_the_login(database_url: str) -> None:
     """The statement before a connection's first use has the deadline of connecting; the next connection may work."""
     tap = Tap(hang_at="synchronous_commit")
     async with postgres_proxy(database_url, tap) as url:
-        database = Database(url, connect_timeout_ms=1_000, statement_timeout_ms=3_600_000)
+        database = open_database(url, connect_timeout_ms=1_000, statement_timeout_ms=3_600_000)
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(DatabaseUnavailable):
                 async with database.loads.session():

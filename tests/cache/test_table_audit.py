@@ -9,10 +9,10 @@ from psycopg.rows import TupleRow
 
 from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
 from app.cache.table_audit import TableAuditSources
-from app.postgres.database import Database
 from app.products.source import PRODUCTS
 from tests.cache.rig import until
 from tests.harness.script import Gate
+from tests.limits import open_database
 
 LIMITS = FenceLimits(2_000, 2_000, 50)
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -28,7 +28,7 @@ async def hand(database_url: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def audit(database_url: str, namespace: str) -> AsyncIterator[AuditSource]:
-    database = Database(database_url, connections=1)
+    database = open_database(database_url, connections=1)
     async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
         yield audit
     await database.close()

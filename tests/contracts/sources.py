@@ -18,6 +18,7 @@ from app.products.source import PRODUCTS, ProductSource
 from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.wire import Direct
+from tests.limits import open_database
 
 
 class SourceBench(Protocol):
@@ -187,7 +188,7 @@ class PostgresDatabase:
 @asynccontextmanager
 async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[PostgresDatabase]:
     """Open PostgreSQL for the contract."""
-    database = Database(url, connections=3)
+    database = open_database(url, connections=3)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
         yield PostgresDatabase(
             hand,
@@ -200,7 +201,7 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
 
 @asynccontextmanager
 async def _audit_of_another_process(url: str, namespace: str) -> AsyncIterator[AuditSource]:
-    database = Database(url, connections=4)
+    database = open_database(url, connections=4)
     try:
         async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
             yield audit

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 
 from app.cache.ports import Absent, Value
-from app.postgres.database import Database
 from app.products.commands import Adjust, Change, Command, Create, Effect, Put, Upsert, delete, set_stock
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import AlreadyExists, InsufficientStock, KeyReused, ProductsMissing, Refused
@@ -15,6 +14,7 @@ from app.products.product import Draft, LedgerPosition, Line, Movement, Position
 from app.products.source import ProductSource
 from app.products.transactions import Committed, ProductTransactions
 from tests.fakes.products import MemoryProducts, MemoryTransactions
+from tests.limits import open_database
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ async def shop(postgres_at: tuple[str, str] | None) -> AsyncIterator[Shop]:
         products = MemoryProducts()
         yield Shop(MemoryTransactions(products), products)
         return
-    database = Database(postgres_at[0])
+    database = open_database(postgres_at[0])
     yield Shop(ProductTransactions(database), ProductSource(database))
     await database.close()
 
@@ -162,15 +162,16 @@ async def test_key_without_any_product(shop: Shop) -> None:
 
 
 async def test_list_by_id_and_by_name(shop: Shop) -> None:
-    """Each page goes on after the position that the one before it ended with; what is deleted is not listed."""
-    names = {"c": "tea", "b": "Tea", "a": "pot", "d": "teapot", "e": "tea"}
-    await shop.commit(Upsert([draft(key, name=name, stock=len(key), reorder_point=len(name)) for key, name in names.items()]))
-    await shop.commit(delete("e"))
-    assert await _walk(shop) == ["a", "b", "c", "d"]
-    assert await _walk(shop, prefix="TEA") == ["b", "c", "d"]
-    assert await _walk(shop, prefix="tea", below=True) == ["b", "c", "d"]
-    await shop.commit(set_stock("c", 3))
-    assert await _walk(shop, below=True) == ["a", "b", "d"]
+    """By id bytewise, or by name whatever its case, each product once; what is deleted is not listed."""
+    names = {"B": "mug", "a": "MUG", "_": "Mug 2", "C": "mUG 10", "z": "m", "gone": "mug"}
+    await shop.commit(Upsert([draft(key, name=name, stock=1, reorder_point=2) for key, name in names.items()]))
+    await shop.commit(delete("gone"))
+    assert await _walk(shop) == ["B", "C", "_", "a", "z"]
+    assert await _walk(shop, prefix="M") == ["z", "B", "a", "C", "_"]
+    assert await _walk(shop, prefix="mug 1") == ["C"]
+    await shop.commit(Adjust([Line("C", 1)], Reason.RECEIPT))
+    assert await _walk(shop, below=True) == ["B", "_", "a", "z"]
+    assert await _walk(shop, prefix="mug", below=True) == ["B", "_", "a"]
 
 
 async def _walk(shop: Shop, *, prefix: str = "", below: bool = False) -> list[str]:

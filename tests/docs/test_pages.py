@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.api.application import build
+from app.api.metrics import RequestStats, WorkerMetrics, render
+from app.cache.stats import Stats
 from app.cli import COMMANDS
 from app.settings import PREFIX, Settings
 from tests.docs.generate import DOCS, TABLES
@@ -18,6 +21,8 @@ NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|docs|model|te
 TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)
 MODULE = re.compile(r"python3? -m ((?:app|tests|benchmarks)[\w.]*)")
 VERB = re.compile(r"(?:`|^)(?:\.venv/bin/)?larder ([a-z]+)", re.MULTILINE)
+CALL = re.compile(r"`((?:POST|GET|PUT|PATCH|DELETE) )?(/[^`?]*)(?:\?[^`]*)?`")
+METRIC = re.compile(r"\blarder_[a-z]+_[a-z_]+[a-z]\b")
 VARIABLE = re.compile(rf"\b{PREFIX}[A-Z_]+[A-Z]\b")
 GONE = {"LARDER_WRITE_LANES", "LARDER_WRITE_LANE_PATIENCE_MS", "audit", "catalogue", "replay"}
 """Settings and verbs of earlier releases, which the changes and the upgrade name."""
@@ -68,6 +73,22 @@ def test_a_setting_that_is_named_exists(page: Path) -> None:
     """A page that names a variable of ours does not send people to one that the service refuses."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert set(VARIABLE.findall(page.read_text(encoding="utf-8"))) <= known | GONE
+
+
+def test_the_page_of_the_api_has_every_path() -> None:
+    """docs/HTTP.md names every path that the API describes, and only such."""
+    operations = (DOCS / "HTTP.md").read_text(encoding="utf-8").split("## Operations")[1].split("## Problems")[0]
+    named = {path.replace("{id}", "{product_id}") for _, path in CALL.findall(operations)}
+    pages = {"/docs", "/problems", "/problems/{slug}"}
+    assert named - pages == build("1", RequestStats()).openapi()["paths"].keys() - pages
+
+
+def test_a_metric_that_is_named_exists() -> None:
+    """docs/OPERATIONS.md tells people to watch metrics that are there."""
+    shown = render(WorkerMetrics(cache=Stats(last_audit=0.0, last_proven=0.0))).decode()
+    named = set(METRIC.findall((DOCS / "OPERATIONS.md").read_text(encoding="utf-8")))
+    assert len(named) > 15
+    assert [name for name in named if f"# TYPE {name} " not in shown] == []
 
 
 @each_page

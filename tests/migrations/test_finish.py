@@ -7,7 +7,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.postgres.database import Database
 from app.postgres.errors import DatabaseUnsuitable, LockTimeout
 from app.postgres.migrations import finish, payload_schema, upgrade
 from app.products.commands import Adjust, Create
@@ -16,6 +15,7 @@ from app.products.payload import SCHEMA
 from app.products.product import Draft, Line, Reason
 from app.products.transactions import ProductTransactions
 from tests.cli.larder_process import Larder
+from tests.limits import open_database
 from tests.migrations.test_upgrade import OBJECTS, rows
 
 _LATER = SCHEMA + 5
@@ -69,7 +69,7 @@ async def test_a_database_that_was_empty_begins_finished(empty_database_url: str
 
 async def test_a_release_that_is_too_old_refuses_what_would_change_nothing(database_url: str) -> None:
     """Neither a refusal nor an answer of before is given by a release that does not know what it reads; nothing is kept."""
-    database = Database(database_url)
+    database = open_database(database_url)
     try:
         transactions = ProductTransactions(database)
         await transactions.commit([WriteRequest(Create(Draft("a", "A", 1, 1, 0)))])

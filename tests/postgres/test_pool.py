@@ -21,13 +21,14 @@ from app.postgres.errors import (
 from app.postgres.pool import Pool
 from app.postgres.session import Connection, Session
 from tests.harness.script import PATIENCE_S, Gate
+from tests.limits import open_database
 
 PID = "SELECT pg_backend_pid()"
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, connections=5, acquire_timeout_ms=100)
+    database = open_database(database_url, connections=5, acquire_timeout_ms=100)
     yield database
     await database.close()
 
@@ -39,7 +40,7 @@ async def _pids(database: Database) -> list[Any]:
 
 async def test_a_refused_connection_fails_at_once() -> None:
     """Nobody waits for a server that says no; the reason is told."""
-    database = Database("postgresql://larder@127.0.0.1:1/larder", acquire_timeout_ms=60_000)
+    database = open_database("postgresql://larder@127.0.0.1:1/larder", acquire_timeout_ms=60_000)
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(DatabaseUnavailable, match="refused"):
             await database.loads.rows("SELECT 1")

@@ -15,7 +15,7 @@ from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
 from app.settings import Settings
 from tests.harness.script import PATIENCE_S, Gate
-from tests.limits import write_limits
+from tests.limits import open_database, write_limits
 from tests.products.instances import Instance, by_hand, rows
 
 GUILTY = "guilty"
@@ -77,7 +77,7 @@ async def shop(larder: Instance, settings: Settings) -> AsyncIterator[Shop]:
         await hand.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON products FOR EACH ROW WHEN (NEW.id = 'guilty') EXECUTE FUNCTION refuse()"
         )
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     shop = Shop(larder, database)
     yield shop
     for gate in shop.transactions.gates.values():

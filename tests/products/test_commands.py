@@ -6,9 +6,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.products.commands import Change, Command, Create, Put, Upsert, delete, merge_patch, set_stock
-from app.products.errors import AlreadyExists, PreconditionFailed, PreconditionRequired, ProductsMissing, Refused
-from app.products.product import Draft, Gone, Patch, Precondition, Product, Row
+from app.products.commands import Adjust, Change, Command, Create, Put, Upsert, delete, merge_patch, set_stock
+from app.products.errors import (
+    AlreadyExists,
+    InsufficientStock,
+    PreconditionFailed,
+    PreconditionRequired,
+    ProductsMissing,
+    Refused,
+    StockLimit,
+)
+from app.products.product import MAX_INTEGER, Draft, Gone, Line, Patch, Precondition, Product, Reason, Row
 
 NOW = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 MUG = Product("mug", "Mug", 100, 7, 2, 5, NOW, NOW)
@@ -94,3 +102,23 @@ def test_missing_product_with_a_precondition(make: Callable[[Precondition], Comm
     """A product that is not there is missing, whatever version the caller names."""
     with pytest.raises(ProductsMissing):
         decide(make(MATCHING), NEVER)
+
+
+def test_lines_of_one_product_are_checked_as_their_sum() -> None:
+    """Shortages come in the order in which the products were first named, each with its sum; the limit is exact."""
+    rows = {"a": replace(MUG, id="a", stock=10), "b": replace(MUG, id="b", stock=10)}
+
+    def adjust(*lines: tuple[str, int]) -> list[tuple[str, int, list[int]]]:
+        effects = Adjust([Line(product_id, delta) for product_id, delta in lines], Reason.SALE).decide(rows)
+        return [(e.row.id, e.row.stock, [entry.line for entry in e.entries]) for e in effects if isinstance(e.row, Product)]
+
+    assert adjust(("a", -12), ("b", -1), ("a", 3)) == [("a", 1, [0, 2]), ("b", 9, [1])]
+    assert adjust(("a", MAX_INTEGER), ("a", MAX_INTEGER), ("a", -MAX_INTEGER), ("a", -10)) == [("a", MAX_INTEGER, [0, 1, 2, 3])]
+    with pytest.raises(StockLimit):
+        adjust(("a", MAX_INTEGER - 9))
+    with pytest.raises(InsufficientStock) as refusal:
+        adjust(("b", -2), ("a", -12), ("b", -9), ("a", 1))
+    assert [(s.product_id, s.available, s.requested, s.version) for s in refusal.value.shortages] == [
+        ("b", 10, 11, 5),
+        ("a", 10, 11, 5),
+    ]

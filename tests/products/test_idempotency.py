@@ -11,8 +11,7 @@ import redis.asyncio
 from app.cache.redis_store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
-from app.main import open_database
-from app.postgres.database import Database, Pool, Session
+from app.postgres.database import Pool, Session
 from app.postgres.errors import CommitUnknown
 from app.products.commands import Adjust, Effect, set_stock
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
@@ -23,7 +22,7 @@ from app.products.service import Products
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 from tests.harness.script import Gate
-from tests.limits import write_limits
+from tests.limits import open_database, write_limits
 from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
 
 
@@ -110,7 +109,7 @@ class _CutSession(Session):
 async def test_a_commit_whose_answer_was_lost_is_found_by_its_retry(larder: Instance, settings: Settings) -> None:
     """The change and the answer were both committed: the retry is told, and nothing is done twice."""
     await larder.stock("a")
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     database.writes = _Cut(database.writes)
     with pytest.raises(OutcomeUnknown):
         await _take(larder.through(database), "k")
@@ -208,7 +207,7 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
         await _take(larder.products, key)
     async with by_hand(settings) as connection:
         await connection.execute("UPDATE idempotency_records SET created_at = created_at - interval '2 days' WHERE key < 'f'")
-    database = open_database(settings)
+    database = open_database(settings.database_url)
     transactions = ProductTransactions(database)
     assert [await transactions.forget(age_s=86_400, limit=2) for _ in range(2)] == [2, 2]
     pruner = AnswerPruner(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from app.products.commands import Adjust, Create, Effect, Put, Upsert, delete, set_stock
-from app.products.errors import InsufficientStock, ProductsMissing, Refused, StockLimit
+from app.products.errors import InsufficientStock, Refused
 from app.products.idempotency import Origin
 from app.products.product import MAX_INTEGER, Draft, Line, Movement, Precondition, Product, Reason
 from app.settings import Settings
@@ -61,32 +61,6 @@ async def test_who_asked_is_kept_for_later(larder: Instance, settings: Settings)
     assert found == [("r-1", "somebody", None)]
 
 
-async def test_lines_of_one_product_share_its_version_and_are_checked_as_their_sum(larder: Instance) -> None:
-    """12 are taken of 10, with 3 given back in the same request: that is enough; one more is not, and nothing is done."""
-    await larder.stock("a", "b")
-    lines = [Line("a", -12), Line("b", -1), Line("a", 3)]
-    done = await larder.products.write(Adjust(lines, Reason.SALE, "order-1"))
-    assert [(w.row.id, w.row.version, w.row.stock) for w in done if isinstance(w.row, Product)] == [("a", 2, 1), ("b", 2, 9)]
-    assert _short(await _ledger(larder, "a"))[:2] == [(2, 2, 3, 1, "sale"), (2, 0, -12, 1, "sale")]
-    with pytest.raises(InsufficientStock) as refusal:
-        await larder.products.write(Adjust([Line("b", -1), Line("a", -9), Line("b", -9), Line("a", 7)], Reason.SALE))
-    [a, b] = refusal.value.shortages
-    assert (a.product_id, a.available, a.requested, a.version) == ("b", 9, 10, 2)
-    assert (b.product_id, b.available, b.requested, b.version) == ("a", 1, 2, 2)
-    assert len(await _ledger(larder, "b")) == 2
-
-
-async def test_sums_are_exact_at_the_limit(larder: Instance) -> None:
-    """The largest stock can be reached through sums far above it, and not exceeded by one."""
-    await larder.stock("a")
-    lines = [Line("a", MAX_INTEGER)] * 2 + [Line("a", -MAX_INTEGER), Line("a", -10)]
-    assert [
-        w.row.stock for w in await larder.products.write(Adjust(lines, Reason.CORRECTION)) if isinstance(w.row, Product)
-    ] == [MAX_INTEGER]
-    with pytest.raises(StockLimit):
-        await larder.products.write(Adjust([Line("a", 1)], Reason.RECEIPT))
-
-
 async def test_a_hundred_takers_of_ten_units_take_ten(larder: Instance, other: Instance, settings: Settings) -> None:
     """On two instances at once: ten succeed, each refusal names the stock there was, and the ledger has ten sales."""
     await larder.stock("a")
@@ -138,33 +112,6 @@ async def test_a_movement_is_never_changed(larder: Instance, settings: Settings,
         with pytest.raises(psycopg.errors.CheckViolation, match="never changed"):
             await connection.execute(statement)
     assert len(await _ledger(larder, "a")) == 1
-
-
-async def test_the_ledger_of_an_id_that_never_was_is_missing(larder: Instance) -> None:
-    """And that of a reference that nobody named is empty."""
-    with pytest.raises(ProductsMissing):
-        await larder.products.movements("none", limit=5)
-    assert (await larder.products.movements_by_reference("none", limit=5)).items == []
-
-
-async def test_the_ledger_is_read_page_by_page(larder: Instance) -> None:
-    """Every entry once, newest first, whatever the page's size; lines of one version are told apart."""
-    await larder.stock("a", "b")
-    for _ in range(3):
-        await larder.products.write(Adjust([Line("a", 1), Line("b", 1), Line("a", 1)], Reason.RECEIPT, "r"))
-    whole = await larder.products.movements_by_reference("r", limit=50)
-    assert len(whole.items) == 9
-    assert whole.next is None
-    for limit in (1, 2, 4):
-        page = await larder.products.movements_by_reference("r", limit=limit)
-        seen = list(page.items)
-        while page.next:
-            page = await larder.products.movements_by_reference("r", limit=limit, after=page.next)
-            seen += page.items
-        assert seen == list(whole.items)
-    first = await larder.products.movements("a", limit=3)
-    rest = await larder.products.movements("a", limit=50, after=first.next)
-    assert [*first.items, *rest.items] == await _ledger(larder, "a")
 
 
 async def test_in_a_joined_batch_each_request_is_served_as_if_alone(larder: Instance, settings: Settings) -> None:

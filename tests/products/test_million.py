@@ -8,9 +8,10 @@ from typing import Any, LiteralString
 import pytest
 
 from app.cache import table_queries
-from app.postgres.database import Database, Session
+from app.postgres.database import Session
 from app.products import queries
 from tests.harness.million import BUSY, HOT
+from tests.limits import open_database
 from tests.products.plans import CASES, STATEMENTS, TABLES, Parameters, buffers, explain, scans
 
 PER_PAGE = 50
@@ -30,7 +31,7 @@ WHERE coalesce(i.indrelid, c.oid) = ANY(%(tables)s::regclass[]) AND c.relkind IN
 @asynccontextmanager
 async def session_of(url: str, settings: Mapping[str, str] = AS_SERVED) -> AsyncIterator[Session]:
     """A session as the service's pool makes them, and what is set otherwise."""
-    database = Database(url)
+    database = open_database(url)
     try:
         async with database.lists.session() as session:
             for name, value in settings.items():

@@ -20,6 +20,7 @@ from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteReques
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
+from tests.limits import open_database
 from tests.products.plans import STATEMENTS
 
 PREPARED = "SELECT name, statement, custom_plans FROM pg_prepared_statements"
@@ -34,7 +35,7 @@ LIMITS = FenceLimits(2_000, 2_000, 50)
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """One connection for each part, so that it is always the same."""
-    database = Database(database_url, connections=5)
+    database = open_database(database_url, connections=5)
     yield database
     await database.close()
 

@@ -15,11 +15,12 @@ from app.products.errors import AlreadyExists, ProductsMissing, Refused
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
 from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
+from tests.limits import open_database
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
+    database = open_database(database_url)
     yield database
     await database.close()
 
@@ -173,7 +174,7 @@ async def test_refused_transaction_leaves_no_lock(database_url: str, transaction
 @pytest.mark.parametrize("attempts", [1, 2, 4])
 async def test_database_is_away(attempts: int) -> None:
     """However often it is tried, an outage is called one, not a defect."""
-    database = Database("postgresql://larder@127.0.0.1:1/larder")
+    database = open_database("postgresql://larder@127.0.0.1:1/larder")
     with pytest.raises(DatabaseUnavailable):
         await ProductTransactions(database, attempts=attempts).commit([WriteRequest(Create(draft("a")))])
     await database.close()
