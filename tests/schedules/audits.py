@@ -5,6 +5,7 @@ Each is named by what happens.
 
 import asyncio
 
+from app.cache.write_through import Status
 from tests.schedules.on_fakes import FakeStage
 from tests.schedules.stage import KEY, Member, Stage, trusted_again
 
@@ -100,3 +101,19 @@ async def audit_under_way_during_a_commit(stage: Stage[Member]) -> None:
     await asyncio.sleep(0.1)
     await stage.read(one)
     await write
+
+
+async def cycle_outlasts_its_fence(stage: Stage[Member]) -> None:
+    """A cycle that purges takes longer than its fence may live; the next one repairs what changed since, and purges nothing."""
+    one, two = await stage.trusted()
+    await stage.forget_watermark()
+    async with stage.held(one.redis.hold("trust"), one.audit()):
+        await asyncio.sleep(1.1 * stage.fence_s)
+    await stage.finds(two, 1, Status.BYPASS)
+    write = await stage.unproven_write(two)
+    cycle = await one.audit()
+    assert cycle is not None
+    if (cycle.purged, cycle.repairs.older) != (None, 1):
+        stage.unmet.append(f"{cycle} instead of one repair and no purge")
+    await write
+    await stage.read(two)

@@ -55,7 +55,7 @@ class Stage(ABC, Generic[M_co]):
         self.fence_s = fence_s
         """How long a fence lives."""
         self.unmet: list[str] = []
-        """Answers that the shipped code gives otherwise; code without one of its guards is not asked for them."""
+        """What the shipped code does otherwise."""
         self._contents = 0
         self._ticks = 0
         self._foreign: list[str] = []
