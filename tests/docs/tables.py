@@ -30,4 +30,5 @@ def with_block(page: str, name: str, table: str) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n".replace("|  |", "| |")
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in escaped)}|\n"

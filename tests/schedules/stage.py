@@ -7,7 +7,8 @@ needs what no real server does on command.
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status, WriteThrough
 from tests.fakes.source import Committed
 from tests.harness.checker import Read, Violation, Write, check
-from tests.harness.script import Script
+from tests.harness.script import Gate, Script
 from tests.simulation.parts import read_as_served
 
 KEY = "k"
@@ -54,7 +55,7 @@ class Stage(ABC, Generic[M_co]):
         self.fence_s = fence_s
         """How long a fence lives."""
         self.unmet: list[str] = []
-        """Answers that the shipped code gives otherwise; code without one of its guards is not asked for them."""
+        """What the shipped code does otherwise."""
         self._contents = 0
         self._ticks = 0
         self._foreign: list[str] = []
@@ -113,6 +114,22 @@ class Stage(ABC, Generic[M_co]):
         for state in states:
             key, order = member.place_of(state)
             self._writes.append(Write(key, called, returned, state.version, acknowledged=True, epoch_order=order))
+
+    async def unproven_write(self, member: Member) -> "asyncio.Task[None]":
+        """Begin a write whose publish is lost; return when it is committed and waits to be settled."""
+        member.redis.lose("publish")
+        writing = self.spawn(self.write(member))
+        await asyncio.sleep(0.1)
+        return writing
+
+    @asynccontextmanager
+    async def held(self, gate: Gate, work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+        """Begin some work, do what stands in the block while its call waits at the gate, then let the work end."""
+        task = self.spawn(work)
+        await gate.arrival()
+        yield
+        gate.open()
+        await task
 
     async def read(self, member: Member) -> Answer:
         """Read the key and record the answer."""

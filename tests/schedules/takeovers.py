@@ -30,50 +30,29 @@ async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
 
 async def server_takes_over_old_data(stage: FakeStage) -> None:
     """In mid-cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
-    one, two = await stage.trusted()
-    lagging = stage.red.data.copy()
-    await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
-    await trusted_again(await stage.member())
-    await stage.read(await stage.member())
+    await _take_over_old_data(stage)
 
 
 async def server_takes_over_old_data_under_a_late_cycle(stage: FakeStage) -> None:
     """As before, but the cycle is held up beyond its fence's life: only the watermark is left for it to set."""
-    one, two = await stage.trusted()
-    lagging = stage.red.data.copy()
-    await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    await asyncio.sleep(1.1 * stage.fence_s)
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
-    await trusted_again(await stage.member())
-    await stage.read(await stage.member())
+    await _take_over_old_data(stage, after_s=1.1 * stage.fence_s)
 
 
 async def server_takes_over_old_data_without_a_watermark(stage: FakeStage) -> None:
     """As before, but the lagging server had lost its watermark, too."""
+    await _take_over_old_data(stage, watermark=False)
+
+
+async def _take_over_old_data(stage: FakeStage, *, after_s: float = 0.0, watermark: bool = True) -> None:
     one, two = await stage.trusted()
     lagging = stage.red.data.copy()
-    lagging.watermark = None
+    if not watermark:
+        lagging.watermark = None
     await stage.write(two)
-    trust = one.redis.hold("trust")
-    cycle = stage.spawn(one.audit())
-    await trust.arrival()
-    stage.red.demote(lagging)
-    stage.red.promote()
-    trust.open()
-    await cycle
+    async with stage.held(one.redis.hold("trust"), one.audit()):
+        await asyncio.sleep(after_s)
+        stage.red.demote(lagging)
+        stage.red.promote()
     await trusted_again(await stage.member())
     await stage.read(await stage.member())
 
@@ -146,15 +125,9 @@ async def dump_is_restored_before_a_cycle_completes(stage: FakeStage) -> None:
     dump = stage.postgres.image()
     await one.audit()
     await one.audit()
-    complete = one.postgres.hold("complete")
-    cycle = stage.spawn(one.audit())
-    await complete.arrival()
-    assert stage.postgres.restore(dump)
-    two.redis.lose("publish")
-    write = stage.spawn(stage.write(two))
-    await asyncio.sleep(0.1)
-    complete.open()
-    await cycle
+    async with stage.held(one.postgres.hold("complete"), one.audit()):
+        assert stage.postgres.restore(dump)
+        write = await stage.unproven_write(two)
     await asyncio.sleep(0.1)
     await stage.read(one)
     await write
@@ -166,12 +139,8 @@ async def session_is_replaced_in_a_promotion(stage: FakeStage) -> None:
     one, two = await stage.trusted()
     await asyncio.sleep(1.1 * stage.fence_s)
     lagging = stage.postgres.image()
-    snapshot = one.postgres.hold("snapshot")
-    cycle = stage.spawn(one.audit())
-    await snapshot.arrival()
-    stage.postgres.promote(lagging)
-    snapshot.open()
-    await cycle
+    async with stage.held(one.postgres.hold("snapshot"), one.audit()):
+        stage.postgres.promote(lagging)
     await one.cache.drop(KEY)
     await stage.read(one)
     await stage.read(two)

@@ -23,6 +23,7 @@ LAPSES = {
     traffic.publish_onto_a_slot_of_an_epoch_that_ended,
     audits.audit_sets_its_fence_late,
     audits.audit_under_way_during_a_commit,
+    audits.cycle_outlasts_its_fence,
     audits.fill_between_purge_and_snapshot,
     audits.lease_outlives_the_audit,
     audits.shorter_fence_is_announced,
@@ -41,7 +42,7 @@ def plays_on_servers(schedule: Any) -> bool:
 SCHEDULES = [schedule for module in (audits, traffic) for schedule in schedules_of(module) if plays_on_servers(schedule)]
 
 
-@pytest.mark.guarantee("R2", "R3", "R7", "R8", "R10")
+@pytest.mark.guarantee("R2", "R3", "R4", "R5", "R6", "R7", "R8", "R10")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.__name__)
 async def test_shipped_code_on_a_schedule(redis_url: str, database_url: str, namespace: str, schedule: Schedule) -> None:
     """Nobody reads the past, and every answer is the one that the schedule expects."""

@@ -35,12 +35,8 @@ async def deletion_arrives_after_a_creation(stage: Stage[Member]) -> None:
 
 async def _in_the_other_order(stage: Stage[Member], early: str, late: str) -> None:
     one, two = await stage.trusted()
-    publish = one.redis.hold("publish")
-    first = stage.spawn(stage.write(one, content=early))
-    await publish.arrival()
-    await stage.write(two, content=late)
-    publish.open()
-    await first
+    async with stage.held(one.redis.hold("publish"), stage.write(one, content=early)):
+        await stage.write(two, content=late)
     await stage.finds(one, 3, Status.HIT)
 
 
@@ -48,24 +44,16 @@ async def publish_arrives_on_its_own_lease(stage: Stage[Member]) -> None:
     """A writer leases the empty slot and commits; another one commits and publishes; then the first one publishes."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
-    publish = one.redis.hold("publish")
-    first = stage.spawn(stage.write(one))
-    await publish.arrival()
-    await stage.write(two)
-    publish.open()
-    await first
+    async with stage.held(one.redis.hold("publish"), stage.write(one)):
+        await stage.write(two)
     await stage.read(one)
 
 
 async def refresh_arrives_after_a_write(stage: Stage[Member]) -> None:
     """Somebody loads an entry anew; a writer commits and publishes; what was loaded is published."""
     one, two = await stage.trusted()
-    load = one.postgres.hold_reply("load")
-    refresh = stage.spawn(one.cache.read(KEY, refresh=True))
-    await load.arrival()
-    await stage.write(two)
-    load.open()
-    await refresh
+    async with stage.held(one.postgres.hold_reply("load"), one.cache.read(KEY, refresh=True)):
+        await stage.write(two)
     await stage.finds(one, 2, Status.HIT)
 
 
@@ -73,25 +61,17 @@ async def absence_arrives_after_a_creation(stage: Stage[Member]) -> None:
     """A reader leases and finds no row; a writer creates it and publishes; the reader fills."""
     one, two = await stage.member(), await stage.member()
     assert await one.audit()
-    fill = one.redis.hold("publish")
-    reader = stage.spawn(stage.read(one))
-    await fill.arrival()
-    await stage.write(two)
-    fill.open()
-    await reader
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two)
     await stage.read(two)
 
 
 async def publish_arrives_after_an_eviction(stage: Stage[Member]) -> None:
-    """As before, and the newer state was evicted before the older one arrives."""
+    """Two writers publish in the other order, and the newer state is evicted before the older one arrives."""
     one, two = await stage.trusted()
-    publish = one.redis.hold("publish")
-    first = stage.spawn(stage.write(one))
-    await publish.arrival()
-    await stage.write(two)
-    await stage.evict()
-    publish.open()
-    await first
+    async with stage.held(one.redis.hold("publish"), stage.write(one)):
+        await stage.write(two)
+        await stage.evict()
     await stage.read(one)
 
 
@@ -99,12 +79,8 @@ async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer commits and publishes; the reader fills."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
-    fill = one.redis.hold("publish")
-    reader = stage.spawn(stage.read(one))
-    await fill.arrival()
-    await stage.write(two)
-    fill.open()
-    await reader
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two)
     await stage.read(two)
 
 
@@ -112,16 +88,12 @@ async def fill_arrives_on_another_readers_lease(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer commits; the slot is evicted and leased by another reader; the first one fills."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
-    fill = one.redis.hold("publish")
-    reader = stage.spawn(stage.read(one))
-    await fill.arrival()
-    await stage.write(two)
-    await two.cache.drop(KEY)
-    load = two.postgres.hold("load")
-    other = stage.spawn(stage.read(two))
-    await load.arrival()
-    fill.open()
-    await reader
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two)
+        await two.cache.drop(KEY)
+        load = two.postgres.hold("load")
+        other = stage.spawn(stage.read(two))
+        await load.arrival()
     await stage.read(await stage.member())
     load.open()
     await other
@@ -131,14 +103,10 @@ async def lease_waits_for_a_write(stage: Stage[Member]) -> None:
     """A reader's lease is held up while a writer commits and publishes and the slot is evicted."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
-    lease = one.redis.hold("lease")
-    reader = stage.spawn(stage.read(one))
-    await lease.arrival()
-    await stage.write(two)
-    await asyncio.sleep(0.1)  # what the writer began to load by itself has filled the slot by now
-    await two.cache.drop(KEY)
-    lease.open()
-    await reader
+    async with stage.held(one.redis.hold("lease"), stage.read(one)):
+        await stage.write(two)
+        await asyncio.sleep(0.1)  # what the writer began to load by itself has filled the slot by now
+        await two.cache.drop(KEY)
     await stage.read(two)
 
 
@@ -177,14 +145,10 @@ async def load_under_way_during_a_write(stage: Stage[Member]) -> None:
     """A load is under way, its state already read; a writer is acknowledged; the next read of that process begins."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
-    fill = one.redis.hold("publish")
-    early = stage.spawn(stage.read(one))
-    await fill.arrival()
-    await stage.write(two)
-    late = stage.spawn(stage.read(one))
-    await asyncio.sleep(0.1)
-    fill.open()
-    await early
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two)
+        late = stage.spawn(stage.read(one))
+        await asyncio.sleep(0.1)
     await late
 
 
@@ -192,14 +156,10 @@ async def read_under_way_during_a_write(stage: Stage[Member]) -> None:
     """A read's reply is on its way; a writer is acknowledged; the next read of that process begins."""
     one, two = await stage.trusted()
     await stage.read(one)
-    reply = one.redis.hold_reply("read")
-    early = stage.spawn(stage.read(one))
-    await reply.arrival()
-    await stage.write(two)
-    late = stage.spawn(stage.read(one))
-    await asyncio.sleep(0.1)
-    reply.open()
-    await early
+    async with stage.held(one.redis.hold_reply("read"), stage.read(one)):
+        await stage.write(two)
+        late = stage.spawn(stage.read(one))
+        await asyncio.sleep(0.1)
     await late
 
 

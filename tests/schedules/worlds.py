@@ -43,13 +43,9 @@ async def old_auditor_meets_half_a_mark(stage: FakeStage) -> None:
     old, late = await stage.trusted()
     new = await stage.member(postgres=stage.postgres.fork())
     late.move(new.database)
-    second = new.redis.hold("distrust, second command")
-    cycle = stage.spawn(new.audit())
-    await second.arrival()
-    await asyncio.sleep(0.25 * stage.fence_s)
-    await old.audit()
-    second.open()
-    await cycle
+    async with stage.held(new.redis.hold("distrust, second command"), new.audit()):
+        await asyncio.sleep(0.25 * stage.fence_s)
+        await old.audit()
     new.redis.lose("publish")
     await stage.write(new)
     await stage.read(late)

@@ -185,7 +185,7 @@ MUTANTS = [
         takeovers.server_takes_over_old_data_without_a_watermark,
         behind=(redis.TrustsAfterTakeover,),
     ),
-    _mutant("R5.5", redis.LateLeavesNothing),
+    _mutant("R5.5", redis.LateLeavesNothing, audits.cycle_outlasts_its_fence),
     _mutant("R5.5", redis.LateAfterTakeover, takeovers.server_takes_over_old_data_under_a_late_cycle),
     _mutant("R5.6", audit.CompletesFirst, audits.cycle_is_held_up_before_it_compares),
     _mutant("R5.6", postgres.CompletesInAnyHistory, takeovers.dump_is_restored_before_a_cycle_completes),
