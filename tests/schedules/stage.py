@@ -116,10 +116,12 @@ class Stage(ABC, Generic[M_co]):
             self._writes.append(Write(key, called, returned, state.version, acknowledged=True, epoch_order=order))
 
     async def unproven_write(self, member: Member) -> "asyncio.Task[None]":
-        """Begin a write whose publish is lost; return when it is committed and waits to be settled."""
+        """Begin a write whose publish is lost; return when it has read the audit row to settle, or was acknowledged without."""
         member.redis.lose("publish")
+        look = member.postgres.hold_reply("standing")
         writing = self.spawn(self.write(member))
-        await asyncio.sleep(0.1)
+        await asyncio.wait((writing, self.spawn(look.arrival())), return_when=asyncio.FIRST_COMPLETED)
+        look.open()
         return writing
 
     @asynccontextmanager
