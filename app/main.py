@@ -76,7 +76,7 @@ async def running(
         table_source = TableSource(database.loads, PRODUCTS, namespace)
         cache = WriteThrough(store, source, table_source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
-        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, told=history.told)
+        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.told)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)

@@ -31,8 +31,8 @@ from app.products.source import PRODUCTS, row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
-Told = Callable[[str, float], None]
-"""Takes an epoch and when it was asked for, before COMMIT; raises when nothing may be committed in it (``History.told``)."""
+CheckEpoch = Callable[[str, float], None]
+"""Takes an epoch and the time when it was asked for; raises if nothing may be committed in it (``History.told``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt; doubles with each further one."""
@@ -78,13 +78,13 @@ class ProductTransactions:
         database: Database,
         *,
         attempts: int = 4,
-        told: Told = lambda _epoch, _asked_at: None,
+        check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
     ) -> None:
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
-        self._told = told
+        self._check_epoch = check_epoch
         self._chance = chance or random.Random()
 
     async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
@@ -108,7 +108,7 @@ class ProductTransactions:
         raise DatabaseFailed("a transaction needs at least one attempt")
 
     async def _once(self, batch: Sequence[WriteRequest], patience: Patience | None, *, again: bool) -> Committed:
-        transaction = _Transaction(batch, patience, self._told, again=again)
+        transaction = _Transaction(batch, patience, self._check_epoch, again=again)
         try:
             return await self._writes.run(transaction.run)
         except LockTimeout as error:
@@ -125,9 +125,11 @@ class ProductTransactions:
 class _Transaction:
     """One attempt to carry out one batch."""
 
-    def __init__(self, batch: Sequence[WriteRequest], patience: Patience | None, told: Told, *, again: bool) -> None:
+    def __init__(
+        self, batch: Sequence[WriteRequest], patience: Patience | None, check_epoch: CheckEpoch, *, again: bool
+    ) -> None:
         self._patience = patience
-        self._told = told
+        self._check_epoch = check_epoch
         self._batch = batch
         self._again = again
         self._began = 0.0
@@ -241,7 +243,7 @@ class _Transaction:
         steps = _record(self._batch, decisions) + _steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in steps]
         *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of), "knows": SCHEMA}))
-        self._told(found[0][0], self._began)
+        self._check_epoch(found[0][0], self._began)
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.made:

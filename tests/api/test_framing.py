@@ -206,3 +206,26 @@ async def test_an_endless_body_of_an_answered_read_gets_no_second_answer(service
             port.take(b"x" * 65_536)
         with suppress(ConnectionError):
             assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\n" + b"a:\r\n" * 1_200 + b"\r\n"], ids=["chunk", "trailers"])
+async def test_write_before_a_request_that_is_refused(service: Service, port: Port, bad: bytes) -> None:
+    """The write has its 201, and the refused request behind it, which came in the same segment, its 400."""
+    post = _PUT.replace(b"PUT /products/mug-red", b"POST /products") + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with asyncio.timeout(10), connection(port) as (reader, _):
+        port.take(_PUT + _FRAMES["length"] + post + bad)
+        answers = await reader.read()
+    assert answers.startswith(b"HTTP/1.1 201")
+    assert answers.count(b"HTTP/1.1 400") == answers.count(b"HTTP/1.1 ") - 1 == 1
+    assert "mug-red" in service.tables.rows
+
+
+@pytest.mark.parametrize("offer", [b"", b"Upgrade: h2c\r\nConnection: upgrade\r\n"], ids=["plain", "offer"])
+@pytest.mark.parametrize("excess", [b"a:\r\n" * 1_900, b"b: " + b"x" * 78_000 + b"\r\n"], ids=["lines", "bytes"])
+async def test_large_head_in_small_segments(port: Port, offer: bytes, excess: bytes) -> None:
+    """An offered Upgrade makes no difference to the bounds of a head."""
+    head = b"GET /livez HTTP/1.1\r\nHost: larder\r\n" + offer + excess + b"\r\n"
+    async with asyncio.timeout(10), connection(port) as (reader, _):
+        for start in range(0, len(head), 1_460):
+            port.take(head[start : start + 1_460])
+        assert (await answer_of(reader))[9:12] == b"400"

@@ -1,10 +1,17 @@
 """Idempotency-Key over HTTP: which keys there are, what makes the same request, and what is told again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 
+from app.api.responses import render_product
+from app.api.writing import IncomingWrite
+from app.products.commands import Effect, Upsert
+from app.products.idempotency import Answer
+from app.products.product import ALWAYS, Draft
 from tests.api.conftest import Service
 from tests.api.problem import problem, send
 from tests.fakes.products import MemoryProducts
@@ -182,3 +189,22 @@ async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient,
     origins = [request.origin for request in service.transactions.requests]
     assert [origin.request_id for origin in origins] == [answer.headers["X-Request-Id"] for answer in answers]
     assert [origin.idempotency_key and origin.idempotency_key.key for origin in origins] == [None, "k"]
+
+
+@pytest.mark.parametrize("key", ["k", None])
+async def test_an_answer_is_rendered_once(service: Service, key: str | None) -> None:
+    """With a key within the transaction that stores it, and what is stored is told; a replay renders nothing."""
+    scope = {"type": "http", "app": service.app, "state": {"request_id": "r"}, "method": "POST", "headers": []}
+    request = Request(scope | {"raw_path": b"/products", "query_string": b""})
+    rendered: list[Answer] = []
+
+    def render(effects: Sequence[Effect]) -> Answer:
+        rendered.append(render_product(effects))
+        return rendered[-1]
+
+    incoming = IncomingWrite(request, b"", None, ALWAYS, key)
+    first = await incoming.answer(Upsert([Draft("a", "Mug", 1)]), render)
+    assert ([answer.body for answer in rendered], len(service.tables.answers)) == ([first.body], 1 if key else 0)
+    again = await incoming.answer(Upsert([Draft("a", "Cup", 2)]), render)
+    assert (again.headers.get("Idempotent-Replayed"), len(rendered)) == (("true", 1) if key else (None, 2))
+    assert (again.body == first.body) == (key is not None)

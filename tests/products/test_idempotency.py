@@ -13,7 +13,7 @@ from app.cache.stats import Stats
 from app.cache.write_through import Status
 from app.postgres.database import Pool, Session
 from app.postgres.errors import CommitUnknown
-from app.products.commands import Adjust, Effect, set_stock
+from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.idempotency import Replayed
 from app.products.product import Line, Product, Reason
@@ -34,17 +34,6 @@ async def _stock(settings: Settings, product_id: str = "a") -> int:
     [[stock]] = await rows(settings, "SELECT stock FROM products WHERE id = %(id)s", {"id": product_id})
     assert isinstance(stock, int)
     return stock
-
-
-async def test_a_request_with_a_key_is_done_once_and_answered_as_then(larder: Instance, settings: Settings) -> None:
-    """The answer is the first one, whatever the state is now; the ledger has one entry, with the key."""
-    await larder.stock("a")
-    await _take(larder.products, "k")
-    await larder.products.write(set_stock("a", 99))
-    with pytest.raises(Replayed) as told:
-        await _take(larder.products, "k")
-    assert (told.value.answer.code, told.value.answer.body) == (200, b"a@2")
-    assert await rows(settings, "SELECT delta FROM stock_movements WHERE idempotency_key = 'k'") == [(-1,)]
 
 
 @pytest.mark.parametrize("instances", [1, 2])

@@ -1,6 +1,5 @@
 """Transactions on a real PostgreSQL: races, batches, read-back, and what a session leaves behind."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import psycopg
@@ -11,7 +10,7 @@ from app.postgres.database import Database
 from app.postgres.errors import DatabaseUnavailable, LockTimeout
 from app.products.commands import Change, Command, Create, Effect, Upsert, delete, set_stock
 from app.products.decision import Decision, Denied, Done, Postponed
-from app.products.errors import AlreadyExists, ProductsMissing, Refused
+from app.products.errors import ProductsMissing, Refused
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
 from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
@@ -65,30 +64,6 @@ async def test_triggers_of_others_count(database_url: str, transactions: Product
     [[effect]] = [effects(decision) for decision in committed.decisions]
     assert isinstance(effect.row, Product)
     assert effect.row.price_cents == 999
-
-
-async def test_two_create_the_same_product(transactions: ProductTransactions) -> None:
-    """One creates it, the other finds it there: no error of the database comes through."""
-    for number in range(10):
-        name = f"p{number}"
-        asked = [WriteRequest(Create(draft(name)))]
-        both = await asyncio.gather(*(transactions.commit(asked, Patience(5_000, [name])) for _ in range(2)))
-        assert {told(committed.decisions[0]) for committed in both} == {1, AlreadyExists}
-
-
-async def test_batches_in_opposite_order(transactions: ProductTransactions) -> None:
-    """Rows are locked in one order for everybody: batches that name them crosswise neither deadlock nor lose an update."""
-    ids = [f"p{number:02}" for number in range(30)]
-    await commit(transactions, [Upsert([draft(key) for key in ids])])
-
-    async def upsert(order: list[str]) -> Committed:
-        return await transactions.commit(
-            [WriteRequest(Upsert([draft(key, 1) for key in order]))], Patience(5_000, sorted(order))
-        )
-
-    done = await asyncio.gather(*(upsert(ids if number % 2 else ids[::-1]) for number in range(10)))
-    versions = sorted(max(state.version for state in committed.states) for committed in done)
-    assert versions == list(range(2, 12))
 
 
 async def test_row_that_another_transaction_holds(database_url: str, transactions: ProductTransactions) -> None:
