@@ -15,7 +15,7 @@ STEADY = ("latency", "headline", "components")
 
 
 def main() -> int:
-    """Do it; the exit status is 1 when one of them did not come to a result. A missed target is a result."""
+    """Run what was asked for; return 1 if one of them did not come to a result. A missed target is a result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each contest (%(default)s)")
     parser.add_argument("--seconds", type=int, default=3, help="of each measured run of a contest (%(default)s)")

@@ -13,7 +13,7 @@ from tests.harness.cluster import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ORDER = ("reads", "latency", "trace", "ycsb", "writes", "headline", "components", "soak")
-"""Of the report; what is not named here comes last."""
+"""The order of the report's sections. Results that are not named here come last."""
 
 
 def ordered(results: Mapping[str, Result]) -> list[Result]:
@@ -60,7 +60,7 @@ def _word(target: Target) -> str:
 
 
 def main() -> int:
-    """Do it."""
+    """Write the report and print its verdicts."""
     set_up()
     results = read_all()
     if not results:

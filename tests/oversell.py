@@ -109,7 +109,7 @@ async def sell(urls: Sequence[str], database_url: str, sale: Sale) -> Outcome:
 
 
 async def main() -> int:
-    """Do it on private servers, and report."""
+    """Sell on private servers, report, and return the exit status."""
     usual = Sale()
     parser = argparse.ArgumentParser(prog="python -m tests.oversell")
     parser.add_argument("--processes", type=int, default=3, help="service processes on the one database (default: 3)")

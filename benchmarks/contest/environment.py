@@ -18,7 +18,7 @@ from tests.harness.servers import create_database, session_directory
 POSTGRES = {"max_connections": "400", "shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
 REDIS = {"maxmemory": "1gb"}
 STOCK = 1_000_000_000
-"""Of each product, so that nothing is refused."""
+"""The stock of each product, large enough that nothing is refused."""
 _PEERS = b"""
 CREATE TABLE products (
     id text COLLATE "C" PRIMARY KEY,

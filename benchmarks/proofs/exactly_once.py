@@ -72,7 +72,7 @@ class Service:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Do it; the exit status."""
+    """Replay the sales under faults, compare, and return the exit status."""
     with tempfile.TemporaryDirectory() as folder, ServerDirectory(Path(folder) / "servers") as servers:
         postgres = await start_postgres(servers.path / "postgres")
         redis = await start_redis(servers.path / "redis")

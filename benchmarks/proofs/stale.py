@@ -252,7 +252,7 @@ def _say(line: str) -> None:
 
 
 def main() -> int:
-    """Do it."""
+    """Measure every system, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proofs.stale", description=__doc__)
     parser.add_argument("--minutes-each", type=float, default=1.0, help="per system, without and with faults (%(default)g)")
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: by chance)")

@@ -202,7 +202,7 @@ class Bench:
         self._cold = itertools.count(WARM)
 
     async def measure(self, operation: Operation) -> Cost:
-        """Do it one at a time, then ``AT_ONCE`` at a time."""
+        """Measure the operation one at a time, then ``AT_ONCE`` at a time."""
         times = operation.times
         taken = []
         before = await self.counts()
@@ -345,7 +345,7 @@ def _herd(where: str, loads: list[int]) -> Target:
 
 
 def main() -> int:
-    """Do it; the exit status is 1 when a target is missed."""
+    """Measure, write the result, and return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.components")
     parser.add_argument("--scale", type=float, default=1.0, help="of how often each operation is done (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1)

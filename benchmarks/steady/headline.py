@@ -35,9 +35,9 @@ READS, WRITES = 10_000, 100
 ALONE = 900
 """Checked reads a second that do not follow a write."""
 MARGIN_S = 1.5
-"""Of load before the first and after the last look."""
+"""How long the load lasts before the first look and after the last one."""
 ENOUGH = 0.995
-"""Of a rate, or the run does not count."""
+"""The share of a rate that must be reached, or the run does not count."""
 MOST_TRANSACTIONS = 115.0
 MOST_P99_MS = 5.0
 EXPECTED = frozenset(
@@ -161,7 +161,7 @@ class Seen:
 
     @property
     def read_rate(self) -> float:
-        """Of both clients."""
+        """Reads a second of both clients together."""
         return self.bulk.rate + self.checked_rate
 
     @property
@@ -259,7 +259,7 @@ def _statements(seen: Seen) -> Result:
 
 
 def main() -> int:
-    """Do it; the exit status is 1 when a target is missed."""
+    """Measure, write the results, and return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.headline")
     parser.add_argument("--seconds", type=float, default=60.0, help="between the two looks (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1)

@@ -70,7 +70,7 @@ def _result(measured: Sequence[Measured], target: Target, peaks: tuple[float, fl
 
 
 def main() -> int:
-    """Do it; the exit status is 1 when the target is missed."""
+    """Measure, write the result, and return 1 if the target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.latency")
     parser.add_argument("--rounds", type=int, default=5, help="of each contender (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each round (default: %(default)g)")

@@ -15,7 +15,7 @@ UNKNOWN = 100_000
 SHORT_LIVED = 500
 """Products that are deleted and created again, beyond the catalogue."""
 REUSED_KEYS = 0.1
-"""Of the adjustments: retries of an earlier one."""
+"""The share of adjustments that retry an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)

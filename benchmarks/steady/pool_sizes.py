@@ -141,7 +141,7 @@ async def measure(arguments: argparse.Namespace, environment: Mapping[str, str])
 
 
 async def main() -> int:
-    """Do it."""
+    """Measure every setting and print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.steady.pool_sizes", description="What connections and batches are worth."
     )

@@ -8,7 +8,7 @@ from benchmarks.steady.h2load import Run
 from benchmarks.steady.percentiles import Latency, latency
 
 ENOUGH = 0.995
-"""Of the rate, or the round does not count."""
+"""The share of the rate that must be reached, or the round does not count."""
 MOST_RATIO = 2.0
 
 

@@ -40,7 +40,7 @@ WARM_UP_MINUTES = 2.0
 MOST_GROWTH = 0.05
 MOST_BETWEEN_SIZES_MB = 20.0
 ENOUGH = 0.99
-"""Of the rate, or the run does not count."""
+"""The share of the rate that must be reached, or the run does not count."""
 _MB = 1e6
 _REST_S = 3.0
 _GUARDED_RUN = (sys.executable, "-m", "benchmarks.steady.guarded_run")
@@ -90,7 +90,7 @@ class Memory:
 
     @property
     def slope_mb_per_hour(self) -> float:
-        """Of the straight line through all samples."""
+        """The slope of the straight line through all samples."""
         times, sizes = zip(*self.samples, strict=True)
         return float(linear_regression(times, [size / _MB for size in sizes]).slope) * 3_600
 
@@ -270,7 +270,7 @@ async def measure(
 
 
 def main() -> int:
-    """Do it; the exit status is 1 when a target is missed."""
+    """Run both sizes, write the result, and return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.soak")
     parser.add_argument("--minutes", type=float, default=10.0, help="for each size, after the warm-up (default: %(default)g)")
     parser.add_argument("--warm-up", type=float, default=WARM_UP_MINUTES, help="minutes (default: %(default)g)")

@@ -12,7 +12,7 @@ from app.cache.write_through import Peeked, Read, Status
 from app.products.commands import Put, Upsert, set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
-from tests.cache.wire import Tap, postgres_proxy, redis_proxy
+from tests.cache.taps import Tap, postgres_proxy, redis_proxy
 
 KEY = "mug"
 

@@ -9,7 +9,7 @@ from app.products.commands import Change, Create, Put, set_stock
 from app.products.errors import OutcomeUnknown
 from tests.cache.conftest import Slots
 from tests.cache.rig import Process, draft, open_process
-from tests.cache.wire import Cut, Tap, postgres_proxy
+from tests.cache.taps import Cut, Tap, postgres_proxy
 
 KEY = "mug"
 

@@ -13,7 +13,7 @@ from app.private_servers import PostgresServer
 from app.products.commands import Create, set_stock
 from app.products.errors import OutcomeUnknown
 from tests.cache.rig import Process, draft, open_process, until
-from tests.cache.wire import Tap, postgres_proxy
+from tests.cache.taps import Tap, postgres_proxy
 from tests.harness.script import PATIENCE_S
 from tests.harness.servers import know_history
 from tests.limits import open_database

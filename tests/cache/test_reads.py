@@ -35,7 +35,7 @@ async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> Non
 
 @pytest.mark.guarantee("G5")
 async def test_two_ask_for_one_lease_in_one_batch(mug: Process, slots: Slots) -> None:
-    """Of two of one process who ask for a key's lease in one batch, one gets the token: a token has one holder."""
+    """When two in one process ask for a key's lease in one batch, only one gets the token."""
     await slots.evict(KEY)
     mug.store.publications.clear()
     await mug.cache.drop(KEY)

@@ -11,7 +11,7 @@ from app.cache.write_through import Status
 from app.private_servers import RedisServer
 from app.products.commands import Create, set_stock
 from tests.cache.rig import SHORT_FENCE, Process, draft, open_process, until
-from tests.cache.wire import Tap, redis_proxy
+from tests.cache.taps import Tap, redis_proxy
 from tests.harness.script import PATIENCE_S
 from tests.limits import redis_options
 

@@ -15,7 +15,7 @@ from tests.harness.servers import session_directory
 
 
 async def main() -> int:
-    """Do it."""
+    """Start the servers, run the command, and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.harness.other_servers")
     parser.add_argument("--postgres", type=Path, help="directory with initdb and postgres (default: the extra's)")
     parser.add_argument("--redis", type=Path, help="the Redis server's program (default: the extra's)")

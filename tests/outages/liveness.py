@@ -46,9 +46,9 @@ class Looks:
         self.longest_gap_s = 0.0
         self.longest_write_s = 0.0
         self.reads: list[Look] = []
-        """Of a product that nobody writes; good ones are hits."""
+        """Reads of a product that nobody writes. The good ones are hits."""
         self.writes: list[Look] = []
-        """To products that nobody else writes or holds; good ones were acknowledged."""
+        """Writes to products that nobody else writes or holds. The good ones were acknowledged."""
         self.trusted: list[float] = []
         """When every instance had just answered with a hit."""
         self._faults = faults

@@ -21,7 +21,7 @@ _SUCCESS_PERCENT = 99.9
 _P99_S = 0.5
 _ANSWER_S = 30.0
 _RELEASED_AFTER = 0.8
-"""Of the time under load."""
+"""The share of the time under load after which the rows are released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class _Sale:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it."""
+    """Play the scenario."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         await _fill(cluster)
         await cluster.until_trusted()

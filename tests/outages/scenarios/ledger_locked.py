@@ -22,7 +22,7 @@ _HITS_PERCENT = 95
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it."""
+    """Play the scenario."""
     async with open_stage(directory, _LOAD, instances=1, program=larder_as_it_comes) as on:
         [instance] = on.cluster.instances
         for key in on.workload.hot:

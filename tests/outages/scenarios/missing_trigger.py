@@ -26,7 +26,7 @@ _CREATE = """
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it."""
+    """Play the scenario."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         await cluster.until_trusted()
         [instance] = cluster.instances

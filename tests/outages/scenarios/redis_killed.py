@@ -26,7 +26,7 @@ _BETWEEN_CONNECTIONS_S = 0.15
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it, as often as there is time."""
+    """Play the scenario as often as there is time."""
     async with open_stage(directory, _LOAD) as on:
         for instance in on.cluster.instances:
             instance.redis.between_s = _BETWEEN_CONNECTIONS_S

@@ -68,7 +68,7 @@ class _Client:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it, half of the time for each server."""
+    """Play the scenario, half of the time for each server."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         async with await cluster.session() as session:
             await session.execute(

@@ -47,7 +47,7 @@ class _Sides:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it."""
+    """Play the scenario."""
     async with open_stage(directory, _LOAD) as on:
         standby = await copy_server(on.cluster.postgres, directory / "standby", on.cluster.database, streaming=True)
         try:

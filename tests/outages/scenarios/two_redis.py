@@ -26,7 +26,7 @@ _POLL_S = 0.01
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Do it."""
+    """Play the scenario."""
     async with open_stage(directory, _LOAD) as on:
         second = await start_redis(directory / "redis-2")
         try:
