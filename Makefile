@@ -94,7 +94,7 @@ chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINU
 
 ROUNDS ?= 5
 SECONDS ?= 3
-bench: $(STAMP) ## contest against others, measure, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
+bench: $(STAMP) ## measure Larder beside others and alone, write benchmarks/RESULTS.md (needs wrk and h2load): make bench TRACE=file; a quick look: ROUNDS=1 SECONDS=1
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 # The default of MINUTES above is that of the outages.
