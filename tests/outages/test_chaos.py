@@ -11,7 +11,7 @@ SEED = 20_101_201
 SECONDS = 40.0
 
 
-@pytest.mark.guarantee("G1", "G4")
+@pytest.mark.guarantee("G1", "G2", "G3", "G4")
 @pytest.mark.alone
 async def test_faults_by_chance_never_show_the_past(outage_directory: Path) -> None:
     """G1 to G4 and liveness hold on real servers under faults of every layer, and the run was not idle."""

@@ -104,6 +104,7 @@ async def test_versions_go_back(stage: Stages, outage_directory: Path, change: C
                 await on.cluster.postgres.stop()
 
 
+@pytest.mark.guarantee("G1")
 @pytest.mark.slow
 async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stages, outage_directory: Path) -> None:
     """G1: rows are back, keys and indexes too, and triggers come last; what is acknowledged meanwhile must be seen, too.

@@ -8,6 +8,7 @@ from tests.outages.scenarios.index import SCENARIOS
 from tests.outages.scenarios.report import Report
 
 
+@pytest.mark.guarantee("G1", "G3", "G4")
 @pytest.mark.alone
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_scenario(outage_directory: Path, name: str) -> None:
