@@ -84,7 +84,7 @@ def test_state_of_a_worker_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_age_is_that_of_the_youngest(tmp_path: Path) -> None:
-    """Of two workers' proofs the later one counts, also when it was told of a while ago; no proof at all shows no age."""
+    """The later of two workers' proofs counts, even if it was reported earlier; without any proof no age is shown."""
     clock = Clock()
     one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5, last_proven=clock.now - 1))

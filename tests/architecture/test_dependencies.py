@@ -166,7 +166,7 @@ def test_nothing_happens_at_import(path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tests/harness"])
 def test_benchmarks_know_the_harness_alone(folder: str) -> None:
-    """Of the tests, benchmarks import `tests.harness` and nothing else, and neither does the harness."""
+    """Benchmarks import nothing of the tests but ``tests.harness``, and the harness imports none of the other tests."""
     names = {name for path in (ROOT / folder).rglob("*.py") for name in imports(path) if within(name, "tests")}
     assert names
     assert {name for name in names if name != "tests" and not within(name, "tests.harness")} == set()

@@ -25,7 +25,7 @@ def test_the_ratio_is_that_of_each_round() -> None:
 
 @pytest.mark.parametrize("which", [{"rate": 900.0}, {"statuses": (200, 503)}])
 def test_rounds_that_were_no_such_load_are_a_miss(which: dict[str, object]) -> None:
-    """Of either contender: too few requests, or another answer than 200."""
+    """A round does not count if either contender had too few requests or another answer than 200."""
     good = _measured("one", 2.0)
     bad = _measured("other", 2.0, **which)  # type: ignore[arg-type]  # the parameter names are the helper's own
     assert judge(good, good).passed

@@ -104,7 +104,7 @@ async def test_created_and_deleted_in_one_transaction(shop: Shop) -> None:
 
 
 async def test_times_are_those_of_the_transaction(shop: Shop) -> None:
-    """Of a creation whose row is gone again, too; a later change keeps the time of creation."""
+    """A creation whose row is gone again has its times, too; a later change keeps the time of creation."""
     created, _ = (await shop.commit(Create(draft("a", 3)), delete("a"))).decisions
     [effect] = effects(created)
     assert isinstance(effect.row, Product)

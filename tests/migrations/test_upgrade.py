@@ -116,7 +116,7 @@ async def test_upgrade_of_a_database_that_is_up_to_date(database_url: str) -> No
 
 
 async def test_instances_start_together(empty_database_url: str) -> None:
-    """Of several that migrate at once one does the work, the others wait for it and find it done."""
+    """If several migrate at once, one does the work; the others wait for it and find it done."""
     async with asyncio.timeout(30), asyncio.TaskGroup() as instances:
         started = [instances.create_task(upgrade(empty_database_url)) for _ in range(4)]
     found = [instance.result() for instance in started]

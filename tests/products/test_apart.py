@@ -102,7 +102,7 @@ async def test_the_guilty_hold_up_neither_their_batch_nor_later_writes(shop: Sho
 
 
 async def test_nothing_is_done_for_who_has_left(shop: Shop, settings: Settings) -> None:
-    """Of a batch that failed, the requests whose callers went away meanwhile are not tried again."""
+    """After a batch has failed, requests whose callers have left are not tried again."""
     together = shop.gate(GUILTY, shop.left, shop.right)
     guilty, left, right = await shop.batch(GUILTY, shop.left, shop.right)
     await together.arrival()

@@ -10,7 +10,7 @@ from tests.oversell import Outcome, Sale, sell, served
 
 @pytest.mark.slow
 async def test_three_processes_sell_exactly_what_is_there(database_url: str, redis_url: str, namespace: str) -> None:
-    """Of 600 takes of one unit, by 30 clients of three service processes, 300 succeed: there were 300."""
+    """There are 300 units. 30 clients of three service processes try to take one 600 times, and 300 attempts succeed."""
     sale = Sale(clients=30, takes=20, stock=300)
     async with AsyncExitStack() as opened:
         urls = [await opened.enter_async_context(served(database_url, redis_url, namespace)) for _ in range(3)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from typing_extensions import override
+
 from tests.fakes.wire import Disconnected
 from tests.simulation.loop import SeededLoop
 
@@ -37,15 +39,15 @@ class Plan(Protocol):
         """The fate of the command about to be sent to a server of this kind."""
 
 
-class Chance:
+class Chance(Plan):
     """Fates by chance, at a rate for each kind of server."""
 
     def __init__(self, chance: random.Random, rates: dict[str, float]) -> None:
         self._chance = chance
         self.rates = rates
 
+    @override
     def fate(self, kind: str, name: str) -> Fate:
-        """See ``Plan``."""
         del name
         rate = self.rates.get(kind, 0.0)
         if rate and self._chance.random() < rate:
@@ -53,7 +55,7 @@ class Chance:
         return Fate.CARRIED
 
 
-class Nth:
+class Nth(Plan):
     """One fate for the Nth command to one kind of server in a history, none for all others."""
 
     def __init__(self, number: int, fate: Fate, kind: str) -> None:
@@ -63,8 +65,8 @@ class Nth:
         self.sent = 0
         self.name = ""
 
+    @override
     def fate(self, kind: str, name: str) -> Fate:
-        """See ``Plan``."""
         self.sent += kind == self._kind
         if kind != self._kind or self.sent != self._number:
             return Fate.CARRIED
@@ -97,7 +99,7 @@ class FaultyWire:
         self._deadline_s = deadline_s
 
     async def call(self, name: str, apply: "Callable[[], Reply | asyncio.Future[Reply]]") -> Reply:
-        """See ``Wire.call``."""
+        """Send one command and return its reply, unless its fate is another (``Wire.call``)."""
         if self.dead:
             raise asyncio.CancelledError
         network = self._network

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, TypeVarTuple, Unpack
 
+from typing_extensions import override
+
 Ts = TypeVarTuple("Ts")
 
 PROCESS: ContextVar[str] = ContextVar("PROCESS", default="")
@@ -45,19 +47,19 @@ class SeededLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self._now
 
+    @override
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """See ``AbstractEventLoop.call_at``."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         self._timers_set += 1
         heapq.heappush(self._timers, (when, self._timers_set, timer))
         return timer
 
+    @override
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """See ``AbstractEventLoop.call_later``."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def pause(self, process: str) -> None:
