@@ -25,8 +25,9 @@ class LarderApi(FastAPI):
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
-        # Starlette's outermost layer is left out: ours answers what nobody foresaw. So is FastAPI's limit of bodies, which are
-        # limited where they are read. The HTML pages are ordinary FastAPI routes, which look for the exit stack.
+        # ``OutermostLayer`` handles unexpected errors, so Starlette's layer is left out. FastAPI's limit on bodies is left out,
+        # too, because bodies are limited where they are read. The exit stack stays, because the HTML pages are ordinary FastAPI
+        # routes, which need it.
         handlers = {kind: handler for kind, handler in self.exception_handlers.items() if kind not in {500, Exception}}
         inner: ASGIApp = ExceptionMiddleware(AsyncExitStackMiddleware(self.router), handlers=handlers)
         for layer, args, options in reversed(self.user_middleware):
@@ -55,12 +56,12 @@ def build(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # The outermost layer counts requests, at a fraction of the cost.
+        # ``OutermostLayer`` counts requests at a fraction of the cost.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
     problems.install(app)
     for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
-        # Not included as routers: an included router asks its routes twice which of them is meant.
+        # Routes are added directly, because an included router matches them twice.
         app.router.routes.extend(router.routes)
     html_pages.install(app)
     app.add_middleware(OutermostLayer, requests=requests)

@@ -15,16 +15,16 @@ from app.settings import Settings
 
 
 class Pingable(Protocol):
-    """A server that can be asked whether it can be used."""
+    """A server whose readiness can be checked."""
 
     async def ping(self) -> None:
-        """Return once the server has said that it can; raise if it has not within a bounded time."""
+        """Return once the server has answered that it can be used; raise an error if it does not answer in time."""
 
 
 STATE = "larder"
-"""The name of the running service in the lifespan's state, where the server's protocol finds it."""
+"""Key in the lifespan's state under which the server's protocol finds the running service."""
 READING = "reading"
-"""The name, in a request's state, of what the hot read found for it, where the endpoint finds it."""
+"""Key in the request state under which the hot read leaves its ``Reading`` for the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Larder:
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
     def tally(self) -> WorkerMetrics:
-        """Return what this process counts; the counters go on counting."""
+        """Return the counters of this process, which go on counting."""
         return WorkerMetrics(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 
@@ -59,6 +59,6 @@ def products_of(request: Request) -> Products:
 
 
 def reading_of(request: Request) -> Reading | None:
-    """Give what the hot read found for this request, if it tried to answer it."""
+    """Return what the hot read found, if there was one."""
     reading: Reading | None = request.scope.get("state", {}).get(READING)
     return reading

@@ -249,8 +249,10 @@ class ProblemDocument(BaseModel):
     current_version: int | None = Field(
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )
-    shortages: list[StockShortage] = Field(default_factory=list, description="409: of what there is not enough")
-    product_ids: list[str] = Field(default_factory=list, description="409: whose stock would grow beyond 2^53-1")
+    shortages: list[StockShortage] = Field(default_factory=list, description="409: the products without enough stock")
+    product_id: str = Field(default_factory=str, description="409: the product that exists already")
+    product_ids: list[str] = Field(default_factory=list, description="409: the products whose stock would exceed 2^53-1")
+    limit_bytes: int = Field(default_factory=int, description="413: most bytes that a body may have")
 
 
 class BatchResult(BaseModel):

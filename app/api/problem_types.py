@@ -64,7 +64,7 @@ _TYPES = (
     ProblemType(
         "insufficient-stock", 409, "There is not enough stock",
         "The request would take the stock of a product below zero. `shortages` lists each such product with what was there"
-        " (`available`, at `version`) and what the request takes on balance (`requested`). No line of it was done.",
+        " (`available`, at `version`) and what the request takes in total (`requested`). No line of it was done.",
         "Take less, or wait until stock has been added. To correct a wrong stock, send a count to PUT /products/{id}/stock.",
     ),
     ProblemType(
@@ -76,12 +76,12 @@ _TYPES = (
     ProblemType(
         "request-in-progress", 409, "The first request with this key is under way",
         "Another request with the same Idempotency-Key has begun and did not finish in time. This one was not begun.",
-        "Repeat the request with the same key after Retry-After: it will be told what the first one was told.",
+        "Repeat the request with the same key after Retry-After: it will get the same answer as the first one.",
         1,
     ),
     ProblemType(
         "precondition-failed", 412, "The product is not as the request expects it",
-        "If-Match or If-None-Match does not hold of the product: somebody else changed, created or deleted it."
+        "If-Match or If-None-Match does not match the product: somebody else changed, created or deleted it."
         " `current_version` is the version it has now, or null when there is none. Nothing was changed.",
         "Read the product again, decide anew, and send the request with its current ETag.",
     ),
@@ -104,7 +104,7 @@ _TYPES = (
     ProblemType(
         "repeated-product", 422, "The batch names the product twice",
         "An earlier item of the same batch has this id. Items are not applied one after another, so the later one was refused;"
-        " the earlier one was treated on its own merits.",
+        " the earlier one was handled normally.",
         "Send each id once in a batch.",
     ),
     ProblemType(
@@ -121,18 +121,20 @@ _TYPES = (
     ),
     ProblemType(
         "internal-error", 500, "Something unforeseen happened",
-        "The service met a fault of its own and wrote it to its log. Whether a change was made is not known.",
+        "The request failed because of a bug in the service, which logged the error. Whether a change was made is not known.",
         "Read the product to see its state. Report the X-Request-Id of the answer to whoever operates the service.",
     ),
     ProblemType(
         "overloaded", 503, "Too many requests are waiting",
-        "Every place in a queue of the service is taken. Nothing was done for this request.",
+        "The request could not be carried out in time: too many requests wait, others hold the product's row, PostgreSQL has"
+        " reached one of its limits, or the service is stopping. Nothing was done for this request.",
         "Repeat it after Retry-After, and send fewer requests at once.",
         1,
     ),
     ProblemType(
         "database-unavailable", 503, "PostgreSQL does not answer",
-        "The database could not be reached in time, so the answer is not known. Nothing was changed.",
+        "The database did not answer in time, or it must not be used now: it is a standby or an old primary, or its tables do"
+        " not fit this release. So the answer is not known. Nothing was changed.",
         "Repeat the request after Retry-After.",
         2,
     ),
@@ -145,8 +147,8 @@ _TYPES = (
     ),
     ProblemType(
         "outcome-unknown", 503, "Whether the change happened is not known",
-        "The change was sent to the database, and then its answer was lost or it could not be shown in time that every reader"
-        " sees it. It happened as a whole or not at all.",
+        "The change was sent to the database, and then the database's answer was lost, or its visibility to all readers could"
+        " not be confirmed in time. It happened as a whole or not at all.",
         "Repeat a request that had an Idempotency-Key, with the same key: it is done once. Without one, read the product"
         " before you decide; PUT and DELETE may simply be repeated, with If-Match to be safe.",
         1,

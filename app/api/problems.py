@@ -1,6 +1,6 @@
-"""Every error answer of the service: an RFC 9457 problem whose type ``problem_types`` explains.
+"""The error answers of the service: RFC 9457 problems, whose types ``problem_types`` explains.
 
-One table says which exception leads to which problem. Exceptions become HTTP in this file alone.
+The table ``EXCEPTIONS`` maps exceptions to problems.
 """
 
 import json
@@ -43,7 +43,7 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An error answer: its type, what happened, and further members and headers."""
+    """An error answer with its type, what happened, and further members and headers."""
 
     def __init__(
         self, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
@@ -69,7 +69,7 @@ class Problem(Exception):
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
     def body(self, instance: str | None = None) -> bytes:
-        """Return ``document`` in ASCII: a lone surrogate that came in as an escape could not be written as UTF-8."""
+        """Return ``document`` in ASCII, because a lone surrogate that the client sent as an escape has no UTF-8 form."""
         return json.dumps(self.document(instance)).encode()
 
 
@@ -89,9 +89,18 @@ def invalid(faults: Sequence[FieldError], most: int = MAX_ERRORS) -> Problem:
 def no_product(missing: Sequence[str], headers: Mapping[str, str] | None = None) -> Problem:
     """Return the 404 of products that do not exist."""
     named = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")  # noqa: PLR2004 - enough for a sentence
+    if len(missing) == 1:
+        detail = (
+            f"There is no product {named}: it was never created, or it has been deleted. Nothing was changed. Check the id."
+        )
+    else:
+        detail = (
+            f"There are no products {named}: they were never created, or they have been deleted. Nothing was changed."
+            " Check the ids."
+        )
     return Problem(
         "product-not-found",
-        f"There is no product {named}: it was never created, or it has been deleted. Nothing was changed. Check the id.",
+        detail,
         headers=headers,
         members={"missing": list(missing)},
     )
@@ -120,10 +129,10 @@ def _exists(error: products.AlreadyExists) -> Problem:
 
 def _insufficient(error: products.InsufficientStock) -> Problem:
     first, *others = error.shortages
-    more = f", and {len(others)} other products lack stock" if others else ""
+    more = f"; {len(others)} other product{'s lack' if len(others) > 1 else ' lacks'} stock, too" if others else ""
     return Problem(
         "insufficient-stock",
-        f"The request takes {first.requested} of product {first.product_id}, and {first.available} are there{more}."
+        f"The request takes {first.requested} of product {first.product_id}, whose stock is {first.available}{more}."
         " Nothing was changed. Take less, or add stock first.",
         members={"shortages": [asdict(shortage) for shortage in error.shortages]},
     )
@@ -144,7 +153,7 @@ def _as_explained(slug: str) -> Callable[[Any], Problem]:
 
 def _refused(error: Exception) -> Problem:
     kind = TYPES["database-unavailable"]
-    return Problem(kind.slug, f"{kind.meaning} Reason: {error}. {kind.remedy}")
+    return Problem(kind.slug, f"{kind.meaning} Reason: {str(error).removesuffix('.')}. {kind.remedy}")
 
 
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
@@ -166,7 +175,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     cache.SourceUnavailable: _as_explained("database-unavailable"),
     cache.SourceRefused: _refused,
     cache.SourceDeposed: _refused,
-    postgres.DatabaseNewer: _as_explained("database-unavailable"),
+    postgres.DatabaseNewer: _refused,
     postgres.DatabaseUnavailable: _as_explained("database-unavailable"),
     postgres.DatabaseUnsuitable: _refused,
     cache.StoreUnavailable: _as_explained("cache-unavailable"),
@@ -180,10 +189,10 @@ def problem_of(refusal: products.Refused) -> Problem:
 
 
 def _allowed(request: Request) -> str:
-    """Name every method that some route takes at this path, and HEAD if one takes GET."""
+    """Return the names of all methods that the routes at this path take, with HEAD if one takes GET."""
     found = set()
     for method in _METHODS:
-        # A new scope, because a mount has moved the root of the request's own.
+        # The scope is a new one, because a mount has moved the root in the request's own scope.
         root = request.scope.get("app_root_path", "")
         scope = {"type": "http", "method": method, "path": request.scope["path"], "root_path": root}
         for route in request.app.routes:

@@ -48,10 +48,7 @@ _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "inte
     "/products/{product_id}/stock",
     operation_id="putStock",
     summary="Set the stock to what was counted",
-    description=(
-        "A physical count: it stands, whatever the service thought, and the ledger takes the difference. Every count raises"
-        " the version."
-    ),
+    description=("The count replaces the stored stock, and the ledger records the difference. Every count raises the version."),
     response_class=Response,
     responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
     openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"], "reference": "count-7"}, conditional=True),
@@ -69,8 +66,8 @@ async def put_stock(request: Request, product_id: ProductId) -> Response:
     operation_id="adjustStock",
     summary="Add to a product's stock, or take from it",
     description=(
-        "Decided in PostgreSQL under the row's lock: the stock never falls below zero. Send an Idempotency-Key, and the"
-        " request can be repeated safely."
+        "PostgreSQL decides under the row's lock, so the stock never falls below zero. With an Idempotency-Key the request can"
+        " be repeated safely."
     ),
     response_class=Response,
     responses=answers(
@@ -101,8 +98,8 @@ def _render_adjustment(effects: Sequence[Effect]) -> Answer:
     operation_id="adjustStocks",
     summary="Add to and take from several stocks: all lines or none",
     description=(
-        "One transaction. A product may stand in several lines: the sum of its lines is what is checked, and each line has its"
-        " entry in the ledger; they carry the product's stock and version after the request."
+        "All lines are applied in one transaction. A product may have several lines: their sum is checked, and each line has"
+        " its own entry in the ledger. Every line of the answer has the final stock and version of its product."
     ),
     response_class=Response,
     responses=answers({200: ADJUSTED_LINES}, (*WRITE_PROBLEMS, "product-not-found", "insufficient-stock", "stock-limit")),

@@ -1,1 +1,1 @@
-"""A write-through cache that is trusted only while it is proven current. Start reading in ``write_through``."""
+"""A write-through cache that is trusted only while it is proven current. See ``write_through`` first."""

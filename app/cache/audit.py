@@ -4,7 +4,7 @@ A cycle uses one store connection and one source session from end to end: a repa
 another would prove nothing.
 
 1. Store: try to claim the interval, and read clock, identity and watermark. An instance that cannot reach the store does not
-   claim. One that does not get the claim has still read the watermark: if that has a higher timeline, its own source is an old
+   claim. One that does not get the claim has still read the watermark: if that has a higher timeline, its database is an old
    primary.
 2. Source, committed: announce the cycle and how long its fence may live. Settling writers rely on this. The announcement is
    refused while another server or another namespace has the trust.
@@ -16,8 +16,9 @@ another would prove nothing.
    there, so even a purge slower than a fence makes progress.
 6. Source: record that the cycle is complete.
 
-A cycle that fails gives its claim back. Its instance then claims nothing for some intervals, unless its source answers again:
-an instance that lost its source must not take the cache from the others.
+A cycle that fails gives its claim back. If it failed for another reason than the store, its instance asks its database before
+each claim for some intervals, and claims only if the database answers: an instance that lost its database must not take the
+claim from the others.
 """
 
 import asyncio
@@ -41,9 +42,9 @@ CLAIM_SHARE = 0.75
 EARLIEST_SHARE = 0.8
 """Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
 EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
-"""The same for an instance that did not get the claim: so wide a range that no holder keeps the claim for ever."""
+"""Shortest pause for an instance without the claim; the range is wide so that the claim changes hands."""
 CAUTIOUS_INTERVALS = 4
-"""Intervals after a failed cycle in which the instance asks its source before it claims."""
+"""Intervals after a failed cycle in which the instance asks its database before it claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Cycle:
     purged: int | None = None
     """Number of slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
     deferred: str = ""
-    """Who has the trust instead, when the announcement was refused."""
+    """Which server or namespace is trusted instead; empty if this one is."""
 
 
 class Audit:
@@ -94,7 +95,7 @@ class Audit:
             await asyncio.sleep(max(0.0, began + pause_s - self._clock()))
 
     async def attempt(self) -> bool:
-        """Run one cycle; return whether this instance had the claim.
+        """Run one cycle; return whether this instance had the claim, or True if the cycle failed.
 
         A failure of any kind is counted and logged, and the next cycle starts afresh.
         """
@@ -104,7 +105,7 @@ class Audit:
             self._stats.audit_failures += 1
             if not isinstance(error, CacheError):
                 self._stats.unexpected += 1
-                log.exception("an audit ended with an error that nobody foresaw; the next one begins as usual")
+                log.exception("an audit ended with an unexpected error; the next one begins as usual")
             self._tell(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
             return True
         if cycle is not None:
@@ -143,7 +144,7 @@ class Audit:
         return cycle
 
     async def _depose(self, begun: Begun, store: AuditStore) -> None:
-        """Mark the store for the auditors of an old primary, one of whom has the claim, if this source has succeeded it."""
+        """Tell the old primary's auditor through the store that a newer primary exists."""
         if begun.watermark is not None and self._history.succeeds(begun.watermark.epoch) and not self._history.deposed:
             await store.distrust(Watermark(self._history.epoch, None))
 
@@ -153,8 +154,8 @@ class Audit:
             return Cycle(0, trusted=False, deferred=announced.reason)
         begun = await self._end_other_epoch(begun, announced.epoch, store)
         if announced.other_remaining_s + self._config.settle_margin_ms / 1000 > 0:
-            # Another server's fence may be live. While instances still read there, no writer may take this server's fence
-            # for proof.
+            # Another server's fence may be live. While instances still read there, writers must not rely on this server's
+            # fence.
             return Cycle(announced.cycle, trusted=False)
         limits, repairs, purged = self._config.fences, Repairs(), None
         async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
@@ -192,7 +193,7 @@ class Audit:
         """Delete another epoch's fence and replace its watermark; return what the store then holds."""
         if begun.watermark is None or begun.watermark.epoch == epoch:
             return begun
-        # Otherwise readers would trust the old epoch's fence (G4) while this cycle waits or purges.
+        # If it stayed, readers would trust the old epoch's fence (G4) while this cycle waits or purges.
         mark = Watermark(epoch, None) if timeline_of(epoch) else None
         await store.distrust(mark)
         return replace(begun, watermark=mark)

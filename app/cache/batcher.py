@@ -1,7 +1,7 @@
 """Batches: requests that wait while a round trip is under way share the next one (R7).
 
-The first request is sent at once, so an idle batcher delays nobody. Requests that arrive while a batch is under way form the
-next one. Nobody joins a batch that was sent: it may have read before a write that the newcomer must see.
+The first request is sent at once, so an idle batcher delays no request. Requests that arrive while a batch is under way form
+the next one. A request never joins a batch already sent. That batch may have read before a write that this request must see.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Batcher(Generic[Item, Result]):
         max_weight: largest total weight of a batch; a heavier item is sent alone.
         queue_limit: most items that wait, beyond which ``Overloaded`` is raised at once.
         yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers who
-            were just answered ask again within them, and share one batch instead of following in two.
+            were just answered ask again in these iterations, and so share one batch instead of two.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Batcher(Generic[Item, Result]):
             for _, future in batch:
                 future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - the callers are waiting for it, whatever it is
+        except Exception as error:  # noqa: BLE001 - pass any error to the waiting callers
             results = [error] * len(batch)
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
@@ -123,6 +123,6 @@ class Batcher(Generic[Item, Result]):
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
-                future.exception()  # marks it as seen: a caller who leaves now causes no warning
+                future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
             else:
                 future.set_result(result)

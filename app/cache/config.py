@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from app.cache.ports import FenceLimits
 
 READ_YIELDS = 2
-"""Event-loop iterations between two batches of reads: callers just answered can share the next one (docs/decisions/0004)."""
+"""Event-loop iterations between two batches of reads, so that clients that ask again at once join the next batch.
+
+docs/decisions/0004 has the reasons.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class CacheConfig:
     settle_margin_ms: int
     settle_poll_ms: int
     settle_timeout_ms: int
-    """Longest wait of one acknowledgement; beyond it ``NotSettled``."""
+    """Longest wait of one acknowledgement. Beyond it ``NotSettled`` is raised."""
     serve_unverified_s: int
 
     @property

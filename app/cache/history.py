@@ -1,4 +1,4 @@
-"""The source's history as one process knows it: the epoch that its own source told last, and whether that source was deposed.
+"""The source's history as one process knows it: the latest epoch of this process's source, and whether the source was deposed.
 
 An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters are a hash over
 everything that names the stretch; slots hold that hash. A readable epoch shows the system and its timeline before the hash:
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Timeline(NamedTuple):
-    """A database system and how often a standby of it has been promoted."""
+    """A database system and its timeline number, which rises whenever a standby is promoted."""
 
     system: str
     number: int
@@ -46,24 +46,25 @@ class History:
     A reader trusts a fence only in ``epoch``: the store may hold the fence of another primary, or of another database.
 
     Args:
-        on_deposed: called when the source turns out to be an old primary, to drop its connections: the next ones may lead to
-            the new primary.
+        on_deposed: called when the source turns out to be an old primary. It drops the connections, because the next ones may
+            lead to the new primary.
     """
 
     def __init__(self, on_deposed: Callable[[], None] = lambda: None) -> None:
         self.epoch = ""
-        """The epoch that the own source told last; empty until it told one."""
+        """The latest epoch of this process's source; empty until the source has returned one."""
         self._asked_at = float("-inf")
         self._highest: Timeline | None = None
         self._on_deposed = on_deposed
         self._foreign = ""
         self.deposed = False
-        """Whether the store showed a higher timeline of the own system than the own source told last."""
+        """Whether the store showed a higher timeline of the same system than this process's source returned last."""
 
     def told(self, epoch: str, asked_at: float) -> None:
-        """Note the epoch that the own source answered to a question asked at ``asked_at``, on the process's own clock.
+        """Record the epoch that this process's source returned to a question sent at ``asked_at`` (on the process's clock).
 
-        The answer to an earlier question than the last one is ignored: it may have come late from an old primary.
+        The answer to an earlier question than the last one is late: it may come from an old primary. It changes nothing, but
+        it raises ``SourceDeposed``, too, if its timeline is lower than the highest known one.
 
         Raises:
             SourceDeposed: the source is an old primary, or was restored to a time before a promotion.
@@ -88,7 +89,7 @@ class History:
         return epoch == self.epoch != "" and not self.deposed
 
     def met(self, epoch: str) -> None:
-        """Note an epoch that was found in the store."""
+        """Record an epoch that was found in the store."""
         if epoch == self.epoch or not self.epoch:
             return
         found = timeline_of(epoch)
@@ -99,7 +100,7 @@ class History:
                 self._foreign = found.system
                 log.warning(
                     "another database (system %s) uses this Redis under the same cache namespace; neither is shown the other's"
-                    " data, but each takes the cache from the other: give one of them its own LARDER_CACHE_NAMESPACE",
+                    " data, but they invalidate each other's cache: give one of them its own LARDER_CACHE_NAMESPACE",
                     found.system,
                 )
         elif found.number > self._highest.number:
@@ -107,7 +108,7 @@ class History:
             self._depose()
 
     def succeeds(self, epoch: str) -> bool:
-        """Return whether an epoch that was found in the store is of an earlier timeline of the own system."""
+        """Return whether an epoch that was found in the store is of an earlier timeline of this process's source."""
         own, found = timeline_of(self.epoch), timeline_of(epoch)
         return own is not None and found is not None and found.system == own.system and found.number < own.number
 

@@ -4,7 +4,7 @@ The audit looks only at rows that changed since its watermark, and by version. A
 included. So it also finds slots that were put there by hand, and rollbacks that left no trace in the source.
 
 A slot that is older than its row may belong to a write whose publish is under way. Suspects are therefore compared again after
-the time in which the audit must have repaired them; a slot that is wrong then, too, is a finding.
+the time within which an audit repairs them. A slot that is still wrong is a finding.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class SlotFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A slot that must not be answered from, and the reason."""
+    """A slot from which no read must be answered, and the reason."""
 
     key: str
     fault: SlotFault
@@ -39,10 +39,10 @@ class Finding:
 
 
 class SlotReader(Protocol):
-    """The slots, as an inspection reads them. Every verb may raise ``StoreUnavailable``."""
+    """The slots, as an inspection reads them. Every method may raise ``StoreUnavailable``."""
 
     def keys(self) -> AsyncIterator[Sequence[str]]:
-        """Yield the keys of all slots, in pages; the key of a slot that exists throughout comes at least once."""
+        """Yield the keys of all slots, in pages. The key of a slot that exists all the time comes at least once."""
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Read slots. Idempotent."""
@@ -65,7 +65,7 @@ class Inspection:
         """
         async for keys in self._slots.keys():
             if keys:
-                # Rows first: a slot read later can only be newer than these, unless it is wrong.
+                # Read the rows first. A slot read later is newer or the same, unless it is wrong.
                 states = await self._source.load(keys)
                 yield _compare(keys, states, await self._slots.raw(keys))
                 self.checked += len(keys)
@@ -91,7 +91,7 @@ def _compare(keys: Sequence[str], states: dict[str, State], raws: Sequence[bytes
 def _fault(key: str, row: State, raw: bytes) -> Finding | None:
     found = slot.hash_in(raw)
     if not found:
-        return None  # nobody is answered from a lease
+        return None  # a lease holds no state, so no read is answered from it
     if found != hash_of(row.epoch):
         return Finding(key, SlotFault.OTHER_EPOCH, 0, row.version)
     held = slot.decode(raw, key, row.epoch)

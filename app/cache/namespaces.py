@@ -31,11 +31,11 @@ class Namespace:
     current: bool
     """Whether its audit row has the database's present epoch."""
     trusted_s: float
-    """Seconds for which its cache may be trusted at most; negative when they are over."""
+    """Seconds for which the cache may still be trusted; negative if expired."""
 
 
 async def list_namespaces(database: Database, table: CachedTable) -> Sequence[Namespace]:
-    """Every namespace that an instance ever used for the table, by name. Raises a ``DatabaseError``."""
+    """Return every namespace that an instance ever used for the table, sorted by name. Raises a ``DatabaseError``."""
     rows = await database.lists.rows(_LIST, table.parameters)
     return [Namespace(*columns) for columns in rows]
 
@@ -43,7 +43,7 @@ async def list_namespaces(database: Database, table: CachedTable) -> Sequence[Na
 async def bar(database: Database, table: CachedTable, namespace: str, *, barred: bool) -> None:
     """Forbid a namespace's audits to announce anything, or allow it again. Raises a ``DatabaseError``.
 
-    A fence that was announced before lives on until its time is over; readers may trust it until then.
+    A fence that was announced before remains valid until it expires. Readers may trust it until then.
     """
     parameters = {"relation": table.name, "namespace": namespace, "barred": barred}
     await database.lists.rows(_BAR, parameters)

@@ -130,7 +130,7 @@ class RoundTrips:
             raise
         except Exception as error:
             self._stats.unexpected += 1
-            log.exception("the store failed in a way that nobody foresaw; the cache goes on without its reply")
+            log.exception("the store failed unexpectedly; the cache goes on without its reply")
             raise StoreUnavailable(str(error)) from error
 
     def _note(self, key: str, outcome: Outcome) -> None:

@@ -1,11 +1,11 @@
-"""The rows of one batch over HTTP: a result for each, whatever happens on the way.
+"""Sends the rows of one batch over HTTP and returns a result for each.
 
 | answer | what is done |
 |---|---|
 | 200 with a result per item | the results |
 | 413 | sent again in two halves; a single row is refused |
 | 400, 422 | every row of the batch is refused, with the problem as its reason |
-| everything else that ``posting`` does not repeat | the import stops: the next batch would fare no better |
+| everything else that ``posting`` does not repeat | the import stops, because the next batch would fail in the same way |
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ _BATCH_REFUSED_STATUSES = frozenset({400, 422})
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one row; ``reason`` only when refused."""
+    """The outcome of one row. ``reason`` is empty unless it was refused."""
 
     outcome: Outcome
     reason: str = ""
 
 
 async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
-    """Send the rows as one batch; a result for each, in their order.
+    """Send the rows as one batch; return a result for each, in their order.
 
     After an error the service may or may not have stored the batch; sending it again is safe.
 
@@ -44,7 +44,7 @@ async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
     """
     body = b'{"items":[' + b",".join(row.body for row in rows) + b"]}"
     what = f"lines {rows[0].line}-{rows[-1].line}"
-    # The key makes it happen once: a second time would set stocks back over sales between the two.
+    # The key prevents a second import, which would overwrite sales made between the two.
     response = await poster.post("products/batch", body, what=what, key=f"import-{uuid4().hex}")
     if response.status_code == httpx.codes.OK:
         results = _results(response, len(rows))
@@ -67,7 +67,7 @@ async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
 
 
 def _results(response: httpx.Response, count: int) -> list[Result] | None:
-    """The results in the order of the rows; None unless there is one of each."""
+    """Return the results in the order of the rows, or ``None`` unless there is exactly one per row."""
     found: dict[int, Result] = {}
     try:
         for entry in json_of(response)["results"]:
@@ -75,7 +75,7 @@ def _results(response: httpx.Response, count: int) -> list[Result] | None:
             if type(index) is not int or index in found or outcome not in OUTCOMES:
                 return None
             reason = problem_reason(entry.get("problem")) if outcome == "refused" else ""
-            # Where the row stood in its batch means nothing to whoever reads the list.
+            # Remove the batch index, which means nothing to the user.
             found[index] = Result(cast("Outcome", outcome), reason.replace(f"#/items/{index}/", ""))
     except (KeyError, TypeError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""The end of an import in good order: one signal finishes what is under way, two drop it."""
+"""How signals stop an import: after one signal the current batch is finished; after two it is cancelled."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 
 class StopFlag:
-    """Whether the import is to stop. Once the flag is set, nothing is begun or tried again; what is under way may end."""
+    """Whether the import is to stop. Once the flag is set, no request is begun or repeated; one under way may end."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.interrupted = False
-        """Whether a signal set it."""
+        """Whether a signal set the flag."""
 
     @property
     def is_set(self) -> bool:
@@ -24,7 +24,7 @@ class StopFlag:
         self._event.set()
 
     async def wait_ms(self, duration_ms: float) -> bool:
-        """Wait so long, but no longer than until the flag is set. True if it was the full time."""
+        """Wait ``duration_ms`` or until the flag is set; return True if the full time passed."""
         try:
             async with asyncio.timeout(duration_ms / 1000):
                 await self._event.wait()

@@ -32,7 +32,7 @@ _OPTIONS = {
     "unix_socket_permissions": "0700",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Counts statements for the benchmarks; it costs nothing until somebody creates the extension.
+    # Counts statements for the benchmarks from the start. Creating the extension only adds the views that show the counts.
     "shared_preload_libraries": "pg_stat_statements",
 }
 
@@ -51,7 +51,7 @@ class PostgresServer(PrivateServer):
         self._programs = (programs or postgres_directory()).absolute()
         self._account = server_account()
         self._options = {**_OPTIONS, **options}
-        # Not below data_dir, whose path may be longer than the hundred bytes or so that a socket's path may have.
+        # The socket is not below data_dir, because a socket path is limited to about 100 bytes.
         self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
         give(self._socket_dir, self._account)
         self.url = self.url_of(database)
@@ -112,7 +112,7 @@ async def start_postgres(
         data_dir: directory for its files, made on first use. Its parent exists.
         database: name of the database that the URL leads to. It is created if it is missing.
         options: server settings beyond the defaults.
-        programs: directory with an ``initdb`` and a ``postgres`` to use instead of those of the extra.
+        programs: directory with an ``initdb`` and a ``postgres`` to use instead of the wheel's.
 
     Raises:
         ExtraMissing: the programs are not installed.
@@ -132,7 +132,7 @@ async def start_postgres(
 
 
 def _prepare(server: PostgresServer) -> None:
-    open_programs(server._programs, server._account)  # noqa: SLF001 - the other half of one module
+    open_programs(server._programs, server._account)  # noqa: SLF001 - private member of the same module
     try:
         _initialise(server.data_dir, server._programs, server._account)  # noqa: SLF001 - as above
     except OSError as error:
@@ -150,7 +150,7 @@ def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
             )
         give(data_dir, account)
         return
-    # Made under another name, so that what a killed initdb leaves behind is not taken for a finished cluster.
+    # initdb writes to another name first, so that a cluster left unfinished by a killed initdb is never used.
     unfinished = data_dir.with_name(data_dir.name + ".unfinished")
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -165,7 +165,7 @@ def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
 
 
 def _locale(major_version: str) -> list[str]:
-    # Bytewise order and Unicode's letter case on every machine. Older versions have them only in the C library.
+    # Sort bytewise and use Unicode case rules on every machine. Older versions have both only through the C library.
     if int(major_version) >= _BUILTIN_LOCALE_SINCE:
         return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     return ["--locale=C.UTF-8"]

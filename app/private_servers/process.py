@@ -58,7 +58,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id. It stays known after the end."""
+        """The process id. Available even after the process has ended."""
         return self._process.pid
 
     def ended(self) -> bool:

@@ -1,8 +1,7 @@
 """A product as bytes: the body of a GET, and the payload of its slot in the cache.
 
-The payload has a schema, whose number is in the database. A release that adds a member raises ``SCHEMA``, and goes on writing
-the payload of the number that it finds in the database until ``larder migrate --finish`` raises that number, too
-(docs/OPERATIONS.md).
+The payload has a schema, whose number is in the database. A release that adds a member raises ``SCHEMA``. It goes on writing
+the payload of the database's number until ``larder migrate --finish`` raises that number, too (docs/OPERATIONS.md).
 """
 
 import json
@@ -12,22 +11,22 @@ from functools import lru_cache
 from app.products.product import Movement, Product
 
 SCHEMA = 2
-"""The newest schema of the payload that this release knows. A release below the database's number is refused by it."""
+"""The newest schema of the payload that this release knows. The database refuses a release whose number is lower."""
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def timestamp(moment: datetime) -> str:
-    """Write a moment as UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``."""
+    """Return a moment in UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 @lru_cache(maxsize=1_000)
 def product_payload(product: Product) -> bytes:
-    """Write a product as compact JSON in UTF-8: the same bytes for the same row, on every instance.
+    """Return a product as compact JSON in UTF-8. The bytes are the same for the same row on every instance.
 
-    Formatted by hand, and cached: a write publishes the payload, answers it, and stores it for retries. An id has no character
-    that JSON would escape.
+    The text is formatted by hand and cached, because a write publishes the payload, returns it, and stores it for retries. An
+    id has no character that JSON would escape.
     """
     return (
         f'{{"id":"{product.id}","name":{_text(product.name)},"price_cents":{product.price_cents},"stock":{product.stock},'

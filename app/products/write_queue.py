@@ -1,14 +1,17 @@
 """The queue in which writes wait for a transaction.
 
-Writes that wait while a transaction is under way share the next one, whatever their products: they are locked, committed and
-published together. This *main* transaction waits for no row. A request whose row somebody else holds moves *apart*, to the
-queue of that product, and so do later requests for the product until its queue is empty. The rest of the batch is carried out.
+Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
+and published together. This *main* transaction waits for no row. If somebody else holds the row of a request, the request moves
+to that product's own queue. Later requests for the product join it there until that queue is empty. The rest of the batch is
+carried out.
 
-Apart, each product has one attempt at a time: a transaction that waits briefly for the row and then carries out whatever waits
-for it. If the row cannot be had, the product becomes *stuck*. Stuck products share half of the places and wait for shorter
-times, so that many held rows do not delay products whose rows are merely contended.
+In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
+briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
+attempts, and their attempts wait for a shorter time, so that many held rows do not delay products whose rows are only
+contended.
 
-If a batch fails as a whole, its requests are carried out again apart, each alone, so that only the offender fails.
+If a batch fails as a whole, each of its requests is carried out again in a transaction of its own, so that only the request
+that caused the error fails.
 """
 
 import asyncio
@@ -28,19 +31,22 @@ Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
 YIELDS = 5
-"""Event-loop iterations between two batches: callers just answered can share the next one (docs/decisions/0004)."""
+"""Event-loop iterations between two batches, so that clients that ask again at once join the next batch.
+
+docs/decisions/0004 has the reasons.
+"""
 
 WAIT_MS = 100
-"""How long a product's first attempt apart waits for its row."""
+"""How long the first attempt for a product waits for its row."""
 
 CLOSE_S = 0.25
-"""Time that a request must have left for another attempt apart, so that its deadline does not pass within a transaction."""
+"""Time that a request must have left for another attempt, so that its deadline does not pass within a transaction."""
 
 STUCK_WAIT_MS = 20
-"""How long each later attempt waits for it, while other products wait for the place."""
+"""How long an attempt for a stuck product waits for its row."""
 
 _BATCH_FAILURES = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
-"""Errors that fail a batch as a whole with nothing changed. A request of the batch may succeed by itself."""
+"""Errors after which nothing of a batch was changed. A request of the batch may succeed by itself."""
 
 
 @dataclass(eq=False, slots=True)
@@ -49,17 +55,17 @@ class Ticket:
 
     request: WriteRequest
     deadline: float
-    """By the loop's clock."""
+    """When the request must be answered, on the event loop's clock."""
     under_way: bool = False
     """Whether a transaction may carry it out, or has done so."""
     left: bool = False
-    """Whether its caller has gone."""
+    """Whether its caller no longer waits."""
     alone: bool = False
     """Whether it must not share a transaction, because one that it shared failed."""
     held: Sequence[str] = ()
     """The products whose rows somebody else held."""
     future: "asyncio.Future[Outcome] | None" = None
-    """Its outcome, once it is apart."""
+    """Its outcome, once it has moved to a product's queue."""
 
 
 @dataclass(eq=False, slots=True)
@@ -74,11 +80,11 @@ class WriteQueue:
     """The write queue of one process.
 
     Args:
-        send: runs one transaction for a batch; raises as ``ProductTransactions.commit``.
+        send: runs one transaction for a batch, and raises the errors of ``ProductTransactions.commit``.
         batch_weight: most weight in one transaction.
-        queue_limit: most requests that wait for the main transaction, and most that wait apart, a tenth of them for one
-            product. Beyond that ``Overloaded`` is raised.
-        places: most transactions apart at once. The main transaction does not count.
+        queue_limit: most requests that wait for the main transaction, and most that wait in all products' queues together.
+            One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
+        places: most concurrent transactions for separate queues. The main transaction does not count.
     """
 
     def __init__(self, send: Send, *, batch_weight: int, queue_limit: int, places: int) -> None:
@@ -101,11 +107,11 @@ class WriteQueue:
 
     @property
     def waiting(self) -> int:
-        """Requests that no transaction has taken yet."""
+        """Number of requests that no transaction has taken yet."""
         return self._main.waiting + self._waiting_apart
 
     async def submit(self, ticket: Ticket) -> Outcome:
-        """Carry out a request. It is ``Postponed`` only because of its idempotency key.
+        """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
 
         Raises:
             Overloaded: too many requests wait.
@@ -119,14 +125,14 @@ class WriteQueue:
             elif outcome := await self._main.submit(ticket):
                 return outcome
             if ticket.future is None:
-                raise Overloaded("the request was neither done nor put apart")
+                raise Overloaded("the request was neither carried out nor queued")
             return await ticket.future
         except asyncio.CancelledError:
             ticket.left = True
             raise
 
     async def aclose(self) -> None:
-        """Finish the accepted requests whose callers still wait."""
+        """Carry out the accepted requests whose callers still wait."""
         await self._main.aclose()
         while self._attempts:
             await asyncio.wait(self._attempts)
@@ -134,7 +140,7 @@ class WriteQueue:
     # ------------------------------------------------------------------ main
 
     async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
-        """Run the main transaction; ``None`` for a request that went apart."""
+        """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
         for ticket in batch:
             ticket.under_way = True
         try:
@@ -166,7 +172,7 @@ class WriteQueue:
                 return error
         return None
 
-    # ----------------------------------------------------------------- apart
+    # ------------------------------------------------------ products' queues
 
     def _put_apart(self, ticket: Ticket) -> None:
         name = _name(ticket)
@@ -218,7 +224,7 @@ class WriteQueue:
             if len(batch) > 1 and not product.stuck:
                 for _ in range(YIELDS):
                     await asyncio.sleep(0)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers', who are waiting for it
+        except Exception as error:  # noqa: BLE001 - pass any error to the waiting callers
             for ticket in batch:
                 _fail(ticket, error)
         finally:
@@ -229,7 +235,7 @@ class WriteQueue:
                 del self._apart[name]
 
     def _take(self, product: _Product) -> list[Ticket]:
-        """Take the next batch: all that wait for this row alone, or one request that waits for several or must be alone."""
+        """Take the next batch: all requests that wait for this row only, or one that needs several rows or must be alone."""
         batch: list[Ticket] = []
         weight = 0
         latest = asyncio.get_running_loop().time() + CLOSE_S
@@ -247,7 +253,7 @@ class WriteQueue:
         return batch
 
     async def _serve(self, batch: Sequence[Ticket], patience: Patience) -> bool:
-        """Run one transaction apart; return whether it got its row locks."""
+        """Run one transaction of a product's queue; return whether it got its row locks."""
         for ticket in batch:
             ticket.under_way = True
         try:
@@ -273,7 +279,7 @@ class WriteQueue:
 
     def _line_up_again(self, batch: Sequence[Ticket], error: Exception) -> None:
         if isinstance(error, RowsHeld):
-            # A request for several rows waits for the last one only: it would hold the first while it waits for the rest.
+            # Wait only for the last row; waiting for all would hold the first ones locked meanwhile.
             for ticket in reversed(batch):
                 ticket.held = ticket.held[-1:]
                 self._line_up(ticket, first=True)
@@ -284,7 +290,7 @@ class WriteQueue:
 
 
 def _name(ticket: Ticket) -> str:
-    """The queue that a request joins apart: that of its held product, or of its first one."""
+    """Return the product whose queue a request joins: the one whose row is held, or else its first one."""
     keys = ticket.held or ticket.request.command.keys
     if keys:
         return keys[0]
@@ -303,4 +309,4 @@ def _shares(ticket: Ticket) -> bool:
 def _fail(ticket: Ticket, error: Exception) -> None:
     if ticket.future is not None and not ticket.future.done():
         ticket.future.set_exception(error)
-        ticket.future.exception()  # marks it as seen: a caller who leaves now causes no warning
+        ticket.future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits

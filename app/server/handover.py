@@ -149,7 +149,10 @@ class ConnectionReceiver:
 
 
 async def report_of(channel: socket.socket) -> bytes:
-    """Wait for a worker's report. Anything but ``SERVING`` is the last thing that it says; empty if it ended without a word."""
+    """Wait for a worker's report and return it.
+
+    Any other report than ``SERVING`` is final; it is empty if the worker died silently.
+    """
     report = b""
     while report != SERVING and (part := await asyncio.get_running_loop().sock_recv(channel, 4_096)):
         report += part

@@ -1,16 +1,16 @@
 """The hot read: a hit that is answered without the framework.
 
 For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several times
-as much as the cache does. Head and body sent apart cost another system call. Therefore the server's protocol answers such a
-read itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
+as much as the cache does. Sending head and body separately costs another system call. Therefore the server's protocol answers
+such a read itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
 
-Everything else goes to the application: a miss, a bypass, an error, a query, or a header that matters. What was read of the
-slot goes with it in the request's state. The endpoint ``products.get_product`` gives the same response to every request and is
-the documented one.
+Everything else goes to the application: a miss, a bypass, an error, a query, a header that matters, or a connection whose
+client does not read its answers. The slot already read is passed on in the request's state. The endpoint
+``products.get_product`` gives the same response to the same request and is the documented one.
 
 The price is that the head of the response is written in two places, and that ``_start_asgi_task`` and the fields of a cycle are
-internal to uvicorn. A test compares status, headers and bodies of both ways over generated requests on a real server, and
-fails if uvicorn changes them.
+internal to uvicorn. A test compares status, headers and bodies of both ways for generated requests on a real server. It fails
+if uvicorn changes them.
 """
 
 import random
@@ -58,7 +58,8 @@ class HotReads(HttpToolsProtocol):
         """Answer a plain request here, and start a task of the application for any other."""
         scope = cycle.scope
         product_id = scope["path"][len(PREFIX) :]
-        if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or (tag := _plain(scope, product_id)) is None:
+        hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
+        if not hot or (tag := _plain(scope, product_id)) is None:
             super()._start_asgi_task(cycle, app)
             return
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
@@ -66,7 +67,8 @@ class HotReads(HttpToolsProtocol):
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
         if cycle.disconnected or self.transport.is_closing():
             return  # the client has left
-        if not isinstance(found, Value) or self.flow.write_paused:
+        # A value is counted as a hit, so it is written here even if the connection has filled up meanwhile.
+        if not isinstance(found, Value):
             if isinstance(found, Reading):
                 cycle.scope["state"][READING] = found
             super()._start_asgi_task(cycle, app)

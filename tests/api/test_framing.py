@@ -210,7 +210,7 @@ async def test_an_endless_body_of_an_answered_read_gets_no_second_answer(service
 
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\n" + b"a:\r\n" * 1_200 + b"\r\n"], ids=["chunk", "trailers"])
 async def test_write_before_a_request_that_is_refused(service: Service, port: Port, bad: bytes) -> None:
-    """The write has its 201, and the refused request behind it, which came in the same segment, its 400."""
+    """The write gets 201; the invalid request sent in the same segment gets 400."""
     post = _PUT.replace(b"PUT /products/mug-red", b"POST /products") + b"Transfer-Encoding: chunked\r\n\r\n"
     async with asyncio.timeout(10), connection(port) as (reader, _):
         port.take(_PUT + _FRAMES["length"] + post + bad)

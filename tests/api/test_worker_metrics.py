@@ -1,4 +1,4 @@
-"""The workers' tallies: what is summed, what survives a worker, and what does not."""
+"""Tests of the workers' shared counters: what is summed, what survives a worker, and what does not."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ from app.cache.stats import Histogram, Stats
 
 
 class Clock:
-    """Seconds, as the test says."""
+    """A clock set by the test."""
 
     now = 1_000.0
 
@@ -25,7 +25,7 @@ class Clock:
 
 
 def _live(reads: int, *, store_up: bool = True, last_proven: float | None = None) -> WorkerMetrics:
-    """The tally of a process that answered so many reads, each a hit."""
+    """Return the counters of a process that answered ``reads`` reads, all of them hits."""
     requests = RequestStats()
     for _ in range(reads):
         requests.observe("GET", "/products/{product_id}", 200, 0.002)
@@ -41,7 +41,7 @@ def _shown(tally: WorkerMetrics, clock: Callable[[], float]) -> dict[tuple[str, 
 
 
 def test_whoever_is_asked_shows_the_sum(tmp_path: Path) -> None:
-    """Two workers, asked in turn, each show what both have counted, durations and labels too."""
+    """Each of two workers shows the sums of both, including durations and labels."""
     clock = Clock()
     one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5))
@@ -56,7 +56,7 @@ def test_whoever_is_asked_shows_the_sum(tmp_path: Path) -> None:
 
 
 def test_successor_goes_on_from_what_was_shown(tmp_path: Path) -> None:
-    """A worker that dies right after it was asked takes nothing with it; its successor adds to it, and counts as a restart."""
+    """Counts of a dead worker are kept; its successor adds to them and counts as a restart."""
     clock = Clock()
     one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     assert two.total(_live(5)).cache.hits == 5
@@ -71,7 +71,7 @@ def test_successor_goes_on_from_what_was_shown(tmp_path: Path) -> None:
 
 
 def test_state_of_a_worker_goes_with_it(tmp_path: Path) -> None:
-    """The store is up if it is for each living worker; one that is gone keeps its counts, but is not spoken of as alive."""
+    """The store is up if every live worker has it; a dead worker keeps its counts but is not counted as a worker."""
     clock = Clock()
     one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
     two.total(_live(5, store_up=False))
@@ -94,7 +94,7 @@ def test_age_is_that_of_the_youngest(tmp_path: Path) -> None:
 
 
 async def test_tally_is_kept_until_the_end(tmp_path: Path) -> None:
-    """What is counted reaches the siblings without anybody asking, and what was counted last is written at the end."""
+    """The counters reach the other workers without a request, and the last counts are written at the end."""
     one, two = SharedMetrics(tmp_path, 1), SharedMetrics(tmp_path, 2)
     live = _live(0)
     keeping = asyncio.create_task(two.keep(lambda: live))

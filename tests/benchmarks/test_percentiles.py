@@ -1,4 +1,4 @@
-"""The correction for coordinated omission, and what makes a run with h2load no such load."""
+"""Tests of the correction for coordinated omission, and of which h2load runs are rejected."""
 
 from collections import Counter
 from random import Random
@@ -10,9 +10,9 @@ from benchmarks.steady.percentiles import corrected, percentile
 
 
 def test_a_stall_is_seen_as_long_as_it_was() -> None:
-    """A client that waits sees a stall of a second once on each connection; corrected, in as many requests as were due in it.
+    """A waiting client sees a stall once per connection; after correction, the stall appears in every request due during it.
 
-    20 connections send every 10 ms for ten seconds; all of them meet the stall, and answers take 1 ms else.
+    20 connections send every 10 ms for ten seconds. All of them meet a stall of one second; answers take 1 ms otherwise.
     """
     chance = Random(1)
     seen = [0.001] * (20 * 900) + [chance.uniform(0.99, 1.0) for _ in range(20)]
@@ -34,7 +34,10 @@ def _log(load: Load, *, slow_at: int | None = None, status: int = 200) -> list[s
 
 
 def test_a_log_is_judged_between_opening_and_ending() -> None:
-    """The rate is that of the sending; a slow answer adds what its connection could not send; other answers are told."""
+    """The rate is the sending rate.
+
+    A slow answer counts as its own latency plus the requests its connection could not send; other statuses are reported.
+    """
     load = Load(1_000, 4)
     run = evaluate(parse(_log(load)), load)
     assert run.rate == pytest.approx(1_000, rel=0.001)
@@ -55,7 +58,7 @@ def test_only_answers_of_200_have_a_latency() -> None:
 
 
 def test_falling_behind_is_told() -> None:
-    """A generator that sends the second half of its requests a second late says so."""
+    """If a generator sends the second half of its requests a second late, the result shows that second."""
     load = Load(1_000, 4)
     on_time = [line.split("\t") for line in _log(load)]
     half = len(on_time) // 2

@@ -90,7 +90,7 @@ async def test_what_is_the_same_weighs_once(carrier: Carrier) -> None:
     ("yields", "batches"), [(0, [[1, 2, 3], [0], [1, 2, 3], [0]]), (3, [[1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])]
 )
 async def test_who_was_answered_comes_back_in_time(carrier: Carrier, yields: int, batches: list[list[int]]) -> None:
-    """Clients that ask again at once share one batch; without the yields they would go on in two, one after the other."""
+    """Clients that ask again at once share one batch; without the yields they would stay in two alternating batches."""
 
     async def travel(batch: Sequence[int]) -> Sequence[int | Exception]:
         answers = await carrier.send(batch)
@@ -185,7 +185,7 @@ async def test_queue_limit(carrier: Carrier) -> None:
 
 @pytest.mark.guarantee("R7")
 async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) -> None:
-    """No wake-up is lost: a request made by a caller who was just answered is sent, at whatever step of the batcher's end."""
+    """A request made by a caller who was just answered is sent, no matter at which step of closing it arrives."""
     batcher = batcher_of(carrier)
     for steps in range(12):
 

@@ -1,8 +1,8 @@
-"""What the clients saw, on one monotonic clock, and what must hold of it.
+"""The history of what the clients saw, on one monotonic clock, and the rules that it must keep.
 
-Reads and writes are those of the checker, with the instance that answered. A product's name begins with the number of
-its epoch (``e0 …``), so that every answer tells which one it is of. Each write carries a mark, a number never used before,
-as stock or as price: a refused write whose mark is ever read was no refusal.
+Reads and writes are the checker's classes plus the instance that answered. A product's name begins with the number of its epoch
+(``e0 …``), so that every answer shows its epoch. Each write carries a mark, a number never used before, as stock or as price:
+if the mark of a refused write is ever read, the write was applied.
 """
 
 import re
@@ -19,7 +19,7 @@ _PRODUCT = re.compile(
     rb'\{"id":"([^"]+)","name":"e(\d+)[^"]*","price_cents":(\d+),"stock":(\d+),"reorder_point":\d+,"version":(\d+),'
 )
 BLAME_S = 2.5
-"""How long after a fault of PostgreSQL or of the service a failed request is put down to it."""
+"""Seconds after a fault of PostgreSQL or of the service during which a failed request is attributed to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class SeenRead(Read):
-    """A read, and who answered what kind of request."""
+    """A read, with the instance that answered and the kind of request."""
 
     instance: int = -1
     kind: str = ""
@@ -43,7 +43,7 @@ class SeenRead(Read):
 
 @dataclass(frozen=True, slots=True)
 class SeenWrite(Write):
-    """A write, who answered it and how."""
+    """A write, with the instance that answered, the kind of request and the answer."""
 
     instance: int = -1
     kind: str = ""
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """A change made by SQL: bound to be seen some time after its commit, see ``History.judge``."""
+    """A change made by SQL. It must be visible some time after its commit, see ``History.judge``."""
 
     write: SeenWrite
     committed: float
@@ -72,7 +72,7 @@ class ByHand:
 
 @dataclass(slots=True)
 class Judgement:
-    """What was found in a stretch of history. Each entry of ``violations`` is a sentence."""
+    """The result of checking a part of the history. Each entry of ``violations`` is a sentence."""
 
     verdict: Verdict
     violations: list[str] = field(default_factory=list)
@@ -81,23 +81,23 @@ class Judgement:
 
 @dataclass(slots=True)
 class Bounds:
-    """When a change made by hand must be seen: in quiet times, and with faults about (the fence's life decides then)."""
+    """When a change made by hand must be seen: without faults, and during faults (the fence's lifetime decides then)."""
 
     quiet_s: float
     faulty_s: float
 
 
 HAND_BOUNDS = Bounds(quiet_s=2 * AUDIT_INTERVAL_S, faulty_s=FENCE_TTL_S + 0.2)
-"""Quiet: one interval, and as much again for the audit itself on two busy cores. With faults: the fence's life decides."""
+"""Without faults: two intervals. With faults: the fence's lifetime."""
 
 
 class History:
-    """Collects; ``judge`` decides about what was collected since the last time.
+    """Collects operations; ``judge`` checks those since the last call.
 
     Args:
-        faults: what excuses a failure.
-        bounds: of changes by hand.
-        epochs: what names may begin with; a product of any other is a foreign one. ``None``: any.
+        faults: faults during which failures are allowed.
+        bounds: limits for hand-made changes.
+        epochs: epochs allowed in names; ``None`` allows any.
     """
 
     def __init__(self, faults: FaultLog, bounds: Bounds, *, epochs: Collection[int] | None = None) -> None:
@@ -114,7 +114,7 @@ class History:
         self._contradictions: list[str] = []
 
     def states(self, answer: Answer) -> list[State]:
-        """Read all products out of an answer, and hold each against what was seen of the same version before."""
+        """Return all products of an answer, after comparing each with what was seen of the same version before."""
         found = []
         for key, epoch, price, stock, version in _PRODUCT.findall(answer.body):
             state = State(key.decode(), int(epoch), int(price), int(stock), int(version))
@@ -127,7 +127,7 @@ class History:
         return found
 
     def refused(self, write: SeenWrite, mark: int) -> None:
-        """Keep that a write was answered with "nothing was changed"."""
+        """Record that a write was answered with "nothing was changed"."""
         self.writes.append(write)
         self._refused[write.key, mark] = write
 
@@ -155,16 +155,16 @@ class History:
         return judgement
 
     def forget(self) -> None:
-        """Let go of reads and failures that were judged; writes go on binding."""
+        """Forget judged reads and failures; keep the writes."""
         self.reads.clear()
         self.failures.clear()
         self._contradictions.clear()
 
     def _excused(self, failure: Failure) -> bool:
-        """Whether PostgreSQL or a service is to blame, or who held the product.
+        """Return whether PostgreSQL, a service or a lock on the product caused the failure.
 
-        For a write it may be those of another instance: a transaction that hangs there holds its locks. Every change of
-        a stock needs the ledger, and other writes share its transaction.
+        For a write, the fault may be at another instance: a transaction that hangs there holds its locks. Every change of a
+        stock needs the ledger, and other writes share its transaction.
         """
         since, until = failure.called - BLAME_S, failure.returned
         if failure.kind.startswith("read"):
@@ -190,7 +190,7 @@ class History:
             self.counts[f"{'reads' if failure.kind.startswith('read') else 'writes'} not served"] += 1
 
     def _excerpt(self, key: str, since: float, until: float) -> list[str]:
-        """Everything about one key, in the order of the calls; times relative to ``since``."""
+        """Return a line for each operation on one key, in the order of the calls, with times relative to ``since``."""
         operations: list[SeenRead | SeenWrite] = [*self.reads, *self.writes]
         lines = [
             (operation.called, _line(operation, since))
@@ -205,7 +205,7 @@ class History:
         return [text for _, text in sorted(lines)]
 
     def dump(self) -> Sequence[dict[str, object]]:
-        """Give everything that is still kept, as plain values."""
+        """Return everything that is still kept, as plain values."""
         kept: list[SeenRead | SeenWrite | Failure | Fault] = [*self.reads, *self.writes, *self.failures, *self._faults.all]
         return [{"what": type(entry).__name__, **asdict(entry)} for entry in kept]
 

@@ -1,4 +1,4 @@
-"""The event loop of the commands here."""
+"""The event loop for the commands in this package."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -19,7 +19,7 @@ def test_waits_double_up_to_the_limit(chance: float) -> None:
 
 
 def test_retry_after_is_a_floor_with_a_limit() -> None:
-    """The service is not asked before it said; but it cannot hold the import for an hour."""
+    """A request is not retried before Retry-After, which is capped."""
     policy = RetryPolicy(first_wait_ms=100, longest_retry_after_ms=60_000, random=lambda: 1.0)
     assert policy.wait_ms(1, 2_000) == 2_100
     assert policy.wait_ms(1, 0) == 100
@@ -43,7 +43,7 @@ def test_retry_after_is_a_floor_with_a_limit() -> None:
     ],
 )
 def test_retry_after_header(header: str | None, expected_ms: int | None) -> None:
-    """Seconds or a date; what is neither is ignored."""
+    """The header has seconds or a date; anything else is ignored."""
     assert parse_retry_after(header, datetime(2026, 11, 23, 7, tzinfo=UTC)) == expected_ms
 
 

@@ -1,6 +1,8 @@
-"""The next release of Larder, made out of this checkout: a migration and one more member of a product.
+"""The next release of Larder, made from this checkout: it has one more migration and one more member of a product.
 
-It is what docs/ARCHITECTURE.md tells whoever adds a field, as text to replace; a text that is not there any more fails loudly.
+The changes are text replacements. If a text is missing, the test fails. They are those steps of docs/ARCHITECTURE.md for a new
+field that a running service needs. ``app/products/tables.py`` and ``app/api/models.py`` only describe the table and the API, so
+they stay as they are.
 """
 
 import shutil
@@ -57,7 +59,7 @@ _CHANGES = {
 
 
 def make_next_release(directory: Path) -> Path:
-    """Make it in ``directory``; return the root of its checkout."""
+    """Make the next release in ``directory``; return the root of its checkout."""
     root = directory / "next-release"
     for folder in ("app", "alembic"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
