@@ -1,4 +1,4 @@
-"""The composition root: it knows every part, opens them in order, and closes them in reverse."""
+"""The composition root. It makes every part of the service, opens them in order, and closes them in reverse order."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ Limits = TypeVar("Limits", CacheConfig, Lifetimes, WriteLimits)
 
 
 def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastAPI:
-    """Make the application. Its connections are opened when it starts, and closed when it stops.
+    """Return the application. Its connections are opened when it starts, and closed when it stops.
 
     Args:
         settings: the settings that it runs with.
@@ -107,7 +107,7 @@ async def _in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIte
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()):
-        # Without audits reads stay right: the fence lapses, and they go to PostgreSQL.
+        # Without audits reads stay correct: the fence expires, and they go to PostgreSQL.
         _log.error("the %s of this process ended, restart the process: %s", task.get_name(), error, exc_info=error)
 
 
@@ -139,7 +139,7 @@ def lifetimes(settings: Settings) -> Lifetimes:
 
 
 def write_limits(settings: Settings) -> WriteLimits:
-    """Return the write path's limits. The main transaction always has a connection of its own."""
+    """Return the limits of the write path. One connection is always kept for the main transaction."""
     return _limits(WriteLimits, settings, places_apart=Shares.of(settings.database_connections).writes - 1)
 
 
@@ -149,6 +149,6 @@ def cache_config(settings: Settings) -> CacheConfig:
 
 
 def _limits(kind: type[Limits], settings: Settings, **others: int) -> Limits:
-    """Make a part's limits of the settings of the same names, and of ``others``."""
+    """Return the limits of a part, taken from the settings of the same names and from ``others``."""
     named = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
     return kind(**named, **others)

@@ -21,7 +21,7 @@ MAX_VALUES = 16_384
 """Most members and items of a body, on all levels together. A batch of 1,000 whole products has 11,000."""
 _SLICE = 65_536
 _MARKS = (b",", b"[", b"{")
-"""Each value but the first has a comma before it, or is the first one in something that begins."""
+"""The characters that precede values: each value except the outermost follows a comma or an opening bracket."""
 _REST_OF_ESCAPE = re.compile(rb"\\*.?", re.DOTALL)
 _MAX_MEMBERS = 64
 _LARGE = 32_768
@@ -73,7 +73,7 @@ def _too_large(limit: int) -> Problem:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the body, but no further once it announces or reaches more than ``limit`` bytes.
+    """Return the body. Reading stops as soon as the body announces or reaches more than ``limit`` bytes.
 
     Raises:
         Problem: 413.
@@ -114,7 +114,7 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
 
 
 def _integer(text: str) -> int:
-    # Python refuses to convert thousands of digits; a number this long is out of every range anyway.
+    # Python refuses to convert thousands of digits, and a number this long is out of every range anyway.
     return int(text) if len(text) <= _MAX_DIGITS else (-1 if text.startswith("-") else 1) * 10**_MAX_DIGITS
 
 
@@ -136,7 +136,7 @@ def parse_json(body: bytes) -> object:
     """Parse one JSON text.
 
     Raises:
-        Problem: 400; RFC 8259 and RFC 7493 (I-JSON) decide: no NaN, no member twice, UTF-8 only.
+        Problem: 400. The text must follow RFC 8259 and RFC 7493 (I-JSON): no NaN, no member twice, only UTF-8.
     """
     try:
         return _DECODER.decode(body.decode("utf-8"))
@@ -165,8 +165,8 @@ async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> J
 async def _parse_large(request: Request, body: bytes) -> object:
     if await has_too_many_values(body):
         return _EXCESS  # refused later, as a body of the wrong shape is, so that the order of errors holds
-    # Large bodies are parsed one after another, and other requests are served between them. They are parsed in a thread, where
-    # a parser that calls back into Python can be interrupted.
+    # Large bodies are parsed one after another, and other requests are served between them. They are parsed in a thread,
+    # because the parser calls back into Python and can be interrupted there.
     async with larder_of(request).large_bodies:
         return await asyncio.to_thread(parse_json, body)
 
@@ -185,10 +185,10 @@ def _sentence(kind: str, message: str, context: dict[str, Any]) -> str:
 
 
 def validate(model: type[Model], value: object, at: Sequence[str | int] = ()) -> Model | list[FieldError]:
-    """Check ``value``, found at the path ``at`` of a body. Return the model, or what is wrong."""
+    """Check ``value``, which is at the path ``at`` of a body. Return the model, or the errors."""
     if value is _EXCESS:
         return [
-            FieldError(f"has more than {MAX_VALUES} values, members and items of all levels; no request takes so many", "#")
+            FieldError(f"has more than {MAX_VALUES} values (members and items of all levels); no request needs so many", "#")
         ]
     if not isinstance(value, dict):
         return [FieldError("must be an object", pointer(at))]
@@ -236,10 +236,10 @@ def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: 
 
 
 async def has_too_many_values(body: bytes) -> bool:
-    """Whether a text has more than ``MAX_VALUES`` values; for text that is no JSON the answer may be either.
+    """Return whether a text has more than ``MAX_VALUES`` values. For a text that is not JSON, the result may be wrong.
 
-    Parsed, ``[[],[],…]`` of 4 MiB is a million objects, and nothing else is served meanwhile. No operation takes more than some
-    thousand values. They are counted in slices, between which other requests are served.
+    A body like ``[[],[],…]`` of 4 MiB has a million values, and no other request is served while it is parsed. No operation
+    takes more than some thousand values. They are counted in slices, between which other requests are served.
     """
     if len(body) <= 2 * MAX_VALUES:
         return False

@@ -35,7 +35,7 @@ from app.products.product import Draft, is_product_id, new_product_id
 
 router = request_router("products")
 _MAX_BATCH_ERRORS = 1_000
-"""Most errors that the answer to a batch lists in all. Beyond that it lists the first one of each refused item."""
+"""Most errors that the answer to a batch lists in total. Beyond that it lists the first one of each refused item."""
 _COST_AT_ONCE = 300
 """Items and errors after which other requests are served. An error takes about as long as a valid item."""
 
@@ -45,9 +45,9 @@ _COST_AT_ONCE = 300
     operation_id="listProducts",
     summary="Read many products, or list them",
     description=(
-        "With `id` (up to 250 times): those products, read through the cache in one round trip. Otherwise a page of the list,"
-        " read from PostgreSQL: by id, or with `q` (a prefix of the name, whatever its case) by name."
-        " `below_reorder_point=true` keeps what should be ordered again, always by id."
+        "With `id` (up to 250 times), the answer has those products, read through the cache in one round trip. Otherwise it is"
+        " a page of the list, read from PostgreSQL: by id, or with `q` (a prefix of the name, ignoring case) by name."
+        " `below_reorder_point=true` keeps only products to order again, always by id."
     ),
     response_class=Response,
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
@@ -77,7 +77,7 @@ async def list_products(request: Request) -> Response:
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
 async def create_product(request: Request) -> Response:
-    """Create a product. An id that was left out is made here; a retry gets the id that was made first."""
+    """Create a product. If the id is left out, a new one is made; a retry gets the first one again."""
     sent = await write_request(request, NewProduct)
     return await sent.answer(commands.Create(sent.body.draft()), render_product)
 
@@ -87,15 +87,15 @@ async def create_product(request: Request) -> Response:
     operation_id="batchProducts",
     summary="Create or replace many products",
     description=(
-        "Each item is checked by itself and refused by itself; the accepted ones are one transaction. A `stock` in an item"
-        " is a count: it is set, whatever it was."
+        "Each item is checked and refused separately; the accepted ones are applied in one transaction. A `stock` in an item"
+        " is a count: it replaces the stored stock."
     ),
     response_class=Response,
     responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
 async def batch_products(request: Request) -> Response:
-    """Check each item, write the valid ones together, and answer for each in its place."""
+    """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
         checked = await _checked(sent.body.items)
@@ -114,7 +114,7 @@ def _render_batch(items: "Sequence[_Item]", effects: Sequence[Effect]) -> Answer
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One checked item: what to write, or the problem with it."""
+    """One checked item, with the product to write or the problem with it."""
 
     id: str | None
     draft: Draft | None = None

@@ -14,11 +14,11 @@ from app.products.product import ALWAYS, Precondition
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _SPACE = re.compile("[ \t]*")
-# Each alternative consumes everything that it has looked at, so that a list is cut in one pass.
+# Each alternative consumes everything that it has inspected, so that a list is split in one pass.
 _PART = re.compile(r'"(?:[^"\\]|\\.?)*"?|[^",]+|,')
 _DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^",\s]*))?')
 MAX_TAGS_LENGTH = 8_192
-"""Most characters of If-Match or If-None-Match: some four hundred of our tags."""
+"""Most characters of If-Match or If-None-Match, enough for about four hundred of the service's tags."""
 _STALE_MAX_S = 31_536_000
 _KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
@@ -29,7 +29,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """The entity tags of one header: ``*`` (``anything``), or opaque values, strong and weak."""
+    """The entity tags of one header: ``*`` (``anything``), or strong and weak opaque values."""
 
     anything: bool
     strong: frozenset[str]
@@ -54,14 +54,18 @@ class ReadConditions:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh a client wants its read: from PostgreSQL, or up to ``stale_s`` seconds unverified while that is away."""
+    """The freshness that a client requests.
+
+    ``refresh`` reads PostgreSQL. While PostgreSQL cannot be reached, a state that was proven at most ``stale_s`` seconds ago is
+    accepted.
+    """
 
     refresh: bool = False
     stale_s: int = 0
 
 
 def malformed(name: str, detail: str) -> Problem:
-    """Make the 400 of a header that cannot be understood."""
+    """Return the 400 for a header that cannot be understood."""
     return Problem("invalid-header", f"{name} {detail} Nothing was changed. Correct the header and send the request again.")
 
 
@@ -122,7 +126,7 @@ def write_condition(request: Request) -> Precondition:
 
 
 def refuse_conditions(request: Request) -> Precondition:
-    """Refuse preconditions where they have no single product to be about; return the one that always holds.
+    """Refuse preconditions on an operation that is not about a single product; return the one that always holds.
 
     Raises:
         Problem: 400.
@@ -137,7 +141,7 @@ def idempotency_key(request: Request) -> str | None:
     """Read the key, bare or as a quoted string (RFC 8941, 3.3.3); ``None`` when none was sent.
 
     Raises:
-        Problem: 400, the header is repeated, or no key.
+        Problem: 400, the header is repeated, or its value is not a key.
     """
     lines = request.headers.getlist(_KEY)
     if not lines:
@@ -159,7 +163,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def freshness_of(request: Request) -> Freshness:
-    """Read what the client's Cache-Control asks for; as RFC 9111 says, unknown or invalid directives are ignored."""
+    """Return the freshness that Cache-Control requests. As in RFC 9111, unknown or invalid directives are ignored."""
     lines = request.headers.getlist("Cache-Control")
     if not lines:
         return Freshness()
@@ -178,7 +182,7 @@ def freshness_of(request: Request) -> Freshness:
 
 
 def _directives(text: str) -> Iterator[str]:
-    """Cut a list at its commas, but not at those within quotes."""
+    """Split a list at its commas, except those within quotes."""
     parts: list[str] = []
     for part in _PART.findall(text):
         if part != ",":

@@ -1,4 +1,4 @@
-"""Pages for people: the API's documentation, which works offline, and what each type of problem means."""
+"""Pages for people: the API's documentation, which works offline, and an explanation of each type of problem."""
 
 import html
 from collections.abc import Iterable
@@ -65,7 +65,7 @@ async def _swagger_ui() -> HTMLResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Add the pages. The browser is sent nowhere else: Swagger UI comes with an installed package."""
+    """Add the pages. They load nothing from other sites, because Swagger UI comes with an installed package."""
     app.include_router(router)
     app.add_api_route("/docs", _swagger_ui, include_in_schema=False, response_class=HTMLResponse)
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))

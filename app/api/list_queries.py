@@ -1,7 +1,7 @@
-"""The queries of lists: which products or movements a client asks for, and the cursors that lead from page to page.
+"""The queries of lists: the products or movements that a client requests, and the cursors that lead from page to page.
 
-A cursor is opaque to clients. It begins with the number of its form and the filters of its list, so that one of another form
-or list is refused rather than misread.
+A cursor is opaque to clients. It begins with the number of its form and the filters of its list, so that a cursor of another
+form or list is refused, not misread.
 """
 
 import base64
@@ -37,7 +37,7 @@ _FILTERS = ("limit", "after", "q", "below_reorder_point")
 
 @dataclass(frozen=True, slots=True)
 class NextPage:
-    """Where the next page is: what ``after`` takes, and the Link header."""
+    """The cursor of the next page, which ``after`` takes, and the Link header."""
 
     cursor: str
     link: str
@@ -45,7 +45,7 @@ class NextPage:
 
 @dataclass(frozen=True, slots=True)
 class ProductsById:
-    """Products by id, in the order first sent, each once."""
+    """Products by id, each once, in the order in which the ids were first sent."""
 
     ids: Sequence[str]
 
@@ -73,7 +73,7 @@ class ProductPage:
         )
 
     def position(self, cursor: str) -> Position | None:
-        """Read a cursor; ``None`` when it is none of ours or belongs to other filters."""
+        """Return the position in a cursor, or ``None`` if it is not a cursor of this list or belongs to other filters."""
         match _unpack(cursor, _LIST_FORM):
             case [str(prefix), bool(below), str(product_id), str(name_key)]:
                 ours = (prefix, below) == (self.prefix, self.below_reorder_point) and is_product_id(product_id)
@@ -116,7 +116,7 @@ def product_query(request: Request) -> ProductsById | ProductPage:
     """Read the query of GET /products.
 
     Raises:
-        Problem: 422, a parameter is unknown, repeated, of the other form, or has no legal value.
+        Problem: 422, a parameter is unknown, repeated, not allowed with another one, or has no legal value.
     """
     pairs = _pairs_of(request)
     names = {name for name, _ in pairs}
@@ -167,7 +167,7 @@ def reference_ledger(request: Request) -> ReferenceLedger:
 
 
 def read_limit(text: str | None) -> int | None:
-    """Read the query's limit, or the default of one that was not sent; ``None`` when it breaks the rule."""
+    """Return the query's limit, the default if none was sent, or ``None`` if it is not legal."""
     if text is None:
         return DEFAULT_LIMIT
     return int(text) if _LIMIT.fullmatch(text) and int(text) <= MAX_LIMIT else None
@@ -179,7 +179,7 @@ def _refuse(errors: Sequence[FieldError]) -> None:
 
 
 def _pairs_of(request: Request) -> list[tuple[str, str]]:
-    """Read the query's parameters in the order sent. Raises ``Problem``: 422, there are more than any request takes."""
+    """Return the query's parameters in the order sent. Raises ``Problem`` (422) if there are more than any request needs."""
     if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
         raise invalid([FieldError(f"must have at most {MAX_PARAMETERS} parameters", parameter="query")])
     return request.query_params.multi_items()
@@ -188,7 +188,7 @@ def _pairs_of(request: Request) -> list[tuple[str, str]]:
 def _name_errors(
     pairs: Sequence[tuple[str, str]], known: Collection[str], single: Sequence[str], listed: str
 ) -> list[FieldError]:
-    """What is wrong with the names: unknown ones, and repeated ones that may be sent only once."""
+    """Return the errors in the names: unknown ones, and repeated ones that may be sent only once."""
     times = Counter(name for name, _ in pairs)
     unknown = [name for name in sorted(times) if name not in known]
     rule = f"is not a parameter of this operation; it takes {listed}"
@@ -235,7 +235,7 @@ def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]
 
 
 def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], int, list[FieldError]]:
-    """The query's values and limit, and what is wrong with them so far."""
+    """Return the query's values, its limit, and the errors found so far."""
     pairs = _pairs_of(request)
     values = dict(pairs)
     limit = read_limit(values.get("limit"))
@@ -244,8 +244,11 @@ def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, st
 
 
 def _ledger_position(cursor: str, form: int, owner: str) -> LedgerPosition | None:
-    """Read a cursor; ``None`` when it is none of ours or belongs to another product or reference, its ``owner``."""
-    # Any JSON may stand in a cursor that somebody made up: what the database could not take must not reach it.
+    """Return the position in a cursor, or ``None`` if it is not a cursor or belongs to another ``owner``.
+
+    The owner is the product or the reference.
+    """
+    # A cursor that somebody made up may hold any JSON, and values that the database cannot take must not reach it.
     parts = _unpack(cursor, form)
     if form == _PRODUCT_LEDGER_FORM:
         parts = [*parts[:1], *parts]
@@ -272,7 +275,7 @@ def _pack(form: int, *parts: str | int) -> str:
 
 
 def _unpack(cursor: str, form: int) -> Sequence[Any]:
-    """Read the parts of a cursor of this form, or none when it is no such cursor. They may be anything."""
+    """Return the parts of a cursor of this form, which may be any JSON values; no parts if it is no such cursor."""
     if not _CURSOR.fullmatch(cursor):
         return ()
     try:
@@ -286,6 +289,6 @@ def _unpack(cursor: str, form: int) -> Sequence[Any]:
 
 
 def _next_page(path: str, query: Mapping[str, str | int | None]) -> NextPage:
-    """Return the page of ``path`` at the cursor ``after``; a parameter that is ``None`` is left out."""
+    """Return the page of ``path`` at the cursor ``after``. A parameter that is ``None`` is left out."""
     given = {name: value for name, value in query.items() if value is not None}
     return NextPage(str(given["after"]), f'<{path}?{urlencode(given)}>; rel="next"')

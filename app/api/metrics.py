@@ -1,6 +1,6 @@
 """The metrics: requests by route and status, and the cache's counters.
 
-Counting is an addition to a plain integer. The families of the Prometheus text are made when somebody asks for them.
+Counting is an addition to a plain integer. The Prometheus text is made only when it is requested.
 """
 
 import time
@@ -21,7 +21,7 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 
 
 class RequestStats:
-    """Requests of one process since its start, by method, route template and status; durations by route template."""
+    """Counts of one process's requests by method, route template and status, and their durations by route template."""
 
     __slots__ = ("durations", "requests")
 
@@ -45,7 +45,7 @@ class RequestStats:
 
 @dataclass(slots=True)
 class WorkerMetrics:
-    """Everything that ``/metrics`` shows, of one worker or of several together."""
+    """Everything that ``/metrics`` shows, for one worker or for several together."""
 
     requests: RequestStats = field(default_factory=RequestStats)
     cache: Stats = field(default_factory=Stats)
@@ -53,10 +53,10 @@ class WorkerMetrics:
     store_up: bool = True
     """Whether the store answers every worker."""
     workers: int = 0
-    """How many are alive."""
+    """Number of workers that are alive."""
     restarts: int = 0
     taken_at: float = 0.0
-    """On the machine's monotonic clock, which its processes share."""
+    """When the counters were read, on the machine's monotonic clock, which its processes share."""
 
     def __add__(self, other: "WorkerMetrics") -> "WorkerMetrics":
         return WorkerMetrics(
@@ -104,11 +104,11 @@ class StoreHealth(Protocol):
 
     @property
     def up(self) -> bool:
-        """Whether it is in use, rather than left alone after a failure."""
+        """Whether the connection is in use. It is not while it is being replaced after a failure."""
 
     @property
     def failures(self) -> int:
-        """Times it was given up since the start."""
+        """Number of times that the connection failed since the start."""
 
 
 class _Workers(Collector):
@@ -118,7 +118,7 @@ class _Workers(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", self._tally.workers)
         yield CounterMetricFamily(
-            "larder_worker_restarts", "Times that a process took the place of one that ended.", self._tally.restarts
+            "larder_worker_restarts", "Processes started in place of one that ended.", self._tally.restarts
         )
 
 
@@ -151,7 +151,7 @@ class _Cache(Collector):
         yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._tally.store_failures)
         yield GaugeMetricFamily(
             "larder_cache_store_up",
-            "1 while Redis answers every worker, 0 while one leaves it alone.",
+            "1 while Redis answers every worker, 0 while a worker does not use it.",
             int(self._tally.store_up),
         )
         yield _histogram(
@@ -173,9 +173,11 @@ class _Cache(Collector):
         publishes.add_metric(("failed",), stats.publish_failures)
         yield publishes
         yield CounterMetricFamily(
-            "larder_cache_settles", "Writes that had to wait until no reader could see the past.", stats.settles
+            "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles
         )
-        yield CounterMetricFamily("larder_cache_settle_timeouts", "Such waits that met their deadline.", stats.settle_timeouts)
+        yield CounterMetricFamily(
+            "larder_cache_settle_timeouts", "Such waits that reached their deadline.", stats.settle_timeouts
+        )
         yield _histogram("larder_cache_settle_seconds", "How long such waits took.", (), [((), stats.settle_wait)])
 
     def _audits(self) -> Iterator[Metric]:
@@ -188,7 +190,7 @@ class _Cache(Collector):
             stats.audit_deferrals,
         )
         yield CounterMetricFamily(
-            "larder_cache_unexpected_errors", "Errors that nobody foresaw and that cost no answer.", stats.unexpected
+            "larder_cache_unexpected_errors", "Unexpected errors that failed no request.", stats.unexpected
         )
         yield _histogram("larder_cache_audit_seconds", "How long an audit took.", (), [((), stats.audit_duration)])
         repairs = CounterMetricFamily("larder_cache_repairs", "Slots that audits deleted, by cause.", labels=("cause",))
@@ -201,7 +203,9 @@ class _Cache(Collector):
         yield repairs
         yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", stats.repairs.checked)
         yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
-        yield CounterMetricFamily("larder_cache_purged_slots", "Slots deleted by that.", stats.purged_slots)
+        yield CounterMetricFamily(
+            "larder_cache_purged_slots", "Slots deleted when the cache was started clean.", stats.purged_slots
+        )
         yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced.", stats.adoptions)
         for name, moment, text in (
             ("audit", stats.last_audit, "Seconds since one of the workers finished an audit."),
@@ -212,7 +216,7 @@ class _Cache(Collector):
 
 
 def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
-    """Return everything as Prometheus text. ``clock`` is the cache's clock."""
+    """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Requests(tally.requests))
     registry.register(_Cache(tally, clock))

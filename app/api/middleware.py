@@ -1,7 +1,7 @@
-"""The outermost layer, as plain ASGI. It does what every answer needs, whatever made it.
+"""The outermost ASGI layer, which every answer passes through.
 
-Each answer has ``X-Request-Id`` and is counted. HEAD is answered as GET without the body. An unexpected error is logged with
-the request's id, and answered as a problem that tells nothing about the inside.
+Each answer gets ``X-Request-Id`` and is counted. HEAD is answered as GET without the body. An unexpected error is logged with
+the request's id, and answered as a problem without internal details.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _SLASH = FieldError("must not contain an encoded slash: no id has one", paramete
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the trace id of a valid ``traceparent`` (W3C Trace Context), else a new id of the same form."""
+    """Return the trace id of a valid ``traceparent`` (W3C Trace Context), otherwise a new id of the same form."""
     found = [value for name, value in headers if name == b"traceparent"]
     if len(found) == 1:
         parent = _TRACEPARENT.fullmatch(found[0])
@@ -35,7 +35,7 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 class _Answer:
-    """Passes one answer on: adds its id, remembers its status, and leaves out the body of an answer to HEAD."""
+    """Passes one answer on. It adds the id, records the status, and leaves out the body of an answer to HEAD."""
 
     __slots__ = ("_bodiless", "_id", "_send", "status")
 
@@ -44,7 +44,7 @@ class _Answer:
         self._id = identity
         self._bodiless = bodiless
         self.status = 0
-        """0 as long as no answer has begun."""
+        """The status of the answer; 0 before it has begun."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -73,16 +73,16 @@ class OutermostLayer:
         answer = _Answer(send, identity, bodiless=method == "HEAD")
         scope.setdefault("state", {})["request_id"] = identity.decode()
         if method == "HEAD":
-            # Routes know GET only; the copy keeps the server's own view of the request.
+            # Routes take only GET. The scope is copied, so that the server's own scope keeps HEAD.
             scope = {**scope, "method": "GET"}
         try:
             if b"%2f" in scope["raw_path"].lower():
-                # Decoded, it would be a slash, and the request another one than the client meant.
+                # Decoded, it would be a slash, and the path would be another one than the client meant.
                 await invalid([_SLASH]).response(scope)(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The service stops before the request is finished; what it began may be done all the same.
+            # The service stops before the request is finished. A write that has begun may still be carried out.
             if not answer.status:
                 kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
                 await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)

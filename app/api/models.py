@@ -1,4 +1,4 @@
-"""The shapes of requests and answers. Requests are checked against theirs; the answers' shapes only document bytes."""
+"""The models of requests and answers. Requests are checked against theirs; the models of answers only document them."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_BATCH = 1_000
 MAX_LINES = 2_000
 MAX_REFERENCE = 200
 UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and surrogates, which are half a character."""
+"""Control characters, and surrogates, each of which is half a character."""
 ID_RULE = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ : - and neither . nor .."
 
 
@@ -72,7 +72,7 @@ Delta = Annotated[
 ]
 GivenReason = Annotated[
     Literal["sale", "return", "receipt", "damage", "correction", "other"],
-    Field(description="why; the sign of the delta is free of it"),
+    Field(description="why the stock changes; it does not restrict the sign of the delta"),
 ]
 Ignored = Annotated[
     Any,
@@ -97,13 +97,13 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     rows: ClassVar[Rows | None] = None
-    """The member whose rows are checked one by one, until they have more faults than an answer lists."""
+    """The member whose rows are checked one by one, until they have more errors than an answer lists."""
 
 
 class NewProduct(RequestModel):
     """A product to create."""
 
-    id: Id = Field(default_factory=str, description="made by the service, in the order of time, when left out")
+    id: Id = Field(default_factory=str, description="if left out, the service makes one; these sort by time")
     name: Name
     price_cents: Quantity
     stock: Quantity = 0
@@ -115,7 +115,7 @@ class NewProduct(RequestModel):
 
 
 class WholeProduct(RequestModel):
-    """A whole product, as a GET gives it."""
+    """A whole product, as a GET returns it."""
 
     id: Id = Field(default_factory=str, description="if given, the id in the path")
     name: Name
@@ -131,13 +131,13 @@ class WholeProduct(RequestModel):
     available: Ignored
 
     def draft(self, product_id: str) -> Draft:
-        """Return the product to store; a stock that was left out stays open."""
+        """Return the product to store; its stock is ``None`` if it was left out."""
         stock = self.stock if "stock" in self.model_fields_set else None
         return Draft(product_id, self.name, self.price_cents, stock, self.reorder_point)
 
 
 class ProductPatch(RequestModel):
-    """A merge patch: what is left out stays; null sets ``reorder_point`` back to 0."""
+    """A merge patch. Fields that are left out stay unchanged; null sets ``reorder_point`` back to 0."""
 
     name: Name = Field(default_factory=str)
     price_cents: Quantity = Field(default_factory=int)
@@ -157,7 +157,7 @@ class StockCount(RequestModel):
     """A physical count."""
 
     stock: Quantity
-    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of the count")
+    reference: Reference | None = Field(None, description="any text of the caller, such as the number of the count")
 
 
 class StockAdjustment(RequestModel):
@@ -176,7 +176,7 @@ class AdjustmentLine(RequestModel):
 
 
 class StockAdjustments(RequestModel):
-    """Units to add and to take: all lines, or none. A product may stand in several lines; their sum is what is checked."""
+    """Units to add and to take: all lines, or none. A product may have several lines; their sum is checked."""
 
     rows: ClassVar = Rows("lines", AdjustmentLine, MAX_LINES)
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
@@ -185,13 +185,13 @@ class StockAdjustments(RequestModel):
 
 
 class Batch(RequestModel):
-    """Products to create or replace; each item is checked by itself."""
+    """Products to create or replace. Each item is checked separately."""
 
     items: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH, description="each a whole product")]
 
 
 class Product(BaseModel):
-    """A product. Money in cents; ``version`` rises with every change."""
+    """A product. Money is in cents; ``version`` rises with every change."""
 
     id: Annotated[str, Field(pattern=ID_PATTERN)]
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
@@ -211,14 +211,14 @@ class ProductList(BaseModel):
 
 
 class ProductSet(BaseModel):
-    """The products asked for, in the order asked, and the ids that are not there."""
+    """The requested products, in the order of the request, and the ids that do not exist."""
 
     items: list[Product]
     missing: list[str]
 
 
 class StockShortage(BaseModel):
-    """A product of which there is less than the request takes, as it stood when that was decided."""
+    """A product with less stock than the request takes, at the moment of that decision."""
 
     product_id: str
     available: Quantity
@@ -235,7 +235,7 @@ class FieldFault(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """An error (RFC 9457); `type` is a path on this service that explains it."""
+    """An error (RFC 9457). `type` is a path on this service that explains it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -244,8 +244,8 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     instance: str = Field(default_factory=str)
-    errors: list[FieldFault] = Field(default_factory=list, description="422: each thing that is wrong")
-    missing: list[str] = Field(default_factory=list, description="404: the products that are not there")
+    errors: list[FieldFault] = Field(default_factory=list, description="422: the errors of the request")
+    missing: list[str] = Field(default_factory=list, description="404: the products that do not exist")
     current_version: int | None = Field(
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )
@@ -256,7 +256,7 @@ class ProblemDocument(BaseModel):
 
 
 class BatchResult(BaseModel):
-    """What became of one item."""
+    """The result of one item."""
 
     index: int
     id: str | None = Field(description="null when the item was refused and has no legal id")
@@ -272,14 +272,14 @@ class BatchResults(BaseModel):
 
 
 class Movement(BaseModel):
-    """An entry of the stock ledger, for good; unique by product, version and line."""
+    """An entry of the stock ledger, which never changes. It is unique by product, version and line."""
 
     id: str = Field(description="opaque")
     product_id: str
-    version: Annotated[int, Field(ge=1, description="of the product, once this was done")]
+    version: Annotated[int, Field(ge=1, description="the product's version after this movement")]
     line: Annotated[int, Field(ge=0, description="counted from 0, within the request")]
     delta: int
-    stock_after: Quantity = Field(description="at that version, all lines of the request included")
+    stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
     reason: Literal["sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion"]
     reference: str | None
     created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
@@ -293,14 +293,14 @@ class MovementList(BaseModel):
 
 
 class Adjusted(BaseModel):
-    """The product after its adjustment, and what the ledger took."""
+    """The product after its adjustment, and its new entry in the ledger."""
 
     product: Product
     movement: Movement
 
 
 class AdjustedLine(BaseModel):
-    """One line as it was done; stock and version are the product's after all lines."""
+    """One line of the adjustment. Stock and version are the product's after all lines."""
 
     product_id: str
     delta: int

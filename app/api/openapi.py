@@ -1,6 +1,6 @@
-"""How the operations are described: OpenAPI 3.1, with examples that can be tried on the demo catalogue.
+"""The OpenAPI 3.1 description of the operations, with examples that can be tried on the demo catalogue.
 
-Bodies are checked by ``app.api.bodies``, not by the framework, so their schemas are declared here from the same models.
+``app.api.bodies``, not the framework, checks bodies, so their schemas are declared here from the same models.
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ _ANSWERS: Sequence[type[BaseModel]] = (
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A successful answer: the names of its components, and its headers."""
+    """A successful answer, with the names of its components and its headers."""
 
     description: str
     schemas: Sequence[str] = ()
@@ -87,7 +87,7 @@ class Success:
 
 _TAG = "the product's version, as a strong entity tag"
 _STATUS = "how the cache served this (RFC 9211)"
-_REPLAYED = {"Idempotent-Replayed": "`true`: this was answered before, to a request with this key; nothing was done now"}
+_REPLAYED = {"Idempotent-Replayed": "`true`: a request with this key was answered before, and nothing was done now"}
 PRODUCT = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG} | _REPLAYED)
 PRODUCT_READ = Success("The product", ("Product",), PRODUCT_EXAMPLE, headers={"ETag": _TAG, "Cache-Status": _STATUS})
 PRODUCT_CREATED = Success(
@@ -114,7 +114,7 @@ MOVEMENTS = Success(
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
 PRODUCTS = Success(
-    "The products asked for, or a page of the list",
+    "The requested products, or a page of the list",
     ("ProductSet", "ProductList"),
     headers={"Cache-Status": _STATUS, "Link": "the next page"},
 )
@@ -123,12 +123,12 @@ WRITE_PROBLEMS = (
     "malformed-json", "invalid-header", "body-too-large", "unsupported-media-type", "invalid-request",
     "idempotency-key-reused", "request-in-progress", "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
 )  # fmt: skip
-"""The problems that any write with a body may answer."""
+"""The problems that every write with a body may return."""
 PROMETHEUS = Success("Prometheus text", media_type="text/plain")
 
 
 def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int | str, dict[str, Any]]:
-    """Describe everything that an operation answers; ``problems`` are slugs. 405 is left out: it means another method."""
+    """Describe all answers of an operation. ``problems`` are slugs. 405 is left out, because it is about other methods."""
     described: dict[int | str, dict[str, Any]] = {status: success.described() for status, success in successes.items()}
     by_status: defaultdict[int, list[str]] = defaultdict(list)
     for slug in problems:
@@ -160,7 +160,7 @@ _CREATE_ONLY = _parameter(
 _KEY = _parameter(
     "header",
     "Idempotency-Key",
-    "do this once: a repetition with the same key and the same content is told the first answer, for 24 hours;"
+    "do this once: for 24 hours, a repetition with the same key and the same content gets the first answer;"
     ' bare or as a quoted string, `"order-17"`',
     {"type": "string", "pattern": r'^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$'},
 )
@@ -168,7 +168,7 @@ _CACHE_CONTROL = _parameter(
     "header",
     "Cache-Control",
     "`no-cache` reads PostgreSQL and renews the entry; `stale-if-error=N` accepts an answer flagged `detail=unverified`"
-    " while PostgreSQL is away, up to N seconds after it was last proven current",
+    " while PostgreSQL cannot be reached, up to N seconds after it was last proven current",
     _TEXT,
 )
 READ_HEADERS = [
@@ -207,7 +207,7 @@ LIST_PARAMETERS = [
     _LIMIT,
     _AFTER,
     _parameter(
-        "query", "q", "how the name begins, whatever its case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
+        "query", "q", "how the name begins, ignoring case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
     ),
     _parameter(
         "query", "below_reorder_point", "true: those with stock < reorder_point, by id", {"type": "boolean", "default": False}
@@ -235,7 +235,7 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete(schema: dict[str, Any]) -> None:
-    """Add to FastAPI's description the components that operations name, and a HEAD beside the GET of a product."""
+    """Add the components that operations refer to, and HEAD of a product, to FastAPI's description."""
     _, definitions = models_json_schema(
         [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
         ref_template=_SCHEMAS + "{model}",

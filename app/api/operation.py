@@ -1,4 +1,4 @@
-"""Operation of the service: whether it lives and can serve, what it has counted, and dropping an entry of the cache."""
+"""Endpoints for operators: liveness, readiness, metrics, and dropping an entry of the cache."""
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
@@ -22,7 +22,7 @@ _HEADERS = {"Cache-Control": NO_STORE}
     responses=answers({200: Success("It is")}, ("internal-error",)),
 )
 async def livez(_request: Request) -> Response:
-    """Answer as long as the event loop runs."""
+    """Return 200 as long as the event loop runs."""
     return JSONResponse({"status": "alive"}, headers=_HEADERS)
 
 
@@ -30,13 +30,13 @@ async def livez(_request: Request) -> Response:
     "/readyz",
     operation_id="getReadiness",
     summary="Can it serve?",
-    description="PostgreSQL decides: it has to be the primary, with a schema that this release knows. Redis is only reported:"
-    " without it everything works, at PostgreSQL's pace.",
+    description="PostgreSQL must be the primary, with a schema that this release knows. The state of Redis is only reported:"
+    " without Redis everything works, at PostgreSQL's speed.",
     response_class=Response,
     responses=answers({200: Success("It can")}, ("overloaded", "database-unavailable", "internal-error")),
 )
 async def readyz(request: Request) -> Response:
-    """Ask PostgreSQL for the epoch. A standby, an old primary or a database with a newer schema tells none."""
+    """Read the epoch from PostgreSQL. A standby, an old primary or a database with a newer schema returns none."""
     larder = larder_of(request)
     await larder.source.ping()
     redis = "up" if larder.store.up else "down"
@@ -51,7 +51,7 @@ async def readyz(request: Request) -> Response:
     responses=answers({200: PROMETHEUS}, ("internal-error",)),
 )
 async def metrics(request: Request) -> Response:
-    """Answer the counters of all workers of this address."""
+    """Return the counters of all workers on this address."""
     larder = larder_of(request)
     own = larder.tally()
     total = own if larder.shared_metrics is None else larder.shared_metrics.total(own)
@@ -62,7 +62,7 @@ async def metrics(request: Request) -> Response:
     "/cache/products/{product_id}",
     operation_id="dropCacheEntry",
     summary="Drop a product's entry from the cache",
-    description="The product stays as it is; the next read takes it from PostgreSQL. It succeeds with no entry, too.",
+    description="The product stays as it is; the next read takes it from PostgreSQL. Without an entry this succeeds, too.",
     status_code=204,
     response_class=Response,
     responses=answers(

@@ -47,7 +47,7 @@ router = request_router("products")
     openapi_extra={"parameters": READ_HEADERS},
 )  # fmt: skip
 async def get_product(request: Request, product_id: ProductId) -> Response:
-    """Answer the cached bytes, 304, or 404."""
+    """Return the cached bytes, 304, or 404."""
     conditions = read_conditions(request)
     checked_id(product_id)
     freshness = freshness_of(request)
@@ -70,7 +70,7 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
     "/products/{product_id}",
     operation_id="putProduct",
     summary="Create or replace a product",
-    description="Takes a whole product as a GET gives it; `stock` of an existing product needs If-Match.",
+    description="Takes a whole product as a GET returns it; `stock` of an existing product needs If-Match.",
     response_class=Response,
     responses=answers(
         {200: PRODUCT, 201: PRODUCT_CREATED},
@@ -105,7 +105,7 @@ async def patch_product(request: Request, product_id: ProductId) -> Response:
     "/products/{product_id}",
     operation_id="deleteProduct",
     summary="Delete a product",
-    description="Whatever its stock. The id can be used again; its version goes on.",
+    description="The stock does not matter. The id can be used again; its version continues.",
     status_code=204,
     response_class=Response,
     responses=answers(

@@ -20,9 +20,9 @@ from app.products.payload import product_payload
 from app.products.product import ID_PATTERN, Product, is_product_id
 
 NO_CACHE = "no-cache"
-"""For answers with an entity tag: a browser or proxy may keep them, but must revalidate before each use."""
+"""Cache-Control of answers with an entity tag: a browser or proxy may keep them, but must revalidate before each use."""
 NO_STORE = "no-store"
-"""For answers without an entity tag: a copy could not be revalidated."""
+"""Cache-Control of answers without an entity tag, because a copy could not be revalidated."""
 
 _STATUS = {
     Status.HIT: "larder; hit",
@@ -46,7 +46,7 @@ ProductId = Annotated[
 
 
 def checked_id(product_id: str) -> str:
-    """Return the id of the path. Raises ``Problem``: 422, there can be no such id."""
+    """Return the id of the path. Raises ``Problem`` (422) if it is not a legal id."""
     if not is_product_id(product_id):
         raise invalid([FieldError(ID_RULE, parameter="product_id")])
     return product_id
@@ -58,13 +58,13 @@ def entity_tag(version: int) -> str:
 
 
 def product_of(effect: Effect) -> Product:
-    """Return the product that a write left."""
-    assert isinstance(effect.row, Product)  # noqa: S101 - of all writes only a deletion leaves none
+    """Return the product after a write."""
+    assert isinstance(effect.row, Product)  # noqa: S101 - only a deletion leaves no product
     return effect.row
 
 
 def render_product(effects: Sequence[Effect]) -> Answer:
-    """Answer a write with the product as the write left it, and with the location of a new one."""
+    """Return the answer to a write with the product after it, and with the location of a new product."""
     product = product_of(effects[0])
     tag = entity_tag(product.version)
     if effects[0].change is Change.CREATED:
@@ -73,7 +73,7 @@ def render_product(effects: Sequence[Effect]) -> Answer:
 
 
 def render_document(value: object) -> Answer:
-    """Answer a write with a JSON value."""
+    """Return the answer to a write with a JSON value."""
     return Answer(200, json.dumps(value, separators=(",", ":")).encode())
 
 
@@ -90,13 +90,13 @@ def response_of(answer: Answer) -> Response:
 
 
 def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
-    """Answer ``{name: [items…], rest: value}``; the items are JSON already."""
+    """Return the response ``{name: [items…], rest: value}``. The items are JSON already."""
     head, tail = f'{{"{name}":['.encode(), f'],"{rest}":{json.dumps(value)}}}'.encode()
     return Response(head + b",".join(items) + tail, 200, {"Cache-Control": NO_STORE} | headers, JSON)
 
 
 def page_response(items: Sequence[bytes], following: NextPage | None) -> Response:
-    """Answer a page of a list, which was read from PostgreSQL."""
+    """Return the response with a page of a list, which was read from PostgreSQL."""
     headers = {"Cache-Status": _STATUS[Status.BYPASS]}
     if following is not None:
         headers["Link"] = following.link
@@ -111,7 +111,7 @@ def cache_status(read: Read) -> str:
 
 
 def cache_status_of_many(reads: Sequence[Read]) -> str:
-    """Return the ``Cache-Status`` of several reads: that of the least favourable one, and an unverified one above all."""
+    """Return the ``Cache-Status`` of several reads, which is that of the least favourable one; unverified is the worst."""
     statuses = [read.status for read in reads]
     kinds = set(statuses)
     hits = statuses.count(Status.HIT)

@@ -1,7 +1,7 @@
 """Routes whose endpoints take the request and return the response.
 
-FastAPI routes and documents these endpoints, but its dependency solving and serialisation are skipped: they cost more CPU than
-the transaction of a write. An endpoint checks its request itself.
+FastAPI routes and documents these endpoints. Its dependency resolution and serialisation are skipped, because they cost more
+CPU than the transaction of a write. An endpoint checks its request itself.
 """
 
 from collections.abc import Callable
@@ -24,5 +24,5 @@ class _RequestRoute(APIRoute):
 
 
 def request_router(tag: str) -> APIRouter:
-    """Make a router of such routes; ``tag`` is their heading in the documentation."""
+    """Return a router of such routes. ``tag`` is their heading in the documentation."""
     return APIRouter(tags=[tag], route_class=_RequestRoute)

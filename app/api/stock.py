@@ -1,4 +1,4 @@
-"""Endpoints of the stock: count it, add to it and take from it, and read its ledger."""
+"""Endpoints of the stock, which count it, add to it or take from it, and read its ledger."""
 
 import json
 from collections.abc import Sequence
@@ -135,13 +135,14 @@ def _render_lines(lines: Sequence[Line], effects: Sequence[Effect]) -> Answer:
     "/products/{product_id}/stock/movements",
     operation_id="listProductMovements",
     summary="Read a product's stock ledger",
-    description="Newest first, from PostgreSQL. The sum of all deltas is the stock. A deleted product's ledger stays.",
+    description="The newest movements come first, from PostgreSQL. The sum of all deltas is the stock. A deleted product keeps"
+    " its ledger.",
     response_class=Response,
     responses=answers({200: MOVEMENTS}, (*_READ_PROBLEMS, "product-not-found")),
     openapi_extra={"parameters": MOVEMENT_PARAMETERS},
 )
 async def list_product_movements(request: Request, product_id: ProductId) -> Response:
-    """Answer a page of one product's movements."""
+    """Return a page of one product's movements."""
     query = product_ledger(request, checked_id(product_id))
     return _page(query, await products_of(request).movements(query.product_id, limit=query.limit, after=query.after))
 
@@ -149,14 +150,14 @@ async def list_product_movements(request: Request, product_id: ProductId) -> Res
 @router.get(
     "/stock/movements",
     operation_id="listMovements",
-    summary="Read what happened under a reference",
-    description="The movements of all products whose request named this reference, newest first, from PostgreSQL.",
+    summary="Read the movements with a reference",
+    description="The movements of all products whose request had this reference, newest first, from PostgreSQL.",
     response_class=Response,
     responses=answers({200: MOVEMENTS}, _READ_PROBLEMS),
     openapi_extra={"parameters": REFERENCE_PARAMETERS},
 )
 async def list_movements(request: Request) -> Response:
-    """Answer a page of one reference's movements, which is empty if nobody named the reference."""
+    """Return a page of one reference's movements, which is empty if no request had the reference."""
     query = reference_ledger(request)
     return _page(
         query, await products_of(request).movements_by_reference(query.reference, limit=query.limit, after=query.after)

@@ -1,11 +1,11 @@
-"""The metrics of all workers of one address, as any one of them shows them.
+"""The metrics of all workers on one address, which every worker can show.
 
-Each worker writes its tally into a file of its own, in a directory that only the workers can enter. It replaces the file every
-``RENEWAL_S``, and also before it answers ``/metrics``. Everything that was ever shown is therefore in the files, and no later
-response of any worker shows a lower count. The counts of the other workers are at most ``RENEWAL_S`` old.
+Each worker writes its counters into a file of its own, in a directory that only the workers can enter. It replaces the file
+every ``RENEWAL_S``, and also before it answers ``/metrics``. Everything that was ever shown is therefore in the files, and no
+later response of any worker shows a lower count. The counts of the other workers are at most ``RENEWAL_S`` old.
 
-A new worker continues from the file of the worker that it replaces. What a killed worker had not written yet is lost, but it
-was never shown.
+A new worker continues from the file of the worker that it replaces. Counts that a killed worker had not written yet are lost,
+but they were never shown.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from app.api.metrics import WorkerMetrics
 
 RENEWAL_S = 0.25
 _GONE_S = 5.0
-"""Age after which a worker counts as gone: its counters still add up, its gauges are ignored."""
+"""Age after which a worker is treated as dead. Its counters are still added, and its gauges are ignored."""
 _log = logging.getLogger("larder")
 
 
 class SharedMetrics:
-    """The tallies of all workers, as one of them reads and writes them.
+    """The counters of all workers, as one of them reads and writes them.
 
     Args:
         directory: the directory of the files.
@@ -50,7 +50,7 @@ class SharedMetrics:
             self._renew(live())
 
     def total(self, live: WorkerMetrics) -> WorkerMetrics:
-        """Return the sum of all workers' tallies. ``live`` is what this process has counted since its start."""
+        """Return the sum of all workers' counters. ``live`` has the counts of this process since its start."""
         total = self._renew(live)
         for path in self._file.parent.glob("[0-9]*"):
             if path.name.isdecimal() and path != self._file:
@@ -84,5 +84,5 @@ def _read(path: Path) -> WorkerMetrics:
 
 
 def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
-    """Return the part of a tally that counts when its worker is gone."""
+    """Return the part of the counters that is kept when their worker is dead."""
     return replace(tally, workers=0, store_up=True, restarts=tally.restarts + restarts)

@@ -1,11 +1,11 @@
 """A write over HTTP: its request, checked in the order of its errors, and its answer.
 
-The order of errors stands here: the body is too large (413), declared as something else than JSON (415), or no JSON (400); a
-precondition or the idempotency key is malformed (400); the id in the path can be no id, then the body breaks a rule (422).
-What the service refuses comes after all of these.
+The order of errors is: the body is too large (413), not declared as JSON (415), or not JSON (400); a precondition or the
+idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422). Refusals by the service
+come after all of these.
 
-The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. Whoever sends the
-request again gets the same bytes.
+The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
+request gets the same bytes.
 """
 
 import hashlib
@@ -27,23 +27,23 @@ from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Precondition
 
 _STORED_REFUSALS = frozenset({404, 409, 412})
-"""Refusals that depend on the product as it was then. The others a client can correct and send again with the same key."""
+"""Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
 Render = Callable[[Sequence[Effect]], Answer]
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingWrite(Generic[Body]):
-    """A write as it was sent, with everything checked that can be without the product."""
+    """A write as it was sent, with all checks done that do not need the product."""
 
     request: Request
     content: bytes
     body: Body
-    """What ``content`` says."""
+    """The parsed and checked ``content``."""
     condition: Precondition
     key: str | None
 
     async def answer(self, command: Command, render: Render) -> Response:
-        """Carry the command out and answer with what it did, or with the stored answer if that was done before.
+        """Carry out the command and return its answer, or the stored answer if the request was done before.
 
         Raises as ``Products.write``.
         """
@@ -63,7 +63,7 @@ class IncomingWrite(Generic[Body]):
 
 
 class _StoredRendering:
-    """Renders the answer to be stored. ``answer`` is the newest one: an attempt that is repeated renders it again."""
+    """Renders the answer to store. ``answer`` is the latest one, because a repeated attempt renders it again."""
 
     def __init__(self, request: Request, render: Render) -> None:
         self._request = request
@@ -115,7 +115,7 @@ def _checked_head(request: Request, product_id: str | None) -> tuple[Preconditio
 
 
 def _request_hash(request: Request, content: bytes) -> bytes:
-    """Hash all that makes a request: method, path and query, preconditions, body. Each part has its length before it."""
+    """Return the hash of method, path, query, preconditions and body. Each part is preceded by its length."""
     scope = request.scope
     conditions = [",".join(request.headers.getlist(name)).encode("latin-1") for name in ("If-Match", "If-None-Match")]
     digest = hashlib.sha256()

@@ -1,6 +1,6 @@
-"""The audit proves twice a second, for the whole fleet, that no slot is older than its row (R5, R6).
+"""The audit proves twice a second, for all instances, that no slot is older than its row (R5, R6).
 
-A cycle uses one store connection and one source session from end to end: a repair sent to one server and a fence set on
+A cycle uses one store connection and one source session from beginning to end, because a repair on one server and a fence on
 another would prove nothing.
 
 1. Store: try to claim the interval, and read clock, identity and watermark. An instance that cannot reach the store does not
@@ -38,7 +38,7 @@ from app.cache.stats import Stats
 log = logging.getLogger(__name__)
 
 CLAIM_SHARE = 0.75
-"""Lifetime of a claim as a share of the audit interval: it expires before its holder's next attempt."""
+"""Lifetime of a claim as a share of the audit interval. It expires before the holder's next attempt."""
 EARLIEST_SHARE = 0.8
 """Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
 EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
@@ -49,7 +49,7 @@ CAUTIOUS_INTERVALS = 4
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one audit did. If ``trusted``, the fence was moved and the cycle completed."""
+    """The result of one audit. If ``trusted``, the fence was moved and the cycle completed."""
 
     number: int
     trusted: bool

@@ -3,7 +3,7 @@
 CacheError
 ├── StoreUnavailable    Redis gave no definite answer; reads go to the source, writes settle
 ├── SourceUnavailable   the database could not be read
-│   └── SourceRefused   the database answers, but must not be answered from now
+│   └── SourceRefused   the database answers, but must not be used now
 │       └── SourceDeposed   it is an old primary: another one has taken over
 ├── Overloaded          a bounded queue is full
 └── NotSettled          a committed write could not be proven visible before its deadline
@@ -15,7 +15,7 @@ class CacheError(Exception):
 
 
 class StoreUnavailable(CacheError):
-    """The store gave no definite answer in time; the commands may or may not have been applied."""
+    """The store gave no definite answer in time. Its commands may or may not have been applied."""
 
 
 class SourceUnavailable(CacheError):
@@ -27,7 +27,7 @@ class SourceRefused(SourceUnavailable):
 
 
 class SourceDeposed(SourceRefused):
-    """The source is an old primary, or was restored to before a promotion; nothing that it says is current."""
+    """The source is an old primary, or was restored to a time before a promotion. None of its data is current."""
 
 
 class Overloaded(CacheError):

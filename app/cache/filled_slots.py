@@ -2,7 +2,7 @@
 
 
 class FilledSlots:
-    """A bounded set of keys, the oldest forgotten first. A wrong guess costs one miss, never a stale read."""
+    """A bounded set of keys. The oldest are removed first. A wrong entry costs one miss, never a stale read."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -12,11 +12,11 @@ class FilledSlots:
         return key in self._keys
 
     def add(self, key: str) -> None:
-        """Note that a key's slot is filled."""
+        """Record that a key's slot is filled."""
         self._keys[key] = None
         if len(self._keys) > self._limit:
             del self._keys[next(iter(self._keys))]
 
     def discard(self, key: str) -> None:
-        """Note that a key's slot may be empty."""
+        """Record that a key's slot may be empty."""
         self._keys.pop(key, None)

@@ -57,9 +57,9 @@ class Loads:
         return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
 
     def refill(self, keys: Iterable[str]) -> None:
-        """Begin to load keys whose slots were believed filled and are empty, evicted or just repaired by an audit.
+        """Begin to load keys whose slots are empty although they were recorded as filled: evicted, or deleted by an audit.
 
-        What a writer committed cannot be stored in an empty slot, but a load that begins now may be: no reader waits for it.
+        A writer cannot store its state in an empty slot, but a load that begins now can fill it. No reader waits for it.
         """
         for key in keys:
             with suppress(Overloaded):
@@ -72,8 +72,8 @@ class Loads:
 
     async def _send(self, batch: Sequence[Load]) -> Sequence[Loaded]:
         keys = list(dict.fromkeys(load.key for load in batch))
-        # The lease comes before the load's snapshot: a writer who commits after that snapshot finds the lease and
-        # deletes it, so this load cannot fill the slot with the past.
+        # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
+        # it, so this load cannot fill the slot with old data.
         tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
@@ -89,7 +89,7 @@ class Loads:
         return [Loaded(states[load.key], load.key in stored) for load in batch]
 
     async def _fill(self, keys: Sequence[str], states: dict[str, State], tokens: dict[str, str]) -> set[str]:
-        """Publish what was loaded; return the keys whose state was stored."""
+        """Publish the loaded states; return the keys whose state was stored."""
         published = await self._trips.publish([Publication(states[key], tokens.get(key, "")) for key in keys])
         if published is None:
             self._trips.release(tokens)

@@ -1,7 +1,7 @@
 """The protocol's ports: a source of truth, a store of slots, and the values that pass between them.
 
 Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
-(Redis), ``table_source`` and ``table_audit`` (PostgreSQL), and, for ``Source``, whoever has rows to be cached. The in-memory
+(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package that has the rows implements ``Source``. The in-memory
 adapters of the simulation pass the same contract suites.
 """
 
@@ -58,7 +58,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A state to put into its slot. ``token`` is that of a lease taken before the state was read; empty for none."""
+    """A state to put into its slot. ``token`` belongs to a lease taken before the state was read; it is empty without one."""
 
     state: State
     token: str = ""
@@ -80,8 +80,8 @@ class Published:
 class Reading:
     """The bytes of slots as one atomic read found them (see ``slot``); ``None`` for an empty slot.
 
-    ``epoch`` is that of the fence, if the fence is live and names the server that was read. Otherwise it is ``""`` and no slot
-    may be trusted. A reader trusts slots only in the epoch that its own source told last.
+    ``epoch`` is the fence's epoch, if the fence is live and names the server that was read. Otherwise it is ``""`` and no slot
+    may be trusted. A reader trusts slots only in the latest epoch of its own source.
     """
 
     epoch: str
@@ -89,7 +89,7 @@ class Reading:
 
 
 class Store(Protocol):
-    """The shared slots. Every verb has a deadline and raises ``StoreUnavailable`` when there was no definite answer."""
+    """The shared slots. Every method has a deadline and raises ``StoreUnavailable`` when there was no definite answer."""
 
     async def read(self, keys: Sequence[str]) -> Reading:
         """Read slots and fence in one atomic step. Idempotent."""
@@ -101,7 +101,7 @@ class Store(Protocol):
         """
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
-        """Apply R3's table to each publication in one atomic step. Idempotent, but for the token's single use."""
+        """Apply R3's table to each publication in one atomic step. Idempotent, except that a token works only once."""
 
     async def release(self, tokens: dict[str, str]) -> None:
         """Give leases back unused. Idempotent."""
@@ -112,12 +112,12 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """How far the audits of one namespace have come."""
+    """The progress of the audits of one namespace."""
 
     announced: int
     completed: int
     remaining_s: float
-    """Seconds until no announced fence can be live; negative when they are over."""
+    """Seconds until no announced fence can be live; negative if they have passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +133,25 @@ class AuditProgress:
 
 
 class Source(Protocol):
-    """The rows themselves. The verb has a deadline and raises ``SourceUnavailable`` when there was no answer."""
+    """The rows themselves. The method has a deadline and raises ``SourceUnavailable`` when there was no answer."""
 
     async def load(self, keys: Sequence[str]) -> dict[str, State]:
         """Read rows and epoch from the primary, in a snapshot taken after the call began. Idempotent."""
 
 
 class HistorySource(Protocol):
-    """What the source tells of its history and its audits. Deadlines and errors are those of ``Source``."""
+    """The source's history and the progress of its audits. Deadlines and errors are those of ``Source``."""
 
     async def tell_epoch(self) -> str:
         """Read the present epoch from the primary. Idempotent."""
 
     async def standing(self) -> AuditProgress:
-        """Read how far audits have come. Idempotent."""
+        """Read the progress of the audits. Idempotent."""
 
     async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
-        """Announce, for an epoch that no audit has announced yet, that some fence may live for so long, on any server.
+        """Announce, for an epoch without an audit, that a fence may be live for ``fence_ttl_max_ms``, on any server.
 
-        Idempotent: does nothing when an audit row of the table has the current epoch already.
+        Idempotent: it does nothing when an audit row of the table has the current epoch already.
         """
 
 
@@ -168,7 +168,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An audit's first look at the store: its clock, the server, and the watermark as it stood.
+    """The result of an audit's first step in the store: its clock, the server, and the watermark at that moment.
 
     ``claimed`` is false when another instance has the claim on this interval; the cycle then ends here.
     """
@@ -198,7 +198,7 @@ class Repairs:
 
 
 class AuditStore(Protocol):
-    """The store during one audit cycle: one connection, never re-established. ``StoreUnavailable`` ends the cycle.
+    """The store during one audit cycle. It has one connection, never re-established. ``StoreUnavailable`` ends the cycle.
 
     It is opened as an asynchronous context; an error that leaves the context gives the cycle's claim back.
     """
@@ -210,12 +210,12 @@ class AuditStore(Protocol):
         """Delete every slot that is older than its row, of another epoch, leased, or of a foreign type. Idempotent."""
 
     async def purge(self, claim_ms: int) -> int:
-        """Delete every slot of the namespace, renewing the claim meanwhile; return how many there were. Idempotent."""
+        """Delete every slot of the namespace, and renew the claim meanwhile; return the number of slots. Idempotent."""
 
     async def distrust(self, mark: Watermark | None) -> None:
         """Replace the watermark by ``mark`` and delete the fence. Idempotent, always safe.
 
-        No slot is trusted afterwards until a cycle has started clean. The mark tells the auditors of an old primary that
+        No slot is trusted afterwards until a cycle has started clean. By the mark, the auditors of an old primary notice that
         another primary has taken over.
         """
 
@@ -236,7 +236,7 @@ class FenceLimits:
     ttl_max_ms: int
     """The longest lifetime that any instance of the fleet may set."""
     margin_ms: int
-    """Added to every wait for a fence to lapse, because two hosts' clocks do not run at quite the same rate."""
+    """Added to every wait for a fence to expire, because the clocks of two hosts do not run at exactly the same rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +246,13 @@ class Announced:
     cycle: int
     """The cycle's number."""
     other_remaining_s: float
-    """Seconds until no fence on another server can be live; negative when they are over."""
+    """Seconds until no fence on another server can be live; negative if they have passed."""
     epoch: str
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A refused announcement, which changed nothing; ``reason`` says who has the trust instead."""
+    """A refused announcement, which changed nothing; ``reason`` says which server or namespace is trusted instead."""
 
     reason: str
     epoch: str
@@ -267,29 +267,29 @@ class Snapshot:
     pages: AsyncIterator[Sequence[tuple[str, int]]]
     """Keys and versions of rows changed since the watermark asked for; empty when the epochs differ."""
     rival: str = ""
-    """Another namespace of the table whose fence may live; empty when there is none."""
+    """Another namespace of the table whose fence may be live; empty when there is none."""
 
 
 class AuditSource(Protocol):
-    """The source during one audit cycle: one session, never re-established. ``SourceUnavailable`` ends the cycle."""
+    """The source during one audit cycle. It has one session, never re-established. ``SourceUnavailable`` ends the cycle."""
 
     async def tell_epoch(self) -> str:
         """Read the present epoch. Idempotent."""
 
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
-        """Commit that a fence naming ``server`` may be set, to live for at most ``limits.ttl_ms`` from now.
+        """Commit the announcement that a fence on ``server`` may be live for at most ``limits.ttl_ms`` from now.
 
-        The announcement is refused while the row names another server whose fence may live, while another namespace of the
-        table may be trusted, and while this namespace is barred: one server and one namespace have the trust at a time. If no
-        row of the table has the present epoch, it also commits that fences of the largest TTL may be live now, on any server.
+        The announcement is refused while the row names another server whose fence may be live, while another namespace of the
+        table may be trusted, and while this namespace is barred: one server and one namespace are trusted at a time. If no row
+        of the table has the present epoch, it also commits that fences of the largest TTL may be live now, on any server.
         """
 
     def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:
         """Open a snapshot, taken after the call began."""
 
     async def complete(self, cycle: int) -> None:
-        """Commit that this cycle is finished: what was committed before it was announced is in the store.
+        """Commit that this cycle is finished: no slot is older than what was committed before its announcement.
 
-        Does nothing if the audit row has meanwhile been replaced by one of another history, where the number means another
+        It does nothing if the audit row has meanwhile been replaced by one of another history, where the number means another
         cycle.
         """

@@ -1,8 +1,8 @@
 """A connection to Redis that is never replaced silently, and a link that keeps one ready.
 
-The protocol needs to know *which server* a reply came from, that a command was sent exactly once, and that a connection with a
-doubtful reply is never used again; a pooled client gives none of these. redis-py's connection handles URLs, TLS, login and
-parsing; its retries and silent reconnects are off.
+The protocol must know *which server* sent a reply. A command must be sent exactly once, and a connection with a doubtful reply
+must never be used again. A pooled client guarantees none of this. redis-py's connection handles URLs, TLS, login and parsing;
+its retries and silent reconnects are off.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _IDENTITY = re.compile("[0-9a-f]{40}")
 _VARIED = 4
-"""Fewest different digits in an identity that was drawn at random."""
+"""Fewest different digits in an identity that is accepted as random."""
 
 
 class RedisConnection:
     """One open connection to one server of role master.
 
-    Every call sends, behind its commands, a nonce to echo and a question for the server's present identity. An error reply, a
-    late reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because nothing
-    is known about it then. The driver's errors are not listed by class: the event loop adds its own (uvloop raises
+    After its commands, every call sends a nonce to echo and a query for the server's present identity. An error reply, a late
+    reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because its state is
+    then unknown. The driver's errors are not listed by class, because the event loop adds its own (uvloop raises
     ``RuntimeError`` for a connection that the other side has reset).
     """
 
@@ -49,7 +49,7 @@ class RedisConnection:
     async def open(
         cls, pool: ConnectionPool, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
     ) -> "RedisConnection":
-        """Connect, log in, load scripts, and ask which server this is.
+        """Connect, log in, load scripts, and read the server's identity.
 
         Raises:
             StoreUnavailable: there was no connection in time, or the server is not a master.
@@ -101,7 +101,7 @@ class RedisConnection:
         await _close(self._connection)
 
     async def _exchange(self, commands: Sequence[RedisCommand]) -> list[Reply]:
-        if not self._connection.is_connected:  # or redis-py would connect anew, to whatever server answers
+        if not self._connection.is_connected:  # otherwise redis-py would connect again, perhaps to another server
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         trailer: tuple[RedisCommand, ...] = (("ECHO", nonce), ("INFO", "replication"))
@@ -113,8 +113,8 @@ class RedisConnection:
         return replies
 
     def _identify(self, info: bytes) -> None:
-        # This is asked with every call, not only when connecting: a server that was demoted and promoted again meanwhile keeps
-        # its run id and this connection, but has another master's data, whose fence may name the server as it was before.
+        # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its
+        # run id and this connection, but has another master's data, whose fence may name the server as it was before.
         if _field(info, b"role") != "master":
             raise StoreUnavailable("the server is not a master")
         replid = _identity(info, b"master_replid")
@@ -128,10 +128,10 @@ class RedisConnection:
 
 
 class RedisLink:
-    """Keeps one connection ready, and is the circuit breaker.
+    """A circuit breaker that keeps one connection ready.
 
     Calls use the connection while it is good. Once it fails, every call is refused at once, and one background task tries to
-    connect until it succeeds. Being busy never counts as a failure.
+    connect until it succeeds. A busy connection never counts as failed.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RedisLink:
         return await self.call_naming_server(lambda _: commands)
 
     async def call_naming_server(self, commands: Callable[[str], Sequence[RedisCommand]]) -> tuple[str, list[Reply]]:
-        """Do as ``call`` with commands that are made of the server's identity."""
+        """Do the same as ``call``, with commands that contain the server's identity."""
         connection = self.connection()
         try:
             replies = await connection.call(*commands(connection.server))
@@ -200,7 +200,7 @@ class RedisLink:
         return connection.server, replies
 
     async def start(self) -> None:
-        """Try to connect once; go on trying in the background when it fails."""
+        """Try to connect once; if that fails, keep trying in the background."""
         self._prober = asyncio.create_task(self._probe(0.0))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connect_timeout_s):
@@ -218,7 +218,7 @@ class RedisLink:
         try:
             while True:
                 if pause_s:
-                    # Pauses vary, so that a fleet does not connect to a server that comes back all at once.
+                    # Pauses vary, so that the instances do not all connect at once to a server that comes back.
                     await asyncio.sleep(pause_s * self._chance.uniform(0.75, 1.25))
                 pause_s = self._retry_s
                 try:
@@ -241,7 +241,7 @@ def _field(info: bytes, name: bytes) -> str:
     """Return one field of an INFO reply."""
     start = info.find(b"\n" + name + b":")
     if start < 0:
-        raise StoreUnavailable(f"Redis did not tell its {name.decode()}")
+        raise StoreUnavailable(f"Redis did not send its {name.decode()}")
     start += len(name) + 2
     return info[start : info.find(b"\r", start)].decode("ascii", "replace")
 
@@ -255,7 +255,7 @@ def _identity(info: bytes, name: bytes) -> str:
     value = _field(info, name)
     if not _IDENTITY.fullmatch(value) or len(set(value)) < _VARIED:
         raise StoreUnavailable(
-            f"Redis does not tell its {name.decode()} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
+            f"Redis does not show its {name.decode()} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
             " and reads go to the database"
         )
     return value

@@ -1,4 +1,4 @@
-"""The slots in Redis: names of keys, scripts, and the store's ports over connections that are never silently replaced.
+"""The slots in Redis: names of keys, scripts, and the store's ports on connections that are never silently replaced.
 
 ``wtc:{namespace}:{key}`` is a slot. ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-auditor:…`` belong to the namespace and do
 not match the slots' pattern, so a purge of slots cannot delete them. A fence is ``server|epoch``. A watermark is
@@ -63,7 +63,7 @@ class Names:
         self.fence = f"wtc-fence:{namespace}"
         self.watermark = f"wtc-watermark:{namespace}"
         self.claim = f"wtc-auditor:{namespace}"
-        """The audit's claim. Earlier releases use another name, so an old instance that was forgotten cannot take the claim."""
+        """The audit's claim. Earlier releases use another name, so a forgotten instance of theirs cannot take this claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class RedisOptions:
 
 
 class RedisStore(Store):
-    """The ``Store`` port. Reads, leases and publishes have a connection each, so that none waits behind another.
+    """The ``Store`` port. Reads, leases and publishes have a connection each, so that none of them waits for another.
 
-    Each verb is one round trip: ``MGET``, ``DEL`` or a script.
+    Each method is one round trip: ``MGET``, ``DEL`` or a script.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class RedisStore(Store):
         return self._reads.failures + self._leases.failures + self._publishes.failures
 
     async def start(self) -> None:
-        """Connect, or go on trying in the background."""
+        """Connect; if that fails, keep trying in the background."""
         for link in (self._reads, self._leases, self._publishes):
             await link.start()
 
@@ -164,7 +164,7 @@ class RedisStore(Store):
         state = publication.state
         never_there = not isinstance(state, Value) and state.version == 0
         whole_ms = (self._lifetimes.absent_ttl_s if never_there else self._lifetimes.slot_ttl_s) * 1000
-        # Shortened at random, so that slots filled together do not expire together.
+        # The lifetime is shortened at random, so that slots filled together do not expire together.
         return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
 
 
@@ -176,7 +176,7 @@ class RedisAuditStores:
         self._names = Names(namespace)
 
     async def start(self) -> None:
-        """Connect, or go on trying in the background."""
+        """Connect; if that fails, keep trying in the background."""
         await self._link.start()
 
     async def close(self) -> None:
@@ -198,7 +198,7 @@ class RedisAuditStores:
 
 
 class RedisAuditStore(AuditStore, SlotReader):
-    """The ports ``AuditStore`` and ``SlotReader`` over one connection; it cannot be used after the connection is lost."""
+    """The ports ``AuditStore`` and ``SlotReader`` on one connection. It cannot be used after the connection is lost."""
 
     def __init__(self, connection: RedisConnection, names: Names) -> None:
         self._connection = connection
@@ -217,7 +217,7 @@ class RedisAuditStore(AuditStore, SlotReader):
         return Begun(time_ms, self._connection.server, _parse_watermark(watermark), self._claimed)
 
     async def give_claim_back(self) -> None:
-        """Let another instance audit this interval, if the connection is good and this cycle still has the claim."""
+        """Release the claim, so that another instance can audit this interval, if this cycle has it and is connected."""
         if self._claimed and self._connection.alive:
             self._claimed = False
             with suppress(StoreUnavailable):  # the claim expires by itself
@@ -242,7 +242,7 @@ class RedisAuditStore(AuditStore, SlotReader):
 
     @override
     async def distrust(self, mark: Watermark | None) -> None:
-        # The mark comes first: under it no cycle of the old epoch can set the fence again after it is deleted.
+        # The mark is set first: with it, no cycle of the old epoch can set the fence again after it is deleted.
         replace: RedisCommand = (
             ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
         )
@@ -299,5 +299,5 @@ def _parse_watermark(raw: bytes) -> Watermark | None:
         return None
     epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
     if not found or not (xid == "" or xid.isdecimal()):
-        return Watermark("", None)  # a text of nobody's, so of no epoch: the next cycle replaces it
+        return Watermark("", None)  # not a watermark of Larder, so it has no epoch: the next cycle replaces it
     return Watermark(epoch, int(xid) if xid else None)

@@ -1,4 +1,4 @@
-"""Round trips to the store: requests share them, they are counted, and a failing store fails no request."""
+"""Round trips to the store. Requests share them, they are counted, and a request does not fail if the store does."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class RoundTrips:
-    """One process's traffic with the store.
+    """The round trips of one process to the store.
 
     ``reads`` batches reads; the epoch of its results is empty unless this process may trust it (R1). ``filled`` has the keys
     whose slot was last seen filled.
@@ -56,7 +56,7 @@ class RoundTrips:
             return {}
 
     async def publish(self, publications: Sequence[Publication]) -> Published | None:
-        """Put states into their slots; ``None`` when the store gave no definite answer."""
+        """Put states into their slots and return the outcomes, or ``None`` when the store gave no definite answer."""
         if not publications:
             return Published((), proven=True)
         try:
@@ -66,7 +66,7 @@ class RoundTrips:
             return None
 
     def release(self, tokens: dict[str, str]) -> None:
-        """Begin to give leases back. Nobody waits for it: a lease that is not given back expires."""
+        """Begin to give leases back without waiting for it. A lease that is not given back expires."""
         if tokens:
             with suppress(Overloaded):
                 self._releases.submit(tokens)
@@ -77,7 +77,7 @@ class RoundTrips:
         await self._definite(self._store.drop(key))
 
     async def aclose(self) -> None:
-        """Finish what was accepted."""
+        """Finish the round trips that were accepted."""
         for batcher in (self.reads, self._leases, self._publishes, self._releases):
             await batcher.aclose()
 
@@ -88,7 +88,7 @@ class RoundTrips:
         if self._history.counts(reading.epoch):
             self._stats.last_proven = began
         elif reading.epoch:
-            # The fence was set by the audit of another primary or database, and says nothing of this process's history.
+            # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
             self._history.met(reading.epoch)
             reading = Reading("", reading.slots)
         if len(batch) == 1:

@@ -1,4 +1,4 @@
-"""Settling decides when a committed write may be acknowledged although its publish was not proven (R4).
+"""Settling: how it is decided when a committed write may be acknowledged although its publish was not proven (R4).
 
 It may be acknowledged as soon as one of these holds:
 
@@ -7,8 +7,8 @@ It may be acknowledged as soon as one of these holds:
   Audits announced later see the commit.
 - The largest fence TTL of the fleet has passed since the commit, on this process's own clock. This needs no database.
 
-No connection is held while waiting. One poller looks for all waiters of the process, and a look decides only about waiters who
-were there before it was sent.
+No connection is held while waiting. One poller reads the audit rows for all waiters of the process. A reading counts only for
+waiters who were there before it was sent.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A namespace whose readers may see the past until an audit after ``announced`` completes, or until ``until``."""
+    """A namespace whose readers may see old data until an audit after ``announced`` completes, or until ``until``."""
 
     announced: int
     until: float
@@ -37,10 +37,10 @@ class _Pending:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     until: float
-    """When no fence set in ignorance of the commit can be live any more, on the process's own clock."""
+    """When every fence that was set without knowledge of the commit has expired, on the process's own clock."""
     done: "asyncio.Future[None]"
     pending: dict[str, _Pending] | None = None
-    """The namespaces to wait for, as the first look after the commit found them; ``None`` before that look."""
+    """The namespaces to wait for, as the first reading after the commit found them; ``None`` before that reading."""
 
 
 class Settler:
@@ -84,13 +84,13 @@ class Settler:
             self._stats.settle_wait.observe(self._clock() - began)
 
     async def aclose(self) -> None:
-        """Stop the poller; whoever still waits is never acknowledged."""
+        """Stop the poller. Writes that still wait are never acknowledged."""
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
 
     async def _wait(self, waiter: _Waiter) -> None:
-        """Wait until the poller ends the wait or the waiter's own time is over, which a hanging look must not delay."""
+        """Wait until the poller ends the wait, or until the waiter's time has passed even if the poller's reading hangs."""
         while not waiter.done.done() and (left_s := waiter.until - self._clock()) > 0:
             await asyncio.wait({waiter.done}, timeout=left_s)
 
@@ -106,12 +106,12 @@ class Settler:
             self._poller = None
 
     async def _look(self) -> AuditProgress | None:
-        """Read the audit rows of the present epoch; ``None`` if they cannot be read now."""
+        """Return the audit rows of the present epoch, or ``None`` if they cannot be read now."""
         try:
             standing = await self._ask(self._source.standing())
             if not standing.rows:
-                # No audit has announced itself in this epoch, so no row tells of fences that are still live from another one.
-                # Announce the worst instead: otherwise, with the store down, every write would wait for the largest TTL.
+                # No audit was announced in this epoch, so no row shows fences of another epoch that are still live. Announce
+                # the worst case instead: otherwise, while the store is down, every write would wait for the largest TTL.
                 self._stats.adoptions += 1
                 standing = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
         except (SourceUnavailable, Overloaded):
@@ -151,7 +151,7 @@ class Settler:
         waiter.until = min(waiter.until, max((pending.until for pending in waiter.pending.values()), default=now))
 
     async def _pause(self) -> None:
-        """Sleep until the next look is due, a waiter's time is over, or a new waiter came."""
+        """Sleep until the next reading is due, a waiter's time has passed, or a new waiter has come."""
         nearest_s = max(0.0, min(waiter.until for waiter in self._waiters) - self._clock())
         try:
             async with asyncio.timeout(min(self._config.settle_poll_ms / 1000, nearest_s)):

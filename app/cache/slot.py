@@ -1,8 +1,8 @@
 """The bytes of a slot.
 
-A state is ``kind hash version key newline payload``: kind ``V`` (value) or ``T`` (tombstone, no payload), the epoch's hash 16
-and the version 19 characters wide, so that scripts compare versions as text and a reader checks a slot by slicing. A lease is
-``L`` and its token. A state contains its key, so that a reply to another question is never believed.
+A state is ``kind hash version key newline payload``. Its kind is ``V`` (value) or ``T`` (tombstone, no payload). The epoch's
+hash has 16 and the version 19 characters, so that scripts compare versions as text and a reader checks a slot by slicing. A
+lease is ``L`` and its token. A state contains its key, so that the reply to another read is never used.
 """
 
 from app.cache.history import HASH_WIDTH, hash_of

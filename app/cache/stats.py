@@ -1,4 +1,4 @@
-"""The cache's counters: plain integers, so that a hit pays one addition. ``app.api.metrics`` shows them."""
+"""The cache's counters: plain integers, so that a hit costs one addition. ``app.api.metrics`` shows them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -43,7 +43,7 @@ class Stats:
     loads: int = 0
     fills: int = 0
     refills: int = 0
-    """Loads that a writer began because it found its slot emptied; ``loads`` has them too."""
+    """Loads that a writer began because its slot was empty. They are counted in ``loads``, too."""
     publishes: Counter[Outcome] = field(default_factory=Counter)
     publish_failures: int = 0
     settles: int = 0
@@ -58,7 +58,7 @@ class Stats:
     audits: int = 0
     audit_failures: int = 0
     audit_deferrals: int = 0
-    """Audits that left the trust with another server or another namespace."""
+    """Audits that set no fence because another server or another namespace is trusted."""
     audit_duration: Histogram = field(default_factory=Histogram)
     last_audit: float | None = None
     """When this process last finished an audit, on its own clock."""
@@ -69,7 +69,7 @@ class Stats:
     purged_slots: int = 0
 
     def __add__(self, other: "Stats") -> "Stats":
-        """Add the counters of another process; the two must run on one clock, because the later of two moments stays."""
+        """Return the sum with another process's counters. Both need the same clock, because the later moment is kept."""
         both: dict[str, Any] = {}
         for part in fields(self):
             mine, others = getattr(self, part.name), getattr(other, part.name)

@@ -25,7 +25,7 @@ class TableAuditSources:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["TableAuditSource"]:
-        """Open a session for one cycle. Whatever PostgreSQL fails with inside becomes ``SourceUnavailable``."""
+        """Open a session for one cycle. Every error of PostgreSQL within it becomes ``SourceUnavailable``."""
         try:
             async with self._database.audit.session() as session:
                 yield TableAuditSource(session, self._table, self._namespace)
@@ -34,7 +34,7 @@ class TableAuditSources:
 
 
 class TableAuditSource(AuditSource):
-    """The ``AuditSource`` port over one session. Each verb but ``snapshot`` is one statement in autocommit."""
+    """The ``AuditSource`` port on one session. Each method except ``snapshot`` is one statement in autocommit."""
 
     def __init__(self, session: Session, table: CachedTable, namespace: str) -> None:
         self._session = session
@@ -65,8 +65,8 @@ class TableAuditSource(AuditSource):
     @override
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
-        # Locked before the snapshot is taken: TRUNCATE empties a table even for older snapshots, which would then see no row
-        # and yet the old epoch.
+        # The table is locked before the snapshot is taken: TRUNCATE empties a table even for older snapshots, which would then
+        # have no row, but still the old epoch.
         _, _, [[xmin, epoch, rival]] = await self._session.pipeline(
             ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
             (self._table.named("LOCK TABLE {table} IN ACCESS SHARE MODE"), None),
@@ -82,7 +82,7 @@ class TableAuditSource(AuditSource):
         await self._session.rows(table_queries.COMPLETE, {**parameters, "cycle": cycle, "epoch": self._announced_epoch})
 
     def _reason(self, rival: str | None, incumbent: str | None, *, barred: bool) -> str:
-        """Why an announcement was refused, as a sentence for the log."""
+        """Return why an announcement was refused, as a sentence for the log."""
         if rival:
             return (
                 f"the cache namespace {rival} of the same table has the trust, {self._namespace} waits until it is not used any"

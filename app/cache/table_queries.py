@@ -1,7 +1,7 @@
-"""The cache's SQL for one table, named. Each statement says what it gives and why it has its shape.
+"""The cache's SQL statements for one table. The text below each says what it returns and why it is written so.
 
-``%(relation)s`` is the table's name as the audit rows and the epoch know it, ``%(knows)s`` the newest schema of its payload
-that this release knows. ``CachedTable.named`` puts the names of table and key where PostgreSQL takes no parameter.
+``%(relation)s`` is the table's name in the audit rows and in the epoch. ``%(knows)s`` is the newest schema of its payload that
+this release knows. ``CachedTable.named`` inserts the names of table and key where PostgreSQL takes no parameter.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class CachedTable:
 
 
 EPOCH: LiteralString = "SELECT larder_epoch(%(relation)s::text, %(knows)s::integer)"
-"""The present epoch. Raises on a standby, during a restore, and for a release that does not know the payload's schema."""
+"""Returns the present epoch. Fails on a standby, during a restore, and for a release that lacks the payload's schema."""
 
 STANDING: LiteralString = """
 WITH history AS MATERIALIZED (SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch)
@@ -57,7 +57,7 @@ ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     other_until = greatest(a.other_until, excluded.other_until)
 WHERE a.epoch <> excluded.epoch
 """
-"""Announce, for an epoch that no audit has announced, that fences of another history may live this long, on any server."""
+"""Announces, for an epoch without an audit, that fences of another history may be live for this long, on any server."""
 
 ANNOUNCE: LiteralString = """
 WITH history AS MATERIALIZED (
@@ -90,18 +90,18 @@ SELECT history.epoch, said.announced, said.other_s, (SELECT namespace FROM rival
 FROM history LEFT JOIN said ON true
     LEFT JOIN cache_audits a ON a.relation = %(relation)s::text AND a.namespace = %(namespace)s
 """
-"""An audit's announcement, or who has the trust instead.
+"""Makes an audit's announcement, or returns which server or namespace is trusted instead.
 
-While no row has the present epoch, nothing is known of the fences that may live, nor of the servers that they name: a restore
-may have brought the rows back. Then the worst is assumed: the largest TTL, on any server. The columns of ``a`` show the row as
-it was before.
+While no row has the present epoch, nothing is known about live fences or the servers that they name, because a restore may have
+brought the rows back. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
+was before.
 """
 
 COMPLETE: LiteralString = """
 UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
 WHERE relation = %(relation)s AND namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
-"""Finish a cycle, if the row still knows it: a row that a restore brought back counts cycles of another history."""
+"""Finishes a cycle, if the row still has it: a row that a restore brought back counts cycles of another history."""
 
 SNAPSHOT: LiteralString = """
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch(%(relation)s::text, %(knows)s::integer), coalesce((
@@ -111,10 +111,10 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch(%(relation)s:
     LIMIT 1
 ), '')
 """
-"""Taken first in a REPEATABLE READ transaction: fixes its snapshot, and looks for another namespace that may be trusted."""
+"""Runs first in a REPEATABLE READ transaction. It fixes the snapshot and looks for another namespace that may be trusted."""
 
 CHANGES: LiteralString = """
 DECLARE changes NO SCROLL CURSOR FOR
 SELECT {key}, version FROM {table} WHERE changed_xid >= %(xid)s::text::xid8
 """
-"""What committed since the watermark, by key and version only: it may be many rows."""
+"""Opens a cursor on the rows committed since the watermark. It has only key and version, because there may be many rows."""

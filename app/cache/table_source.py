@@ -1,4 +1,4 @@
-"""A table in PostgreSQL as the cache's source: its epoch, and what settling asks."""
+"""A table in PostgreSQL as the cache's source: its epoch, and the progress of audits that settling waits for."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsui
 
 
 class TableSource(HistorySource):
-    """The ``HistorySource`` port over a share of the connections. Each verb is one statement, ``adopt`` two."""
+    """The ``HistorySource`` port on a share of the connections. Each method is one statement; ``adopt`` is two."""
 
     def __init__(self, pool: Pool, table: CachedTable, namespace: str) -> None:
         self._pool = pool
@@ -38,11 +38,11 @@ class TableSource(HistorySource):
 
 
 async def read_rows(pool: Pool, statement: Statement, parameters: Parameters) -> list[Any]:
-    """Run one statement.
+    """Run one statement and return its rows.
 
     Raises:
-        SourceUnavailable: PostgreSQL gave no answer; ``SourceRefused`` if it must not be answered from now.
-        Overloaded: it has too much to do.
+        SourceUnavailable: PostgreSQL gave no answer; ``SourceRefused`` if PostgreSQL must not be used now.
+        Overloaded: PostgreSQL has too much to do.
     """
     try:
         return list(await pool.rows(statement, parameters))

@@ -6,9 +6,9 @@ Format
     audited).
 
 Validity
-    A slot counts only if it came in one atomic read with a live fence that names the very server that was read, the fence has
-    the epoch that this process's own source told last (``history``), and the slot has that epoch and the key asked for.
-    Anything else is a miss.
+    A slot counts only if one atomic read returned it together with a live fence that names the server that was read, the fence
+    has the latest epoch of this process's source (``history``), and the slot has that epoch and the requested key. Anything
+    else is a miss.
 
 Read
     Requests share one read of slots and fence (R1, R7). After a miss the empty slot is leased, the row is loaded in a snapshot
@@ -26,15 +26,15 @@ Audit
 
 Failures
     =============================  =====================================================================
-    store down, slow, in error     reads load from the source; writes settle, one look once the fence lapsed
-    source down                    reads of proven slots go on until the fence lapses, then fail or are flagged (R9)
+    store down, slow, in error     reads load from the source; writes settle, which is quick once the fence has expired
+    source down                    reads of proven slots go on until the fence expires, then fail or are flagged (R9)
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
-    commit answer lost             reported as unknown; the cache is left alone
+    commit answer lost             the outcome is reported as unknown; the cache is not changed
     source is an old primary       the new primary's processes trust neither its fence nor its slots; it answers nothing
     =============================  =====================================================================
 
-docs/PROTOCOL.md has the rules in full; docs/PROOF.md has the schedule that each guard defeats, and what notices without it.
+docs/PROTOCOL.md has the rules in full. docs/PROOF.md has the schedule that each guard defeats, and what fails without it.
 """
 
 import asyncio
@@ -76,12 +76,12 @@ class Status(StrEnum):
     REFRESHED = "refreshed"
     REFRESHED_STORED = "refreshed-stored"
     UNVERIFIED = "unverified"
-    """The source was away, and a cached state was served that nothing proves current (R9)."""
+    """The source could not be reached, and a cached state was served that is not proven current (R9)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read's answer. ``detail`` is a word that explains a bypass or a flag, else empty."""
+    """The answer to a read. ``detail`` is a word that explains a bypass or a flag; otherwise it is empty."""
 
     state: State
     status: Status
@@ -89,7 +89,7 @@ class Read:
 
 
 Peeked = Value | Reading | None
-"""What ``peek`` found: the proven value, else the reading for ``read`` to go on from, ``None`` if the store gave none."""
+"""The result of ``peek``: the proven value, otherwise the reading to pass to ``read``, or ``None`` if the store gave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +102,18 @@ class Acknowledgement:
 
 
 class WithStates(Protocol):
-    """The result of a transaction, as far as the cache looks at it."""
+    """The part of a transaction's result that the cache uses."""
 
     @property
     def states(self) -> Sequence[State]:
-        """The last state of every row that was changed or that a caller is answered about, read back before COMMIT."""
+        """The last state of every row that was changed or is part of an answer, read back before COMMIT."""
 
 
 Committed = TypeVar("Committed", bound=WithStates)
 
 
 class WriteThrough:
-    """One namespace's cache in one process. Of the rows it knows keys, versions and payload bytes, nothing else."""
+    """The cache of one namespace in one process. It knows only keys, versions and payload bytes of the rows."""
 
     def __init__(
         self,
@@ -136,12 +136,12 @@ class WriteThrough:
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
 
     async def start(self) -> None:
-        """Learn the source's epoch, so that the first read can hit. If the source is away, the first load learns it."""
+        """Read the source's epoch, so that the first read can hit. If the source cannot be reached, the first load does so."""
         with suppress(SourceUnavailable, Overloaded):
             await self.ping()
 
     async def ping(self) -> None:
-        """Return when the source has told its present epoch: it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
+        """Read the source's present epoch, which shows that it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
         self._history.told(await self._history_source.tell_epoch(), asked_at)
 
@@ -153,9 +153,9 @@ class WriteThrough:
         Args:
             key: what to read.
             refresh: skip the store, read the source, and replace an older entry.
-            stale_s: if the source is away, accept an unproven state up to this many seconds after the last proof.
-            reading: what ``peek`` found for this very request. It saves the round trip; it must not answer a request that
-                began after it.
+            stale_s: if the source cannot be reached, accept an unproven state up to this many seconds after the last proof.
+            reading: the result of ``peek`` for the same request. It saves the round trip. It must not be used for a request
+                that began after it.
 
         Raises:
             SourceUnavailable: there is neither a proven nor an acceptable unproven state.
@@ -189,9 +189,9 @@ class WriteThrough:
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
-        """Read one key's slot and nothing else, for callers to whom a task of their own costs more than the read.
+        """Read only the slot of one key, for callers for which a task of their own would cost more than the read.
 
-        ``then`` is called once. Only a value that it is given is counted; ``read`` counts the rest.
+        ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """
         try:
             reading = self._trips.reads.submit((key,))
@@ -213,7 +213,7 @@ class WriteThrough:
             then(reading)
 
     async def drop(self, key: str) -> None:
-        """Empty one slot, wherever it stands. Raises ``StoreUnavailable``."""
+        """Empty one slot, whatever it holds. Raises ``StoreUnavailable``."""
         await self._trips.drop(key)
 
     # --------------------------------------------------------------- writes
@@ -225,10 +225,10 @@ class WriteThrough:
 
         Args:
             keys: all keys that ``transact`` may change.
-            transact: commits. Whatever it raises reaches the caller, and nothing is published.
+            transact: runs and commits the transaction. If it raises, the caller gets the error, and nothing is published.
 
         Returns:
-            What ``transact`` returned, and what ``settle`` takes before anybody is told of it.
+            The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
         leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
         began = self._clock()
@@ -241,14 +241,14 @@ class WriteThrough:
         try:
             proven = await self._prove(committed.states, leased, began)
         except Exception:
-            # The write is committed: an error would be a lie, and settling is right whatever went wrong.
+            # The write is committed, so an error would be wrong. Settling is correct after any failure.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
             proven = False
         return committed, Acknowledgement(proven, committed_at)
 
     async def _prove(self, states: Sequence[State], leased: dict[str, str] | None, began: float) -> bool:
-        """Publish what was committed; return whether every reader sees it from now on."""
+        """Publish the committed states; return whether every reader sees them from now on."""
         tokens = leased or {}
         if states:
             with suppress(SourceDeposed):
@@ -256,12 +256,12 @@ class WriteThrough:
         if self._history.deposed:
             return False
         if leased is None:
-            # The store did not answer a moment ago, and asking again would cost a second deadline.
+            # The store did not answer a moment ago, and another try would cost a second deadline.
             self._stats.publish_failures += 1
             return False
         published = await self._trips.publish([Publication(state, tokens.get(state.key, "")) for state in states])
         if published is None:
-            self._trips.release(tokens)  # a lease that cannot be used keeps others from filling the slot
+            self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
             return False
         self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
         self._loads.refill(
@@ -281,14 +281,14 @@ class WriteThrough:
                 await self._ask_again()
 
     async def _ask_again(self) -> None:
-        """Raise ``NotSettled`` unless the write's source turns out to be the present primary after all."""
+        """Raise ``NotSettled`` unless the write's source is the present primary after all."""
         try:
             await self.ping()
         except (SourceUnavailable, Overloaded) as error:
             raise NotSettled(f"the write is committed, but another primary has taken over meanwhile: {error}") from error
 
     async def aclose(self) -> None:
-        """Finish what was accepted."""
+        """Finish the loads, round trips and waits that were accepted."""
         await self._loads.aclose()
         await self._trips.aclose()
         await self._settler.aclose()
@@ -315,7 +315,7 @@ class WriteThrough:
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
     def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
-        """Answer with what the store holds, flagged, if its last proof is recent enough (R9); else raise ``error``."""
+        """Return the stored states, flagged, if the last proof is recent enough (R9); otherwise raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
         proven_at = self._stats.last_proven
         if not allowed_s or proven_at is None or self._clock() - proven_at > allowed_s:
@@ -323,7 +323,7 @@ class WriteThrough:
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
             trusted = self._trusted(raw, key, reading.epoch)
-            # It must be of this process's own history: another database on this Redis may have a row of that key.
+            # The state must be of this process's own history: another database on this Redis may have a row with that key.
             state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")

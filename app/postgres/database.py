@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are opened, and the shares that the parts of a process have of them."""
+"""Connections to PostgreSQL: how they are opened, and how they are divided among the parts of a process."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from app.postgres.errors import DatabaseError, translate
 from app.postgres.pool import Pool
 from app.postgres.session import Connection, Parameters, Session, Statement, bounded
 
-# A commit that was visible and is then lost in a crash must never be cached; nor may an audit's announcement be lost.
+# A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 # Every statement finds its rows by an index, whatever the values, so its plan is made once and kept (docs/decisions/0010). A
@@ -21,7 +21,7 @@ _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_s
 _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
 
 WRITE_LOCK_TIMEOUT_MS = 20
-"""How long a shared transaction waits for a lock, with all requests in it; longer waits are ``WriteQueue``'s."""
+"""How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
@@ -67,10 +67,10 @@ class Shares:
 
 
 class Database:
-    """The connections of one process, in shares, so that a part that uses its share up takes nothing from the others.
+    """The connections of one process, in shares, so that a part that uses up its share takes nothing from the others.
 
-    ``audit`` is the audit's own connection, ``loads`` serves the cache, ``lists`` pages, the ledger and housekeeping, and
-    ``writes`` transactions.
+    ``audit`` is the audit's own connection. ``loads`` serves the cache, ``writes`` serves transactions, and ``lists`` serves
+    pages, the ledger and housekeeping.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Database:
         self.writes = self._share("writes", shares.writes, WRITE_LOCK_TIMEOUT_MS)
 
     def abandon(self) -> None:
-        """Give up every connection, because another server is the primary; connections in use are closed after their use."""
+        """Drop every connection, because another server is the primary. Connections in use are closed after their use."""
         for pool in self._pools():
             pool.drop()
 

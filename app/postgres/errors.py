@@ -1,4 +1,4 @@
-"""PostgreSQL's errors, as the rest of the application knows them; ``translate`` maps the driver's errors to them.
+"""The errors of PostgreSQL that the rest of the application handles. ``translate`` maps the driver's errors to them.
 
 DatabaseError
 ├── DatabaseUnavailable   not reachable, or shutting down
@@ -51,7 +51,7 @@ class DatabaseOverloaded(DatabaseError):
 
 
 class TransactionConflict(DatabaseError):
-    """The transaction lost against another one; nothing was changed, and it may be tried again."""
+    """Another transaction won the race or the deadlock; nothing was changed, and this one may be tried again."""
 
 
 class LockTimeout(TransactionConflict):
@@ -59,7 +59,7 @@ class LockTimeout(TransactionConflict):
 
 
 class CommitUnknown(DatabaseError):
-    """COMMIT was sent and its answer was lost: the transaction happened whole, or not at all."""
+    """COMMIT was sent and its answer was lost: the whole transaction was committed, or nothing."""
 
 
 class DatabaseNewer(DatabaseError):
@@ -93,7 +93,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
 
 
 def translate(error: Exception) -> DatabaseError:
-    """Return the error to raise for an error of the driver; one of another library means that the answer is lost."""
+    """Return the error to raise for an error of the driver. An error of another library means that the answer is lost."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     if not isinstance(error, psycopg.Error):
         return ConnectionLost(f"{type(error).__name__}: {text}")
@@ -109,9 +109,10 @@ def translate(error: Exception) -> DatabaseError:
 
 
 def was_answered(error: DatabaseError) -> bool:
-    """Return whether the server answered with this error and goes on: then the statement's effects are undone.
+    """Return whether the server answered with this error and kept the session. Then the statement's effects are undone.
 
-    That is not known if it ended the session (FATAL) or itself (PANIC), because a COMMIT may have been under way.
+    After an error that ended the session (FATAL) or the server (PANIC) that is not known, because a COMMIT may have been under
+    way.
     """
     cause = error.__cause__
     return isinstance(cause, psycopg.Error) and cause.sqlstate is not None and cause.diag.severity_nonlocalized == "ERROR"

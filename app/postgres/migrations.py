@@ -1,4 +1,4 @@
-"""Bringing a database's schema up to this code, by one instance at a time."""
+"""Migrations of a database's schema to the one that this release needs, by one instance at a time."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ LOCK = 0x6C6172646572  # "larder"
 _FINISH = text("SELECT larder_finish(:relation, :schema)")
 
 LOCK_WAIT_S = 2
-"""How long a table is waited for. Whoever uses the table waits meanwhile behind the migration, so it must not be long."""
+"""How long a migration waits for a table. Other users of the table wait behind it, so this must be short."""
 
 _IN_THE_WAY = """
 SELECT format('process %s (%s, %s for %s s)',
@@ -37,7 +37,7 @@ ORDER BY a.xact_start LIMIT 3
 
 
 def script_directory() -> ScriptDirectory:
-    """The migrations: beside the package in a checkout, inside of it when installed."""
+    """Return the directory of the migrations, which is beside the package in a checkout and inside it when installed."""
     package = Path(__file__).parent
     for folder in (package.parent.parent / "alembic", package / "alembic"):
         if (folder / "env.py").is_file():
@@ -50,7 +50,7 @@ def script_directory() -> ScriptDirectory:
 async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
     """Migrate to ``revision``; return the revision found before (``None`` for an empty database).
 
-    A database that was empty gets the payload schemas of ``schemas``, by relation, at once: no older release uses it.
+    An empty database gets the payload schemas of ``schemas``, by relation, at once, because no older release uses it.
 
     Raises:
         LockTimeout: somebody else used a table that had to be changed for longer than ``LOCK_WAIT_S``; nothing was changed.
@@ -75,7 +75,7 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
 
 
 async def payload_schema(database_url: str, relation: str) -> int:
-    """The number of the payload's schema in the database, by which all instances go. Raises as ``upgrade``."""
+    """Return the number of the payload's schema in the database, which all instances use. Raises as ``upgrade``."""
     async with _migrating(database_url) as connection:
         statement = text("SELECT payload_schema FROM cache_generations WHERE relation = :relation")
         return int(await connection.scalar(statement, {"relation": relation}) or 0)
@@ -99,7 +99,7 @@ async def _wait_at_most(connection: AsyncConnection) -> None:
 
 @asynccontextmanager
 async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
-    """A connection that has the lock under which instances migrate one after another."""
+    """Open a connection that holds the lock under which instances migrate one after another."""
     engine = single_use_engine(database_url)
     try:
         async with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""A share of a process's connections, with limits for those in use, for callers who wait, and for their wait.
+"""A share of a process's connections. It limits the connections in use, the callers that wait, and the time of their wait.
 
 A connection is opened when it is needed and none is idle, so a server that refuses fails the caller at once
 (docs/decisions/0012). A connection that failed is closed alone. If it was lost, the idle ones of the share are closed as well,
@@ -33,10 +33,10 @@ _IDLE = psycopg.pq.TransactionStatus.IDLE
 
 
 class Pool:
-    """One share.
+    """One share of the connections.
 
     Args:
-        name: what the share is for, as error texts call it.
+        name: the name of the share in error texts.
         connect: opens a connection; it must bound its own time, and raises a ``DatabaseError``.
         size: most connections.
         waiting_limit: most callers who wait for a connection, beyond which ``DatabaseOverloaded`` is raised at once.
@@ -82,14 +82,14 @@ class Pool:
             except DatabaseError as error:
                 if isinstance(error, _LOST):
                     self.drop()
-                # A new connection cannot be stale: what fails on it would fail on every connection.
+                # A new connection cannot be stale: a statement that fails on it would fail on every connection.
                 if isinstance(error, _LOST) or (isinstance(error, ConnectionStale) and not is_new):
                     await _close(connection)
                 else:
                     await self._give_back(connection, session, generation)
                 raise
             except BaseException:
-                # A statement may be under way, and nobody else may read its answer.
+                # A statement may be under way, and its answer must not be read by another caller.
                 await _close(connection)
                 raise
             await self._give_back(connection, session, generation)
@@ -97,7 +97,7 @@ class Pool:
             self._places.release()
 
     async def run(self, work: Callable[[Session], Awaitable[Result]]) -> Result:
-        """Run ``work`` with a session, and once more with a new one if the connection was dead, e.g. since a restart long ago.
+        """Run ``work`` with a session, and once more with a new one if the connection was dead, e.g. after a restart.
 
         Raises what ``work`` raises, and a ``DatabaseError``. ``work`` must be safe to run again after ``ConnectionLost``.
         """
@@ -120,7 +120,7 @@ class Pool:
         return await self.run(read)
 
     def drop(self) -> None:
-        """Give up every connection: idle ones now, those in use after their use."""
+        """Drop every connection: idle ones now, those in use after their use."""
         self._generation += 1
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -167,7 +167,7 @@ class Pool:
             raise
         if usable and generation == self._generation:
             if session.pipeline_failed:
-                # The driver believes that it prepared statements which the server skipped (psycopg 3.3).
+                # The driver's list of prepared statements contains some that the server skipped (psycopg 3.3).
                 connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
             self._idle.append(connection)
         else:
@@ -181,7 +181,7 @@ class Pool:
 
 
 def _is_spoilt(connection: Connection) -> bool:
-    """Return whether an idle connection has something to read: its end, or a message that nobody asked for."""
+    """Return whether an idle connection has something to read: its end, or an unexpected message."""
     if connection.closed:
         return True
     poll = select.poll()

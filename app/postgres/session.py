@@ -1,4 +1,4 @@
-"""A connection in use: statements with deadlines, and transactions whose end is known.
+"""A connection in use. Its statements have deadlines, and the outcome of a COMMIT is known or reported as unknown.
 
 Statements run on the driver's own connection, because the write path needs pipelined round trips and the command tag of COMMIT
 (docs/decisions/0003).
@@ -23,7 +23,7 @@ Statement = LiteralString | Composed
 
 
 class Session:
-    """A connection in use. Every statement has a deadline on this side too, because a server that hangs keeps none."""
+    """A connection in use. Every statement has a deadline on this side, too, because a server that hangs keeps none."""
 
     def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
         self.is_new = is_new
@@ -73,7 +73,7 @@ class Session:
 
 @asynccontextmanager
 async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[None]:
-    """Cut the connection at the deadline, so that its user gets an error; map every error of the driver."""
+    """Shut the connection down at the deadline, so that its user gets an error, and map every error of the driver."""
     timer = asyncio.get_running_loop().call_later(deadline_s, _sever, connection)
     try:
         yield
@@ -86,7 +86,7 @@ async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[No
 def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
     """Shut the socket down, so that the driver, which waits for an answer, sees the connection closed.
 
-    If the wait were cancelled instead, the driver would ask the hanging server to cancel, for up to ten seconds.
+    If the wait were cancelled instead, the driver would send the hanging server a cancel request, for up to ten seconds.
     """
     with suppress(OSError, psycopg.Error):
         end = socket.socket(fileno=os.dup(connection.fileno()))

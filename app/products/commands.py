@@ -1,7 +1,7 @@
-"""What a write does to products, decided on locked rows. Pure code: it takes rows and returns rows, or refuses.
+"""The commands that change products. They are pure code: a command takes locked rows and returns new rows, or refuses.
 
-A command is decided within its transaction on the rows as they stand then, never on a cached copy. Several commands may be
-decided one after another in one transaction, each on the rows that the one before it left.
+A command is decided within its transaction on the rows of that moment, never on a cached copy. Several commands may be decided
+one after another in one transaction, each on the rows that the one before it returned.
 """
 
 from abc import ABC, abstractmethod
@@ -54,10 +54,10 @@ class Effect:
     change: Change
     entries: Sequence[Entry] = ()
     recorded_at: datetime | None = None
-    """When the ledger took the entries; ``None`` until it did."""
+    """When the entries were written to the ledger; ``None`` before that."""
 
     def movements(self) -> list[Movement]:
-        """The ledger's entries for this product."""
+        """Return the ledger's entries for this product."""
         stock = self.row.stock if isinstance(self.row, Product) else 0
         at = self.recorded_at or UNSTAMPED
         return [
@@ -70,13 +70,13 @@ class Command(ABC):
 
     def __init__(self, keys: Sequence[str], weight: int = 1) -> None:
         self.keys = keys
-        """The ids of all products that the decision looks at, each once."""
+        """The ids of all products that the decision uses, each once."""
         self.weight = weight
-        """Its share of a transaction: the rows and ledger entries it may touch."""
+        """The number of rows and ledger entries that it may touch."""
 
     @abstractmethod
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
-        """Decide on the rows of ``keys``; an effect for each key, in order. Raises ``Refused``: then nothing changes."""
+        """Return an effect for each of ``keys``, in order, decided on their rows. If it raises ``Refused``, nothing changes."""
 
 
 class Create(Command):
@@ -95,7 +95,7 @@ class Create(Command):
 
 
 class Put(Command):
-    """Create a product or replace it whole."""
+    """Create a product or replace all of its fields."""
 
     def __init__(self, draft: Draft, condition: Precondition = ALWAYS) -> None:
         super().__init__((draft.id,))
@@ -167,7 +167,7 @@ def merge_patch(product_id: str, patch: Patch, condition: Precondition = ALWAYS)
 
 
 def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, reference: str | None = None) -> Command:
-    """Set a product's stock to what was physically counted. The version rises even if the count confirms the old stock."""
+    """Set a product's stock to a physical count. The version rises even if the count confirms the old stock."""
     return ChangeExisting(product_id, condition, lambda product: _counted(product, product, stock, reference))
 
 

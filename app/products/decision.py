@@ -1,4 +1,4 @@
-"""What a transaction decided about one of its requests.
+"""The decision of a transaction about one of its requests.
 
 Decision
 ├── Done        carried out, also if nothing had to be changed
@@ -43,7 +43,7 @@ class Postponed:
     """Not decided; nothing was changed."""
 
     held: Sequence[str] = ()
-    """The products whose rows somebody else holds; empty if it is the idempotency key."""
+    """The products whose rows somebody else holds; empty if the reason is the idempotency key."""
 
 
 Decision = Done | Denied | Repeated | Postponed

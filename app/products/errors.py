@@ -1,4 +1,4 @@
-"""What a product request can be refused for. The rules raise these; ``app.api`` knows how they are answered.
+"""The reasons for which a product request is refused. The rules raise these errors; ``app.api`` maps them to answers.
 
 Refused
 ├── ProductsMissing       unknown or deleted products were named
@@ -10,7 +10,7 @@ Refused
 ├── KeyReused             the idempotency key belongs to another request
 └── RequestInProgress     another request with the same idempotency key is not finished
 
-OutcomeUnknown            no refusal: the change was sent and its answer was lost or came too late
+OutcomeUnknown            not a refusal: the change was sent and its answer was lost or came too late
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 
 class ProductsMissing(Refused):
-    """The request names products that are not there."""
+    """The request names products that do not exist."""
 
     def __init__(self, missing: Sequence[str]) -> None:
         self.missing = tuple(missing)
@@ -39,7 +39,7 @@ class AlreadyExists(Refused):
 
 
 class PreconditionRequired(Refused):
-    """A whole product sets the stock of an existing one and names no version: an old copy of it could undo sales."""
+    """The request sets the stock of an existing product and names no version: an old copy of it could undo sales."""
 
 
 class PreconditionFailed(Refused):
@@ -87,4 +87,4 @@ class RequestInProgress(Refused):
 
 
 class OutcomeUnknown(Exception):
-    """The change was sent and its answer was lost or came too late: it happened whole, or not at all."""
+    """The change was sent and its answer was lost or came too late: it happened as a whole, or not at all."""

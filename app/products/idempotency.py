@@ -1,7 +1,7 @@
-"""Where a write came from, and how one with an idempotency key is done once.
+"""The origin of a write, and the rules by which a write with an idempotency key is done once.
 
-The transaction takes the key's advisory lock, looks for a stored answer, decides, and stores the answer beside the change.
-A retry therefore finds both or neither, whoever died in between, and two at once are done one after the other.
+The transaction takes the key's advisory lock, looks for a stored answer, decides, and stores the answer together with the
+change. A retry therefore finds both or neither, even after a crash, and two requests at once are done one after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from app.products.errors import Refused
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller was answered. Its meaning belongs to whoever rendered it."""
+    """The answer that a caller got. Only the code that rendered it interprets it."""
 
     code: int
     body: bytes
@@ -26,17 +26,17 @@ class IdempotencyKey:
     """The key of a request that is to be done once."""
 
     caller: str
-    """Whose key it is: each caller has a space of keys."""
+    """The owner of the key. Different callers may use the same key."""
     key: str
     request_hash: bytes
-    """Covers everything that makes the request: the same key with another hash is refused."""
+    """A hash of the whole request. The same key with another hash is refused."""
     render: Callable[[Sequence[Effect] | Refused], Answer | None]
-    """Makes the answer to be stored, within the transaction; ``None`` for a refusal that is not stored."""
+    """Returns the answer to store, within the transaction, or ``None`` for a refusal that is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a write came from: the ids that the ledger records, and the idempotency key if one was sent."""
+    """The origin of a write: the ids that the ledger records, and the idempotency key if one was sent."""
 
     request_id: str | None = None
     actor: str | None = None
@@ -48,7 +48,7 @@ NO_ORIGIN = Origin()
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """A command and where it came from."""
+    """A command and its origin."""
 
     command: Command
     origin: Origin = NO_ORIGIN
@@ -56,7 +56,7 @@ class WriteRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as it was stored, and the products whose present rows must be published before it is given again."""
+    """A stored answer, and the products whose present rows must be published before it is sent again."""
 
     request_hash: bytes
     answer: Answer
@@ -64,7 +64,7 @@ class StoredAnswer:
 
 
 class Replayed(Exception):
-    """The request was done before, under its idempotency key; ``answer`` is what was answered then."""
+    """The request was done before, under its idempotency key; ``answer`` is the answer of that time."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer

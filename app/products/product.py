@@ -1,4 +1,4 @@
-"""A product: its values and the rules that hold for them. No I/O."""
+"""A product, with its values and the rules for them. This module does no I/O."""
 
 import re
 import secrets
@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 MAX_INTEGER = 2**53 - 1
-"""Largest price, stock or reorder point: what every JSON reader holds exactly."""
+"""Largest price, stock or reorder point. Every JSON reader represents it exactly."""
 MAX_ID_LENGTH = 64
 MAX_NAME_LENGTH = 200
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
@@ -44,7 +44,7 @@ Row = Product | Gone
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A whole product as a client sends it. ``stock`` is ``None`` when left out: 0 in a new product, else unchanged."""
+    """A whole product as a client sends it. ``stock`` is ``None`` when left out: 0 in a new product, otherwise unchanged."""
 
     id: str
     name: str
@@ -64,10 +64,10 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """What must hold of the current product for a write to go on."""
+    """Conditions that the current product must meet before a write is carried out."""
 
     versions: frozenset[str] | None = None
-    """The product is at one of these versions, as a client wrote them: some may be no version at all."""
+    """The product is at one of these versions. They are a client's texts, and some may not be a version at all."""
     any_version: bool = False
     """The product exists."""
     create_only: bool = False
@@ -79,7 +79,7 @@ class Precondition:
         return self.any_version or self.versions is not None
 
     def allows(self, current: Row) -> bool:
-        """Whether the write may go on from ``current``."""
+        """Return whether a write to ``current`` may be carried out."""
         if self.create_only and isinstance(current, Product):
             return False
         if not self.names_version:
@@ -91,7 +91,7 @@ ALWAYS = Precondition()
 
 
 class Reason(StrEnum):
-    """Why a stock changed. The last three are set by the service; a caller names one of the others."""
+    """Why a stock changed. The service sets the last three; a caller names one of the others."""
 
     SALE = "sale"
     RETURN = "return"
@@ -121,19 +121,19 @@ class Movement:
     line: int
     delta: int
     stock_after: int
-    """The product's stock at that version, all lines of the request included."""
+    """The product's stock at that version, after all lines of the request."""
     reason: Reason
     reference: str | None
     created_at: datetime
 
     @property
     def id(self) -> str:
-        """Its id, which is opaque to clients."""
+        """The movement's id, which is opaque to clients."""
         return f"{self.product_id}@{self.version}.{self.line}"
 
 
 def is_product_id(text: str) -> bool:
-    """Whether ``text`` may be a product's id: 1-64 of ``A-Z a-z 0-9 . _ : -``, not ``.`` or ``..``."""
+    """Return whether ``text`` may be a product's id: 1-64 of ``A-Z a-z 0-9 . _ : -``, not ``.`` or ``..``."""
     return _ID.match(text) is not None and text not in (".", "..")
 
 

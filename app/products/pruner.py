@@ -1,4 +1,4 @@
-"""Removing stored answers when their time is over, in bounded steps."""
+"""Removes stored answers that have expired, in bounded steps."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ class AnswerPruner:
             try:
                 await self.prune()
             except DatabaseError as error:
-                log.info("old answers could not be removed now, the next attempt will: %s", error)
+                log.info("old answers could not be removed now, the next attempt tries again: %s", error)
             except Exception:
                 self._stats.unexpected += 1
                 log.exception("old answers could not be removed now, the next attempt tries again")

@@ -1,4 +1,4 @@
-"""The catalogue's SQL, named. Each statement says what it gives and why it has its shape."""
+"""The SQL statements for products. The text below each says what it does or returns and why it is written so."""
 
 from typing import LiteralString
 
@@ -8,13 +8,13 @@ SELECT history.epoch, wanted.id,
     p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at
 FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN products p ON p.id = wanted.id
 """
-"""A row for each id asked for, tombstones and unknown ids included, with the epoch read in the same snapshot."""
+"""Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot."""
 
 LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
-"""How long this transaction waits for a lock, in milliseconds."""
+"""Sets how long this transaction waits for a lock, in milliseconds."""
 
 WAIT: LiteralString = "SELECT FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE"
-"""Lock rows that somebody else held a moment ago, in one order for everybody. Before ``LOCK``, so that nothing is held yet."""
+"""Locks rows that somebody else held a moment ago, in one fixed order. It runs before ``LOCK``, so nothing is held yet."""
 
 LOCK: LiteralString = """
 WITH free AS MATERIALIZED (
@@ -27,16 +27,16 @@ SELECT true, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM products
 WHERE (SELECT count(*) FROM free) < cardinality(%(ids)s::text[])
     AND id = ANY(%(ids)s::text[]) AND id <> ALL(ARRAY(SELECT id FROM free))
 """
-"""Lock the rows that are free, and name those that somebody else holds; nobody waits. An unknown id gives no row.
+"""Locks the rows that are free, and returns those that somebody else holds, without waiting. An unknown id gives no row.
 
-The ids must differ from each other. The second part is run only when something is missing.
+The ids must differ from each other. The second part runs only when a row is missing in the first.
 """
 
 NEWEST_MOVEMENTS: LiteralString = """
 SELECT wanted.id, coalesce((SELECT max(version) FROM stock_movements m WHERE m.product_id = wanted.id), 0)
 FROM unnest(%(ids)s::text[]) AS wanted (id)
 """
-"""The newest version that the ledger has of each product: it may be ahead of a product that was restored alone."""
+"""Returns the newest version in the ledger of each product. It may be higher than a product's that was restored alone."""
 
 INSERT: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
@@ -47,7 +47,10 @@ SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
-"""New rows, ids in order. Fewer ids come back than went in when another transaction was first: the caller starts again."""
+"""Inserts new rows in the order of their ids. If another transaction inserted one first, fewer ids come back than went in.
+
+The caller then starts again.
+"""
 
 UPDATE: LiteralString = """
 UPDATE products p SET
@@ -59,10 +62,10 @@ FROM json_to_recordset(%(rows)s::json) AS c (
 )
 WHERE p.id = c.id AND p.id = ANY(%(ids)s::text[])
 """
-"""New values for locked rows; ``created`` are products again that were deleted, before or in this transaction.
+"""Sets new values in locked rows. Rows with ``created`` were deleted, before or in this transaction, and are created again.
 
-As one text of JSON, here and for the ledger: the driver would look at each value of seven arrays. The ids besides, so that the
-rows are found by key even by a plan that was made while the table was empty.
+The values are one JSON text, here and for the ledger, because the driver would inspect each value of seven arrays. The ids are
+sent separately, so that even a plan that was made while the table was empty finds the rows by key.
 """
 
 BURY: LiteralString = """
@@ -70,7 +73,7 @@ UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.ver
 FROM unnest(%(ids)s::text[], %(versions)s::bigint[]) AS c (id, version)
 WHERE p.id = c.id
 """
-"""Turn locked rows into tombstones."""
+"""Turns locked rows into tombstones."""
 
 LIST_BY_ID: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, '' AS name_key FROM products
@@ -84,7 +87,7 @@ WHERE deleted_at IS NULL AND stock < reorder_point AND id > %(after_id)s
     AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
 ORDER BY id LIMIT %(limit)s
 """
-"""What to order again. A prefix only thins it out: the order stays by id."""
+"""Returns products below their reorder point. A prefix leaves some out; the order is by id in any case."""
 
 LIST_BY_NAME: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
@@ -96,7 +99,10 @@ WHERE deleted_at IS NULL
     AND (lower(name) COLLATE "C", id) > (%(after_key)s::text COLLATE "C", %(after_id)s::text COLLATE "C")
 ORDER BY lower(name) COLLATE "C", id LIMIT %(limit)s
 """
-"""Names that begin with the prefix, case ignored. The two bounds let the index find them; ``starts_with`` decides."""
+"""Returns products whose names begin with the prefix, ignoring case.
+
+The two bounds let the index find them, and ``starts_with`` decides.
+"""
 
 RECORD: LiteralString = """
 INSERT INTO stock_movements (
@@ -109,9 +115,9 @@ SELECT * FROM json_to_recordset(%(rows)s::json) AS c (
 ON CONFLICT DO NOTHING
 RETURNING created_at
 """
-"""Ledger entries, before the rows they speak of change: the trigger on those then finds the whole change recorded.
+"""Inserts ledger entries. It runs before the products' rows change, so that the trigger on them finds the change recorded.
 
-Fewer come back than went in when another transaction created one of the products first: no row was there to be locked.
+If another transaction created one of the products first, fewer entries come back than went in: there was no row to lock.
 """
 
 MOVEMENTS: LiteralString = """
@@ -119,7 +125,7 @@ SELECT product_id, version, line, delta, stock_after, reason, reference, created
 WHERE product_id = %(product_id)s AND (version, line) < (%(version)s::bigint, %(line)s::int)
 ORDER BY version DESC, line DESC LIMIT %(limit)s
 """
-"""One product's ledger, newest first."""
+"""Returns one product's ledger, newest first."""
 
 MOVEMENTS_BY_REFERENCE: LiteralString = """
 SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
@@ -128,7 +134,7 @@ WHERE reference = %(reference)s
         < (%(created_at)s::timestamptz, %(product_id)s::text COLLATE "C", %(version)s::bigint, %(line)s::int)
 ORDER BY created_at DESC, product_id DESC, version DESC, line DESC LIMIT %(limit)s
 """
-"""What happened under one reference, newest first."""
+"""Returns the movements with one reference, newest first."""
 
 HAS_LEDGER: LiteralString = "SELECT 1 FROM stock_movements WHERE product_id = %(product_id)s LIMIT 1"
 
@@ -136,14 +142,17 @@ LOCK_KEYS: LiteralString = """
 SELECT caller, key, pg_try_advisory_xact_lock(hashtextextended(caller || chr(31) || key, 0))
 FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
 """
-"""Take the locks of idempotency keys without waiting: whoever does not get one asks again later."""
+"""Takes the locks of idempotency keys without waiting. A request that does not get its lock tries again later."""
 
 STORED_ANSWERS: LiteralString = """
 SELECT k.caller, k.key, k.request_hash, k.status, k.body, k.etag, k.location, k.product_ids
 FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS asked (caller, key)
 JOIN idempotency_records k ON k.caller = asked.caller AND k.key = asked.key
 """
-"""Answers kept for these keys. A statement of its own after the locks: its snapshot sees what their last holders committed."""
+"""Returns the answers stored for these keys.
+
+It is a separate statement after ``LOCK_KEYS``, so that its snapshot sees what the last holders of the locks committed.
+"""
 
 STORE_ANSWER: LiteralString = """
 INSERT INTO idempotency_records (caller, key, request_hash, status, body, etag, location, product_ids)
@@ -158,4 +167,4 @@ DELETE FROM idempotency_records WHERE ctid = ANY(ARRAY(
 ))
 RETURNING 1
 """
-"""Remove the oldest kept answers, a bounded number at a time. By place: a locked row stays where it is."""
+"""Removes the oldest stored answers, a limited number at a time. Rows are found by ``ctid``; a locked row does not move."""

@@ -1,4 +1,4 @@
-"""What a caller can ask of the service. The endpoints call this; it calls the cache and PostgreSQL."""
+"""The service that the endpoints call. It calls the cache and PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from app.products.transactions import Patience, ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02
-"""Pause between two looks whether another request with the same idempotency key has finished."""
+"""Pause between two checks whether another request with the same idempotency key has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LedgerPage:
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Bounds of the write path; ``write_limits`` in the composition root makes them of the settings."""
+    """Limits of the write path. ``write_limits`` in the composition root takes them from the settings."""
 
     write_batch: int
     queue_limit: int
@@ -54,8 +54,8 @@ class Products:
     """The products of the database, as callers see and change them.
 
     Writes that wait while a transaction is under way share the next one, each with its own decision and answer
-    (``WriteQueue``). A lone write is not delayed. Every write is published or settled before it is answered, also one that
-    changed nothing: an earlier try of it may have died between its commit and its publish (R10).
+    (``WriteQueue``). A lone write is not delayed. Every write is published or settled before it is answered, even one that
+    changed nothing, because an earlier try may have been lost between its commit and its publish (R10).
     """
 
     def __init__(
@@ -75,35 +75,36 @@ class Products:
         )
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
-        """Read one product through the cache, from ``reading`` on if ``peek`` gave one for this request.
+        """Read one product through the cache. ``reading`` is the result of ``peek`` for this request, if there was one.
 
         Raises ``SourceUnavailable``, ``Overloaded``.
         """
         return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s, reading=reading)
 
     def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
-        """Give ``then`` the product if the cache holds and proves it; else what ``get`` can go on from."""
+        """Call ``then`` with the product if the cache has it and it is proven; otherwise with the reading for ``get``."""
         self._cache.peek(product_id, then)
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
-        """Read several different products in one round trip, in the order asked. Raises as ``get``."""
+        """Read several different products in one round trip, in the order of ``ids``. Raises as ``get``."""
         return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
 
     async def list_page(
         self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
     ) -> Page:
-        """List products by id, or those whose name begins with ``prefix``, case ignored, by name. Raises as ``get``.
+        """Return a page of the products by id, or by name if ``prefix`` is given. Raises as ``get``.
 
-        ``below_reorder_point`` keeps those with stock < reorder point, always by id.
+        ``prefix`` selects names that begin with it, ignoring case. ``below_reorder_point`` selects products whose stock is
+        below their reorder point, always by id.
         """
         found = await self._source.page(limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point)
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)
 
     async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
-        """Read one product's ledger, newest first, of a deleted product too.
+        """Return a page of one product's ledger, newest first. The product may be deleted.
 
-        Raises ``ProductsMissing`` for an id without any movement; else as ``get``.
+        Raises ``ProductsMissing`` for an id without any movement; otherwise as ``get``.
         """
         found = await self._source.movements(product_id, limit=limit + 1, after=after)
         if not found and not await self._source.has_ledger(product_id):
@@ -111,7 +112,7 @@ class Products:
         return _ledger_page(found, limit)
 
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
-        """Read what happened under one reference, newest first. Raises as ``get``."""
+        """Return a page of the movements with one reference, newest first. Raises as ``get``."""
         return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
     async def write(self, command: Command, origin: Origin = NO_ORIGIN) -> Sequence[Effect]:
@@ -120,7 +121,7 @@ class Products:
         Raises:
             Refused: by class; nothing was changed.
             Replayed: the request was done before, under its idempotency key.
-            OutcomeUnknown: the command was carried out whole, or not at all.
+            OutcomeUnknown: the command was carried out as a whole, or not at all.
             Overloaded: nothing was changed. Also raised at the deadline if no transaction had begun to carry the command out.
             DatabaseError: nothing was changed.
         """

@@ -1,4 +1,4 @@
-"""The products in PostgreSQL: the rows that the cache loads, and the lists."""
+"""The products in PostgreSQL: the rows that the cache loads, the list, and the ledger."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from app.products.product import Gone, LedgerPosition, Movement, Position, Produ
 
 
 def row_of(product_id: str, columns: Sequence[Any]) -> Row:
-    """A row from the columns of the queries: name, price, stock, reorder point, version, created, updated, deleted."""
+    """Return a row made of the queries' columns: name, price, stock, reorder point, version, created, updated, deleted."""
     name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at = columns
     if version is None:
         return Gone(product_id, 0)
@@ -25,21 +25,21 @@ def row_of(product_id: str, columns: Sequence[Any]) -> Row:
 
 
 def state_of(row: Row, epoch: str) -> State:
-    """What the cache holds for a row."""
+    """Return the state that the cache holds for a row."""
     if isinstance(row, Product):
         return Value(row.id, epoch, row.version, product_payload(row))
     return Absent(row.id, epoch, row.version)
 
 
 PRODUCTS = CachedTable("products", key="id", schema=SCHEMA)
-"""The table, as the cache knows it."""
+"""The table of products for the cache."""
 
 _BEYOND = 2**63 - 1
-"""Above every version."""
+"""A number that no version reaches."""
 
 
 class ProductSource(Source):
-    """The ``Source`` port over PostgreSQL, and the catalogue's list."""
+    """The ``Source`` port on PostgreSQL, with the product list and the ledger."""
 
     def __init__(self, database: Database) -> None:
         self._loads = database.loads
@@ -53,7 +53,7 @@ class ProductSource(Source):
     async def page(
         self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
     ) -> list[tuple[Product, Position]]:
-        """The products after a position, by id, or by name when only ``prefix`` is given. Raises as ``load``."""
+        """Return the products after a position, by id, or by name when only ``prefix`` is given. Raises as ``load``."""
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
@@ -68,7 +68,7 @@ class ProductSource(Source):
         return found
 
     async def movements(self, product_id: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
-        """One product's ledger after a position, newest first. Raises as ``load``."""
+        """Return one product's ledger after a position, newest first. Raises as ``load``."""
         parameters = {
             "product_id": product_id,
             "version": after.version if after else _BEYOND,
@@ -78,10 +78,10 @@ class ProductSource(Source):
         return [_movement(columns) for columns in await read_rows(self._lists, queries.MOVEMENTS, parameters)]
 
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None) -> list[Movement]:
-        """The ledger of one reference after a position, newest first. Raises as ``load``."""
+        """Return the ledger of one reference after a position, newest first. Raises as ``load``."""
         parameters = {
             "reference": reference,
-            # A word either way: a time would be another type, and the statement be prepared once more.
+            # This is always text: a time would be another type, and the statement would be prepared once more.
             "created_at": after.created_at.isoformat() if after else "infinity",
             "product_id": after.product_id if after else "",
             "version": after.version if after else 0,
@@ -91,7 +91,7 @@ class ProductSource(Source):
         return [_movement(columns) for columns in await read_rows(self._lists, queries.MOVEMENTS_BY_REFERENCE, parameters)]
 
     async def has_ledger(self, product_id: str) -> bool:
-        """Whether the id ever had a movement. Raises as ``load``."""
+        """Return whether the id ever had a movement. Raises as ``load``."""
         return bool(await read_rows(self._lists, queries.HAS_LEDGER, {"product_id": product_id}))
 
 

@@ -1,4 +1,4 @@
-"""The schema as SQLAlchemy sees it: what Alembic compares with the migrations, which alone have triggers and functions."""
+"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Only those have triggers and functions."""
 
 from sqlalchemy import (
     BigInteger,
@@ -26,7 +26,7 @@ class XID8(UserDefinedType[str]):
     cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
-        """The type's name in DDL."""
+        """Return the type's name in DDL."""
         return "xid8"
 
 
@@ -147,6 +147,6 @@ cache_audits = Table(
     Column("server", Text, nullable=False, server_default=text("''")),
     Column("epoch", Text, nullable=False, server_default=text("''")),
     Column("barred", Boolean, nullable=False, server_default=text("false")),
-    # Updated twice a second: room for the new version beside the old keeps the row on its page.
+    # The row is updated twice a second. Free space on its page keeps each new version on the same page.
     postgresql_with={"fillfactor": "50"},
 )

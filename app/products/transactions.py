@@ -1,9 +1,9 @@
 """Writes in PostgreSQL: one transaction for many requests, each with its own decision, ledger entries and answer.
 
-Three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the stored answers and COMMIT.
-The read-back comes after all changes, so that what is published is what triggers and later statements left.
+A transaction has three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the stored
+answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later statements.
 
-A transaction waits for no row unless it is given ``Patience``: a request whose row somebody else holds is postponed, and the
+A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
 others are carried out.
 """
 
@@ -35,27 +35,27 @@ CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was asked for; raises if nothing may be committed in it (``History.told``)."""
 
 BACKOFF_S = 0.01
-"""Mean pause before the second attempt; doubles with each further one."""
+"""Mean pause before the second attempt. It doubles with each further attempt."""
 
 
 class RowsHeld(LockTimeout):
-    """Somebody else kept the rows that were waited for, or the table itself; nothing was decided."""
+    """Somebody else still holds the rows that the transaction waited for, or the table itself; nothing was decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a transaction waits for locks that somebody else holds, and for which."""
+    """How long a transaction waits for locks that somebody else holds, and for which rows."""
 
     wait_ms: int
     ids: Sequence[str] = ()
     """The rows to lock first."""
     doubtful: bool = False
-    """Whether they are probably held. They are then locked in a separate round trip: a failure wastes no other statement."""
+    """Whether they are probably held. They are then locked in a separate round trip, so that a failure costs nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one transaction did: a decision for each request, and the last state of every row to publish."""
+    """The result of one transaction: a decision for each request, and the last state of every row to publish."""
 
     decisions: Sequence[Decision]
     states: Sequence[State]
@@ -88,11 +88,12 @@ class ProductTransactions:
         self._chance = chance or random.Random()
 
     async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
-        """Decide requests one after another and commit what they change. Tries again after a deadlock or a lost race.
+        """Decide requests one after another and commit their changes. Try again after a deadlock or a lost race.
 
         Raises:
             RowsHeld: the rows that ``patience`` names, or the table, could not be locked in time; nothing was changed.
-            TransactionConflict: another lock was not granted in time, or other transactions were always first; the same.
+            TransactionConflict: another lock was not granted in time, or other transactions were always first; nothing was
+                changed.
             DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
             CommitUnknown: everything was changed, or nothing.
         """
@@ -158,12 +159,12 @@ class _Transaction:
             for request, decision in zip(self._batch, decisions, strict=True)
             if (statement := _store_answer(request, decision)) is not None
         ]
-        # The read-back raises if the database no longer accepts this release. A batch that has none asks for the epoch instead.
+        # The read-back fails if the database no longer accepts this release. A batch without one reads the epoch instead.
         ask: Sequence[Statement] = () if spoken_of else ((EPOCH, PRODUCTS.parameters),)
         if spoken_of or answers:
             await session.commit(*ask, *answers)
         else:
-            # Nothing changed, so nothing has to reach the disk. Not ROLLBACK: the driver would forget what it has prepared.
+            # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
             await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
         return Committed(decisions, states)
 
@@ -259,7 +260,7 @@ class _Transaction:
 
 
 def _touched(request: WriteRequest, decision: Decision) -> Sequence[str]:
-    """The products whose present rows must be published before this decision is answered (R10)."""
+    """Return the products whose present rows must be published before this decision is answered (R10)."""
     if isinstance(decision, Repeated):
         return decision.product_ids
     return request.command.keys if isinstance(decision, Done) else ()
@@ -275,7 +276,8 @@ def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> lis
     ]
     if not entries:
         return []
-    # In one order everywhere, like the locks: otherwise two transactions that create the same products wait for each other.
+    # The order is the same everywhere, as for the locks. Otherwise two transactions that create the same products could wait
+    # for each other.
     entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
     rows = [
         {
@@ -300,7 +302,7 @@ def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
     gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # Created and deleted within this transaction: leave a tombstone, so that the next life goes on from its version.
+    # These were created and deleted within this transaction. A tombstone keeps the version for when the id is created again.
     born_dead = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
     steps: list[_Step] = []
@@ -354,7 +356,7 @@ def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | Non
 
 
 def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
-    """The statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
+    """Return the statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
     key = request.origin.idempotency_key
     if key is None or isinstance(decision, Repeated | Postponed):
         return None

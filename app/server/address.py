@@ -1,4 +1,4 @@
-"""The address that Larder serves on: taking it, listening on it, and its URL."""
+"""The address that Larder serves on: functions to bind it, to listen on it, and to return its URL."""
 
 import socket
 from errno import EACCES, EADDRINUSE
@@ -11,10 +11,10 @@ BACKLOG = 2_048
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the address of the settings, without listening yet.
+    """Return a socket that is bound to the address of the settings, but does not listen yet.
 
     Raises:
-        CannotServe: another program has it, or this account may not take it.
+        CannotServe: another program uses the address, or this account may not use it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -52,10 +52,10 @@ def local_url(listener: socket.socket) -> str:
 
 
 def failure_of(error: OSError, settings: Settings) -> str:
-    """Say in a sentence why the address of the settings cannot be used, and what to do."""
+    """Return a sentence about why the address of the settings cannot be used, and what to do."""
     host, port = settings.host, settings.port
     if error.errno == EADDRINUSE:
         return f"{host}:{port} is taken by another program. Stop it, or set LARDER_PORT to another port."
     if error.errno == EACCES:
-        return f"{host}:{port} is not ours to listen on ({error.strerror}). Set LARDER_PORT to a port above 1023."
+        return f"This account may not listen on {host}:{port} ({error.strerror}). Set LARDER_PORT to a port above 1023."
     return f"{host}:{port} cannot be listened on ({error.strerror}). Correct LARDER_HOST and LARDER_PORT."

@@ -1,4 +1,4 @@
-"""What the server does with a connection: the hot read, bounds on what it accepts, and a response to what is not HTTP."""
+"""The protocol of one connection: the hot read, limits on what is accepted, and the response to what is not HTTP."""
 
 import asyncio
 import logging
@@ -20,9 +20,9 @@ MAX_HEAD_BYTES = 65_536
 MAX_FIELDS = 1_000
 """Most header and trailer lines of a request."""
 _PIECE = 16_384
-"""Bytes that are parsed before bounds are checked. A line without an end can exceed its bound by at most so many."""
+"""Bytes that are parsed before limits are checked. A line without an end can exceed its limit by at most this many bytes."""
 _FEW = 4 * MAX_FIELDS
-"""A head of at most so many bytes exceeds no bound, since the shortest line has four."""
+"""A head of at most this many bytes exceeds no limit, because the shortest line has four bytes."""
 _CHUNK_FRAME = 20
 """Bytes around a chunk that are not counted: its length and two line ends."""
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -81,8 +81,8 @@ class Connection(HotReads):
     """The protocol that uvicorn makes for each connection.
 
     An offered ``Upgrade`` is ignored, as RFC 9110, 7.8 allows. The parser has no option for that: it ends such a request after
-    its head, and would take the body for the next request. The head is therefore parsed a second time without the offer, by a
-    new parser, which also parses what follows.
+    its head, and would treat the body as the next request. The head is therefore parsed a second time without the offer, by a
+    new parser, which also parses the bytes after it.
     """
 
     _offer: bytes | None = None
@@ -99,7 +99,7 @@ class Connection(HotReads):
     _framed: object = None
     """The request whose body continues beyond the piece in which its head ended."""
     _frame_bytes = 0
-    """At least so many bytes of that request do not belong to its body."""
+    """Lower bound of the number of bytes of that request outside its body."""
     _body_bytes = 0
     _chunks = 0
     _chunked: object = None
@@ -114,7 +114,7 @@ class Connection(HotReads):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Parse data in pieces, so that bounds are checked in between."""
+        """Parse data in pieces, so that limits are checked in between."""
         self._unset_keepalive_if_required()
         if len(data) <= _PIECE:
             self._take(data)
@@ -142,7 +142,7 @@ class Connection(HotReads):
                 self.send_400_response("too many bytes or lines of headers")
 
     def _take_without_offer(self, rest: memoryview) -> None:
-        # A loop, because each of many requests in one piece may make an offer.
+        # This is a loop, because each of many requests in one piece may make an offer.
         while True:
             head, self._offer = self._offer, None
             assert head is not None  # noqa: S101 - on_headers_complete found the offer
@@ -162,7 +162,7 @@ class Connection(HotReads):
             self.send_400_response("too many bytes or lines of headers")
 
     def _exceeds(self) -> bool:
-        """Whether an unfinished request has too many bytes or lines beside its body. The parser itself has no limit."""
+        """Return whether an unfinished request has too many bytes or lines outside its body. The parser has no limit."""
         if getattr(self.cycle, "scope", None) is not self.scope:  # also while there has been no request yet
             if self._head is self.scope:
                 self._head_bytes += self._piece
@@ -198,7 +198,7 @@ class Connection(HotReads):
     def _leave_out_the_offer(self) -> None:
         method = self.parser.get_method()
         if method == b"CONNECT":
-            raise _Refused  # what follows its head is no body (RFC 9110, 9.3.6)
+            raise _Refused  # the bytes after its head are not a body (RFC 9110, 9.3.6)
         kept = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         version = self.parser.get_http_version().encode()
         self._offer = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(kept))
@@ -238,7 +238,7 @@ class Connection(HotReads):
     def send_400_response(self, msg: str) -> None:
         """Answer refused bytes with a problem, like every other error, and close the connection.
 
-        Complete requests before them are answered first. Otherwise the client would take this response for theirs.
+        Complete requests before them are answered first. Otherwise the client would treat this response as theirs.
         """
         self._refused = True
         if self.transport.is_closing():
@@ -256,7 +256,8 @@ class Connection(HotReads):
         _log.info("request %s: %s", identity.decode(), msg)
         if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
             self._write_problem(identity)
-        # Otherwise the unfinished request has its response already, and a second one would be taken for the next one's.
+        # Otherwise the unfinished request has its response already, and the client would treat a second one as the response to
+        # its next request.
         self.transport.close()
 
     def _write_problem(self, identity: bytes) -> None:

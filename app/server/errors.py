@@ -1,4 +1,4 @@
-"""The one error of the server."""
+"""The error that stops the server from serving."""
 
 
 class CannotServe(Exception):

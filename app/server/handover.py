@@ -1,8 +1,8 @@
-"""Connections on their way from the parent, which accepts them, to the workers, which serve them.
+"""The handover of connections from the parent, which accepts them, to the workers, which serve them.
 
-A *channel* is a socket pair between the parent and one worker. On it the worker first reports, with ``SERVING`` or with the
-reason why it cannot serve. Then the parent sends connections: for each of them one byte and its file descriptor. The kernel
-closes a channel with either process, so each side learns that the other one is dead, whatever ended it.
+A *channel* is a socket pair between the parent and one worker. The worker first sends a report: ``SERVING``, or the reason why
+it cannot serve. Then the parent sends connections, each as one byte with a file descriptor. The kernel closes a channel when
+either process ends, so each side notices that the other one is dead, whatever the cause.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class ConnectionSender:
 
 
 class ConnectionReceiver:
-    """A worker's end of its channel. While it is entered, it passes on each connection that arrives.
+    """A worker's end of its channel. It is a context manager: within the context it passes on each connection that arrives.
 
     Args:
         channel: the socket to the parent.
@@ -125,8 +125,8 @@ class ConnectionReceiver:
         asyncio.get_running_loop().remove_reader(self._channel)
 
     async def report(self, report: bytes) -> None:
-        """Tell the parent that this worker serves, or why it cannot."""
-        with contextlib.suppress(OSError):  # the parent is dead, which the reading side of the channel notices
+        """Send the parent the report that this worker serves, or why it cannot."""
+        with contextlib.suppress(OSError):  # the parent is dead, which ``_receive`` notices
             await asyncio.get_running_loop().sock_sendall(self._channel, report)
 
     def _receive(self) -> None:

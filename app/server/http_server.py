@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._adopted)
 
     async def _adopt(self, connection: socket.socket) -> None:
-        # As uvicorn makes the protocols of a listening server.
+        # The protocol gets the same arguments as those that uvicorn makes for a listening server.
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
 async def run_server(
     server: Server, listeners: list[socket.socket], stop: StopSignals, started: Callable[[], Awaitable[None]]
 ) -> None:
-    """Run a server until a signal, and call ``started`` once it serves. Requests under way may finish within their deadline.
+    """Run a server until a signal arrives, and call ``started`` once it serves. Requests under way may finish in time.
 
     Raises:
         CannotServe: a listener cannot be listened on.

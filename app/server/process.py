@@ -1,4 +1,4 @@
-"""What each process of Larder sets up first: its event loop and its logs."""
+"""The event loop and the logs, which every process of Larder sets up first."""
 
 import asyncio
 import logging

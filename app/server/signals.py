@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to a process that serves."""
+"""The handling of SIGINT and SIGTERM in a process that serves."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ _GRACE_MARGIN_S = 2
 
 
 class Stoppable(Protocol):
-    """A server that a signal stops in order. ``uvicorn.Server`` is one."""
+    """A server that can be stopped in an orderly way by a signal. ``uvicorn.Server`` is one."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. A second SIGINT drops the requests under way."""
@@ -27,8 +27,8 @@ def grace_s(settings: Settings) -> int:
 class StopSignals:
     """The handler of SIGINT and SIGTERM, from the first server started to the last one stopped.
 
-    While a command starts, a signal cancels it. While it serves, a signal stops the serving in order. While it cleans up, which
-    takes a bounded time, signals are ignored.
+    While a command starts, a signal cancels it. While it serves, a signal lets the requests under way finish first. While it
+    cleans up, which takes a bounded time, signals are ignored.
     """
 
     def __init__(self) -> None:

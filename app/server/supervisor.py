@@ -1,4 +1,4 @@
-"""Several processes on one address: started together, replaced when they die, stopped together.
+"""The supervisor of several processes on one address. It starts them, replaces those that die, and stops them together.
 
 The parent accepts connections and hands each to the next worker, without reading from them (``handover``). A worker is a
 fresh interpreter, so that no state of a running event loop is copied into a second process.
@@ -24,7 +24,7 @@ from app.server.signals import StopSignals, grace_s
 from app.settings import PREFIX, Settings
 
 _STEADY_S = 10.0
-"""A worker that served for so long is replaced without a pause."""
+"""A worker that served for at least this long is replaced without a pause."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _CLOSING_S = 10
@@ -37,21 +37,21 @@ Ready = Callable[[str], Awaitable[None]]
 
 
 async def serve_by(settings: Settings, listener: socket.socket, stop: StopSignals, ready: Ready) -> None:
-    """Serve on ``listener`` by as many processes as the settings say. If that is one, it is this process.
+    """Serve on ``listener`` with the number of processes in the settings. If that is one, it is this process.
 
     Raises:
         CannotServe: the address or the workers failed; the message says why.
         Exception: what ``ready`` raised, or the application's own start in this process.
     """
     if settings.workers == 1:
-        # Not at the top, because a parent of workers needs neither the service nor its HTTP server.
+        # Imported here, because a parent of workers needs neither the service nor its HTTP server.
         from app.main import create_app  # noqa: PLC0415
         from app.server.http_server import Server, run_server  # noqa: PLC0415
 
         url = local_url(listener)
         await run_server(Server(create_app(settings), settings), [listener], stop, lambda: ready(url))
         return
-    # In memory where possible, so that a worker that writes its metrics does not wait for a disk.
+    # The directory is in memory where possible, so that a worker that writes its metrics does not wait for a disk.
     where = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
     with tempfile.TemporaryDirectory(prefix="larder-", dir=where, ignore_cleanup_errors=True) as directory:
         supervisor = _Supervisor(settings, listener, Path(directory))
@@ -98,10 +98,10 @@ class _Supervisor:
         await ready(url)
 
     async def _keep(self, number: int) -> None:
-        """Run one worker, and another one in its place when it ends, until told to stop.
+        """Run one worker, and start another one in its place when it ends, until the supervisor stops.
 
         Raises:
-            CannotServe: it ended before it served, and either the first start is not over or no worker serves any more.
+            CannotServe: it ended before it served, and either the first start is not over or no worker is left that serves.
         """
         pause_s = 0.0
         while not self._stopping.is_set():
@@ -150,7 +150,7 @@ class _Supervisor:
         return process, channel
 
     async def _lifetime(self, number: int, process: Process, channel: socket.socket) -> tuple[float | None, str]:
-        """Wait until a worker ends. Return for how many seconds it served, or ``None`` and the reason that it reported."""
+        """Wait until a worker ends. Return the seconds for which it served, or ``None`` and the reason that it reported."""
         if (report := await report_of(channel)) != SERVING:
             await process.wait()
             return None, report.decode()

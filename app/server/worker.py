@@ -1,6 +1,6 @@
-"""``python -m app.server.worker``: one of the processes of ``larder serve --workers N``, which starts it.
+"""``python -m app.server.worker``: one of the processes that ``larder serve --workers N`` starts.
 
-It serves the connections that its parent hands it, until a signal or until the parent is dead.
+It serves the connections that its parent sends, until a signal arrives or the parent is dead.
 """
 
 import argparse
