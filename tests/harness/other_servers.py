@@ -1,7 +1,7 @@
 """Run a command against other servers: `python -m tests.harness.other_servers --postgres DIR --redis PROGRAM -- COMMAND…`.
 
-The servers are started from the programs named, on a socket and a port of their own; the command finds them in
-LARDER_DATABASE_URL and LARDER_REDIS_URL; they are stopped when it ends. Its exit status is the command's.
+The servers are started from the given programs, on a socket and a port of their own. The command gets them in
+LARDER_DATABASE_URL and LARDER_REDIS_URL. They are stopped when it ends. The exit status is the command's.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from tests.harness.servers import session_directory
 
 
 async def main() -> int:
-    """Do it."""
+    """Start the servers, run the command, and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.harness.other_servers")
     parser.add_argument("--postgres", type=Path, help="directory with initdb and postgres (default: the extra's)")
     parser.add_argument("--redis", type=Path, help="the Redis server's program (default: the extra's)")
