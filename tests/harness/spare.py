@@ -13,7 +13,7 @@ from tests.harness.cluster import PROBE, Cluster, Instance, an_instance
 from tests.harness.servers import create_database
 
 STRANGE_EPOCH = 9
-"""The first letters of the names of the other database's products."""
+"""The epoch number in the names of the other database's products."""
 _DATABASE = "strange"
 _NUMBER = 3
 
