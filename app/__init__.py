@@ -1,1 +1,1 @@
-"""Larder: a product and stock service whose cache never answers with the past."""
+"""Larder: a product and stock service whose cache never returns old data."""

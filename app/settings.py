@@ -1,4 +1,4 @@
-"""Every number that Larder runs with. They are read once from the environment, checked, and never change.
+"""The settings of Larder. They are read once from the environment, checked, and never change.
 
 The setting ``fence_ttl_ms`` is read from ``LARDER_FENCE_TTL_MS``; names end in their unit. A misspelt or contradictory setting
 stops the service before it listens, with a sentence for the operator.
@@ -21,7 +21,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """The service's settings; the table of docs/SETTINGS.md is made from the descriptions below."""
+    """The service's settings. The table of docs/SETTINGS.md is made from the descriptions below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

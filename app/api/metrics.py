@@ -186,7 +186,7 @@ class _Cache(Collector):
         yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
         yield CounterMetricFamily(
             "larder_cache_audit_deferrals",
-            "Audits that left the trust with another server or namespace.",
+            "Audits that set no fence because another server or namespace is trusted.",
             stats.audit_deferrals,
         )
         yield CounterMetricFamily(

@@ -165,7 +165,7 @@ class StockAdjustment(RequestModel):
 
     delta: Delta
     reason: GivenReason
-    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
+    reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
 
 
 class AdjustmentLine(RequestModel):
@@ -181,7 +181,7 @@ class StockAdjustments(RequestModel):
     rows: ClassVar = Rows("lines", AdjustmentLine, MAX_LINES)
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
-    reference: Reference | None = Field(None, description="a word of the caller's own, such as the number of an order")
+    reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
 
 
 class Batch(RequestModel):

@@ -1,4 +1,4 @@
-"""The types of problems: what each error answer means, and what to do about it."""
+"""The types of problems, with the meaning of each error answer and what to do about it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """A kind of problem: its name in the ``type`` path, and what its page says."""
+    """A kind of problem, with its name in the ``type`` path and the texts of its page."""
 
     slug: str
     status: int
@@ -14,7 +14,7 @@ class ProblemType:
     meaning: str
     remedy: str
     retry_after_s: int | None = None
-    """What ``Retry-After`` asks for; ``None`` when repeating the request does not help."""
+    """The seconds of ``Retry-After``; ``None`` if repeating the request does not help."""
 
     @property
     def path(self) -> str:

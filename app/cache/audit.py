@@ -7,7 +7,7 @@ another would prove nothing.
    claim. One that does not get the claim has still read the watermark: if that has a higher timeline, its database is an old
    primary.
 2. Source, committed: announce the cycle and how long its fence may live. Settling writers rely on this. The announcement is
-   refused while another server or another namespace has the trust.
+   refused while another server or another namespace is trusted.
 3. Source: take a snapshot after the announcement. The cycle ends if the snapshot has another epoch than the announcement, or if
    another namespace may be trusted.
 4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
@@ -16,9 +16,9 @@ another would prove nothing.
    there, so even a purge slower than a fence makes progress.
 6. Source: record that the cycle is complete.
 
-A cycle that fails gives its claim back. If it failed for another reason than the store, its instance asks its database before
-each claim for some intervals, and claims only if the database answers: an instance that lost its database must not take the
-claim from the others.
+A cycle that fails gives its claim back. Unless the store was the cause, its instance then asks its database before each claim
+for some intervals, and claims only if the database answers: an instance that lost its database must not take the claim from the
+others.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Cycle:
     purged: int | None = None
     """Number of slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
     deferred: str = ""
-    """Which server or namespace is trusted instead; empty if this one is."""
+    """Which server or namespace is trusted instead; empty if none is known."""
 
 
 class Audit:

@@ -41,7 +41,7 @@ def timeline_of(epoch: str) -> Timeline | None:
 
 
 class History:
-    """What one process knows of its source's history.
+    """The history of one process's source.
 
     A reader trusts a fence only in ``epoch``: the store may hold the fence of another primary, or of another database.
 
@@ -85,7 +85,7 @@ class History:
         self.deposed = False
 
     def counts(self, epoch: str) -> bool:
-        """Return whether a reader may trust a fence of this epoch; an empty epoch stands for no fence."""
+        """Return whether a reader may trust a fence of this epoch. An empty epoch means that there is no fence."""
         return epoch == self.epoch != "" and not self.deposed
 
     def met(self, epoch: str) -> None:
@@ -113,7 +113,7 @@ class History:
         return own is not None and found is not None and found.system == own.system and found.number < own.number
 
     def objection(self) -> SourceDeposed:
-        """Return the error that says why nothing of this source may be answered."""
+        """Return the error to raise for an old primary, with the reason."""
         return SourceDeposed(
             "the database is an old primary, or was restored to a time before a promotion: another one has taken over."
             " Lead LARDER_DATABASE_URL to the new primary; after a deliberate restore run larder purge and restart Larder"

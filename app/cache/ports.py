@@ -51,7 +51,7 @@ class Outcome(IntEnum):
     KEPT = 2
     """The slot holds the same version or a newer one, and keeps it."""
     LEASE_DELETED = 3
-    """Another holder's lease was deleted, because that holder may have loaded the past."""
+    """Another holder's lease was deleted, because that holder may have loaded old data."""
     UNTRUSTED = 4
     """There is no watermark of this epoch, so the slot was deleted."""
 

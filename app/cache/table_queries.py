@@ -1,4 +1,4 @@
-"""The cache's SQL statements for one table. The text below each says what it returns and why it is written so.
+"""The cache's SQL statements for one table. The text below each describes its result and the reason for its form.
 
 ``%(relation)s`` is the table's name in the audit rows and in the epoch. ``%(knows)s`` is the newest schema of its payload that
 this release knows. ``CachedTable.named`` inserts the names of table and key where PostgreSQL takes no parameter.

@@ -72,7 +72,7 @@ class Status(StrEnum):
     STORED = "stored"
     """A miss that filled its slot."""
     BYPASS = "bypass"
-    """The cache could not be used; ``detail`` says why."""
+    """The cache could not be used; ``detail`` has the reason."""
     REFRESHED = "refreshed"
     REFRESHED_STORED = "refreshed-stored"
     UNVERIFIED = "unverified"
@@ -94,7 +94,7 @@ Peeked = Value | Reading | None
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """Whether a committed write may be answered: at once if ``proven``, else after ``WriteThrough.settle``."""
+    """Whether a committed write may be answered: at once if ``proven``, otherwise after ``WriteThrough.settle``."""
 
     proven: bool
     committed_at: float

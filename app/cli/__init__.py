@@ -14,7 +14,7 @@ from app.cli.errors import CommandFailed
 from app.server.errors import CannotServe
 from app.server.process import run_in_loop
 
-# By module name, so that `larder import` does not load the service, nor `larder serve` the importer.
+# The values are module names, so that `larder import` does not load the service, nor `larder serve` the importer.
 COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",
@@ -39,8 +39,7 @@ class Command(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name, and return the exit status.
 
-    A failure that a person can do something about is printed as one sentence on stderr. Only a fault of the program shows a
-    traceback.
+    A failure that the user can correct is printed as one sentence on stderr. Only a bug of the program shows a traceback.
     """
     command, parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -57,7 +56,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         prog="larder",
         description="Larder: products and stock over HTTP, with a cache that never answers with the past.",
-        epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` tells more.",
+        epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` shows more.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands = {name: _load(name) for name in (set(arguments[:1]) & COMMANDS.keys() or COMMANDS)}

@@ -1,4 +1,4 @@
-"""``python -m app.cli``: the command, where the interpreter is known and the path of the script is not."""
+"""``python -m app.cli`` runs the ``larder`` command where the path of its script is not known."""
 
 import sys
 

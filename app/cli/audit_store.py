@@ -1,4 +1,4 @@
-"""The connection of a command to the cache. It is apart from ``environment``, so that most commands do not load the service."""
+"""The connection of a command to the cache. ``environment`` does not have it, so most commands do not load the service."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
     Raises:
         StoreUnavailable: Redis cannot be reached, or is lost meanwhile.
     """
-    # A person waits here, and prefers a slow answer to none.
+    # The deadlines are longer, because a user prefers a slow answer to none.
     options = replace(
         redis_options(settings),
         timeout_ms=10 * settings.redis_timeout_ms,

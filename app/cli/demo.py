@@ -1,4 +1,4 @@
-"""The demo catalogue of ``larder dev``, and what to try with it."""
+"""The demo catalogue of ``larder dev``, and a tour of commands to try with it."""
 
 import asyncio
 import time
@@ -54,7 +54,7 @@ async def load_demo(url: str) -> str:
 
 
 async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
-    # The tour promises a hit, and before the first audit there is none. Without Redis there never is, and the wait ends.
+    # The tour promises a hit, and there is none before the first audit. Without Redis there is never one, so the wait ends.
     deadline = time.monotonic() + _FIRST_HIT_S
     while time.monotonic() < deadline:
         answer = await client.get(f"/products/{product_id}")

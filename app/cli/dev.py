@@ -1,4 +1,4 @@
-"""``larder dev``: the service with private servers where none are named, and a demo catalogue. ``make run`` calls it."""
+"""``larder dev``: the service with private servers, unless others are set, and a demo catalogue. ``make run`` calls it."""
 
 import argparse
 import contextlib
@@ -61,7 +61,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.asynccontextmanager
 async def _private_servers(directory: Path) -> AsyncIterator[Mapping[str, str]]:
-    """Start a private server for each variable that is not set, and yield their URLs by variable."""
+    """Start a private server for each variable that is not set, and yield the URLs by variable."""
     missing = [name for name in (_DATABASE, _REDIS) if not os.environ.get(name)]
     if not missing:
         yield {}

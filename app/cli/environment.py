@@ -55,7 +55,7 @@ async def check_redis(settings: Settings) -> str | None:
     """Ping Redis once. Return a warning to print if it does not answer, since Larder serves without it.
 
     Raises:
-        CommandFailed: the URL is missing or malformed, or the server refuses the user, which waiting does not cure.
+        CommandFailed: the URL is missing or malformed, or the server refuses the user, so waiting does not help.
     """
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")

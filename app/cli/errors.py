@@ -1,10 +1,10 @@
-"""The one error of the command line."""
+"""The error of the command line."""
 
 
 class CommandFailed(Exception):
     """The command cannot do its work, for a reason outside the program.
 
-    The message is for the person at the terminal: what happened, what was kept, and what to do.
+    The message tells the user what happened, what was kept, and what to do.
     """
 
     status = 1

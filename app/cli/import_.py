@@ -46,7 +46,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         dest="mapping",
         default={},
         metavar="FIELD=COLUMN",
-        help="read FIELD from the column COLUMN; once for each field that is called otherwise in the file",
+        help="read FIELD from the column COLUMN; once for each field that has another name in the file",
     )
     for option, least, most, default, metavar, meaning in _NUMBERS:
         parser.add_argument(
@@ -62,13 +62,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Import; the exit status. Progress and errors go to stderr, the closing line to stdout."""
+    """Run the import and return the exit status. Progress and errors go to stderr, the last line to stdout."""
     retry = RetryPolicy(retries=arguments.retries)
     return await import_run(arguments, retry, Console(stderr=True)).run()
 
 
 def import_run(arguments: argparse.Namespace, retry: RetryPolicy, console: Console) -> ImportRun:
-    """The import that the arguments describe."""
+    """Return the import that the arguments describe."""
     return ImportRun(
         file=arguments.file,
         url=arguments.url,
@@ -102,7 +102,7 @@ class _MapAction(argparse.Action):
         option_string: str | None = None,  # noqa: ARG002  # part of the signature that argparse calls
     ) -> None:
         field, _, column = str(values).partition("=")
-        # A copy, since the default is shared by all parses.
+        # The dictionary is copied, because all parses share the default.
         mapping = dict(getattr(namespace, self.dest))
         if field not in FIELDS or not column:
             parser.error(f"--map {values}: write FIELD=COLUMN, FIELD one of {', '.join(FIELDS)}")

@@ -1,7 +1,7 @@
-"""Rows to batches: what one request carries, and each id only once in the whole file.
+"""The division of rows into batches, one for each request. Each id is imported only once in the whole file.
 
-The first line that has an id counts; every later one is rejected, with both line numbers. So no two requests of an import
-touch the same product, and their order, which concurrency leaves open, does not matter.
+The first line with an id is imported; every later one is rejected, with both line numbers. So no two requests of an import
+change the same product, and their order, which is not fixed, does not matter.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _ID_CHARS = 64
 
 @dataclass(slots=True)
 class Batch:
-    """A stretch of the file: rows to send in one request, and the rows among them that are rejected already."""
+    """A part of the file: rows to send in one request, and the rows among them that are rejected already."""
 
     position: int = 0
     """Bytes of the file read when the batch was closed."""
@@ -31,7 +31,7 @@ class Batch:
 
 
 def read_batches(rows: Iterable[Row | Rejected], file: CsvFile, *, batch_size: int) -> Iterator[Batch]:
-    """Batches of at most ``batch_size`` rows, rejected ones included, in the order of the file.
+    """Yield batches of at most ``batch_size`` rows, including rejected ones, in the order of the file.
 
     Raises:
         BadInput: the file has more than ``IDS_MAX`` ids, or cannot be read on.
@@ -54,9 +54,9 @@ def read_batches(rows: Iterable[Row | Rejected], file: CsvFile, *, batch_size: i
 
 
 def each_id_once(rows: Iterable[Row | Rejected], *, ids_max: int = IDS_MAX) -> Iterator[Row | Rejected]:
-    """The rows, but rejected where an earlier line has the same id.
+    """Yield the rows. A row is rejected if an earlier line has the same id.
 
-    A rejected row holds its id, too: which line counts must not depend on why another one is rejected.
+    The id of a rejected row counts, too: the line that is imported must not depend on why another one is rejected.
     """
     first_lines: dict[str | bytes, int] = {}
     for row in rows:
@@ -70,7 +70,7 @@ def each_id_once(rows: Iterable[Row | Rejected], *, ids_max: int = IDS_MAX) -> I
 
 
 def _key(row_id: str) -> str | bytes:
-    """The id itself, or the digest of one that is longer than the service allows."""
+    """Return the id itself, or its digest if it is longer than the service allows."""
     if len(row_id) <= _ID_CHARS:
         return row_id
     return blake2b(row_id.encode(errors="surrogateescape"), digest_size=16).digest()

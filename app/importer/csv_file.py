@@ -1,7 +1,7 @@
-"""The lines of a CSV file, plain or gzip, and how far into the file they have come.
+"""The lines of a CSV file, plain or gzip, and the position in the file.
 
-Lines are split at LF only, as bytes, so that a line number is the one that an editor shows. A byte that is not UTF-8 becomes a
-lone surrogate, by which ``rows`` rejects just that row: one bad cell must not end an import of a million rows.
+Lines are split only at LF, as bytes, so that a line number is the one that an editor shows. A byte that is not UTF-8 becomes a
+lone surrogate, so that ``rows`` rejects only that row: one bad cell must not end an import of a million rows.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from typing import IO, Self, cast
 from app.importer.errors import BadInput
 
 LINE_MAX_BYTES = 1_048_576
-"""A longer line is no row of products, and reading on would only fill the memory."""
+"""Longest line. A longer one is not a row of products, and reading more of it would only fill the memory."""
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
@@ -25,7 +25,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class CsvFile:
-    """An open CSV file: iterate ``lines()`` once, ask for ``position`` at any time.
+    """An open CSV file. ``lines()`` can be iterated once; ``position`` can be read at any time.
 
     Raises:
         BadInput: the file cannot be opened or read, is damaged, or is plainly not text in UTF-8.
@@ -51,7 +51,7 @@ class CsvFile:
         return min(self._file.tell(), self.size_bytes)
 
     def lines(self) -> Iterator[str]:
-        """Each line with its line end, in the order of the file, the UTF-8 mark left out."""
+        """Yield each line with its line end, in the order of the file, without the UTF-8 byte order mark."""
         number = 1
         try:
             text = self._text()
@@ -74,7 +74,7 @@ class CsvFile:
             raise BadInput(f"Cannot read {self.path} at line {number}: {error.strerror or error}") from error
 
     def _text(self) -> IO[bytes]:
-        """The unpacked bytes; the content says whether the file is packed, not its name."""
+        """Return the unpacked bytes. The content, not the name, decides whether the file is packed."""
         magic = self._file.peek(len(_ZIP))
         if magic.startswith(_ZIP):
             raise BadInput(f"{self.path} is a zip file or a workbook. Save the sheet as CSV in UTF-8 and import that.")

@@ -1,9 +1,9 @@
-"""Why an import ended early.
+"""The errors that end an import early.
 
     ImportStopped
     ├── BadInput        the file or an argument cannot be used
     ├── BadOutput       the list of rejected rows cannot be written
-    ├── ServiceStopped  the service did not answer, or gave an answer that no retry will mend
+    ├── ServiceStopped  the service did not answer, or gave an answer that a retry would not change
     └── GivenUp         a request was abandoned because the import is stopping for another reason
 
 A rejected row is not an error: the import goes on, and the row is listed with its reason.
@@ -23,7 +23,7 @@ class BadOutput(ImportStopped):
 
 
 class ServiceStopped(ImportStopped):
-    """The service cannot be reached, or its answer rules out that another try helps."""
+    """The service cannot be reached, or its answer shows that another try would not help."""
 
 
 class GivenUp(ImportStopped):

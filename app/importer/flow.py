@@ -1,7 +1,7 @@
-"""Several batches under way at once, their results taken up in the order of the file.
+"""The flow of an import: several batches are sent at once, and their results are reported in the order of the file.
 
-The list of rejected rows is therefore sorted, and everything before the position that the progress shows is done. A batch that
-is being retried holds the others up only once they are a window ahead of it.
+The list of rejected rows is therefore sorted, and all rows before the position that the progress shows are done. A batch that
+is being retried delays the others only once they are a window ahead of it.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from app.importer.sender import Outcome, Result, send_rows
 from app.importer.stopping import StopFlag
 
 WINDOW_PER_CONNECTION = 4
-"""Batches read ahead of the oldest one that is not answered, for each connection."""
+"""Batches per connection that are read ahead of the oldest unanswered one."""
 
 
 @dataclass(slots=True)
 class ImportFlow:
-    """One run over one file."""
+    """The import of one file."""
 
     poster: Poster
     stop: StopFlag
@@ -34,18 +34,18 @@ class ImportFlow:
     _failure: ImportStopped | None = field(default=None, init=False)
 
     async def run(self, batches: Iterable[Batch]) -> None:
-        """Import the batches, until their end or until the flag is set; every result that is known is reported.
+        """Import the batches until their end or until the flag is set. Every known result is reported.
 
         Raises:
-            ImportStopped: the first failure, after what was under way has ended.
+            ImportStopped: the first failure, after the requests under way have ended.
         """
         window_batches = self.poster.connections * WINDOW_PER_CONNECTION
         window = deque[tuple[Batch, asyncio.Task[list[Result] | None]]]()
-        # No task raises anything but a cancellation, so the group ends them when this is cancelled, and for no other reason.
+        # No task raises anything except a cancellation, so the group ends them only when this is cancelled.
         async with asyncio.TaskGroup() as tasks:
             for batch in self._until_stopped(batches):
                 window.append((batch, tasks.create_task(self._send(batch))))
-                # Reading itself never waits; this lets answers in, and stops be noticed.
+                # Reading itself never waits, so this pause lets answers arrive and stops be noticed.
                 await asyncio.sleep(0)
                 while window and (len(window) >= window_batches or window[0][1].done()):
                     oldest, sending = window.popleft()
@@ -65,7 +65,7 @@ class ImportFlow:
             self._fail(error)
 
     async def _send(self, batch: Batch) -> list[Result] | None:
-        """The results of the rows; None when they are not known."""
+        """Return the results of the rows, or ``None`` when they are not known."""
         if not batch.rows:
             return []
         try:
@@ -73,7 +73,7 @@ class ImportFlow:
         except GivenUp:
             return None
         except ImportStopped as error:
-            # At once, not when it is this batch's turn: the others should not wait out their retries.
+            # The import stops at once, not when this batch is reported, so that the others do not go on with their retries.
             self._fail(error)
             return None
 
@@ -94,6 +94,6 @@ class ImportFlow:
         self.progress.advance_to(batch.position, self.counts)
 
     def _fail(self, error: ImportStopped) -> None:
-        """Stop the import; the first failure is the one that is raised."""
+        """Stop the import. Only the first failure is raised."""
         self._failure = self._failure or error
         self.stop.set()

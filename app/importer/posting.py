@@ -1,8 +1,8 @@
-"""One POST over HTTP, repeated until its answer is not worth another try.
+"""One POST over HTTP, repeated until another try would not help.
 
 | answer | what is done |
 |---|---|
-| no connection, no answer in time, 408, 425, 429, 5xx but 501 and 505 | tried again, after ``Retry-After`` if given |
+| no connection, no answer in time, 408, 425, 429, 5xx except 501 and 505 | tried again, after ``Retry-After`` if given |
 | 409 ``request-in-progress`` | as above: an earlier try of this request, by its Idempotency-Key, is still under way |
 | everything else | returned to the caller |
 """
@@ -35,10 +35,10 @@ class _FailedTry:
 
 
 class Poster:
-    """Posts JSON to the service at ``url``, at most ``connections`` requests at once; an async context manager.
+    """Posts JSON to the service at ``url``, at most ``connections`` requests at once. It is an async context manager.
 
     Raises:
-        BadInput: the URL is none, or the environment names a proxy or certificates that cannot be used.
+        BadInput: the URL is not legal, or the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Poster:
         base = _service_url(url)
         self.shown_url = str(base.copy_with(username=None, password=None)).rstrip("/")
         self.retries = 0
-        """How often any request was tried again so far."""
+        """Number of retries of all requests so far."""
         self.notify = notify
         self.connections = connections
         self._free = asyncio.Semaphore(connections)
@@ -63,8 +63,8 @@ class Poster:
         self._stop = stop
         try:
             tls = httpx.create_ssl_context()
-            # A client has one connection: a pool looks at all of its connections for every request, which at a few dozen costs
-            # more than the request itself.
+            # Each client has one connection, because a pool inspects all of its connections for every request. With a few dozen
+            # that costs more than the request itself.
             self._clients = [
                 httpx.AsyncClient(
                     base_url=base,
@@ -72,7 +72,7 @@ class Poster:
                     timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
                     limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
                     headers={"Content-Type": "application/json", "Accept": "application/json"},
-                    # A proxy from the environment is for the world outside; it cannot reach this machine's own loopback.
+                    # A proxy from the environment cannot reach this machine's own loopback address.
                     trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
                 )
                 for _ in range(connections)
@@ -93,12 +93,12 @@ class Poster:
             await client.aclose()
 
     async def post(self, path: str, body: bytes, *, what: str, key: str) -> httpx.Response:
-        """The first answer that is not worth another try; ``what`` names the request in messages.
+        """Send the request, again if that may help, and return the answer. ``what`` is its name in messages.
 
-        Every try carries the same Idempotency-Key, so that the service does it once. After an error it may or may not have.
+        Every try has the same Idempotency-Key, so the service does it once. After an error it may or may not have been done.
 
         Raises:
-            ServiceStopped: no try is left, or no other try would help.
+            ServiceStopped: no try is left, or another try would not help.
             GivenUp: the program is stopping.
         """
         async with self._free:
@@ -125,7 +125,7 @@ class Poster:
     async def _try_once(self, path: str, body: bytes, key: str) -> httpx.Response | _FailedTry:
         client = self._clients.pop()
         try:
-            # httpx limits each read, not the whole answer: a byte now and then would hold it for ever.
+            # httpx limits each read, not the whole answer, which could be sent byte by byte for ever.
             async with asyncio.timeout(self._timeout_s):
                 response = await client.post(path, content=body, headers={"Idempotency-Key": key})
         except (TimeoutError, httpx.TimeoutException):
@@ -141,7 +141,7 @@ class Poster:
         return response
 
     def stopped_by(self, response: httpx.Response, what: str) -> ServiceStopped:
-        """The error for an answer that every other request would get, too."""
+        """Return the error for an answer that every other request would get, too."""
         if response.is_redirect:
             return ServiceStopped(
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
@@ -164,7 +164,7 @@ def _service_url(url: str) -> httpx.URL:
 
 
 def _is_passing(response: httpx.Response) -> bool:
-    """Whether another try may get a better answer."""
+    """Return whether another try may get a better answer."""
     status = response.status_code
     if status == httpx.codes.CONFLICT:
         problem = json_of(response)
@@ -173,7 +173,7 @@ def _is_passing(response: httpx.Response) -> bool:
 
 
 def json_of(response: httpx.Response) -> Any:
-    """The body as JSON, or None."""
+    """Return the body as JSON, or ``None`` if it is not JSON."""
     try:
         return response.json()
     except ValueError:
@@ -181,14 +181,14 @@ def json_of(response: httpx.Response) -> Any:
 
 
 def problem_text(response: httpx.Response) -> str:
-    """Status and problem details on one line."""
+    """Return status and problem details on one line."""
     status = f"{response.status_code} {response.reason_phrase}".strip()
     reason = problem_reason(json_of(response))
     return f"{status}: {reason}" if reason else status
 
 
 def problem_reason(problem: object) -> str:
-    """What an RFC 9457 problem says, the single errors of a 422 included; put together from whatever is there."""
+    """Return the text of an RFC 9457 problem, with the single errors of a 422, made from the members that it has."""
     if isinstance(problem, str):
         return _one_line(problem)
     if not isinstance(problem, dict):

@@ -1,4 +1,4 @@
-"""What the import tells: counts, the list of rejected rows, progress."""
+"""The report of an import: counts, the list of rejected rows, and progress."""
 
 import csv
 from collections import Counter
@@ -24,7 +24,7 @@ class RejectedFile:
     """A CSV file of the rejected rows: line, id, reason. There is no file when no row was rejected.
 
     Raises:
-        BadOutput: it cannot be written, or a file of that name holds anything else.
+        BadOutput: it cannot be written, or an existing file of that name is not such a list.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -33,7 +33,7 @@ class RejectedFile:
         try:
             if path.exists():
                 _check_replaceable(path, source)
-            # Opened before anything is sent: a list that cannot be written should not come to light after it.
+            # The file is opened before anything is sent, so that a list that cannot be written is noticed in time.
             self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         except OSError as error:
             raise self._unwritable(error, "Name another file with --refused. Nothing was imported.") from error
@@ -41,7 +41,7 @@ class RejectedFile:
         self._writer.writerow(HEADER)
 
     def add(self, rows: Sequence[Rejected]) -> None:
-        """Append rows, and hand them to the operating system: they survive the end of this process."""
+        """Append rows and flush them to the operating system, so that they survive the end of this process."""
         if not rows:
             return
         self._empty = False
@@ -58,7 +58,7 @@ class RejectedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # Every row was flushed when it was added, so what fails here is already known, or is a header nobody needs.
+        # Every row was flushed when it was added, so an error here was raised before, or concerns only the header.
         with suppress(OSError):
             self._file.close()
         if self._empty:
@@ -82,12 +82,12 @@ def _check_replaceable(path: Path, source: Path) -> None:
 
 
 def counts_text(counts: Counter[Outcome]) -> str:
-    """``2 created, 0 updated, …``: the rows of the file by outcome, as far as outcomes are known."""
+    """Return the number of rows by outcome, as far as outcomes are known: ``2 created, 0 updated, …``."""
     return ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES)
 
 
 class Progress:
-    """How far the import is: a bar of bytes read on a terminal, else a line of text for each tenth of the file."""
+    """The progress of the import: a bar of bytes read on a terminal, otherwise a line of text for each tenth of the file."""
 
     def __init__(self, console: Console, size_bytes: int, say: Callable[[str], None]) -> None:
         self._is_terminal = console.is_terminal
@@ -106,7 +106,7 @@ class Progress:
         self._task = self._bar.add_task("", total=size_bytes, counts="")
 
     def advance_to(self, position: int, counts: Counter[Outcome]) -> None:
-        """The rows up to this byte of the file are done."""
+        """Show that the rows up to this byte of the file are done."""
         self._bar.update(self._task, completed=position, counts=counts_text(counts))
         percent = position * 100 // self._size_bytes
         if not self._is_terminal and percent >= self._next_percent:

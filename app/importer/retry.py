@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Waits that double up to a limit, with jitter; a ``Retry-After`` of the service is honoured up to a limit.
+    """Waits that double up to a limit, with jitter. A ``Retry-After`` of the service is obeyed up to a limit.
 
-    The jitter (down to half of the wait) keeps requests that failed together from coming back together.
+    The jitter (down to half of the wait) prevents requests that failed together from being repeated together.
     """
 
     retries: int = 8
@@ -19,10 +19,10 @@ class RetryPolicy:
     longest_wait_ms: int = 10_000
     longest_retry_after_ms: int = 60_000
     random: Callable[[], float] = field(default=random.random)
-    """From 0 to 1, evenly."""
+    """Returns numbers from 0 to 1, evenly distributed."""
 
     def wait_ms(self, attempt: int, retry_after_ms: int | None) -> int:
-        """Milliseconds to wait after the failed attempt number ``attempt`` (from 1)."""
+        """Return the milliseconds to wait after the failed attempt number ``attempt`` (from 1)."""
         grown = min(self.longest_wait_ms, self.first_wait_ms * 2 ** (attempt - 1))
         share = self.random()
         if retry_after_ms is None:
@@ -32,7 +32,7 @@ class RetryPolicy:
 
 
 def parse_retry_after(header: str | None, now: datetime | None = None) -> int | None:
-    """Milliseconds that a ``Retry-After`` header asks for (RFC 9110: seconds or a date); None without a readable one."""
+    """Return the milliseconds of a ``Retry-After`` header (RFC 9110: seconds or a date), or ``None`` without a legal one."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         # Nine digits are more than any sensible wait; the policy caps it anyway.

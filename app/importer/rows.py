@@ -1,7 +1,7 @@
-"""CSV text to rows that can be sent. No I/O, no HTTP.
+"""The conversion of CSV text to rows that can be sent, without I/O or HTTP.
 
-A cell is judged here only as far as CSV goes: present, a whole number, UTF-8. Whether an id or a name is legal, the service
-alone decides; ids and names are passed on as they stand in the file.
+A cell is checked here only for its form: present, a whole number, UTF-8. The service alone decides whether an id or a name is
+legal; ids and names are passed on unchanged.
 """
 
 import csv
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that is not imported, and why. ``id`` is empty when the row has none or could not be read."""
+    """A row that is not imported, and the reason. ``id`` is empty when the row has none or could not be read."""
 
     line: int
     id: str
@@ -43,16 +43,16 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where each field stands among the cells of a record."""
+    """The position of each field among the cells of a record."""
 
     names: tuple[str, ...]
     positions: Mapping[str, int]
 
     @classmethod
     def of(cls, header: Sequence[str], mapping: Mapping[str, str]) -> "Columns":
-        """Find the column of every field; ``mapping`` names the columns that are called otherwise.
+        """Return the position of every field. ``mapping`` has the columns whose names differ from their fields.
 
-        A name that matches exactly wins; else upper and lower case and outer spaces do not count.
+        A name that matches exactly wins; otherwise case and outer spaces are ignored.
 
         Raises:
             BadInput: a required or mapped column is missing or ambiguous.
@@ -76,7 +76,7 @@ class Columns:
         return cls(tuple(header), positions)
 
     def text(self) -> str:
-        """Which columns of the file are read, and which are not."""
+        """Return a sentence about which columns of the file are read, and which are not."""
         read = ", ".join(
             field if self.names[position] == field else f"{field} from {self.names[position]!r}"
             for field, position in self.positions.items()
@@ -98,11 +98,11 @@ def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
     message = f"The header line has no column for {', '.join(missing)}. Its columns are: {present}."
     if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
         return f"{message} Cells must be separated by commas; this file seems to use another separator."
-    return f"{message} If a column is called otherwise, name it: --map {missing[0].split()[0]}=COLUMN"
+    return f"{message} If a column has another name, give it: --map {missing[0].split()[0]}=COLUMN"
 
 
 def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns, Iterator[Row | Rejected]]:
-    """The columns of the header line (see ``Columns.of``), and the rows below it, in order, one at a time.
+    """Return the columns of the header line (see ``Columns.of``), and an iterator over the rows below it, in order.
 
     Records whose cells are all empty are skipped.
 
@@ -126,8 +126,8 @@ def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]] | Rejected]:
-    """The line on which each record starts, and its cells."""
-    # Strict, because the lenient mode silently takes a stray quote, or a file cut off inside one, for data.
+    """Yield the line on which each record starts, and its cells."""
+    # The mode is strict, because the lenient one silently accepts a stray quote, or a file cut off inside one, as data.
     reader = csv.reader(lines, strict=True)
     while True:
         line = reader.line_num + 1
@@ -147,19 +147,19 @@ def _unreadable(error: str, line: int, last_line: int) -> str:
         error = "a CR outside quotes"
     reason = f"not readable as CSV: {error}"
     if last_line > line:
-        # An open quote swallows the lines below it: they are lost with this one, so they are named.
+        # An open quote includes the lines below it. They are lost with this one, so the message names them.
         return f"{reason}; lines {line} to {last_line} were taken for one row (a quote not closed?), none is imported"
     return reason
 
 
 def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
-    """The row to send, or the first reason why it cannot be."""
+    """Return the row to send, or a rejected row with the first reason why it cannot be sent."""
     id_position = columns.positions["id"]
     row_id = cells[id_position] if id_position < len(cells) else ""
     if any(not cell.isascii() and _NOT_UTF8.search(cell) for cell in cells):
         return Rejected(line, row_id, f"not UTF-8: {_CONVERT}")
     if len(cells) != len(columns.names):
-        # Even one cell too few may mean that all of them are shifted, prices into stock.
+        # Even one missing cell may mean that all of them are shifted, e.g. prices into stock.
         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
         return Rejected(line, row_id, f"has {count}, the header has {len(columns.names)} (a comma not quoted?)")
     item: dict[str, str | int] = {}
@@ -177,17 +177,20 @@ def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
 
 
 def whole_number(cell: str) -> int | None:
-    """The number that ``cell`` writes in ASCII digits, spaces around it allowed; None if it is not one from 0 to 2^53-1."""
+    """Return the whole number in a cell, or ``None`` if it is not one from 0 to 2^53-1.
+
+    It is written in ASCII digits, and spaces around it are allowed.
+    """
     digits = cell.strip()
     if _DIGITS.fullmatch(digits) is None:
         return None
     digits = digits.lstrip("0") or "0"
-    # Python refuses to convert thousands of digits, with an error of its own.
+    # Python refuses to convert thousands of digits and raises an error.
     if len(digits) > len(str(NUMBER_MAX)) or int(digits) > NUMBER_MAX:
         return None
     return int(digits)
 
 
 def _shown(cell: str) -> str:
-    """The cell as messages quote it, a long one cut off."""
+    """Return the cell as messages quote it. A long one is shortened."""
     return repr(cell if len(cell) <= _SHOWN_CHARS else cell[:_SHOWN_CHARS] + "…")

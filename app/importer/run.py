@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class ImportRun:
-    """What to import, where to, and how. The closing line goes to stdout, everything else to ``console``."""
+    """One import: its file, its target and its options. The last line goes to stdout, everything else to ``console``."""
 
     file: Path
     url: str
@@ -43,9 +43,9 @@ class ImportRun:
     _stop: StopFlag = field(default_factory=StopFlag, init=False)
 
     async def run(self) -> int:
-        """Import the file; the exit status.
+        """Import the file and return the exit status.
 
-        Ctrl-C (or SIGTERM) once: batches under way are finished and reported. Twice: they are dropped.
+        After one Ctrl-C or SIGTERM, batches under way are finished and reported. After two, they are dropped.
         """
         started_s = time.monotonic()
         try:
@@ -62,7 +62,7 @@ class ImportRun:
         text = f"Imported {self._counts.total():,} rows in {time.monotonic() - started_s:.1f} s: {counts_text(self._counts)}."
         if self._counts["refused"]:
             text += f" The refused rows are listed in {self.refused_path}."
-        # A file name need not be text, and must not make a finished import end in an error.
+        # A file name may not be valid text, and a finished import must not end in an error because of that.
         sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
         sys.stdout.flush()
         return SOME_REFUSED if self._counts["refused"] else ALL_ACCEPTED
@@ -85,7 +85,7 @@ class ImportRun:
                     await flow.run(read_batches(rows, file, batch_size=self.batch_size))
 
     def _say(self, message: str) -> None:
-        # As it is: a file name may hold brackets that rich would take for markup.
+        # The message is printed without markup, because a file name may have brackets that rich would interpret.
         self.console.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _say_stopping(self) -> None:

@@ -121,7 +121,7 @@ class Database:
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
-            # Longer than the server's own deadline, which says more and keeps the connection.
+            # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
             deadline_s=self._statement_timeout_ms / 1000 + 1.0,
         )
 

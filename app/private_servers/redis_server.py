@@ -13,7 +13,7 @@ from app.private_servers.errors import DirectoryNotWritable, ServerFailed
 from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, orphan
 
 _HOST = "127.0.0.1"
-# Below the ports that operating systems give to outgoing connections, so that none of those has it during a restart.
+# They are below the ports of outgoing connections, so that no such connection takes the port during a restart.
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS = 8
 _READY_S = 15.0
@@ -141,7 +141,7 @@ async def start_redis(
     Args:
         directory: directory for its configuration, log and pid file. Its parent exists.
         options: lines of its configuration beyond the defaults. ``requirepass`` goes into the URL, too.
-        program: a server program to use instead of that of the extra.
+        program: a server program to use instead of the wheel's.
         ports: ports to try in this order, by default free ones in random order.
 
     Raises:
@@ -172,7 +172,7 @@ def _free_ports() -> Iterator[int]:
 
 
 def _answers(port: int) -> bool:
-    # A server with a password refuses the PING, and is up all the same.
+    # A server with a password refuses the PING, but it is up.
     with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1) as connection:
         connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))

@@ -172,7 +172,7 @@ def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, ref
 
 
 def delete(product_id: str, condition: Precondition = ALWAYS) -> Command:
-    """Delete a product, whatever its stock."""
+    """Delete a product with any stock."""
 
     def rule(product: Product) -> Effect:
         entry = Entry(0, -product.stock, Reason.DELETION)

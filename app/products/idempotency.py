@@ -64,7 +64,7 @@ class StoredAnswer:
 
 
 class Replayed(Exception):
-    """The request was done before, under its idempotency key; ``answer`` is the answer of that time."""
+    """The request was done before, under its idempotency key; ``answer`` is the stored answer."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer

@@ -1,4 +1,4 @@
-"""The SQL statements for products. The text below each says what it does or returns and why it is written so."""
+"""The SQL statements for products. The text below each describes its effect or result and the reason for its form."""
 
 from typing import LiteralString
 

@@ -290,7 +290,7 @@ class WriteQueue:
 
 
 def _name(ticket: Ticket) -> str:
-    """Return the product whose queue a request joins: the one whose row is held, or else its first one."""
+    """Return the product whose queue a request joins: the one whose row is held, otherwise its first one."""
     keys = ticket.held or ticket.request.command.keys
     if keys:
         return keys[0]

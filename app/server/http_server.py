@@ -19,7 +19,8 @@ from app.server.signals import StopSignals, grace_s
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
-# Longer than clients and proxies keep an idle connection, so that they close it and no request meets a closing one.
+# This is longer than clients and proxies keep an idle connection, so that they close it, and no request is sent on a connection
+# that the server closes.
 _KEEP_ALIVE_S = 75
 
 

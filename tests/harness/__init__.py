@@ -1,1 +1,1 @@
-"""What the tests and the benchmarks share: servers, clusters, faults, histories and their checker."""
+"""The common parts of the tests and the benchmarks: servers, clusters, faults, histories and their checker."""

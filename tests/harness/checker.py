@@ -1,15 +1,15 @@
 """Decides whether a recorded history keeps guarantee G1: a read that is not flagged never shows the past.
 
-The same checker judges the simulation, the outages on real servers and other people's caches. It knows nothing of any of
+The same checker is used for the simulation, the outages on real servers and other projects' caches. It depends on none of
 them: it gets operations with their call and return times on one clock, and the versions that PostgreSQL gave to the states.
 
 G1 is an interval check. Per key, states are ordered by ``(epoch_order, version)``: versions by PostgreSQL, epochs (the
 stretches between a truncation, a restore, a promotion) by the order in which they began. A read must return a state at least
 as new as every write to its key that was acknowledged before the read was called. A read may be *ahead*: while a write is
-committed but not acknowledged, the states before and after it are both right, in any succession.
+committed but not acknowledged, the states before and after it are both correct, in any order.
 
-What G4 promises fits in as well: record a change made by hand as a ``Write`` that is acknowledged one audit interval and
-the audit's own duration after its commit.
+G4 is checked in the same way: record a change made by hand as a ``Write`` that is acknowledged one audit interval and the
+audit's own duration after its commit.
 """
 
 from bisect import bisect_left

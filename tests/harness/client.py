@@ -1,6 +1,6 @@
-"""HTTP as the outages need it: keep-alive connections at little cost, and the truth about what was sent.
+"""An HTTP client for the outages: it has cheap keep-alive connections and reports exactly whether a request was sent.
 
-A general client would do, but its cost per request is a good part of what two cores can give.
+A general client would work, too, but it would use much of the time of two cores for each request.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _BODILESS = (204, 304)
 
 
 class NoAnswerError(Exception):
-    """The request has no answer. ``sent`` is false when the service certainly never saw it."""
+    """The request got no answer. ``sent`` is false if the service certainly never received it."""
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         self.sent = sent
@@ -25,14 +25,14 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, the raw head, and the body."""
+    """An answer: its status, its raw head, and its body."""
 
     status: int
     head: bytes
     body: bytes
 
     def header(self, name: bytes) -> str:
-        """Give a header by its lower-case name; empty when it is not there."""
+        """Return a header by its lower-case name; empty if it is missing."""
         start = self.head.lower().find(b"\r\n" + name + b": ")
         if start < 0:
             return ""
@@ -92,7 +92,7 @@ class Endpoint:
         """Send a request; ``headers`` are whole lines, each with its line end.
 
         Raises:
-            NoAnswerError: no connection, the connection broke, or the time is over.
+            NoAnswerError: no connection, the connection broke, or the deadline passed.
         """
         if body:
             kind = "application/merge-patch+json" if method == "PATCH" else "application/json"

@@ -1,4 +1,4 @@
-"""The servers under test: one PostgreSQL, one Redis, several services, and a proxy on every way between them."""
+"""The servers under test: one PostgreSQL, one Redis, several services, and a proxy on every connection between them."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.harness.servers import know_history
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"
 PROBE = "probe"
-"""A product that nobody writes: when reading it is a hit, the cache is trusted."""
+"""A product that is never written. If reading it is a hit, the cache is trusted."""
 AUDIT_INTERVAL_S = 0.5
 FENCE_TTL_S = 2.0
 SETTINGS = {
@@ -44,7 +44,7 @@ NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
 
 
 def postgres_target(server: PostgresServer) -> Target:
-    """The socket that a private PostgreSQL listens on."""
+    """Return the socket that a private PostgreSQL listens on."""
     directory = parse_qs(urlsplit(server.url).query)["host"][0]
     return Target(path=Path(directory) / ".s.PGSQL.5432")
 
@@ -61,17 +61,17 @@ class Instance:
         self.redis = redis_proxy
         self.log = directory / f"instance-{number}.log"
         self.writing = 0
-        """Writes under way, as the clients count them."""
+        """Number of writes under way, counted by the clients."""
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def redis_url(self) -> str:
-        """Redis, through this instance's proxy."""
+        """The URL of Redis through this instance's proxy."""
         return f"redis://{HOST}:{self.redis.port}/0"
 
     def database_url(self, database: str) -> str:
-        """A database, through this instance's proxy."""
+        """Return the URL of a database through this instance's proxy."""
         return f"postgresql://postgres@{HOST}:{self.postgres.port}/{database}?sslmode=disable"
 
     def spawn(self, database: str) -> None:
@@ -95,12 +95,12 @@ class Instance:
             self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL and wait for the end."""
         self.send(signal.SIGKILL)
         await self._ended()
 
     async def terminate(self) -> None:
-        """SIGTERM, and wait for the end; SIGKILL when it takes too long."""
+        """Send SIGTERM and wait for the end; send SIGKILL if it takes too long."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         try:
@@ -110,10 +110,10 @@ class Instance:
             await self.kill()
 
     async def restart(self, database: str) -> None:
-        """Start the process until it serves; it refuses to start while PostgreSQL is away.
+        """Start the process, again and again until it serves: it does not start while PostgreSQL cannot be reached.
 
         Raises:
-            TimeoutError: it does not come up.
+            TimeoutError: it does not serve in time.
         """
         end = time.monotonic() + _READY_S
         self.spawn(database)
@@ -125,11 +125,11 @@ class Instance:
             await asyncio.sleep(_POLL_S)
 
     def tail(self) -> str:
-        """The last lines of its log."""
+        """Return the last lines of the instance's log."""
         return self.log.read_text(errors="replace")[-2_000:]
 
     async def metrics(self) -> dict[str, float]:
-        """Its counters; empty when it does not answer."""
+        """Return the instance's counters; empty if it does not answer."""
         try:
             answer = await self.endpoint.request("GET", "/metrics", timeout_s=3)
         except NoAnswerError:
@@ -142,7 +142,7 @@ class Instance:
         return found
 
     async def hits(self, key: str) -> bool:
-        """Read a product; tell whether that was a hit."""
+        """Read a product and return whether that was a hit."""
         with suppress(NoAnswerError):
             answer = await self.endpoint.request("GET", f"/products/{key}", timeout_s=5)
             return answer.header(b"cache-status") == "larder; hit"
@@ -159,7 +159,7 @@ class Instance:
 
 
 Program = Callable[[Instance, str], tuple[Sequence[str], Mapping[str, str]]]
-"""Gives the command and the environment of an instance on a database; what it starts answers ``GET /readyz``."""
+"""Returns the command and the environment of an instance on a database. The instance must answer ``GET /readyz``."""
 
 
 def larder(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
@@ -180,7 +180,7 @@ def larder_as_it_comes(instance: Instance, database: str) -> tuple[Sequence[str]
 
 
 class Cluster:
-    """Everything, running; made by ``start_cluster``."""
+    """All servers of a test, running. ``start_cluster`` makes it."""
 
     def __init__(self, directory: Path, postgres: PostgresServer, redis_server: RedisServer, database: str) -> None:
         self.directory = directory
@@ -191,16 +191,16 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The database's URL, past the proxies."""
+        """The database's URL without a proxy."""
         return self.postgres.url_of(self.database)
 
     async def session(self) -> psycopg.AsyncConnection[psycopg.rows.TupleRow]:
-        """A session of PostgreSQL, past the proxies. Raises ``psycopg.Error``."""
+        """Open a session of PostgreSQL without a proxy. Raises ``psycopg.Error``."""
         return await psycopg.AsyncConnection.connect(self.url, autocommit=True, connect_timeout=5)
 
     @asynccontextmanager
     async def redis_client(self) -> AsyncIterator["redis.asyncio.Redis"]:
-        """A client of Redis, past the proxies."""
+        """Open a client of Redis without a proxy."""
         client = redis.asyncio.Redis.from_url(self.redis.url, socket_timeout=5)
         try:
             yield client
@@ -208,7 +208,7 @@ class Cluster:
             await client.aclose()
 
     async def auditor(self) -> Instance:
-        """The instance that finishes the most audits within a few intervals."""
+        """Return the instance that finishes the most audits within a few intervals."""
         before = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
         await asyncio.sleep(3 * AUDIT_INTERVAL_S)
         after = [(await instance.metrics()).get(_AUDITS, 0.0) for instance in self.instances]
@@ -219,7 +219,7 @@ class Cluster:
         """Wait until every instance (or these) answers the probe with a hit; return the seconds it took.
 
         Raises:
-            TimeoutError: the cache does not come back.
+            TimeoutError: the cache is not trusted again in time.
         """
         began = time.monotonic()
         for instance in self.instances if instances is None else instances:
@@ -257,7 +257,7 @@ async def start_cluster(
 
 @asynccontextmanager
 async def an_instance(cluster: Cluster, number: int, *, program: Program = larder) -> AsyncIterator[Instance]:
-    """One more service on a cluster's servers, with proxies of its own; not started yet, stopped at the end."""
+    """Yield one more service on a cluster's servers, with proxies of its own. It is not started, but stopped at the end."""
     async with AsyncExitStack() as opened:
         proxies = Proxy(postgres_target(cluster.postgres)), Proxy(Target(port=cluster.redis.port))
         for proxy in proxies:
@@ -272,10 +272,10 @@ async def an_instance(cluster: Cluster, number: int, *, program: Program = larde
 
 @contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A port that is this cluster's until the end, also while its service is down.
+    """Reserve a port for this cluster until the end, even while its service is down.
 
-    Not from the scenario's seed: two clusters of one seed, side by side, would choose the same. Below the ports that outgoing
-    connections get, so that none of them takes ours during a restart.
+    The scenario's seed is not used, because two clusters of one seed would choose the same port. The port is below those of
+    outgoing connections, so that no such connection takes it during a restart.
     """
     chance = SystemRandom()
     while True:

@@ -1,4 +1,4 @@
-"""Which fault was on where and when, on the clock of the histories."""
+"""The log of faults: which fault was active where and when, on the clock of the histories."""
 
 import time
 from collections import Counter
@@ -11,9 +11,9 @@ EVERYWHERE = -1
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. ``layer``: redis, postgres, service, rows, ledger or sql. ``instance``: whose, or ``EVERYWHERE``.
+    """One fault. ``layer`` is redis, postgres, service, rows, ledger or sql. ``instance`` is a number or ``EVERYWHERE``.
 
-    ``keys``: the products concerned, where they are not all.
+    ``keys`` has the affected products; it is empty if all are affected.
     """
 
     kind: str
@@ -24,12 +24,12 @@ class Fault:
     keys: tuple[str, ...] = ()
 
     def touches(self, instance: int | None, since: float, until: float) -> bool:
-        """Tell whether it touched an instance (``None``: any) in that time."""
+        """Return whether the fault affected an instance (``None`` means any) in that time."""
         in_time = self.began <= until and (self.ended is None or self.ended >= since)
         return in_time and (instance is None or self.instance in (EVERYWHERE, instance))
 
     def line(self, since: float) -> str:
-        """Give it as a line of an excerpt."""
+        """Return the fault as a line of an excerpt."""
         end = "still on  " if self.ended is None else f"{self.ended - since:9.4f}"
         where = "everywhere" if self.instance == EVERYWHERE else f"instance {self.instance}"
         return f"{self.began - since:9.4f} … {end}  -- fault {self.kind}, {where}"
@@ -54,11 +54,11 @@ class FaultLog:
             fault.ended = time.monotonic()
 
     def overlapping(self, layers: Collection[str], instance: int | None, since: float, until: float) -> bool:
-        """Tell whether a fault of these layers touched an instance (``None``: any) in that time."""
+        """Return whether a fault of these layers affected an instance (``None`` means any) in that time."""
         return any(fault.touches(instance, since, until) for fault in reversed(self.all) if fault.layer in layers)
 
     def holding(self, keys: Collection[str], since: float, until: float) -> bool:
-        """Tell whether somebody's transaction held one of these products in that time."""
+        """Return whether a foreign transaction held one of these products in that time."""
         return any(
             fault.layer == "rows" and not set(fault.keys).isdisjoint(keys) and fault.touches(None, since, until)
             for fault in reversed(self.all)

@@ -1,7 +1,7 @@
-"""Each kind of fault, done for real: by a proxy, by a signal, by SQL. ``KINDS`` names them all.
+"""The kinds of faults, made with a proxy, a signal or SQL. ``KINDS`` lists all of them.
 
-A fault lasts as long as its function runs, and leaves its server able to work again; whether the cache is trusted again is
-waited for by the caller.
+A fault lasts as long as its function runs. Afterwards its server can work again; the caller waits until the cache is trusted
+again.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _STOPPED_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a fault may touch."""
+    """Everything that a fault may affect."""
 
     cluster: Cluster
     workload: Workload
@@ -45,7 +45,7 @@ class Scene:
     """Needed by the kinds ``redis-other`` and ``two-databases``."""
 
     def lasting_s(self) -> float:
-        """Give how long a fault stays on: short ones are more likely."""
+        """Return how long a fault lasts. Short ones are more likely."""
         return SHORTEST_S + (LONGEST_S - SHORTEST_S) * self.chance.random() ** 2
 
 
@@ -64,7 +64,7 @@ def _proxied(layer: str, kind: str, do: Callable[[Proxy, Random], None]) -> "Act
 
 
 def _breaking(layer: str, kind: str, do: Callable[[Proxy], None]) -> "Action":
-    """Break all connections several times, at odd moments."""
+    """Return a fault that breaks all connections several times, at random moments."""
 
     async def act(scene: Scene, instance: Instance) -> None:
         with scene.log.on(f"{layer}-{kind}", layer, instance.number):
@@ -89,7 +89,7 @@ async def _postgres_away(scene: Scene, instance: Instance) -> None:
 
 
 async def _redis_other(scene: Scene, instance: Instance) -> None:
-    """Lead one instance to another Redis, whose data is that of the last time."""
+    """Connect one instance to another Redis, which has the data of the last such fault."""
     if scene.spare is None:
         raise RuntimeError("this fault needs a second Redis")
     proxy = instance.redis
@@ -103,7 +103,7 @@ async def _redis_other(scene: Scene, instance: Instance) -> None:
 
 
 async def _two_databases(scene: Scene, _: Instance) -> None:
-    """Let a service on another database use the same Redis and the same namespace, and be read."""
+    """Let a service on another database use the same Redis and the same namespace, and read from it."""
     if scene.spare is None:
         raise RuntimeError("this fault needs a stranger")
     stranger = scene.spare.stranger
@@ -205,7 +205,7 @@ async def _postgres_crash(scene: Scene, _: Instance) -> None:
 
 @asynccontextmanager
 async def _transaction(scene: Scene) -> AsyncIterator[psycopg.AsyncConnection[psycopg.rows.TupleRow]]:
-    """Somebody's transaction, rolled back at the end; PostgreSQL may be restarted meanwhile."""
+    """Open a foreign transaction that is rolled back at the end. PostgreSQL may be restarted meanwhile."""
     with suppress(psycopg.Error):
         async with await scene.cluster.session() as session:
             await session.execute("SET lock_timeout = '2s'")
@@ -223,7 +223,7 @@ async def _rows_held(scene: Scene, _: Instance) -> None:
 
 
 async def _ledger_locked(scene: Scene, instance: Instance) -> None:
-    """Lock the ledger as any DDL does, with many clients who ask for pages of it."""
+    """Lock the ledger as DDL does, while many clients request pages of it."""
     clients: list[asyncio.Task[None]] = []
     async with _transaction(scene) as session:
         with scene.log.on("ledger-locked", "ledger"):
@@ -289,7 +289,7 @@ ALL_REDIS, ALL_POSTGRES, NOTHING = "all of redis", "all of postgres", ""
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. Two faults at once never ``claim`` the same: ``{}`` stands for the instance."""
+    """A kind of fault. Two faults at once never have the same ``claim``, in which ``{}`` is the instance's number."""
 
     name: str
     act: Action

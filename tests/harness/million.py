@@ -1,8 +1,9 @@
-"""A database of 1,000,000 products, filled by its owner in seconds, for what only shows at that size.
+"""A database of 1,000,000 products, filled in seconds with SQL, for tests of what is visible only at that size.
 
-Ids come in no order, as clients choose them, so that neighbours in an index are not neighbours in the table. An eighth of the
-names begins alike. One product in a hundred is below its reorder point, one in two hundred is a tombstone. Each has its
-opening; every fifth a sale, five to an order; every twentieth a change by hand; one was sold 50,000 times. The ledger adds up.
+Ids are in no order, as clients choose them, so that neighbours in an index are not neighbours in the table. An eighth of the
+names have the same beginning. One product in a hundred is below its reorder point, one in two hundred is a tombstone. Each has
+an opening entry. Every fifth has a sale, five to an order; every twentieth has a correction; one was sold 50,000 times. The
+ledger's sums are the stocks.
 """
 
 from typing import LiteralString
@@ -16,7 +17,7 @@ BUSY = "order-busy"
 
 
 def ids(count: int) -> list[str]:
-    """Different products, far from one another."""
+    """Return the ids of different products, far from one another."""
     return [f"p{1 + number * 397 % 1_000_000:07}" for number in range(count)]
 
 

@@ -1,7 +1,7 @@
 """Run a command against other servers: `python -m tests.harness.other_servers --postgres DIR --redis PROGRAM -- COMMAND…`.
 
-The servers are started from the programs named, on a socket and a port of their own; the command finds them in
-LARDER_DATABASE_URL and LARDER_REDIS_URL; they are stopped when it ends. Its exit status is the command's.
+The servers are started from the given programs, on a socket and a port of their own. The command gets them in
+LARDER_DATABASE_URL and LARDER_REDIS_URL. They are stopped when it ends. The exit status is the command's.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A TCP proxy that loses, resets, holds, delays and refuses, between one service and one server.
+"""A TCP proxy between one service and one server. It can lose, reset, hold, delay and refuse.
 
-What it does is what networks do: bytes of one connection arrive in order or not at all. Commands that were held arrive
-late, even when their sender has given up and closed meanwhile. Replies that were swallowed end their connection when the
-fault ends, because a stream with a hole in it does not exist.
+It behaves as networks do: bytes of one connection arrive in order or not at all. Commands that were held arrive late, even if
+their sender has closed the connection meanwhile. If replies were swallowed, their connection ends when the fault ends, because
+a TCP stream has no gaps.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Target:
 
 
 class Proxy:
-    """Listens on a port of its own, which stays the same; set ``target`` to lead new connections elsewhere."""
+    """A proxy on a port of its own, which stays the same. Set ``target`` to send new connections to another server."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -45,15 +45,15 @@ class Proxy:
         self.held = False
         self.swallowing = False
         self.between_s = 0.0
-        """Least time between two connections that are led to the target; later ones wait for their turn."""
+        """Shortest time between two connections that are opened to the target. Later ones wait."""
         self.links: set[_Link] = set()
         self.accepted = 0
-        """Connections that were opened to this proxy since its beginning."""
+        """Number of connections that were opened to this proxy since its start."""
         self._server: asyncio.Server | None = None
         self._next_at = 0.0
 
     async def open(self) -> None:
-        """Listen; does nothing when it already does."""
+        """Listen. It does nothing if the proxy listens already."""
         if self._server is None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._accept, HOST, self.port, reuse_address=True)
@@ -67,7 +67,7 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break all connections with FIN; new ones are welcome."""
+        """Break all connections with FIN; new ones are accepted."""
         for link in list(self.links):
             link.abort()
 
@@ -85,11 +85,11 @@ class Proxy:
         self.held = True
 
     def swallow(self) -> None:
-        """Let commands through and no replies back until ``heal``."""
+        """Pass commands on, but no replies, until ``heal``."""
         self.swallowing = True
 
     def turn_s(self) -> float:
-        """Seconds until the next connection may be led to the target; takes that turn."""
+        """Return the seconds until the next connection may be opened to the target, and reserve that moment."""
         now = asyncio.get_running_loop().time()
         at = max(now, self._next_at)
         self._next_at = at + self.between_s
@@ -103,7 +103,7 @@ class Proxy:
         await self.open()
 
     async def aclose(self) -> None:
-        """Stop for good."""
+        """Stop the proxy. It cannot be started again."""
         links = list(self.links)
         self.refuse()
         for link in links:
@@ -116,7 +116,7 @@ class Proxy:
         return link.client
 
     def forget(self, link: "_Link") -> None:
-        """Called by a link that has ended on both sides."""
+        """Remove a link that has ended on both sides."""
         self.links.discard(link)
 
 
@@ -166,7 +166,7 @@ class _Way:
             out.close()
 
     def hurry(self) -> None:
-        """The fault is over: what waits is due now."""
+        """Deliver everything that waits, because the fault is over."""
         now = asyncio.get_running_loop().time()
         self._queue = deque((min(due, now), data) for due, data in self._queue)
         self.pump()
@@ -177,7 +177,7 @@ class _Way:
 
 
 class _Link:
-    """A client's connection and the one to the server that belongs to it."""
+    """A client's connection and its connection to the server."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
@@ -207,7 +207,7 @@ class _Link:
         self.abort()
 
     async def ended(self) -> None:
-        """Wait until an aborted link has let go of its sockets."""
+        """Wait until an aborted link has closed its sockets."""
         if self._opening is not None:
             await self._opening
         while any(side.transport is not None and not side.lost for side in (self.client, self._server)):

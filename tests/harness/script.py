@@ -1,4 +1,4 @@
-"""What becomes of a call, said in advance by the test: hold it, open it, lose it, land it.
+"""A script by which a test decides in advance what happens to a call: it is held, opened, lost or carried out late.
 
 ``hold`` makes the next call of a name wait at a gate, and ``open`` lets it go on. ``lose`` fails the next call before its work
 is done, and ``land`` does that work later. ``hold_reply`` and ``lose_reply`` act when the work is done. Fakes and gates in
@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 Reply = TypeVar("Reply")
 
 PATIENCE_S = 20.0
-"""How long a test waits for what must happen; only a failing test waits so long."""
+"""How long a test waits for an event that must happen. Only a failing test waits so long."""
 
 
 class Gate:
-    """Where one call waits until the test opens it, or fails with ``error``; with ``after``, once its work is done."""
+    """A gate at which one call waits until the test opens it, or fails with ``error``; with ``after``, once it is done."""
 
     def __init__(self, *, after: bool = False, error: Exception | None = None) -> None:
         self.after = after
@@ -28,7 +28,7 @@ class Gate:
         self._work: Callable[[], Any] | None = None
 
     async def enter(self, work: Callable[[], Any] | None = None) -> None:
-        """Wait here; the call under test comes this way."""
+        """Wait at the gate. The call under test calls this."""
         self._work = work
         self._arrived.set()
         if self._error is not None:
@@ -36,7 +36,7 @@ class Gate:
         await self._opened.wait()
 
     async def arrival(self) -> None:
-        """Wait until the call stands at the gate."""
+        """Wait until the call has reached the gate."""
         async with asyncio.timeout(PATIENCE_S):
             await self._arrived.wait()
 
@@ -51,7 +51,7 @@ class Gate:
 
 
 class Script:
-    """What the next calls of one client to one server meet, by the calls' names."""
+    """The plan for the next calls of one client to one server, by the calls' names."""
 
     def __init__(self, lost: Callable[[], Exception]) -> None:
         self._lost = lost
@@ -59,27 +59,27 @@ class Script:
         self._every_gate: list[Gate] = []
 
     def hold(self, name: str) -> Gate:
-        """The next call waits before its work."""
+        """Make the next call wait before its work."""
         return self._plan(name, Gate())
 
     def hold_reply(self, name: str) -> Gate:
-        """The next call does its work, and its reply waits."""
+        """Make the next call do its work and hold its reply."""
         return self._plan(name, Gate(after=True))
 
     def lose(self, name: str, times: int = 1) -> Gate:
-        """The next calls fail without their work; the last one may still land."""
+        """Make the next calls fail without their work. The last one can still be carried out later."""
         return [self.fail(name, self._lost()) for _ in range(times)][-1]
 
     def lose_reply(self, name: str, times: int = 1) -> Gate:
-        """The next calls do their work, and nobody hears of it."""
+        """Make the next calls do their work and lose their replies."""
         return [self.fail(name, self._lost(), after=True) for _ in range(times)][-1]
 
     def fail(self, name: str, error: Exception, *, after: bool = False) -> Gate:
-        """The next call raises an error: before its work, or after it."""
+        """Make the next call raise an error, before its work or after it."""
         return self._plan(name, Gate(after=after, error=error))
 
     def let_go(self) -> None:
-        """Open every gate: a test that failed with a call held must end, not hang."""
+        """Open every gate, so that a test that failed with a held call ends and does not hang."""
         for gate in self._every_gate:
             gate.open()
 

@@ -1,4 +1,4 @@
-"""The servers of the tests: a directory for private ones, and databases that live for one test."""
+"""The servers of the tests: a directory for private ones, and databases that exist for one test."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ _PATIENCE_S = 5.0
 
 @asynccontextmanager
 async def session_directory() -> AsyncIterator[Path]:
-    """A locked directory of this session's own; those of dead sessions are removed, their servers stopped."""
+    """Return a locked directory of this session. Directories of dead sessions are removed, and their servers stopped."""
     base = Path(tempfile.gettempdir()) / f"larder-tests-{os.getuid()}"
     base.mkdir(mode=0o711, exist_ok=True)
     with base.with_suffix(".lock").open("w") as gate:
@@ -49,23 +49,23 @@ async def _reclaim(directory: Path) -> None:
 
 
 def new_name() -> str:
-    """A database name that no other session has, and that tells whose it is."""
+    """Return a database name that no other session has. Its prefix shows that it belongs to the tests."""
     return f"larder_test_{uuid4().hex[:16]}"
 
 
 def beside(url: str, database: str) -> str:
-    """The URL of another database of the same server."""
+    """Return the URL of another database on the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
 async def create_database(url: str, name: str, *, template: str = "template1") -> str:
-    """Create a database on the server that `url` leads to; its own URL."""
+    """Create a database on the server of ``url`` and return its URL."""
     await _execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
     return beside(url, name)
 
 
 async def drop_database(url: str, name: str) -> None:
-    """Drop a database, whoever is still connected to it."""
+    """Drop a database, even while others are connected to it."""
     await _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps beside its cluster for single faults: another Redis, and a service on another database."""
+"""Further servers of a run for single faults: another Redis, and a service on another database."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -13,14 +13,14 @@ from tests.harness.cluster import PROBE, Cluster, Instance, an_instance
 from tests.harness.servers import create_database
 
 STRANGE_EPOCH = 9
-"""What names of the other database's products begin with."""
+"""The epoch number in the names of the other database's products."""
 _DATABASE = "strange"
 _NUMBER = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """``redis``: a second server, whose data stays from fault to fault. ``stranger``: reaches Redis in its fault only."""
+    """The further servers. ``redis`` keeps its data from fault to fault. ``stranger`` reaches Redis only during its fault."""
 
     redis: RedisServer
     stranger: Instance
@@ -28,7 +28,7 @@ class Spare:
 
 @asynccontextmanager
 async def start_spare(directory: Path, cluster: Cluster, keys: Collection[str]) -> AsyncIterator[Spare]:
-    """Start both; the other database has products of the same ids."""
+    """Start both servers. The other database has products with the same ids."""
     redis_server = await start_redis(directory / "redis-2")
     try:
         async with an_instance(cluster, _NUMBER) as stranger:

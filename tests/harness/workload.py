@@ -1,4 +1,4 @@
-"""The clients: they read and write by HTTP as fast as they are asked to, on few keys, and write down what they saw."""
+"""The clients. They read and write a few keys over HTTP at a given rate, and record what they saw."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many clients there are, how long each pauses between two requests on average, and what writers do.
+    """The number of clients, the mean pause of each between two requests, and what the writers do.
 
     ``counts_only``: writers change existing products and neither delete nor create; needed where epochs change, because
     then a product's name, which tells its epoch, must be given by the test alone.
@@ -43,7 +43,7 @@ class Load:
 
 
 class Workload:
-    """Readers and writers on all instances, or on some; ``epoch`` is the number that names of products begin with."""
+    """Readers and writers on all instances, or on some. ``epoch`` is the number with which names of products begin."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Workload:
         self._suspects: dict[str, tuple[float, float]] = {}
         self._seen: dict[str, int] = {}
         self.latencies: list[tuple[str, int, float, float]] = []
-        """Kind, instance, call and return of every answered write."""
+        """Kind, instance, call time and return time of every answered write."""
 
     async def fill(self) -> None:
         """Create all products."""
@@ -82,25 +82,25 @@ class Workload:
             raise RuntimeError("the products were not created")
 
     def start(self) -> None:
-        """Let the clients loose."""
+        """Start the clients."""
         self._stopping = False
         self._tasks = [asyncio.create_task(self._reader()) for _ in range(self._load.readers)]
         self._tasks += [asyncio.create_task(self._writer()) for _ in range(self._load.writers)]
 
     async def stop(self) -> None:
-        """Let every client finish its request; whatever a client failed with is raised."""
+        """Let every client finish its request, and raise the error of a client that failed."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
         self._tasks = []
 
     def check_alive(self) -> None:
-        """Raise what a client failed with, if one did."""
+        """Raise the error of a client, if one has failed."""
         for task in self._tasks:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
     def next_mark(self) -> int:
-        """Give a number that no write has carried yet."""
+        """Return a number that no write has used yet."""
         self._mark += 1
         return self._mark
 
@@ -130,7 +130,7 @@ class Workload:
         return self._chance.choice(self.hot if dice < 0.8 else self.cold)
 
     async def read(self, instance: Instance, key: str, kind: str = "read", headers: str = "") -> bool:
-        """Read one product and write it down; false when it was not served."""
+        """Read one product and record the answer; return whether it was served."""
         return await self._read(instance, [key], kind, f"/products/{key}", headers)
 
     async def _read_many(self, instance: Instance, keys: Sequence[str]) -> bool:
@@ -225,7 +225,7 @@ class Workload:
         return Order("batch", keys, mark, "POST", "/products/batch", {"items": items})
 
     async def write(self, instance: Instance, order: "Order") -> bool:
-        """Write and note what came of it; true when it was acknowledged."""
+        """Send a write and record its answer; return whether it was acknowledged."""
         body = b"" if order.document is None else json.dumps(order.document).encode()
         headers = "" if order.deletes is None else f'If-Match: "{order.deletes}"\r\n'
         called = time.monotonic()
@@ -292,7 +292,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A write to send. ``deletes``: the version that a delete names."""
+    """A write to send. ``deletes`` is the version that a delete names."""
 
     kind: str
     keys: tuple[str, ...]
@@ -304,7 +304,7 @@ class Order:
 
 
 def count(key: str, mark: int) -> Order:
-    """Set a product's stock to the mark."""
+    """Return a write that sets a product's stock to the mark."""
     return Order("count", (key,), mark, "PUT", f"/products/{key}/stock", {"stock": mark})
 
 

@@ -24,7 +24,7 @@ async def _main(minutes: float, seed: int) -> Outcome:
 
 
 def main() -> int:
-    """Run the outages, print what they found, and return the exit status."""
+    """Run the outages, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.outages", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: %(default)g)")
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: by chance)")

@@ -1,4 +1,4 @@
-"""A cluster of its own for each test, and clients on it."""
+"""Fixtures that give each test a cluster of its own, with clients."""
 
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -25,5 +25,5 @@ def outage_directory(servers_directory: Path) -> Path:
 
 @pytest.fixture
 def stage(outage_directory: Path) -> Stages:
-    """Opens a stage under the load given."""
+    """Return a function that opens a stage with a given load."""
     return partial(open_stage, outage_directory)

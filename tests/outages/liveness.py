@@ -1,10 +1,10 @@
-"""Liveness: what must go on while something is broken elsewhere, looked at on every instance all the time.
+"""Liveness: the reads and writes that must go on while something is broken elsewhere. They are observed on every instance.
 
-- The fence lives while one instance reaches both servers: such an instance answers a product that nobody writes with hits.
+- The fence is renewed while one instance reaches both servers. Such an instance has hits on a product that is never written.
 - A write to a free product is answered within its budget, whatever rows others hold.
 
-An instance is judged only while it is well itself: it and its two servers have had no fault since the cache was last seen
-trusted everywhere, or for as long as taking over the trust may take.
+An instance is judged only while it has no fault itself: it and its two servers have had none since the cache was last seen
+trusted everywhere, or for as long as it may take until another server is trusted.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from tests.harness.workload import Order, Workload
 TAKES_OVER_S = FENCE_TTL_S + 3 * AUDIT_INTERVAL_S
 """Largest TTL, two intervals and one audit: after a change of server or of database hits are back."""
 GAP_S = 1.0
-"""Two intervals: an instance that stood back a moment ago audits again."""
+"""Two intervals, after which an instance that left the claim to another one audits again."""
 WRITE_BUDGET_S = FENCE_TTL_S + 2 * AUDIT_INTERVAL_S
-"""The longest settling, and as much again as PostgreSQL needs on a busy machine."""
+"""The longest settling, plus the time that PostgreSQL needs on a busy machine."""
 _OWN = ("redis", "postgres", "service")
 _CHANGES_OF_SERVER = ("redis-other",)
 _READ_PAUSE_S, _WRITE_PAUSE_S = 0.05, 0.1
@@ -30,7 +30,7 @@ _READ_PAUSE_S, _WRITE_PAUSE_S = 0.05, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One request to an instance, and whether its answer was what is looked for."""
+    """One request to an instance, and whether its answer was as expected."""
 
     instance: int
     called: float
@@ -39,22 +39,22 @@ class Look:
 
 
 class Looks:
-    """What was seen of every instance; ``judge`` decides about what was seen since the last time."""
+    """The observations of every instance. ``judge`` checks those since the last call."""
 
     def __init__(self, faults: FaultLog) -> None:
         self.counts: Counter[str] = Counter()
         self.longest_gap_s = 0.0
         self.longest_write_s = 0.0
         self.reads: list[Look] = []
-        """Reads of a product that nobody writes. The good ones are hits."""
+        """Reads of a product that is never written. Good ones are hits."""
         self.writes: list[Look] = []
-        """Writes to products that nobody else writes or holds. The good ones were acknowledged."""
+        """Writes to products that nobody else writes or holds. Good ones were acknowledged."""
         self.trusted: list[float] = []
-        """When every instance had just answered with a hit."""
+        """The moments at which every instance had just answered with a hit."""
         self._faults = faults
 
     def judge(self) -> list[str]:
-        """Judge everything since the last time. Each violation is a sentence. Call it while no look is under way."""
+        """Return the violations since the last call, each a sentence. Call it while no request is under way."""
         violations = [text for number in sorted({look.instance for look in self.reads}) for text in self._gaps(number)]
         violations += self._late_writes()
         self.reads.clear()
@@ -63,7 +63,7 @@ class Looks:
         return violations
 
     def _gaps(self, instance: int) -> list[str]:
-        """Stretches of reads without a hit, all of them of an instance that was well."""
+        """Return the violations in which an instance without a fault had no hit for too long."""
         found: list[str] = []
         gap: list[Look] = []
         for look in self.reads:
@@ -111,7 +111,7 @@ class Looks:
         return self._faults.overlapping((*_OWN, "rows", "ledger"), None, look.called, look.returned)
 
     def _well(self, look: Look, layers: Sequence[str]) -> bool:
-        """Whether neither the instance nor its way to either server had a fault that may still tell."""
+        """Return whether neither the instance nor its connections to the servers had a fault that may still have effects."""
         since = max([look.called - TAKES_OVER_S, *(moment for moment in self.trusted if moment <= look.called)])
         if self._faults.overlapping(layers, look.instance, since, look.returned):
             return False
@@ -131,7 +131,7 @@ class Looks:
 
 
 class Liveness:
-    """Two clients of each instance, which look all the time."""
+    """Two clients of each instance, which send requests all the time."""
 
     def __init__(self, cluster: Cluster, workload: Workload, faults: FaultLog) -> None:
         self.keys = [f"free-{instance.number}" for instance in cluster.instances]
@@ -150,7 +150,7 @@ class Liveness:
             await self._workload.write(instance, Order("put", (key,), mark, "PUT", f"/products/{key}", document))
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the clients."""
         self._stopping = False
         self._tasks = [
             asyncio.create_task(look(instance, key))
@@ -159,13 +159,13 @@ class Liveness:
         ]
 
     async def stop(self) -> None:
-        """Let every look come to its end."""
+        """Stop the clients after the requests under way."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
         self._tasks = []
 
     def trusted(self) -> None:
-        """Note that every instance has just answered with a hit."""
+        """Record that every instance has just answered with a hit."""
         self.looks.trusted.append(time.monotonic())
 
     async def _read(self, instance: Instance, _key: str) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.outages.old_release WHAT --old DIRECTORY``: what an earlier release does, from its own checkout.
+"""``python -m tests.outages.old_release WHAT --old DIRECTORY``: scenarios with an earlier release in its own checkout.
 
 ``roll`` deploys this checkout over release 0.1.0; ``namespaces`` runs that release with two cache namespaces. Both print
 the figures of the scenario of the same kind; exit status 0 when every promise was kept.
@@ -15,7 +15,7 @@ from tests.outages.scenarios import rolling_deploy, two_namespaces
 from tests.outages.scenarios.report import Report
 
 _REVISION = "0002"
-"""Where the migrations of release 0.1.0 end."""
+"""The last migration of release 0.1.0."""
 
 
 async def _main(what: str, old: Release, seconds: float) -> Report:
@@ -29,7 +29,7 @@ async def _main(what: str, old: Release, seconds: float) -> Report:
 
 
 def main() -> int:
-    """Run what the command line names."""
+    """Run the scenario that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.outages.old_release", description=__doc__)
     parser.add_argument("what", choices=("roll", "namespaces"))
     parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of release 0.1.0")

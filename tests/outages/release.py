@@ -1,4 +1,4 @@
-"""A release of Larder: the checkout that holds it, run as a program of a cluster."""
+"""A release of Larder in a checkout, run as a program of a cluster."""
 
 import asyncio
 import os
@@ -19,12 +19,12 @@ class Release:
     namespace: str = NAMESPACE
 
     def program(self, instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Serve an instance: a ``Program``."""
+        """Return command and environment of an instance. This is a ``Program``."""
         _, settings = larder(instance, database)
         return self._larder("serve"), {**settings, "LARDER_CACHE_NAMESPACE": self.namespace}
 
     async def command(self, cluster: Cluster, *arguments: str) -> None:
-        """Run a command of the release on the cluster's servers, past the proxies.
+        """Run a command of the release on the cluster's servers without a proxy.
 
         Raises:
             RuntimeError: it failed.

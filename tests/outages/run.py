@@ -1,4 +1,4 @@
-"""One run: periods of one to three faults at once, each followed by healing, in rounds that end with a judgement."""
+"""One run of outages: periods of one to three faults at once, each followed by a recovery, in rounds that end with a check."""
 
 import asyncio
 import time
@@ -19,14 +19,14 @@ from tests.outages.liveness import TAKES_OVER_S, Liveness
 
 ROUND_S = 60.0
 HEALED_S = FENCE_TTL_S + AUDIT_INTERVAL_S
-"""After the last fault every instance has hits: what is left of a fence, and an audit."""
+"""Time after the last fault until every instance has hits: the rest of a fence's lifetime, and an audit."""
 _CHANGES_OF_SERVER = ("redis-other", "two-databases")
-"""After these the trust may have to be taken over: ``TAKES_OVER_S``."""
+"""Faults after which another server may have to become trusted, which takes up to ``TAKES_OVER_S``."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run found."""
+    """The result of a run."""
 
     seed: int
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class Outcome:
     metrics: Counter[str] = field(default_factory=Counter)
     healing_s: list[float] = field(default_factory=list)
     longest_s: dict[str, float] = field(default_factory=dict)
-    """Longest times, in seconds."""
+    """The longest times, in seconds."""
     violations: list[str] = field(default_factory=list)
     excerpt: list[str] = field(default_factory=list)
     dump: list[dict[str, object]] = field(default_factory=list)
@@ -91,7 +91,7 @@ async def run(
 
 
 async def _period(scene: Scene, deck: "_Deck") -> list[str]:
-    """Have some faults at once; return their kinds when all are over."""
+    """Run some faults at once; return their kinds when all are over."""
     number = scene.chance.choices((1, 2, 3), (3, 4, 3))[0]
     drawn = deck.draw(number, len(scene.cluster.instances))
     async with asyncio.TaskGroup() as group:
@@ -119,7 +119,7 @@ async def _heal(scene: Scene, outcome: Outcome, kinds: Sequence[str]) -> None:
 
 
 async def _read_everything(scene: Scene, free: Sequence[str]) -> None:
-    """G2, and the end state: every product once from PostgreSQL and once from every instance, after everything."""
+    """Check G2 and the final state: read every product once from PostgreSQL and once from every instance."""
     keys = (*scene.workload.hot, *scene.workload.cold, *free)
     for instance in scene.cluster.instances:
         for key in keys:
@@ -143,7 +143,7 @@ class _Deck:
         self._kinds: list[Kind] = []
 
     def draw(self, number: int, instances: int) -> list[tuple[Kind, int]]:
-        """Draw up to ``number`` kinds that go together, each with an instance."""
+        """Draw up to ``number`` kinds that are possible together, each with an instance."""
         drawn: list[tuple[Kind, int]] = []
         claimed: set[str] = set()
         if len(self._kinds) < number:
@@ -161,7 +161,7 @@ class _Deck:
 
 
 class _Meter:
-    """Adds up the services' own counters across their restarts."""
+    """The sums of the services' own counters across their restarts."""
 
     def __init__(self, scene: Scene, totals: Counter[str]) -> None:
         self._scene = scene

@@ -1,4 +1,4 @@
-"""A running cluster with clients that have not begun yet: what tests and scenarios begin with."""
+"""A running cluster with clients that have not begun yet, with which tests and scenarios start."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A running cluster that the cache is trusted on, with clients that have not begun yet."""
+    """A running cluster whose cache is trusted, with clients that have not begun yet."""
 
     cluster: Cluster
     log: FaultLog
@@ -24,7 +24,7 @@ class Stage:
     workload: Workload
 
     def judge(self) -> list[str]:
-        """Give every violation, and the excerpt of the first one."""
+        """Return the first violations, and the excerpt of the first one."""
         judgement = self.history.judge()
         return judgement.violations and [*judgement.violations[:5], *judgement.excerpt]
 

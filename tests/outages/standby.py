@@ -1,4 +1,4 @@
-"""A copy of a private PostgreSQL: one that stands still, or one that follows by streaming until it is promoted."""
+"""A copy of a private PostgreSQL. It keeps its state, or follows by streaming until it is promoted."""
 
 import asyncio
 import subprocess
@@ -17,7 +17,7 @@ _FOLLOWS_S = 20.0
 
 
 class Standby(PostgresServer):
-    """A copy of a server; ready when it takes reading connections."""
+    """A copy of a server. It is ready when it accepts connections that read."""
 
     def _is_ready(self, process: ServerProcess) -> bool:
         pid_file = self.data_dir / "postmaster.pid"
@@ -26,7 +26,7 @@ class Standby(PostgresServer):
 
 
 async def copy_server(primary: PostgresServer, directory: Path, database: str, *, streaming: bool) -> Standby:
-    """Copy a running server, not started yet. Without ``streaming`` the copy falls behind from now on."""
+    """Return a copy of a running server, not started yet. Without ``streaming`` the copy falls behind from now on."""
     account = server_account()
     directory.mkdir()
     give(directory, account)
@@ -59,7 +59,7 @@ async def until_level(primary: PostgresServer, standby: PostgresServer) -> None:
 
 
 async def run_program(program: str, *arguments: object, user: str | None = None) -> None:
-    """Run one of PostgreSQL's programs; fail with what it said."""
+    """Run one of PostgreSQL's programs. If it fails, the error has its output."""
 
     def run() -> "subprocess.CompletedProcess[str]":
         command = [str(postgres_directory() / program), *map(str, arguments)]

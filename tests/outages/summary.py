@@ -18,7 +18,7 @@ _METRICS = {
 
 
 def table(outcome: Outcome) -> str:
-    """Write it."""
+    """Return the table as text."""
     return "\n".join(f"{text:<76} {value:>10}" for text, value in _lines(outcome))
 
 

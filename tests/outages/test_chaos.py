@@ -1,4 +1,4 @@
-"""Faults by chance for a short while; `make chaos MINUTES=n` goes on for longer."""
+"""A test of random faults for a short time. `make chaos MINUTES=n` runs them for longer."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SECONDS = 40.0
 @pytest.mark.guarantee("G1", "G2", "G3", "G4")
 @pytest.mark.alone
 async def test_faults_by_chance_never_show_the_past(outage_directory: Path) -> None:
-    """G1 to G4 and liveness hold on real servers under faults of every layer, and the run was not idle."""
+    """G1 to G4 and liveness hold on real servers during faults of every layer, and the run was not idle."""
     outcome = await run(outage_directory, seconds=SECONDS, seed=SEED)
     assert not outcome.violations, "\n".join([*outcome.violations[:5], *outcome.excerpt, table(outcome)])
     assert outcome.faults.total() >= 10, table(outcome)

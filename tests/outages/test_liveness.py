@@ -1,4 +1,4 @@
-"""What counts as a violation of liveness: histories made by hand, without servers."""
+"""Tests of what counts as a violation of liveness, with histories made by hand and without servers."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def _misses(since: float, seconds: float) -> list[Look]:
     ids=lambda fault: fault.kind,
 )
 def test_no_hits_for_too_long_whatever_happens_elsewhere(elsewhere: Fault) -> None:
-    """An instance that reaches both servers has hits: a fault of another one, or one that is over, is no excuse."""
+    """An instance that reaches both servers has hits, even during a fault of another one or after one that is over."""
     looks = _seen(elsewhere)
     looks.reads += _misses(10.0, GAP_S + 0.3)
     [violation] = looks.judge()
@@ -51,7 +51,7 @@ def test_no_hits_for_too_long_whatever_happens_elsewhere(elsewhere: Fault) -> No
     ids=lambda fault: fault.kind,
 )
 def test_a_fault_of_its_own_excuses(own: Fault) -> None:
-    """An instance that did not reach both servers a moment ago owes neither hits nor quick writes."""
+    """An instance that did not reach both servers a moment ago need not have hits or quick writes."""
     looks = _seen(own)
     looks.reads += _misses(10.0, GAP_S + 0.3)
     looks.writes.append(Look(0, 10.0, 30.0, good=False))
@@ -59,14 +59,14 @@ def test_a_fault_of_its_own_excuses(own: Fault) -> None:
 
 
 def test_trusted_since_the_fault_is_no_excuse() -> None:
-    """Once the cache was seen trusted everywhere, a fault before that explains nothing any more."""
+    """Once the cache was seen trusted everywhere, an earlier fault no longer excuses a gap."""
     looks = _seen(Fault("redis-stop", "redis", EVERYWHERE, 8.0, 9.0), trusted=9.5)
     looks.reads += _misses(10.0, GAP_S + 0.3)
     assert len(looks.judge()) == 1
 
 
 def test_another_redis_may_take_the_trust_only_when_something_else_failed() -> None:
-    """While one instance has another Redis, a fault elsewhere may have given the trust to that side."""
+    """While one instance has another Redis, that one may be the trusted server after a fault elsewhere."""
     change = Fault("redis-other", "redis", 1, 9.0, 20.0)
     looks = _seen(change, Fault("postgres-cut", "postgres", 2, 8.0, 8.5))
     looks.reads += _misses(10.0, GAP_S + 0.3)
@@ -74,7 +74,7 @@ def test_another_redis_may_take_the_trust_only_when_something_else_failed() -> N
 
 
 def test_a_hit_ends_a_stretch() -> None:
-    """Two short stretches are not a long one."""
+    """Two short gaps are not one long gap."""
     looks = _seen()
     looks.reads += [*_misses(10.0, GAP_S / 2), Look(0, 10.6, 10.61, good=True), *_misses(10.7, GAP_S / 2)]
     assert looks.judge() == []

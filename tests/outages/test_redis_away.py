@@ -1,4 +1,4 @@
-"""What the loss of Redis costs a writer, for one of three services and for all of them."""
+"""Tests of the time that the loss of Redis costs a writer, for one of three services and for all of them."""
 
 import asyncio
 import statistics
@@ -17,7 +17,7 @@ _MEASURED = 12
 
 
 async def _seconds_to_acknowledge(stage: Stage, instance: int, writes: int) -> list[float]:
-    """Write one product after another and give what each write took, at most once every 50 ms."""
+    """Write one product after another, at most once every 50 ms, and return the seconds that each write took."""
     taken = []
     for number in range(writes):
         key = stage.workload.hot[number % len(stage.workload.hot)]
@@ -32,7 +32,7 @@ async def _seconds_to_acknowledge(stage: Stage, instance: int, writes: int) -> l
 @pytest.mark.guarantee("G3", "R4")
 @pytest.mark.slow
 async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
-    """Its writes are acknowledged within one audit interval + 100 ms (median), and no instance reads the past (G1)."""
+    """Its writes are acknowledged within one audit interval + 100 ms (median), and no instance reads old data (G1)."""
     async with stage(_QUIET) as on:
         on.workload.start()
         with on.log.on("redis-refuse", "redis", 0):
@@ -53,7 +53,7 @@ async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "hanging"])
 async def test_redis_away_from_everybody(stage: Stages, how: str) -> None:
-    """After the fence has lapsed a write costs no more than PostgreSQL and one deadline, and all goes on (G3)."""
+    """After the fence has expired, a write costs no more than PostgreSQL and one deadline, and no request fails (G3)."""
     async with stage(_QUIET) as on:
         usual = statistics.median(await _seconds_to_acknowledge(on, 0, _MEASURED))
         on.workload.start()

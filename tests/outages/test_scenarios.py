@@ -1,4 +1,4 @@
-"""Every scenario of ``python -m tests.outages.scenarios``, for a few seconds."""
+"""Tests that run every scenario of ``python -m tests.outages.scenarios`` for a few seconds."""
 
 from pathlib import Path
 

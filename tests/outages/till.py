@@ -1,4 +1,4 @@
-"""A till: a client that sells one unit after another, each sale with a key, until it is answered with success."""
+"""A till: a client that sells one unit after another. It repeats each sale with its key until it is answered with success."""
 
 import asyncio
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Till:
             self._again += 1
 
     async def judge(self, report: Report) -> None:
-        """Report whether each sale was done once."""
+        """Add to the report whether each sale was done once."""
         answer = await self._serving[0].endpoint.request("GET", f"/products/{_PRODUCT}")
         sold = _OPENING - int(answer.body.partition(b'"stock":')[2].partition(b",")[0])
         report.tell("sales sent again", self._again)

@@ -1,6 +1,6 @@
-"""Schedules of audits: exactly one guard stands between a reader and the past; its mutant lets the reader through.
+"""Schedules of audits. In each, exactly one guard prevents a stale read, and its mutant allows it.
 
-Each is named by what happens.
+Each is named after what happens.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from tests.schedules.stage import KEY, Member, Stage, trusted_again
 
 
 async def audit_sets_its_fence_late(stage: Stage[Member]) -> None:
-    """A cycle is held up before it sets its fence; a write that settled by the announced time is acknowledged before."""
+    """A cycle is held up before it sets its fence; before that, a write that settled by the announced time is acknowledged."""
     one, two = await stage.trusted()
     await asyncio.sleep(0.9 * stage.fence_s)
     async with stage.held(one.redis.hold("trust"), one.audit()):
@@ -79,7 +79,7 @@ async def cycle_is_held_up_before_it_compares(stage: Stage[Member]) -> None:
 
 async def transaction_open_across_an_audit(stage: FakeStage) -> None:
     """A transaction is open while an audit takes its snapshot; it commits, and its publish is lost."""
-    # On the fakes alone: the gates before and behind a real transaction cannot hold it open.
+    # Only on the fakes: the gates before and after a real transaction cannot hold it open.
     one, two = await stage.trusted()
     commit = two.postgres.hold("commit")
     two.redis.lose("publish")

@@ -1,6 +1,6 @@
-"""The stage on the fakes: virtual time, and servers that do anything on command.
+"""The stage on the fakes, with virtual time and servers that do anything at a given moment.
 
-What chance would need very many seeds for is played here move by move.
+Schedules that random runs would need very many seeds to find are run here step by step.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ TRIP_S = 0.001
 
 
 class ScriptedWire(Script):
-    """A way to a server, on which a schedule stops commands by name."""
+    """A connection to a server, on which a schedule stops commands by name."""
 
     def __init__(self, client: str) -> None:
         super().__init__(lambda: Disconnected("no reply"))
         self.client = client
         self.cut = False
-        """Whether no command gets through."""
+        """Whether the connection is cut, so that no command arrives."""
 
     async def call(self, name: str, apply: "Callable[[], Reply | asyncio.Future[Reply]]") -> Reply:
-        """Carry one command there and bring its result or error back, as ``Wire`` has it."""
+        """Send one command and return its result or raise its error, like ``Wire``."""
         await asyncio.sleep(TRIP_S)
         if self.cut:
             raise Disconnected("cut off")
@@ -54,7 +54,7 @@ class ScriptedWire(Script):
 
 
 class FakeMember(Member):
-    """One process of the fleet, over the fakes."""
+    """One process on the fakes."""
 
     redis: ScriptedWire
     postgres: ScriptedWire
@@ -90,7 +90,7 @@ class FakeMember(Member):
         )
 
     def move(self, postgres: MemoryPostgres) -> None:
-        """Let new questions go to another primary; answers that are on their way come all the same."""
+        """Send new queries to another primary. Answers that are on their way still arrive."""
         self.database = self._source._postgres = postgres
 
     async def audit_as_shipped(self) -> None:
@@ -98,7 +98,7 @@ class FakeMember(Member):
         await self._audit.run()
 
     async def audit_on(self) -> None:
-        """Audit for ever, whatever becomes of it."""
+        """Audit for ever, even after failures."""
         while True:
             await self.audit()
             await asyncio.sleep(FENCE_S / 10)
@@ -110,7 +110,7 @@ class FakeMember(Member):
             await asyncio.sleep(FENCE_S / 40)
 
     async def read_unrecorded(self) -> None:
-        """Read where nothing is promised of the answer, which may be a refusal."""
+        """Read without checking the answer, which may be a refusal."""
         with suppress(SourceUnavailable):
             await self.cache.read(KEY)
 
@@ -144,7 +144,7 @@ class FakeMember(Member):
 
 
 class FakeStage(Stage[FakeMember]):
-    """A stage over fakes that can do what no real server does on command."""
+    """A stage on fakes, which can do at a given moment what a real server cannot."""
 
     def __init__(self, loop: SeededLoop, parts: Parts) -> None:
         super().__init__(FENCE_S)
@@ -196,7 +196,7 @@ Schedule = Callable[[FakeStage], Awaitable[None]]
 
 
 def play(schedule: Schedule, parts: Parts = SHIPPED) -> list[Violation | str]:
-    """Play a schedule; return what the checker finds, and which answers were not those of the shipped code."""
+    """Run a schedule; return the checker's violations, and the answers that differ from those of the shipped code."""
     loop = SeededLoop(random.Random(1))
     try:
         stage = FakeStage(loop, parts)

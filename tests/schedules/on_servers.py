@@ -21,7 +21,7 @@ from tests.schedules.stage import KEY, Member, Stage
 
 
 class ServerMember(Member):
-    """One process of the fleet, on real servers."""
+    """One process on real servers."""
 
     def __init__(self, process: Process, epochs: dict[str, int]) -> None:
         self.cache = process.cache
@@ -53,7 +53,7 @@ class ServerMember(Member):
 
 
 class ServerStage(Stage[ServerMember]):
-    """A stage on one Redis and one PostgreSQL. Leaving it ends whatever still goes on."""
+    """A stage on one Redis and one PostgreSQL. Leaving its context ends everything that still runs."""
 
     def __init__(self, redis_url: str, database_url: str, namespace: str, config: CacheConfig) -> None:
         super().__init__(config.fence_ttl_ms / 1000)

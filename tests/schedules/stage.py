@@ -1,7 +1,7 @@
-"""What a schedule is written for: members of a fleet whose every call it can stop, and a record that the checker judges.
+"""The stage of a schedule: processes whose calls the schedule can stop, and a record of reads and writes for the checker.
 
-A schedule that takes a ``Stage`` is played on the fakes, in virtual time, and on real servers. One that takes a ``FakeStage``
-needs what no real server does on command.
+A schedule that takes a ``Stage`` runs on the fakes, in virtual time, and on real servers. One that takes a ``FakeStage`` needs
+events that cannot be timed on a real server.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ KEY = "k"
 
 
 class Member(ABC):
-    """One process of the fleet. Each call that it sends to Redis or to PostgreSQL meets what the schedule planned."""
+    """One process. Each call that it sends to Redis or PostgreSQL follows the plan of the schedule."""
 
     cache: WriteThrough
     redis: Script
@@ -34,7 +34,7 @@ class Member(ABC):
 
     @abstractmethod
     async def audit(self) -> Cycle | None:
-        """Run one cycle, when the last claim has lapsed; ``None`` when it broke off."""
+        """Run one cycle after the last claim has expired; return ``None`` if it failed."""
 
     @abstractmethod
     async def transact(self, content: str, mark: str) -> tuple[Sequence[State], Sequence[State]]:
@@ -42,7 +42,7 @@ class Member(ABC):
 
     @abstractmethod
     def place_of(self, state: State) -> tuple[str, int]:
-        """A state's key and database, and the place of its epoch there: below 0 if it is of another database."""
+        """Return a state's key and database, and the order of its epoch there, which is below 0 for another database."""
 
 
 M_co = TypeVar("M_co", bound=Member, covariant=True)
@@ -55,7 +55,7 @@ class Stage(ABC, Generic[M_co]):
         self.fence_s = fence_s
         """How long a fence lives."""
         self.unmet: list[str] = []
-        """What the shipped code does otherwise."""
+        """The answers that differ from those of the shipped code."""
         self._contents = 0
         self._ticks = 0
         self._foreign: list[str] = []
@@ -64,12 +64,12 @@ class Stage(ABC, Generic[M_co]):
 
     @property
     def violations(self) -> list[Violation | str]:
-        """What the checker finds, and answers from another database."""
+        """Return the checker's violations, and answers from another database."""
         return [*check(self._reads, self._writes).violations, *self._foreign]
 
     @abstractmethod
     async def member(self, *, fence_ttl_ms: int | None = None) -> M_co:
-        """Start a process. Its fences live for ``fence_s`` if nothing is said."""
+        """Start a process. Its fences live for ``fence_s`` by default."""
 
     @abstractmethod
     async def evict(self) -> None:
@@ -77,7 +77,7 @@ class Stage(ABC, Generic[M_co]):
 
     @abstractmethod
     async def forget_watermark(self) -> None:
-        """Lose the watermark, as a server does that comes back without its data."""
+        """Delete the watermark, as if the server had come back without its data."""
 
     @abstractmethod
     async def truncate(self) -> None:
@@ -85,10 +85,10 @@ class Stage(ABC, Generic[M_co]):
 
     @abstractmethod
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Let something go on beside the schedule."""
+        """Run a coroutine in the background of the schedule."""
 
     async def trusted(self) -> tuple[M_co, M_co]:
-        """Two members, a proven cache, and the key in its slot."""
+        """Return two members with a trusted cache and the key in its slot."""
         first, second = await self.member(), await self.member()
         assert await first.audit()
         await self.write(first)
@@ -126,7 +126,7 @@ class Stage(ABC, Generic[M_co]):
 
     @asynccontextmanager
     async def held(self, gate: Gate, work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
-        """Begin some work, do what stands in the block while its call waits at the gate, then let the work end."""
+        """Start some work, run the block while its call waits at the gate, then let the work end."""
         task = self.spawn(work)
         await gate.arrival()
         yield
@@ -145,7 +145,7 @@ class Stage(ABC, Generic[M_co]):
         return answer
 
     async def finds(self, member: Member, version: int, status: Status) -> None:
-        """Read, and note it if the answer is not the one that the shipped code gives."""
+        """Read, and record the answer if it differs from the one that the shipped code gives."""
         answer = await self.read(member)
         if (answer.state.version, answer.status) != (version, status):
             self.unmet.append(f"version {answer.state.version}, {answer.status} instead of version {version}, {status}")
@@ -162,7 +162,7 @@ async def trusted_again(member: Member) -> None:
 
 
 def schedules_of(module: ModuleType) -> list[Any]:
-    """The schedules that a module defines."""
+    """Return the schedules that a module defines."""
     return [
         schedule
         for name, schedule in vars(module).items()

@@ -1,7 +1,7 @@
 """Schedules of servers that take over other data: a replica, a snapshot, a dump, a standby that lags.
 
-On the fakes alone: each needs that to happen between two commands of one audit or one write, which no real server does on
-command. ``tests/outages`` does it to real servers at any moment.
+They run only on the fakes, because each takeover must happen between two commands of one audit or one write, which cannot be
+timed on a real server. ``tests/outages`` does the same to real servers at random moments.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ async def server_restarts_from_a_snapshot(stage: FakeStage) -> None:
 
 
 async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
-    """A server was promoted; a writer publishes there while a reader's connection still leads to the old one."""
+    """A server was promoted; a writer publishes there while a reader is still connected to the old one."""
     _, reader = await stage.trusted()
     stage.blue.restart(stage.red.data.copy())
     await stage.write(await stage.member(stage.blue))
@@ -29,17 +29,17 @@ async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
 
 
 async def server_takes_over_old_data(stage: FakeStage) -> None:
-    """In mid-cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
+    """During a cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
     await _take_over_old_data(stage)
 
 
 async def server_takes_over_old_data_under_a_late_cycle(stage: FakeStage) -> None:
-    """As before, but the cycle is held up beyond its fence's life: only the watermark is left for it to set."""
+    """The server takes over old data during a cycle that outlasts its fence, so that it sets only the watermark."""
     await _take_over_old_data(stage, after_s=1.1 * stage.fence_s)
 
 
 async def server_takes_over_old_data_without_a_watermark(stage: FakeStage) -> None:
-    """As before, but the lagging server had lost its watermark, too."""
+    """The server takes over old data during a cycle, and the lagging server had lost its watermark, too."""
     await _take_over_old_data(stage, watermark=False)
 
 
@@ -58,7 +58,7 @@ async def _take_over_old_data(stage: FakeStage, *, after_s: float = 0.0, waterma
 
 
 async def cycle_moves_to_another_server(stage: FakeStage) -> None:
-    """In mid-cycle connections go to another server, which lags."""
+    """During a cycle new connections lead to another server, which lags."""
     one, two = await stage.trusted()
     stage.blue.restart(stage.red.data.copy())
     await stage.write(two)
@@ -75,7 +75,7 @@ async def cycle_moves_to_another_server(stage: FakeStage) -> None:
 
 
 async def audit_meets_the_new_server_first(stage: FakeStage) -> None:
-    """As before, and an audit has run on the new server."""
+    """Connections go to another server, which lags and has been audited."""
     _, reader = await stage.trusted()
     stage.blue.restart(stage.red.data.copy())
     moved = await stage.member(stage.blue)
@@ -97,7 +97,7 @@ async def dump_names_the_new_server(stage: FakeStage) -> None:
 
 
 async def dump_is_restored_under_a_live_fence(stage: FakeStage) -> None:
-    """A dump brings an audit row back that knows nothing of the fence that lives; a publish is lost."""
+    """A dump brings back an audit row without the live fence; a publish is lost."""
     dump = stage.postgres.image()
     one, two = await stage.trusted()
     assert stage.postgres.restore(dump)

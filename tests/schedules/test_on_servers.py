@@ -1,4 +1,4 @@
-"""The same schedules on real servers: what the fakes decide is what Redis and PostgreSQL do."""
+"""Tests that run the same schedules on real servers, which shows that the fakes behave like Redis and PostgreSQL."""
 
 import asyncio
 import inspect
@@ -28,14 +28,14 @@ LAPSES = {
     audits.lease_outlives_the_audit,
     audits.shorter_fence_is_announced,
 }
-"""Schedules in which somebody waits until a fence has lapsed. In the others no fence may lapse, however slow the machine is."""
+"""Schedules that wait until a fence has expired. In the others no fence may expire, however slow the machine is."""
 SHORT_FENCE = cache_config(
     audit_interval_ms=2, fence_ttl_ms=int(FENCE_S * 1000), fence_ttl_max_ms=int(FENCE_S * 1000), settle_poll_ms=20
 )
 
 
 def plays_on_servers(schedule: Any) -> bool:
-    """Whether a schedule asks for nothing that only the fakes can do."""
+    """Return whether a schedule can run on real servers."""
     return inspect.signature(schedule).parameters["stage"].annotation is not FakeStage
 
 
@@ -45,7 +45,7 @@ SCHEDULES = [schedule for module in (audits, traffic) for schedule in schedules_
 @pytest.mark.guarantee("R2", "R3", "R4", "R5", "R6", "R7", "R8", "R10")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.__name__)
 async def test_shipped_code_on_a_schedule(redis_url: str, database_url: str, namespace: str, schedule: Schedule) -> None:
-    """Nobody reads the past, and every answer is the one that the schedule expects."""
+    """No read is stale, and every answer is the one that the schedule expects."""
     config = SHORT_FENCE if schedule in LAPSES else LONG_FENCE
     async with asyncio.timeout(60), ServerStage(redis_url, database_url, namespace, config) as stage:
         await schedule(stage)

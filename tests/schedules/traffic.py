@@ -1,6 +1,6 @@
-"""Schedules of reads and writes: exactly one guard stands between a reader and the past; its mutant lets the reader through.
+"""Schedules of reads and writes. In each, exactly one guard prevents a stale read, and its mutant allows it.
 
-Each is named by what happens.
+Each is named after what happens.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ async def publishes_arrive_in_the_other_order(stage: Stage[Member]) -> None:
 
 
 async def write_arrives_after_a_deletion(stage: Stage[Member]) -> None:
-    """As before, and the second one deletes: what was deleted must not come back."""
+    """Two writers publish in the other order, and the second one deletes: the deleted row must not come back."""
     await _in_the_other_order(stage, "one's", "")
 
 
 async def deletion_arrives_after_a_creation(stage: Stage[Member]) -> None:
-    """As before, and the second one creates again what the first one deleted: it must not be hidden."""
+    """Two writers publish in the other order, and the second one creates again what the first one deleted."""
     await _in_the_other_order(stage, "", "two's")
 
 
@@ -50,7 +50,7 @@ async def publish_arrives_on_its_own_lease(stage: Stage[Member]) -> None:
 
 
 async def refresh_arrives_after_a_write(stage: Stage[Member]) -> None:
-    """Somebody loads an entry anew; a writer commits and publishes; what was loaded is published."""
+    """A client refreshes an entry; a writer commits and publishes; then the loaded state is published."""
     one, two = await stage.trusted()
     async with stage.held(one.postgres.hold_reply("load"), one.cache.read(KEY, refresh=True)):
         await stage.write(two)
@@ -111,7 +111,7 @@ async def lease_waits_for_a_write(stage: Stage[Member]) -> None:
 
 
 async def lease_arrives_late(stage: Stage[Member]) -> None:
-    """A reader's lease has no answer and arrives after a writer's publish; then the reader's publish arrives."""
+    """A reader's lease gets no answer and arrives after a writer's publish; then the reader's publish arrives."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
     lease = one.redis.lose("lease")
@@ -127,7 +127,7 @@ async def lease_arrives_late(stage: Stage[Member]) -> None:
 
 
 async def lease_is_repeated(stage: Stage[Member]) -> None:
-    """A reader's lease has no answer; whatever is sent after it, the first one lands when a writer has published."""
+    """A reader's lease gets no answer and is carried out after a writer has published, whatever is sent after it."""
     one, two = await stage.trusted()
     await one.cache.drop(KEY)
     lease = one.redis.lose("lease")
@@ -164,7 +164,7 @@ async def read_under_way_during_a_write(stage: Stage[Member]) -> None:
 
 
 async def absence_is_handed_on_before_a_write(stage: Stage[Member]) -> None:
-    """A hot read hands a cached absence on; a writer creates the row; the slot is emptied and read again."""
+    """A hot read passes a cached absence on; a writer creates the row; the slot is emptied and read again."""
     one, two = await stage.member(), await stage.member()
     assert await one.audit()
     await stage.read(one)
@@ -175,8 +175,8 @@ async def absence_is_handed_on_before_a_write(stage: Stage[Member]) -> None:
 
 
 async def writer_dies_before_its_publish(stage: FakeStage) -> None:
-    """A writer commits and dies; its client repeats the write elsewhere, where it is known to be done."""
-    # On the fakes alone: what a retry is known by is the catalogue's business, tests/products/test_idempotency.py has it.
+    """A writer commits and dies; its client repeats the write at another process, which recognises the retry."""
+    # Only on the fakes: how a retry is recognised is tested in tests/products/test_idempotency.py.
     one, two = await stage.trusted()
     publish = two.redis.hold("publish")
     stage.spawn(stage.write(two, mark="key 1"))
@@ -186,7 +186,7 @@ async def writer_dies_before_its_publish(stage: FakeStage) -> None:
 
 
 async def another_writes_the_same(stage: Stage[Member]) -> None:
-    """A writer commits and dies; somebody else wants the same, and finds nothing left to change."""
+    """A writer commits and dies; another one sends the same write, which changes nothing any more."""
     one, two = await stage.trusted()
     publish = two.redis.hold("publish")
     stage.spawn(stage.write(two, content="said twice"))

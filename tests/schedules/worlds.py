@@ -1,6 +1,6 @@
-"""Schedules of more than one truth: two primaries, two databases, two namespaces of one table.
+"""Schedules with two primaries, two databases, or two namespaces of one table.
 
-On the fakes alone: a stage has one PostgreSQL. ``tests/outages/scenarios`` plays them on real servers.
+They run only on the fakes, because a stage has one PostgreSQL. ``tests/outages/scenarios`` runs them on real servers.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ async def old_primary_vouches_for_its_history(stage: FakeStage) -> None:
 
 
 async def old_primary_is_told(stage: FakeStage) -> None:
-    """As before, and the new primary has been audited: the old one's auditor and readers meet its mark."""
+    """A standby is promoted and audited while the old primary goes on: the old one's auditor and readers find its mark."""
     old, _ = await stage.trusted()
     new = await stage.member(postgres=stage.postgres.fork())
     await new.audit()
@@ -36,9 +36,9 @@ async def old_primary_is_told(stage: FakeStage) -> None:
 
 
 async def old_auditor_meets_half_a_mark(stage: FakeStage) -> None:
-    """The new primary's auditor has sent one of the two commands that take the trust away; the old one's audits meanwhile.
+    """The new primary's auditor has sent one of its two commands to end the old trust; the old one's auditor runs meanwhile.
 
-    A process of the new primary has not asked it since the promotion.
+    A process of the new primary has not read its epoch since the promotion.
     """
     old, late = await stage.trusted()
     new = await stage.member(postgres=stage.postgres.fork())
@@ -52,7 +52,7 @@ async def old_auditor_meets_half_a_mark(stage: FakeStage) -> None:
 
 
 async def answer_from_the_old_primary_comes_late(stage: FakeStage) -> None:
-    """A process asks the old primary, is led to the new one and asks there; the first answer arrives after the second one."""
+    """A process queries the old primary, then the new one; the first answer arrives after the second one."""
     old, moved = await stage.trusted()
     new = await stage.member(postgres=stage.postgres.fork())
     reply = moved.postgres.hold_reply("load")

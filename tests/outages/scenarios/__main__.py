@@ -18,7 +18,7 @@ async def _main(name: str, seconds: float | None) -> Report:
 
 
 def main() -> int:
-    """Play the scenario, print what it found, and return the exit status."""
+    """Run the scenario that the command line names, print the report, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.outages.scenarios", description=__doc__)
     parser.add_argument("name", choices=SCENARIOS, help="which one", metavar="NAME")
     parser.add_argument("--seconds", type=float, help="how long under load (default: the scenario's own)")

@@ -1,7 +1,7 @@
-"""A transaction of somebody else holds 20 of 400 rows; sales go on, open loop, mostly of the others.
+"""A foreign transaction holds 20 of 400 rows, while sales go on as an open loop, mostly of the other products.
 
-Sales of free products must not notice. Sales of held ones are answered ``overloaded``, which says that nothing was changed,
-or succeed after the release. The ledger decides whether the answers told the truth: each sale has a reference of its own.
+Sales of free products must not be delayed. Sales of held ones are answered ``overloaded``, which means that nothing was
+changed, or succeed after the release. The ledger shows whether the answers were correct: each sale has its own reference.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _SUCCESS_PERCENT = 99.9
 _P99_S = 0.5
 _ANSWER_S = 30.0
 _RELEASED_AFTER = 0.8
-"""The share of the time under load after which the rows are released."""
+"""A share of the time under load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class _Sale:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario."""
+    """Run the scenario."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         await _fill(cluster)
         await cluster.until_trusted()
@@ -61,7 +61,7 @@ def _names(*, held: bool) -> list[str]:
 
 
 async def _sell(instance: Instance, began: float, seconds: float) -> Sequence[_Sale]:
-    """Send sales when they are due, whatever became of those before."""
+    """Send sales when they are due, without waiting for earlier ones."""
     free, held = _names(held=False), _names(held=True)
     tasks: list[asyncio.Task[_Sale]] = []
     for number in range(int(seconds * _HELD_PER_S)):

@@ -1,6 +1,6 @@
-"""The ledger's table is locked, as any DDL locks it, and 40 clients ask for a page of it: hot reads go on as hits.
+"""The ledger's table is locked, as DDL locks it, and 40 clients request a page of it. Hot reads must still be hits.
 
-Hot reads are an open loop: those that wait do not keep the next ones from being asked.
+Hot reads are an open loop: a read that waits does not delay the next ones.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _HITS_PERCENT = 95
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario."""
+    """Run the scenario."""
     async with open_stage(directory, _LOAD, instances=1, program=larder_as_it_comes) as on:
         [instance] = on.cluster.instances
         for key in on.workload.hot:

@@ -1,6 +1,7 @@
-"""A trigger of products is missing, as after a restore of some parts: every statement fails, and connections are kept.
+"""A trigger of products is missing, as after a partial restore: every statement fails, and connections are kept.
 
-Reads cannot be served then. But failing must not cost a new connection each time, and once the trigger is back all heals.
+Reads cannot be served then. But a failure must not cost a new connection each time, and everything must work again once the
+trigger is back.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _CREATE = """
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario."""
+    """Run the scenario."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         await cluster.until_trusted()
         [instance] = cluster.instances

@@ -1,6 +1,6 @@
 """One instance of three loses PostgreSQL: the others keep their hits, because one of them audits instead.
 
-It is the instance that audits just now: with clocks that are in step, it would go on claiming every interval.
+It is the instance that audits at that moment. If all clocks were in step, it would claim every interval.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def run_refused(directory: Path, seconds: float, report: Report) -> None:
 
 
 async def run_hanging(directory: Path, seconds: float, report: Report) -> None:
-    """Its connections stay open and nothing is answered."""
+    """Its connections stay open, but get no answers."""
     await _run(directory, seconds, report, Proxy.hold)
 
 

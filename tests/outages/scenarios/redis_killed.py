@@ -1,9 +1,9 @@
 """Redis is killed for five seconds under reads and writes, and comes back empty: no request fails, and hits come back soon.
 
-The hottest product is watched apart: at the moment at which Redis answers again every client of it misses at once.
-Writes create products, for which an instance asks for leases and, without them, does not try to publish: it may notice only
-then, when Redis is back and a lease was taken, that its connection to publish over is dead. New connections come through one
-after another, as at a server on which a whole fleet knocks.
+The hottest product is observed separately: when Redis answers again, all its clients miss at once. Writes create products. An
+instance takes leases for them and does not publish without leases, so it may notice only after Redis is back and a lease was
+taken that its connection for publishes is dead. New connections are accepted one after another, as by a server to which many
+instances connect at once.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _BETWEEN_CONNECTIONS_S = 0.15
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario as often as there is time."""
+    """Run the scenario as often as there is time."""
     async with open_stage(directory, _LOAD) as on:
         for instance in on.cluster.instances:
             instance.redis.between_s = _BETWEEN_CONNECTIONS_S
@@ -83,7 +83,7 @@ async def _create(on: Stage, instance: Instance, over: asyncio.Event) -> None:
 
 
 async def _until_hit_everywhere(on: Stage, key: str, since: float) -> float:
-    """Seconds until every instance has answered a read that began since then with a hit, by what the clients saw."""
+    """Return the seconds until the clients saw a hit from every instance for a read that began after that moment."""
     while True:
         now = time.monotonic()
         seen: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""What a scenario found: figures, those that were promised held against their bounds, as a table."""
+"""The report of a scenario: a table of figures, in which promised ones are compared with their bounds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. ``promised`` is empty for what is only told."""
+    """One line of the table. ``promised`` is empty if nothing is promised about the figure."""
 
     text: str
     value: str
@@ -27,15 +27,15 @@ class Report:
 
     @property
     def broken(self) -> list[Figure]:
-        """What is not as promised."""
+        """The figures that are not as promised."""
         return [figure for figure in self.figures if not figure.kept]
 
     def tell(self, text: str, value: object) -> None:
-        """Add a figure of which nothing is promised."""
+        """Add a figure about which nothing is promised."""
         self.figures.append(Figure(text, _text(value)))
 
     def demand(self, text: str, value: object, promised: str, *, kept: bool) -> None:
-        """Add a figure and what was promised of it."""
+        """Add a figure and its promised value."""
         self.figures.append(Figure(text, _text(value), promised, kept))
 
     def at_most(self, text: str, value: float, bound: float) -> None:
@@ -47,12 +47,12 @@ class Report:
         self.demand(text, value, f">= {_text(bound)}", kept=value >= bound)
 
     def none(self, text: str, found: Sequence[object]) -> None:
-        """Add a count that must be 0, with some of what was found."""
+        """Add a count that must be 0, with some examples."""
         self.at_most(text, len(found), 0)
         self.examples += [f"{text}: {one}" for one in found[:_EXAMPLES]]
 
     def no_stale_reads(self, whose: str, reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
-        """Judge reads by ``tests.harness.checker``: none may show the past."""
+        """Check reads with ``tests.harness.checker``: none may show old data."""
         verdict = check(reads, writes)
         self.tell(f"reads checked, {whose}", verdict.checked)
         self.tell(f"of them bound by an acknowledged write, {whose}", verdict.bound)
@@ -60,7 +60,7 @@ class Report:
         return verdict
 
     def table(self) -> str:
-        """Write everything."""
+        """Return the report as text."""
         lines = [f"{'':<72} {'found':>10}  promised"]
         for figure in self.figures:
             mark = "" if figure.kept else "  BROKEN"
@@ -69,12 +69,12 @@ class Report:
 
 
 def share(part: int, whole: int) -> float:
-    """A share in percent; 0 of nothing."""
+    """Return a share in percent, or 0 if the whole is 0."""
     return 100 * part / whole if whole else 0.0
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The value that so many percent do not exceed; 0 of nothing."""
+    """Return the value that ``percent`` of the values do not exceed, or 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 

@@ -1,7 +1,7 @@
-"""RST on every connection of a running service that is idle, to Redis and then to PostgreSQL: the next request is served.
+"""Every idle connection of a running service gets RST, first to Redis and then to PostgreSQL. The next request is served.
 
-After each reset a read, a write and a sale follow, in turn as the first. The sale has an idempotency key, and is sent again
-until it is acknowledged, as a client would: the ledger must have it once. The audit must go on.
+After each reset a read, a write and a sale follow, and each of them is sometimes the first. The sale has an idempotency key and
+is repeated until it is acknowledged, as a client would do: the ledger must have it once. The audit must go on.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _AGAIN_S = 1.0
 
 @dataclass(slots=True)
 class _Client:
-    """One client and what it was answered first, by kind of request."""
+    """One client, and the first answers that it got, by kind of request."""
 
     instance: Instance
     numbers: "count_from[int]" = field(default_factory=count_from)
@@ -68,7 +68,7 @@ class _Client:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario, half of the time for each server."""
+    """Run the scenario, half of the time for each server."""
     async with start_cluster(directory, instances=1, program=larder_as_it_comes) as cluster:
         async with await cluster.session() as session:
             await session.execute(
@@ -109,7 +109,7 @@ async def _reset(cluster: Cluster, name: str, proxy: Proxy, *, seconds: float, r
 
 
 async def _until_hit(instance: Instance) -> None:
-    """Wait until the instance has its connections again, and nothing is under way but, perhaps, an audit."""
+    """Wait until the instance has its connections again, and nothing is under way except perhaps an audit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_AGAIN_S):
             while not await instance.hits(PROBE):

@@ -1,8 +1,8 @@
 """A rolling deploy of the next release, which adds a member to a product: expand, both releases side by side, finish.
 
-The next release is made out of this checkout (``next_release``). One instance of the old one is forgotten: after the finish it
-must refuse. Nobody reads the past in any phase, both releases answer the old bytes until the finish, and a client that sends
-a sale again with its key, wherever it is answered, has it done once.
+The next release is made from this checkout (``next_release``). One instance of the old release is forgotten: it must refuse
+after the finish. No client reads old data in any phase, and both releases return the old bytes until the finish. If a client
+repeats a sale with its key, at any instance, it is done once.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ async def _finish(new: Release, on: Stage, instances: Sequence[Instance], report
 
 
 async def _judge_forgotten(on: Stage, forgotten: Instance, finished: float, report: Report, *, says_why: bool) -> None:
-    """What it answers goes into the history, to be judged like every read, until it refuses."""
+    """Read from the forgotten instance until it refuses. Its answers go into the history and are checked like every read."""
     refused = 0.0
     while not refused and time.monotonic() < finished + 2 * _REFUSES_S:
         if not await on.workload.read(forgotten, on.workload.hot[0]):

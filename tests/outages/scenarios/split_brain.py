@@ -1,9 +1,9 @@
-"""Split brain: a streaming standby is promoted while instance A goes on reaching the old primary, with one Redis for all.
+"""Split brain: a streaming standby is promoted while instance A still reaches the old primary, with one Redis for all.
 
-Products get names of the next epoch (``e1 …``) on the new primary before any instance is led there. From the new primary's
-first audit on, whatever B and C answer without a flag must be of it, and as new as what they acknowledged. A must find out
-by itself that its primary was deposed, answer 503, and go on trying until it is led to the new one. A is the instance that
-audits just before: with clocks that are in step, it would go on vouching for the old history.
+Products get names of the next epoch (``e1 …``) on the new primary before any instance is connected to it. After the new
+primary's first audit, every answer of B and C without a flag must come from it and be as new as what they acknowledged. A must
+notice by itself that its primary was deposed, answer 503, and try again until it is connected to the new one. A is the instance
+that audits just before the split. If all clocks were in step, it would go on auditing for the old history.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _RECOVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """Both sides after the split: the clients of A, who are judged apart, and those of B and C."""
+    """Both sides after the split: the clients of A, which are checked separately, and those of B and C."""
 
     old: Workload
     old_history: History
@@ -47,7 +47,7 @@ class _Sides:
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario."""
+    """Run the scenario."""
     async with open_stage(directory, _LOAD) as on:
         standby = await copy_server(on.cluster.postgres, directory / "standby", on.cluster.database, streaming=True)
         try:
@@ -107,7 +107,7 @@ async def _under_load(seconds: float, sides: _Sides) -> None:
 
 
 async def _first_audit(session: Session, before: int) -> float:
-    """When the new primary's audit row told first that a cycle of its own was completed; late rather than early."""
+    """Return when the new primary's audit row first showed a completed cycle of its own, or a slightly later moment."""
     end = time.monotonic() + _FIRST_AUDIT_S
     while await _completed(session) <= before and time.monotonic() < end:
         await asyncio.sleep(_POLL_S)

@@ -1,7 +1,7 @@
 """Two databases, one Redis, one namespace: staging and production that were given the same URL, or a move to another database.
 
-Both have products of the same ids; those of the second are named ``e1 …``. An instance must never answer with a product of
-the other database, and none of its own that is older than what it acknowledged. Hits are not promised to either.
+Both have products with the same ids; those of the second are named ``e1 …``. An instance must never return a product of the
+other database, or a product of its own that is older than what it acknowledged. Hits are not promised to either.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def run_on_one_server(directory: Path, seconds: float, report: Report) -> 
 
 
 async def run_on_two_servers(directory: Path, seconds: float, report: Report) -> None:
-    """Each database has a PostgreSQL of its own; nothing but the Redis is shared."""
+    """Each database has a PostgreSQL of its own; only Redis is shared."""
     async with open_stage(directory, _LOAD, instances=1) as on, _second_server(directory) as server:
         await _run(on, server, seconds, report)
 

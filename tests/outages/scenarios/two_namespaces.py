@@ -1,7 +1,7 @@
 """Two cache namespaces of one database: a setting that was changed on some instances only, or a release that raised it.
 
-One namespace has the trust at a time. Nobody reads the past in either; hits are promised to nobody, and a write waits at
-most for the fence of the other namespace.
+One namespace is trusted at a time. No client reads old data in either; hits are not promised, and a write waits at most for the
+fence of the other namespace.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _WRITE_BUDGET_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Write at both sides and read both."""
+    """Write and read on both sides."""
     await compare(directory, seconds, report, Release())
 
 

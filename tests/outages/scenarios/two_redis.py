@@ -1,7 +1,7 @@
 """Two Redis servers for one database: an old master that one instance still reaches, or a move of Redis that is half done.
 
-The side that has the trust keeps it and notices nothing; the other side reads PostgreSQL. Nobody reads the past, no write
-costs more than the life of a fence, and when the first server dies the other side takes over.
+The trusted side stays trusted and is not affected; the other side reads PostgreSQL. No client reads old data, no write takes
+longer than a fence lives, and when the first server dies the other side takes over.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.outages.stage import Stage, open_stage
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
 _HITS_PERCENT = 90
 _USUAL_S = AUDIT_INTERVAL_S / 2
-"""Bound of a write's median: one that had to wait for an audit or for a fence to lapse would take longer."""
+"""Bound of a write's median. A write that had to wait for an audit or for a fence to expire would take longer."""
 _BUDGET_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 _TAKES_OVER_S = 3.5
 """Largest TTL, two intervals and one audit."""
@@ -26,7 +26,7 @@ _POLL_S = 0.01
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
-    """Play the scenario."""
+    """Run the scenario."""
     async with open_stage(directory, _LOAD) as on:
         second = await start_redis(directory / "redis-2")
         try:
