@@ -35,7 +35,7 @@ class Settings(BaseModel):
         10,
         ge=5,
         le=500,
-        description="connections to PostgreSQL per worker: one for the audit, a fifth each for loads and lists, writes",
+        description="connections to PostgreSQL per worker: one for audits, a fifth each for loads and lists, others for writes",
     )
     database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
