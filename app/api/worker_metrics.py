@@ -20,7 +20,7 @@ from app.api.metrics import WorkerMetrics
 
 RENEWAL_S = 0.25
 _GONE_S = 5.0
-"""Age after which a worker is treated as dead. Its counters are still added, and its gauges are ignored."""
+"""Age of a file after which its worker is treated as dead. Its counters are still added, and its gauges are ignored."""
 _log = logging.getLogger("larder")
 
 

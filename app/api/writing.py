@@ -1,6 +1,6 @@
-"""A write over HTTP: its request, checked in the order of its errors, and its answer.
+"""A write over HTTP: its request, checked in a fixed order, and its answer.
 
-The order of errors is: the body is too large (413), not declared as JSON (415), or not JSON (400); a precondition or the
+The checks are, in this order: the body is too large (413), not declared as JSON (415), or not JSON (400); a precondition or the
 idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422). Refusals by the service
 come after all of these.
 
@@ -33,7 +33,7 @@ Render = Callable[[Sequence[Effect]], Answer]
 
 @dataclass(frozen=True, slots=True)
 class IncomingWrite(Generic[Body]):
-    """A write as it was sent, with all checks done that do not need the product."""
+    """A write that has passed all checks that do not need the product."""
 
     request: Request
     content: bytes

@@ -1,4 +1,4 @@
-"""Round trips to the store. Requests share them, they are counted, and a request does not fail if the store does."""
+"""Round trips to the store. Requests share them. They are counted, and no request fails because the store failed."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -123,7 +123,7 @@ class RoundTrips:
         return answers
 
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
-        """Return the store's reply. Any error counts as no reply, so no list of errors has to be complete."""
+        """Return the store's reply. Any error counts as no reply, so the possible errors need no list."""
         try:
             return await call
         except StoreUnavailable:

@@ -23,7 +23,7 @@ Statement = LiteralString | Composed
 
 
 class Session:
-    """A connection in use. Every statement has a deadline on this side, too, because a server that hangs keeps none."""
+    """A connection in use. Every statement has a deadline on this side, too, because a hanging server enforces none."""
 
     def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
         self.is_new = is_new
@@ -49,7 +49,7 @@ class Session:
         """Run the last statements of an open transaction and commit it, in one round trip.
 
         Raises:
-            DatabaseError: the server said that it was rolled back.
+            DatabaseError: the server reported that it was rolled back.
             CommitUnknown: the answer was lost.
         """
         try:

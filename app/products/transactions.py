@@ -248,7 +248,7 @@ class _Transaction:
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.made:
-                raise TransactionConflict("a product of that id was created meanwhile, or the ledger is ahead of its product")
+                raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
                 recorded_at = rows[0][0]
         final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
@@ -302,7 +302,7 @@ def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
     gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # These were created and deleted within this transaction. A tombstone keeps the version for when the id is created again.
+    # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
     born_dead = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
     steps: list[_Step] = []
