@@ -93,7 +93,7 @@ class _Requests(Collector):
         yield requests
         yield _histogram(
             "larder_http_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "Time from a request's headers to the end of its answer.",
             ("route",),
             [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
         )
@@ -156,7 +156,7 @@ class _Cache(Collector):
         )
         yield _histogram(
             "larder_cache_call_seconds",
-            "Round trips of the cache.",
+            "Duration of the cache's round trips.",
             ("call",),
             [
                 (("store_read",), stats.store_read),

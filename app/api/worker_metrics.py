@@ -25,7 +25,7 @@ _log = logging.getLogger("larder")
 
 
 class SharedMetrics:
-    """The counters of all workers, as one of them reads and writes them.
+    """The counters of all workers, in one of them.
 
     Args:
         directory: the directory of the files.

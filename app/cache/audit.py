@@ -12,8 +12,8 @@ another would prove nothing.
    another namespace may be trusted.
 4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
    leased. Without a watermark of this epoch, delete every slot instead (R6).
-5. Store: move watermark and fence. A cycle that outlasted its fence sets only the watermark. The next cycle then starts from
-   there, so even a purge slower than a fence makes progress.
+5. Store: move watermark and fence. A cycle that took longer than the fence's TTL sets only the watermark. The next cycle
+   then starts from there, so even a slow purge makes progress.
 6. Source: record that the cycle is complete.
 
 A cycle that fails gives its claim back. Unless the store was the cause, its instance then queries its database before each
@@ -44,7 +44,7 @@ EARLIEST_SHARE = 0.8
 EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
 """Shortest pause for an instance without the claim; the range is wide, so that instances take turns."""
 CAUTIOUS_INTERVALS = 4
-"""Intervals after a failed cycle in which the instance asks its database before it claims."""
+"""Intervals after a failed cycle in which the instance queries its database before it claims."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The source's history as one process knows it: the latest epoch of this process's source, and whether the source was deposed.
+"""The source's history in one process: the latest epoch of this process's source, and whether the source was deposed.
 
 An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters, which slots hold,
 are a hash of all that identifies the stretch. A readable epoch shows the system and its timeline before the hash:

@@ -22,7 +22,7 @@ class SlotFault(StrEnum):
     """What is wrong with a slot."""
 
     OLDER = "older than its row"
-    NEWER = "newer than its row: the database went back"
+    NEWER = "newer than its row: the database was rolled back"
     OTHER_EPOCH = "of another epoch"
     OTHER_KEY = "holds another key"
     DIFFERENT = "differs from its row at the same version"

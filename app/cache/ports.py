@@ -1,7 +1,7 @@
 """The protocol's ports: a source of truth, a store of slots, and the values that pass between them.
 
 Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
-(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package that has the rows implements ``Source``. The in-memory
+(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package of the rows implements ``Source``. The in-memory
 adapters of the simulation pass the same contract suites.
 """
 

@@ -1,4 +1,4 @@
-"""The cache's counters: plain integers, so that a hit costs one addition. ``app.api.metrics`` shows them."""
+"""The cache's counters: plain integers, so that counting a hit is one addition. ``app.api.metrics`` shows them."""
 
 from bisect import bisect_left
 from collections import Counter

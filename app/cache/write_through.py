@@ -6,8 +6,8 @@ Format
     audited).
 
 Validity
-    A slot counts only if one atomic read returned it together with a live fence that names the server that was read, the fence
-    has the latest epoch of this process's source (``history``), and the slot has that epoch and the requested key. Anything
+    A slot counts only if one atomic read returned it together with a live fence that names the server that was read. The fence
+    must have the latest epoch of this process's source (``history``), and the slot that epoch and the requested key. Anything
     else is a miss.
 
 Read

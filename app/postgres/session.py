@@ -84,7 +84,7 @@ async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[No
 
 
 def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Shut the socket down, so that the driver, which waits for an answer, sees the connection closed.
+    """Shut the socket down, so that the driver, which waits for an answer, finds it closed.
 
     If the wait were cancelled instead, the driver would send the hanging server a cancel request, for up to ten seconds.
     """

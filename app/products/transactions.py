@@ -32,7 +32,7 @@ from app.products.source import PRODUCTS, row_of, state_of
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was asked for; raises if nothing may be committed in it (``History.told``)."""
+"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.told``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt. It doubles with each further attempt."""

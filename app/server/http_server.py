@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
     def _adopted(self, task: "asyncio.Task[None]") -> None:
         self._adopting.discard(task)
         if not task.cancelled():
-            task.exception()  # the client has left already, which needs no report
+            task.exception()  # the client has left already: no report is needed
 
     async def _remember_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
