@@ -1,8 +1,8 @@
 """A write over HTTP: its request, checked in a fixed order, and its answer.
 
-The checks are, in this order: the body is too large (413), not declared as JSON (415), or not JSON (400); a precondition or the
-idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422). Refusals by the service
-come after all of these.
+The first of these faults is answered: the body is too large (413), not declared as JSON (415), or not JSON (400); a
+precondition or the idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422).
+Refusals by the service come after all of these.
 
 The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
 request gets the same bytes.

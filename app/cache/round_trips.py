@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class RoundTrips:
     """The round trips of one process to the store.
 
-    ``reads`` batches reads; the epoch of its results is empty unless this process may trust it (R1). ``filled`` has the keys
+    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys
     whose slot was last seen filled.
     """
 

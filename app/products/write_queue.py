@@ -7,7 +7,7 @@ carried out.
 
 In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
 briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
-attempts, and their attempts wait for a shorter time, so that many held rows do not delay products whose rows are only
+attempts, and their attempts wait for a shorter time. Therefore many held rows do not delay products whose rows are only
 contended.
 
 If a batch fails as a whole, each of its requests is carried out again in a transaction of its own, so that only the request
