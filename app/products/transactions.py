@@ -1,7 +1,8 @@
 """Writes in PostgreSQL: one transaction for many requests, each with its own decision, ledger entries and answer.
 
-A transaction has three round trips: (1) BEGIN, the idempotency keys and the row locks; (2) the changes and the read-back;
-(3) the stored answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later statements.
+A transaction has three round trips: (1) BEGIN, the idempotency keys and the row locks; (2) the changes and the read-back; (3)
+the stored answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later
+statements.
 
 A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
 others are carried out.
