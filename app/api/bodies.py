@@ -73,7 +73,7 @@ def _too_large(limit: int) -> Problem:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Reading stops as soon as the body announces or reaches more than ``limit`` bytes.
+    """Return the body. Reading stops as soon as more than ``limit`` bytes are announced or read.
 
     Raises:
         Problem: 413.
@@ -164,7 +164,7 @@ async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> J
 
 async def _parse_large(request: Request, body: bytes) -> object:
     if await has_too_many_values(body):
-        return _EXCESS  # refused later, as a body of the wrong shape is, so that the order of errors holds
+        return _EXCESS  # refused later, with a 422, so that the order of errors holds
     # Large bodies are parsed one after another, and other requests are served between them. They are parsed in a thread,
     # because the parser calls back into Python and can be interrupted there.
     async with larder_of(request).large_bodies:

@@ -47,7 +47,7 @@ _COST_AT_ONCE = 300
     description=(
         "With `id` (up to 250 times), the answer has those products, read through the cache in one round trip. Otherwise it is"
         " a page of the list, read from PostgreSQL: by id, or with `q` (a prefix of the name, ignoring case) by name."
-        " `below_reorder_point=true` keeps only products to order again, always by id."
+        " `below_reorder_point=true` keeps only products below that point, always by id."
     ),
     response_class=Response,
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
@@ -77,7 +77,7 @@ async def list_products(request: Request) -> Response:
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
 async def create_product(request: Request) -> Response:
-    """Create a product. If the id is left out, a new one is made; a retry gets the first one again."""
+    """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
     return await sent.answer(commands.Create(sent.body.draft()), render_product)
 

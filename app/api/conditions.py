@@ -117,7 +117,7 @@ def write_condition(request: Request) -> Precondition:
     match = entity_tags(request, "If-Match")
     none_match = entity_tags(request, "If-None-Match")
     if none_match is not None and not none_match.anything:
-        raise malformed("If-None-Match", "takes only * on a write: create, but do not replace.")
+        raise malformed("If-None-Match", "takes only * on a write, to create and not replace.")
     if match is None:
         return Precondition(create_only=True) if none_match else ALWAYS
     return Precondition(

@@ -1,4 +1,4 @@
-"""The running service as the endpoints see it, and how they reach it from a request."""
+"""The running service, and how the endpoints reach it from a request."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Larder:
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
     def tally(self) -> WorkerMetrics:
-        """Return the counters of this process, which go on counting."""
+        """Return the live counters of this process."""
         return WorkerMetrics(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
 
 

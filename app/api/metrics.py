@@ -93,7 +93,7 @@ class _Requests(Collector):
         yield requests
         yield _histogram(
             "larder_http_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "Time from a request's headers to the end of its answer.",
             ("route",),
             [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
         )
@@ -104,7 +104,7 @@ class StoreHealth(Protocol):
 
     @property
     def up(self) -> bool:
-        """Whether the connection is in use. It is not while it is being replaced after a failure."""
+        """Whether there is a connection. There is none while a failed one is being replaced."""
 
     @property
     def failures(self) -> int:
@@ -135,7 +135,7 @@ class _Cache(Collector):
 
     def _reads(self) -> Iterator[Metric]:
         stats = self._stats
-        reads = CounterMetricFamily("larder_cache_reads", "Keys read through the cache, by what answered.", labels=("result",))
+        reads = CounterMetricFamily("larder_cache_reads", "Keys read through the cache, by result.", labels=("result",))
         for result, count in (
             ("hit", stats.hits),
             ("miss", stats.misses),
@@ -156,7 +156,7 @@ class _Cache(Collector):
         )
         yield _histogram(
             "larder_cache_call_seconds",
-            "Round trips of the cache.",
+            "Duration of the cache's round trips.",
             ("call",),
             [
                 (("store_read",), stats.store_read),
@@ -167,7 +167,7 @@ class _Cache(Collector):
 
     def _writes(self) -> Iterator[Metric]:
         stats = self._stats
-        publishes = CounterMetricFamily("larder_cache_publishes", "Slots published to, by what that did.", labels=("outcome",))
+        publishes = CounterMetricFamily("larder_cache_publishes", "Slots published to, by outcome.", labels=("outcome",))
         for outcome in Outcome:
             publishes.add_metric((outcome.name.lower(),), stats.publishes[outcome])
         publishes.add_metric(("failed",), stats.publish_failures)
@@ -176,9 +176,9 @@ class _Cache(Collector):
             "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles
         )
         yield CounterMetricFamily(
-            "larder_cache_settle_timeouts", "Such waits that reached their deadline.", stats.settle_timeouts
+            "larder_cache_settle_timeouts", "Settling writes that reached their deadline.", stats.settle_timeouts
         )
-        yield _histogram("larder_cache_settle_seconds", "How long such waits took.", (), [((), stats.settle_wait)])
+        yield _histogram("larder_cache_settle_seconds", "How long settling took.", (), [((), stats.settle_wait)])
 
     def _audits(self) -> Iterator[Metric]:
         stats = self._stats

@@ -77,7 +77,7 @@ class OutermostLayer:
             scope = {**scope, "method": "GET"}
         try:
             if b"%2f" in scope["raw_path"].lower():
-                # Decoded, it would be a slash, and the path would be another one than the client meant.
+                # If it were decoded to a slash, the path would not be the one that the client meant.
                 await invalid([_SLASH]).response(scope)(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)

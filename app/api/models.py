@@ -1,4 +1,4 @@
-"""The models of requests and answers. Requests are checked against theirs; the models of answers only document them."""
+"""The models of requests and answers. Requests are checked against their models; those of answers only document."""
 
 import re
 from dataclasses import dataclass
@@ -121,7 +121,8 @@ class WholeProduct(RequestModel):
     name: Name
     price_cents: Quantity
     stock: Quantity = Field(
-        default_factory=int, description="0 in a new product when left out, otherwise unchanged; needs If-Match if it exists"
+        default_factory=int,
+        description="if left out: 0 in a new product, else unchanged; if given for an existing one: needs If-Match",
     )
     reorder_point: Quantity = 0
     version: Ignored

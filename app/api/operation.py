@@ -17,9 +17,9 @@ _HEADERS = {"Cache-Control": NO_STORE}
 @router.get(
     "/livez",
     operation_id="getLiveness",
-    summary="Is the process alive?",
+    summary="Check that the process runs",
     response_class=Response,
-    responses=answers({200: Success("It is")}, ("internal-error",)),
+    responses=answers({200: Success("It runs")}, ("internal-error",)),
 )
 async def livez(_request: Request) -> Response:
     """Return 200 as long as the event loop runs."""
@@ -29,7 +29,7 @@ async def livez(_request: Request) -> Response:
 @router.get(
     "/readyz",
     operation_id="getReadiness",
-    summary="Can it serve?",
+    summary="Check that it can serve",
     description="PostgreSQL must be the primary, with a schema that this release knows. The state of Redis is only reported:"
     " without Redis everything works, at PostgreSQL's speed.",
     response_class=Response,

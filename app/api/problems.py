@@ -180,11 +180,11 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     postgres.DatabaseUnsuitable: _refused,
     cache.StoreUnavailable: _as_explained("cache-unavailable"),
 }
-"""The problem that each exception means to a client. Any other exception is answered with 500 ``internal-error``."""
+"""The problem that answers each exception. Any other exception is answered with 500 ``internal-error``."""
 
 
 def problem_of(refusal: products.Refused) -> Problem:
-    """Return the problem that a refusal means to a client."""
+    """Return the problem that answers a refusal."""
     return EXCEPTIONS[type(refusal)](refusal)
 
 
@@ -211,7 +211,7 @@ def _of_routing(request: Request, error: HTTPException) -> Problem:
         detail = f"This path does not take {method[:20]}; nothing was changed. It takes {allowed}."
         return Problem("method-not-allowed", detail, headers={"Allow": allowed})
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return Problem("route-not-found", "There is nothing at this path; nothing was changed. /docs lists what there is.")
+        return Problem("route-not-found", "There is nothing at this path; nothing was changed. /docs lists all paths.")
     return _as_explained("internal-error")(error)
 
 

@@ -20,12 +20,12 @@ from app.api.metrics import WorkerMetrics
 
 RENEWAL_S = 0.25
 _GONE_S = 5.0
-"""Age after which a worker is treated as dead. Its counters are still added, and its gauges are ignored."""
+"""Age of a file after which its worker is treated as dead. Its counters are still added, and its gauges are ignored."""
 _log = logging.getLogger("larder")
 
 
 class SharedMetrics:
-    """The counters of all workers, as one of them reads and writes them.
+    """The counters of all workers, in one of them.
 
     Args:
         directory: the directory of the files.

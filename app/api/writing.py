@@ -1,8 +1,8 @@
-"""A write over HTTP: its request, checked in the order of its errors, and its answer.
+"""A write over HTTP: its request, checked in a fixed order, and its answer.
 
-The order of errors is: the body is too large (413), not declared as JSON (415), or not JSON (400); a precondition or the
-idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422). Refusals by the service
-come after all of these.
+The first of these faults is answered: the body is too large (413), not declared as JSON (415), or not JSON (400); a
+precondition or the idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422).
+Refusals by the service come after all of these.
 
 The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
 request gets the same bytes.
@@ -33,7 +33,7 @@ Render = Callable[[Sequence[Effect]], Answer]
 
 @dataclass(frozen=True, slots=True)
 class IncomingWrite(Generic[Body]):
-    """A write as it was sent, with all checks done that do not need the product."""
+    """A write that has passed all checks that do not need the product."""
 
     request: Request
     content: bytes

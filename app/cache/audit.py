@@ -4,21 +4,21 @@ A cycle uses one store connection and one source session from beginning to end, 
 another would prove nothing.
 
 1. Store: try to claim the interval, and read clock, identity and watermark. An instance that cannot reach the store does not
-   claim. One that does not get the claim has still read the watermark: if that has a higher timeline, its database is an old
-   primary.
+   claim. One that does not get the claim has still read the watermark: a higher timeline in it shows that the instance's
+   database is an old primary.
 2. Source, committed: announce the cycle and how long its fence may live. Settling writers rely on this. The announcement is
    refused while another server or another namespace is trusted.
 3. Source: take a snapshot after the announcement. The cycle ends if the snapshot has another epoch than the announcement, or if
    another namespace may be trusted.
 4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
    leased. Without a watermark of this epoch, delete every slot instead (R6).
-5. Store: move watermark and fence. A cycle that outlasted its fence sets only the watermark. The next cycle then starts from
-   there, so even a purge slower than a fence makes progress.
+5. Store: move watermark and fence. A cycle that took longer than the fence's TTL sets only the watermark. The next cycle
+   then starts from there, so even a slow purge makes progress.
 6. Source: record that the cycle is complete.
 
-A cycle that fails gives its claim back. Unless the store was the cause, its instance then asks its database before each claim
-for some intervals, and claims only if the database answers: an instance that lost its database must not take the claim from the
-others.
+A cycle that fails gives its claim back. Unless the store was the cause, its instance then queries its database before each
+claim of the next few intervals, and claims only after an answer: an instance without a database must not take the claim from
+the others.
 """
 
 import asyncio
@@ -42,9 +42,9 @@ CLAIM_SHARE = 0.75
 EARLIEST_SHARE = 0.8
 """Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
 EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
-"""Shortest pause for an instance without the claim; the range is wide so that the claim changes hands."""
+"""Shortest pause for an instance without the claim; the range is wide, so that instances take turns."""
 CAUTIOUS_INTERVALS = 4
-"""Intervals after a failed cycle in which the instance asks its database before it claims."""
+"""Intervals after a failed cycle in which the instance queries its database before it claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Audit:
         return cycle
 
     async def _depose(self, begun: Begun, store: AuditStore) -> None:
-        """Tell the old primary's auditor through the store that a newer primary exists."""
+        """Mark the store, so that an old primary's auditor notices the newer primary."""
         if begun.watermark is not None and self._history.succeeds(begun.watermark.epoch) and not self._history.deposed:
             await store.distrust(Watermark(self._history.epoch, None))
 

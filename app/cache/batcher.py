@@ -22,13 +22,13 @@ class Batcher(Generic[Item, Result]):
     only. A request that is cancelled does not disturb the rest of its batch.
 
     Args:
-        send: gets the items of one batch and returns as many results, in order; it must bound its own time.
+        send: gets the items of one batch and returns as many results, in order; it must limit its own duration.
         weight: an item's share of ``max_weight``, e.g. its number of keys; 1 if not given.
         group_key: items with the same key count once towards ``max_weight``, e.g. because one load serves them all.
         max_weight: largest total weight of a batch; a heavier item is sent alone.
         queue_limit: most items that wait, beyond which ``Overloaded`` is raised at once.
-        yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers who
-            were just answered ask again in these iterations, and so share one batch instead of two.
+        yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers
+            send their next requests in these iterations, and so share one batch instead of two.
     """
 
     def __init__(

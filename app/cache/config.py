@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from app.cache.ports import FenceLimits
 
 READ_YIELDS = 2
-"""Event-loop iterations between two batches of reads, so that clients that ask again at once join the next batch.
+"""Event-loop iterations between two batches of reads, so that the next requests of the same clients share a batch.
 
 docs/decisions/0004 has the reasons.
 """

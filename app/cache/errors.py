@@ -19,7 +19,7 @@ class StoreUnavailable(CacheError):
 
 
 class SourceUnavailable(CacheError):
-    """The source could not be read; nothing is known about the keys asked for."""
+    """The source could not be read; nothing is known about the requested keys."""
 
 
 class SourceRefused(SourceUnavailable):

@@ -1,7 +1,7 @@
-"""The source's history as one process knows it: the latest epoch of this process's source, and whether the source was deposed.
+"""The source's history in one process: the latest epoch of this process's source, and whether the source was deposed.
 
-An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters are a hash over
-everything that names the stretch; slots hold that hash. A readable epoch shows the system and its timeline before the hash:
+An epoch names a stretch of history in which versions and transaction ids only rise. Its last 16 characters, which slots hold,
+are a hash of all that identifies the stretch. A readable epoch shows the system and its timeline before the hash:
 ``system identifier.timeline.hash``. A standby that is promoted continues in the same system on a higher timeline. So a process
 that finds a higher timeline of its own system in the store knows that another primary has taken over.
 """
@@ -58,13 +58,13 @@ class History:
         self._on_deposed = on_deposed
         self._foreign = ""
         self.deposed = False
-        """Whether the store showed a higher timeline of the same system than this process's source returned last."""
+        """Whether a higher timeline of the same system is known than the source returned last."""
 
     def told(self, epoch: str, asked_at: float) -> None:
-        """Record the epoch that this process's source returned to a question sent at ``asked_at`` (on the process's clock).
+        """Record the epoch that this process's source returned for a query sent at ``asked_at`` (on the process's clock).
 
-        The answer to an earlier question than the last one is late: it may come from an old primary. It changes nothing, but
-        it raises ``SourceDeposed``, too, if its timeline is lower than the highest known one.
+        The answer to an earlier query than the last recorded one may come from an old primary. It changes nothing, but it
+        raises ``SourceDeposed``, too, if its timeline is lower than the highest known one.
 
         Raises:
             SourceDeposed: the source is an old primary, or was restored to a time before a promotion.
@@ -116,7 +116,7 @@ class History:
         """Return the error to raise for an old primary, with the reason."""
         return SourceDeposed(
             "the database is an old primary, or was restored to a time before a promotion: another one has taken over."
-            " Lead LARDER_DATABASE_URL to the new primary; after a deliberate restore run larder purge and restart Larder"
+            " Point LARDER_DATABASE_URL at the new primary; after a deliberate restore run larder purge and restart Larder"
         )
 
     def _is_below(self, own: Timeline) -> bool:

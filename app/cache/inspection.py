@@ -1,10 +1,10 @@
 """An inspection compares every slot with the source once, on demand.
 
-The audit looks only at rows that changed since its watermark, and by version. An inspection looks at every slot, payload
-included. So it also finds slots that were put there by hand, and rollbacks that left no trace in the source.
+The audit compares only the versions of rows that changed since its watermark. An inspection compares every slot, with its
+payload. So it also finds slots that were written by hand, and rollbacks that left no trace in the source.
 
 A slot that is older than its row may belong to a write whose publish is under way. Suspects are therefore compared again after
-the time within which an audit repairs them. A slot that is still wrong is a finding.
+an audit had time to repair them. A slot that is still wrong is a finding.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class SlotFault(StrEnum):
     """What is wrong with a slot."""
 
     OLDER = "older than its row"
-    NEWER = "newer than its row: the database went back"
+    NEWER = "newer than its row: the database was rolled back"
     OTHER_EPOCH = "of another epoch"
     OTHER_KEY = "holds another key"
     DIFFERENT = "differs from its row at the same version"
@@ -30,7 +30,7 @@ class SlotFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A slot from which no read must be answered, and the reason."""
+    """A wrong slot, from which no read must be answered, and its fault."""
 
     key: str
     fault: SlotFault
@@ -42,7 +42,7 @@ class SlotReader(Protocol):
     """The slots, as an inspection reads them. Every method may raise ``StoreUnavailable``."""
 
     def keys(self) -> AsyncIterator[Sequence[str]]:
-        """Yield the keys of all slots, in pages. The key of a slot that exists all the time comes at least once."""
+        """Yield the keys of all slots, in pages. The key of a slot that exists throughout comes at least once."""
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Read slots. Idempotent."""

@@ -57,7 +57,7 @@ class Loads:
         return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
 
     def refill(self, keys: Iterable[str]) -> None:
-        """Begin to load keys whose slots are empty although they were recorded as filled: evicted, or deleted by an audit.
+        """Begin to load keys whose slots were recorded as filled, but were evicted, or deleted by an audit.
 
         A writer cannot store its state in an empty slot, but a load that begins now can fill it. No reader waits for it.
         """

@@ -1,4 +1,4 @@
-"""The cache namespaces of a table: which of them may be trusted, and which must not try to be."""
+"""The cache namespaces of a table: which of them may be trusted, and which are barred from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The protocol's ports: a source of truth, a store of slots, and the values that pass between them.
 
 Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
-(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package that has the rows implements ``Source``. The in-memory
+(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package of the rows implements ``Source``. The in-memory
 adapters of the simulation pass the same contract suites.
 """
 
@@ -124,8 +124,8 @@ class AuditRow:
 class AuditProgress:
     """The present epoch and its audit rows, as one statement on the primary found them (R4).
 
-    ``rows`` has the row of each namespace of the table, by name, because a writer publishes into its own namespace only while
-    readers may trust another one. It is empty when no audit was announced in this epoch.
+    ``rows`` has the row of each namespace of the table, by name, because a writer publishes only into its own namespace,
+    while readers may trust another one. It is empty when no audit was announced in this epoch.
     """
 
     epoch: str
@@ -198,7 +198,7 @@ class Repairs:
 
 
 class AuditStore(Protocol):
-    """The store during one audit cycle. It has one connection, never re-established. ``StoreUnavailable`` ends the cycle.
+    """The store during one audit cycle. It has one connection and never reconnects. ``StoreUnavailable`` ends the cycle.
 
     It is opened as an asynchronous context; an error that leaves the context gives the cycle's claim back.
     """
@@ -215,15 +215,15 @@ class AuditStore(Protocol):
     async def distrust(self, mark: Watermark | None) -> None:
         """Replace the watermark by ``mark`` and delete the fence. Idempotent, always safe.
 
-        No slot is trusted afterwards until a cycle has started clean. By the mark, the auditors of an old primary notice that
+        No slot is trusted again before a cycle has purged them all. By the mark, the auditors of an old primary notice that
         another primary has taken over.
         """
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """Check the preconditions and set watermark and fence in one atomic step; return whether the fence was set.
 
-        Nothing is set if the watermark got another epoch since ``begun``, or if the server is no longer that of ``begun`` with
-        the data it had then. If ``fence_ttl_ms`` have passed since ``begun``, only the watermark is set.
+        Nothing is set if the watermark got another epoch since ``begun``, or if the server is another one or has taken over
+        other data. If ``fence_ttl_ms`` have passed since ``begun``, only the watermark is set.
         """
 
 
@@ -265,13 +265,13 @@ class Snapshot:
     epoch: str
     xmin: int
     pages: AsyncIterator[Sequence[tuple[str, int]]]
-    """Keys and versions of rows changed since the watermark asked for; empty when the epochs differ."""
+    """Keys and versions of rows changed since the given watermark; empty when the epochs differ."""
     rival: str = ""
     """Another namespace of the table whose fence may be live; empty when there is none."""
 
 
 class AuditSource(Protocol):
-    """The source during one audit cycle. It has one session, never re-established. ``SourceUnavailable`` ends the cycle."""
+    """The source during one audit cycle. It has one session and never reconnects. ``SourceUnavailable`` ends the cycle."""
 
     async def tell_epoch(self) -> str:
         """Read the present epoch. Idempotent."""
@@ -281,7 +281,7 @@ class AuditSource(Protocol):
 
         The announcement is refused while the row names another server whose fence may be live, while another namespace of the
         table may be trusted, and while this namespace is barred: one server and one namespace are trusted at a time. If no row
-        of the table has the present epoch, it also commits that fences of the largest TTL may be live now, on any server.
+        of the table has the present epoch, it also announces that fences of the largest TTL may be live, on any server.
         """
 
     def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AbstractAsyncContextManager[Snapshot]:

@@ -114,7 +114,7 @@ class RedisConnection:
 
     def _identify(self, info: bytes) -> None:
         # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its
-        # run id and this connection, but has another master's data, whose fence may name the server as it was before.
+        # run id and this connection, but has another master's data, with a fence that may name this server.
         if _field(info, b"role") != "master":
             raise StoreUnavailable("the server is not a master")
         replid = _identity(info, b"master_replid")

@@ -1,4 +1,4 @@
-"""Round trips to the store. Requests share them, they are counted, and a request does not fail if the store does."""
+"""Round trips to the store. Requests share them. They are counted, and no request fails because the store failed."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class RoundTrips:
     """The round trips of one process to the store.
 
-    ``reads`` batches reads; the epoch of its results is empty unless this process may trust it (R1). ``filled`` has the keys
+    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys
     whose slot was last seen filled.
     """
 
@@ -123,7 +123,7 @@ class RoundTrips:
         return answers
 
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
-        """Return the store's reply. Any error counts as no reply, so no list of errors has to be complete."""
+        """Return the store's reply. Any error counts as no reply, so the possible errors need no list."""
         try:
             return await call
         except StoreUnavailable:

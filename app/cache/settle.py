@@ -1,14 +1,14 @@
-"""Settling: how it is decided when a committed write may be acknowledged although its publish was not proven (R4).
+"""Settling: when a committed write whose publish was not proven may be acknowledged (R4).
 
 It may be acknowledged as soon as one of these holds:
 
-- In each namespace of the table an audit that was announced after the commit has completed, so it has compared every slot with
-  what was committed; or all fences announced up to our first look at the audit row (taken after the commit) have expired.
-  Audits announced later see the commit.
+- In each namespace of the table, an audit that was announced after the commit has completed, so every slot was compared with
+  what was committed; or all fences have expired that were announced before the first reading of the audit rows after the
+  commit. Audits announced later include the commit.
 - The largest fence TTL of the fleet has passed since the commit, on this process's own clock. This needs no database.
 
 No connection is held while waiting. One poller reads the audit rows for all waiters of the process. A reading counts only for
-waiters who were there before it was sent.
+waiters that came before it was sent.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Pending:
 @dataclass(slots=True, eq=False)
 class _Waiter:
     until: float
-    """When every fence that was set without knowledge of the commit has expired, on the process's own clock."""
+    """When all fences of audits that do not include the commit have expired, on the process's own clock."""
     done: "asyncio.Future[None]"
     pending: dict[str, _Pending] | None = None
     """The namespaces to wait for, as the first reading after the commit found them; ``None`` before that reading."""
@@ -118,7 +118,7 @@ class Settler:
             return None
         except Exception:
             self._stats.unexpected += 1
-            log.exception("writes that settle wait for their time to pass: the audit rows could not be read")
+            log.exception("the audit rows could not be read: writes that settle wait until every fence has expired")
             return None
         return standing
 

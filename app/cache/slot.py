@@ -2,7 +2,7 @@
 
 A state is ``kind hash version key newline payload``. Its kind is ``V`` (value) or ``T`` (tombstone, no payload). The epoch's
 hash has 16 and the version 19 characters, so that scripts compare versions as text and a reader checks a slot by slicing. A
-lease is ``L`` and its token. A state contains its key, so that the reply to another read is never used.
+lease is ``L`` and its token. A state contains its key, so that a reply to another read is noticed.
 """
 
 from app.cache.history import HASH_WIDTH, hash_of
@@ -33,5 +33,5 @@ def decode(raw: bytes, key: str, epoch: str) -> State | None:
 
 
 def hash_in(raw: bytes) -> str:
-    """Return the hash of a slot's epoch, which an inspection compares with that of the row; ``""`` for a lease."""
+    """Return the hash of a slot's epoch, for an inspection to compare with the row's; ``""`` without a state."""
     return raw[1 : 1 + HASH_WIDTH].decode("ascii", "replace") if raw[:1] in (VALUE, TOMBSTONE) else ""

@@ -1,4 +1,4 @@
-"""The cache's counters: plain integers, so that a hit costs one addition. ``app.api.metrics`` shows them."""
+"""The cache's counters: plain integers, so that counting a hit is one addition. ``app.api.metrics`` shows them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -11,7 +11,7 @@ BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 
 
 class Histogram:
-    """Durations in seconds, counted by upper bound; the last count has those above every bound."""
+    """Durations in seconds, counted by upper bound; the last count is of those above all bounds."""
 
     __slots__ = ("counts", "total_s")
 

@@ -1,4 +1,4 @@
-"""A table in PostgreSQL as an audit cycle sees it: one session from announcement to completion."""
+"""A table in PostgreSQL as the source of an audit cycle: one session from announcement to completion."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -65,8 +65,8 @@ class TableAuditSource(AuditSource):
     @override
     @asynccontextmanager
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
-        # The table is locked before the snapshot is taken: TRUNCATE empties a table even for older snapshots, which would then
-        # have no row, but still the old epoch.
+        # The table is locked before the snapshot is taken: after a TRUNCATE, an older snapshot finds no rows, but still reads
+        # the old epoch.
         _, _, [[xmin, epoch, rival]] = await self._session.pipeline(
             ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
             (self._table.named("LOCK TABLE {table} IN ACCESS SHARE MODE"), None),
@@ -99,7 +99,7 @@ class TableAuditSource(AuditSource):
         if since is None:
             return
         fetch = (SQL("FETCH {} FROM changes").format(page_rows), None)  # FETCH takes no parameters
-        # The first page comes with the cursor: most cycles see no change, and then it is the only round trip.
+        # One round trip opens the cursor and fetches the first page. Most cycles need no other: they find no change.
         changes = (self._table.named(table_queries.CHANGES), {"xid": str(since.xid)})
         _, page = await self._session.pipeline(changes, fetch)
         while page:

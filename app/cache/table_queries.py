@@ -37,7 +37,7 @@ SELECT history.epoch, a.namespace, a.announced, a.completed,
     extract(epoch FROM greatest(a.fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
 FROM history LEFT JOIN cache_audits a ON a.relation = %(relation)s::text AND a.epoch = history.epoch
 """
-"""The present epoch, and how far audits have come in each namespace that was announced in it.
+"""The present epoch, and the progress of the audits announced in it, by namespace.
 
 Rows of another epoch are left out. The first cycle of an epoch waits until no fence can be live anywhere, so once a row has
 this epoch the others cannot matter.
@@ -57,7 +57,7 @@ ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     other_until = greatest(a.other_until, excluded.other_until)
 WHERE a.epoch <> excluded.epoch
 """
-"""Announces, for an epoch without an audit, that fences of another history may be live for this long, on any server."""
+"""Announces, for an epoch without an audit, that fences of another history may live for ``max_ttl_s``, on any server."""
 
 ANNOUNCE: LiteralString = """
 WITH history AS MATERIALIZED (
@@ -92,8 +92,8 @@ FROM history LEFT JOIN said ON true
 """
 """Makes an audit's announcement, or returns which server or namespace is trusted instead.
 
-While no row has the present epoch, nothing is known about live fences or the servers that they name, because a restore may have
-brought the rows back. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
+While no row has the present epoch, nothing is known about live fences or the servers that they name, because the rows may come
+from a restore. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
 was before.
 """
 
@@ -101,7 +101,7 @@ COMPLETE: LiteralString = """
 UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
 WHERE relation = %(relation)s AND namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
-"""Finishes a cycle, if the row still has it: a row that a restore brought back counts cycles of another history."""
+"""Finishes a cycle if the row still counts it: a restored row counts the cycles of another history."""
 
 SNAPSHOT: LiteralString = """
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch(%(relation)s::text, %(knows)s::integer), coalesce((

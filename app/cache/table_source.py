@@ -1,4 +1,4 @@
-"""A table in PostgreSQL as the cache's source: its epoch, and the progress of audits that settling waits for."""
+"""A table in PostgreSQL as the cache's source: its epoch, and the progress of its audits, for writes that settle."""
 
 from typing import Any
 

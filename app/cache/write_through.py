@@ -6,8 +6,8 @@ Format
     audited).
 
 Validity
-    A slot counts only if one atomic read returned it together with a live fence that names the server that was read, the fence
-    has the latest epoch of this process's source (``history``), and the slot has that epoch and the requested key. Anything
+    A slot counts only if one atomic read returned it together with a live fence that names the server that was read. The fence
+    must have the latest epoch of this process's source (``history``), and the slot that epoch and the requested key. Anything
     else is a miss.
 
 Read
@@ -31,7 +31,7 @@ Failures
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
     commit answer lost             the outcome is reported as unknown; the cache is not changed
-    source is an old primary       the new primary's processes trust neither its fence nor its slots; it answers nothing
+    source is an old primary       the new primary's processes trust neither its fence nor its slots; its own answer no request
     =============================  =====================================================================
 
 docs/PROTOCOL.md has the rules in full. docs/PROOF.md has the schedule that each guard defeats, and what fails without it.
@@ -113,7 +113,7 @@ Committed = TypeVar("Committed", bound=WithStates)
 
 
 class WriteThrough:
-    """The cache of one namespace in one process. It knows only keys, versions and payload bytes of the rows."""
+    """The cache of one namespace in one process. It uses only keys, versions and payload bytes of the rows."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class WriteThrough:
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
 
     async def start(self) -> None:
-        """Read the source's epoch, so that the first read can hit. If the source cannot be reached, the first load does so."""
+        """Read the source's epoch, so that the first read can hit. If that fails, the first load reads it."""
         with suppress(SourceUnavailable, Overloaded):
             await self.ping()
 
@@ -189,7 +189,7 @@ class WriteThrough:
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
-        """Read only the slot of one key, for callers for which a task of their own would cost more than the read.
+        """Read only the slot of one key, for callers to whom a task would cost more than the read.
 
         ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """

@@ -17,7 +17,7 @@ from app.postgres.session import Connection, Parameters, Session, Statement, bou
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 # Every statement finds its rows by an index, whatever the values, so its plan is made once and kept (docs/decisions/0010). A
-# plan made while a table is small must not scan the table when it has grown. A cursor is read to its end.
+# plan made while a table is small must not scan the table when it has grown. Cursors are planned to be read to the end.
 _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
 
 WRITE_LOCK_TIMEOUT_MS = 20

@@ -9,7 +9,7 @@ DatabaseError
 │       └── DatabaseReadOnly   it is a standby
 ├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
 ├── TransactionConflict   deadlock or lost race: nothing was changed, try again
-│   └── LockTimeout       another transaction holds a row or a table for longer than the wait
+│   └── LockTimeout       another transaction holds a row or a table for too long
 ├── CommitUnknown         the answer to COMMIT was lost
 ├── DatabaseNewer         its schema is newer than this code
 └── DatabaseFailed        anything else: a defect, or a damaged database
@@ -51,11 +51,11 @@ class DatabaseOverloaded(DatabaseError):
 
 
 class TransactionConflict(DatabaseError):
-    """Another transaction won the race or the deadlock; nothing was changed, and this one may be tried again."""
+    """Deadlock or lost race; nothing was changed, and the transaction may be tried again."""
 
 
 class LockTimeout(TransactionConflict):
-    """Another transaction holds a row or a table for longer than the wait; nothing was changed."""
+    """Another transaction holds a row or a table for longer than this one waits; nothing was changed."""
 
 
 class CommitUnknown(DatabaseError):
@@ -88,7 +88,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("08", ConnectionLost),  # connection broke
     ("58", DatabaseUnavailable),  # the server's system failed
     ("0A000", ConnectionStale),  # a prepared statement from before a migration changed a column
-    ("XX", ConnectionStale),  # e.g. a plan that saw its table dropped by a restore
+    ("XX", ConnectionStale),  # e.g. a plan whose table a restore has dropped
 )
 
 

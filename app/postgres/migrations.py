@@ -1,4 +1,4 @@
-"""Migrations of a database's schema to the one that this release needs, by one instance at a time."""
+"""Migrates a database to the schema that this release needs, by one instance at a time."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -50,12 +50,12 @@ def script_directory() -> ScriptDirectory:
 async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
     """Migrate to ``revision``; return the revision found before (``None`` for an empty database).
 
-    An empty database gets the payload schemas of ``schemas``, by relation, at once, because no older release uses it.
+    In an empty database, ``schemas`` sets each relation's payload schema at once: no older release uses it.
 
     Raises:
-        LockTimeout: somebody else used a table that had to be changed for longer than ``LOCK_WAIT_S``; nothing was changed.
-        DatabaseUnavailable: not reachable, or it refuses this user, or is of an encoding other than UTF-8.
-        DatabaseNewer: migrated by a newer Larder; nothing was touched.
+        LockTimeout: a table that had to be changed was in use for longer than ``LOCK_WAIT_S``; nothing was changed.
+        DatabaseUnavailable: it is not reachable, refuses this user, or has another encoding than UTF-8.
+        DatabaseNewer: it was migrated by a newer Larder; nothing was touched.
         DatabaseFailed: a migration failed; it was rolled back.
     """
     async with _migrating(database_url) as connection:

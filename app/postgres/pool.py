@@ -1,6 +1,6 @@
-"""A share of a process's connections. It limits the connections in use, the callers that wait, and the time of their wait.
+"""A share of a process's connections. It limits the connections in use, the callers that wait, and how long they wait.
 
-A connection is opened when it is needed and none is idle, so a server that refuses fails the caller at once
+A connection is opened when it is needed and none is idle, so a server's refusal reaches the caller at once
 (docs/decisions/0012). A connection that failed is closed alone. If it was lost, the idle ones of the share are closed as well,
 because they lead to the same server.
 """
@@ -37,7 +37,7 @@ class Pool:
 
     Args:
         name: the name of the share in error texts.
-        connect: opens a connection; it must bound its own time, and raises a ``DatabaseError``.
+        connect: opens a connection; it must limit its own duration, and raises a ``DatabaseError``.
         size: most connections.
         waiting_limit: most callers who wait for a connection, beyond which ``DatabaseOverloaded`` is raised at once.
         acquire_timeout_s: longest wait for a connection.

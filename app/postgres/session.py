@@ -23,7 +23,7 @@ Statement = LiteralString | Composed
 
 
 class Session:
-    """A connection in use. Every statement has a deadline on this side, too, because a server that hangs keeps none."""
+    """A connection in use. Every statement has a deadline on this side, too, because a hanging server enforces none."""
 
     def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
         self.is_new = is_new
@@ -49,7 +49,7 @@ class Session:
         """Run the last statements of an open transaction and commit it, in one round trip.
 
         Raises:
-            DatabaseError: the server said that it was rolled back.
+            DatabaseError: the server reported that it was rolled back.
             CommitUnknown: the answer was lost.
         """
         try:
@@ -84,7 +84,7 @@ async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[No
 
 
 def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Shut the socket down, so that the driver, which waits for an answer, sees the connection closed.
+    """Shut the socket down, so that the driver, which waits for an answer, finds it closed.
 
     If the wait were cancelled instead, the driver would send the hanging server a cancel request, for up to ten seconds.
     """

@@ -109,7 +109,7 @@ class Put(Command):
             _check(self._condition, current)
             return (_created(self._draft, current),)
         if self._draft.stock is not None and not (self._condition.names_version or self._condition.create_only):
-            raise PreconditionRequired(f"product {current.id} exists, and its stock is set only from a named version")
+            raise PreconditionRequired(f"product {current.id} exists, so its stock is set only at a given version")
         _check(self._condition, current)
         return (_replaced(self._draft, current),)
 

@@ -54,7 +54,7 @@ class PreconditionFailed(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """A product that an adjustment would take below zero, as it stood under its lock."""
+    """A product that an adjustment would take below zero, with its values under the lock."""
 
     product_id: str
     available: int

@@ -1,7 +1,7 @@
 """The origin of a write, and the rules by which a write with an idempotency key is done once.
 
 The transaction takes the key's advisory lock, looks for a stored answer, decides, and stores the answer together with the
-change. A retry therefore finds both or neither, even after a crash, and two requests at once are done one after the other.
+change. A retry therefore finds both or neither, even after a crash, and simultaneous requests are done one after another.
 """
 
 from collections.abc import Callable, Sequence

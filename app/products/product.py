@@ -3,13 +3,12 @@
 import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 MAX_INTEGER = 2**53 - 1
 """Largest price, stock or reorder point. Every JSON reader represents it exactly."""
-MAX_ID_LENGTH = 64
 MAX_NAME_LENGTH = 200
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
@@ -114,7 +113,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One entry of the stock ledger, never changed. Unique by product, version and line (counted from 0)."""
+    """One entry of the stock ledger, unique by product, version and line (counted from 0). It never changes."""
 
     product_id: str
     version: int
@@ -160,7 +159,7 @@ class Position:
     """Where a page of the list ended: the last product's id and, when listing by name, its sort key."""
 
     id: str
-    name_key: str = field(default="")
+    name_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

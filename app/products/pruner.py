@@ -32,10 +32,10 @@ class AnswerPruner:
             try:
                 await self.prune()
             except DatabaseError as error:
-                log.info("old answers could not be removed now, the next attempt tries again: %s", error)
+                log.info("old answers could not be removed now, this is tried again later: %s", error)
             except Exception:
                 self._stats.unexpected += 1
-                log.exception("old answers could not be removed now, the next attempt tries again")
+                log.exception("old answers could not be removed now, this is tried again later")
 
     async def prune(self) -> int:
         """Remove every answer that is old enough; return their number. Raises a ``DatabaseError``."""

@@ -36,7 +36,7 @@ NEWEST_MOVEMENTS: LiteralString = """
 SELECT wanted.id, coalesce((SELECT max(version) FROM stock_movements m WHERE m.product_id = wanted.id), 0)
 FROM unnest(%(ids)s::text[]) AS wanted (id)
 """
-"""Returns the newest version in the ledger of each product. It may be higher than a product's that was restored alone."""
+"""Returns the newest version in the ledger of each product. It may exceed that of a product restored alone."""
 
 INSERT: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
@@ -47,7 +47,7 @@ SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
-"""Inserts new rows in the order of their ids. If another transaction inserted one first, fewer ids come back than went in.
+"""Inserts new rows in the order of their ids. If another transaction inserted one first, fewer ids are returned than given.
 
 The caller then starts again.
 """
@@ -87,7 +87,7 @@ WHERE deleted_at IS NULL AND stock < reorder_point AND id > %(after_id)s
     AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
 ORDER BY id LIMIT %(limit)s
 """
-"""Returns products below their reorder point. A prefix leaves some out; the order is by id in any case."""
+"""Returns products below their reorder point. A prefix filters them; the order is by id in any case."""
 
 LIST_BY_NAME: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
@@ -117,7 +117,7 @@ RETURNING created_at
 """
 """Inserts ledger entries. It runs before the products' rows change, so that the trigger on them finds the change recorded.
 
-If another transaction created one of the products first, fewer entries come back than went in: there was no row to lock.
+If another transaction created one of the products first, fewer are returned than given: there was no row to lock.
 """
 
 MOVEMENTS: LiteralString = """

@@ -137,9 +137,7 @@ class Products:
         except TimeoutError as error:
             if ticket.under_way:
                 raise OutcomeUnknown("the write was not finished before its deadline") from error
-            raise Overloaded(
-                "the write was not begun before its deadline: others hold its product, or wait before it"
-            ) from error
+            raise Overloaded("the write was not begun before its deadline: others hold its rows, or wait before it") from error
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
         match decision:
@@ -161,7 +159,7 @@ class Products:
         await self._queue.aclose()
 
     async def _decided(self, ticket: Ticket) -> Outcome:
-        """Submit until no other request with the same idempotency key is under way, for a limited time."""
+        """Submit again, for a limited time, while another request with the same idempotency key is under way."""
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s
         while True:

@@ -1,4 +1,4 @@
-"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Only those have triggers and functions."""
+"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Triggers and functions are only there."""
 
 from sqlalchemy import (
     BigInteger,
@@ -52,7 +52,7 @@ products = Table(
     Column("changed_xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
-    # Set in a tombstone, which keeps the version for when the id is created again. The other columns have no meaning then.
+    # Set in a tombstone, which keeps the version in case the id is created again. The other columns have no meaning then.
     Column("deleted_at", DateTime(timezone=True)),
     CheckConstraint(r"id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')", name="id"),
     CheckConstraint("char_length(name) BETWEEN 1 AND 200", name="name_length"),

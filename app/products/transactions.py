@@ -1,7 +1,8 @@
 """Writes in PostgreSQL: one transaction for many requests, each with its own decision, ledger entries and answer.
 
-A transaction has three round trips: BEGIN, the idempotency keys and the row locks; the changes and the read-back; the stored
-answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later statements.
+A transaction has three round trips: (1) BEGIN, the idempotency keys and the row locks; (2) the changes and the read-back; (3)
+the stored answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later
+statements.
 
 A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
 others are carried out.
@@ -32,7 +33,7 @@ from app.products.source import PRODUCTS, row_of, state_of
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was asked for; raises if nothing may be committed in it (``History.told``)."""
+"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.told``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt. It doubles with each further attempt."""
@@ -248,7 +249,7 @@ class _Transaction:
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.made:
-                raise TransactionConflict("a product of that id was created meanwhile, or the ledger is ahead of its product")
+                raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
                 recorded_at = rows[0][0]
         final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
@@ -302,7 +303,7 @@ def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]
     new = [row for row in products if before[row.id].version == 0]
     known = [row for row in products if before[row.id].version > 0]
     gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # These were created and deleted within this transaction. A tombstone keeps the version for when the id is created again.
+    # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
     born_dead = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
     steps: list[_Step] = []

@@ -1,13 +1,13 @@
 """The queue in which writes wait for a transaction.
 
 Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
-and published together. This *main* transaction waits for no row. If somebody else holds the row of a request, the request moves
+and published together. This *main* transaction waits for no row. A request for a product whose row somebody else holds moves
 to that product's own queue. Later requests for the product join it there until that queue is empty. The rest of the batch is
 carried out.
 
 In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
 briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
-attempts, and their attempts wait for a shorter time, so that many held rows do not delay products whose rows are only
+attempts, and their attempts wait for a shorter time. Therefore many held rows do not delay products whose rows are only
 contended.
 
 If a batch fails as a whole, each of its requests is carried out again in a transaction of its own, so that only the request
@@ -31,7 +31,7 @@ Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
 YIELDS = 5
-"""Event-loop iterations between two batches, so that clients that ask again at once join the next batch.
+"""Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
 
 docs/decisions/0004 has the reasons.
 """
@@ -242,7 +242,7 @@ class WriteQueue:
         while product.waiting:
             ticket = product.waiting[0]
             if ticket.deadline < latest:
-                _fail(ticket, Overloaded("the request's deadline is near, and others still hold its product"))
+                _fail(ticket, Overloaded("the request's deadline is near, and others still hold its rows"))
             elif ticket.future is not None and not ticket.future.done():  # else its caller has left
                 weight += _weight(ticket)
                 if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):

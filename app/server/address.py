@@ -47,7 +47,7 @@ def listen(listener: socket.socket, settings: Settings) -> None:
 def local_url(listener: socket.socket) -> str:
     """Return the URL by which this machine reaches a bound socket."""
     host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens is the setting's choice
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the settings decide where it listens
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

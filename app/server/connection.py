@@ -89,7 +89,7 @@ class Connection(HotReads):
     """A head without its offer, to be parsed a second time."""
     _refused = False
     _whole = True
-    """Whether the last request whose head has ended has itself ended."""
+    """Whether the last request with a complete head is complete."""
     _piece = 0
     """Number of bytes in the piece that is being parsed."""
     _head: object = None
@@ -163,7 +163,7 @@ class Connection(HotReads):
 
     def _exceeds(self) -> bool:
         """Return whether an unfinished request has too many bytes or lines outside its body. The parser has no limit."""
-        if getattr(self.cycle, "scope", None) is not self.scope:  # also while there has been no request yet
+        if getattr(self.cycle, "scope", None) is not self.scope:  # also before the first request
             if self._head is self.scope:
                 self._head_bytes += self._piece
             else:
@@ -246,7 +246,7 @@ class Connection(HotReads):
         if self.pipeline and self.cycle.more_body:
             self.flow.pause_reading()  # the response follows those of the requests before it
             return
-        # There is no cycle while there has been no request.
+        # There is no cycle before the first request.
         answered = getattr(self.cycle, "response_complete", True)
         if not answered and not self.cycle.more_body:
             self.cycle.keep_alive = False

@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
             raise
         finally:
             self.config.loaded_app = self._app
-        # The objects made so far live as long as the process. Frozen, they are not searched in each garbage collection.
+        # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
         gc.collect()
         gc.freeze()
         self.listening.set()
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
     def _adopted(self, task: "asyncio.Task[None]") -> None:
         self._adopting.discard(task)
         if not task.cancelled():
-            task.exception()  # the client has left already, which needs no report
+            task.exception()  # the client has left already: no report is needed
 
     async def _remember_failure(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -119,7 +119,7 @@ async def run_server(
 
     Raises:
         CannotServe: a listener cannot be listened on.
-        Exception: what the application's own start raised, or ``started``.
+        Exception: what the application's own start or ``started`` raised.
     """
     announcing = asyncio.create_task(_announce(server, started))
     announcing.add_done_callback(lambda _: _stop_if_failed(announcing, server))

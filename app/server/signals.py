@@ -25,7 +25,7 @@ def grace_s(settings: Settings) -> int:
 
 
 class StopSignals:
-    """The handler of SIGINT and SIGTERM, from the first server started to the last one stopped.
+    """The handler of SIGINT and SIGTERM, from the first server's start to the last one's end.
 
     While a command starts, a signal cancels it. While it serves, a signal lets the requests under way finish first. While it
     cleans up, which takes a bounded time, signals are ignored.

@@ -41,7 +41,7 @@ async def serve_by(settings: Settings, listener: socket.socket, stop: StopSignal
 
     Raises:
         CannotServe: the address or the workers failed; the message says why.
-        Exception: what ``ready`` raised, or the application's own start in this process.
+        Exception: what ``ready`` or, in this process, the application's own start raised.
     """
     if settings.workers == 1:
         # Imported here, because a parent of workers needs neither the service nor its HTTP server.
@@ -101,7 +101,7 @@ class _Supervisor:
         """Run one worker, and start another one in its place when it ends, until the supervisor stops.
 
         Raises:
-            CannotServe: it ended before it served, and either the first start is not over or no worker is left that serves.
+            CannotServe: it ended before it served, during the first start or while no other worker serves.
         """
         pause_s = 0.0
         while not self._stopping.is_set():

@@ -5,7 +5,7 @@ local taken = {}
 for i = 1, #KEYS do
   local lease = 'L' .. ARGV[i + 1]
   local done = redis.call('SET', KEYS[i], lease, 'NX', 'PX', ARGV[1])
-  -- A key that is no string reads as an empty slot, and could never be filled.
+  -- A key that is no string looks like an empty slot, but could not be filled.
   if not done and redis.call('TYPE', KEYS[i]).ok ~= 'string' then
     redis.call('DEL', KEYS[i])
     done = redis.call('SET', KEYS[i], lease, 'PX', ARGV[1])

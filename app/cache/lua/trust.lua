@@ -5,8 +5,8 @@
 --   0 also if the fence's time is over: only the watermark was set, so that the next cycle has less to do
 local info = redis.call('INFO', 'replication')
 local replid = string.match(ARGV[4], ':(%x+)$')
--- The identity is checked here, too: a server that since the cycle began was demoted, refilled from a lagging one and promoted
--- again holds slots that this cycle has not compared, and a watermark set now would vouch for them.
+-- The identity is checked here, too: since the cycle began, the server may have been demoted, refilled from a lagging one and
+-- promoted again. Then it holds slots that this cycle has not compared, so the watermark must not be set.
 if not string.find(info, 'role:master', 1, true) or not replid or not string.find(info, 'master_replid:' .. replid, 1, true) then
   return 0
 end
@@ -24,7 +24,7 @@ if same_epoch and watermark > mine then
   mine = watermark
 end
 redis.call('SET', KEYS[1], mine)
--- Time does not undo a comparison, so the watermark may be set late; the fence may not, because its life was announced.
+-- The watermark may be set late, because the comparison stays valid; the fence may not, because its life was announced.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local expires_ms = tonumber(ARGV[5])
@@ -32,7 +32,7 @@ if now_ms >= expires_ms then
   return 0
 end
 local fence = ARGV[4] .. '|' .. epoch
--- Never shortening: a cycle that began earlier may end later.
+-- It is never shortened: a cycle that began earlier may end later.
 if redis.pcall('GET', KEYS[2]) ~= fence or now_ms + redis.call('PTTL', KEYS[2]) < expires_ms then
   redis.call('SET', KEYS[2], fence, 'PX', expires_ms - now_ms)
 end
