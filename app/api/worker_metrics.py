@@ -25,7 +25,7 @@ _log = logging.getLogger("larder")
 
 
 class SharedMetrics:
-    """The counters of all workers, in one of them.
+    """The counters of all workers, as one worker sees them: it writes its own file and reads everybody's.
 
     Args:
         directory: the directory of the files.

@@ -13,7 +13,7 @@ another would prove nothing.
 4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
    leased. Without a watermark of this epoch, delete every slot instead (R6).
 5. Store: move watermark and fence. A cycle that took longer than the fence's TTL sets only the watermark. The next cycle
-   then starts from there, so even a slow purge makes progress.
+   then starts from there, so even a purge that takes longer than a fence lives makes progress.
 6. Source: record that the cycle is complete.
 
 A cycle that fails gives its claim back. Unless the store was the cause, its instance then queries its database before each

@@ -1,4 +1,4 @@
-"""Round trips to the store. Requests share them. They are counted, and no request fails because the store failed."""
+"""Round trips to the store. Requests share them. They are counted, and only a drop fails because the store failed."""
 
 import logging
 from collections.abc import Awaitable, Sequence

@@ -9,7 +9,7 @@ from psycopg.types.numeric import Int8Dumper
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.postgres.errors import DatabaseError, translate
+from app.postgres.errors import translate
 from app.postgres.pool import Pool
 from app.postgres.session import Connection, Parameters, Session, Statement, bounded
 
@@ -142,4 +142,4 @@ class Database:
         return connection
 
 
-__all__ = ["DIALECT", "Database", "DatabaseError", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]
+__all__ = ["DIALECT", "Database", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]

@@ -54,7 +54,6 @@ class Pool:
         acquire_timeout_s: float,
         deadline_s: float,
     ) -> None:
-        self.size = size
         self._name = name
         self._connect = connect
         self._waiting_limit = waiting_limit

@@ -73,15 +73,14 @@ class HotReads(HttpToolsProtocol):
                 cycle.scope["state"][READING] = found
             super()._start_asgi_task(cycle, app)
             return
-        value = found
         usual = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
         identity = random.getrandbits(128)
         last = b"" if cycle.keep_alive else _LAST
-        etag = b'"%d"' % value.version
+        etag = b'"%d"' % found.version
         if tag == etag:
             status, answer = 304, _NOT_MODIFIED % (usual, etag, identity, last)
         else:
-            status, answer = 200, _FOUND % (usual, etag, len(value.payload), identity, last, value.payload)
+            status, answer = 200, _FOUND % (usual, etag, len(found.payload), identity, last, found.payload)
         cycle.response_started = cycle.response_complete = True
         self.transport.write(answer)
         if not cycle.keep_alive:

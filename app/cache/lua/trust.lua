@@ -6,7 +6,7 @@
 local info = redis.call('INFO', 'replication')
 local replid = string.match(ARGV[4], ':(%x+)$')
 -- The identity is checked here, too: since the cycle began, the server may have been demoted, refilled from a lagging one and
--- promoted again. Then it holds slots that this cycle has not compared, so the watermark must not be set.
+-- promoted again. Then it holds slots that this cycle has not compared, and a watermark would make them count as compared.
 if not string.find(info, 'role:master', 1, true) or not replid or not string.find(info, 'master_replid:' .. replid, 1, true) then
   return 0
 end
