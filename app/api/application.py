@@ -1,11 +1,12 @@
 """The HTTP application: its routes, the layers around them, and its description."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
@@ -13,6 +14,7 @@ from typing_extensions import override
 from app.api import collection, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import OutermostLayer
+from app.api.routes import RequestRoute
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
@@ -37,7 +39,8 @@ class LarderApi(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            openapi.complete(super().openapi())
+            routes = [route for route in self.routes if isinstance(route, RequestRoute)]
+            openapi.complete(super().openapi(), {str(route.operation_id): route.access for route in routes})
         assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
         return self.openapi_schema
 
@@ -46,6 +49,9 @@ def build(
     version: str,
     requests: RequestStats,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]] | None = None,
+    *,
+    docs: bool = True,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Make the application; its lifespan, or a test, puts a ``Larder`` into ``app.state.larder`` before the first request."""
     app = LarderApi(
@@ -63,6 +69,20 @@ def build(
     for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
         # Routes are added directly, because an included router matches them twice.
         app.router.routes.extend(router.routes)
-    html_pages.install(app)
+    html_pages.install(app, docs=docs)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
+            allow_headers=[
+                *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
+                *("Idempotency-Key", "traceparent"),
+            ],
+            expose_headers=[
+                *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),
+                *("Retry-After", "WWW-Authenticate", "X-Request-Id"),
+            ],
+        )
     app.add_middleware(OutermostLayer, requests=requests)
     return app

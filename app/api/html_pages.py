@@ -64,8 +64,10 @@ async def _swagger_ui() -> HTMLResponse:
     )
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, *, docs: bool) -> None:
     """Add the pages. They load nothing from other sites, because Swagger UI comes with an installed package."""
     app.include_router(router)
+    if not docs:
+        return
     app.add_api_route("/docs", _swagger_ui, include_in_schema=False, response_class=HTMLResponse)
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))

@@ -13,10 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.api.admission import Admission
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_CLIENTS = 100
+"""Most clients that have a label of their own; the others are counted together."""
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
@@ -44,6 +47,31 @@ class RequestStats:
 
 
 @dataclass(slots=True)
+class AccessStats:
+    """Counts of admitted and refused requests. In open mode only refusals are counted."""
+
+    admitted: Counter[str] = field(default_factory=Counter)
+    """By client."""
+    limited: Counter[str] = field(default_factory=Counter)
+    """Those refused because of the client's rate, by client."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By the slug of the problem."""
+
+    @classmethod
+    def of(cls, admission: Admission) -> "AccessStats":
+        """Return the counts of one process."""
+        stats = cls(refused=Counter(admission.refused))
+        for number, client in enumerate(admission.clients):
+            label = client.name if number < MOST_CLIENTS else "other"
+            stats.admitted[label] += client.admitted
+            stats.limited[label] += client.limited
+        return stats
+
+    def __add__(self, other: "AccessStats") -> "AccessStats":
+        return AccessStats(self.admitted + other.admitted, self.limited + other.limited, self.refused + other.refused)
+
+
+@dataclass(slots=True)
 class WorkerMetrics:
     """Everything that ``/metrics`` shows, for one worker or for several together."""
 
@@ -55,6 +83,7 @@ class WorkerMetrics:
     workers: int = 0
     """Number of workers that are alive."""
     restarts: int = 0
+    access: AccessStats = field(default_factory=AccessStats)
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
 
@@ -66,6 +95,7 @@ class WorkerMetrics:
             self.store_up and other.store_up,
             self.workers + other.workers,
             self.restarts + other.restarts,
+            self.access + other.access,
             max(self.taken_at, other.taken_at),
         )
 
@@ -97,6 +127,22 @@ class _Requests(Collector):
             ("route",),
             [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
         )
+
+
+class _Access(Collector):
+    def __init__(self, stats: AccessStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text, label, counts in (
+            ("larder_client_requests", "Requests admitted, by the client of the key.", "client", self._stats.admitted),
+            ("larder_client_requests_limited", "Requests refused because of the client's rate.", "client", self._stats.limited),
+            ("larder_requests_refused", "Requests refused before their bodies were read.", "reason", self._stats.refused),
+        ):
+            family = CounterMetricFamily(name, text, labels=(label,))
+            for value, count in sorted(counts.items()):
+                family.add_metric((value,), count)
+            yield family
 
 
 class StoreHealth(Protocol):
@@ -221,4 +267,5 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     registry.register(_Requests(tally.requests))
     registry.register(_Cache(tally, clock))
     registry.register(_Workers(tally))
+    registry.register(_Access(tally.access))
     return generate_latest(registry)

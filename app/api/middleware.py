@@ -76,6 +76,7 @@ class OutermostLayer:
             # Routes take only GET. The scope is copied, so that the server's own scope keeps HEAD.
             scope = {**scope, "method": "GET"}
         try:
+            scope["app"].state.larder.admission.check_host(scope["headers"], scope["path"])
             if b"%2f" in scope["raw_path"].lower():
                 # If it were decoded to a slash, the path would not be the one that the client meant.
                 await invalid([_SLASH]).response(scope)(scope, receive, answer)
@@ -87,10 +88,12 @@ class OutermostLayer:
                 kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
                 await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
             raise
+        except Problem as refusal:
+            await refusal.response(scope)(scope, receive, answer)
         except ClientDisconnect:
             _log.info("request %s: the client left before it had sent its body", identity.decode())
         except Exception:
-            _log.exception("request %s: %s %s failed", identity.decode(), method, scope["path"])
+            _log.exception("request %s: %s %r failed", identity.decode(), method, scope["path"])
             if answer.status:
                 raise
             kind = TYPES["internal-error"]

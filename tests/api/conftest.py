@@ -111,7 +111,9 @@ class Service:
 @pytest.fixture
 def service() -> Service:
     requests = RequestStats()
-    settings = Settings.from_env({"LARDER_BODY_LIMIT_BYTES": str(LIMIT)})
+    settings = Settings.from_env(
+        {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
+    )
     redis = RedisServer("redis", time.monotonic)
     redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
     redis.data.watermark = Watermark(EPOCH, 1)
@@ -130,7 +132,13 @@ def service() -> Service:
     products = Products(cache, tables, transactions, main.write_limits(settings))
     service = Service(build("1.2.3", requests), Front(products, redis.data.slots), tables, transactions, requests)
     service.app.state.larder = Larder(
-        settings, cast("Products", service.products), service.database, service.store, service.stats, requests
+        settings,
+        cast("Products", service.products),
+        service.database,
+        service.store,
+        service.stats,
+        requests,
+        main.admission(settings, None),
     )
     return service
 

@@ -19,7 +19,7 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api"},
-    {"app.products"},
+    {"app.access", "app.products"},
     {"app.cache"},
     {"app.importer", "app.postgres", "app.private_servers", "app.settings"},
 )
@@ -31,6 +31,7 @@ NEVER = {
     "app.server": {"app.postgres", "redis", *SQL, *APART},
     "app.main": APART,
     "app.api": {"redis", *SQL, *APART},
+    "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},
