@@ -30,7 +30,7 @@ REFRESH_COST = 5
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::([0-9]{0,5}))?")
 _MOST_HOSTS = 1_000
-_OPEN = Caller(Client("", NO_LIMIT), "", frozenset(Scope))
+ANYBODY = Caller(Client("", NO_LIMIT), "", frozenset(Scope))
 """The sender of every request in open mode."""
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -108,7 +108,7 @@ class Admission:
             caller = self._authorized(headers, access.scope)
             if scope["method"] not in _SAFE:
                 self._check_origin(headers)
-            if caller is not _OPEN:
+            if caller is not ANYBODY:
                 caller.client.take(_cost(access, headers), self._clock())
         except AccessError as refusal:
             self.refused[refusal.reason] += 1
@@ -118,7 +118,7 @@ class Admission:
     def reader(self, authorization: bytes | None) -> Caller | None:
         """Return the sender of a plain read; ``None`` unless the read may be answered without a further check."""
         if self.ring is None:
-            return _OPEN
+            return ANYBODY
         if authorization is None:
             return None
         now = self._clock()
@@ -150,7 +150,7 @@ class Admission:
 
     def _authorized(self, headers: Headers, scope: Scope) -> Caller:
         if self.ring is None:
-            return _OPEN
+            return ANYBODY
         caller = self.ring.caller_of(_authorization(headers))
         if scope not in caller.scopes:
             raise Forbidden(scope)

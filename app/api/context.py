@@ -1,6 +1,8 @@
 """The running service, and how the endpoints reach it from a request."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,14 +48,15 @@ class Larder:
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
+    clock: Callable[[], float] = time.monotonic
     readiness: Shared[None] = field(init=False)
     """Whether PostgreSQL can be used, found out at most once a second."""
     metrics: Shared[bytes] = field(init=False)
     """The metrics of all workers as text, made at most once a second."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "readiness", Shared(self.source.ping))
-        object.__setattr__(self, "metrics", Shared(self._render_metrics))
+        object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
+        object.__setattr__(self, "metrics", Shared(self._render_metrics, clock=self.clock))
 
     async def _render_metrics(self) -> bytes:
         own = self.tally()

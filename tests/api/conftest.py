@@ -76,6 +76,16 @@ class Front:
 
 
 @dataclass(slots=True)
+class Clock:
+    """The clock of what is shared for a while; it stands still unless a test moves it."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(slots=True)
 class Database:
     """A database that answers a ping, or fails as it is told."""
 
@@ -106,13 +116,14 @@ class Service:
     database: Database = field(default_factory=Database)
     store: Connected = field(default_factory=Connected)
     stats: Stats = field(default_factory=Stats)
+    clock: Clock = field(default_factory=Clock)
 
 
 @pytest.fixture
 def service() -> Service:
     requests = RequestStats()
     settings = Settings.from_env(
-        {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
+        {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
     )
     redis = RedisServer("redis", time.monotonic)
     redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
@@ -139,6 +150,7 @@ def service() -> Service:
         service.stats,
         requests,
         main.admission(settings, None),
+        clock=service.clock,
     )
     return service
 
