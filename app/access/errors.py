@@ -34,9 +34,9 @@ class Forbidden(AccessError):
 
     reason = "forbidden"
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, key_id: str, client: str) -> None:
         self.scope = scope
-        super().__init__(f"the key does not have the scope {scope}")
+        super().__init__(f"key {key_id} of client {client} does not have the scope {scope}")
 
 
 class KeysUnavailable(AccessError):

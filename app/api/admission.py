@@ -8,6 +8,7 @@ that name, and is refused.
 """
 
 import ipaddress
+import logging
 import re
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 from app.access.errors import AccessError, Forbidden
 from app.access.key_ring import Caller, KeyRing
 from app.access.keys import Scope
+from app.access.limited_log import LimitedLog
 from app.access.rates import NO_LIMIT, Client
 from app.api.problems import Problem
 
@@ -32,6 +34,7 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255
 _MOST_HOSTS = 1_000
 ANYBODY = Caller(Client("", NO_LIMIT), "", frozenset(Scope))
 """The sender of every request in open mode."""
+log = logging.getLogger("larder.access")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -70,6 +73,7 @@ class Admission:
         self.cors = frozenset(cors_origins)
         self._allowed = None if allowed_hosts is None else frozenset(name.lower() for name in allowed_hosts)
         self._clock = clock
+        self._log = LimitedLog(log, clock)
 
     @property
     def clients(self) -> Iterable[Client]:
@@ -112,6 +116,7 @@ class Admission:
                 caller.client.take(_cost(access, headers), self._clock())
         except AccessError as refusal:
             self.refused[refusal.reason] += 1
+            self._log.info("refused as %s: %r: %s", refusal.reason, f"{scope['method']} {scope['path']}"[:200], refusal)
             raise
         return caller
 
@@ -153,7 +158,7 @@ class Admission:
             return ANYBODY
         caller = self.ring.caller_of(_authorization(headers))
         if scope not in caller.scopes:
-            raise Forbidden(scope)
+            raise Forbidden(scope, caller.key_id, caller.name)
         return caller
 
     def _check_origin(self, headers: Headers) -> None:

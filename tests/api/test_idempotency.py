@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import Request
 
+from app.api.admission import ANYBODY, CALLER
 from app.api.responses import render_product
 from app.api.writing import IncomingWrite
 from app.products.commands import Effect, Upsert
