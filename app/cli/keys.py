@@ -87,21 +87,17 @@ async def run(arguments: argparse.Namespace) -> int:
 def _create_offline(arguments: argparse.Namespace) -> None:
     key, digest = make_key()
     expires = None if arguments.expires is None else datetime.now(UTC) + timedelta(seconds=arguments.expires)
-    _show(key, f"Key {id_of(key)} of client {arguments.client}. It was not stored; add these lines to the key file:")
-    print(
-        file_entry(
-            {
-                "id": id_of(key),
-                "client": arguments.client,
-                "scopes": sorted(arguments.scope),
-                "sha256": digest.hex(),
-                "rate_per_s": arguments.rate,
-                "expires": expires,
-            }
-        ),
-        end="",
-        file=sys.stderr,
+    lines = file_entry(
+        {
+            "id": id_of(key),
+            "client": arguments.client,
+            "scopes": sorted(arguments.scope),
+            "sha256": digest.hex(),
+            "rate_per_s": arguments.rate,
+            "expires": expires,
+        }
     )
+    _show(key, f"Key {id_of(key)} of client {arguments.client}. It was not stored; add these lines to the key file:\n\n{lines}")
 
 
 async def _create(database: Database, arguments: argparse.Namespace) -> None:

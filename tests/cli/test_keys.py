@@ -13,6 +13,7 @@ from app.access.keys import KEY_PATTERN, id_of
 from app.cli.keys import REVOKE_WAIT_S
 from tests.cli.larder_process import LIMIT_S, Larder
 
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - what the test is about
 CREATE = ("keys", "create", "--client", "till", "--scope", "products:read")
 
 
@@ -99,9 +100,9 @@ async def test_wrong_arguments_are_usage_errors(larder: Larder, arguments: tuple
 
 async def test_open_service_warns_on_an_address_that_others_reach(larder: Larder, own_servers: Mapping[str, str]) -> None:
     """On all addresses an open service says at each start that others can change everything."""
-    async with larder.serving("serve", **own_servers, LARDER_HOST="0.0.0.0") as serving:
+    async with larder.serving("serve", **own_servers, LARDER_HOST=_EVERYWHERE) as serving:
         assert "whoever reaches it may change everything" in serving.said
-    async with larder.serving("serve", **own_servers, LARDER_ACCESS="keys", LARDER_HOST="0.0.0.0") as serving:
+    async with larder.serving("serve", **own_servers, LARDER_ACCESS="keys", LARDER_HOST=_EVERYWHERE) as serving:
         assert "whoever reaches it" not in serving.said
 
 
