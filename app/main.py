@@ -57,7 +57,14 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
             app.state.larder = larder
             yield {STATE: larder}
 
-    return build(version("larder"), requests, lifespan, docs=settings.docs, cors_origins=names_in(settings.cors_origins))
+    return build(
+        version("larder"),
+        requests,
+        lifespan,
+        open_to_all=settings.access == "open",
+        docs=settings.docs,
+        cors_origins=names_in(settings.cors_origins),
+    )
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from app.api import collection, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
-from app.api.middleware import OutermostLayer
+from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import RequestRoute
 
 DESCRIPTION = (
@@ -24,6 +24,9 @@ DESCRIPTION = (
 
 class LarderApi(FastAPI):
     """FastAPI with fewer layers around the routes, and with the description that ``openapi`` completes."""
+
+    open_to_all = False
+    """Whether requests are admitted without a key, which the description says."""
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
@@ -40,7 +43,8 @@ class LarderApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             routes = [route for route in self.routes if isinstance(route, RequestRoute)]
-            openapi.complete(super().openapi(), {str(route.operation_id): route.access for route in routes})
+            needed = {str(route.operation_id): route.access for route in routes}
+            openapi.complete(super().openapi(), needed, keys_optional=self.open_to_all)
         assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
         return self.openapi_schema
 
@@ -50,6 +54,7 @@ def build(
     requests: RequestStats,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]] | None = None,
     *,
+    open_to_all: bool = False,
     docs: bool = True,
     cors_origins: Sequence[str] = (),
 ) -> FastAPI:
@@ -65,6 +70,7 @@ def build(
         # ``OutermostLayer`` counts requests at a fraction of the cost.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
+    app.open_to_all = open_to_all
     problems.install(app)
     for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
         # Routes are added directly, because an included router matches them twice.
@@ -84,5 +90,6 @@ def build(
                 *("Retry-After", "WWW-Authenticate", "X-Request-Id"),
             ],
         )
+    app.add_middleware(HostLayer)
     app.add_middleware(OutermostLayer, requests=requests)
     return app

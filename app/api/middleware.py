@@ -76,7 +76,6 @@ class OutermostLayer:
             # Routes take only GET. The scope is copied, so that the server's own scope keeps HEAD.
             scope = {**scope, "method": "GET"}
         try:
-            scope["app"].state.larder.admission.check_host(scope["headers"], scope["path"])
             if b"%2f" in scope["raw_path"].lower():
                 # If it were decoded to a slash, the path would not be the one that the client meant.
                 await invalid([_SLASH]).response(scope)(scope, receive, answer)
@@ -102,3 +101,16 @@ class OutermostLayer:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._requests.observe(method, route, answer.status, time.perf_counter() - began)
+
+
+class HostLayer:
+    """ASGI middleware that refuses a request whose host is missing, malformed or not the service's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on. Raises ``Problem`` (400 or 421)."""
+        if scope["type"] == "http":
+            scope["app"].state.larder.admission.check_host(scope["headers"], scope["path"])
+        await self._app(scope, receive, send)

@@ -239,11 +239,11 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
 _KEY_SCHEME = "key"
 
 
-def complete(schema: dict[str, Any], needed: Mapping[str, Access | None]) -> None:
-    """Add to FastAPI's description the components, HEAD of a product, and what each operation needs, by its id."""
+def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, keys_optional: bool) -> None:
+    """Add to FastAPI's description the components, HEAD of a product, and what each operation needs."""
     for methods in schema["paths"].values():
         for method, operation in methods.items():
-            _name_access(operation, needed.get(operation["operationId"]), changes=method != "get")
+            _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
     schema.setdefault("components", {})["securitySchemes"] = {
         _KEY_SCHEME: {
             "type": "http",
@@ -263,11 +263,11 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None]) -> Non
     path["head"] = _head_of(path["get"])
 
 
-def _name_access(operation: dict[str, Any], access: Access | None, *, changes: bool) -> None:
+def _name_access(operation: dict[str, Any], access: Access | None, *, changes: bool, optional: bool) -> None:
     """Name the scope of an operation, and add the problems of admission to its answers."""
     slugs = ["host-not-allowed"]
     if access is not None:
-        operation["security"] = [{_KEY_SCHEME: [access.scope.value]}]
+        operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
         scope = f"Needs the scope `{access.scope}`."
         operation["description"] = f"{operation['description']} {scope}" if operation.get("description") else scope
         slugs += ["unauthenticated", "forbidden", "rate-limited", "keys-unavailable", *(["cross-site"] if changes else [])]
