@@ -243,6 +243,9 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, key
     """Add to FastAPI's description the components, HEAD of a product, and what each operation needs."""
     for methods in schema["paths"].values():
         for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["example"] = PRODUCT_EXAMPLE["id"]  # what Swagger UI offers to send
             _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
     schema.setdefault("components", {})["securitySchemes"] = {
         _KEY_SCHEME: {
