@@ -31,6 +31,24 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
     workers: int = Field(1, ge=1, le=64, description="processes that share the address, each with its own connections")
 
+    connection_limit: int = Field(
+        10_000,
+        ge=1,
+        le=10_000,
+        description="connections of clients per worker; fewer where the limit of open files (`ulimit -n`) does not permit them",
+    )
+    request_limit: int = Field(1_000, ge=1, le=100_000, description="requests under way per worker before 503 `overloaded`")
+    bodies_limit_bytes: int = Field(
+        67_108_864,
+        ge=65_536,
+        le=1_099_511_627_776,
+        description="bytes of unanswered request bodies in memory per worker, the first 64 KiB of each not counted",
+    )
+    head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
+    body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")
+    unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")
+    idle_timeout_ms: Milliseconds = Field(75_000, description="life of a connection without a request")
+
     database_connections: int = Field(
         10,
         ge=5,
@@ -88,6 +106,8 @@ class Settings(BaseModel):
             raise ValueError("fence_ttl_ms must not exceed fence_ttl_max_ms, which writers on other instances rely on")
         if self.request_timeout_ms <= self.fence_ttl_max_ms + self.settle_margin_ms:
             raise ValueError("request_timeout_ms must exceed fence_ttl_max_ms + settle_margin_ms, or no write could settle")
+        if self.bodies_limit_bytes < self.body_limit_bytes:
+            raise ValueError("bodies_limit_bytes must be at least body_limit_bytes, or no body of that size could be received")
         return self
 
     @classmethod

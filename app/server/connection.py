@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httptools
@@ -11,9 +11,11 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.problem_types import TYPES
-from app.api.problems import MEDIA_TYPE, Problem
+from app.server.capacity import HeldBody
 from app.server.hot_read import HotReads
+from app.server.refusal import closing_problem
+from app.server.timeouts import Patience, Wait, Waiting
+from app.sparse_log import SparseLog
 
 MAX_HEAD_BYTES = 65_536
 """Most bytes of a request line, its headers, its trailers and the extensions of its chunks together."""
@@ -25,8 +27,16 @@ _FEW = 4 * MAX_FIELDS
 """A head of at most this many bytes exceeds no limit, because the shortest line has four bytes."""
 _CHUNK_FRAME = 20
 """Bytes around a chunk that are not counted: its length and two line ends."""
+_FRAMING = frozenset({b"expect", b"transfer-encoding"})
+_OTHER_PROTOCOLS = (b"RTSP/", b"ICE/")
 _VERSIONS = frozenset({"1.0", "1.1"})
-_log = logging.getLogger("larder.http")
+_REASONS = {
+    "malformed-request": "not HTTP/1.1, or too many bytes or lines of headers",
+    "request-timeout": "its head or body came too slowly",
+    "overloaded": "the bodies under way have too many bytes together",
+}
+"""Why a request was refused, for the log, by the type of the problem."""
+_log = SparseLog(logging.getLogger("larder.http"))
 
 
 class _Refused(Exception):
@@ -67,13 +77,13 @@ class _PipelineFlow(FlowControl):
     of them would wait in memory.
     """
 
-    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, pipelining: Callable[[], bool]) -> None:
         super().__init__(transport)
-        self._waiting = waiting
+        self._pipelining = pipelining
 
     @override
     def resume_reading(self) -> None:
-        if not self._waiting:
+        if self.read_paused and not self._pipelining():
             super().resume_reading()
 
 
@@ -87,11 +97,20 @@ class Connection(HotReads):
 
     _offer: bytes | None = None
     """A head without its offer, to be parsed a second time."""
-    _refused = False
+    _refusal = ""
+    """The type of the problem with which a request was refused, or an empty text. Nothing is parsed after it."""
+    _fault = "malformed-request"
+    """The type of the problem if the parser or one of its callbacks fails."""
     _whole = True
     """Whether the last request with a complete head is complete."""
-    _piece = 0
-    """Number of bytes in the piece that is being parsed."""
+    _piece: bytes = b""
+    """What is being parsed."""
+    _unparsed: bytes | None = None
+    """What came after requests that wait, and is parsed once they are answered."""
+    _other_protocol = False
+    """Whether what is being parsed may have a request line of another protocol."""
+    _line: bytearray | None = None
+    """The pieces before this one of a head that had no header line by then."""
     _head: object = None
     """The request whose head continues beyond the piece in which it began."""
     _head_bytes = 0
@@ -104,42 +123,70 @@ class Connection(HotReads):
     _chunks = 0
     _chunked: object = None
     """The request to which the last chunk belonged."""
+    _stretch: object = None
+    """Changes whenever the client has read most of what was written for it."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Begin, with the flow control for pipelined requests."""
         super().connection_made(transport)
-        self.flow = _PipelineFlow(transport, self.pipeline)
+        self.flow = _PipelineFlow(transport, lambda: bool(self.pipeline) or self._unparsed is not None)
+        self.patience = Patience()
         self._trailers = _Trailers()
+        self._stats = self._larder.requests.connections
+        self._stats.open += 1
+        self._held = HeldBody(self._stats, self._larder.settings.bodies_limit_bytes)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and give back what the connection held."""
+        super().connection_lost(exc)
+        self._stats.open -= 1
+        self._held.release()
+        self._unparsed = None
 
     @override
     def data_received(self, data: bytes) -> None:
         """Parse data in pieces, so that limits are checked in between."""
-        self._unset_keepalive_if_required()
-        if len(data) <= _PIECE:
+        if self._unparsed is not None:
+            self._unparsed += data
+        elif len(data) <= _PIECE:
             self._take(data)
-            return
-        view = memoryview(data)
+        else:
+            self._take_pieces(data)
+
+    def _take_pieces(self, data: bytes) -> None:
         for start in range(0, len(data), _PIECE):
             if self.transport.is_closing():
                 return
-            self._take(view[start : start + _PIECE])
+            if self.pipeline:
+                # Each waiting request takes many times the memory of its bytes.
+                self._unparsed = data[start:]
+                return
+            self._take(data[start : start + _PIECE])
 
-    def _take(self, piece: bytes | memoryview) -> None:
-        if self._refused:
+    def _take_unparsed(self) -> None:
+        data, self._unparsed = self._unparsed, None
+        if data is not None and not self.transport.is_closing():
+            self._take_pieces(data)
+            self.flow.resume_reading()
+
+    def _take(self, piece: bytes) -> None:
+        if self._refusal:
             return
-        self._piece = len(piece)
+        self._piece = piece
+        self._other_protocol = self._line is not None or b" RTSP/" in piece or b" ICE/" in piece
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserError:
-            self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+            self._refuse()
         except httptools.HttpParserUpgrade as offer:
             self._take_without_offer(memoryview(piece)[offer.args[0] :])
         else:
             if self._whole and getattr(self.cycle, "scope", None) is self.scope:
                 return
             if self._exceeds():
-                self.send_400_response("too many bytes or lines of headers")
+                self._refuse()
 
     def _take_without_offer(self, rest: memoryview) -> None:
         # This is a loop, because each of many requests in one piece may make an offer.
@@ -152,45 +199,76 @@ class Connection(HotReads):
                 self.parser.feed_data(head)
                 self.parser.feed_data(rest)
             except httptools.HttpParserError:
-                self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+                self._refuse()
                 return
             except httptools.HttpParserUpgrade as offer:
                 rest = rest[offer.args[0] :]
             else:
                 break
         if not (self._whole and getattr(self.cycle, "scope", None) is self.scope) and self._exceeds():
-            self.send_400_response("too many bytes or lines of headers")
+            self._refuse()
 
     def _exceeds(self) -> bool:
         """Return whether an unfinished request has too many bytes or lines outside its body. The parser has no limit."""
         if getattr(self.cycle, "scope", None) is not self.scope:  # also before the first request
             if self._head is self.scope:
-                self._head_bytes += self._piece
+                self._head_bytes += len(self._piece)
             else:
                 self._head, self._head_bytes = self.scope, 0
+            self._keep_request_line()
             return self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_FIELDS
         if self._framed is self.scope:
             body = self._body_bytes + _CHUNK_FRAME * self._chunks
-            self._frame_bytes = max(0, self._frame_bytes + self._piece - body)
+            self._frame_bytes = max(0, self._frame_bytes + len(self._piece) - body)
         else:
             self._framed, self._frame_bytes = self.scope, 0
         self._body_bytes = self._chunks = 0
         return self._frame_bytes > MAX_HEAD_BYTES
 
     @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, unless it announces a body that this service cannot delimit."""
+        name = name.lower()
+        if name in _FRAMING:
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
+            elif value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+                # The parser ignores other codings before "chunked", and version 1.0 has none (RFC 9112, 6.1).
+                raise _Refused
+        self.headers.append((name, value))
+
+    @override
     def on_headers_complete(self) -> None:
-        """Accept the request unless its head is too large or of another version. An offer is left out first."""
-        fed = self._piece + (self._head_bytes + _PIECE if self._head is self.scope else 0)
+        """Accept the request unless its head is too large or of another protocol. An offer is left out first."""
+        fed = len(self._piece) + (self._head_bytes + _PIECE if self._head is self.scope else 0)
         if fed > _FEW and (len(self.headers) > MAX_FIELDS or self._head_size(self.headers) > MAX_HEAD_BYTES):
             raise _Refused
+        if self._other_protocol:
+            self._check_protocol()
         if self.parser.should_upgrade():
             self._leave_out_the_offer()
             return
         if self.parser.get_http_version() not in _VERSIONS:
             raise _Refused
         self._whole = False
+        self._held.begin()
         super().on_headers_complete()
         self.headers = self._trailers
+
+    def _keep_request_line(self) -> None:
+        if self.headers:
+            self._line = None
+        elif self._line is None:
+            self._line = bytearray(self._piece)
+        else:
+            self._line += self._piece
+
+    def _check_protocol(self) -> None:
+        """Refuse RTSP and ICE, which the parser takes for HTTP. It does not say which protocol the request line named."""
+        sent, self._line = (self._line or b"") + self._piece, None
+        line = b"%b %b " % (self.parser.get_method(), self.url)
+        if any(line + protocol in sent for protocol in _OTHER_PROTOCOLS):
+            raise _Refused
 
     def _head_size(self, fields: Sequence[tuple[bytes, bytes]]) -> int:
         return len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n") + _size(fields)
@@ -215,6 +293,9 @@ class Connection(HotReads):
     def on_body(self, body: bytes) -> None:
         """Count and pass on a part of the body."""
         self._body_bytes += len(body)
+        if not self.cycle.response_complete and not self._held.add(len(body)):
+            self._fault = "overloaded"
+            raise _Refused
         super().on_body(body)
 
     @override
@@ -229,18 +310,74 @@ class Connection(HotReads):
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start to answer a request, unless it was refused while it waited behind others."""
-        if self._refused and cycle is self.cycle and cycle.more_body:
-            self.send_400_response("not HTTP/1.1, or too many bytes or lines of headers")
+        if self._refusal and cycle is self.cycle and cycle.more_body:
+            self._refuse()
             return
         super()._start_asgi_task(cycle, app)
 
     @override
-    def send_400_response(self, msg: str) -> None:
-        """Answer refused bytes with a problem, like every other error, and close the connection.
+    def on_response_complete(self) -> None:
+        """Go on with the next request. Unlike uvicorn's own method, this one sets no timer."""
+        self.server_state.total_requests += 1
+        if self._held.size:
+            self._held.release(but_present=not self.cycle.response_complete)
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        if self._unparsed is not None and not self.pipeline:
+            self.loop.call_soon(self._take_unparsed)  # not here, since a response can be complete while data is parsed
 
-        Complete requests before them are answered first. Otherwise the client would treat this response as theirs.
+    @override
+    def resume_writing(self) -> None:
+        """Go on to write, since the client has read most of what was written before."""
+        self._stretch = object()
+        super().resume_writing()
+
+    def waiting(self) -> Waiting | None:
+        """Return what the connection waits for its client to do, or ``None`` while it is the server's turn."""
+        if unread := self.transport.get_write_buffer_size():
+            return Waiting(Wait.READ, self._stretch, unread)
+        if self._refusal or self.transport.is_closing():
+            return None
+        if self.cycle is None:
+            return Waiting(Wait.HEAD, None)  # the first byte counts towards the limit of the first head
+        if self.cycle.scope is not self.scope:
+            return Waiting(Wait.HEAD, self.scope, paused=self.flow.read_paused)
+        if not self._whole:
+            return Waiting(Wait.BODY, self.scope, self._held.received, paused=self.flow.read_paused)
+        return Waiting(Wait.IDLE, self.cycle) if self.cycle.response_complete else None
+
+    def idle(self) -> bool:
+        """Return whether no request is under way, not even the beginning of one."""
+        waiting = self.waiting()
+        return waiting is not None and (waiting.kind is Wait.IDLE or (waiting.kind is Wait.HEAD and self.scope is None))
+
+    def make_room(self) -> None:
+        """Close the idle connection. No answer is sent, since the client would take it for that of its next request."""
+        self.transport.close()
+
+    def give_up(self, wait: Wait) -> None:
+        """End the connection, whose client took too long. A request that has begun is answered with 408 where possible."""
+        if wait is Wait.READ:
+            self._stats.closed[wait.value] += 1
+            self.transport.abort()  # a close would wait for the client to read
+        elif self.idle():
+            self._stats.closed[wait.value] += 1
+            self.transport.close()
+        else:
+            self._fault = "request-timeout"
+            self._refuse(wait.value)
+
+    def _refuse(self, reason: str | None = None) -> None:
+        """Answer a refused request with a problem, like every other error, and close the connection.
+
+        Complete requests before it are answered first. Otherwise the client would treat this response as theirs.
         """
-        self._refused = True
+        if not self._refusal:
+            self._refusal = self._fault
+            self._stats.closed[reason or self._fault] += 1
         if self.transport.is_closing():
             return
         if self.pipeline and self.cycle.more_body:
@@ -253,18 +390,13 @@ class Connection(HotReads):
             self.flow.pause_reading()
             return
         identity = b"%032x" % random.getrandbits(128)
-        _log.info("request %s: %s", identity.decode(), msg)
+        _log.info("request %s: %s", identity.decode(), _REASONS[self._refusal])
         if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
-            self._write_problem(identity)
+            self.transport.write(closing_problem(self._refusal, identity, self.server_state.default_headers))
         # Otherwise the unfinished request has its response already, and the client would treat a second one as the response to
         # its next request.
         self.transport.close()
-
-    def _write_problem(self, identity: bytes) -> None:
-        kind = TYPES["malformed-request"]
-        body = Problem(kind.slug, f"{kind.meaning} {kind.remedy}").body()
-        usual = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\n%bcache-control: no-store\r\ncontent-length: %d\r\ncontent-type: %b\r\n"
-            b"x-request-id: %b\r\nconnection: close\r\n\r\n%b" % (usual, len(body), MEDIA_TYPE.encode(), identity, body)
-        )
+        if self.cycle is not None and self.cycle.more_body:
+            # Whoever waits for the body learns at once that it will not come, and writes nothing behind the problem.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

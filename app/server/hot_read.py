@@ -21,13 +21,14 @@ from typing import Any
 
 import uvicorn
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
+from app.server.capacity import LimitedRequests
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
@@ -46,7 +47,7 @@ _NOT_MODIFIED = (
 _LAST = b"connection: close\r\n"
 
 
-class HotReads(HttpToolsProtocol):
+class HotReads(LimitedRequests):
     """uvicorn's protocol for one connection. The application's lifespan has put the ``Larder`` into ``app_state``."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
