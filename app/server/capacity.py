@@ -1,0 +1,167 @@
+"""The limits of number: connections of a process, requests under way, and bytes of large bodies under way."""
+
+import logging
+import random
+import resource
+import socket
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.context import Larder
+from app.api.metrics import ConnectionStats
+from app.api.middleware import OutermostLayer
+from app.api.problem_types import TYPES
+from app.api.problems import Problem
+from app.server.refusal import turn_away
+from app.server.timeouts import Patience
+from app.settings import Settings
+from app.sparse_log import SparseLog
+
+FREE_BODY_BYTES = 65_536
+"""Bytes of each body that do not count towards the limit of all bodies. The number of requests bounds them already, and small
+writes are therefore never refused because of large ones."""
+_SHARE_OF_DESCRIPTORS = 0.75
+"""The rest is for PostgreSQL, Redis, files, and connections that were accepted or closed a moment ago."""
+_ALWAYS_ANSWERED = "/livez"
+_log = logging.getLogger("larder")
+_full_log = SparseLog(_log)
+
+
+def connection_limit(settings: Settings, descriptors: int | None = None) -> int:
+    """Return how many connections a process accepts: as many as the settings allow and its file descriptors permit.
+
+    Args:
+        settings: the settings.
+        descriptors: the limit of open files; that of this process if it is left out.
+    """
+    if descriptors is None:
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return settings.connection_limit
+    permitted = max(1, int(descriptors * _SHARE_OF_DESCRIPTORS) - settings.database_connections)
+    if permitted < settings.connection_limit:
+        _log.info(
+            "at most %d connections are accepted, because a process may open %d files; raise that limit (ulimit -n) for more",
+            permitted,
+            descriptors,
+        )
+    return min(settings.connection_limit, permitted)
+
+
+class Closeable(Protocol):
+    """A connection that can be closed to make room for another."""
+
+    patience: Patience
+
+    def idle(self) -> bool:
+        """Return whether no request is under way, not even the beginning of one."""
+
+    def make_room(self) -> None:
+        """Close it."""
+
+
+class Places:
+    """The places for connections. When all are taken, the connection that has been idle for longest is closed for a new one.
+
+    Args:
+        most: the number of places.
+        connections: the connections that there are.
+        stats: where refusals are counted.
+    """
+
+    def __init__(self, most: int, connections: Collection[Closeable], stats: Callable[[], ConnectionStats]) -> None:
+        self._most = most
+        self._connections = connections
+        self._stats = stats
+        self._idle: deque[Closeable] = deque()
+        self._searched = False
+
+    def admit(self, connection: socket.socket, arriving: int) -> bool:
+        """Return whether there is a place for a connection that was just accepted. Otherwise answer it with 503 and close it.
+
+        Args:
+            connection: the connection.
+            arriving: number of accepted connections that are not among the connections yet.
+        """
+        if len(self._connections) + arriving < self._most or self._close_an_idle_one():
+            return True
+        self._stats().closed["full"] += 1
+        _full_log.info("a connection was refused, because all %d places for connections are in use", self._most)
+        turn_away(connection, b"%032x" % random.getrandbits(128))
+        return False
+
+    def look_again(self) -> None:
+        """Let the next connection without a place search for idle ones. A search for each of them would cost too much."""
+        self._idle.clear()
+        self._searched = False
+
+    def _close_an_idle_one(self) -> bool:
+        if not self._idle and not self._searched:
+            self._searched = True
+            idle = [connection for connection in self._connections if connection.idle()]
+            self._idle.extend(sorted(idle, key=lambda connection: connection.patience.since))
+        while self._idle:
+            connection = self._idle.popleft()
+            if connection in self._connections and connection.idle():
+                connection.make_room()
+                self._stats().closed["room"] += 1
+                return True
+        return False
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    kind = TYPES["overloaded"]
+    await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, send)
+
+
+class LimitedRequests(HttpToolsProtocol):
+    """uvicorn's protocol for one connection, which refuses requests that would be too many at once."""
+
+    _larder: Larder
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start to answer a request, with 503 if too many are under way."""
+        if len(self.tasks) >= self._larder.settings.request_limit and cycle.scope["path"] != _ALWAYS_ANSWERED:
+            app = OutermostLayer(_overloaded, self._larder.requests)
+        super()._start_asgi_task(cycle, app)
+
+
+class HeldBody:
+    """The bytes of a connection's bodies that are in memory because their requests are not answered yet."""
+
+    __slots__ = ("_limit", "_stats", "received", "size")
+
+    def __init__(self, stats: ConnectionStats, limit: int) -> None:
+        self._stats = stats
+        self._limit = limit
+        self.size = 0
+        """Bytes that count towards the limit."""
+        self.received = 0
+        """Bytes of the present request's body."""
+
+    def begin(self) -> None:
+        """Begin another request."""
+        self.received = 0
+
+    def add(self, size: int) -> bool:
+        """Take a part of the present request's body. Return whether it may be kept."""
+        self.received += size
+        more = min(size, self.received - FREE_BODY_BYTES)
+        if more > 0:
+            if self._stats.large_body_bytes + more > self._limit:
+                return False
+            self._stats.large_body_bytes += more
+            self.size += more
+        return True
+
+    def release(self, *, but_present: bool = False) -> None:
+        """Forget the bytes of answered requests. Those of the present one are kept if it is not answered."""
+        kept = max(0, self.received - FREE_BODY_BYTES) if but_present else 0
+        self._stats.large_body_bytes -= self.size - kept
+        self.size = kept
