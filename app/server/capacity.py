@@ -149,11 +149,11 @@ class HeldBody:
         """Begin another request."""
         self.received = 0
 
-    def add(self, size: int) -> bool:
-        """Take a part of the present request's body. Return whether it may be kept."""
+    def add(self, size: int, *, kept: bool) -> bool:
+        """Count a part of the present request's body. Return ``False`` if there is no room for it."""
         self.received += size
         more = min(size, self.received - FREE_BODY_BYTES)
-        if more > 0:
+        if kept and more > 0:
             if self._stats.large_body_bytes + more > self._limit:
                 return False
             self._stats.large_body_bytes += more

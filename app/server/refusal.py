@@ -37,7 +37,7 @@ def turn_away(connection: socket.socket, identity: bytes) -> None:
     """Answer a connection that was just accepted with 503 ``overloaded`` and close it, without waiting for its client."""
     with connection:
         try:
-            connection.setblocking(False)
+            connection.settimeout(0)
             connection.send(closing_problem("overloaded", identity))
             connection.shutdown(socket.SHUT_WR)
             # A socket that is closed with unread bytes is reset, and the client may then lose the answer.

@@ -127,5 +127,5 @@ def sweep(connections: Collection[Watched], now: float, limits: TimeLimits) -> N
             waiting = connection.waiting()
             if connection.patience.ends(waiting, now, limits) and waiting is not None:
                 connection.give_up(waiting.kind)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one connection must not keep the others from being ended
             _unexpected.exception("the time limits of a connection could not be checked")
