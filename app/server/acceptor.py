@@ -8,8 +8,6 @@ from collections.abc import Callable
 _ACCEPTED_AT_ONCE = 32
 """Most connections that are accepted before the event loop runs anything else. Connections that were closed for them give
 their descriptors back only then."""
-_PAUSE_S = 1.0
-"""Pause after a connection could not be accepted."""
 _log = logging.getLogger("larder")
 
 
@@ -19,12 +17,14 @@ class Acceptor:
     Args:
         listener: a bound socket, which listens by the time ``resume`` is called.
         take: is called with each connection, which then belongs to it.
+        pause_s: the pause after a connection could not be accepted.
     """
 
-    def __init__(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
+    def __init__(self, listener: socket.socket, take: Callable[[socket.socket], None], pause_s: float = 1.0) -> None:
         self._listener = listener
         self._listener.settimeout(0)
         self._take = take
+        self._pause_s = pause_s
         self._on = False
 
     def resume(self) -> None:
@@ -59,6 +59,6 @@ class Acceptor:
                 # Most likely the process is out of file descriptors, and an immediate retry would fail as well.
                 _log.warning("connections wait, none can be accepted: %s", error)
                 asyncio.get_running_loop().remove_reader(self._listener)
-                asyncio.get_running_loop().call_later(_PAUSE_S, self._watch)
+                asyncio.get_running_loop().call_later(self._pause_s, self._watch)
                 return
             self._take(connection)

@@ -22,6 +22,7 @@ class Port:
     """A listening socket with the server's protocol behind it."""
 
     number: int
+    state: ServerState
     connections: list[Connection] = field(default_factory=list)
 
     def take(self, segment: bytes) -> None:
@@ -36,7 +37,7 @@ async def listen(service: Service) -> AsyncIterator[Port]:
     config.load()
     state = ServerState()
     state.default_headers = [_DATE]
-    listening = Port(0)
+    listening = Port(0, state)
 
     def connected() -> Connection:
         listening.connections.append(Connection(config, state, {STATE: service.app.state.larder}))
