@@ -48,6 +48,10 @@ async def listen(service: Service) -> AsyncIterator[Port]:
     yield listening
     server.close()
     await server.wait_closed()
+    for left in listening.connections:
+        left.transport.abort()  # a server that has stopped reading does not notice that its client has left
+    while state.connections:
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
