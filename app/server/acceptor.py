@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-_ACCEPTED_AT_ONCE = 32
+_ACCEPTED_AT_ONCE = 16
 """Most connections that are accepted before the event loop runs anything else. Connections that were closed for them give
 their descriptors back only then."""
 _log = logging.getLogger("larder")

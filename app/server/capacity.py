@@ -18,7 +18,7 @@ from app.api.middleware import OutermostLayer
 from app.api.problem_types import TYPES
 from app.api.problems import Problem
 from app.server.refusal import turn_away
-from app.server.timeouts import Patience
+from app.server.timeouts import Patience, Waiting
 from app.settings import Settings
 from app.sparse_log import SparseLog
 
@@ -58,8 +58,8 @@ class Closeable(Protocol):
 
     patience: Patience
 
-    def idle(self) -> bool:
-        """Return whether no request is under way, not even the beginning of one."""
+    def idle(self) -> Waiting | None:
+        """Return its wait for a request of which no byte has come, or ``None`` if a request is under way."""
 
     def make_room(self) -> None:
         """Close it."""
@@ -78,7 +78,7 @@ class Places:
         self._most = most
         self._connections = connections
         self._stats = stats
-        self._idle: deque[Closeable] = deque()
+        self._idle: deque[tuple[Closeable, Waiting]] = deque()
         self._searched = False
 
     def admit(self, connection: socket.socket, arriving: int) -> bool:
@@ -103,11 +103,12 @@ class Places:
     def _close_an_idle_one(self) -> bool:
         if not self._idle and not self._searched:
             self._searched = True
-            idle = [connection for connection in self._connections if connection.idle()]
-            self._idle.extend(sorted(idle, key=lambda connection: connection.patience.since))
+            idle = [(connection, wait) for connection in self._connections if (wait := connection.idle()) is not None]
+            self._idle.extend(sorted(idle, key=lambda found: found[0].patience.since(found[1])))
         while self._idle:
-            connection = self._idle.popleft()
-            if connection in self._connections and connection.idle():
+            connection, before = self._idle.popleft()
+            wait = connection.idle() if connection in self._connections else None
+            if wait is not None and wait.subject is before.subject:
                 connection.make_room()
                 self._stats().closed["room"] += 1
                 return True

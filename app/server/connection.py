@@ -56,7 +56,7 @@ class Connection(Framing):
         """Begin, with the flow control for pipelined requests."""
         super().connection_made(transport)
         self.flow = _PipelineFlow(transport, lambda: bool(self.pipeline) or self._unparsed is not None)
-        self.patience = Patience()
+        self.patience = Patience(self.loop.time())
         self._stats = self._larder.requests.connections
         self._stats.open += 1
 
@@ -140,10 +140,11 @@ class Connection(Framing):
             return Waiting(Wait.BODY, self.scope, self._held.received, paused=self.flow.read_paused)
         return Waiting(Wait.IDLE, self.cycle) if self.cycle.response_complete else None
 
-    def idle(self) -> bool:
-        """Return whether no request is under way, not even the beginning of one."""
+    def idle(self) -> Waiting | None:
+        """Return the wait for a request of which no byte has come, or ``None`` if a request is under way."""
         waiting = self.waiting()
-        return waiting is not None and (waiting.kind is Wait.IDLE or (waiting.kind is Wait.HEAD and self.scope is None))
+        begun = waiting is None or (waiting.kind is not Wait.IDLE and not (waiting.kind is Wait.HEAD and self.scope is None))
+        return None if begun else waiting
 
     def make_room(self) -> None:
         """Close the idle connection. No answer is sent, since the client would take it for that of its next request."""
@@ -154,7 +155,7 @@ class Connection(Framing):
         if wait is Wait.READ:
             self._stats.closed[wait.value] += 1
             self.transport.abort()  # a close would wait for the client to read
-        elif self.idle():
+        elif self.idle() is not None:
             self._stats.closed[wait.value] += 1
             self.transport.close()
         else:

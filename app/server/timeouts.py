@@ -46,6 +46,10 @@ class Waiting(NamedTuple):
     """Whether the server itself has stopped reading, so that the client can do nothing."""
 
 
+def _same(before: Waiting | None, now: Waiting) -> bool:
+    return before is not None and before.kind is now.kind and before.subject is now.subject
+
+
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
     """The longest wait of each kind, in seconds."""
@@ -67,18 +71,21 @@ class TimeLimits:
 
 
 class Patience:
-    """How long one connection has waited for its client."""
+    """How long one connection has waited for its client.
+
+    Args:
+        now: when it was accepted.
+    """
 
     __slots__ = ("_looked_at", "_since", "_waiting")
 
-    def __init__(self) -> None:
-        self._waiting: Waiting | None = None
-        self._since = self._looked_at = 0.0
+    def __init__(self, now: float) -> None:
+        self._waiting: Waiting | None = Waiting(Wait.HEAD, None)
+        self._since = self._looked_at = now
 
-    @property
-    def since(self) -> float:
-        """When the present wait began, as far as the sweep knows."""
-        return self._since if self._waiting is not None else inf
+    def since(self, waiting: Waiting) -> float:
+        """Return when the connection began to wait for this, or ``inf`` if that was after the last look."""
+        return self._since if _same(self._waiting, waiting) else inf
 
     def ends(self, waiting: Waiting | None, now: float, limits: TimeLimits) -> bool:
         """Take note of what the connection waits for now. Return whether that has lasted too long."""
@@ -86,7 +93,7 @@ class Patience:
         since_last_look, self._looked_at = now - self._looked_at, now
         if waiting is None:
             return False
-        if before is None or before.kind is not waiting.kind or before.subject is not waiting.subject:
+        if before is None or not _same(before, waiting):
             self._since = now
             return False
         if waiting.paused:

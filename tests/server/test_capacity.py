@@ -19,14 +19,16 @@ class _Client:
     """A connection that is idle since a moment, or busy."""
 
     def __init__(self, connections: "set[Closeable]", since: float | None) -> None:
-        self.patience = Patience()
-        self.patience.ends(None if since is None else Waiting(Wait.IDLE, None), since or 0.0, _LIMITS)
+        self.patience = Patience(0.0)
         self.closed = False
+        self.request: object = object()
         self._idle = since is not None
+        if since is not None:
+            self.patience.ends(Waiting(Wait.IDLE, self.request), since, _LIMITS)
         connections.add(self)
 
-    def idle(self) -> bool:
-        return self._idle and not self.closed
+    def idle(self) -> Waiting | None:
+        return Waiting(Wait.IDLE, self.request) if self._idle and not self.closed else None
 
     def make_room(self) -> None:
         self.closed = True
@@ -64,6 +66,19 @@ def test_longest_idle_one_leaves_first(pair: tuple[socket.socket, socket.socket]
     connections.clear()
     assert places.admit(pair[0], 2)
     assert stats.closed == {"room": 2}
+
+
+def test_one_that_was_used_since_the_last_look_stays(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What the last look saw of it is out of date: it has been idle for less time than any other."""
+    connections: set[Closeable] = set()
+    places = Places(3, connections, ConnectionStats)
+    used, later, latest = (_Client(connections, since) for since in (10.0, 20.0, 30.0))
+    used.request = object()
+    assert places.admit(pair[0], 0)
+    assert (used.closed, later.closed) == (False, True)
+    latest.request = object()
+    assert places.admit(pair[0], 1)
+    assert (used.closed, latest.closed) == (True, False)
 
 
 def test_without_idle_ones_a_new_one_is_refused(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -13,7 +13,7 @@ _REQUEST, _NEXT = {"path": "/"}, {"path": "/"}
 
 def _ended_after(looks: Iterable[Waiting | None]) -> int | None:
     """The second at which the wait ends, if there is a look every second."""
-    patience = Patience()
+    patience = Patience(100.0)
     return next((second for second, waiting in enumerate(looks) if patience.ends(waiting, 100.0 + second, _LIMITS)), None)
 
 
@@ -68,7 +68,7 @@ class _Faulty:
     """A connection that cannot be looked at, or one that is idle."""
 
     def __init__(self, *, faulty: bool) -> None:
-        self.patience = Patience()
+        self.patience = Patience(100.0)
         self.faulty = faulty
         self.ended: list[Wait] = []
 
