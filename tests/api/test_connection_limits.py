@@ -27,11 +27,11 @@ _LOOK_S = 0.5
 
 
 class Clock:
-    """Virtual time, in which the sweep runs as it does on a server."""
+    """Virtual time, which begins now, and in which the sweep runs as it does on a server."""
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        self.now = 1_000.0
+        self.now = asyncio.get_running_loop().time()
 
     async def pass_s(self, seconds: float, each_look: Callable[[], None] = lambda: None) -> None:
         """Let time pass."""
@@ -55,7 +55,7 @@ async def port(service: Service) -> AsyncIterator[Port]:
 
 
 @pytest.fixture
-def clock(port: Port) -> Clock:
+async def clock(port: Port) -> Clock:
     return Clock(port)
 
 

@@ -26,8 +26,8 @@ _QUIET_S, _ATTACK_S = 15.0, 45.0
 _MEMORY_BYTES = 100 * 2**20
 _SLACK_S = 3.0
 _LIVES_S = {"silent": 10.0, "head": 10.0, "body": 6.0, "unread": 35.0}
-"""The longest lives of the kinds: the limits in docs/HTTP.md, and for a body the moment at which it has missed its rate. The one that does
-not read is answered for some seconds, until the kernel keeps no more for it."""
+"""The longest lives of the kinds: the limits in docs/HTTP.md, and for a body the moment at which it has missed its rate. The
+one that does not read is answered for some seconds, until the kernel keeps no more for it."""
 
 
 @contextmanager
