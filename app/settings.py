@@ -37,12 +37,11 @@ class Settings(BaseModel):
         le=10_000,
         description="connections of clients per worker; fewer where the limit of open files (`ulimit -n`) does not permit them",
     )
-    request_limit: int = Field(1_000, ge=1, le=100_000, description="requests under way per worker before 503 `overloaded`")
     bodies_limit_bytes: int = Field(
         67_108_864,
         ge=65_536,
         le=1_099_511_627_776,
-        description="bytes of unanswered request bodies in memory per worker, the first 64 KiB of each not counted",
+        description="bytes of unanswered request bodies in memory per worker, the first 16 KiB of each not counted",
     )
     head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
     body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")

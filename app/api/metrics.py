@@ -134,7 +134,7 @@ class _Connections(Collector):
         yield GaugeMetricFamily("larder_connections", "Connections of clients.", self._stats.open)
         yield GaugeMetricFamily(
             "larder_large_body_bytes",
-            "Bytes of unanswered request bodies in memory, beyond the first 64 KiB of each.",
+            "Bytes of unanswered request bodies in memory, beyond the first 16 KiB of each.",
             self._stats.large_body_bytes,
         )
         closed = CounterMetricFamily(

@@ -131,7 +131,7 @@ _TYPES = (
     ),
     ProblemType(
         "overloaded", 503, "Too many requests are waiting",
-        "The request could not be carried out in time: too many requests, bodies or connections are under way, others"
+        "The request could not be carried out in time: too many requests or connections are under way, others"
         " hold the product's row, PostgreSQL has reached one of its limits, or the service is stopping. Nothing was done for"
         " this request.",
         "Repeat it after Retry-After, and send fewer requests at once.",

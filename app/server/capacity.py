@@ -1,4 +1,8 @@
-"""The limits of number: connections of a process, requests under way, and bytes of large bodies under way."""
+"""The limits of number: connections of a process, and bytes of bodies under way.
+
+A connection has at most one request under way, so that the limit of connections is one of requests, too. A lower limit of
+requests would help those who send bodies slowly: they would keep others out with fewer connections.
+"""
 
 import logging
 import random
@@ -6,28 +10,19 @@ import resource
 import socket
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Protocol
 
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
-from app.api.context import Larder
 from app.api.metrics import ConnectionStats
-from app.api.middleware import OutermostLayer
-from app.api.problem_types import TYPES
-from app.api.problems import Problem
 from app.server.refusal import turn_away
 from app.server.timeouts import Patience, Waiting
 from app.settings import Settings
 from app.sparse_log import SparseLog
 
-FREE_BODY_BYTES = 65_536
-"""Bytes of each body that do not count towards the limit of all bodies. The number of requests bounds them already, and small
-writes are therefore never refused because of large ones."""
+FREE_BODY_BYTES = 16_384
+"""Bytes of each body that do not count towards the limit of all bodies. The number of connections bounds them already, and
+small writes are therefore never refused because of large ones."""
 _SHARE_OF_DESCRIPTORS = 0.75
 """The rest is for PostgreSQL, Redis, files, and connections that were accepted or closed a moment ago."""
-_ALWAYS_ANSWERED = "/livez"
 _log = logging.getLogger("larder")
 _full_log = SparseLog(_log)
 
@@ -113,24 +108,6 @@ class Places:
                 self._stats().closed["room"] += 1
                 return True
         return False
-
-
-async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
-    kind = TYPES["overloaded"]
-    await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, send)
-
-
-class LimitedRequests(HttpToolsProtocol):
-    """uvicorn's protocol for one connection, which refuses requests that would be too many at once."""
-
-    _larder: Larder
-
-    @override
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start to answer a request, with 503 if too many are under way."""
-        if len(self.tasks) >= self._larder.settings.request_limit and cycle.scope["path"] != _ALWAYS_ANSWERED:
-            app = OutermostLayer(_overloaded, self._larder.requests)
-        super()._start_asgi_task(cycle, app)
 
 
 class HeldBody:

@@ -21,14 +21,13 @@ from typing import Any
 
 import uvicorn
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
-from app.server.capacity import LimitedRequests
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
@@ -47,7 +46,7 @@ _NOT_MODIFIED = (
 _LAST = b"connection: close\r\n"
 
 
-class HotReads(LimitedRequests):
+class HotReads(HttpToolsProtocol):
     """uvicorn's protocol for one connection. The application's lifespan has put the ``Larder`` into ``app_state``."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:

@@ -228,27 +228,6 @@ async def test_pipeline_is_answered_whole(service: Service, port: Port, *, body:
     assert {answer[9:12] for answer in answers} == ({b"201", b"200"} if body else {b"404"})
 
 
-async def test_requests_under_way_are_bounded(service: Service) -> None:
-    """One more than may be under way is refused with 503, keeps its connection, and `/livez` is answered all the same."""
-    larder = service.app.state.larder
-    service.app.state.larder = replace(larder, settings=larder.settings.model_copy(update={"request_limit": 1}))
-    async with listen(service) as bounded, connection(bounded) as (waiting, writer):
-        writer.write(_PUT + _LENGTH + _BODY[:20])
-        while not bounded.connections[-1].tasks:
-            await asyncio.sleep(0)
-        async with connection(bounded) as (reader, other):
-            for request, status in ((_GET, b"503"), (b"GET /livez HTTP/1.1\r\nHost: larder\r\n\r\n", b"200")):
-                other.write(request)
-                answer = await answer_of(reader)
-                assert answer[9:12] == status
-                assert (b"\r\nretry-after: 1\r\n" in answer) == (status == b"503")
-            writer.write(_BODY[20:])
-            assert (await answer_of(waiting)).startswith(b"HTTP/1.1 201 ")
-            await _settled()
-            other.write(_GET)
-            assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
-
-
 async def test_bytes_of_bodies_are_bounded(service: Service) -> None:
     """A body that would exceed what all bodies together may have is refused with 503; small and later ones are not."""
     limit, large = 100_000, FREE_BODY_BYTES + 60_000

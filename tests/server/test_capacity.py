@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.api.metrics import ConnectionStats
-from app.server.capacity import Closeable, HeldBody, Places, connection_limit
+from app.server.capacity import FREE_BODY_BYTES, Closeable, HeldBody, Places, connection_limit
 from app.server.timeouts import Patience, TimeLimits, Wait, Waiting
 from app.settings import Settings
 
@@ -108,13 +108,13 @@ def test_bytes_of_a_body_count_until_its_answer() -> None:
     """Those of an answered request are given back, those of the next one on the connection are not."""
     stats = ConnectionStats()
     held = HeldBody(stats, 100_000)
-    assert held.add(65_536 + 50_000, kept=True)
+    assert held.add(FREE_BODY_BYTES + 50_000, kept=True)
     held.begin()
-    assert held.add(65_536 + 40_000, kept=True)
+    assert held.add(FREE_BODY_BYTES + 40_000, kept=True)
     assert stats.large_body_bytes == 90_000
     assert not held.add(10_001, kept=True)
     assert held.add(10_001, kept=False)
-    held.received = 65_536 + 40_000
+    held.received = FREE_BODY_BYTES + 40_000
     held.release(but_present=True)
     assert stats.large_body_bytes == 40_000
     held.release()
