@@ -31,20 +31,15 @@ def guards() -> tuple[Guard, ...]:
 
 
 def guards_table() -> str:
-    """Each guard, the schedule that it defeats, what notices that it is gone, and where it stands."""
+    """Each guard, the schedule that it defeats, and what notices that it is gone."""
     return markdown(
-        ("guard", "without it", "noticed by", "code"),
+        ("guard", "without it", "noticed by"),
         [
             (
                 f"{guard.rule} {guard.name}",
                 guard.without,
-                _codes(*guard.searches, *guard.mutants, *guard.tests),
-                _codes(*(path.removeprefix("app/") for path in guard.code)),
+                ", ".join(f"`{name}`" for name in (*guard.searches, *guard.mutants, *guard.tests)),
             )
             for guard in guards()
         ],
     )
-
-
-def _codes(*names: str) -> str:
-    return ", ".join(f"`{name}`" for name in names)

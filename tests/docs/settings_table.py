@@ -7,18 +7,15 @@ from pydantic.fields import FieldInfo
 from app.settings import PREFIX, Settings
 from tests.docs.tables import markdown
 
-UNITS = {"ms": "ms", "s": "s", "bytes": "bytes", "percent": "%", "keys": "keys", "rows": "rows"}
-
 
 def settings_table() -> str:
-    """A line for each setting: variable, default, unit, allowed values, meaning."""
+    """A line for each setting: variable, default, allowed values, meaning. The variable's name ends in its unit."""
     return markdown(
-        ("variable", "default", "unit", "allowed", "meaning"),
+        ("variable", "default", "allowed", "meaning"),
         [
             (
                 f"`{PREFIX}{name.upper()}`",
                 f"`{field.default}`" if field.default != "" else "none",
-                UNITS.get(name.rpartition("_")[2], ""),
                 _allowed(field),
                 field.description or "",
             )
