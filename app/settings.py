@@ -52,6 +52,22 @@ class Settings(BaseModel):
     )
     cors_origins: str = Field("", description="origins, separated by commas, whose web pages may use the service")
     docs: bool = Field(default=True, description="serve `/docs`")
+    connection_limit: int = Field(
+        10_000,
+        ge=1,
+        le=10_000,
+        description="connections of clients per worker; fewer where the limit of open files (`ulimit -n`) does not permit them",
+    )
+    bodies_limit_bytes: int = Field(
+        67_108_864,
+        ge=65_536,
+        le=1_099_511_627_776,
+        description="bytes of unanswered request bodies in memory per worker, the first 16 KiB of each not counted",
+    )
+    head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
+    body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")
+    unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")
+    idle_timeout_ms: Milliseconds = Field(75_000, description="life of a connection without a request")
 
     database_connections: int = Field(
         10,
@@ -116,6 +132,8 @@ class Settings(BaseModel):
             )
         if wrong := [host for host in names_in(self.allowed_hosts) if not _HOST.fullmatch(host)]:
             raise ValueError(f"allowed_hosts must be names without a port, separated by commas; it has {wrong[0]!r}")
+        if self.bodies_limit_bytes < self.body_limit_bytes:
+            raise ValueError("bodies_limit_bytes must be at least body_limit_bytes, or no body of that size could be received")
         return self
 
     @classmethod

@@ -19,9 +19,9 @@ from typing import Any
 from app.access.errors import AccessError, Forbidden
 from app.access.key_ring import Caller, KeyRing
 from app.access.keys import Scope
-from app.access.limited_log import LimitedLog
 from app.access.rates import NO_LIMIT, Client
 from app.api.problems import Problem
+from app.sparse_log import SparseLog
 
 CALLER = "caller"
 """Key in the request state under which the sender of an admitted request is found."""
@@ -73,7 +73,7 @@ class Admission:
         self.cors = frozenset(cors_origins)
         self._allowed = None if allowed_hosts is None else frozenset(name.lower() for name in allowed_hosts)
         self._clock = clock
-        self._log = LimitedLog(log, clock)
+        self._log = SparseLog(log, clock)
 
     @property
     def clients(self) -> Iterable[Client]:

@@ -23,12 +23,32 @@ MOST_CLIENTS = 100
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
+@dataclass(slots=True)
+class ConnectionStats:
+    """Counts of one process's connections. What is open and held is a state of the process; what was closed is a count."""
+
+    open: int = 0
+    large_body_bytes: int = 0
+    closed: Counter[str] = field(default_factory=Counter)
+    """Connections that the server closed or refused, by reason: the keys of ``CLOSED``."""
+
+    def __add__(self, other: "ConnectionStats") -> "ConnectionStats":
+        return ConnectionStats(
+            self.open + other.open, self.large_body_bytes + other.large_body_bytes, self.closed + other.closed
+        )
+
+
+CLOSED = ("idle", "head_timeout", "body_timeout", "unread", "room", "full", "malformed-request", "overloaded")
+"""The reasons for which the server closes or refuses a connection."""
+
+
 class RequestStats:
     """Counts of one process's requests by method, route template and status, and their durations by route template."""
 
-    __slots__ = ("durations", "requests")
+    __slots__ = ("connections", "durations", "requests")
 
     def __init__(self) -> None:
+        self.connections = ConnectionStats()
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
@@ -37,8 +57,15 @@ class RequestStats:
         self.requests[method if method in _METHODS else "other", route, status] += 1
         self.durations[route].observe(seconds)
 
+    def without_state(self) -> "RequestStats":
+        """Return the counts that remain when the process is dead: it has no connections any more."""
+        counts = RequestStats() + self
+        counts.connections = ConnectionStats(closed=self.connections.closed)
+        return counts
+
     def __add__(self, other: "RequestStats") -> "RequestStats":
         both = RequestStats()
+        both.connections = self.connections + other.connections
         both.requests = self.requests + other.requests
         for stats in (self, other):
             for route, histogram in stats.durations.items():
@@ -143,6 +170,25 @@ class _Access(Collector):
             for value, count in sorted(counts.items()):
                 family.add_metric((value,), count)
             yield family
+
+
+class _Connections(Collector):
+    def __init__(self, stats: ConnectionStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("larder_connections", "Connections of clients.", self._stats.open)
+        yield GaugeMetricFamily(
+            "larder_large_body_bytes",
+            "Bytes of unanswered request bodies in memory, beyond the first 16 KiB of each.",
+            self._stats.large_body_bytes,
+        )
+        closed = CounterMetricFamily(
+            "larder_connections_closed", "Connections that the server closed or refused, by reason.", labels=("reason",)
+        )
+        for reason in CLOSED:
+            closed.add_metric((reason,), self._stats.closed[reason])
+        yield closed
 
 
 class StoreHealth(Protocol):
@@ -265,6 +311,7 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Requests(tally.requests))
+    registry.register(_Connections(tally.requests.connections))
     registry.register(_Cache(tally, clock))
     registry.register(_Workers(tally))
     registry.register(_Access(tally.access))

@@ -74,6 +74,11 @@ _TYPES = (
         "Use one of the methods in the Allow header.",
     ),
     ProblemType(
+        "request-timeout", 408, "The request came too slowly",
+        "The head or the body of the request was not complete in time. The connection was closed. Nothing was changed.",
+        "Send the request again on another connection, at 1 KiB/s or faster. If that fails again, look at the network between.",
+    ),
+    ProblemType(
         "already-exists", 409, "A product of that id exists",
         "POST /products only creates, and a product of that id is there at `current_version`. It was left as it is.",
         "Choose another id, or leave it out to be given one. PUT /products/{id} replaces an existing product.",
@@ -162,8 +167,9 @@ _TYPES = (
     ),
     ProblemType(
         "overloaded", 503, "Too many requests are waiting",
-        "The request could not be carried out in time: too many requests wait, others hold the product's row, PostgreSQL has"
-        " reached one of its limits, or the service is stopping. Nothing was done for this request.",
+        "The request could not be carried out in time: too many requests or connections are under way, others"
+        " hold the product's row, PostgreSQL has reached one of its limits, or the service is stopping. Nothing was done for"
+        " this request.",
         "Repeat it after Retry-After, and send fewer requests at once.",
         1,
     ),
