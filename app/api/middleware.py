@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
 from app.api.problems import FieldError, Problem, invalid
+from app.sparse_log import SparseLog
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _log = logging.getLogger("larder.http")
+_sparse_log = SparseLog(_log)
 _SLASH = FieldError("must not contain an encoded slash: no id has one", parameter="path")
 
 
@@ -90,7 +92,7 @@ class OutermostLayer:
         except Problem as refusal:
             await refusal.response(scope)(scope, receive, answer)
         except ClientDisconnect:
-            _log.info("request %s: the client left before it had sent its body", identity.decode())
+            _sparse_log.info("request %s: the client left before it had sent its body", identity.decode())
         except Exception:
             _log.exception("request %s: %s %r failed", identity.decode(), method, scope["path"])
             if answer.status:

@@ -85,7 +85,12 @@ async def test_readers_do_not_notice_hostile_clients(
     outage_directory: Path, database_url: str, redis_url: str, namespace: str, workers: int
 ) -> None:
     """No read fails, p99 is at most twice what it is without them, memory stays within 100 MB, and all are closed in time."""
-    own = {"LARDER_DATABASE_URL": database_url, "LARDER_REDIS_URL": redis_url, "LARDER_CACHE_NAMESPACE": namespace}
+    own = {
+        "LARDER_ACCESS": "open",
+        "LARDER_DATABASE_URL": database_url,
+        "LARDER_REDIS_URL": redis_url,
+        "LARDER_CACHE_NAMESPACE": namespace,
+    }
     with _children_may_open(_DESCRIPTORS):
         serving = Larder(outage_directory).serving("serve", "--workers", str(workers), **own)
         service = await serving.__aenter__()
