@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 
 REQUIRED = ("id", "name", "price_cents")
 FIELDS = (*REQUIRED, "stock", "reorder_point")
@@ -55,7 +55,7 @@ class Columns:
         A name that matches exactly wins; otherwise case and outer spaces are ignored.
 
         Raises:
-            BadInput: a required or mapped column is missing or ambiguous.
+            ImportStopped: a required or mapped column is missing or ambiguous.
         """
         positions: dict[str, int] = {}
         missing: list[str] = []
@@ -63,7 +63,7 @@ class Columns:
             wanted = mapping.get(field, field)
             found = _matches(header, wanted)
             if len(found) > 1:
-                raise BadInput(
+                raise ImportStopped(
                     f"The header has {len(found)} columns that could be {field}, all named like {wanted!r}. "
                     f"Rename one, or name another column: --map {field}=COLUMN"
                 )
@@ -72,7 +72,7 @@ class Columns:
             elif field in REQUIRED or field in mapping:
                 missing.append(field if wanted == field else f"{field} (looked for a column {wanted!r})")
         if missing:
-            raise BadInput(_missing_columns(header, missing))
+            raise ImportStopped(_missing_columns(header, missing))
         return cls(tuple(header), positions)
 
     def text(self) -> str:
@@ -107,20 +107,20 @@ def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns
     Records whose cells are all empty are skipped.
 
     Raises:
-        BadInput: the file has no usable header.
+        ImportStopped: the file has no usable header.
     """
     records = _records(lines)
     header = next(records, None)
     if header is None:
-        raise BadInput(f"The file is empty: it needs a header line that names the columns, such as {','.join(REQUIRED)}")
+        raise ImportStopped(f"The file is empty: it needs a header line that names the columns, such as {','.join(REQUIRED)}")
     if isinstance(header, Rejected):
-        raise BadInput(
+        raise ImportStopped(
             f"The header line cannot be read: {header.reason}. "
             "(Are the file's line ends CR alone? Then: tr '\\r' '\\n' < FILE > converted.csv)"
         )
     _, names = header
     if any(_NOT_UTF8.search(name) for name in names):
-        raise BadInput(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
+        raise ImportStopped(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
     columns = Columns.of(names, mapping)
     return columns, (record if isinstance(record, Rejected) else _row(*record, columns) for record in records)
 
