@@ -31,7 +31,7 @@ Failures
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
     commit answer lost             the outcome is reported as unknown; the cache is not changed
-    source is an old primary       the new primary's processes trust neither its fence nor its slots; its own answer no request
+    source is an old primary       other processes trust neither its fence nor its slots; its own processes refuse every request
     =============================  =====================================================================
 
 docs/PROTOCOL.md has the rules in full. docs/PROOF.md has the schedule that each guard defeats, and what fails without it.
@@ -143,7 +143,7 @@ class WriteThrough:
     async def ping(self) -> None:
         """Read the source's present epoch, which shows that it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
-        self._history.told(await self._history_source.tell_epoch(), asked_at)
+        self._history.record(await self._history_source.tell_epoch(), asked_at)
 
     # ---------------------------------------------------------------- reads
 
@@ -189,7 +189,7 @@ class WriteThrough:
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
-        """Read only the slot of one key, for callers to whom a task would cost more than the read.
+        """Read only the slot of one key, without a task, because a task would cost more than the read itself.
 
         ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """
@@ -252,7 +252,7 @@ class WriteThrough:
         tokens = leased or {}
         if states:
             with suppress(SourceDeposed):
-                self._history.told(states[0].epoch, began)
+                self._history.record(states[0].epoch, began)
         if self._history.deposed:
             return False
         if leased is None:
@@ -278,9 +278,9 @@ class WriteThrough:
         if not acknowledgement.proven:
             await self._settler.settle(acknowledgement.committed_at)
             if self._history.deposed:
-                await self._ask_again()
+                await self._check_primary()
 
-    async def _ask_again(self) -> None:
+    async def _check_primary(self) -> None:
         """Raise ``NotSettled`` unless the write's source is the present primary after all."""
         try:
             await self.ping()

@@ -14,7 +14,7 @@ from app.cli.errors import CommandFailed
 from app.server.errors import CannotServe
 from app.server.process import run_in_loop
 
-# The values are module names, so that `larder import` does not load the service, nor `larder serve` the importer.
+# The values are names, so that a command loads only its own module: `larder import` does not load the service.
 COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",

@@ -56,7 +56,7 @@ def read_batches(rows: Iterable[Row | Rejected], file: CsvFile, *, batch_size: i
 def each_id_once(rows: Iterable[Row | Rejected], *, ids_max: int = IDS_MAX) -> Iterator[Row | Rejected]:
     """Yield the rows. A row is rejected if an earlier line has the same id.
 
-    The id of a rejected row counts, too: the line that is imported must not depend on why another one is rejected.
+    The id of a rejected row counts, too, so that a mistake in one line never decides which other line is imported.
     """
     first_lines: dict[str | bytes, int] = {}
     for row in rows:

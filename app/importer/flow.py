@@ -1,7 +1,7 @@
 """The flow of an import: several batches are sent at once, and their results are reported in the order of the file.
 
 The list of rejected rows is therefore sorted, and all rows before the position that the progress shows are done. A batch that
-is being retried delays the others only once they are a window ahead of it.
+is being retried delays the others only when they are a whole window ahead of it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class ImportFlow:
         """
         window_batches = self.poster.connections * WINDOW_PER_CONNECTION
         window = deque[tuple[Batch, asyncio.Task[list[Result] | None]]]()
-        # No task raises anything except a cancellation, so the group ends them only when this is cancelled.
+        # A task raises nothing but a cancellation, so the group cancels the tasks only when ``run`` itself is cancelled.
         async with asyncio.TaskGroup() as tasks:
             with self._stopping():
                 for batch in takewhile(lambda _: not self.stop.is_set(), batches):

@@ -10,7 +10,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -86,9 +85,7 @@ class Poster:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             await client.aclose()
 
@@ -147,7 +144,7 @@ class Poster:
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
             )
         return ImportStopped(
-            f"{self.shown_url} answers {problem_text(response)}, and would to every request (here {what}). "
+            f"{self.shown_url} answers {problem_text(response)} to {what}, and would answer every request so. "
             "Is this the address of a Larder, without a path behind it?"
         )
 
@@ -188,7 +185,7 @@ def problem_text(response: httpx.Response) -> str:
 
 
 def problem_reason(problem: object) -> str:
-    """Return the text of an RFC 9457 problem, with the single errors of a 422, made from the members that it has."""
+    """Return the text of an RFC 9457 problem, with the errors that a 422 lists. A member may be missing."""
     if isinstance(problem, str):
         return _one_line(problem)
     if not isinstance(problem, dict):

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import rich.progress
@@ -57,7 +56,7 @@ class RejectedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         # Every row was flushed when it was added, so an error here was raised before, or concerns only the header.
         with suppress(OSError):
             self._file.close()
@@ -70,7 +69,7 @@ def _check_replaceable(path: Path, source: Path) -> None:
     if path.samefile(source):
         raise ImportStopped(f"--refused {path} is the file to import. Name another one.")
     if not path.is_file():
-        # Not even /dev/null: an empty list is removed at the end.
+        # Not even /dev/null is accepted, because an empty list is removed at the end.
         raise ImportStopped(f"--refused {path} is not a regular file. Name one, or leave the option out.")
     with path.open("rb") as file:
         first_line = file.read(64).splitlines()[:1]
@@ -117,5 +116,5 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()

@@ -95,4 +95,4 @@ class ImportRun:
         text = f"So far {counts_text(self._counts)}; batches without an answer may be stored or not."
         if self._counts["refused"]:
             text += f" The rows refused so far are listed in {self.refused_path}."
-        return f"{text} Run the same command again: it ends in the same state as if nothing had happened."
+        return f"{text} Run the same command again: the products are then the same as without the interruption."

@@ -33,7 +33,7 @@ WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.xact_st
 )
 ORDER BY a.xact_start LIMIT 3
 """
-"""The oldest transactions that use tables of this schema; one of them held the lock that was waited for."""
+"""The oldest transactions that use tables of this schema; one of them held the lock that the migration waited for."""
 
 
 def script_directory() -> ScriptDirectory:

@@ -1,7 +1,7 @@
-"""The account that PostgreSQL runs as when Larder runs as root, which PostgreSQL refuses to do.
+"""The account for PostgreSQL when Larder runs as root, because PostgreSQL refuses to run as root.
 
 It exists only on a machine where Larder runs as root, most often a container. It has no login. It owns the server's
-directories, and the parents of those and of the programs get the permission ``o+x``, so that it can reach them.
+directories. The directories above those, and above the programs, get the permission ``o+x``, so that it can reach them.
 """
 
 import os
@@ -38,7 +38,7 @@ def server_account() -> str | None:
 
 
 def give(directory: Path, account: str | None) -> None:
-    """Make the account the only one that can use ``directory``, and let it reach it."""
+    """Let only the account use ``directory``, and let it pass the directories above."""
     directory.chmod(stat.S_IRWXU)
     if account is not None:
         entry = pwd.getpwnam(account)

@@ -21,12 +21,14 @@ from app.private_servers.process import PrivateServer, ServerProcess, end_orphan
 _SUPERUSER = "postgres"
 _SOCKET_PREFIX = "larder-postgres-"
 _READY_S = 60.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _STOP_PATIENCE_S = 10.0
 _BUILTIN_LOCALE_SINCE = 17
 _PID_FILE = "postmaster.pid"
 # Lines of the pid file, counted from 0.
 _LINE_PID, _LINE_SOCKET_DIRECTORY, _LINE_STATUS = 0, 4, 7
-
+# Nothing is inherited, because the caller's PG* variables and locale are meant for other servers.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -71,24 +73,19 @@ class PostgresServer(PrivateServer):
         command = [str(self._programs / "postgres"), "-D", str(self.data_dir), "-k", str(self._socket_dir)]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        process = ServerProcess(command, log=_log(self.data_dir), user=self._account, environment=_environment())
+        log = self.data_dir.with_name(self.data_dir.name + ".log")
+        process = ServerProcess(command, log=log, user=self._account, environment=_ENVIRONMENT)
         self._process = process
-        try:
-            await process.until_ready(lambda: self._is_ready(process), deadline_s=_READY_S)
-        except BaseException:
-            await process.kill()
-            raise
+        await process.until_ready(lambda: self._is_ready(process), deadline_s=_READY_S)
 
     async def stop(self) -> None:
         """Stop the server, which rolls back open transactions, and remove its socket. The data stays."""
-        if self._process is not None:
-            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await self._end(*_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     async def restart(self) -> None:
         """Stop the server if it runs, and start it again at the same URL."""
-        if self._process is not None:
-            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await self._end(*_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
         await self.start()
 
     def _is_ready(self, process: ServerProcess) -> bool:
@@ -183,7 +180,7 @@ def _run(command: list[str], account: str | None) -> subprocess.CompletedProcess
         text=True,
         check=False,
         cwd="/",
-        env=_environment(),
+        env=_ENVIRONMENT,
         user=account,
         group=account,
         extra_groups=None if account is None else [],
@@ -203,7 +200,7 @@ async def _create_database(server: PostgresServer, database: str) -> None:
 async def _end_orphan(data_dir: Path) -> None:
     lines = _pid_file_lines(data_dir)
     if (process := orphan(data_dir / _PID_FILE, data_dir)) is not None:
-        await end_orphan(process, signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await end_orphan(process, *_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
     if not lines:
         return
     if is_zombie(lines[_LINE_PID]):
@@ -220,12 +217,3 @@ def _pid_file_lines(data_dir: Path) -> list[str]:
         return [line.strip() for line in (data_dir / _PID_FILE).read_text().splitlines()]
     except OSError:
         return []
-
-
-def _log(data_dir: Path) -> Path:
-    return data_dir.with_name(data_dir.name + ".log")
-
-
-def _environment() -> dict[str, str]:
-    # Nothing is inherited, because the caller's PG* variables and locale are meant for other servers.
-    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
