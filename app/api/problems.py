@@ -98,12 +98,7 @@ def no_product(missing: Sequence[str], headers: Mapping[str, str] | None = None)
             f"There are no products {named}: they were never created, or they have been deleted. Nothing was changed."
             " Check the ids."
         )
-    return Problem(
-        "product-not-found",
-        detail,
-        headers=headers,
-        members={"missing": list(missing)},
-    )
+    return Problem("product-not-found", detail, headers=headers, members={"missing": list(missing)})
 
 
 def precondition_failed(product_id: str, current_version: int | None) -> Problem:

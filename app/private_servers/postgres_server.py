@@ -64,6 +64,55 @@ class PostgresServer(PrivateServer):
         port = f"&port={number}" if (number := self._options.get("port")) else ""
         return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}{port}"
 
+    def prepare(self) -> None:
+        """Make the files on first use, and check those of an earlier one. It blocks.
+
+        Raises:
+            DirectoryNotWritable: the files cannot be made.
+            ServerFailed: they cannot be used.
+        """
+        open_programs(self._programs, self._account)
+        try:
+            self._initialise()
+        except OSError as error:
+            raise DirectoryNotWritable(f"{self.data_dir} cannot be written to ({error.strerror}).") from error
+
+    def _initialise(self) -> None:
+        ours = self._run("postgres", "--version").stdout.removeprefix("postgres (PostgreSQL) ").partition(".")[0].strip()
+        version_file = self.data_dir / "PG_VERSION"
+        if version_file.exists():
+            if (theirs := version_file.read_text().strip()) != ours:
+                raise ServerFailed(
+                    f"{self.data_dir} was made by PostgreSQL {theirs}, the installed one is {ours}. Nothing was changed. "
+                    "Dump it with the old one, or move the directory away to begin anew."
+                )
+            give(self.data_dir, self._account)
+            return
+        # initdb writes to another name first, so that a cluster left unfinished by a killed initdb is never used.
+        unfinished = self.data_dir.with_name(self.data_dir.name + ".unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir()
+        give(unfinished, self._account)
+        options = ["--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions", *_locale(ours)]
+        done = self._run("initdb", "-D", str(unfinished), *options)
+        if done.returncode != 0:
+            raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
+        unfinished.rename(self.data_dir)
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self._programs / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env=_ENVIRONMENT,
+            user=self._account,
+            group=self._account,
+            extra_groups=None if self._account is None else [],
+        )
+
     async def start(self) -> None:
         """Start the server on its files and wait until it accepts connections.
 
@@ -119,7 +168,7 @@ async def start_postgres(
     server = PostgresServer(data_dir, database=database, options=options or {}, programs=programs)
     try:
         await _end_orphan(server.data_dir)
-        await asyncio.to_thread(_prepare, server)
+        await asyncio.to_thread(server.prepare)
         await server.start()
         await _create_database(server, database)
     except BaseException:
@@ -128,63 +177,11 @@ async def start_postgres(
     return server
 
 
-def _prepare(server: PostgresServer) -> None:
-    open_programs(server._programs, server._account)  # noqa: SLF001 - private member of the same module
-    try:
-        _initialise(server.data_dir, server._programs, server._account)  # noqa: SLF001 - as above
-    except OSError as error:
-        raise DirectoryNotWritable(f"{server.data_dir} cannot be written to ({error.strerror}).") from error
-
-
-def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
-    ours = _major_version(programs, account)
-    version_file = data_dir / "PG_VERSION"
-    if version_file.exists():
-        if (theirs := version_file.read_text().strip()) != ours:
-            raise ServerFailed(
-                f"{data_dir} was made by PostgreSQL {theirs}, the installed one is {ours}. Nothing was changed. "
-                "Dump it with the old one, or move the directory away to begin anew."
-            )
-        give(data_dir, account)
-        return
-    # initdb writes to another name first, so that a cluster left unfinished by a killed initdb is never used.
-    unfinished = data_dir.with_name(data_dir.name + ".unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir()
-    give(unfinished, account)
-    command = [str(programs / "initdb"), "-D", str(unfinished), "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8"]
-    command += ["--no-instructions", *_locale(ours)]
-    done = _run(command, account)
-    if done.returncode != 0:
-        raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
-    unfinished.rename(data_dir)
-
-
 def _locale(major_version: str) -> list[str]:
     # Sort bytewise and use Unicode case rules on every machine. Older versions have both only through the C library.
     if int(major_version) >= _BUILTIN_LOCALE_SINCE:
         return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     return ["--locale=C.UTF-8"]
-
-
-def _major_version(programs: Path, account: str | None) -> str:
-    answer = _run([str(programs / "postgres"), "--version"], account).stdout
-    return answer.removeprefix("postgres (PostgreSQL) ").partition(".")[0].strip()
-
-
-def _run(command: list[str], account: str | None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        env=_ENVIRONMENT,
-        user=account,
-        group=account,
-        extra_groups=None if account is None else [],
-    )
 
 
 async def _create_database(server: PostgresServer, database: str) -> None:
