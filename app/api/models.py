@@ -46,7 +46,7 @@ def _legal_reference(text: str) -> str:
     return text
 
 
-def _moving(delta: int) -> int:
+def _nonzero(delta: int) -> int:
     if delta == 0:
         raise ValueError("must not be 0: an adjustment adds or takes something")
     return delta
@@ -63,7 +63,7 @@ Reference = Annotated[
 ]
 Delta = Annotated[
     int,
-    AfterValidator(_moving),
+    AfterValidator(_nonzero),
     Field(
         ge=-MAX_INTEGER,
         le=MAX_INTEGER,

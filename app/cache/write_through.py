@@ -175,7 +175,7 @@ class WriteThrough:
             self._stats.bypasses += len(keys)
             loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
             return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
-        found = [self._trusted(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
+        found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
             Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
         ]
@@ -185,7 +185,7 @@ class WriteThrough:
         try:
             loaded = await self._loads.run(wanted)
         except SourceUnavailable as error:
-            return self._unverified(keys, reading, stale_s, error)
+            return self._serve_unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
@@ -198,14 +198,14 @@ class WriteThrough:
         except Overloaded:
             then(None)
         else:
-            reading.add_done_callback(partial(self._peeked, key, then))
+            reading.add_done_callback(partial(self._deliver, key, then))
 
-    def _peeked(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
+    def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:
             then(None)
             return
         reading = found.result()
-        state = self._trusted(reading.slots[0], key, reading.epoch)
+        state = self._trusted_state(reading.slots[0], key, reading.epoch)
         if isinstance(state, Value):
             self._stats.hits += 1
             then(state)
@@ -295,7 +295,7 @@ class WriteThrough:
 
     # ------------------------------------------------------ inside of a read
 
-    def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
+    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
         state = slot.decode(raw, key, epoch) if raw is not None and epoch else None
         if state is not None and key not in self._trips.filled:
             self._trips.filled.add(key)
@@ -307,14 +307,14 @@ class WriteThrough:
         else:
             self._stats.bypasses += len(loaded)
         rest = iter(loaded)
-        return [Read(state, Status.HIT) if state is not None else _missed(next(rest), proven=proven) for state in found]
+        return [Read(state, Status.HIT) if state is not None else _read_of(next(rest), proven=proven) for state in found]
 
     async def _refresh(self, keys: Sequence[str]) -> list[Read]:
         self._stats.refreshes += len(keys)
         loaded = await self._loads.run([Load(key, vacant=False, refresh=True) for key in keys])
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
-    def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
+    def _serve_unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
         """Return the stored states, flagged, if the last proof is recent enough (R9); otherwise raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
         proven_at = self._stats.last_proven
@@ -322,7 +322,7 @@ class WriteThrough:
             raise error
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
-            trusted = self._trusted(raw, key, reading.epoch)
+            trusted = self._trusted_state(raw, key, reading.epoch)
             # The state must be of this process's own history: another database on this Redis may have a row with that key.
             state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
             if state is None:
@@ -332,7 +332,7 @@ class WriteThrough:
         return reads
 
 
-def _missed(loaded: Loaded, *, proven: bool) -> Read:
+def _read_of(loaded: Loaded, *, proven: bool) -> Read:
     if not proven:
         return Read(loaded.state, Status.BYPASS, UNPROVEN)
     return Read(loaded.state, Status.STORED if loaded.stored else Status.MISS)

@@ -59,12 +59,9 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` shows more.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {name: _load(name) for name in (set(arguments[:1]) & COMMANDS.keys() or COMMANDS)}
+    names = set(arguments[:1]) & COMMANDS.keys() or COMMANDS
+    commands = {name: cast("Command", import_module(COMMANDS[name])) for name in names}
     for command in commands.values():
         command.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     return commands[parsed.command], parsed
-
-
-def _load(name: str) -> Command:
-    return cast("Command", import_module(COMMANDS[name]))

@@ -45,7 +45,7 @@ class ImportFlow:
         window = deque[tuple[Batch, asyncio.Task[list[Result] | None]]]()
         # A task raises nothing but a cancellation, so the group cancels the tasks only when ``run`` itself is cancelled.
         async with asyncio.TaskGroup() as tasks:
-            with self._stopping():
+            with self._stop_at_failure():
                 for batch in takewhile(lambda _: not self.stop.is_set(), batches):
                     window.append((batch, tasks.create_task(self._send(batch))))
                     # Reading itself never waits, so this pause lets answers arrive and stops be noticed.
@@ -63,7 +63,7 @@ class ImportFlow:
         if not batch.rows:
             return []
         # A failure stops the import at once, not when this batch is reported, so that the other batches end their retries.
-        with self._stopping(), suppress(GivenUp):
+        with self._stop_at_failure(), suppress(GivenUp):
             return await send_rows(self.poster, batch.rows)
         return None
 
@@ -77,12 +77,12 @@ class ImportFlow:
         ]
         self.counts.update(result.outcome for result in results)
         self.counts["refused"] += len(batch.rejected)
-        with self._stopping():
+        with self._stop_at_failure():
             self.rejected.add(sorted(rejected, key=attrgetter("line")))
         self.progress.advance_to(batch.position, self.counts)
 
     @contextmanager
-    def _stopping(self) -> Iterator[None]:
+    def _stop_at_failure(self) -> Iterator[None]:
         """Stop the import at a failure. Only the first failure is raised, at the end."""
         try:
             yield

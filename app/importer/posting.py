@@ -133,7 +133,7 @@ class Poster:
             raise ImportStopped(f"Cannot talk to {self.shown_url}: {str(error) or type(error).__name__}") from error
         finally:
             self._clients.append(client)
-        if _is_passing(response):
+        if _is_temporary(response):
             return _FailedTry(problem_text(response), parse_retry_after(response.headers.get("Retry-After")))
         return response
 
@@ -160,7 +160,7 @@ def _service_url(url: str) -> httpx.URL:
     return parsed.copy_with(query=None, fragment=None)
 
 
-def _is_passing(response: httpx.Response) -> bool:
+def _is_temporary(response: httpx.Response) -> bool:
     """Return whether another try may get a better answer."""
     status = response.status_code
     if status == httpx.codes.CONFLICT:

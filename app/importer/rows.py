@@ -94,7 +94,7 @@ def _matches(header: Sequence[str], wanted: str) -> list[int]:
 
 
 def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
-    present = ", ".join(_shown(name) for name in header)
+    present = ", ".join(_quoted(name) for name in header)
     message = f"The header line has no column for {', '.join(missing)}. Its columns are: {present}."
     if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
         return f"{message} Cells must be separated by commas; this file seems to use another separator."
@@ -171,7 +171,7 @@ def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
             continue
         value = whole_number(cell) if field in NUMBERS else cell
         if value is None:
-            return Rejected(line, row_id, f"{field}: {_shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
+            return Rejected(line, row_id, f"{field}: {_quoted(cell)} is not a whole number from 0 to {NUMBER_MAX}")
         item[field] = value
     return Row(line, row_id, json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -191,6 +191,6 @@ def whole_number(cell: str) -> int | None:
     return int(digits)
 
 
-def _shown(cell: str) -> str:
+def _quoted(cell: str) -> str:
     """Return the cell as messages quote it. A long one is shortened."""
     return repr(cell if len(cell) <= _SHOWN_CHARS else cell[:_SHOWN_CHARS] + "…")

@@ -135,25 +135,25 @@ class PrivateServer:
     @property
     def pid(self) -> int:
         """The process id of the server."""
-        return self._running().pid
+        return self._started_process().pid
 
     async def kill(self) -> None:
         """End the server at once, as a crash would (SIGKILL to it and its children)."""
-        await self._running().kill()
+        await self._started_process().kill()
 
     def pause(self) -> None:
         """Make the server hang (SIGSTOP to it and its children). Its connections stay open."""
-        self._running().pause()
+        self._started_process().pause()
 
     def resume(self) -> None:
         """End a ``pause``. Requests that were sent meanwhile are carried out now."""
-        self._running().resume()
+        self._started_process().resume()
 
     async def _end(self, *signals: signal.Signals, patience_s: float) -> None:
         if self._process is not None:
             await self._process.stop(*signals, patience_s=patience_s)
 
-    def _running(self) -> ServerProcess:
+    def _started_process(self) -> ServerProcess:
         if self._process is None:
             raise ServerFailed("The private server was not started.")
         return self._process
@@ -194,12 +194,12 @@ async def end_orphan(process: psutil.Process, *signals: signal.Signals, patience
             member.send_signal(signal.SIGCONT)
         for number in (*signals, signal.SIGKILL):
             process.send_signal(number)
-            if await _gone(process, patience_s):
+            if await _has_ended(process, patience_s):
                 break
         else:
             raise ServerFailed(f"The server of an earlier run (process {process.pid}) does not end: stop it by hand.")
         for member in family:
-            if not await _gone(member, patience_s):
+            if not await _has_ended(member, patience_s):
                 member.kill()
     except psutil.NoSuchProcess:
         return
@@ -209,7 +209,7 @@ async def end_orphan(process: psutil.Process, *signals: signal.Signals, patience
         ) from error
 
 
-async def _gone(process: psutil.Process, patience_s: float) -> bool:
+async def _has_ended(process: psutil.Process, patience_s: float) -> bool:
     return await _within(patience_s, lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 

@@ -131,7 +131,7 @@ class Products:
         ticket = Ticket(WriteRequest(command, origin), deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                decision, acknowledgement = await self._decided(ticket)
+                decision, acknowledgement = await self._submit(ticket)
                 if not isinstance(decision, Denied):
                     await self._cache.settle(acknowledgement)
         except TimeoutError as error:
@@ -158,7 +158,7 @@ class Products:
         """Finish the writes that were accepted."""
         await self._queue.aclose()
 
-    async def _decided(self, ticket: Ticket) -> Outcome:
+    async def _submit(self, ticket: Ticket) -> Outcome:
         """Submit again, for a limited time, while another request with the same idempotency key is under way."""
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s

@@ -152,7 +152,7 @@ class _Transaction:
         self.has_rows = True
         decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
         publish_keys = sorted(
-            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _touched(request, decision)}
+            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
         )
         decisions, states = await self._change(session, decisions, publish_keys)
         answers = [
@@ -207,7 +207,7 @@ class _Transaction:
 
     def _decide(self, request: WriteRequest) -> Decision:
         key = request.origin.idempotency_key
-        if key and (earlier := self._earlier(key)):
+        if key and (earlier := self._earlier_decision(key)):
             return earlier
         if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
@@ -225,7 +225,7 @@ class _Transaction:
             return effect
         return replace(effect, row=replace(effect.row, version=newest + 1))
 
-    def _earlier(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
+    def _earlier_decision(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
         name = (key.caller, key.key)
         if stored := self._stored.get(name):
             if stored.request_hash != key.request_hash:
@@ -260,7 +260,7 @@ class _Transaction:
         return stamped, states
 
 
-def _touched(request: WriteRequest, decision: Decision) -> Sequence[str]:
+def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
     """Return the products whose present rows must be published before this decision is answered (R10)."""
     if isinstance(decision, Repeated):
         return decision.product_ids
