@@ -144,7 +144,7 @@ class Poster:
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
             )
         return ImportStopped(
-            f"{self.shown_url} answers {problem_text(response)} to {what}, and would answer every request so. "
+            f"{self.shown_url} answers {what} with {problem_text(response)}. Other requests would get the same answer. "
             "Is this the address of a Larder, without a path behind it?"
         )
 
