@@ -91,7 +91,7 @@ async def running(
         table_source = TableSource(database.loads, PRODUCTS, namespace)
         cache = WriteThrough(store, source, table_source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
-        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.told)
+        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.record)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)
@@ -176,7 +176,7 @@ def lifetimes(settings: Settings) -> Lifetimes:
 
 def write_limits(settings: Settings) -> WriteLimits:
     """Return the limits of the write path. One connection is always kept for the main transaction."""
-    return _limits(WriteLimits, settings, places_apart=Shares.of(settings.database_connections).writes - 1)
+    return _limits(WriteLimits, settings, product_places=Shares.of(settings.database_connections).writes - 1)
 
 
 def cache_config(settings: Settings) -> CacheConfig:

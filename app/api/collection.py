@@ -102,7 +102,7 @@ async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
-        checked = await _checked(sent.body.items)
+        checked = await _check_items(sent.body.items)
     drafts = [item.draft for item in checked if item.draft is not None]
     return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 
@@ -110,7 +110,7 @@ async def batch_products(request: Request) -> Response:
 def _render_batch(items: "Sequence[_Item]", effects: Sequence[Effect]) -> Answer:
     accepted = iter(effects)
     results = [
-        _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(accepted))
+        _refusal(index, item) if item.draft is None else _result(index, item.draft, next(accepted))
         for index, item in enumerate(items)
     ]
     return render_document({"results": results})
@@ -125,7 +125,7 @@ class _Item:
     problem: Problem | None = None
 
 
-async def _checked(items: Sequence[object]) -> list[_Item]:
+async def _check_items(items: Sequence[object]) -> list[_Item]:
     seen: dict[str, int] = {}
     checked = []
     left = _MAX_BATCH_ERRORS
@@ -138,7 +138,7 @@ async def _checked(items: Sequence[object]) -> list[_Item]:
         sent = item.get("id") if isinstance(item, dict) else None
         product_id = sent if isinstance(sent, str) and is_product_id(sent) else None
         if product_id is not None and seen.setdefault(product_id, index) != index:
-            checked.append(_Item(product_id, problem=_repeated(product_id, seen[product_id])))
+            checked.append(_Item(product_id, problem=_repetition(product_id, seen[product_id])))
             continue
         whole = validate(WholeProduct, item, ("items", index))
         if isinstance(whole, list):
@@ -152,17 +152,17 @@ async def _checked(items: Sequence[object]) -> list[_Item]:
     return checked
 
 
-def _repeated(product_id: str, first: int) -> Problem:
+def _repetition(product_id: str, first: int) -> Problem:
     return Problem(
         "repeated-product",
         f"Item {first} of this batch has the id {product_id} already; this item was left out. Send each id once.",
     )
 
 
-def _refused(index: int, item: _Item) -> dict[str, object]:
+def _refusal(index: int, item: _Item) -> dict[str, object]:
     problem = item.problem.document() if item.problem else None
     return {"index": index, "id": item.id, "outcome": "refused", "problem": problem}
 
 
-def _accepted(index: int, draft: Draft, effect: Effect) -> dict[str, object]:
+def _result(index: int, draft: Draft, effect: Effect) -> dict[str, object]:
     return {"index": index, "id": draft.id, "outcome": effect.change.value, "version": effect.row.version}

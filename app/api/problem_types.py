@@ -30,13 +30,13 @@ _TYPES = (
     ),
     ProblemType(
         "malformed-json", 400, "The body is not JSON",
-        "The body is not one JSON text in UTF-8, or it is one that readers understand differently: a member named twice,"
-        " NaN or Infinity, nesting beyond what is read. Nothing was changed.",
+        "The body is not one JSON text in UTF-8, or JSON readers would understand it differently: it names a member"
+        " twice, holds NaN or Infinity, or is nested too deeply. Nothing was changed.",
         "Send one JSON object, in UTF-8 and without a byte order mark, each member once.",
     ),
     ProblemType(
         "invalid-header", 400, "A header cannot be understood",
-        "A header has another form than its specification gives it, or does not belong to this request. Because it could"
+        "A header does not have the form that its specification requires, or does not belong to this request. Because it could"
         " decide what the request does, it is not ignored. Nothing was changed.",
         'Send entity tags as they came in ETag, with their quotes (If-Match: "7"); on POST of a collection send'
         " neither If-Match nor If-None-Match. Send Idempotency-Key once, with 1 to 255 printable ASCII characters.",
@@ -137,8 +137,8 @@ _TYPES = (
     ),
     ProblemType(
         "precondition-required", 428, "Setting this stock needs If-Match",
-        "The product exists and the request carries a stock. Without a version, an old copy sent back could bring units"
-        " back that were sold meanwhile. Nothing was changed.",
+        "The product exists and the request carries a stock. Without a version, an old copy of the product could bring back"
+        " units that were sold meanwhile. Nothing was changed.",
         "Add If-Match with the ETag of the product you read, leave `stock` out, or set it with PUT /products/{id}/stock.",
     ),
     ProblemType(

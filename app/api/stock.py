@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from app.access.keys import Scope
 from app.api.context import products_of
-from app.api.list_queries import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
+from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
@@ -149,7 +149,7 @@ def _render_lines(lines: Sequence[Line], effects: Sequence[Effect]) -> Answer:
 async def list_product_movements(request: Request, product_id: ProductId) -> Response:
     """Return a page of one product's movements."""
     query = product_ledger(request, checked_id(product_id))
-    return _page(query, await products_of(request).movements(query.product_id, limit=query.limit, after=query.after))
+    return _page(query, await products_of(request).movements(query.owner, limit=query.limit, after=query.after))
 
 
 @router.get(
@@ -165,11 +165,9 @@ async def list_product_movements(request: Request, product_id: ProductId) -> Res
 async def list_movements(request: Request) -> Response:
     """Return a page of one reference's movements, which is empty if no request had the reference."""
     query = reference_ledger(request)
-    return _page(
-        query, await products_of(request).movements_by_reference(query.reference, limit=query.limit, after=query.after)
-    )
+    return _page(query, await products_of(request).movements_by_reference(query.owner, limit=query.limit, after=query.after))
 
 
-def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:
+def _page(query: LedgerQuery, page: LedgerPage) -> Response:
     items = [json.dumps(movement_fields(movement), separators=(",", ":")).encode() for movement in page.items]
     return page_response(items, query.next_page(page.next) if page.next else None)

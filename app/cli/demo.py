@@ -55,7 +55,8 @@ async def load_demo(url: str, key: str | None) -> str:
 
 
 async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
-    # The tour promises a hit, and there is none before the first audit. Without Redis there is never one, so the wait ends.
+    # The tour promises a hit, and there is none before the first audit. Without Redis there is none at all, so the wait has a
+    # limit.
     deadline = time.monotonic() + _FIRST_HIT_S
     while time.monotonic() < deadline:
         answer = await client.get(f"/products/{product_id}")

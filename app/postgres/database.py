@@ -1,10 +1,10 @@
 """Connections to PostgreSQL: how they are opened, and how they are divided among the parts of a process."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -46,11 +46,7 @@ async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
 
 def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
     """Return an engine without a pool, for work that runs once, such as migrations."""
-
-    async def open_connection() -> psycopg.AsyncConnection[TupleRow]:
-        return await connect(url, timeout_ms=timeout_ms)
-
-    return create_async_engine(DIALECT, async_creator=open_connection, poolclass=NullPool)
+    return create_async_engine(DIALECT, async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +110,9 @@ class Database:
             f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
             f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
         )
-
-        async def open_connection() -> Connection:
-            return await self._connect(options)
-
         return Pool(
             name,
-            open_connection,
+            partial(self._connect, options),
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,

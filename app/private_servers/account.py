@@ -1,7 +1,7 @@
-"""The account that PostgreSQL runs as when Larder runs as root, which PostgreSQL refuses to do.
+"""The account for PostgreSQL when Larder runs as root, because PostgreSQL refuses to run as root.
 
 It exists only on a machine where Larder runs as root, most often a container. It has no login. It owns the server's
-directories, and the parents of those and of the programs get the permission ``o+x``, so that it can reach them.
+directories. The directories above those, and above the programs, get the permission ``o+x``, so that it can reach them.
 """
 
 import os
@@ -38,12 +38,12 @@ def server_account() -> str | None:
 
 
 def give(directory: Path, account: str | None) -> None:
-    """Make the account the only one that can use ``directory``, and let it reach it."""
+    """Let only the account use ``directory``, and let it pass the directories above."""
     directory.chmod(stat.S_IRWXU)
     if account is not None:
         entry = pwd.getpwnam(account)
         os.chown(directory, entry.pw_uid, entry.pw_gid)
-        _passable(directory)
+        _make_passable(directory)
 
 
 def open_programs(programs: Path, account: str | None) -> None:
@@ -56,8 +56,8 @@ def open_programs(programs: Path, account: str | None) -> None:
     if account is None:
         return
     probe = [str(programs / "postgres"), "--version"]
-    _passable(programs)
-    if _runs(probe, account):
+    _make_passable(programs)
+    if _can_run(probe, account):
         return
     package = programs.parents[1]
     for root in (package, package.with_name(package.name + ".libs")):
@@ -65,20 +65,20 @@ def open_programs(programs: Path, account: str | None) -> None:
             if not path.is_symlink():
                 mode = path.stat().st_mode
                 path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
-    if not _runs(probe, account):
+    if not _can_run(probe, account):
         raise ServerFailed(
             f"The account {account} cannot run {probe[0]}. Run Larder as an ordinary user, or set LARDER_DATABASE_URL."
         )
 
 
-def _passable(path: Path) -> None:
+def _make_passable(path: Path) -> None:
     for parent in path.parents:
         mode = parent.stat().st_mode
         if not mode & stat.S_IXOTH:
             parent.chmod(mode | stat.S_IXOTH)
 
 
-def _runs(command: list[str], account: str) -> bool:
+def _can_run(command: list[str], account: str) -> bool:
     try:
         done = subprocess.run(command, user=account, group=account, extra_groups=[], cwd="/", capture_output=True, check=False)
     except PermissionError:

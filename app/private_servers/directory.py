@@ -21,7 +21,7 @@ class ServerDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._lock = _locked(self.path)
+        self._lock = _take_lock(self.path)
 
     def close(self) -> None:
         """Release the lock. Closing twice is harmless."""
@@ -36,7 +36,7 @@ class ServerDirectory:
         self.close()
 
 
-def _locked(path: Path) -> int:
+def _take_lock(path: Path) -> int:
     lock = -1
     try:
         path.mkdir(parents=True, exist_ok=True)

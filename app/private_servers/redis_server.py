@@ -76,8 +76,7 @@ class RedisServer(PrivateServer):
 
     async def stop(self) -> None:
         """Stop the server. Its data is lost."""
-        if self._process is not None:
-            await self._process.stop(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
+        await self._end(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
 
     async def restart(self, *, keep_snapshot: bool = False) -> None:
         """Stop the server if it runs, and start it again at the same URL.
@@ -96,11 +95,7 @@ class RedisServer(PrivateServer):
             [str(self._program), str(configuration)], log=self.directory / "redis.log", user=None, environment={"LC_ALL": "C"}
         )
         self._process = process
-        try:
-            await process.until_ready(lambda: _answers(port) and self._owns_pid_file(process), deadline_s=_READY_S)
-        except BaseException:
-            await process.kill()
-            raise
+        await process.until_ready(lambda: _answers(port) and self._owns_pid_file(process), deadline_s=_READY_S)
 
     def _write_configuration(self, port: int) -> Path:
         path = self.directory / "redis.conf"

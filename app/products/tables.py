@@ -1,4 +1,4 @@
-"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Triggers and functions are only there."""
+"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Triggers and functions are only in those."""
 
 from sqlalchemy import (
     BigInteger,

@@ -131,7 +131,7 @@ def service() -> Service:
     tables = MemoryProducts()
     transactions = MemoryTransactions(tables)
     history = History()
-    history.told(EPOCH, 0.0)
+    history.record(EPOCH, 0.0)
     cache = WriteThrough(
         MemoryStore(lambda: redis, Direct(), random.Random(1)),
         tables,

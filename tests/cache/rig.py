@@ -269,7 +269,7 @@ async def open_process(
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
     cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
-    transactions = ProductTransactions(database, check_epoch=history.told, chance=random.Random(3))
+    transactions = ProductTransactions(database, check_epoch=history.record, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
     audit_sources = TableAuditSources(database, PRODUCTS, namespace)
 
