@@ -103,7 +103,7 @@ async def running(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
-        ring = key_ring(settings, database, history.told)
+        ring = key_ring(settings, database, history.record)
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read
             await opened.enter_async_context(_in_background("key ring", ring.run()))

@@ -191,7 +191,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     access.Unauthenticated: _unauthenticated,
     access.Forbidden: _forbidden,
-    access.KeysUnavailable: _as_explained("keys-unavailable"),
+    access.KeysUnavailable: _explanation("keys-unavailable"),
     access.RateLimited: _rate_limited,
     products.ProductsMissing: lambda error: no_product(error.missing),
     products.AlreadyExists: _already_exists,
