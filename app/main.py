@@ -19,6 +19,7 @@ from app.access.rates import NO_LIMIT
 from app.api.admission import Admission
 from app.api.application import build
 from app.api.context import STATE, Larder
+from app.api.load import Load, measure
 from app.api.metrics import RequestStats
 from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
@@ -107,7 +108,11 @@ async def running(
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read
             await opened.enter_async_context(_in_background("key ring", ring.run()))
-        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), shared)
+        load = Load(settings.lag_target_ms / 1000)
+        await opened.enter_async_context(_in_background("load measurement", measure(load, products)))
+        larder = Larder(
+            settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), load, shared
+        )
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
         yield larder

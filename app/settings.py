@@ -64,6 +64,9 @@ class Settings(BaseModel):
         le=1_099_511_627_776,
         description="bytes of unanswered request bodies in memory per worker, the first 16 KiB of each not counted",
     )
+    lag_target_ms: Milliseconds = Field(
+        50, description="lag of the event loop above which requests are shed: lists and batches first, then writes, then hits"
+    )
     head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
     body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")
     unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")

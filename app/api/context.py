@@ -10,6 +10,7 @@ from fastapi import Request
 
 from app.access.key_ring import Caller
 from app.api.admission import CALLER, Admission
+from app.api.load import Load
 from app.api.metrics import AccessStats, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import Shared
 from app.api.worker_metrics import SharedMetrics
@@ -43,6 +44,7 @@ class Larder:
     stats: Stats
     requests: RequestStats
     admission: Admission
+    load: Load
     shared_metrics: SharedMetrics | None = None
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)

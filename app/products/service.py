@@ -150,6 +150,11 @@ class Products:
             case Postponed():
                 raise RequestInProgress("another request with this idempotency key is not finished")
 
+    @property
+    def waiting(self) -> int:
+        """Number of writes that no transaction has taken yet."""
+        return self._queue.waiting
+
     async def drop(self, product_id: str) -> None:
         """Drop one cache entry. Raises ``StoreUnavailable``."""
         await self._cache.drop(product_id)

@@ -10,8 +10,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.api.load import Kind
 from app.server.framing import PIECE_BYTES, Framing
-from app.server.refusal import closing_problem
+from app.server.refusal import problem_bytes
 from app.server.timeouts import Patience, Wait, Waiting
 from app.sparse_log import SparseLog
 
@@ -21,6 +22,10 @@ _REASONS = {
     "overloaded": "the bodies under way have too many bytes together",
 }
 """Why a request was refused, for the log, by the type of the problem."""
+_LONGEST_PAUSE_S = 3
+"""Longest pause that a client is asked to make when its request is shed."""
+_NEVER_SHED = frozenset({"/livez", "/readyz", "/metrics"})
+_LISTS = frozenset({"/products", "/products/batch", "/stock/adjustments", "/stock/movements"})
 _log = SparseLog(logging.getLogger("larder.http"))
 
 
@@ -103,8 +108,29 @@ class Connection(Framing):
         """Start to answer a request, unless it was refused while it waited behind others."""
         if self._refusal and cycle is self.cycle and cycle.more_body:
             self._refuse()
-            return
-        super()._start_asgi_task(cycle, app)
+        elif (load := self._larder.load).pressure and load.sheds(_kind_of(cycle.scope)):
+            self._shed(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _shed(self, cycle: RequestResponseCycle) -> None:
+        """Refuse a request because the process has too much to do. Its body, if it has one, is read and dropped."""
+        self._larder.admission.refused["overloaded"] += 1
+        pause_s = random.randint(1, _LONGEST_PAUSE_S)
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(
+            problem_bytes(
+                "overloaded",
+                b"%032x" % random.getrandbits(128),
+                cycle.default_headers,
+                last=not cycle.keep_alive,
+                bodiless=cycle.scope["method"] == "HEAD",
+                retry_after_s=pause_s,
+            )
+        )
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     @override
     def on_response_complete(self) -> None:
@@ -184,7 +210,7 @@ class Connection(Framing):
         identity = b"%032x" % random.getrandbits(128)
         _log.info("request %s: %s", identity.decode(), _REASONS[self._refusal])
         if self._whole or self.cycle.scope is not self.scope or not self.cycle.response_started:
-            self.transport.write(closing_problem(self._refusal, identity, self.server_state.default_headers))
+            self.transport.write(problem_bytes(self._refusal, identity, self.server_state.default_headers))
         # Otherwise the unfinished request has its response already, and the client would treat a second one as the response to
         # its next request.
         self.transport.close()
@@ -192,3 +218,13 @@ class Connection(Framing):
             # Whoever waits for the body learns at once that it will not come, and writes nothing behind the problem.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+
+def _kind_of(scope: Any) -> Kind:
+    """Return the kind of a request by its head."""
+    path, method = scope["path"], scope["method"]
+    if path in _NEVER_SHED:
+        return Kind.NEVER
+    if path in _LISTS or path.endswith("/movements"):
+        return Kind.REQUEST if (path, method) == ("/products", "POST") else Kind.LIST
+    return Kind.HIT if method in ("GET", "HEAD") else Kind.REQUEST

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app import main
 from app.api.application import build
 from app.api.context import Larder
+from app.api.load import Load
 from app.api.metrics import RequestStats
 from app.cache.history import History
 from app.cache.ports import HistorySource, Watermark
@@ -150,6 +151,7 @@ def service() -> Service:
         service.stats,
         requests,
         main.admission(settings, None),
+        Load(1.0),
         clock=service.clock,
     )
     return service

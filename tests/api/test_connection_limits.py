@@ -263,3 +263,33 @@ async def _send(port: Port, content: bytes) -> None:
             return
         port.take(content[start : start + LIMIT])
         await _settled()
+
+
+async def test_request_that_is_shed_costs_only_itself(service: Service, port: Port) -> None:
+    """It gets a whole 503 that says when to come back; the connection goes on, also behind a body, and readiness is served."""
+    load = service.app.state.larder.load
+    async with connection(port) as (reader, _):
+        load.pressure = 2.0
+        for request in (
+            b"GET /products HTTP/1.1\r\nHost: larder\r\n\r\n",
+            _PUT + _LENGTH + _BODY,
+            _PUT + b"Transfer-Encoding: chunked\r\n\r\n21\r\n" + _BODY + b"\r\n0\r\n\r\n",
+        ):
+            port.take(request)
+            head, _, body = (await answer_of(reader)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), request
+            assert json.loads(body)["type"] == "/problems/overloaded"
+            assert int(head.lower().split(b"retry-after: ")[1].split(b"\r\n")[0]) in (1, 2, 3)
+            assert b"connection: close" not in head.lower()
+        port.take(_GET)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 404 "), "hits are shed last"
+        load.pressure = 3.0
+        port.take(_GET)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 503 ")
+        port.take(b"GET /readyz HTTP/1.1\r\nHost: larder\r\n\r\n")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
+        load.pressure = 0.0
+        port.take(_PUT + _LENGTH + _BODY)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 201 ")
+    assert "mug-red" in service.tables.rows
+    assert service.app.state.larder.admission.refused["overloaded"] == 4
