@@ -1,6 +1,6 @@
 """The load of one process, and which requests it sheds when it has too much to do.
 
-The load is measured by how late a timer of the event loop fires, and by how many writes wait. While it is above its target, the
+The load is measured by how late a timer of the event loop fires, and by how long writes wait. While it is above its target, the
 ``pressure`` rises; while it is below, the pressure falls. Requests are shed by kind: as the pressure goes from 0 to 1 a growing
 share of the lists and batches is refused, from 1 to 2 of the other requests that need the application, from 2 to 3 of the hot
 reads. What is shed costs a small part of what an answer costs, so that the rest is answered in time.
@@ -15,8 +15,8 @@ TICK_S = 0.05
 """Pause between two measurements."""
 STEEPEST = 0.2
 """Most by which the pressure changes in one tick, so that one long step of the loop sheds little."""
-WAITING_TARGET = 500
-"""Number of waiting writes that counts as much as a lag at its target."""
+WAIT_TARGET_S = 0.5
+"""How long a write may wait for its transaction until requests are shed."""
 
 
 class Kind(IntEnum):
@@ -44,9 +44,9 @@ class Load:
         self.pressure = 0.0
         """From 0, where nothing is shed, to 3, where everything is."""
 
-    def note(self, lag_s: float, waiting: int) -> None:
-        """Take one measurement: how late the timer was, and how many writes wait."""
-        excess = max(lag_s / self._target_s, waiting / WAITING_TARGET) - 1.0
+    def note(self, lag_s: float, wait_s: float) -> None:
+        """Take one measurement: how late the timer was, and how long the oldest write has waited."""
+        excess = max(lag_s / self._target_s, wait_s / WAIT_TARGET_S) - 1.0
         self.pressure = min(3.0, max(0.0, self.pressure + STEEPEST * max(-1.0, min(1.0, excess))))
 
     def sheds(self, kind: Kind) -> bool:
@@ -56,17 +56,17 @@ class Load:
 
 
 class WaitingWrites(Protocol):
-    """The part of the service that knows how many writes wait."""
+    """The part of the service that knows how long writes wait."""
 
     @property
-    def waiting(self) -> int:
-        """Number of writes that no transaction has taken yet."""
+    def longest_wait_s(self) -> float:
+        """How long the oldest write that no transaction has taken has waited."""
 
 
-async def measure(load: Load, waiting: WaitingWrites) -> None:
+async def measure(load: Load, writes: WaitingWrites) -> None:
     """Measure until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + TICK_S
         await asyncio.sleep(TICK_S)
-        load.note(max(0.0, loop.time() - due), waiting.waiting)
+        load.note(max(0.0, loop.time() - due), writes.longest_wait_s)

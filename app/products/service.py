@@ -151,9 +151,10 @@ class Products:
                 raise RequestInProgress("another request with this idempotency key is not finished")
 
     @property
-    def waiting(self) -> int:
-        """Number of writes that no transaction has taken yet."""
-        return self._queue.waiting
+    def longest_wait_s(self) -> float:
+        """How long the oldest write that no transaction has taken has waited. Writes for held rows do not count."""
+        oldest = self._queue.oldest
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest.deadline + self._timeout_s
 
     async def drop(self, product_id: str) -> None:
         """Drop one cache entry. Raises ``StoreUnavailable``."""

@@ -110,6 +110,11 @@ class WriteQueue:
         """Number of requests that no transaction has taken yet."""
         return self._main.waiting + self._waiting_in_queues
 
+    @property
+    def oldest(self) -> Ticket | None:
+        """The request that has waited longest for the main transaction, or ``None`` if none waits."""
+        return self._main.oldest
+
     async def submit(self, ticket: Ticket) -> Outcome:
         """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from app.api.load import STEEPEST, TICK_S, WAITING_TARGET, Kind, Load
+from app.api.load import STEEPEST, TICK_S, WAIT_TARGET_S, Kind, Load
 
 
 def test_lists_are_shed_first_and_hits_last() -> None:
@@ -20,13 +20,13 @@ def test_lists_are_shed_first_and_hits_last() -> None:
 
 
 def test_pressure_follows_the_load_and_falls_within_two_seconds() -> None:
-    """A lag above its target raises it in small steps, many waiting writes do, too; without load it is gone in two seconds."""
+    """A lag above its target raises it in small steps, writes that wait long do, too; without load it is gone in two seconds."""
     load = Load(0.05)
     load.note(0.05, 0)
     assert load.pressure == 0.0
     load.note(10.0, 0)
     assert load.pressure == STEEPEST
-    load.note(0.0, 3 * WAITING_TARGET)
+    load.note(0.0, 3 * WAIT_TARGET_S)
     assert load.pressure == 2 * STEEPEST
     for _ in range(100):
         load.note(0.2, 0)
