@@ -88,7 +88,7 @@ async def test_server_hangs_after_the_login(database_url: str) -> None:
                     pass
         assert "synchronous_commit" in tap.seen[-1]
         tap.hang_at = ""
-        tap.replies.set()
+        await tap.proxy.heal()
         assert await database.loads.rows("SELECT 1") == [(1,)]
         await database.close()
 

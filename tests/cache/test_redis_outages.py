@@ -151,9 +151,9 @@ async def test_reply_too_late(private_redis: RedisServer, database_url: str, nam
     ):
         await process.trust()
         await process.products.write(Create(draft("mug")))
-        tap.replies.clear()
+        tap.proxy.hold()
         assert (await process.cache.read("mug")).status is Status.BYPASS
-        tap.replies.set()
+        await tap.proxy.heal()
         await until(lambda: _is(process.redis.up))
         reads = await asyncio.gather(*(process.cache.read(key) for key in ("mug", "jug", "cup")))
         assert [read.state.key for read in reads] == ["mug", "jug", "cup"]
