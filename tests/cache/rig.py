@@ -244,9 +244,6 @@ class Process:
         return (await self.cache.read(key)).state.version
 
 
-Open = Callable[..., Awaitable[Process]]
-
-
 @asynccontextmanager
 async def open_process(
     redis_url: str,
