@@ -1,9 +1,9 @@
 """``python -m benchmarks.proofs.overload --seconds 60``: what is served at twice the rate that a service can carry.
 
-The rate that a service can carry is measured first, by clients that wait for their answers. Then requests are sent at twice that
-rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and large batches. Larder must
-serve the reads in time, do every write that it acknowledged, refuse the rest with 503 and Retry-After, and serve everything again
-within two seconds. The textbook beside it gets the reads and the counts alone, since it has neither lists nor batches.
+The rate that a service can carry is measured first, by clients that wait for their answers. Then requests are sent at twice
+that rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and large batches. Larder
+must serve the reads in time, do every write that it acknowledged, refuse the rest with 503 and Retry-After, and serve everything
+again within two seconds. The textbook beside it gets the reads and the counts alone, since it has neither lists nor batches.
 """
 
 import argparse
@@ -156,9 +156,8 @@ async def measure(name: str, service: Service, mix: Mapping[str, int], arguments
         slowest = f"p50 {percentile(times, 50) * 1e3:,.0f} ms, p99 {percentile(times, 99) * 1e3:,.0f} ms" if times else "none"
         told = ", ".join(f"{status or 'no answer'}: {count:,}" for status, count in sorted(counts.items()))
         print(f"  {kind:6} {told}; served: {slowest}")
-    print(
-        f"  not sent because {MOST_UNDER_WAY:,} were under way: {during.not_sent:,}; served {during.served / arguments.seconds:,.0f}/s"
-    )
+    rate_served = during.served / arguments.seconds
+    print(f"  not sent because {MOST_UNDER_WAY:,} were under way: {during.not_sent:,}; served {rate_served:,.0f}/s")
     print(f"  at half the rate afterwards: last refusal after {recovered:.2f} s")
     return recovered, during
 

@@ -20,7 +20,7 @@ def test_lists_are_shed_first_and_hits_last() -> None:
 
 
 def test_pressure_follows_the_load_and_falls_within_two_seconds() -> None:
-    """A lag above its target raises it in small steps, writes that wait long do, too; without load it is gone in two seconds."""
+    """A lag above its target raises it in small steps, and so do writes that wait; without load it is gone in two seconds."""
     load = Load(0.05)
     load.note(0.05, 0)
     assert load.pressure == 0.0
