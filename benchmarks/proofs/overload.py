@@ -1,9 +1,11 @@
 """``python -m benchmarks.proofs.overload --seconds 60``: what is served at twice the rate that a service can carry.
 
 The rate that a service can carry is measured first, by clients that wait for their answers. Then requests are sent at twice
-that rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and large batches. Larder
-must serve the reads in time, do every write that it acknowledged, refuse the rest with 503 and Retry-After, and serve everything
-again within two seconds. The textbook beside it gets the reads and the counts alone, since it has neither lists nor batches.
+that rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and large batches.
+
+Larder must serve the reads in time, do every write that it acknowledged, refuse the rest with 503 and Retry-After, and serve
+everything again within two seconds. The textbook beside it gets the reads and the counts alone, since it has neither lists nor
+batches.
 """
 
 import argparse
