@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from app.cache.write_through import WriteThrough
-from app.main import open_database, running
+from app.main import running
 from app.postgres.database import Database
 from app.products.commands import Effect, Upsert
 from app.products.errors import Refused
@@ -57,6 +57,18 @@ async def by_hand(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[A
         yield connection
 
 
+@asynccontextmanager
+async def held(settings: Settings, statement: LiteralString, *parameters: object) -> AsyncIterator[None]:
+    """A transaction by hand that holds the locks of this statement until the end of the block, and is rolled back then."""
+    async with by_hand(settings) as connection, connection.transaction(force_rollback=True):
+        await connection.execute(statement, parameters)
+        yield
+
+
+ROWS: LiteralString = "SELECT FROM products WHERE id = ANY(%s) FOR UPDATE"
+"""Holds the rows of some products."""
+
+
 async def rows(settings: Settings, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Any]:
     """What one statement gives."""
     async with by_hand(settings) as connection:
@@ -81,6 +93,3 @@ def once(key: str, content: bytes = b"") -> Origin:
         return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
 
     return Origin(idempotency_key=IdempotencyKey("", key, content, render))
-
-
-__all__ = ["Instance", "by_hand", "deviations", "instance", "once", "open_database", "rows"]
