@@ -155,14 +155,6 @@ async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, t
 
 
 @pytest.mark.usefixtures("mug")
-async def test_a_count_leaves_its_reference_in_the_ledger(client: httpx.AsyncClient) -> None:
-    """A count is an entry too, also one that confirms the stock."""
-    await client.put(f"{URL}/stock", json={"stock": 40, "reference": "count-7"})
-    [entry] = (await client.get("/stock/movements?reference=count-7")).json()["items"]
-    assert (entry["delta"], entry["reason"], entry["stock_after"]) == (0, "count", 40)
-
-
-@pytest.mark.usefixtures("mug")
 async def test_the_ledger_is_walked_by_its_links(client: httpx.AsyncClient) -> None:
     """Newest first, every entry once; a cursor serves its own ledger alone."""
     for number in range(5):
