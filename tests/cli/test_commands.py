@@ -133,21 +133,6 @@ async def test_wrong_password_of_redis_is_said(larder: Larder, database_url: str
     assert "refuses the user or password" in said
 
 
-async def test_database_newer_than_the_code_is_left_alone(larder: Larder, database_url: str) -> None:
-    """A schema of a later version is refused, with what to do, and stays as it is."""
-    async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
-    said = await larder.failure("migrate", LARDER_DATABASE_URL=database_url)
-    assert "from-the-future" in said
-    assert "nothing was changed" in said
-
-
-async def test_migrate_by_several_instances_at_once(larder: Larder, empty_database_url: str) -> None:
-    """Instances that start together all end well, one of them having done the work."""
-    runs = [larder.run("migrate", LARDER_DATABASE_URL=empty_database_url) for _ in range(3)]
-    assert [status for status, _ in await asyncio.gather(*runs)] == [0, 0, 0]
-
-
 async def test_directory_that_cannot_be_written_is_said(larder: Larder) -> None:
     """A ``.larder`` that is no writable directory ends the start in one sentence."""
     (larder.directory / ".larder").write_text("in the way")

@@ -143,7 +143,7 @@ async def test_database_from_the_future(database_url: str) -> None:
     """A database that a newer Larder migrated is refused, with a sentence for the operator, and stays as it is."""
     await rows(database_url, "UPDATE alembic_version SET version_num = '9999'")
     before = await rows(database_url, OBJECTS)
-    with pytest.raises(DatabaseNewer, match="9999"):
+    with pytest.raises(DatabaseNewer, match=r"9999.*[Nn]othing was changed"):
         await upgrade(database_url)
     assert await rows(database_url, OBJECTS) == before
     assert await rows(database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
