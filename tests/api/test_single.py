@@ -164,6 +164,7 @@ async def test_an_id_in_the_body_must_be_the_one_in_the_path(client: httpx.Async
         ("PUT", URL, {"name": "Mug", "price_cents": 1}),
         ("PATCH", URL, {"name": "Mug"}),
         ("PUT", f"{URL}/stock", {"stock": 1}),
+        ("POST", f"{URL}/stock/adjustments", {"delta": -1, "reason": "sale"}),
         ("DELETE", URL, None),
     ],
 )

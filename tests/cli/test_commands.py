@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx
 import psutil
-import psycopg
 import pytest
 
 from app.private_servers import start_postgres, start_redis
 from tests.cli.larder_process import LIMIT_S, Larder
+from tests.harness.servers import execute
 
 _CURL = re.compile(r"^  (curl .+)$", re.MULTILINE)
 _NO_REDIS = "redis://127.0.0.1:1/0"
@@ -66,8 +66,7 @@ async def test_serve_on_given_servers_leaves_them_running(larder: Larder, own_se
         assert (await client.get(f"{serving.url}/readyz")).status_code == httpx.codes.OK
         assert await serving.end(signal.SIGTERM) == 0
     assert list(larder.directory.iterdir()) == []
-    async with await psycopg.AsyncConnection.connect(own_servers["LARDER_DATABASE_URL"]) as connection:
-        await connection.execute("SELECT 1")
+    assert await execute(own_servers["LARDER_DATABASE_URL"], "SELECT 1") == [(1,)]
 
 
 async def test_serve_without_redis_says_so_and_serves(larder: Larder, database_url: str) -> None:

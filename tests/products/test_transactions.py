@@ -15,6 +15,7 @@ from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
 from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
 from app.settings import Settings
+from tests.harness.servers import execute
 from tests.limits import open_database
 from tests.products.instances import by_hand, deviations
 
@@ -46,11 +47,11 @@ def draft(product_id: str, stock: int | None = None) -> Draft:
 @pytest.mark.guarantee("R3")
 async def test_triggers_of_others_count(database_url: str, transactions: ProductTransactions) -> None:
     """The read-back comes last, so that what another trigger made of a row is what gets published."""
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
-        await hand.execute(
-            "CREATE FUNCTION round_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.price_cents := 999; RETURN NEW; END $$"
-        )
-        await hand.execute("CREATE TRIGGER a_round_up BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION round_up()")
+    await execute(
+        database_url,
+        "CREATE FUNCTION round_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.price_cents := 999; RETURN NEW; END $$;"
+        "CREATE TRIGGER a_round_up BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION round_up()",
+    )
     await commit(transactions, [Create(draft("a"))])
     committed = await commit(transactions, [set_stock("a", 5)])
     [state] = committed.states
@@ -129,12 +130,9 @@ async def test_refused_transaction_leaves_no_lock(database_url: str, transaction
     """A transaction that decided nothing is ended before its connection goes back to the pool."""
     await commit(transactions, [Create(draft("a"))])
     await commit(transactions, [Create(draft("a"))])
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
-        cursor = await hand.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
-        )
-        assert await cursor.fetchone() == (0,)
-        await hand.execute("SELECT 1 FROM products FOR UPDATE NOWAIT")
+    open_ones = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    assert await execute(database_url, open_ones) == []
+    assert await execute(database_url, "SELECT 1 FROM products FOR UPDATE NOWAIT") == [(1,)]
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
