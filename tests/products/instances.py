@@ -9,16 +9,12 @@ import psycopg
 
 from app.cache.write_through import WriteThrough
 from app.main import running
-from app.postgres.database import Database
 from app.products.commands import Effect, Upsert
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin
 from app.products.product import Draft
 from app.products.service import Products
-from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions
 from app.settings import Settings
-from tests.limits import write_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +31,6 @@ class Instance:
     async def stock(self, *product_ids: str) -> None:
         """Create products with 10 units each."""
         await self.products.write(Upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids]))
-
-    def through(self, database: Database) -> Products:
-        """The same service, its transactions on other connections."""
-        source = ProductSource(database)
-        return Products(self.cache, source, ProductTransactions(database), write_limits())
 
 
 @asynccontextmanager

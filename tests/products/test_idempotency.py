@@ -1,9 +1,7 @@
 """Requests that are done once, on a real database: whoever dies in between, and whoever asks at the same time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, LiteralString
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -11,8 +9,7 @@ import redis.asyncio
 from app.cache.redis_store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
-from app.postgres.database import Database, Pool, Session
-from app.postgres.errors import CommitUnknown
+from app.postgres.database import Database
 from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.idempotency import Replayed
@@ -23,7 +20,7 @@ from app.products.transactions import ProductTransactions
 from app.settings import Settings
 from tests.harness.script import Gate
 from tests.limits import write_limits
-from tests.products.instances import Instance, by_hand, deviations, held, instance, once, rows
+from tests.products.instances import Instance, by_hand, held, instance, once, rows
 
 
 async def _take(products: Products, key: str, content: bytes = b"", *, product_id: str = "a", units: int = 1) -> Effect:
@@ -72,38 +69,6 @@ async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: I
         with pytest.raises(RequestInProgress):
             await _take(impatient, "k")
     assert isinstance(await _take(impatient, "k"), Effect)
-
-
-class _Cut(Pool):
-    """A share whose commits reach the server, and whose answers to them are lost."""
-
-    def __init__(self, share: Pool) -> None:
-        self.__dict__.update(share.__dict__)
-
-    @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
-        async with super().session(fresh=fresh) as session:
-            yield _CutSession(session._connection, session._deadline_s)
-
-
-class _CutSession(Session):
-    async def commit(self, *last: tuple[LiteralString, Any]) -> None:  # type: ignore[override]
-        await super().commit(*last)
-        raise CommitUnknown("the answer was lost")
-
-
-async def test_a_commit_whose_answer_was_lost_is_found_by_its_retry(
-    larder: Instance, settings: Settings, database: Database
-) -> None:
-    """The change and the answer were both committed: the retry is told, and nothing is done twice."""
-    await larder.stock("a")
-    database.writes = _Cut(database.writes)
-    with pytest.raises(OutcomeUnknown):
-        await _take(larder.through(database), "k")
-    with pytest.raises(Replayed):
-        await _take(larder.products, "k")
-    assert await _stock(settings) == 9
-    assert await deviations(settings) == []
 
 
 _STOP_AT_COMMIT = """
