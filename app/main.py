@@ -2,14 +2,21 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
 
+from app.access.key_file import KeyFile
+from app.access.key_ring import KeyRing, KeySource
+from app.access.key_table import CheckEpoch, KeyTable
+from app.access.rates import NO_LIMIT
+from app.api.admission import Admission
 from app.api.application import build
 from app.api.context import STATE, Larder
 from app.api.metrics import RequestStats
@@ -23,11 +30,12 @@ from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
+from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
-from app.settings import Settings
+from app.settings import Settings, names_in
 
 _log = logging.getLogger("larder")
 
@@ -49,7 +57,14 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
             app.state.larder = larder
             yield {STATE: larder}
 
-    return build(version("larder"), requests, lifespan)
+    return build(
+        version("larder"),
+        requests,
+        lifespan,
+        open_to_all=settings.access == "open",
+        docs=settings.docs,
+        cors_origins=names_in(settings.cors_origins),
+    )
 
 
 @asynccontextmanager
@@ -88,7 +103,11 @@ async def running(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
-        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), shared)
+        ring = key_ring(settings, database, history.told)
+        if ring is not None:
+            await ring.renew()  # so that the first requests are admitted, if the keys can be read
+            await opened.enter_async_context(_in_background("key ring", ring.run()))
+        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), shared)
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
         yield larder
@@ -121,6 +140,23 @@ def open_database(settings: Settings) -> Database:
         statement_timeout_ms=settings.database_statement_timeout_ms,
         lock_timeout_ms=settings.database_lock_timeout_ms,
     )
+
+
+def key_ring(settings: Settings, database: Database, check_epoch: CheckEpoch) -> KeyRing | None:
+    """Return the keys of this process; ``None`` in open mode."""
+    if settings.access == "open":
+        return None
+    sources: list[KeySource] = [KeyTable(database, SCHEMA, check_epoch, time.monotonic)]
+    if settings.keys_file:
+        sources.append(KeyFile(Path(settings.keys_file)))
+    return KeyRing(sources, rate_per_s=settings.client_rate_per_s or NO_LIMIT)
+
+
+def admission(settings: Settings, ring: KeyRing | None) -> Admission:
+    """Return the rules by which requests are admitted."""
+    hosts = names_in(settings.allowed_hosts)
+    checked = hosts if hosts or settings.access == "open" else None
+    return Admission(ring, allowed_hosts=checked, cors_origins=names_in(settings.cors_origins))
 
 
 def redis_options(settings: Settings) -> RedisOptions:

@@ -8,6 +8,7 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
+from app.access.keys import Scope
 from app.api.bodies import validate
 from app.api.conditions import freshness_of
 from app.api.context import larder_of, products_of
@@ -25,7 +26,7 @@ from app.api.openapi import (
 )
 from app.api.problems import MAX_ERRORS, Problem, invalid
 from app.api.responses import cache_status_of_many, json_list, page_response, render_document, render_product
-from app.api.routes import request_router
+from app.api.routes import BATCH_COST, LIST_COST, request_router, requires
 from app.api.writing import write_request
 from app.cache.ports import Value
 from app.products import commands
@@ -53,6 +54,7 @@ _COST_AT_ONCE = 300
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
     openapi_extra={"parameters": LIST_PARAMETERS},
 )
+@requires(Scope.PRODUCTS_READ, LIST_COST)
 async def list_products(request: Request) -> Response:
     """Read many products, or a page of the list."""
     query, freshness, products = product_query(request), freshness_of(request), products_of(request)
@@ -76,6 +78,7 @@ async def list_products(request: Request) -> Response:
     responses=answers({201: PRODUCT_CREATED}, (*WRITE_PROBLEMS, "already-exists")),
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
+@requires(Scope.PRODUCTS_WRITE)
 async def create_product(request: Request) -> Response:
     """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
@@ -94,6 +97,7 @@ async def create_product(request: Request) -> Response:
     responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
+@requires(Scope.PRODUCTS_WRITE, BATCH_COST)
 async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)

@@ -13,19 +13,42 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.api.admission import Admission
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_CLIENTS = 100
+"""Most clients that have a label of their own; the others are counted together."""
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """Counts of one process's connections. What is open and held is a state of the process; what was closed is a count."""
+
+    open: int = 0
+    large_body_bytes: int = 0
+    closed: Counter[str] = field(default_factory=Counter)
+    """Connections that the server closed or refused, by reason: the keys of ``CLOSED``."""
+
+    def __add__(self, other: "ConnectionStats") -> "ConnectionStats":
+        return ConnectionStats(
+            self.open + other.open, self.large_body_bytes + other.large_body_bytes, self.closed + other.closed
+        )
+
+
+CLOSED = ("idle", "head_timeout", "body_timeout", "unread", "room", "full", "malformed-request", "overloaded")
+"""The reasons for which the server closes or refuses a connection."""
 
 
 class RequestStats:
     """Counts of one process's requests by method, route template and status, and their durations by route template."""
 
-    __slots__ = ("durations", "requests")
+    __slots__ = ("connections", "durations", "requests")
 
     def __init__(self) -> None:
+        self.connections = ConnectionStats()
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
@@ -34,13 +57,45 @@ class RequestStats:
         self.requests[method if method in _METHODS else "other", route, status] += 1
         self.durations[route].observe(seconds)
 
+    def without_state(self) -> "RequestStats":
+        """Return the counts that remain when the process is dead: it has no connections any more."""
+        counts = RequestStats() + self
+        counts.connections = ConnectionStats(closed=self.connections.closed)
+        return counts
+
     def __add__(self, other: "RequestStats") -> "RequestStats":
         both = RequestStats()
+        both.connections = self.connections + other.connections
         both.requests = self.requests + other.requests
         for stats in (self, other):
             for route, histogram in stats.durations.items():
                 both.durations[route] += histogram
         return both
+
+
+@dataclass(slots=True)
+class AccessStats:
+    """Counts of admitted and refused requests. In open mode only refusals are counted."""
+
+    admitted: Counter[str] = field(default_factory=Counter)
+    """By client."""
+    limited: Counter[str] = field(default_factory=Counter)
+    """Those refused because of the client's rate, by client."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By the slug of the problem."""
+
+    @classmethod
+    def of(cls, admission: Admission) -> "AccessStats":
+        """Return the counts of one process."""
+        stats = cls(refused=Counter(admission.refused))
+        for number, client in enumerate(admission.clients):
+            label = client.name if number < MOST_CLIENTS else "other"
+            stats.admitted[label] += client.admitted
+            stats.limited[label] += client.limited
+        return stats
+
+    def __add__(self, other: "AccessStats") -> "AccessStats":
+        return AccessStats(self.admitted + other.admitted, self.limited + other.limited, self.refused + other.refused)
 
 
 @dataclass(slots=True)
@@ -55,6 +110,7 @@ class WorkerMetrics:
     workers: int = 0
     """Number of workers that are alive."""
     restarts: int = 0
+    access: AccessStats = field(default_factory=AccessStats)
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
 
@@ -66,6 +122,7 @@ class WorkerMetrics:
             self.store_up and other.store_up,
             self.workers + other.workers,
             self.restarts + other.restarts,
+            self.access + other.access,
             max(self.taken_at, other.taken_at),
         )
 
@@ -97,6 +154,41 @@ class _Requests(Collector):
             ("route",),
             [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
         )
+
+
+class _Access(Collector):
+    def __init__(self, stats: AccessStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text, label, counts in (
+            ("larder_client_requests", "Requests admitted, by the client of the key.", "client", self._stats.admitted),
+            ("larder_client_requests_limited", "Requests refused because of the client's rate.", "client", self._stats.limited),
+            ("larder_requests_refused", "Requests refused before their bodies were read.", "reason", self._stats.refused),
+        ):
+            family = CounterMetricFamily(name, text, labels=(label,))
+            for value, count in sorted(counts.items()):
+                family.add_metric((value,), count)
+            yield family
+
+
+class _Connections(Collector):
+    def __init__(self, stats: ConnectionStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("larder_connections", "Connections of clients.", self._stats.open)
+        yield GaugeMetricFamily(
+            "larder_large_body_bytes",
+            "Bytes of unanswered request bodies in memory, beyond the first 16 KiB of each.",
+            self._stats.large_body_bytes,
+        )
+        closed = CounterMetricFamily(
+            "larder_connections_closed", "Connections that the server closed or refused, by reason.", labels=("reason",)
+        )
+        for reason in CLOSED:
+            closed.add_metric((reason,), self._stats.closed[reason])
+        yield closed
 
 
 class StoreHealth(Protocol):
@@ -219,6 +311,8 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Requests(tally.requests))
+    registry.register(_Connections(tally.requests.connections))
     registry.register(_Cache(tally, clock))
     registry.register(_Workers(tally))
+    registry.register(_Access(tally.access))
     return generate_latest(registry)

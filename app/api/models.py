@@ -52,7 +52,9 @@ def _moving(delta: int) -> int:
     return delta
 
 
-Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}})]
+ID_SCHEMA = ID_PATTERN.replace("^", r"^(?!\.{1,2}$)", 1)
+"""The pattern of an id in the API's description, where ``.`` and ``..`` are excluded by it alone."""
+Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_SCHEMA})]
 Name = Annotated[
     str, AfterValidator(_legal_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": r"\S"})
 ]

@@ -4,6 +4,8 @@ The table ``EXCEPTIONS`` maps exceptions to problems.
 """
 
 import json
+import math
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Mount
 
+from app.access import errors as access
 from app.api.problem_types import TYPES
 from app.cache import errors as cache
 from app.postgres import errors as postgres
@@ -62,9 +65,10 @@ class Problem(Exception):
 
     def response(self, scope: Mapping[str, Any]) -> Response:
         """Return the answer to the request of ``scope``."""
-        headers = {"Cache-Control": "no-store"} | self.headers
+        headers = {"Cache-Control": "no-store"}
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
+        headers |= self.headers
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -156,8 +160,44 @@ def _refused(error: Exception) -> Problem:
     return Problem(kind.slug, f"{kind.meaning} Reason: {str(error).removesuffix('.')}. {kind.remedy}")
 
 
+def _unauthenticated(error: access.Unauthenticated) -> Problem:
+    kind = TYPES["unauthenticated"]
+    challenge = 'Bearer realm="larder"' + (', error="invalid_token"' if error.given else "")
+    detail = f"{str(error).capitalize()}. Nothing was read or changed. {kind.remedy}"
+    return Problem(kind.slug, detail, headers={"WWW-Authenticate": challenge})
+
+
+def _forbidden(error: access.Forbidden) -> Problem:
+    kind = TYPES["forbidden"]
+    return Problem(
+        kind.slug,
+        f"The key does not have the scope {error.scope}. Nothing was read or changed. {kind.remedy}",
+        headers={"WWW-Authenticate": f'Bearer realm="larder", error="insufficient_scope", scope="{error.scope}"'},
+        members={"scope": error.scope},
+    )
+
+
+def _rate_limited(error: access.RateLimited) -> Problem:
+    kind = TYPES["rate-limited"]
+    # The pause has a random part, so that refused clients do not return together.
+    pause_s = math.ceil(error.wait_s * random.uniform(1.0, 1.5) + random.random())
+    return Problem(
+        kind.slug,
+        f"{kind.meaning} {kind.remedy}",
+        headers={
+            "Retry-After": str(pause_s),
+            "RateLimit-Policy": f'"client";q={max(1, round(error.rate_per_s))};w=1',
+            "RateLimit": f'"client";r=0;t={math.ceil(error.wait_s)}',
+        },
+    )
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
+    access.Unauthenticated: _unauthenticated,
+    access.Forbidden: _forbidden,
+    access.KeysUnavailable: _as_explained("keys-unavailable"),
+    access.RateLimited: _rate_limited,
     products.ProductsMissing: lambda error: no_product(error.missing),
     products.AlreadyExists: _exists,
     products.PreconditionRequired: _as_explained("precondition-required"),

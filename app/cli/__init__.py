@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
+    "keys": "app.cli.keys",
     "namespace": "app.cli.namespace",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",

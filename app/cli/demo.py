@@ -28,14 +28,15 @@ _PRODUCTS = [
 ]
 
 
-async def load_demo(url: str) -> str:
-    """Load a dozen products if there are none, and return the id of a product for the tour.
+async def load_demo(url: str, key: str | None) -> str:
+    """Load a dozen products if there are none, with the key if one is needed, and return the id of a product for the tour.
 
     Raises:
         CommandFailed: the service did not accept them.
     """
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False) as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
             known = (await client.get("/products", params={"limit": 250})).raise_for_status().json()["items"]
             ids = [str(product["id"]) for product in known]
             results = []
@@ -63,23 +64,31 @@ async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
         await asyncio.sleep(_RETRY_S)
 
 
-def what_to_try(url: str, product_id: str) -> str:
+def what_to_try(url: str, product_id: str, key: str | None) -> str:
     """Return a tour that can be pasted into another terminal."""
     product = f"{url}/products/{product_id}"
+    curl = 'curl -i -H "$KEY"' if key else "curl -i"
+    note = (
+        f"Every request needs a key. This one may do everything for a day:\n\n  KEY='Authorization: Bearer {key}'"
+        if key
+        else "It is open to this machine: nobody needs a key. LARDER_ACCESS=keys closes it."
+    )
     return f"""
 Larder serves on {url} (Ctrl-C stops it and its private servers).
+
+{note}
 
 Every call can be read about and tried on   {url}/docs
 
 Or paste into another terminal. Read a product; the second time its answer has `Cache-Status: larder; hit`:
 
-  curl -i {product}
+  {curl} {product}
 
 Count its stock, which writes through to PostgreSQL and the cache:
 
-  curl -i -X PUT {product}/stock -H 'Content-Type: application/json' -d '{{"stock": 50}}'
+  {curl} -X PUT {product}/stock -H 'Content-Type: application/json' -d '{{"stock": 50}}'
 
 Read it again: the new stock, and still a hit:
 
-  curl -i {product}
+  {curl} {product}
 """

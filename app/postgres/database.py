@@ -23,6 +23,9 @@ _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
 
+KEYS_TIMEOUT_MS = 900
+"""Deadline of a statement about keys. The keys are read every second."""
+
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
 
@@ -70,7 +73,7 @@ class Database:
     """The connections of one process, in shares, so that a part that uses up its share takes nothing from the others.
 
     ``audit`` is the audit's own connection. ``loads`` serves the cache, ``writes`` serves transactions, and ``lists`` serves
-    pages, the ledger and housekeeping.
+    pages, the ledger and housekeeping. ``keys`` is a further connection, which is opened only where keys are checked.
     """
 
     def __init__(
@@ -85,13 +88,13 @@ class Database:
     ) -> None:
         self._url = url
         self._connect_timeout_ms = connect_timeout_ms
-        self._statement_timeout_ms = statement_timeout_ms
         self._acquire_timeout_s = acquire_timeout_ms / 1000
         shares = Shares.of(connections)
-        self.audit = self._share("audit", shares.audit, lock_timeout_ms)
-        self.loads = self._share("loads", shares.loads, lock_timeout_ms)
-        self.lists = self._share("lists", shares.lists, lock_timeout_ms)
-        self.writes = self._share("writes", shares.writes, WRITE_LOCK_TIMEOUT_MS)
+        self.audit = self._share("audit", shares.audit, statement_timeout_ms, lock_timeout_ms)
+        self.loads = self._share("loads", shares.loads, statement_timeout_ms, lock_timeout_ms)
+        self.lists = self._share("lists", shares.lists, statement_timeout_ms, lock_timeout_ms)
+        self.writes = self._share("writes", shares.writes, statement_timeout_ms, WRITE_LOCK_TIMEOUT_MS)
+        self.keys = self._share("keys", 1, KEYS_TIMEOUT_MS, KEYS_TIMEOUT_MS)
 
     def abandon(self) -> None:
         """Drop every connection, because another server is the primary. Connections in use are closed after their use."""
@@ -104,12 +107,12 @@ class Database:
             await pool.close()
 
     def _pools(self) -> tuple[Pool, ...]:
-        return self.audit, self.loads, self.lists, self.writes
+        return self.audit, self.loads, self.lists, self.writes, self.keys
 
-    def _share(self, name: str, size: int, lock_timeout_ms: int) -> Pool:
+    def _share(self, name: str, size: int, statement_timeout_ms: int, lock_timeout_ms: int) -> Pool:
         options = (
-            f"-c statement_timeout={self._statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={2 * self._statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
+            f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
+            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
         )
 
         async def open_connection() -> Connection:
@@ -122,7 +125,7 @@ class Database:
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
-            deadline_s=self._statement_timeout_ms / 1000 + 1.0,
+            deadline_s=statement_timeout_ms / 1000 + 1.0,
         )
 
     async def _connect(self, options: str) -> Connection:

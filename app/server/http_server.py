@@ -7,28 +7,33 @@ import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from app.api.context import STATE
+from app.api.metrics import ConnectionStats
+from app.server.acceptor import Acceptor
 from app.server.address import BACKLOG, failure_of
+from app.server.capacity import Places, connection_limit
 from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.signals import StopSignals, grace_s
+from app.server.timeouts import TimeLimits, sweep
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
-# This is longer than clients and proxies keep an idle connection, so that they close it, and no request is sent on a connection
-# that the server closes.
-_KEEP_ALIVE_S = 75
+_TICKS_PER_SWEEP = 5
+"""uvicorn ticks ten times a second."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with three differences.
+    """uvicorn's server with four differences.
 
-    ``StopSignals`` handles the signals, an error of the application's start is raised, and ``listening`` is set once requests
-    are taken.
+    ``StopSignals`` handles the signals, an error of the application's start is raised, ``listening`` is set once requests are
+    taken, and connections are accepted here, so that their number and their time are limited.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -42,8 +47,6 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=grace_s(settings),
         )
         config.load()
@@ -52,6 +55,10 @@ class Server(uvicorn.Server):
         self.listening = asyncio.Event()
         self._app = app
         self._adopting: set[asyncio.Task[None]] = set()
+        self._acceptors: list[Acceptor] = []
+        self._time_limits = TimeLimits.of(settings)
+        self._connections = cast("set[Connection]", self.server_state.connections)  # that is the class it makes
+        self._places = Places(connection_limit(settings), self._connections, self._stats)
         self._failure: Exception | None = None
 
     @override
@@ -71,7 +78,9 @@ class Server(uvicorn.Server):
         self.config.loaded_app = self._remember_failure
         try:
             with _silenced(_UVICORN_LOGGER):
-                await super().startup(sockets=sockets)
+                await super().startup(sockets=[])
+                for listener in sockets or []:
+                    listener.listen(BACKLOG)
         except SystemExit:
             raise self._failure or CannotServe("the application ended while starting") from None
         except OSError:
@@ -82,12 +91,32 @@ class Server(uvicorn.Server):
         # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
         gc.collect()
         gc.freeze()
+        self._acceptors = [Acceptor(listener, self.adopt) for listener in sockets or []]
+        for acceptor in self._acceptors:
+            acceptor.resume()
         self.listening.set()
 
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        """End the connections whose clients take too long."""
+        if counter % _TICKS_PER_SWEEP == 0:
+            sweep(self._connections, asyncio.get_running_loop().time(), self._time_limits)
+            self._places.look_again()
+        return await super().on_tick(counter)
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, and let the requests under way finish."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets=sockets)
+
     def adopt(self, connection: socket.socket) -> None:
-        """Serve a connection that another process accepted. From now on its socket belongs to this server."""
+        """Serve a connection that was accepted. From now on its socket belongs to this server."""
         if self.should_exit:
             connection.close()
+            return
+        if not self._places.admit(connection, len(self._adopting)):
             return
         task = asyncio.create_task(self._adopt(connection))
         self._adopting.add(task)
@@ -98,6 +127,10 @@ class Server(uvicorn.Server):
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
+
+    def _stats(self) -> ConnectionStats:
+        stats: ConnectionStats = self.lifespan.state[STATE].requests.connections
+        return stats
 
     def _adopted(self, task: "asyncio.Task[None]") -> None:
         self._adopting.discard(task)

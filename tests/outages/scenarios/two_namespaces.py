@@ -5,6 +5,7 @@ fence of the other namespace.
 """
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, an_instance
@@ -25,7 +26,7 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
 
 async def compare(directory: Path, seconds: float, report: Report, release: Release, *, revision: str = "head") -> None:
     """Run two instances of a release, each with a namespace of its own."""
-    second = Release(release.root, _SECOND)
+    second = replace(release, namespace=_SECOND)
     stage = open_stage(directory, _LOAD, instances=1, program=release.program, revision=revision)
     async with stage as on, an_instance(on.cluster, 1, program=second.program) as other:
         await other.restart(on.cluster.database)
