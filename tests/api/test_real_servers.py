@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from app.private_servers import PostgresServer
+from app.private_servers import PostgresServer, RedisServer
 from tests.api.problem import problem
 from tests.api.real import proven, service
 
@@ -70,6 +70,31 @@ async def test_an_adjustment_is_the_next_reads_hit(client: httpx.AsyncClient) ->
     assert answer.content.startswith(b'{"product":' + hit.content + b',"movement":')
     for url in (f"{URL}/stock/movements", "/stock/movements?reference=order-17"):
         assert (await client.get(url)).json()["items"][0] == answer.json()["movement"]
+
+
+async def test_everything_works_without_redis_and_says_so(
+    database_url: str, private_redis: RedisServer, namespace: str
+) -> None:
+    """Reads are bypassed, writes settle, only dropping an entry has to wait; readiness does not change."""
+    async with service(database_url, private_redis.url, namespace) as client:
+        await proven(client)
+        await client.post("/products", json=MUG)
+        await private_redis.stop()
+        answer = await client.patch(URL, json={"price_cents": 1})
+        assert answer.status_code == 200
+        read = await client.get(URL)
+        assert (read.content, read.headers["Cache-Status"]) == (
+            answer.content,
+            "larder; fwd=bypass; detail=redis-unavailable",
+        )
+        many = await client.get("/products?id=mug-blue")
+        assert many.headers["Cache-Status"] == "larder; fwd=bypass; detail=redis-unavailable"
+        problem(await client.delete(f"/cache{URL}"), "cache-unavailable")
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["redis"]) == (200, "down")
+        metrics = (await client.get("/metrics")).text
+        assert "larder_cache_store_up 0.0" in metrics
+        assert 'larder_cache_reads_total{result="bypass"} ' in metrics
 
 
 async def test_without_postgres_the_service_says_that_it_is_not_ready(

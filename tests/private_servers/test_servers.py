@@ -215,6 +215,12 @@ async def test_pid_file_that_names_a_stranger_leaves_it_alone(directory: Path) -
         await stranger.wait()
 
 
+def test_directory_that_cannot_be_made_is_said_with_a_way_out() -> None:
+    """The message names the directory and the variables that make it unnecessary."""
+    with pytest.raises(DirectoryNotWritable, match=r"/dev/null/larder.*LARDER_DATABASE_URL"):
+        ServerDirectory(Path("/dev/null/larder"))
+
+
 def test_directory_that_is_read_only_is_said(directory: Path) -> None:
     """A directory without write permission is refused before any server is started."""
     directory.chmod(0o555)
