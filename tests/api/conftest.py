@@ -182,3 +182,23 @@ async def mug(client: httpx.AsyncClient) -> dict[str, object]:
     answer = await client.post("/products", json=body)
     product: dict[str, object] = answer.json()
     return product
+
+
+async def walk(client: httpx.AsyncClient, url: str) -> list[list[dict[str, Any]]]:
+    """The pages of a list or ledger, each by the link of the one before; ``next`` and ``Link`` agree on every page."""
+    pages = []
+    while url:
+        answer = await client.get(url)
+        assert (answer.headers["Cache-Status"], answer.headers["Cache-Control"]) == ("larder; fwd=bypass", "no-store")
+        pages.append(answer.json()["items"])
+        url = link_of(answer)
+        assert (answer.json()["next"] is None) == (not url)
+        assert not url or url.endswith(f"after={answer.json()['next']}")
+    return pages
+
+
+def link_of(answer: httpx.Response) -> str:
+    """Where the next page is, or nothing after the last one."""
+    link: str = answer.headers.get("Link", "")
+    assert not link or link.endswith('>; rel="next"')
+    return link.partition(">")[0].removeprefix("<")

@@ -176,14 +176,6 @@ async def test_a_repeated_key_is_refused(client: httpx.AsyncClient) -> None:
     problem(await client.request("PUT", URL, headers=headers, content=b'{"name":"a","price_cents":1}'), "invalid-header")
 
 
-async def test_a_creation_without_an_id_is_told_its_first_id(client: httpx.AsyncClient) -> None:
-    """One product, although each request would have made another id."""
-    first, again = [await _send(client, "POST", "/products", WHOLE) for _ in range(2)]
-    assert first.json()["id"] == again.json()["id"]
-    assert first.headers["Location"] == again.headers["Location"] == f"/products/{first.json()['id']}"
-    assert len((await client.get("/products")).json()["items"]) == 1
-
-
 async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient, service: Service) -> None:
     """The id of the answer's X-Request-Id, with and without a key."""
     answers = [await client.put(URL, json=WHOLE), await _send(client, "PUT", URL, WHOLE)]

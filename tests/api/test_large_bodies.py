@@ -120,7 +120,7 @@ async def test_a_large_body_is_not_many_objects(large: Service, client: httpx.As
 
 
 async def test_the_largest_requests_are_taken(large: Service, client: httpx.AsyncClient) -> None:
-    """A thousand whole products with every character escaped, then two thousand lines."""
+    """A thousand whole products with every character escaped, then two thousand lines; one line more is too many."""
     path, body = _BODIES["whole products"]
     answer = await send(client, "POST", path, body)
     assert {result["outcome"] for result in answer.json()["results"]} == {"created"}
@@ -128,6 +128,8 @@ async def test_the_largest_requests_are_taken(large: Service, client: httpx.Asyn
     body = json.dumps({"lines": lines, "reason": "sale", "reference": '\\"[{,' * 40}, indent=8).encode()
     answer = await send(client, "POST", _LINES, body)
     assert [len(answer.json()["lines"]), len(large.tables.rows)] == [MAX_LINES, MAX_BATCH]
+    refused = await send(client, "POST", _LINES, {"lines": [*lines, lines[0]], "reason": "sale"})
+    assert places(problem(refused, "invalid-request")) == ["#/lines"]
 
 
 @pytest.mark.usefixtures("large")

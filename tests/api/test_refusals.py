@@ -15,12 +15,8 @@ from tests.api.problem import places, problem, send
 
 MUG = b'{"name": "Mug", "price_cents": 1, "stock": 1}'
 TAKE_ALL = b'{"delta": -9007199254740991, "reason": "sale"}'
-ALL_WRONG = {"Content-Type": "text/plain", "If-Match": "1", "Idempotency-Key": '"k', "Content-Encoding": "gzip"}
-
-
-def _without(*names: str) -> dict[str, str]:
-    kept = {name: value for name, value in ALL_WRONG.items() if name not in names}
-    return kept if "Content-Type" in kept else kept | {"Content-Type": "application/json"}
+WRONG = {"If-Match": "1", "Idempotency-Key": '"k'}
+ALL_WRONG = WRONG | {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
 
 
 @pytest.mark.parametrize(
@@ -30,25 +26,21 @@ def _without(*names: str) -> dict[str, str]:
         ("TRACE", "/products/..%20", ALL_WRONG, b"x" * (LIMIT + 1), "method-not-allowed"),
         ("PUT", "/products/%20", ALL_WRONG, b"x" * (LIMIT + 1), "body-too-large"),
         ("PUT", "/products/%20", ALL_WRONG, b"x", "unsupported-media-type"),
-        ("PUT", "/products/%20", _without("Content-Type", "Content-Encoding"), b"x", "malformed-json"),
-        ("PUT", "/products/%20", _without("Content-Type", "Content-Encoding"), b"[]", "invalid-header"),
-        ("PUT", "/products/%20", {"Content-Type": "application/json", "Idempotency-Key": '"k'}, b"[]", "invalid-header"),
-        ("PUT", "/products/%20", {"Content-Type": "application/json", "Idempotency-Key": "used"}, b"[]", "invalid-request"),
-        ("PUT", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "used"}, b"[]", "invalid-request"),
-        ("PATCH", "/products/a", {"Content-Type": "application/json", "Idempotency-Key": "used", "If-Match": '"7"'}, b"{}",
-         "idempotency-key-reused"),
-        ("PUT", "/products/mug-blue", {"Content-Type": "application/json", "Idempotency-Key": "used"}, MUG,
-         "idempotency-key-reused"),
-        ("POST", "/products/mug-blue/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, TAKE_ALL,
-         "precondition-failed"),
-        ("POST", "/products/mug-blue/stock/adjustments", {"Content-Type": "application/json"}, TAKE_ALL, "insufficient-stock"),
-        ("POST", "/products/a/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, TAKE_ALL,
-         "product-not-found"),
-        ("POST", "/stock/adjustments", {"Content-Type": "application/json", "If-Match": '"7"'}, b"[]", "invalid-header"),
-        ("PATCH", "/products/a", {"Content-Type": "application/json", "If-Match": '"7"'}, b"{}", "product-not-found"),
-        ("PUT", "/products/mug-blue", {"Content-Type": "application/json"}, MUG, "precondition-required"),
-        ("PUT", "/products/mug-blue", {"Content-Type": "application/json", "If-Match": '"7"'}, MUG, "precondition-failed"),
-        ("POST", "/products", {"Content-Type": "application/json"}, MUG[:-1] + b',"id":"mug-blue"}', "already-exists"),
+        ("PUT", "/products/%20", WRONG, b"x", "malformed-json"),
+        ("PUT", "/products/%20", WRONG, b"[]", "invalid-header"),
+        ("PUT", "/products/%20", {"Idempotency-Key": '"k'}, b"[]", "invalid-header"),
+        ("PUT", "/products/%20", {"Idempotency-Key": "used"}, b"[]", "invalid-request"),
+        ("PUT", "/products/a", {"Idempotency-Key": "used"}, b"[]", "invalid-request"),
+        ("PATCH", "/products/a", {"Idempotency-Key": "used", "If-Match": '"7"'}, b"{}", "idempotency-key-reused"),
+        ("PUT", "/products/mug-blue", {"Idempotency-Key": "used"}, MUG, "idempotency-key-reused"),
+        ("POST", "/products/mug-blue/stock/adjustments", {"If-Match": '"7"'}, TAKE_ALL, "precondition-failed"),
+        ("POST", "/products/mug-blue/stock/adjustments", {}, TAKE_ALL, "insufficient-stock"),
+        ("POST", "/products/a/stock/adjustments", {"If-Match": '"7"'}, TAKE_ALL, "product-not-found"),
+        ("POST", "/stock/adjustments", {"If-Match": '"7"'}, b"[]", "invalid-header"),
+        ("PATCH", "/products/a", {"If-Match": '"7"'}, b"{}", "product-not-found"),
+        ("PUT", "/products/mug-blue", {}, MUG, "precondition-required"),
+        ("PUT", "/products/mug-blue", {"If-Match": '"7"'}, MUG, "precondition-failed"),
+        ("POST", "/products", {}, MUG[:-1] + b',"id":"mug-blue"}', "already-exists"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("mug")
@@ -57,7 +49,7 @@ async def test_of_several_faults_the_first_in_the_contract_is_answered(  # noqa:
 ) -> None:
     """The order is the contract's; each request has the fault of its line and later ones."""
     await client.delete("/products/none", headers={"Idempotency-Key": "used"})
-    problem(await client.request(method, url, headers=headers, content=body), slug)
+    problem(await send(client, method, url, body, headers), slug)
     assert (await client.get("/products/mug-blue")).json()["version"] == 1
 
 
@@ -166,46 +158,6 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(client: httpx.Asyn
 async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
     """400, also where lenient readers see a value: NaN, a member named twice, other encodings, deep nesting."""
     problem(await send(client, "POST", "/products", body), "malformed-json")
-
-
-@pytest.mark.parametrize(
-    ("body", "pointers"),
-    [
-        ([], ["#"]),
-        (None, ["#"]),
-        ({}, ["#/name", "#/price_cents"]),
-        ({"name": "Mug", "price_cents": 1, "a/b~c d": 1, "version": 1}, ["#/a~1b~0c%20d", "#/version"]),
-        ({"name": "Mug", "price_cents": 1, "\ud800": 1}, ["#"]),
-        ({"name": "Mug", "price_cents": 1, "id": ""}, ["#/id"]),
-        ({"name": "Mug", "price_cents": 1, "id": None}, ["#/id"]),
-        ({"name": "Mug", "price_cents": 1, "id": ".."}, ["#/id"]),
-        ({"name": "Mug", "price_cents": 1, "id": "a" * 65}, ["#/id"]),
-        ({"name": "Mug", "price_cents": 1, "id": "a\n"}, ["#/id"]),
-        ({"name": "", "price_cents": 1}, ["#/name"]),
-        ({"name": " \u2003", "price_cents": 1}, ["#/name"]),
-        ({"name": "a\x00", "price_cents": 1}, ["#/name"]),
-        ({"name": "a\ud800", "price_cents": 1}, ["#/name"]),
-        ({"name": "a" * 201, "price_cents": 1}, ["#/name"]),
-        ({"name": 7, "price_cents": "1"}, ["#/name", "#/price_cents"]),
-        ({"name": "Mug", "price_cents": 3.0}, ["#/price_cents"]),
-        ({"name": "Mug", "price_cents": True}, ["#/price_cents"]),
-        ({"name": "Mug", "price_cents": None}, ["#/price_cents"]),
-        ({"name": "Mug", "price_cents": -1, "stock": 2**53}, ["#/price_cents", "#/stock"]),
-        ({"name": "Mug", "price_cents": 1, "stock": None, "reorder_point": [1]}, ["#/stock", "#/reorder_point"]),
-        (b'{"name": "Mug", "price_cents": ' + b"9" * 5_000 + b"}", ["#/price_cents"]),
-        (b'{"name": "Mug", "price_cents": -' + b"9" * 5_000 + b"}", ["#/price_cents"]),
-        (b'{"name": "Mug", "price_cents": 1e999}', ["#/price_cents"]),
-        (b'{"name": "Mug", "price_cents": 1e2}', ["#/price_cents"]),
-        ({"name": "Mug", "price_cents": 1} | {f"f{i}": 1 for i in range(100)}, ["#"]),
-        ({"name": "Mug", "price_cents": 1} | {f"f{i}": 1 for i in range(60)}, [f"#/f{i}" for i in range(50)]),
-    ],
-)  # fmt: skip
-async def test_a_fault_in_a_field_is_named_by_its_pointer(
-    client: httpx.AsyncClient, service: Service, body: object, pointers: list[str]
-) -> None:
-    """All faults at once, each by a JSON pointer; integers are strict; nothing reaches the service."""
-    assert places(problem(await send(client, "POST", "/products", body), "invalid-request")) == pointers
-    assert service.transactions.requests == []
 
 
 @pytest.mark.parametrize("name", ["Mug", "x" * 200, "🍵" * 200, " a ", "e\u0301", "\u202e"])

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.conftest import walk
 from tests.api.problem import places, problem, send
 from tests.fakes.products import MemoryProducts
 
@@ -85,39 +86,6 @@ async def test_an_adjustment_that_breaks_a_rule_is_refused(client: httpx.AsyncCl
     assert places(problem(many, "invalid-request")) == pointers
 
 
-@pytest.mark.parametrize(
-    ("lines", "pointers"),
-    [
-        ([], ["#/lines"]),
-        ({}, ["#/lines"]),
-        (None, ["#/lines"]),
-        ([1], ["#/lines/0"]),
-        ([None], ["#/lines/0"]),
-        ([{}], ["#/lines/0/product_id", "#/lines/0/delta"]),
-        ([{"product_id": "..", "delta": 1}], ["#/lines/0/product_id"]),
-        ([{"product_id": "a", "delta": 1, "reason": "sale"}], ["#/lines/0/reason"]),
-    ],
-)
-async def test_lines_that_are_none_are_named(client: httpx.AsyncClient, lines: object, pointers: list[str]) -> None:
-    """1 to 2,000 lines, each an object with a legal id and a delta, and nothing else."""
-    answer = await send(client, "POST", MANY, {"lines": lines, "reason": "sale"})
-    assert places(problem(answer, "invalid-request")) == pointers
-    assert "AdjustmentLine" not in answer.text
-
-
-@pytest.mark.parametrize("headers", [{"If-Match": '"1"'}, {"If-Match": "*"}])
-@pytest.mark.usefixtures("mug")
-async def test_an_adjustment_may_name_the_version_it_relies_on(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """One product has a version: If-Match holds or is 412; the adjustment of many has none, and refuses it."""
-    body = {"delta": -1, "reason": "sale"}
-    assert (await client.post(ADJUST, json=body, headers=headers)).status_code == 200
-    late = await client.post(ADJUST, json=body, headers={"If-Match": '"1", W/"2"'})
-    assert problem(late, "precondition-failed")["current_version"] == 2
-    assert late.headers["ETag"] == '"2"'
-    lines = {"lines": [{"product_id": "mug-blue", "delta": 1}], "reason": "sale"}
-    problem(await client.post(MANY, json=lines, headers=headers), "invalid-header")
-
-
 @pytest.mark.usefixtures("mug")
 async def test_lines_are_answered_in_the_order_sent(client: httpx.AsyncClient) -> None:
     """Each with its own delta; those of one product with the version and stock of the whole request."""
@@ -155,14 +123,6 @@ async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, t
 
 
 @pytest.mark.usefixtures("mug")
-async def test_a_count_leaves_its_reference_in_the_ledger(client: httpx.AsyncClient) -> None:
-    """A count is an entry too, also one that confirms the stock."""
-    await client.put(f"{URL}/stock", json={"stock": 40, "reference": "count-7"})
-    [entry] = (await client.get("/stock/movements?reference=count-7")).json()["items"]
-    assert (entry["delta"], entry["reason"], entry["stock_after"]) == (0, "count", 40)
-
-
-@pytest.mark.usefixtures("mug")
 async def test_the_ledger_is_walked_by_its_links(client: httpx.AsyncClient) -> None:
     """Newest first, every entry once; a cursor serves its own ledger alone."""
     for number in range(5):
@@ -171,16 +131,8 @@ async def test_the_ledger_is_walked_by_its_links(client: httpx.AsyncClient) -> N
         (f"{URL}/stock/movements?limit=2", [5, 4, 3, 2, 1, 40]),
         ("/stock/movements?reference=order+1%2F%C3%A4&limit=2", [5, 4, 3, 2, 1]),
     ):
-        seen, following, pages = [], url, 0
-        while following:
-            answer = await client.get(following)
-            assert answer.headers["Cache-Status"] == "larder; fwd=bypass"
-            assert answer.headers["Cache-Control"] == "no-store"
-            seen += [item["delta"] for item in answer.json()["items"]]
-            assert (answer.json()["next"] is None) == ("Link" not in answer.headers)
-            following = answer.headers.get("Link", "").partition(">")[0].removeprefix("<")
-            pages += 1
-        assert (seen, pages) == (deltas, 3)
+        pages = await walk(client, url)
+        assert ([item["delta"] for page in pages for item in page], len(pages)) == (deltas, 3)
     await client.post("/products", json={"id": "cup", "name": "Cup", "price_cents": 1})
     own = (await client.get(f"{URL}/stock/movements?limit=2")).json()["next"]
     other = (await client.get("/stock/movements?reference=order+1%2F%C3%A4&limit=2")).json()["next"]
@@ -196,37 +148,9 @@ async def test_the_ledger_is_walked_by_its_links(client: httpx.AsyncClient) -> N
 
 @pytest.mark.usefixtures("mug")
 async def test_a_deleted_products_ledger_stays(client: httpx.AsyncClient) -> None:
-    """It is readable, and goes on when the id is used again; an id that never was has none."""
+    """It is readable; an id that never was has none."""
     await client.delete(URL)
-    await client.put(URL, json={"name": "Mug", "price_cents": 1, "stock": 3})
     ledger = (await client.get(f"{URL}/stock/movements")).json()["items"]
-    assert [(m["version"], m["delta"], m["reason"]) for m in ledger] == [
-        (3, 3, "opening"),
-        (2, -40, "deletion"),
-        (1, 40, "opening"),
-    ]
+    assert [(m["version"], m["delta"], m["reason"]) for m in ledger] == [(2, -40, "deletion"), (1, 40, "opening")]
     assert problem(await client.get("/products/none/stock/movements"), "product-not-found")["missing"] == ["none"]
     assert (await client.get("/stock/movements?reference=none")).json() == {"items": [], "next": None}
-
-
-@pytest.mark.parametrize(
-    ("query", "parameters"),
-    [
-        ("", ["reference"]),
-        ("reference=", ["reference"]),
-        ("reference=%00", ["reference"]),
-        ("reference=" + "x" * 201, ["reference"]),
-        ("reference=a&reference=b", ["reference"]),
-        ("reference=a&limit=0", ["limit"]),
-        ("reference=a&limit=251&after=x", ["limit", "after"]),
-        ("reference=a&q=b", ["q"]),
-        ("reference=a&after=WzQsImEiLCJhIix0cnVlLDAsIjIwMjYtMDEtMzFUMDk6MDU6MDAuMDAwMDAwWiJd", ["after"]),
-        ("reference=a&after=WzQsImEiLCJhIiwxLC0xLCIyMDI2LTAxLTMxVDA5OjA1OjAwLjAwMDAwMFoiXQ", ["after"]),
-        ("reference=a&after=WzQsImEiLCJhIiwxLDAsInllc3RlcmRheSJd", ["after"]),
-    ],
-)
-async def test_a_ledger_query_that_is_not_understood_is_refused(
-    client: httpx.AsyncClient, query: str, parameters: list[str]
-) -> None:
-    """Made-up cursors too: what the database could not take does not reach it."""
-    assert places(problem(await client.get(f"/stock/movements?{query}"), "invalid-request")) == parameters

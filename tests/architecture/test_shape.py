@@ -52,15 +52,6 @@ def test_nothing_is_left_to_do(path: Path) -> None:
     assert {word for word in words if word in text} == set()
 
 
-@pytest.mark.parametrize("path", [path for path in PYTHON if path not in SHIPPED], ids=relative)
-def test_nothing_is_patched(path: Path) -> None:
-    """Tests replace parts by fakes of their ports; none imports a library that patches."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not {name for name in names if name.split(".")[0] == "mock" or name.startswith("unittest")}
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=relative)
 def test_production_code_knows_no_tests(path: Path) -> None:
     """Nothing that is shipped behaves differently under test."""

@@ -1,10 +1,6 @@
-"""The comparison of caches: faults that do not meet, what counts as stale, and peers that stay out of Larder's locks."""
-
-import re
-from pathlib import Path
+"""The comparison of caches: faults that do not meet, and what counts as stale."""
 
 from benchmarks.proofs.stale import _groups, _judge, plan
-from tests.harness.cluster import ROOT
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import Bounds, ByHand, History, SeenRead, SeenWrite
 
@@ -27,15 +23,3 @@ def test_staleness_by_hand_is_counted_apart() -> None:
         history.reads.append(SeenRead("a", called, called + 0.1, version))
     found = _judge(history, FaultLog())
     assert (found.checked, found.stale, found.stale_but_for_sql, found.lasting_s) == (5, 2, 1, 0.5)
-
-
-def test_the_peers_never_enter_larders_locks() -> None:
-    """What is measured against is no part of what is installed."""
-    peers = {"aiocache", "cashews"}
-    assert peers <= _names(ROOT / "benchmarks" / "requirements.txt")
-    for lock in ("requirements.txt", "requirements-run.txt", "requirements-dev.txt", "requirements-ci.txt"):
-        assert not peers & _names(ROOT / lock)
-
-
-def _names(lock: Path) -> set[str]:
-    return set(re.findall(r"^([a-z0-9-]+)==", lock.read_text(), re.MULTILINE))

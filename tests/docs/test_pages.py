@@ -53,26 +53,15 @@ def test_a_link_leads_somewhere(page: Path) -> None:
 
 
 @each_page
-def test_a_path_that_is_named_exists(page: Path) -> None:
-    """A page that names a file of ours is not about a file that was moved or removed."""
-    assert [path for path in NAMED_PATH.findall(page.read_text(encoding="utf-8")) if not (ROOT / path).exists()] == []
-
-
-@each_page
-def test_a_command_that_is_named_exists(page: Path) -> None:
-    """Every make target, module and verb of `larder` that a page names is there."""
+def test_what_a_page_names_exists(page: Path) -> None:
+    """Every file of ours, make target, module, verb of `larder` and variable that a page names is there."""
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert [path for path in NAMED_PATH.findall(text) if not (ROOT / path).exists()] == []
     assert set(TARGET.findall(text)) <= targets
     assert set(VERB.findall(text)) <= COMMANDS.keys() | (GONE if page.name == "CHANGELOG.md" else set())
     assert [name for name in MODULE.findall(text) if importlib.util.find_spec(name.rstrip(".")) is None] == []
-
-
-@each_page
-def test_a_setting_that_is_named_exists(page: Path) -> None:
-    """A page that names a variable of ours does not send people to one that the service refuses."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(VARIABLE.findall(page.read_text(encoding="utf-8"))) <= known | GONE
+    assert set(VARIABLE.findall(text)) <= {PREFIX + name.upper() for name in Settings.model_fields} | GONE
 
 
 def test_the_page_of_the_api_has_every_path() -> None:

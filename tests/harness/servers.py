@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -60,18 +61,20 @@ def beside(url: str, database: str) -> str:
 
 async def create_database(url: str, name: str, *, template: str = "template1") -> str:
     """Create a database on the server of ``url`` and return its URL."""
-    await _execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    await execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
     return beside(url, name)
 
 
 async def drop_database(url: str, name: str) -> None:
     """Drop a database, even while others are connected to it."""
-    await _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    await execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-async def _execute(url: str, statement: sql.Composed) -> None:
+async def execute(url: str, statement: str | sql.Composed) -> list[tuple[Any, ...]]:
+    """Run a statement by hand, as somebody who knows nothing of Larder; return its rows."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(statement)
+        cursor = await connection.execute(statement.encode() if isinstance(statement, str) else statement)
+        return await cursor.fetchall() if cursor.description else []
 
 
 async def know_history(url: str, namespace: str) -> None:

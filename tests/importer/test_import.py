@@ -108,14 +108,6 @@ async def test_gzip_with_a_mark_and_mapped_columns(tmp_path: Path, larder: Larde
     assert "1 unchanged" in (await run(str(path), *words)).result
 
 
-async def test_stock_left_out_is_unchanged(tmp_path: Path, larder: Larder, run: Import) -> None:
-    """A price list does not touch what was counted."""
-    await run(write(tmp_path / "a.csv", "a,Mug,1,40,0", "b,Cup,1,30,0"))
-    ended = await run(write(tmp_path / "b.csv", "a,Mug,2,,0", "b,Cup,2,5,0"))
-    assert "2 updated" in ended.result
-    assert {key: row["stock"] for key, row in (await larder.products()).items()} == {"a": 40, "b": 5}
-
-
 async def test_refused_rows_are_listed_in_the_order_of_the_file(tmp_path: Path, larder: Larder, run: Import) -> None:
     """Refused here or by the service, and whichever request was answered first; the others are imported."""
     lines = [

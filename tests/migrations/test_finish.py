@@ -15,8 +15,9 @@ from app.products.payload import SCHEMA
 from app.products.product import Draft, Line, Reason
 from app.products.transactions import ProductTransactions
 from tests.cli.larder_process import Larder
+from tests.harness.servers import execute
 from tests.limits import open_database
-from tests.migrations.test_upgrade import OBJECTS, rows
+from tests.migrations.test_upgrade import OBJECTS
 
 _LATER = SCHEMA + 5
 
@@ -32,11 +33,11 @@ async def _in_use(url: str, statement: str) -> AsyncIterator[None]:
 async def test_a_migration_waits_briefly_for_a_table_in_use(empty_database_url: str) -> None:
     """It names who uses the tables, changes nothing, and holds nobody up; afterwards it goes through."""
     await upgrade(empty_database_url, "0002")
-    before = await rows(empty_database_url, OBJECTS)
+    before = await execute(empty_database_url, OBJECTS)
     async with _in_use(empty_database_url, "SELECT FROM cache_generations"):
         with pytest.raises(LockTimeout, match=r"process \d+ \(report, idle in transaction for \d+ s\).*Nothing was changed"):
             await upgrade(empty_database_url)
-        assert await rows(empty_database_url, OBJECTS) == before
+        assert await execute(empty_database_url, OBJECTS) == before
     assert await upgrade(empty_database_url) == "0002"
 
 
@@ -52,7 +53,7 @@ async def test_a_finish_waits_briefly_for_a_write_under_way(database_url: str) -
 async def test_a_command_that_gives_up_says_that_both_releases_go_on(database_url: str, tmp_path: Path) -> None:
     """`larder migrate --finish` ends with a status and one sentence, no traceback."""
     larder = Larder(tmp_path)
-    await rows(database_url, "UPDATE cache_generations SET payload_schema = 1")
+    await execute(database_url, "UPDATE cache_generations SET payload_schema = 1")
     async with _in_use(database_url, "LOCK TABLE products IN ROW EXCLUSIVE MODE"):
         said = await larder.failure("migrate", "--finish", LARDER_DATABASE_URL=database_url)
     assert "in use by another transaction" in said
@@ -81,4 +82,4 @@ async def test_a_release_that_is_too_old_refuses_what_would_change_nothing(datab
                 await transactions.commit([asked])
     finally:
         await database.close()
-    assert await rows(database_url, "SELECT count(*) FROM idempotency_records") == [(0,)]
+    assert await execute(database_url, "SELECT count(*) FROM idempotency_records") == [(0,)]

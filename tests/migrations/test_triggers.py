@@ -13,7 +13,10 @@ from tests.harness.servers import create_database, drop_database, new_name
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-TRIGGERS_AGAIN: LiteralString = """
+RECREATE: LiteralString = """
+ALTER TABLE products RENAME TO old_products;
+CREATE TABLE products (LIKE old_products INCLUDING ALL);
+DROP TABLE old_products;
 CREATE TRIGGER zz_larder_change BEFORE INSERT OR UPDATE OR DELETE ON products
     FOR EACH ROW EXECUTE FUNCTION larder_products_change();
 CREATE TRIGGER zz_larder_truncate AFTER TRUNCATE ON products
@@ -21,6 +24,15 @@ CREATE TRIGGER zz_larder_truncate AFTER TRUNCATE ON products
 ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_change;
 ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_truncate;
 """
+MEDDLE: LiteralString = """
+CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.version := 1; RETURN NEW; END';
+CREATE TRIGGER meddle BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION meddle();
+"""
+UPSERT: LiteralString = """
+INSERT INTO products (id, name, price_cents) VALUES ('mug', 'Mug', 9) ON CONFLICT (id) DO UPDATE SET price_cents = 9
+"""
+AS_REPLICA: LiteralString = "SET session_replication_role = replica"
+"""As restores and replication set it."""
 
 
 @pytest.fixture
@@ -64,46 +76,33 @@ async def test_update(hand: Connection) -> None:
     assert after[2] > before[2]
 
 
-@pytest.mark.guarantee("G4")
-async def test_update_that_sets_version_and_transaction_id(hand: Connection) -> None:
-    """A version cannot be taken back, may be raised, and a transaction id cannot be forged."""
-    await hand.execute("UPDATE products SET version = 0, changed_xid = '3'::xid8")
-    assert await one(hand, "SELECT version, changed_xid = '3'::xid8 FROM products") == (2, False)
-    await hand.execute("UPDATE products SET version = 50")
-    assert await one(hand, "SELECT version FROM products") == 50
-
-
-async def test_several_updates_in_one_transaction(hand: Connection) -> None:
-    """Each counts: the same version never names two states."""
-    async with hand.transaction():
-        for price in (1, 2, 3):
-            await hand.execute("UPDATE products SET price_cents = %s", [price])
-    assert await one(hand, "SELECT version, price_cents FROM products") == (4, 3)
-
-
-@pytest.mark.guarantee("R8")
-async def test_delete(hand: Connection) -> None:
-    """A deletion leaves a tombstone with the next version and no stock; deleting that again changes nothing."""
-    await hand.execute("DELETE FROM products WHERE id = 'mug'")
-    row = await one(hand, "SELECT version, stock, deleted_at IS NOT NULL FROM products")
-    assert row == (2, 0, True)
-    await hand.execute("DELETE FROM products")
-    assert await one(hand, "SELECT version, stock, deleted_at IS NOT NULL FROM products") == row
-
-
-async def test_tombstone_comes_to_life(hand: Connection) -> None:
-    """The id's next life goes on from the tombstone's version."""
-    await hand.execute("DELETE FROM products")
-    await hand.execute("UPDATE products SET deleted_at = NULL, version = 1 WHERE id = 'mug'")
-    assert await one(hand, "SELECT version FROM products") == 3
-
-
-async def test_upsert(hand: Connection) -> None:
-    """`ON CONFLICT DO UPDATE` is an update like any other."""
-    await hand.execute(
-        "INSERT INTO products (id, name, price_cents) VALUES ('mug', 'Mug', 9) ON CONFLICT (id) DO UPDATE SET price_cents = 9"
-    )
-    assert await one(hand, "SELECT version, price_cents FROM products") == (2, 9)
+@pytest.mark.guarantee("G4", "R8")
+@pytest.mark.parametrize(
+    ("statements", "row"),
+    [
+        # A version cannot be taken back, may be raised, and a transaction id cannot be forged.
+        (["UPDATE products SET version = 0, changed_xid = '3'::xid8"], (2, 100, 7, False)),
+        (["UPDATE products SET version = 50"], (50, 100, 7, False)),
+        # Each update of one transaction counts: the same version never names two states.
+        (["UPDATE products SET price_cents = 1; UPDATE products SET price_cents = 2"], (3, 2, 7, False)),
+        ([UPSERT], (2, 9, 7, False)),
+        # A deletion leaves a tombstone with the next version and no stock; deleting that again changes nothing.
+        (["DELETE FROM products WHERE id = 'mug'"], (2, 100, 0, True)),
+        (["DELETE FROM products", "DELETE FROM products"], (2, 100, 0, True)),
+        # The id's next life goes on from the tombstone's version.
+        (["DELETE FROM products", "UPDATE products SET deleted_at = NULL, version = 1 WHERE id = 'mug'"], (3, 100, 0, False)),
+        # The trigger is the last one by name: what another one sets is counted, and cannot undo the version.
+        ([MEDDLE, "UPDATE products SET price_cents = 5"], (2, 5, 7, False)),
+        ([AS_REPLICA, "UPDATE products SET price_cents = 5, version = 1"], (2, 5, 7, False)),
+        ([AS_REPLICA, "DELETE FROM products"], (2, 100, 0, True)),
+    ],
+)
+async def test_versions_rise(hand: Connection, statements: list[LiteralString], row: tuple[object, ...]) -> None:
+    """Whatever a statement changes or sets, the row gets the next version at least, and its transaction's own id."""
+    for statement in statements:
+        await hand.execute(statement)
+    found = await one(hand, "SELECT version, price_cents, stock, deleted_at IS NOT NULL, changed_xid = '3'::xid8 FROM products")
+    assert found == (*row, False)
 
 
 async def test_change_of_id(hand: Connection) -> None:
@@ -111,28 +110,6 @@ async def test_change_of_id(hand: Connection) -> None:
     with pytest.raises(psycopg.errors.CheckViolation, match="mug to cup"):
         await hand.execute("UPDATE products SET id = 'cup'")
     assert await one(hand, "SELECT id, version FROM products") == ("mug", 1)
-
-
-async def test_triggers_under_replication(hand: Connection) -> None:
-    """`session_replication_role = replica`, as restores and replication set it, switches none of them off."""
-    await hand.execute("SET session_replication_role = replica")
-    await hand.execute("UPDATE products SET price_cents = 5, version = 1")
-    assert await one(hand, "SELECT version FROM products") == 2
-    await hand.execute("DELETE FROM products")
-    assert await one(hand, "SELECT version, deleted_at IS NOT NULL FROM products") == (3, True)
-    before = await epoch(hand)
-    await hand.execute("TRUNCATE products")
-    assert await epoch(hand) != before
-
-
-async def test_other_trigger_changes_the_row(hand: Connection) -> None:
-    """The trigger is the last one by name: what another one sets is counted, and cannot undo the version."""
-    await hand.execute(
-        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.version := 1; RETURN NEW; END $$"
-    )
-    await hand.execute("CREATE TRIGGER meddle BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION meddle()")
-    await hand.execute("UPDATE products SET price_cents = 5")
-    assert await one(hand, "SELECT version FROM products") == 2
 
 
 @pytest.mark.guarantee("G2")
@@ -189,6 +166,29 @@ async def test_truncate_changes_the_epoch(hand: Connection) -> None:
     assert await epoch(hand) == after
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        # A table that was dropped and made again, as a restore does.
+        [RECREATE],
+        # Nobody knows what was written while a trigger was away.
+        [
+            "ALTER TABLE products DISABLE TRIGGER zz_larder_change",
+            "UPDATE products SET price_cents = 5",
+            "ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_change",
+        ],
+        [AS_REPLICA, "TRUNCATE products"],
+    ],
+    ids=["recreated", "triggers away", "truncated as a replica"],
+)
+async def test_another_history_has_another_epoch(hand: Connection, statements: list[LiteralString]) -> None:
+    """What was cached before must not look current."""
+    before = await epoch(hand)
+    for statement in statements:
+        await hand.execute(statement)
+    assert await epoch(hand) != before
+
+
 async def test_versions_rise_over_a_truncation(hand: Connection) -> None:
     """Also those that rose without a movement of stock, which the ledger does not know: an ETag never comes back."""
     await hand.execute("INSERT INTO products (id, name, price_cents) VALUES ('cup', 'Cup', 1)")
@@ -201,17 +201,6 @@ async def test_versions_rise_over_a_truncation(hand: Connection) -> None:
         "INSERT INTO products (id, name, price_cents) VALUES ('cup', 'Cup', 2) ON CONFLICT (id) DO UPDATE SET deleted_at = NULL"
     )
     assert await one(hand, "SELECT version FROM products WHERE id = 'cup'") == 43
-
-
-async def test_recreated_table_changes_the_epoch(hand: Connection) -> None:
-    """A table that was dropped and made again, as a restore does, is another history."""
-    before = await epoch(hand)
-    async with hand.transaction():
-        await hand.execute("ALTER TABLE products RENAME TO old_products")
-        await hand.execute("CREATE TABLE products (LIKE old_products INCLUDING ALL)")
-        await hand.execute("DROP TABLE old_products")
-        await hand.execute(TRIGGERS_AGAIN)
-    assert await epoch(hand) != before
 
 
 @pytest.mark.guarantee("R6")
@@ -240,12 +229,3 @@ async def test_databases_have_different_epochs(hand: Connection, postgres: Sessi
             assert await epoch(clone) != await epoch(hand)
     finally:
         await drop_database(postgres.url, name)
-
-
-async def test_triggers_that_were_away_change_the_epoch(hand: Connection) -> None:
-    """Nobody knows what was written meanwhile, so what was cached before belongs to another history."""
-    before = await epoch(hand)
-    await hand.execute("ALTER TABLE products DISABLE TRIGGER zz_larder_change")
-    await hand.execute("UPDATE products SET price_cents = 5")
-    await hand.execute("ALTER TABLE products ENABLE ALWAYS TRIGGER zz_larder_change")
-    assert await epoch(hand) != before

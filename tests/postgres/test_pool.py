@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 import psycopg
 import pytest
 
-from app.postgres.database import Database, Shares
+from app.postgres.database import Database
 from app.postgres.errors import (
     CommitUnknown,
     ConnectionLost,
@@ -155,13 +155,6 @@ async def test_connections_in_use_when_all_are_given_up(database: Database) -> N
         assert await session.rows(PID) == [(pid,)]
     assert session._connection.closed
     assert await database.writes.rows(PID) != [(pid,)]
-
-
-@pytest.mark.parametrize("connections", [1, 5, 10, 11, 100])
-def test_shares(connections: int) -> None:
-    """Together they are what the setting says, from five on."""
-    shares = Shares.of(connections)
-    assert shares.audit + shares.loads + shares.lists + shares.writes == max(5, connections)
 
 
 class Broken:

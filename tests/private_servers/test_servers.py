@@ -33,6 +33,7 @@ from app.private_servers import (
     start_redis,
 )
 from app.private_servers.process import end_orphan, orphan
+from tests.harness.servers import execute
 
 _OWNER = """
     import asyncio, sys
@@ -87,9 +88,9 @@ async def started(starting: Awaitable[Server]) -> AsyncIterator[Server]:
 async def test_postgres_keeps_its_url_and_its_data_and_leaves_nothing_else(directory: Path) -> None:
     """What was committed survives a restart, a crash and a new owner; a stopped server leaves no process and no socket."""
     async with started(start_postgres(directory / "postgres")) as server:
-        await _execute(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
+        await execute(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
         await server.restart()
-        await _execute(server.url, "INSERT INTO kept VALUES (2)")
+        await execute(server.url, "INSERT INTO kept VALUES (2)")
         await server.kill()
         await server.restart()
         socket_directory = Path(server.url.partition("host=")[2])
@@ -97,7 +98,7 @@ async def test_postgres_keeps_its_url_and_its_data_and_leaves_nothing_else(direc
     assert not socket_directory.exists()
     assert orphan(directory / "postgres" / "postmaster.pid", directory / "postgres") is None
     async with started(start_postgres(directory / "postgres")) as again:
-        assert await _execute(again.url, "SELECT n FROM kept ORDER BY n") == [(1,), (2,)]
+        assert await execute(again.url, "SELECT n FROM kept ORDER BY n") == [(1,), (2,)]
 
 
 async def test_postgres_paused_hangs_and_goes_on(directory: Path) -> None:
@@ -179,14 +180,14 @@ async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> No
 async def test_owner_killed_and_the_next_one_starts(directory: Path, owner: asyncio.subprocess.Process) -> None:
     """After SIGKILL of the owner its servers live on; the next owner stops exactly these and starts its own."""
     postgres_pid, postgres_url, redis_pid, redis_url = await _printed(owner)
-    await _execute(postgres_url, "CREATE TABLE kept ()")
+    await execute(postgres_url, "CREATE TABLE kept ()")
     owner.kill()
     await owner.wait()
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         assert await client.ping()
     with ServerDirectory(directory):
         async with started(start_postgres(directory / "postgres")) as postgres, started(start_redis(directory / "redis")):
-            assert await _execute(postgres.url, "SELECT count(*) FROM kept") == [(0,)]
+            assert await execute(postgres.url, "SELECT count(*) FROM kept") == [(0,)]
             assert not _runs(postgres_pid)
             assert not _runs(redis_pid)
             assert not Path(postgres_url.partition("host=")[2]).exists()
@@ -197,7 +198,7 @@ async def test_two_owners_of_one_directory_the_second_is_told(directory: Path, o
     _, postgres_url, _, _ = await _printed(owner)
     with pytest.raises(DirectoryInUse, match=f"process {owner.pid}"):
         ServerDirectory(directory)
-    assert await _execute(postgres_url, "SELECT 1") == [(1,)]
+    assert await execute(postgres_url, "SELECT 1") == [(1,)]
 
 
 async def test_pid_file_that_names_a_stranger_leaves_it_alone(directory: Path) -> None:
@@ -262,12 +263,6 @@ def test_extra_missing_is_said_with_a_way_out(package: str, start: str, tmp_path
 async def _printed(owner: asyncio.subprocess.Process) -> list[str]:
     assert owner.stdout is not None
     return (await owner.stdout.readline()).decode().split()
-
-
-async def _execute(url: str, statement: str) -> list[tuple[object, ...]]:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        cursor = await connection.execute(statement.encode())
-        return await cursor.fetchall() if cursor.description else []
 
 
 def _runs(pid: str) -> bool:

@@ -3,10 +3,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from app.postgres.database import Database
 from app.settings import Settings
 from tests.conftest import SessionPostgres
 from tests.harness.million import fill
 from tests.harness.servers import create_database, drop_database, new_name
+from tests.limits import open_database
 from tests.products.instances import Instance, instance
 
 
@@ -24,6 +26,13 @@ def settings(database_url: str, redis_url: str, namespace: str) -> Settings:
     given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace}
     given |= {"DATABASE_LOCK_TIMEOUT_MS": "300", "TRANSACTION_ATTEMPTS": "2"}
     return Settings.from_env({f"LARDER_{name}": value for name, value in given.items()})
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = open_database(database_url)
+    yield database
+    await database.close()
 
 
 @pytest.fixture

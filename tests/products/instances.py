@@ -8,17 +8,13 @@ from typing import Any, LiteralString
 import psycopg
 
 from app.cache.write_through import WriteThrough
-from app.main import open_database, running
-from app.postgres.database import Database
+from app.main import running
 from app.products.commands import Effect, Upsert
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin
 from app.products.product import Draft
 from app.products.service import Products
-from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions
 from app.settings import Settings
-from tests.limits import write_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +32,6 @@ class Instance:
         """Create products with 10 units each."""
         await self.products.write(Upsert([Draft(product_id, "Mug", 100, 10) for product_id in product_ids]))
 
-    def through(self, database: Database) -> Products:
-        """The same service, its transactions on other connections."""
-        source = ProductSource(database)
-        return Products(self.cache, source, ProductTransactions(database), write_limits())
-
 
 @asynccontextmanager
 async def instance(settings: Settings) -> AsyncIterator[Instance]:
@@ -55,6 +46,18 @@ async def by_hand(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[A
     connection = await psycopg.AsyncConnection.connect(settings.database_url, autocommit=True)
     async with connection:
         yield connection
+
+
+@asynccontextmanager
+async def held(settings: Settings, statement: LiteralString, *parameters: object) -> AsyncIterator[None]:
+    """A transaction by hand that holds the locks of this statement until the end of the block, and is rolled back then."""
+    async with by_hand(settings) as connection, connection.transaction(force_rollback=True):
+        await connection.execute(statement, parameters)
+        yield
+
+
+ROWS: LiteralString = "SELECT FROM products WHERE id = ANY(%s) FOR UPDATE"
+"""Holds the rows of some products."""
 
 
 async def rows(settings: Settings, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Any]:
@@ -81,6 +84,3 @@ def once(key: str, content: bytes = b"") -> Origin:
         return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
 
     return Origin(idempotency_key=IdempotencyKey("", key, content, render))
-
-
-__all__ = ["Instance", "by_hand", "deviations", "instance", "once", "open_database", "rows"]

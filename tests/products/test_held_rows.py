@@ -10,6 +10,7 @@ import pytest
 from app import main
 from app.cache.errors import Overloaded
 from app.postgres.database import Shares
+from app.postgres.errors import DatabaseFailed
 from app.products.commands import Adjust, Command, Create, Effect, Upsert
 from app.products.decision import Done
 from app.products.errors import AlreadyExists, OutcomeUnknown
@@ -19,7 +20,7 @@ from app.products.service import Products
 from app.products.transactions import Patience
 from app.settings import Settings
 from tests.limits import write_limits
-from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
+from tests.products.instances import ROWS, Instance, by_hand, deviations, held, instance, once, rows
 
 pytestmark = pytest.mark.usefixtures("larder")
 
@@ -64,26 +65,14 @@ async def test_a_creation_that_meets_one_that_is_not_finished(
     assert await deviations(settings) == []
 
 
-async def test_batches_that_create_the_same_products_in_opposite_order(larder: Instance, other: Instance) -> None:
-    """The second batch waits for the first and then updates."""
-    forwards = [Draft(f"p{number:03}", "Mug", 1, 1) for number in range(100)]
-    backwards = [Draft(draft.id, "Cup", 1, 2) for draft in reversed(forwards)]
-    async with asyncio.timeout(20):
-        await asyncio.gather(larder.products.write(Upsert(forwards)), other.products.write(Upsert(backwards)))
-    assert await deviations(larder.settings) == []
-
-
 @pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
 async def test_rows_are_locked_in_the_order_of_their_ids(larder: Instance, settings: Settings, ids: str) -> None:
     """Whatever the order of the lines: who waits for b holds a and not c, so no two requests can wait for each other."""
     await larder.stock(*"abc")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
+    async with held(settings, ROWS, ["b"]):
         request = asyncio.create_task(_patiently(larder, Adjust([Line(product_id, 1) for product_id in ids], Reason.OTHER)))
         await _locked(settings)
         free = await rows(settings, "SELECT id FROM products ORDER BY id FOR UPDATE SKIP LOCKED")
-        await connection.execute("ROLLBACK")
     assert free == [("c",)]
     assert [effect.row.version for effect in await request] == [2, 2, 2]
 
@@ -91,9 +80,8 @@ async def test_rows_are_locked_in_the_order_of_their_ids(larder: Instance, setti
 @pytest.mark.parametrize("ids", ["abc", "cba", "bca"])
 async def test_creations_are_recorded_in_the_order_of_their_ids(larder: Instance, settings: Settings, ids: str) -> None:
     """There is no row to lock yet: who waits for b's first entry has made a's and not c's."""
-    async with by_hand(settings) as connection, by_hand(settings) as looking:
-        await connection.execute("BEGIN")
-        await connection.execute("INSERT INTO products (id, name, price_cents) VALUES ('b', 'Mug', 1)")
+    creation: LiteralString = "INSERT INTO products (id, name, price_cents) VALUES ('b', 'Mug', 1)"
+    async with held(settings, creation), by_hand(settings) as looking:
         request = asyncio.create_task(_patiently(larder, Upsert([Draft(product_id, "Cup", 1, 1) for product_id in ids])))
         await _locked(settings)
         await looking.execute("SET lock_timeout = '50ms'")
@@ -107,7 +95,6 @@ async def test_creations_are_recorded_in_the_order_of_their_ids(larder: Instance
             except psycopg.errors.LockNotAvailable:
                 made[product_id] = True
             await looking.execute("ROLLBACK")
-        await connection.execute("ROLLBACK")
     assert made == {"a": True, "c": False}
     assert [effect.row.version for effect in await request] == [1, 1, 1]
 
@@ -131,16 +118,13 @@ async def test_requests_that_cross_do_not_deadlock(larder: Instance, other: Inst
 async def test_a_held_row_holds_up_its_product_alone(larder: Instance, settings: Settings) -> None:
     """While a row is locked elsewhere, other products are written; its own requests go on afterwards, together."""
     await larder.stock("held", "free")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
+    async with held(settings, ROWS, ["held"]):
         waiting = [asyncio.create_task(_take(larder, "held"))]
         await _locked(settings)
         for _ in range(5):
             waiting.append(asyncio.create_task(_take(larder, "held")))
             await _take(larder, "free")
         assert not any(task.done() for task in waiting)
-        await connection.execute("ROLLBACK")
     assert sorted([(await task).row.version for task in waiting]) == [2, 3, 4, 5, 6, 7]
     assert len(await rows(settings, "SELECT DISTINCT created_at FROM stock_movements WHERE product_id = 'held'")) <= 4
 
@@ -150,14 +134,11 @@ async def test_a_request_for_a_held_product_and_a_free_one_keeps_the_free_one_fr
 ) -> None:
     """It waits for the held row before it takes the other; afterwards both are changed."""
     await larder.stock("a", "b", "c")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'b' FOR UPDATE")
+    async with held(settings, ROWS, ["b"]):
         order = asyncio.create_task(larder.products.write(Adjust([Line(i, 1) for i in "abc"], Reason.RECEIPT)))
         await _locked(settings)
         for number in range(20):
             assert (await _take(larder, "ac"[number % 2], 0)).row.version == 2 + number // 2
-        await connection.execute("ROLLBACK")
     assert [written.row.version for written in await order] == [12, 2, 12]
     assert await deviations(settings) == []
 
@@ -166,12 +147,9 @@ async def test_what_never_began_is_told_from_what_may_have_happened(larder: Inst
     """Past its deadline a request for a held row is overload, and nothing was changed, now or later."""
     hasty = Products(larder.cache, larder.products._source, larder.products._transactions, write_limits(request_timeout_ms=300))
     await larder.stock("held")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = 'held' FOR UPDATE")
+    async with held(settings, ROWS, ["held"]):
         takes = (hasty.write(Adjust([Line("held", -1)], Reason.SALE)) for _ in range(20))
         told = await asyncio.gather(*takes, return_exceptions=True)
-        await connection.execute("ROLLBACK")
     await hasty.aclose()
     unknown = sum(isinstance(answer, OutcomeUnknown) for answer in told)
     assert {type(answer) for answer in told} <= {Overloaded, OutcomeUnknown}
@@ -183,26 +161,24 @@ async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
     """Writes that wait for rows take no connection of others: what is not cached is still loaded, and finds one at once."""
     few = settings.model_copy(update={"database_connections": 5, "database_acquire_timeout_ms": 30})
     ids = [f"p{number}" for number in range(20)]
-    async with instance(few) as larder, by_hand(settings) as connection:
+    async with instance(few) as larder:
         await larder.stock(*ids)
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products FOR UPDATE")
-        writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids]
-        for number in range(200):
-            assert (await larder.products.get(f"none-{number}")).state.version == 0
-        assert not any(task.done() for task in writes)
-        await connection.execute("ROLLBACK")
+        async with held(settings, ROWS, ids):
+            writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids]
+            for number in range(200):
+                assert (await larder.products.get(f"none-{number}")).state.version == 0
+            assert not any(task.done() for task in writes)
         assert {(await task).row.version for task in writes} == {2}
     assert await deviations(settings) == []
 
 
-@pytest.mark.parametrize("connections", [5, 6, 7, 10, 50, 500])
+@pytest.mark.parametrize("connections", [1, 5, 6, 7, 10, 11, 50, 100, 500])
 def test_every_part_has_its_connections(settings: Settings, connections: int) -> None:
-    """All together as many as the setting says; writes have one for the main transaction and some for held products."""
+    """Together they are what the setting says, from five on; writes have one for the main queue and some for held rows."""
     shares = Shares.of(connections)
     assert shares.audit == 1
     assert min(shares.loads, shares.lists) >= 1
-    assert shares.audit + shares.loads + shares.lists + shares.writes == connections
+    assert shares.audit + shares.loads + shares.lists + shares.writes == max(5, connections)
     places = main.write_limits(settings.model_copy(update={"database_connections": connections})).product_places
     assert places == shares.writes - 1 >= 1
 
@@ -222,44 +198,22 @@ async def _locked(settings: Settings) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_joined_batch_with_a_held_row_is_done_but_for_that(larder: Instance, settings: Settings) -> None:
-    """Its neighbours are served in the same transaction; it is served when the row is free."""
-    held, *free = [f"q{number}" for number in range(6)]
-    await larder.stock(held, *free)
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$refused$$; END';
+CREATE TRIGGER refuse BEFORE INSERT ON products FOR EACH ROW WHEN (NEW.id = 'guilty') EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_a_batch_that_postgresql_refuses_fails_for_the_guilty_alone(larder: Instance, settings: Settings) -> None:
+    """Its neighbours in the batch are created all the same."""
     async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = %s FOR UPDATE", (held,))
-        opener = asyncio.create_task(_take(larder, free[0]))
-        await asyncio.sleep(0)  # it leaves alone; the others form one batch
-        late, *batch = [asyncio.create_task(_take(larder, product_id)) for product_id in (held, *free)]
-        assert [written.row.version for written in await asyncio.gather(opener, *batch)] == [2, 3, 2, 2, 2, 2]
-        assert not late.done()
-        await connection.execute("ROLLBACK")
-    assert (await late).row.version == 2
-    assert await deviations(settings) == []
-
-
-async def test_held_rows_do_not_delay_contended_ones(larder: Instance, settings: Settings) -> None:
-    """Twenty products are held for good, five for a moment: those are written when they are free, not after the twenty."""
-    held, moment = [f"h{number}" for number in range(20)], [f"m{number}" for number in range(5)]
-    await larder.stock(*held, *moment)
-    async with by_hand(settings) as connection, by_hand(settings) as brief:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT FROM products WHERE id = ANY(%s) FOR UPDATE", (held,))
-        late = [asyncio.create_task(_take(larder, product_id)) for product_id in held]
-        await _stuck(larder, len(held))
-        await brief.execute("BEGIN")
-        await brief.execute("SELECT FROM products WHERE id = ANY(%s) FOR UPDATE", (moment,))
-        soon = [asyncio.create_task(_take(larder, product_id)) for product_id in moment]
-        await asyncio.sleep(0.05)
-        await brief.execute("ROLLBACK")
-        async with asyncio.timeout(1):
-            assert {(await task).row.version for task in soon} == {2}
-        assert not any(task.done() for task in late)
-        await connection.execute("ROLLBACK")
-        async with asyncio.timeout(5):
-            assert {(await task).row.version for task in late} == {2}
-    assert await deviations(settings) == []
+        await connection.execute(_REFUSE)
+    ids = ["opener", "left", "guilty", "right"]
+    results = await asyncio.gather(
+        *(larder.products.write(Create(Draft(product_id, "Mug", 1))) for product_id in ids), return_exceptions=True
+    )
+    assert [isinstance(result, DatabaseFailed) for result in results] == [False, False, True, False]
+    assert {product_id for (product_id,) in await rows(settings, "SELECT id FROM products")} == {"opener", "left", "right"}
 
 
 LOCKS: dict[str, LiteralString] = {
@@ -275,9 +229,7 @@ LOCKS: dict[str, LiteralString] = {
 async def test_who_meets_a_lock_delays_no_neighbour(larder: Instance, settings: Settings, name: str) -> None:
     """Whatever it is that somebody holds: those who do not need it are served meanwhile, and who does is served afterwards."""
     await larder.stock("free")
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute(LOCKS[name])
+    async with held(settings, LOCKS[name]):
         met = asyncio.create_task(larder.products.write(Create(Draft("met", "Cup", 1, 1)), once("k")))
         async with asyncio.timeout(3):
             for number in range(10):
@@ -285,7 +237,6 @@ async def test_who_meets_a_lock_delays_no_neighbour(larder: Instance, settings: 
                 taken, [created] = await asyncio.gather(_take(larder, "free"), creating)
                 assert (taken.row.version, created.row.version) == (2 + number, 1)
         assert not met.done()
-        await connection.execute("ROLLBACK")
     assert (await met)[0].row.version == 1
     assert await deviations(settings) == []
 
@@ -297,13 +248,10 @@ async def test_a_table_that_is_locked_holds_everybody_up_and_nobody_for_good(
     """Every write waits, apart; all are done when it is free, each once, and the queue is empty."""
     ids = [f"p{number}" for number in range(30)]
     await larder.stock(*ids)
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    async with held(settings, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
         writes = [asyncio.create_task(_take(larder, product_id)) for product_id in ids for _ in range(2)]
         await _stuck(larder, len(writes))
         assert not any(task.done() for task in writes)
-        await connection.execute("ROLLBACK")
     assert sorted([(await task).row.version for task in writes]) == [2] * 30 + [3] * 30
     assert (await _take(larder, "p0")).row.version == 4
     assert larder.products._queue._queues == {}
@@ -313,12 +261,8 @@ async def test_answers_that_are_being_removed_hold_up_nobody(larder: Instance, s
     """Housekeeping deletes a thousand answers in a transaction that takes its time; writes with other keys go on."""
     await larder.stock("a")
     await _take(larder, "a", origin=once("old"))
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("DELETE FROM idempotency_records")
-        async with asyncio.timeout(3):
-            assert (await _take(larder, "a", origin=once("new"))).row.version == 3
-        await connection.execute("COMMIT")
+    async with held(settings, "DELETE FROM idempotency_records"), asyncio.timeout(3):
+        assert (await _take(larder, "a", origin=once("new"))).row.version == 3
 
 
 async def _stuck(larder: Instance, requests: int) -> None:

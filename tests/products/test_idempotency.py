@@ -1,9 +1,7 @@
 """Requests that are done once, on a real database: whoever dies in between, and whoever asks at the same time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, LiteralString
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -11,8 +9,7 @@ import redis.asyncio
 from app.cache.redis_store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
-from app.postgres.database import Pool, Session
-from app.postgres.errors import CommitUnknown
+from app.postgres.database import Database
 from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.idempotency import Replayed
@@ -22,8 +19,8 @@ from app.products.service import Products
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
 from tests.harness.script import Gate
-from tests.limits import open_database, write_limits
-from tests.products.instances import Instance, by_hand, deviations, instance, once, rows
+from tests.limits import write_limits
+from tests.products.instances import Instance, by_hand, held, instance, once, rows
 
 
 async def _take(products: Products, key: str, content: bytes = b"", *, product_id: str = "a", units: int = 1) -> Effect:
@@ -68,45 +65,10 @@ async def test_who_waits_for_a_request_under_way_is_told_to_come_again(larder: I
     impatient = Products(
         larder.cache, larder.products._source, larder.products._transactions, write_limits(idempotency_wait_ms=100)
     )
-    async with by_hand(settings) as connection:
-        await connection.execute("BEGIN")
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(chr(31) || 'k', 0))")
+    async with held(settings, "SELECT pg_advisory_xact_lock(hashtextextended(chr(31) || 'k', 0))"):
         with pytest.raises(RequestInProgress):
             await _take(impatient, "k")
-        await connection.execute("ROLLBACK")
     assert isinstance(await _take(impatient, "k"), Effect)
-
-
-class _Cut(Pool):
-    """A share whose commits reach the server, and whose answers to them are lost."""
-
-    def __init__(self, share: Pool) -> None:
-        self.__dict__.update(share.__dict__)
-
-    @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
-        async with super().session(fresh=fresh) as session:
-            yield _CutSession(session._connection, session._deadline_s)
-
-
-class _CutSession(Session):
-    async def commit(self, *last: tuple[LiteralString, Any]) -> None:  # type: ignore[override]
-        await super().commit(*last)
-        raise CommitUnknown("the answer was lost")
-
-
-async def test_a_commit_whose_answer_was_lost_is_found_by_its_retry(larder: Instance, settings: Settings) -> None:
-    """The change and the answer were both committed: the retry is told, and nothing is done twice."""
-    await larder.stock("a")
-    database = open_database(settings.database_url)
-    database.writes = _Cut(database.writes)
-    with pytest.raises(OutcomeUnknown):
-        await _take(larder.through(database), "k")
-    await database.close()
-    with pytest.raises(Replayed):
-        await _take(larder.products, "k")
-    assert await _stock(settings) == 9
-    assert await deviations(settings) == []
 
 
 _STOP_AT_COMMIT = """
@@ -189,19 +151,17 @@ async def test_an_instance_that_is_stopped_finishes_what_it_accepted(settings: S
         assert await _stock(settings) == 9
 
 
-async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Settings) -> None:
+async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Settings, database: Database) -> None:
     """Each step removes a bounded number, together all that are old enough, and the younger ones stay."""
     await larder.stock("a")
     for key in "abcdefg":
         await _take(larder.products, key)
     async with by_hand(settings) as connection:
         await connection.execute("UPDATE idempotency_records SET created_at = created_at - interval '2 days' WHERE key < 'f'")
-    database = open_database(settings.database_url)
     transactions = ProductTransactions(database)
     assert [await transactions.forget(age_s=86_400, limit=2) for _ in range(2)] == [2, 2]
     pruner = AnswerPruner(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)
     assert [await pruner.prune(), await pruner.prune()] == [1, 0]
-    await database.close()
     assert await rows(settings, "SELECT key FROM idempotency_records ORDER BY key") == [("f",), ("g",)]
     with pytest.raises(Replayed):
         await _take(larder.products, "f")
@@ -226,7 +186,7 @@ class _Odd(ProductTransactions):
 
 
 async def test_the_pruner_survives_whatever_is_raised() -> None:
-    """It is counted, and and it goes on."""
+    """It is counted, and the pruner goes on."""
     stats, gate = Stats(), Gate()
     pruner = asyncio.create_task(AnswerPruner(_Odd(gate), stats, keep_s=60, pause_s=0).run())
     await gate.arrival()

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from itertools import count as counter
 from typing import Any
 
-import psycopg
 import pytest
 
 from app.cache.ports import Announced, FenceLimits, Watermark
@@ -20,6 +19,7 @@ from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteReques
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
+from tests.harness.servers import execute
 from tests.limits import open_database
 from tests.products.plans import STATEMENTS
 
@@ -142,6 +142,5 @@ async def test_a_migration_under_prepared_statements(database: Database, databas
     for _ in range(DRIVERS_THRESHOLD + 1):
         await database.loads.rows("SELECT reorder_point FROM products")
     # By somebody else: after its own ALTER the driver forgets what it has prepared.
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other:
-        await other.execute("ALTER TABLE products ALTER COLUMN reorder_point TYPE numeric")
+    await execute(database_url, "ALTER TABLE products ALTER COLUMN reorder_point TYPE numeric")
     assert await database.loads.rows("SELECT reorder_point FROM products") == []

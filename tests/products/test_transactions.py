@@ -1,6 +1,6 @@
 """Transactions on a real PostgreSQL: races, batches, read-back, and what a session leaves behind."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import psycopg
 import pytest
@@ -14,14 +14,10 @@ from app.products.errors import ProductsMissing, Refused
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
 from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
+from app.settings import Settings
+from tests.harness.servers import execute
 from tests.limits import open_database
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = open_database(database_url)
-    yield database
-    await database.close()
+from tests.products.instances import by_hand, deviations
 
 
 @pytest.fixture
@@ -51,11 +47,11 @@ def draft(product_id: str, stock: int | None = None) -> Draft:
 @pytest.mark.guarantee("R3")
 async def test_triggers_of_others_count(database_url: str, transactions: ProductTransactions) -> None:
     """The read-back comes last, so that what another trigger made of a row is what gets published."""
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
-        await hand.execute(
-            "CREATE FUNCTION round_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.price_cents := 999; RETURN NEW; END $$"
-        )
-        await hand.execute("CREATE TRIGGER a_round_up BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION round_up()")
+    await execute(
+        database_url,
+        "CREATE FUNCTION round_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.price_cents := 999; RETURN NEW; END $$;"
+        "CREATE TRIGGER a_round_up BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION round_up()",
+    )
     await commit(transactions, [Create(draft("a"))])
     committed = await commit(transactions, [set_stock("a", 5)])
     [state] = committed.states
@@ -108,42 +104,35 @@ async def test_a_lock_of_another_kind_is_not_waited_for_long(database_url: str, 
     assert [told(decision) for decision in (await commit(transactions, [Create(draft("a"))])).decisions] == [1]
 
 
-async def test_a_ledger_that_is_ahead_of_its_product(database_url: str, transactions: ProductTransactions) -> None:
+async def test_a_ledger_that_is_ahead_of_its_product(settings: Settings, transactions: ProductTransactions) -> None:
     """Products restored alone: writes go on above the newest movement, and the ledger adds up again."""
     await commit(transactions, [Create(draft("a", 10)), Create(draft("b", 10)), Create(draft("c", 10)), Create(draft("d", 10))])
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
+    async with by_hand(settings) as hand:
         for product_id, version in (("a", 2), ("b", 2), ("b", 3), ("c", 2), ("e", 1), ("e", 4)):
             await hand.execute("INSERT INTO stock_movements VALUES (%s, %s, 0, -1, 9, 'sale')", (product_id, version))
-        [decision] = (await commit(transactions, [set_stock("a", 7, Precondition(versions=frozenset({"1"})))])).decisions
-        assert told(decision) == 3
-        batch = [
-            set_stock("b", 5),
-            set_stock("b", 6),
-            set_stock("d", 1),
-            delete("c"),
-            Create(draft("e", 3)),
-            Create(draft("c", 2)),
-        ]
-        committed = await commit(transactions, batch)
-        assert [told(decision) for decision in committed.decisions] == [4, 5, 2, 3, 5, 4]
-        assert {state.key: state.version for state in committed.states} == {"b": 5, "c": 4, "d": 2, "e": 5}
-        cursor = await hand.execute(
-            "SELECT p.id FROM products p JOIN stock_movements m ON m.product_id = p.id"
-            " GROUP BY p.id, p.stock HAVING p.stock <> sum(m.delta)"
-        )
-        assert await cursor.fetchall() == []
+    [decision] = (await commit(transactions, [set_stock("a", 7, Precondition(versions=frozenset({"1"})))])).decisions
+    assert told(decision) == 3
+    batch = [
+        set_stock("b", 5),
+        set_stock("b", 6),
+        set_stock("d", 1),
+        delete("c"),
+        Create(draft("e", 3)),
+        Create(draft("c", 2)),
+    ]
+    committed = await commit(transactions, batch)
+    assert [told(decision) for decision in committed.decisions] == [4, 5, 2, 3, 5, 4]
+    assert {state.key: state.version for state in committed.states} == {"b": 5, "c": 4, "d": 2, "e": 5}
+    assert await deviations(settings) == []
 
 
 async def test_refused_transaction_leaves_no_lock(database_url: str, transactions: ProductTransactions) -> None:
     """A transaction that decided nothing is ended before its connection goes back to the pool."""
     await commit(transactions, [Create(draft("a"))])
     await commit(transactions, [Create(draft("a"))])
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as hand:
-        cursor = await hand.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
-        )
-        assert await cursor.fetchone() == (0,)
-        await hand.execute("SELECT 1 FROM products FOR UPDATE NOWAIT")
+    open_ones = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    assert await execute(database_url, open_ones) == []
+    assert await execute(database_url, "SELECT 1 FROM products FOR UPDATE NOWAIT") == [(1,)]
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])

@@ -175,20 +175,31 @@ async def test_a_request_for_several_held_products_waits_for_one_in_the_end(tran
 
 
 async def test_a_batch_that_fails_is_done_one_by_one(transactions: Transactions) -> None:
-    """The guilty fail alone, with their own error; a lost connection is everybody's."""
+    """The guilty fail alone, with their own error, and hold nobody up; who has left is not tried again.
+
+    A lost connection is everybody's.
+    """
     queue = _queue(transactions)
-    gate = transactions.gates["z",] = Gate()
+    gate, together, alone = Gate(), Gate(), Gate()
+    innocent = [f"p{number}" for number in range(7)]
+    transactions.gates = {("z",): gate, ("g", "left", *innocent): together, ("g",): alone}
     opener = _submit(queue, "z")
     await gate.arrival()
     transactions.errors = {"g": DatabaseFailed("guilty")}
-    guilty, *innocent = [_submit(queue, name) for name in "gab"]
+    guilty, left, *others = [_submit(queue, name) for name in ("g", "left", *innocent)]
     gate.open()
-    await opener
+    await together.arrival()
+    left.cancel()
+    together.open()
+    await alone.arrival()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(opener, *others, _submit(queue, "later"))
+    assert not guilty.done()
+    alone.open()
     with pytest.raises(DatabaseFailed):
         await guilty
-    await asyncio.gather(*innocent)
-    assert transactions.main == [("z",), ("g", "a", "b")]
-    assert sorted(transactions.apart) == [("a",), ("b",), ("g",)]
+    assert transactions.main == [("z",), ("g", "left", *innocent), ("later",)]
+    assert sorted(transactions.apart) == [("g",), *((name,) for name in innocent)]
     transactions.errors = {"g": ConnectionLost("lost")}
     both = await asyncio.gather(_submit(queue, "g"), _submit(queue, "a"), return_exceptions=True)
     assert isinstance(both[0], ConnectionLost)

@@ -1,13 +1,5 @@
-"""A Larder for the replay of sales."""
+"""The replay of sales has the importer's Larder."""
 
-from collections.abc import AsyncIterator
+from tests.importer.conftest import larder
 
-import pytest
-
-from tests.importer.faulty import Larder, larder_on
-
-
-@pytest.fixture
-async def larder(database_url: str, redis_url: str, namespace: str) -> AsyncIterator[Larder]:
-    async with larder_on(database_url, redis_url, namespace) as larder:
-        yield larder
+__all__ = ["larder"]
