@@ -132,7 +132,7 @@ async def start_postgres(
 
 
 def _prepare(server: PostgresServer) -> None:
-    open_programs(server._programs, server._account)  # noqa: SLF001 - private member of the same module
+    open_programs(server._programs, "postgres", server._account)  # noqa: SLF001 - private member of the same module
     try:
         _initialise(server.data_dir, server._programs, server._account)  # noqa: SLF001 - as above
     except OSError as error:

@@ -16,19 +16,21 @@ from app.server.address import BACKLOG, failure_of
 from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.signals import StopSignals, grace_s
+from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, ServerTls
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
 # This is longer than clients and proxies keep an idle connection, so that they close it, and no request is sent on a connection
 # that the server closes.
 _KEEP_ALIVE_S = 75
+_LATECOMERS_S = 0.1
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with three differences.
+    """uvicorn's server with four differences.
 
-    ``StopSignals`` handles the signals, an error of the application's start is raised, and ``listening`` is set once requests
-    are taken.
+    ``StopSignals`` handles the signals, an error of the application's start is raised, ``listening`` is set once requests are
+    taken, and with a certificate in the settings the connections are TLS (``ServerTls``).
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -53,6 +55,8 @@ class Server(uvicorn.Server):
         self._app = app
         self._adopting: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
+        self._tls: ServerTls | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     @override
     @contextlib.contextmanager
@@ -65,13 +69,18 @@ class Server(uvicorn.Server):
 
         Raises:
             OSError: the address cannot be listened on.
+            CannotServe: the certificate cannot be used.
             Exception: what the application's own start raised.
         """
+        self._tls = ServerTls.of(self.settings)
         # Only the lifespan passes through the wrapper, so that requests do not pay for it.
         self.config.loaded_app = self._remember_failure
         try:
             with _silenced(_UVICORN_LOGGER):
-                await super().startup(sockets=sockets)
+                # uvicorn knows no limit for a handshake, so it gets no socket to wrap.
+                await super().startup(sockets=[] if self._tls else sockets)
+            if self._tls is not None:
+                await self._listen_by_tls(self._tls, sockets or [])
         except SystemExit:
             raise self._failure or CannotServe("the application ended while starting") from None
         except OSError:
@@ -93,11 +102,52 @@ class Server(uvicorn.Server):
         self._adopting.add(task)
         task.add_done_callback(self._adopted)
 
-    async def _adopt(self, connection: socket.socket) -> None:
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop. A connection whose handshake ends only now is told so as well."""
+        for task in self._background:
+            task.cancel()
+        late = asyncio.create_task(self._shut_down_latecomers())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            late.cancel()
+            await asyncio.gather(late, *self._background, return_exceptions=True)
+
+    async def _shut_down_latecomers(self) -> None:
+        told = set(self.server_state.connections)
+        while True:
+            await asyncio.sleep(_LATECOMERS_S)
+            for connection in self.server_state.connections - told:
+                connection.shutdown()
+            told = set(self.server_state.connections)
+
+    def _factory(self) -> Callable[[], asyncio.Protocol]:
         # The protocol gets the same arguments as those that uvicorn makes for a listening server.
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
+        return functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    async def _listen_by_tls(self, tls: ServerTls, listeners: list[socket.socket]) -> None:
+        self._background.append(asyncio.create_task(tls.keep()))
+        for listener in listeners:
+            serving = await asyncio.get_running_loop().create_server(
+                self._factory(),
+                sock=listener,
+                backlog=BACKLOG,
+                ssl=tls.context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+            )
+            self.servers.append(serving)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            self._factory(),
+            connection,
+            ssl=self._tls.context if self._tls else None,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
+            ssl_shutdown_timeout=CLOSE_TIMEOUT_S if self._tls else None,
+        )
 
     def _adopted(self, task: "asyncio.Task[None]") -> None:
         self._adopting.discard(task)

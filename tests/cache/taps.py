@@ -145,11 +145,13 @@ async def redis_proxy(url: str, tap: Tap) -> AsyncIterator[str]:
     parts = urlsplit(url)
 
     async def connect() -> Streams:
+        if parts.scheme == "unix":
+            return await asyncio.open_unix_connection(parts.path)
         return await asyncio.open_connection(parts.hostname, parts.port)
 
     async with _proxy(connect, lambda: _watch_redis(tap), tap) as port:
         login = f":{parts.password}@" if parts.password else ""
-        yield f"redis://{login}127.0.0.1:{port}{parts.path}"
+        yield f"redis://{login}127.0.0.1:{port}{'/0' if parts.scheme == 'unix' else parts.path}"
 
 
 @asynccontextmanager
