@@ -148,7 +148,6 @@ class RedisLink:
             url,
             tls,
             connect_timeout_s=connect_timeout_ms / 1000,
-            protocol=2,
             decode_responses=False,
             socket_timeout=None,
             health_check_interval=0,

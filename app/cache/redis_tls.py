@@ -48,7 +48,8 @@ class _TlsConnection(Connection):
 
 def pool_of(url: str, tls: RedisTls, *, connect_timeout_s: float, **more: Any) -> ConnectionPool:
     """Return the pool of a URL, which makes connections without retries. Raises ``ValueError`` for another kind of URL."""
-    pool = ConnectionPool.from_url(url, socket_connect_timeout=connect_timeout_s, retry=Retry(NoBackoff(), 0), **more)
+    retry = Retry(NoBackoff(), 0)
+    pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=connect_timeout_s, retry=retry, **more)
     if issubclass(pool.connection_class, SSLConnection):
         pool.connection_class = _TlsConnection
         pool.connection_kwargs["tls"] = tls

@@ -175,13 +175,15 @@ async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> No
     async with started(start_redis(directory / "with-port", options=options, ports=free_ports())) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client:
             assert await client.ping()
-        async with redis.asyncio.Redis(host="127.0.0.1", port=server.port, retry=Retry(NoBackoff(), 0)) as stranger:
+        async with redis.asyncio.Redis(host="127.0.0.1", port=server.port, protocol=2, retry=Retry(NoBackoff(), 0)) as stranger:
             with pytest.raises(redis.exceptions.AuthenticationError):
                 await stranger.ping()
     async with started(start_redis(directory / "redis", options=options)) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client:
             assert await client.ping()
-        async with redis.asyncio.Redis(unix_socket_path=str(server.socket), retry=Retry(NoBackoff(), 0)) as stranger:
+        async with redis.asyncio.Redis(
+            unix_socket_path=str(server.socket), protocol=2, retry=Retry(NoBackoff(), 0)
+        ) as stranger:
             with pytest.raises(redis.exceptions.AuthenticationError):
                 await stranger.ping()
 
