@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -14,11 +15,11 @@ from app.cache.redis_tls import RedisTls, pool_of
 from app.cli.errors import CommandFailed
 from app.settings import Settings, SettingsError
 
+Kind = TypeVar("Kind", bound=BaseException)
 # Of OpenSSL: not yet valid, expired.
 _TIMES = frozenset({9, 10})
 # Of OpenSSL: another host name, another IP address.
 _NAMES = frozenset({62, 64})
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 # What libpq says, what is wrong, and what to do.
 _DATABASE_TLS = (
     (
@@ -101,28 +102,31 @@ async def check_redis(settings: Settings) -> str | None:
     client = redis.asyncio.Redis.from_pool(pool)
     try:
         await client.ping()
-    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise CommandFailed(
-            f"Redis at {place} (LARDER_REDIS_URL) refuses the user or password ({error}). Correct the URL."
-        ) from error
     except (redis.exceptions.RedisError, OSError) as error:
-        if failure := _tls_failure(error):
+        # redis-py wraps the refusal of a user in another error on a Unix socket, and that of a certificate always.
+        if refusal := _within(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)):
+            raise CommandFailed(
+                f"Redis at {place} (LARDER_REDIS_URL) refuses the user or password ({refusal}). Correct the URL."
+            ) from error
+        if failure := _tls_failure(_within(error, ssl.SSLCertVerificationError)):
             raise CommandFailed(f"Redis at {place} (LARDER_REDIS_URL) {failure}") from error
-        return f"Redis at {place} does not answer ({error}): Larder serves from PostgreSQL until it does."
+        by_tls = " by TLS" if settings.redis_url.startswith("rediss:") else ""
+        return f"Redis at {place} does not answer{by_tls} ({error}): Larder serves from PostgreSQL until it does."
     finally:
         await client.aclose()
     return None
 
 
-def _tls_failure(error: BaseException | None) -> str | None:
-    """Return what is wrong with TLS and what to do, or ``None`` if waiting may help, as it does with an expired certificate."""
-    while error is not None and not isinstance(error, ssl.SSLError):
+def _within(error: BaseException | None, kind: type[Kind] | tuple[type[Kind], ...]) -> Kind | None:
+    """Return the first error of a kind among an error and its causes."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
-    if error is None:
-        return None
-    if not isinstance(error, ssl.SSLCertVerificationError):
-        return "does not speak TLS. Name its TLS port, or begin the URL with redis://." if error.reason in _NO_TLS else None
-    if error.verify_code in _TIMES:
+    return error
+
+
+def _tls_failure(error: ssl.SSLCertVerificationError | None) -> str | None:
+    """Return what is wrong with TLS and what to do, or ``None`` if waiting may help, as it does with an expired certificate."""
+    if error is None or error.verify_code in _TIMES:
         return None
     if error.verify_code in _NAMES:
         return (
