@@ -2,16 +2,24 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
 
+from app.access.key_file import KeyFile
+from app.access.key_ring import KeyRing, KeySource
+from app.access.key_table import CheckEpoch, KeyTable
+from app.access.rates import NO_LIMIT
+from app.api.admission import Admission
 from app.api.application import build
 from app.api.context import STATE, Larder
+from app.api.load import Load, measure
 from app.api.metrics import RequestStats
 from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
@@ -24,11 +32,12 @@ from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
+from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
-from app.settings import Settings
+from app.settings import Settings, names_in
 
 _log = logging.getLogger("larder")
 
@@ -50,7 +59,14 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
             app.state.larder = larder
             yield {STATE: larder}
 
-    return build(version("larder"), requests, lifespan)
+    return build(
+        version("larder"),
+        requests,
+        lifespan,
+        open_to_all=settings.access == "open",
+        docs=settings.docs,
+        cors_origins=names_in(settings.cors_origins),
+    )
 
 
 @asynccontextmanager
@@ -77,7 +93,7 @@ async def running(
         table_source = TableSource(database.loads, PRODUCTS, namespace)
         cache = WriteThrough(store, source, table_source, config, stats, history=history)
         opened.push_async_callback(cache.aclose)
-        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.told)
+        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.record)
         products = Products(cache, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)
@@ -89,7 +105,15 @@ async def running(
             transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
-        larder = Larder(settings, products, cache, store, stats, requests or RequestStats(), shared)
+        ring = key_ring(settings, database, history.record)
+        if ring is not None:
+            await ring.renew()  # so that the first requests are admitted, if the keys can be read
+            await opened.enter_async_context(_in_background("key ring", ring.run()))
+        load = Load(settings.lag_target_ms / 1000)
+        await opened.enter_async_context(_in_background("load measurement", measure(load, products)))
+        larder = Larder(
+            settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), load, shared
+        )
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
         yield larder
@@ -124,6 +148,23 @@ def open_database(settings: Settings) -> Database:
     )
 
 
+def key_ring(settings: Settings, database: Database, check_epoch: CheckEpoch) -> KeyRing | None:
+    """Return the keys of this process; ``None`` in open mode."""
+    if settings.access == "open":
+        return None
+    sources: list[KeySource] = [KeyTable(database, SCHEMA, check_epoch, time.monotonic)]
+    if settings.keys_file:
+        sources.append(KeyFile(Path(settings.keys_file)))
+    return KeyRing(sources, rate_per_s=settings.client_rate_per_s or NO_LIMIT)
+
+
+def admission(settings: Settings, ring: KeyRing | None) -> Admission:
+    """Return the rules by which requests are admitted."""
+    hosts = names_in(settings.allowed_hosts)
+    checked = hosts if hosts or settings.access == "open" else None
+    return Admission(ring, allowed_hosts=checked, cors_origins=names_in(settings.cors_origins))
+
+
 def redis_options(settings: Settings) -> RedisOptions:
     """Return where Redis is and how long to wait for it."""
     return RedisOptions(
@@ -147,7 +188,7 @@ def lifetimes(settings: Settings) -> Lifetimes:
 
 def write_limits(settings: Settings) -> WriteLimits:
     """Return the limits of the write path. One connection is always kept for the main transaction."""
-    return _limits(WriteLimits, settings, places_apart=Shares.of(settings.database_connections).writes - 1)
+    return _limits(WriteLimits, settings, product_places=Shares.of(settings.database_connections).writes - 1)
 
 
 def cache_config(settings: Settings) -> CacheConfig:

@@ -5,8 +5,9 @@ stops the service before it listens, with a sentence for the operator.
 """
 
 import os
+import re
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +15,9 @@ PREFIX = "LARDER_"
 
 Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
 
 
 class SettingsError(Exception):
@@ -34,6 +38,43 @@ class Settings(BaseModel):
     )
     tls_key: str = Field("", description="PEM file of the certificate's key, without a passphrase")
     workers: int = Field(1, ge=1, le=64, description="processes that share the address, each with its own connections")
+
+    access: Literal["keys", "open"] = Field(
+        "keys",
+        description="`keys`: a request needs a key of `larder keys`; `open`: whoever reaches the address may do everything",
+    )
+    keys_file: str = Field("", description="TOML file with the hashes of further keys, read again every second")
+    client_rate_per_s: int = Field(
+        2_000,
+        ge=0,
+        le=1_000_000,
+        description="units per second that a client may use in each worker unless its key says otherwise; 0 is no limit",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="names, separated by commas, under which clients reach the service beyond localhost",
+    )
+    cors_origins: str = Field("", description="origins, separated by commas, whose web pages may use the service")
+    docs: bool = Field(default=True, description="serve `/docs`")
+    connection_limit: int = Field(
+        10_000,
+        ge=1,
+        le=10_000,
+        description="connections of clients per worker; fewer where the limit of open files (`ulimit -n`) does not permit them",
+    )
+    bodies_limit_bytes: int = Field(
+        67_108_864,
+        ge=65_536,
+        le=1_099_511_627_776,
+        description="bytes of unanswered request bodies in memory per worker, the first 16 KiB of each not counted",
+    )
+    lag_target_ms: Milliseconds = Field(
+        50, description="lag of the event loop above which requests are shed: lists and batches first, then writes, then hits"
+    )
+    head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
+    body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")
+    unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")
+    idle_timeout_ms: Milliseconds = Field(75_000, description="life of a connection without a request")
 
     database_connections: int = Field(
         10,
@@ -89,7 +130,7 @@ class Settings(BaseModel):
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _tls_agrees(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("tls_certificate and tls_key belong together: set both, or neither")
         if bool(self.redis_cert_file) != bool(self.redis_key_file):
@@ -99,12 +140,24 @@ class Settings(BaseModel):
             raise ValueError("redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss://")
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
+        return self
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
         if self.fence_ttl_ms < 2 * self.audit_interval_ms:
             raise ValueError("fence_ttl_ms must be at least twice audit_interval_ms, or the fence lapses between two audits")
         if self.fence_ttl_ms > self.fence_ttl_max_ms:
             raise ValueError("fence_ttl_ms must not exceed fence_ttl_max_ms, which writers on other instances rely on")
         if self.request_timeout_ms <= self.fence_ttl_max_ms + self.settle_margin_ms:
             raise ValueError("request_timeout_ms must exceed fence_ttl_max_ms + settle_margin_ms, or no write could settle")
+        if wrong := [origin for origin in names_in(self.cors_origins) if not _ORIGIN.fullmatch(origin)]:
+            raise ValueError(
+                f"cors_origins must be origins such as https://shop.example, separated by commas; it has {wrong[0]!r}"
+            )
+        if wrong := [host for host in names_in(self.allowed_hosts) if not _HOST.fullmatch(host)]:
+            raise ValueError(f"allowed_hosts must be names without a port, separated by commas; it has {wrong[0]!r}")
+        if self.bodies_limit_bytes < self.body_limit_bytes:
+            raise ValueError("bodies_limit_bytes must be at least body_limit_bytes, or no body of that size could be received")
         return self
 
     @classmethod
@@ -127,6 +180,11 @@ class Settings(BaseModel):
     def as_env(self) -> dict[str, str]:
         """Return the variables from which ``from_env`` reads the same settings."""
         return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
+
+
+def names_in(value: str) -> list[str]:
+    """Return the names of a setting that holds several, separated by commas."""
+    return [name for part in value.split(",") if (name := part.strip())]
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:

@@ -67,7 +67,7 @@ class Outcome:
 @asynccontextmanager
 async def served(database_url: str, redis_url: str, namespace: str) -> AsyncIterator[str]:
     """One service process; its URL."""
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace, "PORT": "0"}
+    given = {"ACCESS": "open", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace, "PORT": "0"}
     environment = {**os.environ, **{f"LARDER_{name}": value for name, value in given.items()}}
     process = await asyncio.create_subprocess_exec(*_PROGRAM, env=environment, stdout=asyncio.subprocess.PIPE)
     try:

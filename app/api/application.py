@@ -1,18 +1,20 @@
 """The HTTP application: its routes, the layers around them, and its description."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
 from app.api import collection, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
-from app.api.middleware import OutermostLayer
+from app.api.middleware import HostLayer, OutermostLayer
+from app.api.routes import RequestRoute
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
@@ -22,6 +24,9 @@ DESCRIPTION = (
 
 class LarderApi(FastAPI):
     """FastAPI with fewer layers around the routes, and with the description that ``openapi`` completes."""
+
+    open_to_all = False
+    """Whether requests are admitted without a key, which the description says."""
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
@@ -37,7 +42,9 @@ class LarderApi(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            openapi.complete(super().openapi())
+            routes = [route for route in self.routes if isinstance(route, RequestRoute)]
+            needed = {str(route.operation_id): route.access for route in routes}
+            openapi.complete(super().openapi(), needed, keys_optional=self.open_to_all)
         assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
         return self.openapi_schema
 
@@ -46,6 +53,10 @@ def build(
     version: str,
     requests: RequestStats,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, object]]] | None = None,
+    *,
+    open_to_all: bool = False,
+    docs: bool = True,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Make the application; its lifespan, or a test, puts a ``Larder`` into ``app.state.larder`` before the first request."""
     app = LarderApi(
@@ -59,10 +70,26 @@ def build(
         # ``OutermostLayer`` counts requests at a fraction of the cost.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
     )
+    app.open_to_all = open_to_all
     problems.install(app)
     for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
         # Routes are added directly, because an included router matches them twice.
         app.router.routes.extend(router.routes)
-    html_pages.install(app)
+    html_pages.install(app, docs=docs)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
+            allow_headers=[
+                *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
+                *("Idempotency-Key", "traceparent"),
+            ],
+            expose_headers=[
+                *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),
+                *("Retry-After", "WWW-Authenticate", "X-Request-Id"),
+            ],
+        )
+    app.add_middleware(HostLayer)
     app.add_middleware(OutermostLayer, requests=requests)
     return app

@@ -34,7 +34,7 @@ _SENTENCES = {
     "int_type": _WHOLE,
     "int_from_float": _WHOLE,
     "string_type": "must be a string",
-    "invalid_key": "has a member whose name holds half a character",
+    "invalid_key": "has a member whose name contains a surrogate, which is half a character",
     "list_type": "must be an array",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
@@ -49,11 +49,8 @@ Body = TypeVar("Body", bound=RequestModel | None)
 Model = TypeVar("Model", bound=RequestModel)
 
 
-class _Excess:
-    """The value of a body that was not parsed because it has too many values."""
-
-
-_EXCESS = _Excess()
+_EXCESS = object()
+"""The value of a body that was not parsed because it has too many values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
+from app.access.keys import Scope
 from app.api.bodies import validate
 from app.api.conditions import freshness_of
 from app.api.context import larder_of, products_of
@@ -25,7 +26,7 @@ from app.api.openapi import (
 )
 from app.api.problems import MAX_ERRORS, Problem, invalid
 from app.api.responses import cache_status_of_many, json_list, page_response, render_document, render_product
-from app.api.routes import request_router
+from app.api.routes import BATCH_COST, LIST_COST, request_router, requires
 from app.api.writing import write_request
 from app.cache.ports import Value
 from app.products import commands
@@ -53,6 +54,7 @@ _COST_AT_ONCE = 300
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
     openapi_extra={"parameters": LIST_PARAMETERS},
 )
+@requires(Scope.PRODUCTS_READ, LIST_COST)
 async def list_products(request: Request) -> Response:
     """Read many products, or a page of the list."""
     query, freshness, products = product_query(request), freshness_of(request), products_of(request)
@@ -76,6 +78,7 @@ async def list_products(request: Request) -> Response:
     responses=answers({201: PRODUCT_CREATED}, (*WRITE_PROBLEMS, "already-exists")),
     openapi_extra=body("NewProduct", {"name": "Green mug", "price_cents": 1399, "stock": 25, "reorder_point": 5}),
 )
+@requires(Scope.PRODUCTS_WRITE)
 async def create_product(request: Request) -> Response:
     """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
@@ -94,11 +97,12 @@ async def create_product(request: Request) -> Response:
     responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
+@requires(Scope.PRODUCTS_WRITE, BATCH_COST)
 async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
-        checked = await _checked(sent.body.items)
+        checked = await _check_items(sent.body.items)
     drafts = [item.draft for item in checked if item.draft is not None]
     return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 
@@ -106,7 +110,7 @@ async def batch_products(request: Request) -> Response:
 def _render_batch(items: "Sequence[_Item]", effects: Sequence[Effect]) -> Answer:
     accepted = iter(effects)
     results = [
-        _refused(index, item) if item.draft is None else _accepted(index, item.draft, next(accepted))
+        _refusal(index, item) if item.draft is None else _result(index, item.draft, next(accepted))
         for index, item in enumerate(items)
     ]
     return render_document({"results": results})
@@ -121,7 +125,7 @@ class _Item:
     problem: Problem | None = None
 
 
-async def _checked(items: Sequence[object]) -> list[_Item]:
+async def _check_items(items: Sequence[object]) -> list[_Item]:
     seen: dict[str, int] = {}
     checked = []
     left = _MAX_BATCH_ERRORS
@@ -134,7 +138,7 @@ async def _checked(items: Sequence[object]) -> list[_Item]:
         sent = item.get("id") if isinstance(item, dict) else None
         product_id = sent if isinstance(sent, str) and is_product_id(sent) else None
         if product_id is not None and seen.setdefault(product_id, index) != index:
-            checked.append(_Item(product_id, problem=_repeated(product_id, seen[product_id])))
+            checked.append(_Item(product_id, problem=_repetition(product_id, seen[product_id])))
             continue
         whole = validate(WholeProduct, item, ("items", index))
         if isinstance(whole, list):
@@ -148,17 +152,17 @@ async def _checked(items: Sequence[object]) -> list[_Item]:
     return checked
 
 
-def _repeated(product_id: str, first: int) -> Problem:
+def _repetition(product_id: str, first: int) -> Problem:
     return Problem(
         "repeated-product",
         f"Item {first} of this batch has the id {product_id} already; this item was left out. Send each id once.",
     )
 
 
-def _refused(index: int, item: _Item) -> dict[str, object]:
+def _refusal(index: int, item: _Item) -> dict[str, object]:
     problem = item.problem.document() if item.problem else None
     return {"index": index, "id": item.id, "outcome": "refused", "problem": problem}
 
 
-def _accepted(index: int, draft: Draft, effect: Effect) -> dict[str, object]:
+def _result(index: int, draft: Draft, effect: Effect) -> dict[str, object]:
     return {"index": index, "id": draft.id, "outcome": effect.change.value, "version": effect.row.version}

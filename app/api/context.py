@@ -1,12 +1,18 @@
 """The running service, and how the endpoints reach it from a request."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import Request
 
-from app.api.metrics import RequestStats, StoreHealth, WorkerMetrics
+from app.access.key_ring import Caller
+from app.api.admission import CALLER, Admission
+from app.api.load import Load
+from app.api.metrics import AccessStats, RequestStats, StoreHealth, WorkerMetrics, render
+from app.api.once import Shared
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
@@ -37,14 +43,32 @@ class Larder:
     store: StoreHealth
     stats: Stats
     requests: RequestStats
+    admission: Admission
+    load: Load
     shared_metrics: SharedMetrics | None = None
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
+    clock: Callable[[], float] = time.monotonic
+    readiness: Shared[None] = field(init=False)
+    """Whether PostgreSQL can be used, found out at most once a second."""
+    metrics: Shared[bytes] = field(init=False)
+    """The metrics of all workers as text, made at most once a second."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
+        object.__setattr__(self, "metrics", Shared(self._render_metrics, clock=self.clock))
+
+    async def _render_metrics(self) -> bytes:
+        own = self.tally()
+        return render(own if self.shared_metrics is None else self.shared_metrics.total(own))
+
     def tally(self) -> WorkerMetrics:
         """Return the live counters of this process."""
-        return WorkerMetrics(self.requests, self.stats, self.store.failures, self.store.up, workers=1)
+        return WorkerMetrics(
+            self.requests, self.stats, self.store.failures, self.store.up, 1, access=AccessStats.of(self.admission)
+        )
 
 
 def larder_of(request: Request) -> Larder:
@@ -56,6 +80,12 @@ def larder_of(request: Request) -> Larder:
 def products_of(request: Request) -> Products:
     """Return the products of the running service."""
     return larder_of(request).products
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the sender of an admitted request."""
+    caller: Caller = request.scope["state"][CALLER]
+    return caller
 
 
 def reading_of(request: Request) -> Reading | None:

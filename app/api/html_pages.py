@@ -1,13 +1,18 @@
 """Pages for people: the API's documentation, which works offline, and an explanation of each type of problem."""
 
+import base64
+import hashlib
 import html
+import re
 from collections.abc import Iterable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
+from typing_extensions import override
 
 from app.api.problem_types import TYPES, ProblemType
 
@@ -16,14 +21,31 @@ _STYLE = (
     "body{max-width:42rem;margin:3rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif}"
     "code{background:#8882;padding:.1em .3em}dt{font-weight:600}dd{margin:0 0 1em}"
 )
+_LOCKED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_USUAL_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Headers of every page and of what it loads."""
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+
+def _hash_of(text: str) -> str:
+    """Return the source expression by which a Content-Security-Policy allows an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_PAGE_HEADERS = _USUAL_HEADERS | {"Content-Security-Policy": f"default-src 'none'; style-src {_hash_of(_STYLE)}; {_LOCKED}"}
 
 
 def _page(title: str, content: Iterable[str]) -> HTMLResponse:
     return HTMLResponse(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)} - Larder</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body><h1>{html.escape(title)}</h1>{''.join(content)}</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>{''.join(content)}</body></html>\n",
+        headers=_PAGE_HEADERS,
     )
 
 
@@ -54,7 +76,7 @@ async def problem_page(slug: str) -> HTMLResponse:
 
 
 async def _swagger_ui() -> HTMLResponse:
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Larder",
         swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
@@ -62,10 +84,28 @@ async def _swagger_ui() -> HTMLResponse:
         swagger_favicon_url=f"{_ASSETS}/favicon.png",
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    scripts = " ".join(_hash_of(script) for script in _INLINE_SCRIPT.findall(bytes(page.body).decode()))
+    # Swagger UI sets style attributes, and draws its icons from data: URLs.
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+        f" connect-src 'self'; {_LOCKED}"
+    )
+    page.headers.update(_USUAL_HEADERS)
+    return page
 
 
-def install(app: FastAPI) -> None:
+class _Assets(StaticFiles):
+    @override
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers.update(_USUAL_HEADERS)
+        return response
+
+
+def install(app: FastAPI, *, docs: bool) -> None:
     """Add the pages. They load nothing from other sites, because Swagger UI comes with an installed package."""
     app.include_router(router)
+    if not docs:
+        return
     app.add_api_route("/docs", _swagger_ui, include_in_schema=False, response_class=HTMLResponse)
-    app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
+    app.mount(_ASSETS, _Assets(packages=[("fastapi_offline", "static")]))

@@ -83,33 +83,22 @@ class ProductPage:
 
 
 @dataclass(frozen=True, slots=True)
-class ProductLedger:
-    """A page of one product's movements."""
+class LedgerQuery:
+    """A page of the movements of one product or one reference, which is the ``owner`` of its cursors."""
 
-    product_id: str
+    form: int
+    owner: str
     limit: int
     after: LedgerPosition | None
 
     def next_page(self, end: LedgerPosition) -> NextPage:
         """Return the page that begins where this one ended."""
-        cursor = _pack(_PRODUCT_LEDGER_FORM, self.product_id, end.version, end.line, timestamp(end.created_at))
-        path = f"/products/{quote(self.product_id, safe=':')}/stock/movements"
-        return _next_page(path, {"limit": self.limit, "after": cursor})
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceLedger:
-    """A page of the movements of one reference."""
-
-    reference: str
-    limit: int
-    after: LedgerPosition | None
-
-    def next_page(self, end: LedgerPosition) -> NextPage:
-        """Return the page that begins where this one ended."""
-        place = (end.product_id, end.version, end.line, timestamp(end.created_at))
-        cursor = _pack(_REFERENCE_LEDGER_FORM, self.reference, *place)
-        return _next_page("/stock/movements", {"reference": self.reference, "limit": self.limit, "after": cursor})
+        place = (end.version, end.line, timestamp(end.created_at))
+        if self.form == _PRODUCT_LEDGER_FORM:
+            path = f"/products/{quote(self.owner, safe=':')}/stock/movements"
+            return _next_page(path, {"limit": self.limit, "after": _pack(self.form, self.owner, *place)})
+        cursor = _pack(self.form, self.owner, end.product_id, *place)
+        return _next_page("/stock/movements", {"reference": self.owner, "limit": self.limit, "after": cursor})
 
 
 def product_query(request: Request) -> ProductsById | ProductPage:
@@ -130,40 +119,31 @@ def product_query(request: Request) -> ProductsById | ProductPage:
     return query
 
 
-def product_ledger(request: Request, product_id: str) -> ProductLedger:
+def product_ledger(request: Request, product_id: str) -> LedgerQuery:
     """Read the query of one product's ledger.
 
     Raises:
         Problem: 422, a parameter is unknown, repeated or has no legal value.
     """
-    values, limit, errors = _ledger_values(request, ("limit", "after"))
-    cursor = values.get("after")
-    after = None if cursor is None else _ledger_position(cursor, _PRODUCT_LEDGER_FORM, product_id)
-    if cursor is not None and after is None:
-        errors.append(FieldError("must be `next` of a page of this product's movements", parameter="after"))
-    _refuse(errors)
-    return ProductLedger(product_id, limit, after)
+    values, errors = _ledger_values(request, ("limit", "after"))
+    return _ledger_query(_PRODUCT_LEDGER_FORM, product_id, values, errors, "product")
 
 
-def reference_ledger(request: Request) -> ReferenceLedger:
+def reference_ledger(request: Request) -> LedgerQuery:
     """Read the query of one reference's ledger.
 
     Raises:
         Problem: 422, as above, or no reference was sent.
     """
-    values, limit, errors = _ledger_values(request, ("reference", "limit", "after"))
-    reference, cursor = values.get("reference"), values.get("after")
+    values, errors = _ledger_values(request, ("reference", "limit", "after"))
+    reference = values.get("reference")
     if reference is None:
         errors.append(
             FieldError("is required: one product's movements are at /products/{id}/stock/movements", parameter="reference")
         )
     elif not 1 <= len(reference) <= MAX_REFERENCE or UNSTORABLE.search(reference):
         errors.append(_text_error("reference", MAX_REFERENCE))
-    after = None if cursor is None else _ledger_position(cursor, _REFERENCE_LEDGER_FORM, reference or "")
-    if cursor is not None and after is None:
-        errors.append(FieldError("must be `next` of a page of this reference's movements", parameter="after"))
-    _refuse(errors)
-    return ReferenceLedger(reference or "", limit, after)
+    return _ledger_query(_REFERENCE_LEDGER_FORM, reference or "", values, errors, "reference")
 
 
 def read_limit(text: str | None) -> int | None:
@@ -234,13 +214,23 @@ def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]
     return page, errors
 
 
-def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], int, list[FieldError]]:
-    """Return the query's values, its limit, and the errors found so far."""
+def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], list[FieldError]]:
+    """Return the query's values, and the errors in their names and in the limit."""
     pairs = _pairs_of(request)
     values = dict(pairs)
-    limit = read_limit(values.get("limit"))
-    errors = _name_errors(pairs, known, known, ", ".join(known)) + _limit_errors(limit)
-    return values, limit or DEFAULT_LIMIT, errors
+    return values, _name_errors(pairs, known, known, ", ".join(known)) + _limit_errors(read_limit(values.get("limit")))
+
+
+def _ledger_query(
+    form: int, owner: str, values: Mapping[str, str], errors: Sequence[FieldError], owner_kind: str
+) -> LedgerQuery:
+    """Return the page that the values describe. Raises ``Problem`` (422) with ``errors`` and the error of the cursor."""
+    cursor = values.get("after")
+    after = None if cursor is None else _ledger_position(cursor, form, owner)
+    if cursor is not None and after is None:
+        errors = [*errors, FieldError(f"must be `next` of a page of this {owner_kind}'s movements", parameter="after")]
+    _refuse(errors)
+    return LedgerQuery(form, owner, read_limit(values.get("limit")) or DEFAULT_LIMIT, after)
 
 
 def _ledger_position(cursor: str, form: int, owner: str) -> LedgerPosition | None:

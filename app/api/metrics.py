@@ -5,27 +5,51 @@ Counting is an addition to a plain integer. The Prometheus text is made only whe
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.api.admission import Admission
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MOST_CLIENTS = 100
+"""Most clients that have a label of their own; the others are counted together."""
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """Counts of one process's connections. What is open and held is a state of the process; what was closed is a count."""
+
+    open: int = 0
+    large_body_bytes: int = 0
+    closed: Counter[str] = field(default_factory=Counter)
+    """Connections that the server closed or refused, by reason: the keys of ``CLOSED``."""
+
+    def __add__(self, other: "ConnectionStats") -> "ConnectionStats":
+        return ConnectionStats(
+            self.open + other.open, self.large_body_bytes + other.large_body_bytes, self.closed + other.closed
+        )
+
+
+CLOSED = ("idle", "head_timeout", "body_timeout", "unread", "room", "full", "malformed-request", "overloaded")
+"""The reasons for which the server closes or refuses a connection."""
 
 
 class RequestStats:
     """Counts of one process's requests by method, route template and status, and their durations by route template."""
 
-    __slots__ = ("durations", "requests")
+    __slots__ = ("connections", "durations", "requests")
 
     def __init__(self) -> None:
+        self.connections = ConnectionStats()
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
@@ -34,13 +58,45 @@ class RequestStats:
         self.requests[method if method in _METHODS else "other", route, status] += 1
         self.durations[route].observe(seconds)
 
+    def without_state(self) -> "RequestStats":
+        """Return the counts that remain when the process is dead: it has no connections any more."""
+        counts = RequestStats() + self
+        counts.connections = ConnectionStats(closed=self.connections.closed)
+        return counts
+
     def __add__(self, other: "RequestStats") -> "RequestStats":
         both = RequestStats()
+        both.connections = self.connections + other.connections
         both.requests = self.requests + other.requests
         for stats in (self, other):
             for route, histogram in stats.durations.items():
                 both.durations[route] += histogram
         return both
+
+
+@dataclass(slots=True)
+class AccessStats:
+    """Counts of admitted and refused requests. In open mode only refusals are counted."""
+
+    admitted: Counter[str] = field(default_factory=Counter)
+    """By client."""
+    limited: Counter[str] = field(default_factory=Counter)
+    """Those refused because of the client's rate, by client."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By the slug of the problem."""
+
+    @classmethod
+    def of(cls, admission: Admission) -> "AccessStats":
+        """Return the counts of one process."""
+        stats = cls(refused=Counter(admission.refused))
+        for number, client in enumerate(admission.clients):
+            label = client.name if number < MOST_CLIENTS else "other"
+            stats.admitted[label] += client.admitted
+            stats.limited[label] += client.limited
+        return stats
+
+    def __add__(self, other: "AccessStats") -> "AccessStats":
+        return AccessStats(self.admitted + other.admitted, self.limited + other.limited, self.refused + other.refused)
 
 
 @dataclass(slots=True)
@@ -55,6 +111,7 @@ class WorkerMetrics:
     workers: int = 0
     """Number of workers that are alive."""
     restarts: int = 0
+    access: AccessStats = field(default_factory=AccessStats)
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
 
@@ -66,36 +123,8 @@ class WorkerMetrics:
             self.store_up and other.store_up,
             self.workers + other.workers,
             self.restarts + other.restarts,
+            self.access + other.access,
             max(self.taken_at, other.taken_at),
-        )
-
-
-def _histogram(name: str, text: str, labels: tuple[str, ...], rows: list[tuple[tuple[str, ...], Histogram]]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, histogram in rows:
-        seen = 0
-        buckets = []
-        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], histogram.counts, strict=True):
-            seen += count
-            buckets.append((bound, float(seen)))
-        family.add_metric(values, buckets, histogram.total_s)
-    return family
-
-
-class _Requests(Collector):
-    def __init__(self, stats: RequestStats) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("larder_http_requests", "Requests answered.", labels=("method", "route", "status"))
-        for (method, route, status), count in sorted(self._stats.requests.items()):
-            requests.add_metric((method, route, str(status)), count)
-        yield requests
-        yield _histogram(
-            "larder_http_request_seconds",
-            "Time from a request's headers to the end of its answer.",
-            ("route",),
-            [((route,), histogram) for route, histogram in sorted(self._stats.durations.items())],
         )
 
 
@@ -111,114 +140,135 @@ class StoreHealth(Protocol):
         """Number of times that the connection failed since the start."""
 
 
-class _Workers(Collector):
-    def __init__(self, tally: WorkerMetrics) -> None:
-        self._tally = tally
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", self._tally.workers)
-        yield CounterMetricFamily(
-            "larder_worker_restarts", "Processes started in place of one that ended.", self._tally.restarts
-        )
+def _histogram(name: str, text: str, label: str, rows: Iterable[tuple[str, Histogram]]) -> Metric:
+    """Return a family of histograms by ``label``, or a single one if there is no label."""
+    family = HistogramMetricFamily(name, text, labels=[label] if label else [])
+    for value, histogram in rows:
+        bounds = zip([*map(str, BUCKETS_S), "+Inf"], accumulate(map(float, histogram.counts)), strict=True)
+        family.add_metric([value] if label else [], list(bounds), histogram.total_s)
+    return family
 
 
-class _Cache(Collector):
-    def __init__(self, tally: WorkerMetrics, clock: Callable[[], float]) -> None:
-        self._stats = tally.cache
-        self._tally = tally
-        self._clock = clock
+def _counters(name: str, text: str, label: str, rows: Iterable[tuple[str, int]]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in rows:
+        family.add_metric([value], count)
+    return family
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._reads()
-        yield from self._writes()
-        yield from self._audits()
 
-    def _reads(self) -> Iterator[Metric]:
-        stats = self._stats
-        reads = CounterMetricFamily("larder_cache_reads", "Keys read through the cache, by result.", labels=("result",))
-        for result, count in (
-            ("hit", stats.hits),
-            ("miss", stats.misses),
-            ("bypass", stats.bypasses),
-            ("refresh", stats.refreshes),
-            ("unverified", stats.unverified),
-        ):
-            reads.add_metric((result,), count)
-        yield reads
-        yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
-        yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
-        yield CounterMetricFamily("larder_cache_refills", "Loads that writers began for emptied slots.", stats.refills)
-        yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", self._tally.store_failures)
-        yield GaugeMetricFamily(
-            "larder_cache_store_up",
-            "1 while Redis answers every worker, 0 while a worker does not use it.",
-            int(self._tally.store_up),
-        )
-        yield _histogram(
-            "larder_cache_call_seconds",
-            "Duration of the cache's round trips.",
-            ("call",),
-            [
-                (("store_read",), stats.store_read),
-                (("store_publish",), stats.store_publish),
-                (("source_load",), stats.source_load),
-            ],
-        )
+def _requests(stats: RequestStats) -> Iterator[Metric]:
+    requests = CounterMetricFamily("larder_http_requests", "Requests answered.", labels=("method", "route", "status"))
+    for (method, route, status), count in sorted(stats.requests.items()):
+        requests.add_metric((method, route, str(status)), count)
+    yield requests
+    text = "Time from a request's headers to the end of its answer."
+    yield _histogram("larder_http_request_seconds", text, "route", sorted(stats.durations.items()))
 
-    def _writes(self) -> Iterator[Metric]:
-        stats = self._stats
-        publishes = CounterMetricFamily("larder_cache_publishes", "Slots published to, by outcome.", labels=("outcome",))
-        for outcome in Outcome:
-            publishes.add_metric((outcome.name.lower(),), stats.publishes[outcome])
-        publishes.add_metric(("failed",), stats.publish_failures)
-        yield publishes
-        yield CounterMetricFamily(
-            "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles
-        )
-        yield CounterMetricFamily(
-            "larder_cache_settle_timeouts", "Settling writes that reached their deadline.", stats.settle_timeouts
-        )
-        yield _histogram("larder_cache_settle_seconds", "How long settling took.", (), [((), stats.settle_wait)])
 
-    def _audits(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
-        yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
-        yield CounterMetricFamily(
-            "larder_cache_audit_deferrals",
-            "Audits that set no fence because another server or namespace is trusted.",
-            stats.audit_deferrals,
-        )
-        yield CounterMetricFamily(
-            "larder_cache_unexpected_errors", "Unexpected errors that failed no request.", stats.unexpected
-        )
-        yield _histogram("larder_cache_audit_seconds", "How long an audit took.", (), [((), stats.audit_duration)])
-        repairs = CounterMetricFamily("larder_cache_repairs", "Slots that audits deleted, by cause.", labels=("cause",))
-        for cause, count in (
-            ("older", stats.repairs.older),
-            ("other_epoch", stats.repairs.other_epoch),
-            ("lease", stats.repairs.leases),
-        ):
-            repairs.add_metric((cause,), count)
-        yield repairs
-        yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", stats.repairs.checked)
-        yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
-        yield CounterMetricFamily(
-            "larder_cache_purged_slots", "Slots deleted when the cache was started clean.", stats.purged_slots
-        )
-        yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced.", stats.adoptions)
-        for name, moment, text in (
-            ("audit", stats.last_audit, "Seconds since one of the workers finished an audit."),
-            ("proof", stats.last_proven, "Seconds since one of the workers last read under a live fence."),
-        ):
-            if moment is not None:
-                yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, self._clock() - moment)
+def _reads(stats: Stats, tally: WorkerMetrics) -> Iterator[Metric]:
+    results = (
+        ("hit", stats.hits),
+        ("miss", stats.misses),
+        ("bypass", stats.bypasses),
+        ("refresh", stats.refreshes),
+        ("unverified", stats.unverified),
+    )
+    yield _counters("larder_cache_reads", "Keys read through the cache, by result.", "result", results)
+    yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
+    yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
+    yield CounterMetricFamily("larder_cache_refills", "Loads that writers began for emptied slots.", stats.refills)
+    yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", tally.store_failures)
+    yield GaugeMetricFamily(
+        "larder_cache_store_up", "1 while Redis answers every worker, 0 while a worker does not use it.", int(tally.store_up)
+    )
+    calls = (("store_read", stats.store_read), ("store_publish", stats.store_publish), ("source_load", stats.source_load))
+    yield _histogram("larder_cache_call_seconds", "Duration of the cache's round trips.", "call", calls)
+
+
+def _writes(stats: Stats) -> Iterator[Metric]:
+    outcomes = [(outcome.name.lower(), stats.publishes[outcome]) for outcome in Outcome]
+    outcomes.append(("failed", stats.publish_failures))
+    yield _counters("larder_cache_publishes", "Slots published to, by outcome.", "outcome", outcomes)
+    yield CounterMetricFamily(
+        "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles
+    )
+    yield CounterMetricFamily(
+        "larder_cache_settle_timeouts", "Settling writes that reached their deadline.", stats.settle_timeouts
+    )
+    yield _histogram("larder_cache_settle_seconds", "How long settling took.", "", [("", stats.settle_wait)])
+
+
+def _audits(stats: Stats, now: float) -> Iterator[Metric]:
+    yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
+    yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
+    yield CounterMetricFamily(
+        "larder_cache_audit_deferrals",
+        "Audits that set no fence because another server or namespace is trusted.",
+        stats.audit_deferrals,
+    )
+    yield CounterMetricFamily("larder_cache_unexpected_errors", "Unexpected errors that failed no request.", stats.unexpected)
+    yield _histogram("larder_cache_audit_seconds", "How long an audit took.", "", [("", stats.audit_duration)])
+    repairs = stats.repairs
+    causes = (("older", repairs.older), ("other_epoch", repairs.other_epoch), ("lease", repairs.leases))
+    yield _counters("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", causes)
+    yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", repairs.checked)
+    yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
+    yield CounterMetricFamily(
+        "larder_cache_purged_slots", "Slots deleted when the cache was started clean.", stats.purged_slots
+    )
+    yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced.", stats.adoptions)
+    for name, moment, text in (
+        ("audit", stats.last_audit, "Seconds since one of the workers finished an audit."),
+        ("proof", stats.last_proven, "Seconds since one of the workers last read under a live fence."),
+    ):
+        if moment is not None:
+            yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, now - moment)
+
+
+def _access(stats: AccessStats) -> Iterator[Metric]:
+    for name, text, label, counts in (
+        ("larder_client_requests", "Requests admitted, by the client of the key.", "client", stats.admitted),
+        ("larder_client_requests_limited", "Requests refused because of the client's rate.", "client", stats.limited),
+        ("larder_requests_refused", "Requests refused before their bodies were read.", "reason", stats.refused),
+    ):
+        family = CounterMetricFamily(name, text, labels=(label,))
+        for value, count in sorted(counts.items()):
+            family.add_metric((value,), count)
+        yield family
+
+
+def _connections(stats: ConnectionStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily("larder_connections", "Connections of clients.", stats.open)
+    yield GaugeMetricFamily(
+        "larder_large_body_bytes",
+        "Bytes of unanswered request bodies in memory, beyond the first 16 KiB of each.",
+        stats.large_body_bytes,
+    )
+    closed = CounterMetricFamily(
+        "larder_connections_closed", "Connections that the server closed or refused, by reason.", labels=("reason",)
+    )
+    for reason in CLOSED:
+        closed.add_metric((reason,), stats.closed[reason])
+    yield closed
+
+
+def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
+    yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", tally.workers)
+    yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", tally.restarts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Families(Collector):
+    families: Iterable[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
 
 
 def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
     """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
+    cache = chain(_reads(tally.cache, tally), _writes(tally.cache), _audits(tally.cache, clock()))
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Requests(tally.requests))
-    registry.register(_Cache(tally, clock))
-    registry.register(_Workers(tally))
+    clients = chain(_connections(tally.requests.connections), _access(tally.access))
+    registry.register(_Families(chain(_requests(tally.requests), clients, cache, _workers(tally))))
     return generate_latest(registry)

@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
 from app.api.problems import FieldError, Problem, invalid
+from app.sparse_log import SparseLog
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _log = logging.getLogger("larder.http")
+_sparse_log = SparseLog(_log)
 _SLASH = FieldError("must not contain an encoded slash: no id has one", parameter="path")
 
 
@@ -87,10 +89,12 @@ class OutermostLayer:
                 kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
                 await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
             raise
+        except Problem as refusal:
+            await refusal.response(scope)(scope, receive, answer)
         except ClientDisconnect:
-            _log.info("request %s: the client left before it had sent its body", identity.decode())
+            _sparse_log.info("request %s: the client left before it had sent its body", identity.decode())
         except Exception:
-            _log.exception("request %s: %s %s failed", identity.decode(), method, scope["path"])
+            _log.exception("request %s: %s %r failed", identity.decode(), method, scope["path"])
             if answer.status:
                 raise
             kind = TYPES["internal-error"]
@@ -99,3 +103,16 @@ class OutermostLayer:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._requests.observe(method, route, answer.status, time.perf_counter() - began)
+
+
+class HostLayer:
+    """ASGI middleware that refuses a request whose host is missing, malformed or not the service's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on. Raises ``Problem`` (400 or 421)."""
+        if scope["type"] == "http":
+            scope["app"].state.larder.admission.check_host(scope["headers"], scope["path"])
+        await self._app(scope, receive, send)

@@ -46,23 +46,26 @@ def _legal_reference(text: str) -> str:
     return text
 
 
-def _moving(delta: int) -> int:
+def _nonzero(delta: int) -> int:
     if delta == 0:
         raise ValueError("must not be 0: an adjustment adds or takes something")
     return delta
 
 
-Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}})]
+ID_SCHEMA = ID_PATTERN.replace("^", r"^(?!\.{1,2}$)", 1)
+"""The pattern of an id in the API's description, where ``.`` and ``..`` are excluded by it alone."""
+Id = Annotated[str, AfterValidator(_legal_id), Field(json_schema_extra={"pattern": ID_SCHEMA})]
 Name = Annotated[
     str, AfterValidator(_legal_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": r"\S"})
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
 Reference = Annotated[
     str, AfterValidator(_legal_reference), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_REFERENCE})
 ]
 Delta = Annotated[
     int,
-    AfterValidator(_moving),
+    AfterValidator(_nonzero),
     Field(
         ge=-MAX_INTEGER,
         le=MAX_INTEGER,
@@ -78,7 +81,7 @@ Ignored = Annotated[
     Any,
     Field(
         default=None,
-        description="accepted, so that a product can be sent back as this release or the next one showed it; ignored",
+        description="accepted and ignored, so that a product can be sent back as this release or the next one showed it",
     ),
 ]
 
@@ -200,8 +203,8 @@ class Product(BaseModel):
     stock: Quantity
     reorder_point: Quantity
     version: Annotated[int, Field(ge=1)]
-    created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
-    updated_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class ProductList(BaseModel):
@@ -283,7 +286,7 @@ class Movement(BaseModel):
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
     reason: Literal["sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion"]
     reference: str | None
-    created_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    created_at: Timestamp
 
 
 class MovementList(BaseModel):

@@ -4,14 +4,16 @@
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.access.keys import Scope
 from app.api import models
+from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
 from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT
 from app.api.problem_types import TYPES
@@ -234,8 +236,27 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
-def complete(schema: dict[str, Any]) -> None:
-    """Add the components that operations refer to, and HEAD of a product, to FastAPI's description."""
+_KEY_SCHEME = "key"
+
+
+def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, keys_optional: bool) -> None:
+    """Add to FastAPI's description the components, HEAD of a product, and what each operation needs."""
+    for methods in schema["paths"].values():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["example"] = PRODUCT_EXAMPLE["id"]  # what Swagger UI offers to send
+            _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
+    schema.setdefault("components", {})["securitySchemes"] = {
+        _KEY_SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "lrd_<id>_<secret>_<checksum>",
+            "description": "A key that `larder keys create` has made. In open mode no key is needed. Scopes: "
+            + "; ".join(f"`{scope}`: {scope.allows}" for scope in Scope)
+            + ".",
+        }
+    }
     _, definitions = models_json_schema(
         [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
         ref_template=_SCHEMAS + "{model}",
@@ -243,6 +264,24 @@ def complete(schema: dict[str, Any]) -> None:
     schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
     path = schema["paths"]["/products/{product_id}"]
     path["head"] = _head_of(path["get"])
+
+
+def _name_access(operation: dict[str, Any], access: Access | None, *, changes: bool, optional: bool) -> None:
+    """Name the scope of an operation, and add the problems of admission to its answers."""
+    slugs = ["host-not-allowed"]
+    if access is not None:
+        operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
+        scope = f"Needs the scope `{access.scope}`."
+        operation["description"] = f"{operation['description']} {scope}" if operation.get("description") else scope
+        slugs += ["request-timeout"] if changes else []
+        slugs += ["unauthenticated", "forbidden", "rate-limited", "keys-unavailable", *(["cross-site"] if changes else [])]
+    for status, described in answers({}, slugs).items():
+        responses = operation["responses"]
+        present = responses.setdefault(str(status), described)
+        if present is not described:
+            present["description"] += f"; {described['description']}"
+            examples = present["content"][MEDIA_TYPE]["examples"]
+            examples.update(described["content"][MEDIA_TYPE]["examples"])
 
 
 def _head_of(get: dict[str, Any]) -> dict[str, Any]:

@@ -30,16 +30,33 @@ _TYPES = (
     ),
     ProblemType(
         "malformed-json", 400, "The body is not JSON",
-        "The body is not one JSON text in UTF-8, or it is one that readers understand differently: a member named twice,"
-        " NaN or Infinity, nesting beyond what is read. Nothing was changed.",
+        "The body is not one JSON text in UTF-8, or JSON readers would understand it differently: it names a member"
+        " twice, holds NaN or Infinity, or is nested too deeply. Nothing was changed.",
         "Send one JSON object, in UTF-8 and without a byte order mark, each member once.",
     ),
     ProblemType(
         "invalid-header", 400, "A header cannot be understood",
-        "A header has another form than its specification gives it, or does not belong to this request. Because it could"
+        "A header does not have the form that its specification requires, or does not belong to this request. Because it could"
         " decide what the request does, it is not ignored. Nothing was changed.",
         'Send entity tags as they came in ETag, with their quotes (If-Match: "7"); on POST of a collection send'
         " neither If-Match nor If-None-Match. Send Idempotency-Key once, with 1 to 255 printable ASCII characters.",
+    ),
+    ProblemType(
+        "unauthenticated", 401, "A key is needed",
+        "The request has no key, or none that is valid: it is unknown, mistyped, revoked or expired."
+        " Nothing was read or changed.",
+        "Send a key with: Authorization: Bearer lrd_... The operator makes keys with `larder keys create`.",
+    ),
+    ProblemType(
+        "forbidden", 403, "The key does not allow this",
+        "The key is valid, but lacks the scope of this operation, which `scope` names. Nothing was read or changed.",
+        "Use a key that has the scope. The operator makes one with `larder keys create --scope`.",
+    ),
+    ProblemType(
+        "cross-site", 403, "A page of another site may not write",
+        "A browser sent this write for a web page of another site. Nothing was changed.",
+        "Send the request from a server, or from a page of the service's own origin. The operator can name further origins"
+        " in LARDER_CORS_ORIGINS.",
     ),
     ProblemType(
         "route-not-found", 404, "No such route",
@@ -55,6 +72,11 @@ _TYPES = (
         "method-not-allowed", 405, "The path does not take this method",
         "There is something at this path, but it does not take this method. Nothing was changed.",
         "Use one of the methods in the Allow header.",
+    ),
+    ProblemType(
+        "request-timeout", 408, "The request came too slowly",
+        "The head or the body of the request was not complete in time. The connection was closed. Nothing was changed.",
+        "Send the request again on another connection, at 1 KiB/s or faster. If that fails again, look at the network between.",
     ),
     ProblemType(
         "already-exists", 409, "A product of that id exists",
@@ -115,8 +137,8 @@ _TYPES = (
     ),
     ProblemType(
         "precondition-required", 428, "Setting this stock needs If-Match",
-        "The product exists and the request carries a stock. Without a version, an old copy sent back could bring units"
-        " back that were sold meanwhile. Nothing was changed.",
+        "The product exists and the request carries a stock. Without a version, an old copy of the product could bring back"
+        " units that were sold meanwhile. Nothing was changed.",
         "Add If-Match with the ETag of the product you read, leave `stock` out, or set it with PUT /products/{id}/stock.",
     ),
     ProblemType(
@@ -125,9 +147,29 @@ _TYPES = (
         "Read the product to see its state. Report the X-Request-Id of the answer to whoever operates the service.",
     ),
     ProblemType(
+        "host-not-allowed", 421, "The service has another name",
+        "The Host header names a host under which this service is not reached. Nothing was read or changed.",
+        "Use the name that the operator has published. The operator adds names to LARDER_ALLOWED_HOSTS.",
+    ),
+    ProblemType(
+        "rate-limited", 429, "The client sends too much",
+        "The client has used up its rate in this process. Nothing was read or changed.",
+        "Send the request again after Retry-After, and fewer in the same time. Lists, batches and reads with no-cache cost more"
+        " than reads of one product. The operator sets a client's rate with `larder keys create --rate`.",
+        1,
+    ),
+    ProblemType(
+        "keys-unavailable", 503, "Keys cannot be checked",
+        "The stored keys could not be read for more than two seconds, so a revoked key could not be told from a valid one."
+        " Nothing was read or changed.",
+        "Send the request again after Retry-After. The operator finds the reason in the service's log.",
+        1,
+    ),
+    ProblemType(
         "overloaded", 503, "Too many requests are waiting",
-        "The request could not be carried out in time: too many requests wait, others hold the product's row, PostgreSQL has"
-        " reached one of its limits, or the service is stopping. Nothing was done for this request.",
+        "The request could not be carried out in time: too many requests or connections are under way, others"
+        " hold the product's row, PostgreSQL has reached one of its limits, or the service is stopping. Nothing was done for"
+        " this request.",
         "Repeat it after Retry-After, and send fewer requests at once.",
         1,
     ),

@@ -4,6 +4,8 @@ The table ``EXCEPTIONS`` maps exceptions to problems.
 """
 
 import json
+import math
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Mount
 
+from app.access import errors as access
 from app.api.problem_types import TYPES
 from app.cache import errors as cache
 from app.postgres import errors as postgres
@@ -62,9 +65,10 @@ class Problem(Exception):
 
     def response(self, scope: Mapping[str, Any]) -> Response:
         """Return the answer to the request of ``scope``."""
-        headers = {"Cache-Control": "no-store"} | self.headers
+        headers = {"Cache-Control": "no-store"}
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
+        headers |= self.headers
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -98,12 +102,7 @@ def no_product(missing: Sequence[str], headers: Mapping[str, str] | None = None)
             f"There are no products {named}: they were never created, or they have been deleted. Nothing was changed."
             " Check the ids."
         )
-    return Problem(
-        "product-not-found",
-        detail,
-        headers=headers,
-        members={"missing": list(missing)},
-    )
+    return Problem("product-not-found", detail, headers=headers, members={"missing": list(missing)})
 
 
 def precondition_failed(product_id: str, current_version: int | None) -> Problem:
@@ -118,7 +117,7 @@ def precondition_failed(product_id: str, current_version: int | None) -> Problem
     )
 
 
-def _exists(error: products.AlreadyExists) -> Problem:
+def _already_exists(error: products.AlreadyExists) -> Problem:
     return Problem(
         "already-exists",
         f"Product {error.product_id} exists already, at version {error.version}, and was left as it is."
@@ -127,7 +126,7 @@ def _exists(error: products.AlreadyExists) -> Problem:
     )
 
 
-def _insufficient(error: products.InsufficientStock) -> Problem:
+def _insufficient_stock(error: products.InsufficientStock) -> Problem:
     first, *others = error.shortages
     more = f"; {len(others)} other product{'s lack' if len(others) > 1 else ' lacks'} stock, too" if others else ""
     return Problem(
@@ -138,7 +137,7 @@ def _insufficient(error: products.InsufficientStock) -> Problem:
     )
 
 
-def _too_much(error: products.StockLimit) -> Problem:
+def _stock_limit(error: products.StockLimit) -> Problem:
     return Problem(
         "stock-limit",
         f"The stock of product {error.product_ids[0]} would grow above {MAX_INTEGER}. Nothing was changed. Check the delta.",
@@ -146,39 +145,75 @@ def _too_much(error: products.StockLimit) -> Problem:
     )
 
 
-def _as_explained(slug: str) -> Callable[[Any], Problem]:
+def _explanation(slug: str) -> Callable[[Any], Problem]:
     kind = TYPES[slug]
     return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}")
 
 
-def _refused(error: Exception) -> Problem:
+def _database_refusal(error: Exception) -> Problem:
     kind = TYPES["database-unavailable"]
     return Problem(kind.slug, f"{kind.meaning} Reason: {str(error).removesuffix('.')}. {kind.remedy}")
 
 
+def _unauthenticated(error: access.Unauthenticated) -> Problem:
+    kind = TYPES["unauthenticated"]
+    challenge = 'Bearer realm="larder"' + (', error="invalid_token"' if error.given else "")
+    detail = f"{str(error).capitalize()}. Nothing was read or changed. {kind.remedy}"
+    return Problem(kind.slug, detail, headers={"WWW-Authenticate": challenge})
+
+
+def _forbidden(error: access.Forbidden) -> Problem:
+    kind = TYPES["forbidden"]
+    return Problem(
+        kind.slug,
+        f"The key does not have the scope {error.scope}. Nothing was read or changed. {kind.remedy}",
+        headers={"WWW-Authenticate": f'Bearer realm="larder", error="insufficient_scope", scope="{error.scope}"'},
+        members={"scope": error.scope},
+    )
+
+
+def _rate_limited(error: access.RateLimited) -> Problem:
+    kind = TYPES["rate-limited"]
+    # The pause has a random part, so that refused clients do not return together.
+    pause_s = math.ceil(error.wait_s * random.uniform(1.0, 1.5) + random.random())
+    return Problem(
+        kind.slug,
+        f"{kind.meaning} {kind.remedy}",
+        headers={
+            "Retry-After": str(pause_s),
+            "RateLimit-Policy": f'"client";q={max(1, round(error.rate_per_s))};w=1',
+            "RateLimit": f'"client";r=0;t={math.ceil(error.wait_s)}',
+        },
+    )
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
+    access.Unauthenticated: _unauthenticated,
+    access.Forbidden: _forbidden,
+    access.KeysUnavailable: _explanation("keys-unavailable"),
+    access.RateLimited: _rate_limited,
     products.ProductsMissing: lambda error: no_product(error.missing),
-    products.AlreadyExists: _exists,
-    products.PreconditionRequired: _as_explained("precondition-required"),
+    products.AlreadyExists: _already_exists,
+    products.PreconditionRequired: _explanation("precondition-required"),
     products.PreconditionFailed: lambda error: precondition_failed(error.product_id, error.current_version),
-    products.InsufficientStock: _insufficient,
-    products.StockLimit: _too_much,
-    products.KeyReused: _as_explained("idempotency-key-reused"),
-    products.RequestInProgress: _as_explained("request-in-progress"),
-    products.OutcomeUnknown: _as_explained("outcome-unknown"),
-    cache.NotSettled: _as_explained("outcome-unknown"),
-    cache.Overloaded: _as_explained("overloaded"),
-    postgres.CommitUnknown: _as_explained("outcome-unknown"),
-    postgres.TransactionConflict: _as_explained("overloaded"),
-    postgres.DatabaseOverloaded: _as_explained("overloaded"),
-    cache.SourceUnavailable: _as_explained("database-unavailable"),
-    cache.SourceRefused: _refused,
-    cache.SourceDeposed: _refused,
-    postgres.DatabaseNewer: _refused,
-    postgres.DatabaseUnavailable: _as_explained("database-unavailable"),
-    postgres.DatabaseUnsuitable: _refused,
-    cache.StoreUnavailable: _as_explained("cache-unavailable"),
+    products.InsufficientStock: _insufficient_stock,
+    products.StockLimit: _stock_limit,
+    products.KeyReused: _explanation("idempotency-key-reused"),
+    products.RequestInProgress: _explanation("request-in-progress"),
+    products.OutcomeUnknown: _explanation("outcome-unknown"),
+    cache.NotSettled: _explanation("outcome-unknown"),
+    cache.Overloaded: _explanation("overloaded"),
+    postgres.CommitUnknown: _explanation("outcome-unknown"),
+    postgres.TransactionConflict: _explanation("overloaded"),
+    postgres.DatabaseOverloaded: _explanation("overloaded"),
+    cache.SourceUnavailable: _explanation("database-unavailable"),
+    cache.SourceRefused: _database_refusal,
+    cache.SourceDeposed: _database_refusal,
+    postgres.DatabaseNewer: _database_refusal,
+    postgres.DatabaseUnavailable: _explanation("database-unavailable"),
+    postgres.DatabaseUnsuitable: _database_refusal,
+    cache.StoreUnavailable: _explanation("cache-unavailable"),
 }
 """The problem that answers each exception. Any other exception is answered with 500 ``internal-error``."""
 
@@ -188,7 +223,7 @@ def problem_of(refusal: products.Refused) -> Problem:
     return EXCEPTIONS[type(refusal)](refusal)
 
 
-def _allowed(request: Request) -> str:
+def _allowed_methods(request: Request) -> str:
     """Return the names of all methods that the routes at this path take, with HEAD if one takes GET."""
     found = set()
     for method in _METHODS:
@@ -204,15 +239,15 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(found))
 
 
-def _of_routing(request: Request, error: HTTPException) -> Problem:
+def _routing_problem(request: Request, error: HTTPException) -> Problem:
     method = request.scope["method"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = _allowed(request)
+        allowed = _allowed_methods(request)
         detail = f"This path does not take {method[:20]}; nothing was changed. It takes {allowed}."
         return Problem("method-not-allowed", detail, headers={"Allow": allowed})
     if error.status_code == HTTPStatus.NOT_FOUND:
         return Problem("route-not-found", "There is nothing at this path; nothing was changed. /docs lists all paths.")
-    return _as_explained("internal-error")(error)
+    return _explanation("internal-error")(error)
 
 
 def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -227,7 +262,7 @@ def install(app: FastAPI) -> None:
 
     async def answer_routing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
-        return _of_routing(request, error).response(request.scope)
+        return _routing_problem(request, error).response(request.scope)
 
     for exception, make in EXCEPTIONS.items():
         app.add_exception_handler(exception, _handler(make))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fastapi import Request
 from starlette.responses import Response
 
+from app.access.keys import Scope
 from app.api.bodies import JSON, MERGE_PATCH
 from app.api.conditions import freshness_of, read_conditions
 from app.api.context import products_of, reading_of
@@ -23,7 +24,7 @@ from app.api.openapi import (
 )
 from app.api.problems import FieldError, invalid, no_product, precondition_failed
 from app.api.responses import NO_CACHE, ProductId, cache_status, checked_id, entity_tag, render_product
-from app.api.routes import request_router
+from app.api.routes import request_router, requires
 from app.api.writing import bodiless_request, write_request
 from app.cache.ports import Value
 from app.products import commands
@@ -46,6 +47,7 @@ router = request_router("products")
     ),
     openapi_extra={"parameters": READ_HEADERS},
 )  # fmt: skip
+@requires(Scope.PRODUCTS_READ)
 async def get_product(request: Request, product_id: ProductId) -> Response:
     """Return the cached bytes, 304, or 404."""
     conditions = read_conditions(request)
@@ -78,6 +80,7 @@ async def get_product(request: Request, product_id: ProductId) -> Response:
     ),
     openapi_extra=body("WholeProduct", {"name": "Blue mug", "price_cents": 1299, "reorder_point": 10}, conditional=True),
 )
+@requires(Scope.PRODUCTS_WRITE)
 async def put_product(request: Request, product_id: ProductId) -> Response:
     """Create or replace the product; 201 if there was none."""
     sent = await write_request(request, WholeProduct, product_id)
@@ -95,6 +98,7 @@ async def put_product(request: Request, product_id: ProductId) -> Response:
     responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
     openapi_extra=patch_media(body("ProductPatch", {"price_cents": 1199}, conditional=True)),
 )
+@requires(Scope.PRODUCTS_WRITE)
 async def patch_product(request: Request, product_id: ProductId) -> Response:
     """Change the given fields. If they have these values already, nothing changes and the version stays."""
     sent = await write_request(request, ProductPatch, product_id, (MERGE_PATCH, JSON))
@@ -115,6 +119,7 @@ async def patch_product(request: Request, product_id: ProductId) -> Response:
     ),
     openapi_extra=body("", None, conditional=True),
 )  # fmt: skip
+@requires(Scope.PRODUCTS_WRITE)
 async def delete_product(request: Request, product_id: ProductId) -> Response:
     """Delete the product."""
     sent = bodiless_request(request, product_id)

@@ -11,13 +11,13 @@ from starlette.responses import Response
 
 from app.api.bodies import JSON
 from app.api.list_queries import NextPage
-from app.api.models import ID_RULE
+from app.api.models import ID_RULE, ID_SCHEMA
 from app.api.problems import MEDIA_TYPE, FieldError, invalid
 from app.cache.write_through import Read, Status
 from app.products.commands import Change, Effect
 from app.products.idempotency import Answer
 from app.products.payload import product_payload
-from app.products.product import ID_PATTERN, Product, is_product_id
+from app.products.product import Product, is_product_id
 
 NO_CACHE = "no-cache"
 """Cache-Control of answers with an entity tag: a browser or proxy may keep them, but must revalidate before each use."""
@@ -39,8 +39,7 @@ ProductId = Annotated[
     str,
     Path(
         description="the product's id: 1 to 64 of A-Z a-z 0-9 . _ : -, case-sensitive",
-        examples=["mug-blue"],
-        json_schema_extra={"pattern": ID_PATTERN, "not": {"enum": [".", ".."]}},
+        json_schema_extra={"pattern": ID_SCHEMA},
     ),
 ]
 

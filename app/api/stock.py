@@ -7,8 +7,9 @@ from functools import partial
 from fastapi import Request
 from starlette.responses import Response
 
+from app.access.keys import Scope
 from app.api.context import products_of
-from app.api.list_queries import ProductLedger, ReferenceLedger, product_ledger, reference_ledger
+from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
     ADJUSTED,
@@ -31,7 +32,7 @@ from app.api.responses import (
     render_document,
     render_product,
 )
-from app.api.routes import request_router
+from app.api.routes import BATCH_COST, LIST_COST, request_router, requires
 from app.api.writing import write_request
 from app.products import commands
 from app.products.commands import Effect
@@ -53,6 +54,7 @@ _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "inte
     responses=answers({200: PRODUCT}, (*WRITE_PROBLEMS, "product-not-found", "precondition-failed")),
     openapi_extra=body("StockCount", {"stock": PRODUCT_EXAMPLE["stock"], "reference": "count-7"}, conditional=True),
 )
+@requires(Scope.STOCK_COUNT)
 async def put_stock(request: Request, product_id: ProductId) -> Response:
     """Set the product's stock."""
     sent = await write_request(request, StockCount, product_id)
@@ -76,6 +78,7 @@ async def put_stock(request: Request, product_id: ProductId) -> Response:
     ),
     openapi_extra=body("StockAdjustment", {"delta": -3, "reason": "sale", "reference": "order-17"}, conditional=True),
 )
+@requires(Scope.STOCK_ADJUST)
 async def adjust_stock(request: Request, product_id: ProductId) -> Response:
     """Adjust the stock of one product."""
     sent = await write_request(request, StockAdjustment, product_id)
@@ -108,6 +111,7 @@ def _render_adjustment(effects: Sequence[Effect]) -> Answer:
         {"lines": [{"product_id": "mug-blue", "delta": -3}], "reason": "sale", "reference": "order-17"},
     ),
 )
+@requires(Scope.STOCK_ADJUST, BATCH_COST)
 async def adjust_stocks(request: Request) -> Response:
     """Adjust the stocks of several products."""
     sent = await write_request(request, StockAdjustments)
@@ -141,10 +145,11 @@ def _render_lines(lines: Sequence[Line], effects: Sequence[Effect]) -> Answer:
     responses=answers({200: MOVEMENTS}, (*_READ_PROBLEMS, "product-not-found")),
     openapi_extra={"parameters": MOVEMENT_PARAMETERS},
 )
+@requires(Scope.LEDGER_READ, LIST_COST)
 async def list_product_movements(request: Request, product_id: ProductId) -> Response:
     """Return a page of one product's movements."""
     query = product_ledger(request, checked_id(product_id))
-    return _page(query, await products_of(request).movements(query.product_id, limit=query.limit, after=query.after))
+    return _page(query, await products_of(request).movements(query.owner, limit=query.limit, after=query.after))
 
 
 @router.get(
@@ -156,14 +161,13 @@ async def list_product_movements(request: Request, product_id: ProductId) -> Res
     responses=answers({200: MOVEMENTS}, _READ_PROBLEMS),
     openapi_extra={"parameters": REFERENCE_PARAMETERS},
 )
+@requires(Scope.LEDGER_READ, LIST_COST)
 async def list_movements(request: Request) -> Response:
     """Return a page of one reference's movements, which is empty if no request had the reference."""
     query = reference_ledger(request)
-    return _page(
-        query, await products_of(request).movements_by_reference(query.reference, limit=query.limit, after=query.after)
-    )
+    return _page(query, await products_of(request).movements_by_reference(query.owner, limit=query.limit, after=query.after))
 
 
-def _page(query: ProductLedger | ReferenceLedger, page: LedgerPage) -> Response:
+def _page(query: LedgerQuery, page: LedgerPage) -> Response:
     items = [json.dumps(movement_fields(movement), separators=(",", ":")).encode() for movement in page.items]
     return page_response(items, query.next_page(page.next) if page.next else None)

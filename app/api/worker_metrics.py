@@ -85,4 +85,5 @@ def _read(path: Path) -> WorkerMetrics:
 
 def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
     """Return the part of the counters that is kept when their worker is dead."""
-    return replace(tally, workers=0, store_up=True, restarts=tally.restarts + restarts)
+    requests = tally.requests.without_state()
+    return replace(tally, requests=requests, workers=0, store_up=True, restarts=tally.restarts + restarts)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, refuse_conditions, write_condition
-from app.api.context import products_of
+from app.api.context import caller_of, larder_of, products_of
 from app.api.problems import problem_of
 from app.api.responses import checked_id, response_of
 from app.products.commands import Command, Effect
@@ -49,12 +49,13 @@ class IncomingWrite(Generic[Body]):
         """
         products = products_of(self.request)
         request_id = self.request.scope["state"]["request_id"]
+        caller = caller_of(self.request).name
         if self.key is None:
-            return response_of(render(await products.write(command, Origin(request_id))))
+            return response_of(render(await products.write(command, Origin(request_id, caller or None))))
         rendering = _StoredRendering(self.request, render)
-        key = IdempotencyKey("", self.key, _request_hash(self.request, self.content), rendering)
+        key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
         try:
-            await products.write(command, Origin(request_id, idempotency_key=key))
+            await products.write(command, Origin(request_id, caller or None, key))
         except Replayed as replayed:
             response = response_of(replayed.answer)
             response.headers["Idempotent-Replayed"] = "true"
@@ -91,8 +92,10 @@ async def write_request(
 
     Raises:
         Problem: 413, 415, 400 or 422, in the order of the module's docstring.
+        AccessError: the key was revoked while the body arrived.
     """
     sent = await json_body(request, media_types)
+    larder_of(request).admission.check_again(request.scope["headers"])
     condition, key = _checked_head(request, product_id)
     return IncomingWrite(request, sent.content, check(model, sent.value), condition, key)
 

@@ -106,13 +106,13 @@ class Audit:
             if not isinstance(error, CacheError):
                 self._stats.unexpected += 1
                 log.exception("an audit ended with an unexpected error; the next one begins as usual")
-            self._tell(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
+            self._log_once(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
             return True
         if cycle is not None:
-            self._tell(cycle.deferred, logging.INFO)
+            self._log_once(cycle.deferred, logging.INFO)
         return cycle is not None
 
-    def _tell(self, hindrance: str, level: int) -> None:
+    def _log_once(self, hindrance: str, level: int) -> None:
         if hindrance and hindrance != self._hindrance:  # logged once: an outage lasts many intervals
             log.log(level, "%s", hindrance)
         self._hindrance = hindrance
@@ -129,7 +129,7 @@ class Audit:
                 await self._ask_epoch(source)
             begun = await store.begin(self._claim_ms)
             if begun.watermark is not None:
-                self._history.met(begun.watermark.epoch)
+                self._history.note_stored(begun.watermark.epoch)
             if not begun.claimed:
                 await self._depose(begun, store)
                 return None
@@ -161,7 +161,7 @@ class Audit:
         async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
             self._check_epoch(announced.epoch, snapshot.epoch)
             if snapshot.rival:
-                return Cycle(announced.cycle, trusted=False, deferred=f"namespace {snapshot.rival} has the trust")
+                return Cycle(announced.cycle, trusted=False, deferred=f"namespace {snapshot.rival} is trusted")
             known = begun.watermark is not None and begun.watermark.xid is not None
             if known:
                 async for rows in snapshot.pages:
@@ -182,12 +182,12 @@ class Audit:
     async def _announce(self, begun: Begun, source: AuditSource) -> Announced | Deferred:
         asked_at = self._clock()
         announced = await source.announce(begun.server, self._config.fences)
-        self._history.told(announced.epoch, asked_at)
+        self._history.record(announced.epoch, asked_at)
         return announced
 
     async def _ask_epoch(self, source: AuditSource) -> None:
         asked_at = self._clock()
-        self._history.told(await source.tell_epoch(), asked_at)
+        self._history.record(await source.tell_epoch(), asked_at)
 
     async def _end_other_epoch(self, begun: Begun, epoch: str, store: AuditStore) -> Begun:
         """Delete another epoch's fence and replace its watermark; return what the store then holds."""

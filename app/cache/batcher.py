@@ -55,6 +55,11 @@ class Batcher(Generic[Item, Result]):
         """Number of items that no batch has taken yet."""
         return len(self._waiting)
 
+    @property
+    def oldest(self) -> Item | None:
+        """The item that has waited longest, or ``None`` if none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the next batch and return the future of its result.
 

@@ -58,13 +58,13 @@ class History:
         self._on_deposed = on_deposed
         self._foreign = ""
         self.deposed = False
-        """Whether a higher timeline of the same system is known than the source returned last."""
+        """Whether a higher timeline of the same system is known than the one that the source returned last."""
 
-    def told(self, epoch: str, asked_at: float) -> None:
+    def record(self, epoch: str, asked_at: float) -> None:
         """Record the epoch that this process's source returned for a query sent at ``asked_at`` (on the process's clock).
 
-        The answer to an earlier query than the last recorded one may come from an old primary. It changes nothing, but it
-        raises ``SourceDeposed``, too, if its timeline is lower than the highest known one.
+        A query that was sent before the last recorded one may have been answered by an old primary. Its answer changes nothing,
+        but it raises ``SourceDeposed``, too, if its timeline is lower than the highest known one.
 
         Raises:
             SourceDeposed: the source is an old primary, or was restored to a time before a promotion.
@@ -84,11 +84,11 @@ class History:
             log.warning("the database is the present primary again: the cache is used from the next audit on")
         self.deposed = False
 
-    def counts(self, epoch: str) -> bool:
+    def trusts(self, epoch: str) -> bool:
         """Return whether a reader may trust a fence of this epoch. An empty epoch means that there is no fence."""
         return epoch == self.epoch != "" and not self.deposed
 
-    def met(self, epoch: str) -> None:
+    def note_stored(self, epoch: str) -> None:
         """Record an epoch that was found in the store."""
         if epoch == self.epoch or not self.epoch:
             return

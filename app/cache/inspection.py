@@ -42,7 +42,7 @@ class SlotReader(Protocol):
     """The slots, as an inspection reads them. Every method may raise ``StoreUnavailable``."""
 
     def keys(self) -> AsyncIterator[Sequence[str]]:
-        """Yield the keys of all slots, in pages. The key of a slot that exists throughout comes at least once."""
+        """Yield the keys of all slots, in pages. A slot that exists throughout is named at least once."""
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """Read slots. Idempotent."""

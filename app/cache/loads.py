@@ -78,7 +78,7 @@ class Loads:
         began = self._clock()
         try:
             states = await self._source.load(keys)
-            self._history.told(states[keys[0]].epoch, began)
+            self._history.record(states[keys[0]].epoch, began)
         except BaseException:
             self._trips.release(tokens)
             raise

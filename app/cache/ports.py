@@ -7,8 +7,9 @@ adapters of the simulation pass the same contract suites.
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
+from operator import add
 from typing import Protocol
 
 Clock = Callable[[], float]
@@ -189,12 +190,7 @@ class Repairs:
     leases: int = 0
 
     def __add__(self, other: "Repairs") -> "Repairs":
-        return Repairs(
-            self.checked + other.checked,
-            self.older + other.older,
-            self.other_epoch + other.other_epoch,
-            self.leases + other.leases,
-        )
+        return Repairs(*map(add, astuple(self), astuple(other)))
 
 
 class AuditStore(Protocol):

@@ -87,11 +87,13 @@ class RedisConnection:
                 async with asyncio.timeout(self._timeout_s):
                     return await self._exchange(commands)
             except TimeoutError as error:
-                raise StoreUnavailable("Redis did not answer in time") from await self._condemn(error)
+                raise StoreUnavailable("Redis did not answer in time") from await self._close_after(error)
             except Exception as error:  # noqa: BLE001 - see the class: any error means that there was no definite answer
-                raise StoreUnavailable(f"Redis failed: {str(error) or type(error).__name__}") from await self._condemn(error)
+                raise StoreUnavailable(f"Redis failed: {str(error) or type(error).__name__}") from await self._close_after(
+                    error
+                )
             except BaseException as error:
-                await self._condemn(error)
+                await self._close_after(error)
                 raise
 
     async def close(self) -> None:
@@ -121,7 +123,7 @@ class RedisConnection:
             raise StoreUnavailable("the server has taken over other data")
         self._replid = replid
 
-    async def _condemn(self, error: BaseException) -> BaseException:
+    async def _close_after(self, error: BaseException) -> BaseException:
         await self.close()
         return error
 

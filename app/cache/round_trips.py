@@ -1,4 +1,4 @@
-"""Round trips to the store. Requests share them. They are counted, and only a drop fails because the store failed."""
+"""Round trips to the store. Requests share them, and they are counted. If the store fails, only a drop fails with it."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -85,11 +85,11 @@ class RoundTrips:
         began = self._clock()
         reading = await self._definite(self._store.read([key for keys in batch for key in keys]))
         self._stats.store_read.observe(self._clock() - began)
-        if self._history.counts(reading.epoch):
+        if self._history.trusts(reading.epoch):
             self._stats.last_proven = began
         elif reading.epoch:
             # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
-            self._history.met(reading.epoch)
+            self._history.note_stored(reading.epoch)
             reading = Reading("", reading.slots)
         if len(batch) == 1:
             return [reading]
@@ -119,7 +119,7 @@ class RoundTrips:
             answers.append(Published(outcomes, published.proven))
             start += len(item)
             for publication, outcome in zip(item, outcomes, strict=True):
-                self._note(publication.state.key, outcome)
+                self._record_outcome(publication.state.key, outcome)
         return answers
 
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
@@ -133,7 +133,7 @@ class RoundTrips:
             log.exception("the store failed unexpectedly; the cache goes on without its reply")
             raise StoreUnavailable(str(error)) from error
 
-    def _note(self, key: str, outcome: Outcome) -> None:
+    def _record_outcome(self, key: str, outcome: Outcome) -> None:
         self._stats.publishes[outcome] += 1
         self.filled.discard(key)
         if outcome in (Outcome.STORED, Outcome.KEPT):

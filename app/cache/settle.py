@@ -2,9 +2,9 @@
 
 It may be acknowledged as soon as one of these holds:
 
-- In each namespace of the table, an audit that was announced after the commit has completed, so every slot was compared with
-  what was committed; or all fences have expired that were announced before the first reading of the audit rows after the
-  commit. Audits announced later include the commit.
+- In every namespace of the table, one of two things has happened. Either an audit that was announced after the commit has
+  completed, so every slot was compared with what was committed. Or all fences have expired that were announced before the
+  audit rows were first read after the commit; audits announced later include the commit.
 - The largest fence TTL of the fleet has passed since the commit, on this process's own clock. This needs no database.
 
 No connection is held while waiting. One poller reads the audit rows for all waiters of the process. A reading counts only for
@@ -99,40 +99,40 @@ class Settler:
             while self._waiters:
                 self._arrival.clear()
                 present = list(self._waiters)
-                self._judge(present, await self._look())
+                self._end_waits(present, await self._read_progress())
                 if self._waiters:
                     await self._pause()
         finally:
             self._poller = None
 
-    async def _look(self) -> AuditProgress | None:
+    async def _read_progress(self) -> AuditProgress | None:
         """Return the audit rows of the present epoch, or ``None`` if they cannot be read now."""
         try:
-            standing = await self._ask(self._source.standing())
-            if not standing.rows:
+            progress = await self._ask(self._source.standing())
+            if not progress.rows:
                 # No audit was announced in this epoch, so no row shows fences of another epoch that are still live. Announce
                 # the worst case instead: otherwise, while the store is down, every write would wait for the largest TTL.
                 self._stats.adoptions += 1
-                standing = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
+                progress = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
         except (SourceUnavailable, Overloaded):
             return None
         except Exception:
             self._stats.unexpected += 1
             log.exception("the audit rows could not be read: writes that settle wait until every fence has expired")
             return None
-        return standing
+        return progress
 
     async def _ask(self, question: Coroutine[Any, Any, AuditProgress]) -> AuditProgress:
         asked_at = self._clock()
-        standing = await question
-        self._history.told(standing.epoch, asked_at)
-        return standing
+        progress = await question
+        self._history.record(progress.epoch, asked_at)
+        return progress
 
-    def _judge(self, present: Sequence[_Waiter], standing: AuditProgress | None) -> None:
+    def _end_waits(self, present: Sequence[_Waiter], progress: AuditProgress | None) -> None:
         now = self._clock()
         for waiter in present:
-            if standing is not None and standing.rows:
-                self._update(waiter, standing.rows, now)
+            if progress is not None and progress.rows:
+                self._update(waiter, progress.rows, now)
             if now >= waiter.until or waiter.pending == {}:
                 self._waiters.pop(waiter, None)
                 if not waiter.done.done():

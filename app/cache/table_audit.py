@@ -85,13 +85,13 @@ class TableAuditSource(AuditSource):
         """Return why an announcement was refused, as a sentence for the log."""
         if rival:
             return (
-                f"the cache namespace {rival} of the same table has the trust, {self._namespace} waits until it is not used any"
-                " more; reads go to the database meanwhile"
+                f"the cache namespace {rival} of the same table is trusted, {self._namespace} waits until it is no longer used;"
+                " reads go to the database meanwhile"
             )
         if barred:
             return f"the cache namespace {self._namespace} is barred; reads go to the database until larder namespace unbar"
         return (
-            f"the Redis server {incumbent} has the trust, this instance is connected to another one and waits until no fence"
+            f"the Redis server {incumbent} is trusted, this instance is connected to another one and waits until no fence"
             " of that server can be alive; reads go to the database meanwhile"
         )
 

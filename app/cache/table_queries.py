@@ -101,7 +101,7 @@ COMPLETE: LiteralString = """
 UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
 WHERE relation = %(relation)s AND namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
 """
-"""Finishes a cycle if the row still counts it: a restored row counts the cycles of another history."""
+"""Finishes a cycle if the row still belongs to its history. A restored row counts the cycles of another one."""
 
 SNAPSHOT: LiteralString = """
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch(%(relation)s::text, %(knows)s::integer), coalesce((

@@ -31,7 +31,7 @@ Failures
     publish lost or late           the write settles; the next audit deletes the slot
     writer dies after commit       nothing was acknowledged; the next audit deletes the slot
     commit answer lost             the outcome is reported as unknown; the cache is not changed
-    source is an old primary       the new primary's processes trust neither its fence nor its slots; its own answer no request
+    source is an old primary       other processes trust neither its fence nor its slots; its own processes refuse every request
     =============================  =====================================================================
 
 docs/PROTOCOL.md has the rules in full. docs/PROOF.md has the schedule that each guard defeats, and what fails without it.
@@ -143,7 +143,7 @@ class WriteThrough:
     async def ping(self) -> None:
         """Read the source's present epoch, which shows that it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
-        self._history.told(await self._history_source.tell_epoch(), asked_at)
+        self._history.record(await self._history_source.tell_epoch(), asked_at)
 
     # ---------------------------------------------------------------- reads
 
@@ -175,7 +175,7 @@ class WriteThrough:
             self._stats.bypasses += len(keys)
             loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
             return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
-        found = [self._trusted(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
+        found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
             Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
         ]
@@ -185,11 +185,11 @@ class WriteThrough:
         try:
             loaded = await self._loads.run(wanted)
         except SourceUnavailable as error:
-            return self._unverified(keys, reading, stale_s, error)
+            return self._serve_unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
-        """Read only the slot of one key, for callers to whom a task would cost more than the read.
+        """Read only the slot of one key, without a task, because a task would cost more than the read itself.
 
         ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """
@@ -198,14 +198,14 @@ class WriteThrough:
         except Overloaded:
             then(None)
         else:
-            reading.add_done_callback(partial(self._peeked, key, then))
+            reading.add_done_callback(partial(self._deliver, key, then))
 
-    def _peeked(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
+    def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:
             then(None)
             return
         reading = found.result()
-        state = self._trusted(reading.slots[0], key, reading.epoch)
+        state = self._trusted_state(reading.slots[0], key, reading.epoch)
         if isinstance(state, Value):
             self._stats.hits += 1
             then(state)
@@ -252,7 +252,7 @@ class WriteThrough:
         tokens = leased or {}
         if states:
             with suppress(SourceDeposed):
-                self._history.told(states[0].epoch, began)
+                self._history.record(states[0].epoch, began)
         if self._history.deposed:
             return False
         if leased is None:
@@ -278,9 +278,9 @@ class WriteThrough:
         if not acknowledgement.proven:
             await self._settler.settle(acknowledgement.committed_at)
             if self._history.deposed:
-                await self._ask_again()
+                await self._check_primary()
 
-    async def _ask_again(self) -> None:
+    async def _check_primary(self) -> None:
         """Raise ``NotSettled`` unless the write's source is the present primary after all."""
         try:
             await self.ping()
@@ -295,7 +295,7 @@ class WriteThrough:
 
     # ------------------------------------------------------ inside of a read
 
-    def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
+    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
         state = slot.decode(raw, key, epoch) if raw is not None and epoch else None
         if state is not None and key not in self._trips.filled:
             self._trips.filled.add(key)
@@ -307,14 +307,14 @@ class WriteThrough:
         else:
             self._stats.bypasses += len(loaded)
         rest = iter(loaded)
-        return [Read(state, Status.HIT) if state is not None else _missed(next(rest), proven=proven) for state in found]
+        return [Read(state, Status.HIT) if state is not None else _read_of(next(rest), proven=proven) for state in found]
 
     async def _refresh(self, keys: Sequence[str]) -> list[Read]:
         self._stats.refreshes += len(keys)
         loaded = await self._loads.run([Load(key, vacant=False, refresh=True) for key in keys])
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
-    def _unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
+    def _serve_unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
         """Return the stored states, flagged, if the last proof is recent enough (R9); otherwise raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
         proven_at = self._stats.last_proven
@@ -322,7 +322,7 @@ class WriteThrough:
             raise error
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
-            trusted = self._trusted(raw, key, reading.epoch)
+            trusted = self._trusted_state(raw, key, reading.epoch)
             # The state must be of this process's own history: another database on this Redis may have a row with that key.
             state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
             if state is None:
@@ -332,7 +332,7 @@ class WriteThrough:
         return reads
 
 
-def _missed(loaded: Loaded, *, proven: bool) -> Read:
+def _read_of(loaded: Loaded, *, proven: bool) -> Read:
     if not proven:
         return Read(loaded.state, Status.BYPASS, UNPROVEN)
     return Read(loaded.state, Status.STORED if loaded.stored else Status.MISS)

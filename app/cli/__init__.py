@@ -14,11 +14,12 @@ from app.cli.errors import CommandFailed
 from app.server.errors import CannotServe
 from app.server.process import run_in_loop
 
-# The values are module names, so that `larder import` does not load the service, nor `larder serve` the importer.
+# The values are names, so that a command loads only its own module: `larder import` does not load the service.
 COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
+    "keys": "app.cli.keys",
     "namespace": "app.cli.namespace",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
@@ -59,12 +60,9 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` shows more.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = {name: _load(name) for name in (set(arguments[:1]) & COMMANDS.keys() or COMMANDS)}
+    names = set(arguments[:1]) & COMMANDS.keys() or COMMANDS
+    commands = {name: cast("Command", import_module(COMMANDS[name])) for name in names}
     for command in commands.values():
         command.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     return commands[parsed.command], parsed
-
-
-def _load(name: str) -> Command:
-    return cast("Command", import_module(COMMANDS[name]))

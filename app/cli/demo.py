@@ -29,11 +29,12 @@ _PRODUCTS = [
 ]
 
 
-async def load_demo(url: str, certificate: str = "") -> str:
+async def load_demo(url: str, key: str | None, certificate: str = "") -> str:
     """Load a dozen products if there are none, and return the id of a product for the tour.
 
     Args:
         url: where the service is.
+        key: the key of a client, if one is needed.
         certificate: PEM file of the certificate that the service shows, if it speaks TLS.
 
     Raises:
@@ -41,7 +42,10 @@ async def load_demo(url: str, certificate: str = "") -> str:
     """
     try:
         trusted = _only(certificate) if certificate else True
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, verify=trusted) as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False, verify=trusted
+        ) as client:
             known = (await client.get("/products", params={"limit": 250})).raise_for_status().json()["items"]
             ids = [str(product["id"]) for product in known]
             results = []
@@ -68,7 +72,8 @@ def _only(certificate: str) -> ssl.SSLContext:
 
 
 async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
-    # The tour promises a hit, and there is none before the first audit. Without Redis there is never one, so the wait ends.
+    # The tour promises a hit, and there is none before the first audit. Without Redis there is none at all, so the wait has a
+    # limit.
     deadline = time.monotonic() + _FIRST_HIT_S
     while time.monotonic() < deadline:
         answer = await client.get(f"/products/{product_id}")
@@ -77,23 +82,31 @@ async def _until_a_hit(client: httpx.AsyncClient, product_id: str) -> None:
         await asyncio.sleep(_RETRY_S)
 
 
-def what_to_try(url: str, product_id: str) -> str:
+def what_to_try(url: str, product_id: str, key: str | None) -> str:
     """Return a tour that can be pasted into another terminal."""
     product = f"{url}/products/{product_id}"
+    curl = 'curl -i -H "$KEY"' if key else "curl -i"
+    note = (
+        f"Every request needs a key. This one may do everything for a day:\n\n  KEY='Authorization: Bearer {key}'"
+        if key
+        else "It is open to this machine: nobody needs a key. LARDER_ACCESS=keys closes it."
+    )
     return f"""
 Larder serves on {url} (Ctrl-C stops it and its private servers).
+
+{note}
 
 Every call can be read about and tried on   {url}/docs
 
 Or paste into another terminal. Read a product; the second time its answer has `Cache-Status: larder; hit`:
 
-  curl -i {product}
+  {curl} {product}
 
 Count its stock, which writes through to PostgreSQL and the cache:
 
-  curl -i -X PUT {product}/stock -H 'Content-Type: application/json' -d '{{"stock": 50}}'
+  {curl} -X PUT {product}/stock -H 'Content-Type: application/json' -d '{{"stock": 50}}'
 
 Read it again: the new stock, and still a hit:
 
-  curl -i {product}
+  {curl} {product}
 """

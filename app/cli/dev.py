@@ -7,15 +7,20 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from app.access.key_table import create_key
+from app.access.keys import Scope, id_of, make_key
 from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.cli.migrate import migrate
-from app.server.address import bind
+from app.main import open_database
+from app.server.address import bind, check_exposure
 from app.server.process import log_to_stderr
 from app.server.signals import StopSignals
 from app.server.supervisor import serve_by
+from app.settings import Settings
 
+_DAY_S = 86_400
 _DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
 
 
@@ -40,16 +45,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 async def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, and then stop everything that was started."""
     log_to_stderr()
-    with StopSignals() as stop, stop.cancelling(), bind(read_settings()) as listener:
+    # Whoever tries Larder on this machine needs no key, unless the environment says so.
+    access = {"LARDER_ACCESS": os.environ.get("LARDER_ACCESS") or "open"}
+    settings = read_settings(access)
+    with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
+        if warning := check_exposure(listener, settings):
+            print(f"larder dev: {warning}", file=sys.stderr)
         async with _private_servers(arguments.directory) as (urls, commands):
-            settings = read_settings(urls)
+            settings = read_settings({**access, **urls})
             await check_database(settings)
             if warning := await check_redis(settings):
                 print(f"larder dev: {warning}", file=sys.stderr)
             await migrate(settings.database_url)
 
+            key = None if settings.access == "open" else await _key_of_the_session(settings)
+
             async def ready(url: str) -> None:
-                print(what_to_try(url, await load_demo(url, settings.tls_certificate)))
+                print(what_to_try(url, await load_demo(url, key, settings.tls_certificate), key))
                 for command in commands:
                     print(f"Private server, until Ctrl-C: {command}")
                 sys.stdout.flush()
@@ -57,6 +69,17 @@ async def run(arguments: argparse.Namespace) -> int:
             await serve_by(settings, listener, stop, ready)
             print("Stopping.", flush=True)
     return 0
+
+
+async def _key_of_the_session(settings: Settings) -> str:
+    """Make a key that may do everything for a day, so that the tour works where keys are needed."""
+    key, digest = make_key()
+    database = open_database(settings)
+    try:
+        await create_key(database, id_of(key), digest, "dev", set(Scope), expires_in_s=_DAY_S)
+    finally:
+        await database.close()
+    return key
 
 
 @contextlib.asynccontextmanager

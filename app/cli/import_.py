@@ -46,7 +46,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         dest="mapping",
         default={},
         metavar="FIELD=COLUMN",
-        help="read FIELD from the column COLUMN; once for each field that has another name in the file",
+        help="read FIELD from the column COLUMN; repeat the option for each field that has another name in the file",
     )
     for option, least, most, default, metavar, meaning in _NUMBERS:
         parser.add_argument(

@@ -13,8 +13,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     subparsers.add_parser(
         "purge",
         help="empty the cache and start it clean",
-        description="Empty the cache. Needed after the database went back without a trace, such as a volume snapshot put"
-        " back under it; always safe, also under load: reads go to the database until the slots are filled again.",
+        description="Empty the cache. This is needed after the database went back in time unnoticed, for example when a"
+        " volume snapshot was restored. It is always safe, even under load: reads go to the database until the slots are"
+        " filled again.",
     )
 
 
@@ -25,7 +26,7 @@ async def run(_arguments: argparse.Namespace) -> int:
         raise CommandFailed(f"{warning} Nothing was emptied.")
     try:
         async with open_audit_store(settings) as store:
-            # The fence goes before the slots, so that no reader trusts what a late publish stores meanwhile.
+            # The fence is deleted before the slots, so that no reader trusts what a late publish stores meanwhile.
             await store.distrust(None)
             deleted = await store.purge(claim_ms=1)  # so that the next audit need not wait
     except CacheError as error:

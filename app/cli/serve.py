@@ -5,7 +5,7 @@ import sys
 
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.migrate import migrate
-from app.server.address import bind
+from app.server.address import bind, check_exposure
 from app.server.process import log_to_stderr
 from app.server.signals import StopSignals
 from app.server.supervisor import serve_by
@@ -37,6 +37,8 @@ async def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments.workers)
     log_to_stderr()
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
+        if warning := check_exposure(listener, settings):
+            print(f"larder serve: {warning}", file=sys.stderr)
         await check_database(settings)
         if warning := await check_redis(settings):
             print(f"larder serve: {warning}", file=sys.stderr)

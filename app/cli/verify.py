@@ -55,7 +55,7 @@ async def _verify(*, repair: bool) -> int:
     database = open_database(settings)
     try:
         async with open_audit_store(settings) as store:
-            # Twice what the audit may need: an interval, and a cycle of about as long.
+            # The longest life of a fence, and two intervals for an audit to begin and to finish.
             patience_s = (settings.fence_ttl_max_ms + 2 * settings.audit_interval_ms) / 1000
             inspection = Inspection(store, ProductSource(database), patience_s=patience_s)
             findings = await inspection.confirm(await _suspects(inspection))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from app.importer.csv_file import CsvFile
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 from app.importer.rows import Rejected, Row
 
 BODY_MAX_BYTES = 1_048_576
@@ -34,7 +34,7 @@ def read_batches(rows: Iterable[Row | Rejected], file: CsvFile, *, batch_size: i
     """Yield batches of at most ``batch_size`` rows, including rejected ones, in the order of the file.
 
     Raises:
-        BadInput: the file has more than ``IDS_MAX`` ids, or cannot be read on.
+        ImportStopped: the file has more than ``IDS_MAX`` ids, or cannot be read on.
     """
     batch, body_bytes = Batch(), 0
     for row in each_id_once(rows):
@@ -56,13 +56,13 @@ def read_batches(rows: Iterable[Row | Rejected], file: CsvFile, *, batch_size: i
 def each_id_once(rows: Iterable[Row | Rejected], *, ids_max: int = IDS_MAX) -> Iterator[Row | Rejected]:
     """Yield the rows. A row is rejected if an earlier line has the same id.
 
-    The id of a rejected row counts, too: the line that is imported must not depend on why another one is rejected.
+    The id of a rejected row counts, too, so that a mistake in one line never decides which other line is imported.
     """
     first_lines: dict[str | bytes, int] = {}
     for row in rows:
         first = first_lines.setdefault(_key(row.id), row.line) if row.id else row.line
         if len(first_lines) > ids_max:
-            raise BadInput(f"The file has more than {ids_max:,} ids. Split it, and import the parts one after the other.")
+            raise ImportStopped(f"The file has more than {ids_max:,} ids. Split it, and import the parts one after the other.")
         if first == row.line or isinstance(row, Rejected):
             yield row
         else:

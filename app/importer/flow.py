@@ -1,13 +1,15 @@
 """The flow of an import: several batches are sent at once, and their results are reported in the order of the file.
 
 The list of rejected rows is therefore sorted, and all rows before the position that the progress shows are done. A batch that
-is being retried delays the others only once they are a window ahead of it.
+is being retried delays the others only when they are a whole window ahead of it.
 """
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from operator import attrgetter
 
 from app.importer.batches import Batch
@@ -41,41 +43,29 @@ class ImportFlow:
         """
         window_batches = self.poster.connections * WINDOW_PER_CONNECTION
         window = deque[tuple[Batch, asyncio.Task[list[Result] | None]]]()
-        # No task raises anything except a cancellation, so the group ends them only when this is cancelled.
+        # A task raises nothing but a cancellation, so the group cancels the tasks only when ``run`` itself is cancelled.
         async with asyncio.TaskGroup() as tasks:
-            for batch in self._until_stopped(batches):
-                window.append((batch, tasks.create_task(self._send(batch))))
-                # Reading itself never waits, so this pause lets answers arrive and stops be noticed.
-                await asyncio.sleep(0)
-                while window and (len(window) >= window_batches or window[0][1].done()):
-                    oldest, sending = window.popleft()
-                    self._report(oldest, await sending)
+            with self._stop_at_failure():
+                for batch in takewhile(lambda _: not self.stop.is_set(), batches):
+                    window.append((batch, tasks.create_task(self._send(batch))))
+                    # Reading itself never waits, so this pause lets answers arrive and stops be noticed.
+                    await asyncio.sleep(0)
+                    while window and (len(window) >= window_batches or window[0][1].done()):
+                        oldest, sending = window.popleft()
+                        self._report(oldest, await sending)
             for oldest, sending in window:
                 self._report(oldest, await sending)
         if self._failure is not None:
             raise self._failure
 
-    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        try:
-            for batch in batches:
-                if self.stop.is_set:
-                    return
-                yield batch
-        except ImportStopped as error:
-            self._fail(error)
-
     async def _send(self, batch: Batch) -> list[Result] | None:
         """Return the results of the rows, or ``None`` when they are not known."""
         if not batch.rows:
             return []
-        try:
+        # A failure stops the import at once, not when this batch is reported, so that the other batches end their retries.
+        with self._stop_at_failure(), suppress(GivenUp):
             return await send_rows(self.poster, batch.rows)
-        except GivenUp:
-            return None
-        except ImportStopped as error:
-            # The import stops at once, not when this batch is reported, so that the others do not go on with their retries.
-            self._fail(error)
-            return None
+        return None
 
     def _report(self, batch: Batch, results: list[Result] | None) -> None:
         if results is None:
@@ -87,13 +77,15 @@ class ImportFlow:
         ]
         self.counts.update(result.outcome for result in results)
         self.counts["refused"] += len(batch.rejected)
-        try:
+        with self._stop_at_failure():
             self.rejected.add(sorted(rejected, key=attrgetter("line")))
-        except ImportStopped as error:
-            self._fail(error)
         self.progress.advance_to(batch.position, self.counts)
 
-    def _fail(self, error: ImportStopped) -> None:
-        """Stop the import. Only the first failure is raised."""
-        self._failure = self._failure or error
-        self.stop.set()
+    @contextmanager
+    def _stop_at_failure(self) -> Iterator[None]:
+        """Stop the import at a failure. Only the first failure is raised, at the end."""
+        try:
+            yield
+        except ImportStopped as error:
+            self._failure = self._failure or error
+            self.stop.set()

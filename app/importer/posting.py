@@ -10,12 +10,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from app.importer.errors import BadInput, GivenUp, ServiceStopped
+from app.importer.errors import GivenUp, ImportStopped
 from app.importer.retry import RetryPolicy, parse_retry_after
 from app.importer.stopping import StopFlag
 
@@ -38,7 +37,7 @@ class Poster:
     """Posts JSON to the service at ``url``, at most ``connections`` requests at once. It is an async context manager.
 
     Raises:
-        BadInput: the URL is not legal, or the environment names a proxy or certificates that cannot be used.
+        ImportStopped: the URL is not legal, or the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Poster:
                 for _ in range(connections)
             ]
         except (ImportError, ValueError, OSError) as error:
-            raise BadInput(
+            raise ImportStopped(
                 f"The proxy or the certificates that the environment names cannot be used ({error}). "
                 "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."
             ) from error
@@ -86,9 +85,7 @@ class Poster:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             await client.aclose()
 
@@ -98,19 +95,19 @@ class Poster:
         Every try has the same Idempotency-Key, so the service does it once. After an error it may or may not have been done.
 
         Raises:
-            ServiceStopped: no try is left, or another try would not help.
+            ImportStopped: no try is left, or another try would not help.
             GivenUp: the program is stopping.
         """
         async with self._free:
-            if self._stop.is_set:
+            if self._stop.is_set():
                 raise GivenUp("not sent")
             attempt = 1
             while isinstance(answer := await self._try_once(path, body, key), _FailedTry):
-                if self._stop.is_set:
+                if self._stop.is_set():
                     raise GivenUp(answer.reason)
                 if attempt > self._retry.retries:
                     tries = "1 try" if attempt == 1 else f"{attempt} tries"
-                    raise ServiceStopped(f"{self.shown_url} did not take {what} in {tries}. The last: {answer.reason}")
+                    raise ImportStopped(f"{self.shown_url} did not take {what} in {tries}. The last: {answer.reason}")
                 wait_ms = self._retry.wait_ms(attempt, answer.retry_after_ms)
                 self.notify(
                     f"{what[:1].upper()}{what[1:]}: {answer.reason}. Trying again in {wait_ms / 1000:.1f} s "
@@ -133,21 +130,21 @@ class Poster:
         except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
             return _FailedTry(f"no answer ({str(error) or type(error).__name__})")
         except httpx.HTTPError as error:
-            raise ServiceStopped(f"Cannot talk to {self.shown_url}: {str(error) or type(error).__name__}") from error
+            raise ImportStopped(f"Cannot talk to {self.shown_url}: {str(error) or type(error).__name__}") from error
         finally:
             self._clients.append(client)
-        if _is_passing(response):
+        if _is_temporary(response):
             return _FailedTry(problem_text(response), parse_retry_after(response.headers.get("Retry-After")))
         return response
 
-    def stopped_by(self, response: httpx.Response, what: str) -> ServiceStopped:
+    def stopped_by(self, response: httpx.Response, what: str) -> ImportStopped:
         """Return the error for an answer that every other request would get, too."""
         if response.is_redirect:
-            return ServiceStopped(
+            return ImportStopped(
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
             )
-        return ServiceStopped(
-            f"{self.shown_url} answers {problem_text(response)}, and would to every request (here {what}). "
+        return ImportStopped(
+            f"{self.shown_url} answers {what} with {problem_text(response)}. Other requests would get the same answer. "
             "Is this the address of a Larder, without a path behind it?"
         )
 
@@ -156,14 +153,14 @@ def _service_url(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise BadInput(f"--url {url!r} is not a URL: {error}") from error
+        raise ImportStopped(f"--url {url!r} is not a URL: {error}") from error
     port_is_legal = parsed.port is None or 0 < parsed.port <= _PORT_MAX
     if parsed.scheme not in {"http", "https"} or not parsed.host or not port_is_legal:
-        raise BadInput(f"--url {url!r} must look like http://127.0.0.1:8000")
+        raise ImportStopped(f"--url {url!r} must look like http://127.0.0.1:8000")
     return parsed.copy_with(query=None, fragment=None)
 
 
-def _is_passing(response: httpx.Response) -> bool:
+def _is_temporary(response: httpx.Response) -> bool:
     """Return whether another try may get a better answer."""
     status = response.status_code
     if status == httpx.codes.CONFLICT:
@@ -188,7 +185,7 @@ def problem_text(response: httpx.Response) -> str:
 
 
 def problem_reason(problem: object) -> str:
-    """Return the text of an RFC 9457 problem, with the single errors of a 422, made from the members that it has."""
+    """Return the text of an RFC 9457 problem, with the errors that a 422 lists. A member may be missing."""
     if isinstance(problem, str):
         return _one_line(problem)
     if not isinstance(problem, dict):

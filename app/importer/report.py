@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import rich.progress
 from rich.console import Console
 
-from app.importer.errors import BadOutput
+from app.importer.errors import ImportStopped
 from app.importer.plain_text import inert
 from app.importer.rows import Rejected
 from app.importer.sender import OUTCOMES, Outcome
@@ -25,7 +24,7 @@ class RejectedFile:
     """A CSV file of the rejected rows: line, id, reason. There is no file when no row was rejected.
 
     Raises:
-        BadOutput: it cannot be written, or an existing file of that name is not such a list.
+        ImportStopped: it cannot be written, or an existing file of that name is not such a list.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -52,13 +51,13 @@ class RejectedFile:
         except OSError as error:
             raise self._unwritable(error, "Make room or name another file with --refused, and run the import again.") from error
 
-    def _unwritable(self, error: OSError, cure: str) -> BadOutput:
-        return BadOutput(f"Cannot write the list of refused rows to {self.path}: {error.strerror or error}. {cure}")
+    def _unwritable(self, error: OSError, cure: str) -> ImportStopped:
+        return ImportStopped(f"Cannot write the list of refused rows to {self.path}: {error.strerror or error}. {cure}")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         # Every row was flushed when it was added, so an error here was raised before, or concerns only the header.
         with suppress(OSError):
             self._file.close()
@@ -67,16 +66,16 @@ class RejectedFile:
 
 
 def _check_replaceable(path: Path, source: Path) -> None:
-    """Raise ``BadOutput`` for an existing file that is not the list of an earlier import."""
+    """Raise ``ImportStopped`` for an existing file that is not the list of an earlier import."""
     if path.samefile(source):
-        raise BadOutput(f"--refused {path} is the file to import. Name another one.")
+        raise ImportStopped(f"--refused {path} is the file to import. Name another one.")
     if not path.is_file():
-        # Not even /dev/null: an empty list is removed at the end.
-        raise BadOutput(f"--refused {path} is not a regular file. Name one, or leave the option out.")
+        # Not even /dev/null is accepted, because an empty list is removed at the end.
+        raise ImportStopped(f"--refused {path} is not a regular file. Name one, or leave the option out.")
     with path.open("rb") as file:
         first_line = file.read(64).splitlines()[:1]
     if first_line not in ([], [",".join(HEADER).encode()]):
-        raise BadOutput(
+        raise ImportStopped(
             f"{path} exists and is not a list of refused rows, so it is left alone. "
             "Move it away, or name another file with --refused."
         )
@@ -118,5 +117,5 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 
 REQUIRED = ("id", "name", "price_cents")
 FIELDS = (*REQUIRED, "stock", "reorder_point")
@@ -55,7 +55,7 @@ class Columns:
         A name that matches exactly wins; otherwise case and outer spaces are ignored.
 
         Raises:
-            BadInput: a required or mapped column is missing or ambiguous.
+            ImportStopped: a required or mapped column is missing or ambiguous.
         """
         positions: dict[str, int] = {}
         missing: list[str] = []
@@ -63,7 +63,7 @@ class Columns:
             wanted = mapping.get(field, field)
             found = _matches(header, wanted)
             if len(found) > 1:
-                raise BadInput(
+                raise ImportStopped(
                     f"The header has {len(found)} columns that could be {field}, all named like {wanted!r}. "
                     f"Rename one, or name another column: --map {field}=COLUMN"
                 )
@@ -72,7 +72,7 @@ class Columns:
             elif field in REQUIRED or field in mapping:
                 missing.append(field if wanted == field else f"{field} (looked for a column {wanted!r})")
         if missing:
-            raise BadInput(_missing_columns(header, missing))
+            raise ImportStopped(_missing_columns(header, missing))
         return cls(tuple(header), positions)
 
     def text(self) -> str:
@@ -94,7 +94,7 @@ def _matches(header: Sequence[str], wanted: str) -> list[int]:
 
 
 def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
-    present = ", ".join(_shown(name) for name in header)
+    present = ", ".join(_quoted(name) for name in header)
     message = f"The header line has no column for {', '.join(missing)}. Its columns are: {present}."
     if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
         return f"{message} Cells must be separated by commas; this file seems to use another separator."
@@ -107,20 +107,20 @@ def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns
     Records whose cells are all empty are skipped.
 
     Raises:
-        BadInput: the file has no usable header.
+        ImportStopped: the file has no usable header.
     """
     records = _records(lines)
     header = next(records, None)
     if header is None:
-        raise BadInput(f"The file is empty: it needs a header line that names the columns, such as {','.join(REQUIRED)}")
+        raise ImportStopped(f"The file is empty: it needs a header line that names the columns, such as {','.join(REQUIRED)}")
     if isinstance(header, Rejected):
-        raise BadInput(
+        raise ImportStopped(
             f"The header line cannot be read: {header.reason}. "
             "(Are the file's line ends CR alone? Then: tr '\\r' '\\n' < FILE > converted.csv)"
         )
     _, names = header
     if any(_NOT_UTF8.search(name) for name in names):
-        raise BadInput(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
+        raise ImportStopped(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
     columns = Columns.of(names, mapping)
     return columns, (record if isinstance(record, Rejected) else _row(*record, columns) for record in records)
 
@@ -171,7 +171,7 @@ def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
             continue
         value = whole_number(cell) if field in NUMBERS else cell
         if value is None:
-            return Rejected(line, row_id, f"{field}: {_shown(cell)} is not a whole number from 0 to {NUMBER_MAX}")
+            return Rejected(line, row_id, f"{field}: {_quoted(cell)} is not a whole number from 0 to {NUMBER_MAX}")
         item[field] = value
     return Row(line, row_id, json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -191,6 +191,6 @@ def whole_number(cell: str) -> int | None:
     return int(digits)
 
 
-def _shown(cell: str) -> str:
+def _quoted(cell: str) -> str:
     """Return the cell as messages quote it. A long one is shortened."""
     return repr(cell if len(cell) <= _SHOWN_CHARS else cell[:_SHOWN_CHARS] + "…")

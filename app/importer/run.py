@@ -55,10 +55,10 @@ class ImportRun:
         except ImportStopped as error:
             self._say(f"larder import: {error}")
             if self._counts.total():
-                self._say(self._kept())
+                self._say(self._progress_text())
             return COULD_NOT_RUN
         if self._stop.interrupted:
-            self._say(f"Interrupted. {self._kept()}")
+            self._say(f"Interrupted. {self._progress_text()}")
             return INTERRUPTED
         text = f"Imported {self._counts.total():,} rows in {time.monotonic() - started_s:.1f} s: {counts_text(self._counts)}."
         if self._counts["refused"]:
@@ -92,8 +92,8 @@ class ImportRun:
     def _say_stopping(self) -> None:
         self._say("Stopping: waiting for the batches under way. Once more to drop them.")
 
-    def _kept(self) -> str:
+    def _progress_text(self) -> str:
         text = f"So far {counts_text(self._counts)}; batches without an answer may be stored or not."
         if self._counts["refused"]:
             text += f" The rows refused so far are listed in {self.refused_path}."
-        return f"{text} Run the same command again: it ends in the same state as if nothing had happened."
+        return f"{text} Run the same command again: the products are then the same as without the interruption."

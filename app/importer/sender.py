@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 
-from app.importer.errors import ServiceStopped
+from app.importer.errors import ImportStopped
 from app.importer.posting import Poster, json_of, problem_reason, problem_text
 from app.importer.rows import Row
 
@@ -39,7 +39,7 @@ async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
     After an error the service may or may not have stored the batch; sending it again is safe.
 
     Raises:
-        ServiceStopped: no further try would help, or none is left.
+        ImportStopped: no further try would help, or none is left.
         GivenUp: the import is stopping.
     """
     body = b'{"items":[' + b",".join(row.body for row in rows) + b"]}"
@@ -49,7 +49,7 @@ async def send_rows(poster: Poster, rows: Sequence[Row]) -> list[Result]:
     if response.status_code == httpx.codes.OK:
         results = _results(response, len(rows))
         if results is None:
-            raise ServiceStopped(
+            raise ImportStopped(
                 f"{poster.shown_url} answered 200, but not with one result for each of the {len(rows)} items. "
                 "Something other than a Larder, or one of another version, answers there."
             )

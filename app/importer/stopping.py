@@ -1,4 +1,4 @@
-"""How signals stop an import: after one signal the current batch is finished; after two it is cancelled."""
+"""How signals stop an import: after one signal the batches under way are finished; after two they are dropped."""
 
 import asyncio
 import contextlib
@@ -6,28 +6,19 @@ import signal
 from collections.abc import Callable, Iterator
 
 
-class StopFlag:
-    """Whether the import is to stop. Once the flag is set, no request is begun or repeated; one under way may end."""
+class StopFlag(asyncio.Event):
+    """Set when the import is to stop. From then on no request is begun or repeated; one under way may end."""
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        super().__init__()
         self.interrupted = False
         """Whether a signal set the flag."""
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the import is stopping."""
-        return self._event.is_set()
-
-    def set(self) -> None:
-        """Stop the import; idempotent."""
-        self._event.set()
 
     async def wait_ms(self, duration_ms: float) -> bool:
         """Wait ``duration_ms`` or until the flag is set; return True if the full time passed."""
         try:
             async with asyncio.timeout(duration_ms / 1000):
-                await self._event.wait()
+                await self.wait()
         except TimeoutError:
             return True
         return False

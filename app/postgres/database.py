@@ -1,10 +1,10 @@
 """Connections to PostgreSQL: how they are opened, and how they are divided among the parts of a process."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -22,6 +22,9 @@ _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
+
+KEYS_TIMEOUT_MS = 900
+"""Deadline of a statement about keys. The keys are read every second."""
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
@@ -43,11 +46,7 @@ async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
 
 def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
     """Return an engine without a pool, for work that runs once, such as migrations."""
-
-    async def open_connection() -> psycopg.AsyncConnection[TupleRow]:
-        return await connect(url, timeout_ms=timeout_ms)
-
-    return create_async_engine(DIALECT, async_creator=open_connection, poolclass=NullPool)
+    return create_async_engine(DIALECT, async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Database:
     """The connections of one process, in shares, so that a part that uses up its share takes nothing from the others.
 
     ``audit`` is the audit's own connection. ``loads`` serves the cache, ``writes`` serves transactions, and ``lists`` serves
-    pages, the ledger and housekeeping.
+    pages, the ledger and housekeeping. ``keys`` is a further connection, which is opened only where keys are checked.
     """
 
     def __init__(
@@ -85,13 +84,13 @@ class Database:
     ) -> None:
         self._url = url
         self._connect_timeout_ms = connect_timeout_ms
-        self._statement_timeout_ms = statement_timeout_ms
         self._acquire_timeout_s = acquire_timeout_ms / 1000
         shares = Shares.of(connections)
-        self.audit = self._share("audit", shares.audit, lock_timeout_ms)
-        self.loads = self._share("loads", shares.loads, lock_timeout_ms)
-        self.lists = self._share("lists", shares.lists, lock_timeout_ms)
-        self.writes = self._share("writes", shares.writes, WRITE_LOCK_TIMEOUT_MS)
+        self.audit = self._share("audit", shares.audit, statement_timeout_ms, lock_timeout_ms)
+        self.loads = self._share("loads", shares.loads, statement_timeout_ms, lock_timeout_ms)
+        self.lists = self._share("lists", shares.lists, statement_timeout_ms, lock_timeout_ms)
+        self.writes = self._share("writes", shares.writes, statement_timeout_ms, WRITE_LOCK_TIMEOUT_MS)
+        self.keys = self._share("keys", 1, KEYS_TIMEOUT_MS, KEYS_TIMEOUT_MS)
 
     def abandon(self) -> None:
         """Drop every connection, because another server is the primary. Connections in use are closed after their use."""
@@ -104,25 +103,21 @@ class Database:
             await pool.close()
 
     def _pools(self) -> tuple[Pool, ...]:
-        return self.audit, self.loads, self.lists, self.writes
+        return self.audit, self.loads, self.lists, self.writes, self.keys
 
-    def _share(self, name: str, size: int, lock_timeout_ms: int) -> Pool:
+    def _share(self, name: str, size: int, statement_timeout_ms: int, lock_timeout_ms: int) -> Pool:
         options = (
-            f"-c statement_timeout={self._statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={2 * self._statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
+            f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
+            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
         )
-
-        async def open_connection() -> Connection:
-            return await self._connect(options)
-
         return Pool(
             name,
-            open_connection,
+            partial(self._connect, options),
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
-            deadline_s=self._statement_timeout_ms / 1000 + 1.0,
+            deadline_s=statement_timeout_ms / 1000 + 1.0,
         )
 
     async def _connect(self, options: str) -> Connection:

@@ -33,7 +33,7 @@ WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.xact_st
 )
 ORDER BY a.xact_start LIMIT 3
 """
-"""The oldest transactions that use tables of this schema; one of them held the lock that was waited for."""
+"""The oldest transactions that use tables of this schema; one of them held the lock that the migration waited for."""
 
 
 def script_directory() -> ScriptDirectory:
@@ -58,14 +58,14 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
         DatabaseNewer: it was migrated by a newer Larder; nothing was touched.
         DatabaseFailed: a migration failed; it was rolled back.
     """
-    async with _migrating(database_url) as connection:
+    async with _locked_connection(database_url) as connection:
         encoding = await connection.scalar(text("SHOW server_encoding"))
         if encoding != "UTF8":
             raise DatabaseRefused(
                 f"the database's encoding is {encoding}, which cannot hold every name; nothing was changed."
                 " Create one with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
             )
-        await _wait_at_most(connection)
+        await _limit_lock_wait(connection)
         found = await connection.run_sync(_upgrade, revision)
         if found is None:
             for relation, schema in (schemas or {}).items():
@@ -76,7 +76,7 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
 
 async def payload_schema(database_url: str, relation: str) -> int:
     """Return the number of the payload's schema in the database, which all instances use. Raises as ``upgrade``."""
-    async with _migrating(database_url) as connection:
+    async with _locked_connection(database_url) as connection:
         statement = text("SELECT payload_schema FROM cache_generations WHERE relation = :relation")
         return int(await connection.scalar(statement, {"relation": relation}) or 0)
 
@@ -86,19 +86,19 @@ async def finish(database_url: str, relation: str, schema: int) -> bool:
 
     Returns whether there was anything to finish. Raises as ``upgrade``; then nothing was changed.
     """
-    async with _migrating(database_url) as connection:
-        await _wait_at_most(connection)
+    async with _locked_connection(database_url) as connection:
+        await _limit_lock_wait(connection)
         done = bool(await connection.scalar(_FINISH, {"relation": relation, "schema": schema}))
         await connection.commit()
         return done
 
 
-async def _wait_at_most(connection: AsyncConnection) -> None:
+async def _limit_lock_wait(connection: AsyncConnection) -> None:
     await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
 
 
 @asynccontextmanager
-async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
+async def _locked_connection(database_url: str) -> AsyncIterator[AsyncConnection]:
     """Open a connection that holds the lock under which instances migrate one after another."""
     engine = single_use_engine(database_url)
     try:
@@ -111,7 +111,7 @@ async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
                 if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                     raise
                 await connection.rollback()
-                raise LockTimeout(await _who_was_in_the_way(connection)) from error
+                raise LockTimeout(await _lock_holders(connection)) from error
     except exc.DBAPIError as error:
         raise (translate(error.orig) if isinstance(error.orig, psycopg.Error) else DatabaseFailed(str(error))) from error
     except psycopg.Error as error:
@@ -122,7 +122,7 @@ async def _migrating(database_url: str) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()  # ends the session, and with it the lock
 
 
-async def _who_was_in_the_way(connection: AsyncConnection) -> str:
+async def _lock_holders(connection: AsyncConnection) -> str:
     found = (await connection.execute(text(_IN_THE_WAY))).scalars().all()
     users = f"transactions that use the tables now, the oldest first: {'; '.join(found)}" if found else "none can be seen now"
     return (

@@ -120,17 +120,18 @@ class Pool:
 
     def drop(self) -> None:
         """Drop every connection: idle ones now, those in use after their use."""
-        self._generation += 1
-        idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection in self._take_idle():
             connection.pgconn.finish()
 
     async def close(self) -> None:
         """Close idle connections now, those in use after their use."""
+        for connection in self._take_idle():
+            await _close(connection)
+
+    def _take_idle(self) -> list[Connection]:
         self._generation += 1
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await _close(connection)
+        return idle
 
     async def _take_place(self) -> None:
         if not self._places.locked():
@@ -150,7 +151,7 @@ class Pool:
     async def _take_connection(self, *, fresh: bool) -> tuple[Connection, bool]:
         while self._idle:
             connection = self._idle.pop()
-            if not fresh and not _is_spoilt(connection):
+            if not fresh and not _has_unread_data(connection):
                 return connection, False
             await _close(connection)
             if fresh:
@@ -179,7 +180,7 @@ class Pool:
         return not connection.closed and connection.info.transaction_status == _IDLE
 
 
-def _is_spoilt(connection: Connection) -> bool:
+def _has_unread_data(connection: Connection) -> bool:
     """Return whether an idle connection has something to read: its end, or an unexpected message."""
     if connection.closed:
         return True

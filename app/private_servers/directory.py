@@ -26,7 +26,7 @@ class ServerDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._lock = _locked(self.path)
+        self._lock = _take_lock(self.path)
         if (account := server_account()) is not None:
             give(self.path, account)
 
@@ -43,7 +43,7 @@ class ServerDirectory:
         self.close()
 
 
-def _locked(path: Path) -> int:
+def _take_lock(path: Path) -> int:
     lock = -1
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

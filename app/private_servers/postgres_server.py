@@ -21,12 +21,14 @@ from app.private_servers.process import PrivateServer, ServerProcess, end_orphan
 _SUPERUSER = "postgres"
 _SOCKET_PREFIX = "larder-postgres-"
 _READY_S = 60.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _STOP_PATIENCE_S = 10.0
 _BUILTIN_LOCALE_SINCE = 17
 _PID_FILE = "postmaster.pid"
 # Lines of the pid file, counted from 0.
 _LINE_PID, _LINE_SOCKET_DIRECTORY, _LINE_STATUS = 0, 4, 7
-
+# Nothing is inherited, because the caller's PG* variables and locale are meant for other servers.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -62,6 +64,55 @@ class PostgresServer(PrivateServer):
         port = f"&port={number}" if (number := self._options.get("port")) else ""
         return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}{port}"
 
+    def prepare(self) -> None:
+        """Make the files on first use, and check those of an earlier one. It blocks.
+
+        Raises:
+            DirectoryNotWritable: the files cannot be made.
+            ServerFailed: they cannot be used.
+        """
+        open_programs(self._programs, "postgres", self._account)
+        try:
+            self._initialise()
+        except OSError as error:
+            raise DirectoryNotWritable(f"{self.data_dir} cannot be written to ({error.strerror}).") from error
+
+    def _initialise(self) -> None:
+        ours = self._run("postgres", "--version").stdout.removeprefix("postgres (PostgreSQL) ").partition(".")[0].strip()
+        version_file = self.data_dir / "PG_VERSION"
+        if version_file.exists():
+            if (theirs := version_file.read_text().strip()) != ours:
+                raise ServerFailed(
+                    f"{self.data_dir} was made by PostgreSQL {theirs}, the installed one is {ours}. Nothing was changed. "
+                    "Dump it with the old one, or move the directory away to begin anew."
+                )
+            give(self.data_dir, self._account)
+            return
+        # initdb writes to another name first, so that a cluster left unfinished by a killed initdb is never used.
+        unfinished = self.data_dir.with_name(self.data_dir.name + ".unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir()
+        give(unfinished, self._account)
+        options = ["--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions", *_locale(ours)]
+        done = self._run("initdb", "-D", str(unfinished), *options)
+        if done.returncode != 0:
+            raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
+        unfinished.rename(self.data_dir)
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self._programs / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env=_ENVIRONMENT,
+            user=self._account,
+            group=self._account,
+            extra_groups=None if self._account is None else [],
+        )
+
     async def start(self) -> None:
         """Start the server on its files and wait until it accepts connections.
 
@@ -71,24 +122,19 @@ class PostgresServer(PrivateServer):
         command = [str(self._programs / "postgres"), "-D", str(self.data_dir), "-k", str(self._socket_dir)]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        process = ServerProcess(command, log=_log(self.data_dir), user=self._account, environment=_environment())
+        log = self.data_dir.with_name(self.data_dir.name + ".log")
+        process = ServerProcess(command, log=log, user=self._account, environment=_ENVIRONMENT)
         self._process = process
-        try:
-            await process.until_ready(lambda: self._is_ready(process), deadline_s=_READY_S)
-        except BaseException:
-            await process.kill()
-            raise
+        await process.until_ready(lambda: self._is_ready(process), deadline_s=_READY_S)
 
     async def stop(self) -> None:
         """Stop the server, which rolls back open transactions, and remove its socket. The data stays."""
-        if self._process is not None:
-            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await self._end(*_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     async def restart(self) -> None:
         """Stop the server if it runs, and start it again at the same URL."""
-        if self._process is not None:
-            await self._process.stop(signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await self._end(*_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
         await self.start()
 
     def _is_ready(self, process: ServerProcess) -> bool:
@@ -122,7 +168,7 @@ async def start_postgres(
     server = PostgresServer(data_dir, database=database, options=options or {}, programs=programs)
     try:
         await _end_orphan(server.data_dir)
-        await asyncio.to_thread(_prepare, server)
+        await asyncio.to_thread(server.prepare)
         await server.start()
         await _create_database(server, database)
     except BaseException:
@@ -131,63 +177,11 @@ async def start_postgres(
     return server
 
 
-def _prepare(server: PostgresServer) -> None:
-    open_programs(server._programs, "postgres", server._account)  # noqa: SLF001 - private member of the same module
-    try:
-        _initialise(server.data_dir, server._programs, server._account)  # noqa: SLF001 - as above
-    except OSError as error:
-        raise DirectoryNotWritable(f"{server.data_dir} cannot be written to ({error.strerror}).") from error
-
-
-def _initialise(data_dir: Path, programs: Path, account: str | None) -> None:
-    ours = _major_version(programs, account)
-    version_file = data_dir / "PG_VERSION"
-    if version_file.exists():
-        if (theirs := version_file.read_text().strip()) != ours:
-            raise ServerFailed(
-                f"{data_dir} was made by PostgreSQL {theirs}, the installed one is {ours}. Nothing was changed. "
-                "Dump it with the old one, or move the directory away to begin anew."
-            )
-        give(data_dir, account)
-        return
-    # initdb writes to another name first, so that a cluster left unfinished by a killed initdb is never used.
-    unfinished = data_dir.with_name(data_dir.name + ".unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir()
-    give(unfinished, account)
-    command = [str(programs / "initdb"), "-D", str(unfinished), "--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8"]
-    command += ["--no-instructions", *_locale(ours)]
-    done = _run(command, account)
-    if done.returncode != 0:
-        raise ServerFailed(f"initdb failed: {done.stderr.strip()}")
-    unfinished.rename(data_dir)
-
-
 def _locale(major_version: str) -> list[str]:
     # Sort bytewise and use Unicode case rules on every machine. Older versions have both only through the C library.
     if int(major_version) >= _BUILTIN_LOCALE_SINCE:
         return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     return ["--locale=C.UTF-8"]
-
-
-def _major_version(programs: Path, account: str | None) -> str:
-    answer = _run([str(programs / "postgres"), "--version"], account).stdout
-    return answer.removeprefix("postgres (PostgreSQL) ").partition(".")[0].strip()
-
-
-def _run(command: list[str], account: str | None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        env=_environment(),
-        user=account,
-        group=account,
-        extra_groups=None if account is None else [],
-    )
 
 
 async def _create_database(server: PostgresServer, database: str) -> None:
@@ -203,7 +197,7 @@ async def _create_database(server: PostgresServer, database: str) -> None:
 async def _end_orphan(data_dir: Path) -> None:
     lines = _pid_file_lines(data_dir)
     if (process := orphan(data_dir / _PID_FILE, data_dir)) is not None:
-        await end_orphan(process, signal.SIGINT, signal.SIGQUIT, patience_s=_STOP_PATIENCE_S)
+        await end_orphan(process, *_STOP_SIGNALS, patience_s=_STOP_PATIENCE_S)
     if not lines:
         return
     if is_zombie(lines[_LINE_PID]):
@@ -220,12 +214,3 @@ def _pid_file_lines(data_dir: Path) -> list[str]:
         return [line.strip() for line in (data_dir / _PID_FILE).read_text().splitlines()]
     except OSError:
         return []
-
-
-def _log(data_dir: Path) -> Path:
-    return data_dir.with_name(data_dir.name + ".log")
-
-
-def _environment() -> dict[str, str]:
-    # Nothing is inherited, because the caller's PG* variables and locale are meant for other servers.
-    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

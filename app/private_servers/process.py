@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
     raise ExtraMissing(f"Private servers need packages that are not installed. {HOW_TO_GET_THEM}") from error
 
 _POLL_S = 0.01
+_KILL_S = 10.0
 _LOG_TAIL_BYTES = 2_000
 
 
@@ -66,18 +67,21 @@ class ServerProcess:
         return self._process.poll() is not None
 
     async def until_ready(self, ready: Callable[[], bool], *, deadline_s: float) -> None:
-        """Wait until ``ready`` returns true.
+        """Wait until ``ready`` returns true. If that fails or is cancelled, the server is killed.
 
         Raises:
             ServerFailed: the server ended first, or the deadline passed; the last lines of its log are in the message.
         """
-        end = time.monotonic() + deadline_s
-        while not ready():
-            if self.ended():
-                raise ServerFailed(f"{self._name} ended while starting: {self.log_tail()}")
-            if time.monotonic() > end:
-                raise ServerFailed(f"{self._name} was not ready after {deadline_s:g} s: {self.log_tail()}")
-            await asyncio.sleep(_POLL_S)
+        try:
+            in_time = await _within(deadline_s, lambda: self.ended() or ready())
+        except BaseException:
+            await self.kill()
+            raise
+        if in_time and not self.ended():
+            return
+        fault = "ended while starting" if self.ended() else f"was not ready after {deadline_s:g} s"
+        await self.kill()
+        raise ServerFailed(f"{self._name} {fault}: {self.log_tail()}")
 
     def log_tail(self) -> str:
         """Return the last lines that the server wrote."""
@@ -96,7 +100,7 @@ class ServerProcess:
     async def kill(self) -> None:
         """End the server and its children at once (SIGKILL), as a crash of its machine would."""
         self._signal_family(signal.SIGKILL)
-        await self._until_ended(deadline_s=10)
+        await _within(_KILL_S, self.ended)
 
     async def stop(self, *signals: signal.Signals, patience_s: float) -> None:
         """Send the signals and at last SIGKILL, with ``patience_s`` between them, until the server has ended."""
@@ -105,17 +109,9 @@ class ServerProcess:
             if self.ended():
                 return
             self._process.send_signal(number)
-            if await self._until_ended(deadline_s=patience_s):
+            if await _within(patience_s, self.ended):
                 return
         await self.kill()
-
-    async def _until_ended(self, *, deadline_s: float) -> bool:
-        end = time.monotonic() + deadline_s
-        while not self.ended():
-            if time.monotonic() > end:
-                return False
-            await asyncio.sleep(_POLL_S)
-        return True
 
     def _signal_family(self, number: signal.Signals) -> None:
         # The parent comes first, because a running PostgreSQL would react to the death of one of its children.
@@ -139,21 +135,25 @@ class PrivateServer:
     @property
     def pid(self) -> int:
         """The process id of the server."""
-        return self._running().pid
+        return self._started_process().pid
 
     async def kill(self) -> None:
         """End the server at once, as a crash would (SIGKILL to it and its children)."""
-        await self._running().kill()
+        await self._started_process().kill()
 
     def pause(self) -> None:
         """Make the server hang (SIGSTOP to it and its children). Its connections stay open."""
-        self._running().pause()
+        self._started_process().pause()
 
     def resume(self) -> None:
         """End a ``pause``. Requests that were sent meanwhile are carried out now."""
-        self._running().resume()
+        self._started_process().resume()
 
-    def _running(self) -> ServerProcess:
+    async def _end(self, *signals: signal.Signals, patience_s: float) -> None:
+        if self._process is not None:
+            await self._process.stop(*signals, patience_s=patience_s)
+
+    def _started_process(self) -> ServerProcess:
         if self._process is None:
             raise ServerFailed("The private server was not started.")
         return self._process
@@ -194,12 +194,12 @@ async def end_orphan(process: psutil.Process, *signals: signal.Signals, patience
             member.send_signal(signal.SIGCONT)
         for number in (*signals, signal.SIGKILL):
             process.send_signal(number)
-            if await _gone(process, patience_s):
+            if await _has_ended(process, patience_s):
                 break
         else:
             raise ServerFailed(f"The server of an earlier run (process {process.pid}) does not end: stop it by hand.")
         for member in family:
-            if not await _gone(member, patience_s):
+            if not await _has_ended(member, patience_s):
                 member.kill()
     except psutil.NoSuchProcess:
         return
@@ -209,9 +209,14 @@ async def end_orphan(process: psutil.Process, *signals: signal.Signals, patience
         ) from error
 
 
-async def _gone(process: psutil.Process, patience_s: float) -> bool:
-    end = time.monotonic() + patience_s
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+async def _has_ended(process: psutil.Process, patience_s: float) -> bool:
+    return await _within(patience_s, lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+async def _within(deadline_s: float, condition: Callable[[], bool]) -> bool:
+    """Wait until the condition holds; return whether it did before the deadline."""
+    end = time.monotonic() + deadline_s
+    while not condition():
         if time.monotonic() > end:
             return False
         await asyncio.sleep(_POLL_S)

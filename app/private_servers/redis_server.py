@@ -100,7 +100,7 @@ class RedisServer(PrivateServer):
 
     async def stop(self) -> None:
         """Stop the server and remove its socket. Its data is lost, and it cannot be started again."""
-        await self._end()
+        await self._end(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
         shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     async def restart(self, *, keep_snapshot: bool = False) -> None:
@@ -109,14 +109,10 @@ class RedisServer(PrivateServer):
         Args:
             keep_snapshot: load what the last ``SAVE`` wrote. Otherwise it starts empty.
         """
-        await self._end()
+        await self._end(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
         if not keep_snapshot:
             (self.directory / _SNAPSHOT).unlink(missing_ok=True)
         await self.start()
-
-    async def _end(self) -> None:
-        if self._process is not None:
-            await self._process.stop(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
 
     async def _start_on(self, port: int) -> None:
         configuration = self._write_configuration(port)
@@ -127,11 +123,7 @@ class RedisServer(PrivateServer):
             environment={"LC_ALL": "C"},
         )
         self._process = process
-        try:
-            await process.until_ready(lambda: self._answers() and self._owns_pid_file(process), deadline_s=_READY_S)
-        except BaseException:
-            await process.kill()
-            raise
+        await process.until_ready(lambda: self._answers() and self._owns_pid_file(process), deadline_s=_READY_S)
 
     def _write_configuration(self, port: int) -> Path:
         path = self.directory / _CONFIGURATION

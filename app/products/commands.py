@@ -6,7 +6,7 @@ one after another in one transaction, each on the rows that the one before it re
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -150,20 +150,8 @@ class ChangeExisting(Command):
 
 def merge_patch(product_id: str, patch: Patch, condition: Precondition = ALWAYS) -> Command:
     """Change some fields of a product."""
-    given = {
-        field: value
-        for field, value in (
-            ("name", patch.name),
-            ("price_cents", patch.price_cents),
-            ("reorder_point", patch.reorder_point),
-        )
-        if value is not None
-    }
-
-    def rule(product: Product) -> Effect:
-        return _changed(product, replace(product, **given))  # type: ignore[arg-type]  # names and types are those above
-
-    return ChangeExisting(product_id, condition, rule)
+    given = {field: value for field, value in asdict(patch).items() if value is not None}
+    return ChangeExisting(product_id, condition, lambda product: _changed(product, replace(product, **given)))
 
 
 def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, reference: str | None = None) -> Command:

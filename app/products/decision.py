@@ -1,11 +1,4 @@
-"""The decision of a transaction about one of its requests.
-
-Decision
-├── Done        carried out, also if nothing had to be changed
-├── Denied      refused by the rules; nothing was changed for it
-├── Repeated    done before, under its idempotency key; it carries the answer given then
-└── Postponed   not decided: somebody else holds one of its rows, or is carrying out a request with its idempotency key
-"""
+"""The decision of a transaction about one of its requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +10,21 @@ from app.products.idempotency import Answer
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Carried out, with an effect for each product of the command."""
+    """Carried out, with an effect for each product of the command, even if nothing had to be changed."""
 
     effects: Sequence[Effect]
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Refused by the rules."""
+    """Refused by the rules; nothing was changed for it."""
 
     refusal: Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Done before, and answered with ``answer``."""
+    """Done before, under its idempotency key, and answered with ``answer`` then."""
 
     answer: Answer
     product_ids: Sequence[str]
@@ -40,7 +33,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """Not decided; nothing was changed."""
+    """Not decided: somebody else holds one of its rows, or is carrying out a request with its idempotency key."""
 
     held: Sequence[str] = ()
     """The products whose rows somebody else holds; empty if the reason is the idempotency key."""

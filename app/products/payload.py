@@ -1,7 +1,7 @@
 """A product as bytes: the body of a GET, and the payload of its slot in the cache.
 
 The payload has a schema, whose number is in the database. A release that adds a member raises ``SCHEMA``. It goes on writing
-the payload of the database's number until ``larder migrate --finish`` raises that number, too (docs/OPERATIONS.md).
+payloads of the schema that the database names until ``larder migrate --finish`` raises that number, too (docs/OPERATIONS.md).
 """
 
 import json

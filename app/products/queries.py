@@ -36,7 +36,7 @@ NEWEST_MOVEMENTS: LiteralString = """
 SELECT wanted.id, coalesce((SELECT max(version) FROM stock_movements m WHERE m.product_id = wanted.id), 0)
 FROM unnest(%(ids)s::text[]) AS wanted (id)
 """
-"""Returns the newest version in the ledger of each product. It may exceed that of a product restored alone."""
+"""Returns the newest version in the ledger of each product. It is above that of a product that was restored alone."""
 
 INSERT: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
@@ -117,7 +117,7 @@ RETURNING created_at
 """
 """Inserts ledger entries. It runs before the products' rows change, so that the trigger on them finds the change recorded.
 
-If another transaction created one of the products first, fewer are returned than given: there was no row to lock.
+If another transaction created one of the products first, fewer rows come back than were given: it had no row to lock.
 """
 
 MOVEMENTS: LiteralString = """

@@ -46,7 +46,7 @@ class WriteLimits:
     queue_limit: int
     request_timeout_ms: int
     idempotency_wait_ms: int
-    places_apart: int
+    product_places: int
     """Most transactions at once for products whose rows somebody else holds."""
 
 
@@ -71,7 +71,7 @@ class Products:
         self._timeout_s = limits.request_timeout_ms / 1000
         self._busy_s = limits.idempotency_wait_ms / 1000
         self._queue = WriteQueue(
-            self._transact, batch_weight=limits.write_batch, queue_limit=limits.queue_limit, places=limits.places_apart
+            self._transact, batch_weight=limits.write_batch, queue_limit=limits.queue_limit, places=limits.product_places
         )
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
@@ -131,7 +131,7 @@ class Products:
         ticket = Ticket(WriteRequest(command, origin), deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                decision, acknowledgement = await self._decided(ticket)
+                decision, acknowledgement = await self._submit(ticket)
                 if not isinstance(decision, Denied):
                     await self._cache.settle(acknowledgement)
         except TimeoutError as error:
@@ -150,6 +150,12 @@ class Products:
             case Postponed():
                 raise RequestInProgress("another request with this idempotency key is not finished")
 
+    @property
+    def longest_wait_s(self) -> float:
+        """How long the oldest write that no transaction has taken has waited. Writes for held rows do not count."""
+        oldest = self._queue.oldest
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest.deadline + self._timeout_s
+
     async def drop(self, product_id: str) -> None:
         """Drop one cache entry. Raises ``StoreUnavailable``."""
         await self._cache.drop(product_id)
@@ -158,7 +164,7 @@ class Products:
         """Finish the writes that were accepted."""
         await self._queue.aclose()
 
-    async def _decided(self, ticket: Ticket) -> Outcome:
+    async def _submit(self, ticket: Ticket) -> Outcome:
         """Submit again, for a limited time, while another request with the same idempotency key is under way."""
         clock = asyncio.get_running_loop().time
         patience = clock() + self._busy_s

@@ -1,11 +1,13 @@
-"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Triggers and functions are only there."""
+"""The schema in SQLAlchemy's terms, which Alembic compares with the migrations. Triggers and functions are only in those."""
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -76,6 +78,7 @@ Index(
     postgresql_where=products.c.deleted_at.is_(None),
 )
 
+Index("ix_products_live", products.c.id, postgresql_where=products.c.deleted_at.is_(None))
 Index(
     "ix_products_below_reorder_point",
     products.c.id,
@@ -149,4 +152,32 @@ cache_audits = Table(
     Column("barred", Boolean, nullable=False, server_default=text("false")),
     # The row is updated twice a second. Free space on its page keeps each new version on the same page.
     postgresql_with={"fillfactor": "50"},
+)
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("client", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("rate_per_s", Double),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("last_used_on", Date),
+    CheckConstraint("client ~ '^[A-Za-z0-9._-]{1,64}$'", name="client"),
+    CheckConstraint("cardinality(scopes) > 0", name="scopes"),
+    CheckConstraint("octet_length(digest) = 32", name="digest"),
+    CheckConstraint("rate_per_s > 0", name="rate"),
+)
+Index("ix_access_keys_digest", access_keys.c.digest, unique=True)
+
+# One row, whose value changes with every change of what a key allows.
+access_generation = Table(
+    "access_generation",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("generation", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    CheckConstraint("singleton", name="singleton"),
 )

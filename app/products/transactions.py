@@ -33,7 +33,7 @@ from app.products.source import PRODUCTS, row_of, state_of
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.told``)."""
+"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt. It doubles with each further attempt."""
@@ -64,11 +64,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A statement that changes something. ``made`` is the number of rows that it has to return."""
+    """A statement that changes something. ``row_count`` is the number of rows that it must return."""
 
     statement: LiteralString
     parameters: Mapping[str, Any]
-    made: int = 0
+    row_count: int = 0
 
 
 class ProductTransactions:
@@ -151,18 +151,18 @@ class _Transaction:
         await self._lock(session)
         self.has_rows = True
         decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
-        spoken_of = sorted(
-            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _touched(request, decision)}
+        publish_keys = sorted(
+            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
         )
-        decisions, states = await self._change(session, decisions, spoken_of)
+        decisions, states = await self._change(session, decisions, publish_keys)
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
             if (statement := _store_answer(request, decision)) is not None
         ]
-        # The read-back fails if the database no longer accepts this release. A batch without one reads the epoch instead.
-        ask: Sequence[Statement] = () if spoken_of else ((EPOCH, PRODUCTS.parameters),)
-        if spoken_of or answers:
+        # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
+        ask: Sequence[Statement] = () if publish_keys else ((EPOCH, PRODUCTS.parameters),)
+        if publish_keys or answers:
             await session.commit(*ask, *answers)
         else:
             # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
@@ -207,7 +207,7 @@ class _Transaction:
 
     def _decide(self, request: WriteRequest) -> Decision:
         key = request.origin.idempotency_key
-        if key and (earlier := self._earlier(key)):
+        if key and (earlier := self._earlier_decision(key)):
             return earlier
         if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
@@ -219,13 +219,13 @@ class _Transaction:
         return Done(effects)
 
     def _above_the_ledger(self, effect: Effect) -> Effect:
-        """Raise the effect's version above the ledger's, which is ahead when products were restored without their ledger."""
+        """Raise the effect's version above the ledger's. A product that was restored without its ledger is behind it."""
         newest = self._newest.get(effect.row.id, 0)
         if effect.change is Change.UNCHANGED or effect.row.version > newest:
             return effect
         return replace(effect, row=replace(effect.row, version=newest + 1))
 
-    def _earlier(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
+    def _earlier_decision(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
         name = (key.caller, key.key)
         if stored := self._stored.get(name):
             if stored.request_hash != key.request_hash:
@@ -237,18 +237,18 @@ class _Transaction:
         return None
 
     async def _change(
-        self, session: Session, decisions: Sequence[Decision], spoken_of: Sequence[str]
+        self, session: Session, decisions: Sequence[Decision], publish_keys: Sequence[str]
     ) -> tuple[Sequence[Decision], Sequence[State]]:
-        if not spoken_of:
+        if not publish_keys:
             return decisions, ()
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
         steps = _record(self._batch, decisions) + _steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in steps]
-        *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(spoken_of), "knows": SCHEMA}))
+        *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
-            if len(rows) < step.made:
+            if len(rows) < step.row_count:
                 raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
                 recorded_at = rows[0][0]
@@ -260,7 +260,7 @@ class _Transaction:
         return stamped, states
 
 
-def _touched(request: WriteRequest, decision: Decision) -> Sequence[str]:
+def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
     """Return the products whose present rows must be published before this decision is answered (R10)."""
     if isinstance(decision, Repeated):
         return decision.product_ids
@@ -295,7 +295,7 @@ def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> lis
         }
         for movement, origin in entries
     ]
-    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, made=len(rows))]
+    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, row_count=len(rows))]
 
 
 def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]:
@@ -304,15 +304,15 @@ def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]
     known = [row for row in products if before[row.id].version > 0]
     gone = [row for row in changed.values() if isinstance(row, Gone)]
     # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
-    born_dead = [row for row in gone if before[row.id].version == 0]
+    never_stored = [row for row in gone if before[row.id].version == 0]
     buried = [row for row in gone if before[row.id].version > 0]
     steps: list[_Step] = []
-    if new or born_dead:
-        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in born_dead]
+    if new or never_stored:
+        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in never_stored]
         inserted = sorted([*new, *placeholders], key=lambda row: row.id)
-        dead = {row.id for row in born_dead}
+        dead = {row.id for row in never_stored}
         gone_at_once = [row.id in dead for row in inserted]
-        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, made=len(inserted)))
+        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, row_count=len(inserted)))
     if known:
         rows = [
             {

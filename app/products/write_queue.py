@@ -97,18 +97,23 @@ class WriteQueue:
         self._main: Batcher[Ticket, Outcome | None] = Batcher(
             self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS
         )
-        self._apart: dict[str, _Product] = {}
+        self._queues: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()
         self._stuck: deque[str] = deque()
-        self._waiting_apart = 0
+        self._waiting_in_queues = 0
         self._attempts: set[asyncio.Task[None]] = set()
         self._stuck_attempts = 0
-        self._turn_of_stuck = False
+        self._stuck_first = False
 
     @property
     def waiting(self) -> int:
         """Number of requests that no transaction has taken yet."""
-        return self._main.waiting + self._waiting_apart
+        return self._main.waiting + self._waiting_in_queues
+
+    @property
+    def oldest(self) -> Ticket | None:
+        """The request that has waited longest for the main transaction, or ``None`` if none waits."""
+        return self._main.oldest
 
     async def submit(self, ticket: Ticket) -> Outcome:
         """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
@@ -118,10 +123,10 @@ class WriteQueue:
             DatabaseError, OutcomeUnknown: from its transaction.
         """
         try:
-            name = next((key for key in ticket.request.command.keys if key in self._apart), None)
+            name = next((key for key in ticket.request.command.keys if key in self._queues), None)
             if name is not None:
                 ticket.held = (name,)
-                self._put_apart(ticket)
+                self._enqueue(ticket)
             elif outcome := await self._main.submit(ticket):
                 return outcome
             if ticket.future is None:
@@ -151,7 +156,7 @@ class WriteQueue:
             for ticket in batch:
                 ticket.under_way = False
                 ticket.alone = not isinstance(error, RowsHeld)
-            return [self._go_apart(ticket) for ticket in batch]
+            return [self._move(ticket) for ticket in batch]
         return [self._after_main(ticket, outcome) for ticket, outcome in zip(batch, outcomes, strict=True)]
 
     def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
@@ -162,22 +167,22 @@ class WriteQueue:
         if not decision.held:
             return outcome
         ticket.held = decision.held
-        return self._go_apart(ticket)
+        return self._move(ticket)
 
-    def _go_apart(self, ticket: Ticket) -> Overloaded | None:
+    def _move(self, ticket: Ticket) -> Overloaded | None:
         if not ticket.left:
             try:
-                self._put_apart(ticket)
+                self._enqueue(ticket)
             except Overloaded as error:
                 return error
         return None
 
     # ------------------------------------------------------ products' queues
 
-    def _put_apart(self, ticket: Ticket) -> None:
+    def _enqueue(self, ticket: Ticket) -> None:
         name = _name(ticket)
-        product = self._apart.get(name)
-        if self._waiting_apart >= self._queue_limit or (product and len(product.waiting) >= self._product_limit):
+        product = self._queues.get(name)
+        if self._waiting_in_queues >= self._queue_limit or (product and len(product.waiting) >= self._product_limit):
             raise Overloaded(f"too many requests wait for product {name}, or for others whose rows are held")
         ticket.future = asyncio.get_running_loop().create_future()
         self._line_up(ticket)
@@ -185,28 +190,28 @@ class WriteQueue:
 
     def _line_up(self, ticket: Ticket, *, first: bool = False) -> None:
         name = _name(ticket)
-        product = self._apart.get(name)
+        product = self._queues.get(name)
         if product is None:
-            product = self._apart[name] = _Product()
+            product = self._queues[name] = _Product()
             self._fresh.append(name)
         if first:
             product.waiting.appendleft(ticket)
         else:
             product.waiting.append(ticket)
-        self._waiting_apart += 1
+        self._waiting_in_queues += 1
 
     def _begin_attempts(self) -> None:
         while len(self._attempts) < self._places:
             may_be_stuck = bool(self._stuck) and self._stuck_attempts < self._stuck_places
-            if may_be_stuck and (self._turn_of_stuck or not self._fresh):
+            if may_be_stuck and (self._stuck_first or not self._fresh):
                 name = self._stuck.popleft()
             elif self._fresh:
                 name = self._fresh.popleft()
             else:
                 return
-            self._turn_of_stuck = not self._apart[name].stuck
-            self._stuck_attempts += self._apart[name].stuck
-            task = asyncio.create_task(self._attempt(name, self._apart[name]))
+            self._stuck_first = not self._queues[name].stuck
+            self._stuck_attempts += self._queues[name].stuck
+            task = asyncio.create_task(self._attempt(name, self._queues[name]))
             self._attempts.add(task)
             task.add_done_callback(self._end_attempt)
 
@@ -232,7 +237,7 @@ class WriteQueue:
             if product.waiting:
                 (self._stuck if product.stuck else self._fresh).append(name)
             else:
-                del self._apart[name]
+                del self._queues[name]
 
     def _take(self, product: _Product) -> list[Ticket]:
         """Take the next batch: all requests that wait for this row only, or one that needs several rows or must be alone."""
@@ -249,7 +254,7 @@ class WriteQueue:
                     break
                 batch.append(ticket)
             product.waiting.popleft()
-            self._waiting_apart -= 1
+            self._waiting_in_queues -= 1
         return batch
 
     async def _serve(self, batch: Sequence[Ticket], patience: Patience) -> bool:

@@ -1,5 +1,6 @@
 """The address that Larder serves on: functions to bind it, to listen on it, and to return its URL."""
 
+import ipaddress
 import socket
 from errno import EACCES, EADDRINUSE
 
@@ -50,6 +51,26 @@ def local_url(listener: socket.socket, settings: Settings) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the settings decide where it listens
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def check_exposure(listener: socket.socket, settings: Settings) -> str | None:
+    """Return a warning if the service is open on an address that other machines can reach.
+
+    Raises:
+        CannotServe: it would be open on an address of the public internet.
+    """
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    if settings.access != "open" or address.is_loopback:
+        return None
+    if address.is_global:
+        raise CannotServe(
+            f"LARDER_ACCESS is open and {address} is a public address, so everybody could change everything."
+            " Set LARDER_ACCESS=keys and make a key with `larder keys create`, or listen on a private address."
+        )
+    return (
+        f"LARDER_ACCESS is open, and {address} can be reached from other machines: whoever reaches it may change everything."
+        " Set LARDER_ACCESS=keys unless the network keeps others out."
+    )
 
 
 def failure_of(error: OSError, settings: Settings) -> str:

@@ -7,18 +7,14 @@ either process ends, so each side notices that the other one is dead, whatever t
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-_ACCEPTED_AT_ONCE = 100
-"""Most connections that are accepted before the event loop runs anything else."""
-_PAUSE_S = 1.0
-"""Pause after a connection could not be accepted."""
+from app.server.acceptor import Acceptor
+
 SERVING = b"serving\n"
-_log = logging.getLogger("larder")
 
 
 class ConnectionSender:
@@ -29,8 +25,7 @@ class ConnectionSender:
     """
 
     def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
-        self._listener.settimeout(0)
+        self._acceptor = Acceptor(listener, self._send)
         self._channels: dict[int, socket.socket] = {}
         self._order: deque[int] = deque()
         self._started = False
@@ -58,47 +53,26 @@ class ConnectionSender:
             del self._channels[number]
             self._order.remove(number)
             if not self._order:
-                self._pause()
+                self._acceptor.pause()
 
     def close(self) -> None:
         """Close the listening socket."""
         self._started = False
-        self._pause()
-        self._listener.close()
-
-    def _pause(self) -> None:
-        if self._listener.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._listener)
+        self._acceptor.close()
 
     def _resume(self) -> None:
         if self._started and self._order:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                # Most likely the process is out of file descriptors, and an immediate retry would fail as well.
-                _log.warning("connections wait, none can be accepted: %s", error)
-                self._pause()
-                asyncio.get_running_loop().call_later(_PAUSE_S, self._resume)
-                return
-            with connection:
-                self._send(connection)
+            self._acceptor.resume()
 
     def _send(self, connection: socket.socket) -> None:
-        for _ in range(len(self._order)):
-            channel = self._channels[self._order[0]]
-            self._order.rotate(-1)
-            # This worker is gone, or its channel is full of connections that it has not taken: try the next one.
-            with contextlib.suppress(OSError):
-                socket.send_fds(channel, [b"c"], [connection.fileno()])
-                return
+        with connection:
+            for _ in range(len(self._order)):
+                channel = self._channels[self._order[0]]
+                self._order.rotate(-1)
+                # This worker is gone, or its channel is full of connections that it has not taken: try the next one.
+                with contextlib.suppress(OSError):
+                    socket.send_fds(channel, [b"c"], [connection.fileno()])
+                    return
 
 
 class ConnectionReceiver:

@@ -24,6 +24,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.access.key_ring import Caller
+from app.api.admission import CALLER, Admission
 from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
@@ -32,7 +34,9 @@ from app.products.product import is_product_id
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
 # Headers that change what a read does or how it is traced.
-_DECISIVE = frozenset({b"cache-control", b"if-match", b"traceparent"})
+_DECISIVE = frozenset({b"cache-control", b"if-match", b"origin", b"traceparent"})
+# Headers that are looked at here.
+_KNOWN = frozenset({b"authorization", b"host", b"if-none-match"})
 _ONE_TAG = re.compile(rb'"[0-9]+"')
 _NO_TAG = b""
 _FOUND = (
@@ -59,9 +63,11 @@ class HotReads(HttpToolsProtocol):
         scope = cycle.scope
         product_id = scope["path"][len(PREFIX) :]
         hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
-        if not hot or (tag := _plain(scope, product_id)) is None:
+        if not hot or (plain := _plain(scope, product_id, self._larder.admission)) is None:
             super()._start_asgi_task(cycle, app)
             return
+        tag, caller = plain
+        scope["state"][CALLER] = caller
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
 
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
@@ -89,16 +95,24 @@ class HotReads(HttpToolsProtocol):
         cycle.on_response()
 
 
-def _plain(scope: Any, product_id: str) -> bytes | None:
-    """Return the one tag of ``If-None-Match`` (empty if it is absent), or ``None`` if the request is not plain."""
+def _plain(scope: Any, product_id: str, admission: Admission) -> tuple[bytes, Caller] | None:
+    """Return the one tag of ``If-None-Match`` (empty if it is absent) and the sender; ``None`` if the request is not plain."""
     if scope["query_string"] or not is_product_id(product_id):
         return None
     tag = _NO_TAG
+    host = authorization = None
     for name, value in scope["headers"]:
         if name in _DECISIVE:
             return None
-        if name == b"if-none-match":
-            if tag or not _ONE_TAG.fullmatch(value):
+        if name in _KNOWN:
+            if name == b"host" and host is None:
+                host = value
+            elif name == b"authorization" and authorization is None:
+                authorization = value
+            elif name == b"if-none-match" and not tag and _ONE_TAG.fullmatch(value):
+                tag = value
+            else:
                 return None
-            tag = value
-    return tag
+    if host not in admission.good_hosts or (caller := admission.reader(authorization)) is None:
+        return None
+    return tag, caller

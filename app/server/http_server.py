@@ -7,30 +7,35 @@ import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from app.api.context import STATE
+from app.api.metrics import ConnectionStats
+from app.server.acceptor import Acceptor
 from app.server.address import BACKLOG, failure_of
+from app.server.capacity import Places, connection_limit
 from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.signals import StopSignals, grace_s
+from app.server.timeouts import TimeLimits, sweep
 from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, ServerTls
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
-# This is longer than clients and proxies keep an idle connection, so that they close it, and no request is sent on a connection
-# that the server closes.
-_KEEP_ALIVE_S = 75
-_LATECOMERS_S = 0.1
+_TICKS_PER_SWEEP = 5
+"""uvicorn ticks ten times a second."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with four differences.
+    """uvicorn's server with five differences.
 
     ``StopSignals`` handles the signals, an error of the application's start is raised, ``listening`` is set once requests are
-    taken, and with a certificate in the settings the connections are TLS (``ServerTls``).
+    taken, connections are accepted here, so that their number and their time are limited, and they are TLS if the settings name
+    a certificate.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -44,8 +49,6 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=grace_s(settings),
         )
         config.load()
@@ -54,9 +57,13 @@ class Server(uvicorn.Server):
         self.listening = asyncio.Event()
         self._app = app
         self._adopting: set[asyncio.Task[None]] = set()
+        self._acceptors: list[Acceptor] = []
+        self._time_limits = TimeLimits.of(settings)
+        self._connections = cast("set[Connection]", self.server_state.connections)  # that is the class it makes
+        self._places = Places(connection_limit(settings), self._connections, self._stats)
         self._failure: Exception | None = None
         self._tls: ServerTls | None = None
-        self._background: list[asyncio.Task[None]] = []
+        self._renewing: asyncio.Task[None] | None = None
 
     @override
     @contextlib.contextmanager
@@ -77,10 +84,9 @@ class Server(uvicorn.Server):
         self.config.loaded_app = self._remember_failure
         try:
             with _silenced(_UVICORN_LOGGER):
-                # uvicorn knows no limit for a handshake, so it gets no socket to wrap.
-                await super().startup(sockets=[] if self._tls else sockets)
-            if self._tls is not None:
-                await self._listen_by_tls(self._tls, sockets or [])
+                await super().startup(sockets=[])
+                for listener in sockets or []:
+                    listener.listen(BACKLOG)
         except SystemExit:
             raise self._failure or CannotServe("the application ended while starting") from None
         except OSError:
@@ -91,63 +97,62 @@ class Server(uvicorn.Server):
         # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
         gc.collect()
         gc.freeze()
+        self._renewing = asyncio.create_task(self._tls.keep()) if self._tls else None
+        self._acceptors = [Acceptor(listener, self.adopt) for listener in sockets or []]
+        for acceptor in self._acceptors:
+            acceptor.resume()
         self.listening.set()
 
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        """End the connections whose clients take too long."""
+        if counter % _TICKS_PER_SWEEP == 0:
+            sweep(self._connections, asyncio.get_running_loop().time(), self._time_limits)
+            self._places.look_again()
+        return await super().on_tick(counter)
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, and let the requests under way finish."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            for handshake in self._adopting:
+                handshake.cancel()
+            await asyncio.gather(self._renewing, *self._adopting, return_exceptions=True)
+        await super().shutdown(sockets=sockets)
+
     def adopt(self, connection: socket.socket) -> None:
-        """Serve a connection that another process accepted. From now on its socket belongs to this server."""
+        """Serve a connection that was accepted. From now on its socket belongs to this server."""
         if self.should_exit:
             connection.close()
+            return
+        if not self._places.admit(connection, len(self._adopting)):
             return
         task = asyncio.create_task(self._adopt(connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopted)
 
-    @override
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop. A connection whose handshake ends only now is told so as well."""
-        for task in self._background:
-            task.cancel()
-        late = asyncio.create_task(self._shut_down_latecomers())
-        try:
-            await super().shutdown(sockets=sockets)
-        finally:
-            late.cancel()
-            await asyncio.gather(late, *self._background, return_exceptions=True)
-
-    async def _shut_down_latecomers(self) -> None:
-        told = set(self.server_state.connections)
-        while True:
-            await asyncio.sleep(_LATECOMERS_S)
-            for connection in self.server_state.connections - told:
-                connection.shutdown()
-            told = set(self.server_state.connections)
-
-    def _factory(self) -> Callable[[], asyncio.Protocol]:
+    async def _adopt(self, connection: socket.socket) -> None:
         # The protocol gets the same arguments as those that uvicorn makes for a listening server.
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
-    async def _listen_by_tls(self, tls: ServerTls, listeners: list[socket.socket]) -> None:
-        self._background.append(asyncio.create_task(tls.keep()))
-        for listener in listeners:
-            serving = await asyncio.get_running_loop().create_server(
-                self._factory(),
-                sock=listener,
-                backlog=BACKLOG,
-                ssl=tls.context,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-            )
-            self.servers.append(serving)
-
-    async def _adopt(self, connection: socket.socket) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(
-            self._factory(),
+        factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        loop = asyncio.get_running_loop()
+        if self._tls is None:
+            await loop.connect_accepted_socket(factory, connection)
+            return
+        await loop.connect_accepted_socket(
+            factory,
             connection,
-            ssl=self._tls.context if self._tls else None,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
-            ssl_shutdown_timeout=CLOSE_TIMEOUT_S if self._tls else None,
+            ssl=self._tls.context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
         )
+
+    def _stats(self) -> ConnectionStats:
+        stats: ConnectionStats = self.lifespan.state[STATE].requests.connections
+        return stats
 
     def _adopted(self, task: "asyncio.Task[None]") -> None:
         self._adopting.discard(task)

@@ -24,7 +24,7 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 
 class ServerTls:
-    """The context of a listener's TLS connections.
+    """The TLS of a service. ``context`` is for the next connection.
 
     Args:
         certificate: PEM file of the certificate, followed by those that lead to its root.
@@ -38,11 +38,9 @@ class ServerTls:
         self._certificate, self._key = certificate, key
         self._stamp = self._look()
         try:
-            self.context = self._current = self._read()
+            self.context = self._read()
         except OSError as error:
             raise CannotServe(self._failure(error)) from error
-        # The callback runs at the beginning of each handshake, also if the client names no server.
-        self.context.sni_callback = self._choose
 
     @classmethod
     def of(cls, settings: Settings) -> "ServerTls | None":
@@ -68,7 +66,7 @@ class ServerTls:
         # The files are looked at before they are read: a change in between is found by the next look.
         self._stamp = stamp
         try:
-            self._current = self._read()
+            self.context = self._read()
         except OSError as error:
             _log.error("%s The certificate in use stays.", self._failure(error))
         else:
@@ -93,9 +91,6 @@ class ServerTls:
         # Without the function, OpenSSL would ask the terminal for the passphrase of an encrypted key.
         context.load_cert_chain(self._certificate, self._key, password=lambda: "")
         return context
-
-    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:  # noqa: ARG002 - the signature of ssl
-        connection.context = self._current
 
     def _failure(self, error: OSError) -> str:
         for path in (self._certificate, self._key):

@@ -185,6 +185,7 @@ class Served:
             }
         workers = ["--workers", str(self.contender.workers)] if self.contender.workers > 1 else []
         return [_LARDER, "serve", *workers], {
+            "LARDER_ACCESS": "open",
             "LARDER_HOST": HOST,
             "LARDER_PORT": str(self._port),
             "LARDER_DATABASE_URL": self.database_url,

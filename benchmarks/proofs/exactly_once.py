@@ -85,7 +85,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
 async def _measure(arguments: argparse.Namespace, folder: Path, postgres: PostgresServer, redis: RedisServer) -> int:
     url = f"http://127.0.0.1:{arguments.port}"
-    given = {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "PORT": str(arguments.port)}
+    given = {"ACCESS": "open", "DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "PORT": str(arguments.port)}
     service = Service(os.environ | {f"LARDER_{name}": value for name, value in given.items()}, url)
     catalogue, refused = str(folder / "catalogue.csv"), str(folder / "refused.jsonl")
     await service.start()

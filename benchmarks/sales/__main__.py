@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from app.importer.errors import BadOutput, ImportStopped
+from app.importer.errors import ImportStopped
 from app.importer.retry import RetryPolicy
 from benchmarks.sales.catalogue import Opening, products_of, write_catalogue
 from benchmarks.sales.invoices import by_invoice
@@ -48,7 +48,7 @@ def _catalogue(given: argparse.Namespace) -> int:
     sales = read_sales(given.sales)
     products = products_of(sales)
     if given.out.exists() and given.out.samefile(given.sales):
-        raise BadOutput(f"{given.out} is the file of sales. Name another one to write to.")
+        raise ImportStopped(f"{given.out} is the file of sales. Name another one to write to.")
     units = write_catalogue(products, Opening(given.stock, given.stock_share), given.out)
     for product_id, codes in collisions(sales).items():
         print(f"Codes that became one product: {product_id} from {', '.join(map(repr, codes))}", file=sys.stderr)

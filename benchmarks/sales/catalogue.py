@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
-from app.importer.errors import BadOutput
+from app.importer.errors import ImportStopped
 from benchmarks.sales.sales import Sale
 
 HEADER = ("id", "name", "price_cents", "stock")
@@ -58,11 +58,11 @@ def products_of(sales: Iterable[Sale]) -> list[Product]:
 
 
 def write_catalogue(products: Iterable[Product], opening: Opening, path: Path) -> int:
-    """Write the CSV; the units of all openings. Raises ``BadOutput`` when it cannot be written."""
+    """Write the CSV; the units of all openings. Raises ``ImportStopped`` when it cannot be written."""
     rows = [(product.id, product.name, product.price_cents(), opening.stock(product.sold)) for product in products]
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
     except OSError as error:
-        raise BadOutput(f"Cannot write {path}: {error.strerror or error}. Name another file.") from error
+        raise ImportStopped(f"Cannot write {path}: {error.strerror or error}. Name another file.") from error
     return sum(stock for *_, stock in rows)

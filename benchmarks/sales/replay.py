@@ -30,7 +30,7 @@ from typing import Any, Self
 
 import httpx
 
-from app.importer.errors import BadOutput, GivenUp, ImportStopped, ServiceStopped
+from app.importer.errors import GivenUp, ImportStopped
 from app.importer.posting import Poster, json_of
 from app.importer.retry import RetryPolicy
 from app.importer.stopping import StopFlag
@@ -51,7 +51,7 @@ class RefusalLog:
     """A file of JSON lines: a request that was refused, or whose fate is unknown, on each. Without such a request, no file.
 
     Raises:
-        BadOutput: a file of that name holds anything else, or it cannot be written.
+        ImportStopped: a file of that name holds anything else, or it cannot be written.
     """
 
     def __init__(self, path: Path, run_id: str) -> None:
@@ -60,10 +60,12 @@ class RefusalLog:
         self._empty = True
         try:
             if path.exists() and not (path.is_file() and path.read_bytes()[: len(_MARK)] in {b"", _MARK}):
-                raise BadOutput(f"{path} exists and is no list of refusals, so it is left alone. Name another with --refused.")
+                raise ImportStopped(
+                    f"{path} exists and is no list of refusals, so it is left alone. Name another with --refused."
+                )
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise BadOutput(f"Cannot write the list of refusals to {path}: {error.strerror or error}") from error
+            raise ImportStopped(f"Cannot write the list of refusals to {path}: {error.strerror or error}") from error
 
     def add(self, invoice: Invoice, repetition: int, outcome: str, status: int | None, problem: object) -> None:
         """Append a request, and hand it to the operating system: it survives the end of this process."""
@@ -147,7 +149,7 @@ class Replay:
 
     async def _client(self, requests: Iterator[tuple[int, tuple[int, Invoice]]], poster: Poster, refusals: RefusalLog) -> None:
         """Take the next request when free, and see it through."""
-        while not self.stop.is_set and (following := next(requests, None)):
+        while not self.stop.is_set() and (following := next(requests, None)):
             number, (repetition, invoice) = following
             due_s = now_s = time.monotonic()
             if self.rate_per_s is not None:
@@ -177,7 +179,7 @@ class Replay:
         if status == httpx.codes.OK:
             # Something else may answer 200 to anything: units that it did not book must not be counted as sold.
             if _booked(answer) != invoice.deltas:
-                raise ServiceStopped(f"{poster.shown_url} answered 200 to {invoice}, but not with the lines that were sent.")
+                raise ImportStopped(f"{poster.shown_url} answered 200 to {invoice}, but not with the lines that were sent.")
             self.counts["accepted"] += 1
             self.counts["lines"] += len(invoice.lines)
             self.counts["taken_units"] += invoice.taken_units

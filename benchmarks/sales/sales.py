@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from app.importer.csv_file import CsvFile
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 
 COLUMNS = {
     "invoice": ("invoice", "invoiceno"),
@@ -43,7 +43,7 @@ def read_sales(path: Path) -> list[Sale]:
     """All sales of a file, in order.
 
     Raises:
-        BadInput: the file cannot be read, or a row is no sale: what leaves out rows cannot be checked to the unit.
+        ImportStopped: the file cannot be read, or a row is no sale: what leaves out rows cannot be checked to the unit.
     """
     sales: list[Sale] = []
     bad: list[str] = []
@@ -61,10 +61,10 @@ def read_sales(path: Path) -> list[Sale]:
                         bad.append(f"  line {line}: {error}")
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise BadInput(f"Line {reader.line_num} of {path} is not readable as CSV: {error}") from error
+            raise ImportStopped(f"Line {reader.line_num} of {path} is not readable as CSV: {error}") from error
     if bad:
         more = [f"  and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else []
-        raise BadInput("\n".join([f"{len(bad):,} rows of {path} are no sale:", *bad[:_SHOWN], *more]))
+        raise ImportStopped("\n".join([f"{len(bad):,} rows of {path} are no sale:", *bad[:_SHOWN], *more]))
     return sales
 
 
@@ -72,7 +72,7 @@ def _positions(header: list[str]) -> dict[str, int]:
     names = [name.strip().lower() for name in header]
     found = {field: next((names.index(name) for name in usual if name in names), -1) for field, usual in COLUMNS.items()}
     if missing := [field for field, position in found.items() if position < 0]:
-        raise BadInput(f"The header has no column for {', '.join(missing)}: {header}")
+        raise ImportStopped(f"The header has no column for {', '.join(missing)}: {header}")
     return found
 
 

@@ -101,6 +101,7 @@ async def larder(
     environment = {
         "LARDER_DATABASE_URL": started.database_url,
         "LARDER_REDIS_URL": started.redis.url,
+        "LARDER_ACCESS": "open",
         "LARDER_HOST": HOST,
         "LARDER_PORT": str(port),
         **(settings or {}),

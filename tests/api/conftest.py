@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app import main
 from app.api.application import build
 from app.api.context import Larder
+from app.api.load import Load
 from app.api.metrics import RequestStats
 from app.cache.history import History
 from app.cache.ports import HistorySource, Watermark
@@ -76,6 +77,16 @@ class Front:
 
 
 @dataclass(slots=True)
+class Clock:
+    """The clock of what is shared for a while; it stands still unless a test moves it."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(slots=True)
 class Database:
     """A database that answers a ping, or fails as it is told."""
 
@@ -106,19 +117,22 @@ class Service:
     database: Database = field(default_factory=Database)
     store: Connected = field(default_factory=Connected)
     stats: Stats = field(default_factory=Stats)
+    clock: Clock = field(default_factory=Clock)
 
 
 @pytest.fixture
 def service() -> Service:
     requests = RequestStats()
-    settings = Settings.from_env({"LARDER_BODY_LIMIT_BYTES": str(LIMIT)})
+    settings = Settings.from_env(
+        {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
+    )
     redis = RedisServer("redis", time.monotonic)
     redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
     redis.data.watermark = Watermark(EPOCH, 1)
     tables = MemoryProducts()
     transactions = MemoryTransactions(tables)
     history = History()
-    history.told(EPOCH, 0.0)
+    history.record(EPOCH, 0.0)
     cache = WriteThrough(
         MemoryStore(lambda: redis, Direct(), random.Random(1)),
         tables,
@@ -130,7 +144,15 @@ def service() -> Service:
     products = Products(cache, tables, transactions, main.write_limits(settings))
     service = Service(build("1.2.3", requests), Front(products, redis.data.slots), tables, transactions, requests)
     service.app.state.larder = Larder(
-        settings, cast("Products", service.products), service.database, service.store, service.stats, requests
+        settings,
+        cast("Products", service.products),
+        service.database,
+        service.store,
+        service.stats,
+        requests,
+        main.admission(settings, None),
+        Load(1.0),
+        clock=service.clock,
     )
     return service
 

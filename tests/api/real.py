@@ -13,7 +13,13 @@ from app.settings import Settings
 @asynccontextmanager
 async def service(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[httpx.AsyncClient]:
     """One instance of the service and a client of it."""
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace} | more
+    given = {
+        "ACCESS": "open",
+        "ALLOWED_HOSTS": "larder",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "CACHE_NAMESPACE": namespace,
+    } | more
     app = create_app(Settings.from_env({f"LARDER_{name}": value for name, value in given.items()}))
     async with (
         app.router.lifespan_context(app),

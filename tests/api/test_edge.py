@@ -109,6 +109,8 @@ async def test_readiness_asks_postgres_and_only_reports_redis(service: Service, 
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "postgresql": "up", "redis": "down"})
     assert (await client.get("/livez")).json() == {"status": "alive"}
     service.database.fault = DatabaseUnavailable("host and user")
+    assert (await client.get("/readyz")).status_code == 200, "it is found out once a second"
+    service.clock.now += 1
     problem(await client.get("/readyz"), "database-unavailable")
     assert (await client.get("/livez")).json() == {"status": "alive"}
 
@@ -133,7 +135,7 @@ async def _raw(service: Service, method: str, path: str, message: Message) -> li
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"larder"), (b"content-type", b"application/json")],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }

@@ -94,16 +94,40 @@ async def test_many_offers_in_one_segment_are_answered_in_order(port: Port) -> N
         b"GET /livez HTTP/2.0\r\nHost: larder\r\n\r\n",
         b"GET /livez HTTP/0.9\r\nHost: larder\r\n\r\n",
         b"GET /livez\r\n\r\n",
+        b"GET /livez RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+        b"POST /products RTSP/1.1\r\n\r\n",
+        b"OPTIONS * RTSP/1.0\r\n\r\n",
+        b"DESCRIBE /products RTSP/1.0\r\n\r\n",
+        b"SOURCE /products ICE/1.0\r\n\r\n",
+        b"DELETE /products/a HTTP/1.1\r\nHost: larder\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"DELETE /a HTTP/1.1\r\nHost: larder\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"DELETE /products/a HTTP/1.0\r\nHost: larder\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"DELETE /products/a HTTP/1.1\r\nHost: larder\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     ],
 )
-async def test_another_protocol_is_refused_and_the_connection_closed(port: Port, sent: bytes) -> None:
-    """One problem, and nothing that follows is looked at."""
-    async with asyncio.timeout(10), connection(port) as (reader, writer):
-        writer.write(sent)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_another_protocol_is_refused_and_the_connection_closed(port: Port, sent: bytes, *, whole: bool) -> None:
+    """One problem, however the request is cut, and nothing that follows is looked at."""
+    async with asyncio.timeout(10), connection(port) as (reader, _):
+        for piece in [sent] if whole else [bytes([byte]) for byte in sent]:
+            if not port.connections[-1].transport.is_closing():
+                port.take(piece)
         answer = await answer_of(reader)
         assert await reader.read() == b""
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "/problems/malformed-request"
+
+
+async def test_names_of_other_protocols_elsewhere_are_text(port: Port) -> None:
+    """In a header or a body they decide nothing."""
+    body = b'{"name": "PUT /x RTSP/1.0", "price_cents": 5}'
+    named = b"A: PUT /products/mug-red HTTP/1.1 RTSP/1.0\r\nB: x ICE/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with asyncio.timeout(10), connection(port) as (reader, _):
+        for size in (1, 30, 1_000):
+            sent = _PUT + named + body
+            for start in range(0, len(sent), size):
+                port.take(sent[start : start + size])
+            assert (await answer_of(reader))[9:12] in {b"201", b"200"}
 
 
 _LAST_CHUNK = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(_BODY), _BODY)
@@ -162,6 +186,7 @@ _ENDLESS = {
     "header value": _GET[:-2] + b"a: ",
     "trailer name": _PUT + _LAST_CHUNK,
     "trailer value": _PUT + _LAST_CHUNK + b"a: ",
+    "trailer lines": _PUT + _LAST_CHUNK + b"a: b\r\n" * 900,
     "chunk extension": _PUT + b"Transfer-Encoding: chunked\r\n\r\n1;",
     "offered": _PUT + _OFFERS["curl"] + _LAST_CHUNK + b"a: ",
 }
@@ -169,14 +194,15 @@ _ENDLESS = {
 
 @pytest.mark.parametrize("endless", _ENDLESS)
 async def test_what_does_not_end_is_refused_before_it_is_kept(port: Port, endless: str) -> None:
-    """200 MB of it would be in memory otherwise."""
+    """200 MB of it take no memory, and no time."""
     async with asyncio.timeout(60), connection(port) as (reader, _):
         port.take(_ENDLESS[endless])
         gc.collect()
         tracemalloc.start()
         try:
-            for _ in range(40):
-                port.take(b"x" * 65_536)
+            segment = b"x" * 65_536
+            for _ in range(3_200):
+                port.take(segment)
             kept, most = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import Request
 
+from app.api.admission import ANYBODY, CALLER
 from app.api.responses import render_product
 from app.api.writing import IncomingWrite
 from app.products.commands import Effect, Upsert
@@ -194,7 +195,7 @@ async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient,
 @pytest.mark.parametrize("key", ["k", None])
 async def test_an_answer_is_rendered_once(service: Service, key: str | None) -> None:
     """With a key within the transaction that stores it, and what is stored is told; a replay renders nothing."""
-    scope = {"type": "http", "app": service.app, "state": {"request_id": "r"}, "method": "POST", "headers": []}
+    scope = {"type": "http", "app": service.app, "state": {"request_id": "r", CALLER: ANYBODY}, "method": "POST", "headers": []}
     request = Request(scope | {"raw_path": b"/products", "query_string": b""})
     rendered: list[Answer] = []
 

@@ -106,7 +106,7 @@ async def test_the_examples_work_when_they_are_tried(client: httpx.AsyncClient, 
     assert mug["id"] == "mug-blue"
     [(path, method, operation)] = [found for found in await _operations(client) if found[2]["operationId"] == name]
     parameter = next((p for p in operation["parameters"] if p["in"] == "path"), None) if "parameters" in operation else None
-    url = path.format(product_id=parameter["schema"]["examples"][0]) if parameter else path
+    url = path.format(product_id=parameter["example"]) if parameter else path
     for media_type, media in operation["requestBody"]["content"].items():
         request = client.build_request(method.upper(), url, json=media["example"], headers={"Content-Type": media_type})
         answer = await client.send(request)

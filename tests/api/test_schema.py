@@ -1,5 +1,7 @@
 """Requests made from the API's own description, right and wrong ones: the service keeps to what it says of itself."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
+from app.access.key_ring import KeyRing
+from app.access.keys import Scope
+from app.access.rates import NO_LIMIT
+from app.api.admission import Admission
 from tests.api.conftest import Service
+from tests.fakes.keys import Clock, MemoryKeys
 
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness",
@@ -28,7 +35,15 @@ RUNS = [
 
 @pytest.mark.parametrize(("operation_id", "mode"), RUNS)
 def test_the_service_answers_as_it_describes(service: Service, operation_id: str, mode: GenerationMode) -> None:
-    """Statuses, media types, headers and bodies are the described ones; wrong requests are refused, none is a fault of ours."""
+    """With a key of just its scope, every answer is as described, and wrong requests are refused."""
+    keys = MemoryKeys()
+    ring = KeyRing([keys], rate_per_s=NO_LIMIT, clock=Clock())
+    operations = [op for methods in service.app.openapi()["paths"].values() for op in methods.values()]
+    [described] = [op for op in operations if op["operationId"] == operation_id]
+    scopes = [Scope(name) for scheme in described.get("security", ()) for name in scheme["key"]]
+    headers = {"Authorization": keys.add("tester", frozenset(scopes)).decode()} if scopes else {}
+    asyncio.run(ring.renew())
+    service.app.state.larder = replace(service.app.state.larder, admission=Admission(ring))
     config = SchemathesisConfig.from_path(Path(__file__).with_name("schemathesis.toml"))
     schema = schemathesis.openapi.from_asgi("/openapi.json", service.app, config=config)
     operation = schema.find_operation_by_id(operation_id)
@@ -44,6 +59,6 @@ def test_the_service_answers_as_it_describes(service: Service, operation_id: str
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def answers_as_described(case: "schemathesis.Case[Any]") -> None:
-        case.call_and_validate()
+        case.call_and_validate(headers=headers)
 
     answers_as_described()

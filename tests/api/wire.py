@@ -22,6 +22,7 @@ class Port:
     """A listening socket with the server's protocol behind it."""
 
     number: int
+    state: ServerState
     connections: list[Connection] = field(default_factory=list)
 
     def take(self, segment: bytes) -> None:
@@ -36,7 +37,7 @@ async def listen(service: Service) -> AsyncIterator[Port]:
     config.load()
     state = ServerState()
     state.default_headers = [_DATE]
-    listening = Port(0)
+    listening = Port(0, state)
 
     def connected() -> Connection:
         listening.connections.append(Connection(config, state, {STATE: service.app.state.larder}))
@@ -47,6 +48,10 @@ async def listen(service: Service) -> AsyncIterator[Port]:
     yield listening
     server.close()
     await server.wait_closed()
+    for left in listening.connections:
+        left.transport.abort()  # a server that has stopped reading does not notice that its client has left
+    while state.connections:
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager

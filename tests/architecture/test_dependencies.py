@@ -19,9 +19,9 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api"},
-    {"app.products"},
+    {"app.access", "app.products"},
     {"app.cache"},
-    {"app.importer", "app.postgres", "app.private_servers", "app.settings"},
+    {"app.importer", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
 )
 # What a package must not know, though it lies below or is a library.
 SQL = {"sqlalchemy", "psycopg", "alembic"}
@@ -31,6 +31,7 @@ NEVER = {
     "app.server": {"app.postgres", "redis", *SQL, *APART},
     "app.main": APART,
     "app.api": {"redis", *SQL, *APART},
+    "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},

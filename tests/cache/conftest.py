@@ -6,7 +6,8 @@ import pytest
 import redis.asyncio
 
 from app.cache.redis_store import Names
-from tests.cache.rig import Process, open_process
+from app.products.commands import Put
+from tests.cache.rig import Process, draft, open_process
 
 
 class Slots:
@@ -52,6 +53,13 @@ async def process(redis_url: str, database_url: str, namespace: str) -> AsyncIte
     async with open_process(redis_url, database_url, namespace) as process:
         await process.trust()
         yield process
+
+
+@pytest.fixture
+async def mug(process: Process) -> Process:
+    """The process, with a product named mug at version 1 whose slot holds it."""
+    assert (await process.write(Put(draft("mug")))).proven
+    return process
 
 
 @pytest.fixture

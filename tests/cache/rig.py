@@ -244,9 +244,6 @@ class Process:
         return (await self.cache.read(key)).state.version
 
 
-Open = Callable[..., Awaitable[Process]]
-
-
 @asynccontextmanager
 async def open_process(
     redis_url: str,
@@ -269,7 +266,7 @@ async def open_process(
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
     cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
-    transactions = ProductTransactions(database, check_epoch=history.told, chance=random.Random(3))
+    transactions = ProductTransactions(database, check_epoch=history.record, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
     audit_sources = TableAuditSources(database, PRODUCTS, namespace)
 
@@ -316,10 +313,10 @@ async def open_process(
         await database.close()
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Ask until the answer is yes; the servers, which nobody can wait for otherwise, take their time."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await condition():
+        while not (answer if isinstance(answer := condition(), bool) else await answer):
             await asyncio.sleep(0.01)
 
 

@@ -1,34 +1,31 @@
-"""TCP proxies in front of real servers that count what passes, hold back replies, and cut a connection at a statement."""
+"""Proxies in front of real servers that list the commands that pass, and cut a connection, or hang, at a statement."""
 
-import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+from tests.harness.proxy import HOST, Proxy, Target, Watch
+
 Cut = Literal["before it is sent", "when its answer comes"]
 
 
 @dataclass(slots=True)
 class Tap:
-    """What passed, in the order in which the proxy saw it; several proxies may share one."""
+    """What passed, in the order in which the proxy saw it; several proxies may share one list."""
 
     seen: list[str] = field(default_factory=list)
     round_trips: int = 0
-    replies: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared: replies are held back, commands pass."""
     cut: Cut | None = None
     """What happens to the next COMMIT."""
     hang_at: str = ""
-    """From the first statement with this text on, no reply comes through any more."""
-
-    def __post_init__(self) -> None:
-        self.replies.set()
+    """The server hangs at the first statement with this text, until the proxy is healed."""
+    proxy: Proxy = field(init=False)
 
     def clear(self) -> None:
         """Forget what passed."""
@@ -36,24 +33,25 @@ class Tap:
         self.round_trips = 0
 
 
-class _Broken(Exception):
-    """The proxy ends the connection here."""
+class _RedisWatch(Watch):
+    """Takes commands out of a client's bytes."""
 
-
-class _RedisParser:
-    """Commands out of a client's bytes."""
-
-    def __init__(self) -> None:
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
         self._bytes = b""
 
-    def feed(self, data: bytes) -> list[list[bytes]]:
+    def sent(self, data: bytes) -> bool:
         self._bytes += data
-        commands = []
         while (parsed := self._one()) is not None:
-            command, rest = parsed
-            commands.append(command)
-            self._bytes = rest
-        return commands
+            command, self._bytes = parsed
+            name = command[0].decode().upper()
+            self._tap.seen.append(name)
+            self._tap.round_trips += name == "ECHO"  # each of Larder's calls ends with one
+        return True
+
+    def answered(self, data: bytes) -> bool:
+        del data
+        return True
 
     def _one(self) -> tuple[list[bytes], bytes] | None:
         head, found, rest = self._bytes.partition(b"\r\n")
@@ -70,16 +68,37 @@ class _RedisParser:
         return words, rest
 
 
-class _PostgresParser:
-    """Executed statements out of a client's bytes."""
+class _PostgresWatch(Watch):
+    """Takes executed statements out of a client's bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
         self._bytes = b""
         self._started = False
         self._prepared: dict[bytes, str] = {}
         self._portal = ""
 
-    def feed(self, data: bytes) -> list[tuple[bytes, str]]:
+    def sent(self, data: bytes) -> bool:
+        tap, committing = self._tap, False
+        for kind, text in self._messages(data):
+            if kind in (b"Q", b"E"):
+                tap.seen.append(text)
+                if tap.hang_at and tap.hang_at in text:
+                    tap.proxy.hold()
+                committing = committing or text == "COMMIT"
+            tap.round_trips += kind in (b"Q", b"S")
+        return not (committing and self._cuts("before it is sent"))
+
+    def answered(self, data: bytes) -> bool:
+        return not (b"COMMIT\0" in data and self._cuts("when its answer comes"))
+
+    def _cuts(self, where: Cut) -> bool:
+        if self._tap.cut != where:
+            return False
+        self._tap.cut = None
+        return True
+
+    def _messages(self, data: bytes) -> list[tuple[bytes, str]]:
         """Each message's type, and the text of the statement if it executes one."""
         self._bytes += data
         messages: list[tuple[bytes, str]] = []
@@ -106,126 +125,35 @@ class _PostgresParser:
         return self._portal if kind == b"E" else ""
 
 
-def _watch_redis(tap: Tap) -> Callable[[bytes], bool]:
-    parser = _RedisParser()
-
-    def watch(data: bytes) -> bool:
-        for command in parser.feed(data):
-            name = command[0].decode().upper()
-            tap.seen.append(name)
-            tap.round_trips += name == "ECHO"  # each of Larder's calls ends with one
-        return True
-
-    return watch
-
-
-def _watch_postgres(tap: Tap) -> Callable[[bytes], bool]:
-    parser = _PostgresParser()
-
-    def watch(data: bytes) -> bool:
-        committing = False
-        for kind, text in parser.feed(data):
-            if kind in (b"Q", b"E"):
-                tap.seen.append(text)
-                if tap.hang_at and tap.hang_at in text:
-                    tap.replies.clear()
-                committing = committing or text == "COMMIT"
-            tap.round_trips += kind in (b"Q", b"S")
-        if committing and tap.cut == "before it is sent":
-            tap.cut = None
-            return False
-        return True
-
-    return watch
-
-
 @asynccontextmanager
 async def redis_proxy(url: str, tap: Tap) -> AsyncIterator[str]:
     """The URL of a proxy to the Redis at ``url``."""
     parts = urlsplit(url)
-
-    async def connect() -> Streams:
-        if parts.scheme == "unix":
-            return await asyncio.open_unix_connection(parts.path)
-        return await asyncio.open_connection(parts.hostname, parts.port)
-
-    async with _proxy(connect, lambda: _watch_redis(tap), tap) as port:
+    unix = parts.scheme == "unix"
+    target = Target(path=Path(parts.path)) if unix else Target(host=parts.hostname or HOST, port=parts.port or 6379)
+    async with _open(tap, target, _RedisWatch):
         login = f":{parts.password}@" if parts.password else ""
-        yield f"redis://{login}127.0.0.1:{port}{'/0' if parts.scheme == 'unix' else parts.path}"
+        yield f"redis://{login}{HOST}:{tap.proxy.port}{'/0' if unix else parts.path}"
 
 
 @asynccontextmanager
 async def postgres_proxy(url: str, tap: Tap) -> AsyncIterator[str]:
     """The URL of a proxy to the PostgreSQL at ``url``, without TLS."""
     given = conninfo_to_dict(url)
-    host, number = str(given.get("host", "127.0.0.1")), given.get("port") or 5432
-
-    async def connect() -> Streams:
-        if host.startswith("/"):
-            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{number}")
-        return await asyncio.open_connection(host, int(number))
-
-    async with _proxy(connect, lambda: _watch_postgres(tap), tap) as port:
+    host, port = str(given.get("host", HOST)), int(given.get("port") or 5432)
+    target = Target(path=Path(host) / f".s.PGSQL.{port}") if host.startswith("/") else Target(host=host, port=port)
+    async with _open(tap, target, _PostgresWatch):
         login = quote(str(given.get("user", "")), safe="")
         if password := given.get("password"):
             login += ":" + quote(str(password), safe="")
-        yield f"postgresql://{login}@127.0.0.1:{port}/{given['dbname']}?sslmode=disable&gssencmode=disable"
+        yield f"postgresql://{login}@{HOST}:{tap.proxy.port}/{given['dbname']}?sslmode=disable&gssencmode=disable"
 
 
 @asynccontextmanager
-async def _proxy(
-    connect: Callable[[], Awaitable[Streams]], watcher: Callable[[], Callable[[bytes], bool]], tap: Tap
-) -> AsyncIterator[int]:
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            server_reader, server_writer = await connect()
-            watch = watcher()
-            try:
-                async with asyncio.TaskGroup() as pumps:
-                    pumps.create_task(_commands(reader, server_writer, watch))
-                    pumps.create_task(_replies(server_reader, writer, tap))
-            except* (OSError, _Broken):
-                pass
-            finally:
-                server_writer.transport.abort()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        task.add_done_callback(lambda _: writer.transport.abort())
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+async def _open(tap: Tap, target: Target, watch: Callable[[Tap], Watch]) -> AsyncIterator[None]:
+    tap.proxy = Proxy(target, lambda: watch(tap))
+    await tap.proxy.open()
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield
     finally:
-        server.close()
-        running = list(tasks)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await server.wait_closed()
-        for _ in range(3):  # an aborted transport closes its socket in a later step of the loop
-            await asyncio.sleep(0)
-
-
-async def _commands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: Callable[[bytes], bool]) -> None:
-    while data := await reader.read(65_536):
-        if not watch(data):
-            raise _Broken
-        writer.write(data)
-        await writer.drain()
-    raise _Broken
-
-
-async def _replies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tap: Tap) -> None:
-    while data := await reader.read(65_536):
-        if tap.cut == "when its answer comes" and b"COMMIT\0" in data:
-            tap.cut = None
-            raise _Broken
-        await tap.replies.wait()
-        writer.write(data)
-        await writer.drain()
-    raise _Broken
+        await tap.proxy.aclose()

@@ -37,8 +37,16 @@ def carrier() -> Carrier:
     return Carrier()
 
 
-def batcher_of(carrier: Carrier, *, max_weight: int = 100, queue_limit: int = 100) -> Batcher[int, int]:
-    return Batcher(carrier.send, max_weight=max_weight, queue_limit=queue_limit)
+def batcher_of(carrier: Carrier, *, queue_limit: int = 100) -> Batcher[int, int]:
+    return Batcher(carrier.send, max_weight=100, queue_limit=queue_limit)
+
+
+async def under_way(carrier: Carrier, *, queue_limit: int = 100) -> tuple[Batcher[int, int], Gate, "asyncio.Future[int]"]:
+    """Return a batcher whose first request, a 0, is under way and held at the gate."""
+    batcher, gate = batcher_of(carrier, queue_limit=queue_limit), carrier.hold()
+    first = batcher.submit(0)
+    await gate.arrival()
+    return batcher, gate, first
 
 
 async def test_idle_batcher(carrier: Carrier) -> None:
@@ -51,9 +59,7 @@ async def test_idle_batcher(carrier: Carrier) -> None:
 @pytest.mark.guarantee("R7")
 async def test_requests_meanwhile(carrier: Carrier) -> None:
     """Requests that come while a batch is under way form the next one, in order, and each gets its own result."""
-    batcher, gate = batcher_of(carrier), carrier.hold()
-    first = batcher.submit(0)
-    await gate.arrival()
+    batcher, gate, first = await under_way(carrier)
     rest = [batcher.submit(number) for number in range(1, 8)]
     assert batcher.waiting == 7
     gate.open()
@@ -134,9 +140,7 @@ async def test_error_of_one(carrier: Carrier) -> None:
 
 async def test_cancelled_while_waiting(carrier: Carrier) -> None:
     """A request that was cancelled before its batch left is not sent."""
-    batcher, gate = batcher_of(carrier), carrier.hold()
-    first = batcher.submit(0)
-    await gate.arrival()
+    batcher, gate, first = await under_way(carrier)
     leaver, stayer = batcher.submit(1), batcher.submit(2)
     leaver.cancel()
     gate.open()
@@ -147,9 +151,7 @@ async def test_cancelled_while_waiting(carrier: Carrier) -> None:
 
 async def test_all_cancelled_while_waiting(carrier: Carrier) -> None:
     """If all waiting requests were cancelled nothing is sent, and the batcher is idle afterwards."""
-    batcher, gate = batcher_of(carrier), carrier.hold()
-    first = batcher.submit(0)
-    await gate.arrival()
+    batcher, gate, first = await under_way(carrier)
     for future in [batcher.submit(number) for number in range(1, 4)]:
         future.cancel()
     gate.open()
@@ -172,9 +174,7 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
 @pytest.mark.guarantee("G6")
 async def test_queue_limit(carrier: Carrier) -> None:
     """G6: beyond the limit a request is refused at once; those that wait already are sent."""
-    batcher, gate = batcher_of(carrier, queue_limit=3), carrier.hold()
-    first = batcher.submit(0)
-    await gate.arrival()
+    batcher, gate, first = await under_way(carrier, queue_limit=3)
     waiting = [batcher.submit(number) for number in (1, 2, 3)]
     with pytest.raises(Overloaded):
         batcher.submit(4)
@@ -201,9 +201,7 @@ async def test_request_in_the_very_step_in_which_a_batch_ends(carrier: Carrier) 
 
 async def test_close_finishes_what_was_accepted(carrier: Carrier) -> None:
     """Closing waits for the batch under way and for all waiting ones."""
-    batcher, gate = batcher_of(carrier), carrier.hold()
-    first = batcher.submit(0)
-    await gate.arrival()
+    batcher, gate, first = await under_way(carrier)
     second = batcher.submit(1)
     closing = asyncio.create_task(batcher.aclose())
     gate.open()

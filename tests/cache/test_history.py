@@ -14,11 +14,11 @@ def epoch(timeline: int, digest: str = "aa", system: str = SYSTEM) -> str:
     return f"{system}.{timeline:08x}.{digest:0>16}"
 
 
-def told(*epochs: str) -> History:
+def history_of(*epochs: str) -> History:
     """A history whose source told these epochs, one after the other."""
     history = History()
     for moment, each in enumerate(epochs):
-        history.told(each, float(moment))
+        history.record(each, float(moment))
     return history
 
 
@@ -32,66 +32,66 @@ def test_parts_of_an_epoch() -> None:
 
 def test_only_the_epoch_told_last_counts() -> None:
     """No fence counts before the source has told an epoch; afterwards only fences of that epoch count."""
-    assert not History().counts("")
-    assert not History().counts(epoch(1))
-    history = told(epoch(1, "aa"), epoch(1, "bb"))
-    assert history.counts(epoch(1, "bb"))
-    assert not history.counts(epoch(1, "aa"))
-    assert not history.counts("")
+    assert not History().trusts("")
+    assert not History().trusts(epoch(1))
+    history = history_of(epoch(1, "aa"), epoch(1, "bb"))
+    assert history.trusts(epoch(1, "bb"))
+    assert not history.trusts(epoch(1, "aa"))
+    assert not history.trusts("")
 
 
 def test_answer_that_comes_late() -> None:
     """The answer to an earlier question than the last one is ignored."""
-    history = told(epoch(1, "aa"), epoch(1, "bb"))
-    history.told(epoch(1, "aa"), 0.5)
+    history = history_of(epoch(1, "aa"), epoch(1, "bb"))
+    history.record(epoch(1, "aa"), 0.5)
     assert history.epoch == epoch(1, "bb")
 
 
 def test_late_answer_of_an_old_primary() -> None:
     """A late answer of an old primary is refused, and does not depose the present source."""
-    history = told(epoch(1), epoch(2))
+    history = history_of(epoch(1), epoch(2))
     with pytest.raises(SourceDeposed):
-        history.told(epoch(1), 0.5)
+        history.record(epoch(1), 0.5)
     assert not history.deposed
-    assert history.counts(epoch(2))
+    assert history.trusts(epoch(2))
 
 
 def test_higher_timeline_in_the_store() -> None:
     """The source is an old primary: its fence counts no more, its answers are refused, its connections are given up."""
     dropped = []
     history = History(on_deposed=lambda: dropped.append(1))
-    history.told(epoch(1), 0.0)
-    history.met(epoch(2))
+    history.record(epoch(1), 0.0)
+    history.note_stored(epoch(2))
     assert history.deposed
-    assert not history.counts(epoch(1))
+    assert not history.trusts(epoch(1))
     with pytest.raises(SourceDeposed, match="old primary"):
-        history.told(epoch(1), 1.0)
+        history.record(epoch(1), 1.0)
     assert len(dropped) == 2
 
 
 def test_the_new_primary_answers() -> None:
     """Once the source tells a timeline that is not below, it is used again without a restart."""
-    history = told(epoch(1))
-    history.met(epoch(2))
-    history.told(epoch(2, "cc"), 1.0)
+    history = history_of(epoch(1))
+    history.note_stored(epoch(2))
+    history.record(epoch(2, "cc"), 1.0)
     assert not history.deposed
-    assert history.counts(epoch(2, "cc"))
+    assert history.trusts(epoch(2, "cc"))
 
 
 def test_another_database_deposes_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """An epoch of another system never deposes the source; it is logged once."""
-    history = told(epoch(3))
+    history = history_of(epoch(3))
     with caplog.at_level(logging.WARNING, logger="app.cache.history"):
         for _ in range(3):
-            history.met(epoch(9, system=OTHER))
+            history.note_stored(epoch(9, system=OTHER))
     assert not history.deposed
-    assert history.counts(epoch(3))
+    assert history.trusts(epoch(3))
     assert [record.getMessage().startswith("another database") for record in caplog.records] == [True]
 
 
 def test_who_may_mark_the_store() -> None:
     """Only an earlier timeline of the own system is succeeded, so no process takes the trust from another database."""
-    history = told(epoch(2))
+    history = history_of(epoch(2))
     assert history.succeeds(epoch(1))
     assert not history.succeeds(epoch(2, "bb"))
     assert not history.succeeds(epoch(3))

@@ -5,21 +5,12 @@ import asyncio
 import pytest
 
 from app.cache.errors import StoreUnavailable
-from app.cache.history import hash_of
-from app.cache.ports import Absent, Value
 from app.cache.write_through import Status
-from app.products.commands import Put, set_stock
+from app.products.commands import set_stock
 from tests.cache.conftest import Slots
-from tests.cache.rig import LOST, Process, draft
+from tests.cache.rig import LOST, Process
 
 KEY = "mug"
-
-
-@pytest.fixture
-async def mug(process: Process) -> Process:
-    """The process, with a product at version 1 whose slot holds it."""
-    assert (await process.write(Put(draft(KEY)))).proven
-    return process
 
 
 @pytest.mark.guarantee("R2")
@@ -99,21 +90,6 @@ async def test_cancelled_reader_leaves_the_load_to_the_others(mug: Process, slot
     await asyncio.gather(leaver, return_exceptions=True)
     gate.open()
     assert (await stayer).state.version == 1
-
-
-@pytest.mark.guarantee("R8")
-async def test_unknown_id_is_cached_as_version_zero(mug: Process, slots: Slots) -> None:
-    """R8: absence is a state with a version and an epoch; the second reader of an unknown id hits, creation replaces it."""
-    first, second = await mug.cache.read("unknown"), await mug.cache.read("unknown")
-    assert isinstance(first.state, Absent)
-    assert (first.state.version, first.status) == (0, Status.STORED)
-    assert (second.state, second.status) == (first.state, Status.HIT)
-    assert (await slots.get("unknown") or b"").startswith(b"T" + hash_of(first.state.epoch).encode() + b"0" * 19)
-
-    assert (await mug.write(Put(draft("unknown")))).proven
-    third = await mug.cache.read("unknown")
-    assert isinstance(third.state, Value)
-    assert (third.state.version, third.status) == (1, Status.HIT)
 
 
 async def test_fill_fails(mug: Process, slots: Slots) -> None:

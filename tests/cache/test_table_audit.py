@@ -1,4 +1,4 @@
-"""An audit's snapshot and a truncation meet on a real PostgreSQL."""
+"""Audits and truncations meet on a real PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,11 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.cache.ports import AuditSource, FenceLimits, Snapshot, Watermark
+from app.cache.ports import Absent, AuditSource, FenceLimits, Snapshot, Value, Watermark
 from app.cache.table_audit import TableAuditSources
+from app.cache.write_through import Status
 from app.products.source import PRODUCTS
-from tests.cache.rig import until
+from tests.cache.rig import Process, until
 from tests.harness.script import Gate
 from tests.limits import open_database
 
@@ -63,6 +64,20 @@ async def test_truncated_between_snapshot_and_rows(hand: Connection, audit: Audi
         assert snapshot.epoch == since.epoch
     await truncation
     assert (await look(audit)).epoch != since.epoch
+
+
+async def test_truncated_table_is_not_vouched_for(process: Process, hand: Connection) -> None:
+    """G4: the first cycle in a new epoch deletes the old fence, even while it may not set a new one."""
+    await process.cache.read("mug")
+    hit = await process.cache.read("mug")
+    assert (type(hit.state), hit.status) == (Value, Status.HIT)
+    await hand.execute("TRUNCATE products")
+    cycle = await process.audit.cycle()
+    assert cycle is not None
+    assert not cycle.trusted
+    gone = await process.cache.read("mug")
+    assert (type(gone.state), gone.status) == (Absent, Status.BYPASS)
+    await process.cache.drop("mug")  # or the inspection after the test finds it
 
 
 @pytest.mark.guarantee("R5")

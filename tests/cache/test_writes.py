@@ -20,13 +20,6 @@ from tests.limits import lifetimes, redis_options
 KEY = "mug"
 
 
-@pytest.fixture
-async def mug(process: Process) -> Process:
-    """The process, with a product at version 1 whose slot holds it."""
-    assert (await process.write(Put(draft(KEY)))).proven
-    return process
-
-
 @pytest.mark.guarantee("R3")
 async def test_writer_fills_a_slot_that_was_emptied_under_it(mug: Process, other: Process, slots: Slots) -> None:
     """An eviction, or an audit between a commit and its publish, costs the writer's process a load, and no reader."""
@@ -145,23 +138,6 @@ async def test_slot_of_another_key(mug: Process, slots: Slots) -> None:
     assert b'"id":"mug"' in read.state.payload
     assert read.status is Status.MISS
     await slots.evict(KEY)  # or the inspection after the test finds it
-
-
-@pytest.mark.guarantee("R1")
-@pytest.mark.parametrize("fence", ["none", "another server", "another epoch"])
-async def test_fence_does_not_cover_the_slots(mug: Process, slots: Slots, fence: str) -> None:
-    """R1: without a live fence of this server and epoch no slot is believed and no publish is proven."""
-    live = await slots.peek(slots.names.fence)
-    assert live is not None
-    server, _, epoch = live.decode().rpartition("|")
-    false = {"none": "", "another server": f"{'f' * 40}:{'0' * 40}|{epoch}", "another epoch": f"{server}|{'f' * 16}"}[fence]
-    await slots.client.delete(slots.names.fence)
-    if false:
-        await slots.client.set(slots.names.fence, false)
-    read = await mug.cache.read(KEY)
-    assert read.state.version == 1
-    assert read.status is Status.BYPASS
-    assert not (await mug.write(set_stock(KEY, 1))).proven
 
 
 @pytest.mark.guarantee("G6")

@@ -41,7 +41,7 @@ class Larder:
             _PROGRAM,
             *arguments,
             cwd=self.directory,
-            env={**inherited, "LARDER_PORT": "0", **settings},
+            env={**inherited, "LARDER_ACCESS": "open", "LARDER_PORT": "0", **settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

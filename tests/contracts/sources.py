@@ -1,7 +1,7 @@
 """What the sources' contract needs besides the ports: ways to change rows and the audit row by hand."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -127,22 +127,16 @@ class MemoryDatabase:
 class PostgresDatabase:
     """PostgreSQL itself."""
 
-    def __init__(
-        self,
-        hand: psycopg.AsyncConnection[TupleRow],
-        database: Database,
-        namespace: str,
-        open_source: Callable[[str], AbstractAsyncContextManager[AuditSource]],
-    ) -> None:
+    def __init__(self, url: str, hand: psycopg.AsyncConnection[TupleRow], database: Database, namespace: str) -> None:
+        self._url = url
         self._hand = hand
         self._database = database
         self.namespace = namespace
         self.source: Source = ProductSource(database)
         self.history: HistorySource = TableSource(database.loads, PRODUCTS, namespace)
-        self._open = open_source
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
-        return self._open(namespace or self.namespace)
+        return _audit_of_another_process(self._url, namespace or self.namespace)
 
     async def change(self, *keys: str) -> None:
         async with self._hand.transaction():
@@ -190,12 +184,7 @@ async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[Postgre
     """Open PostgreSQL for the contract."""
     database = open_database(url, connections=3)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
-        yield PostgresDatabase(
-            hand,
-            database,
-            namespace,
-            lambda name: _audit_of_another_process(url, name),
-        )
+        yield PostgresDatabase(url, hand, database, namespace)
     await database.close()
 
 

@@ -165,10 +165,10 @@ class MemoryPostgres:
         """Step 2 of R5, committed at once."""
         self.answer()
         if rival := self._rival_at_announcement(namespace, limits):
-            return Deferred(f"namespace {rival} has the trust", self.epoch)
+            return Deferred(f"namespace {rival} is trusted", self.epoch)
         row = self.audits.setdefault(namespace, AuditRow())
         if row.barred or not self._may_announce(row, server, limits):
-            return Deferred("barred" if row.barred else f"server {row.server} has the trust", self.epoch)
+            return Deferred("barred" if row.barred else f"server {row.server} is trusted", self.epoch)
         row.fenced_until = self._fenced_until(row, limits.ttl_ms / 1_000)
         if not self._is_announced():
             self._assume_worst(row, limits.ttl_max_ms / 1_000)

@@ -160,28 +160,24 @@ async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Chan
     """
     transaction: Transaction | None = None
     states: list[State] = []
+    committing = False
     try:
-        transaction = await wire.call("begin", lambda: postgres.begin(wire.client, mark))
+        transaction = begun = await wire.call("begin", lambda: postgres.begin(wire.client, mark))
         for key in sorted(changes):
-            state: State = await wire.call("change", _changing(postgres, transaction, key, changes[key]))
+            state: State = await wire.call("change", _changing(postgres, begun, key, changes[key]))
             states.append(state)
-    except Exception as error:
-        _give_up(postgres, transaction)
-        raise SourceUnavailable(f"rolled back: {error}") from error
-    except BaseException:
-        _give_up(postgres, transaction)
-        raise
-    begun = transaction
-    try:
+        committing = True
         await wire.call("commit", lambda: postgres.commit(begun))
-    except Aborted as error:
+    except BaseException as error:
+        aborted = committing and isinstance(error, Aborted)
+        if transaction is not None and not aborted:
+            # The client closes its connection. The server rolls back, in its own context, unless the commit comes first.
+            asyncio.get_running_loop().call_later(ROLLBACK_AFTER_S, postgres.roll_back, transaction, context=Context())
+        if not isinstance(error, Exception):
+            raise
+        if committing and not aborted:
+            raise CommitUnknown(str(error)) from error
         raise SourceUnavailable(f"rolled back: {error}") from error
-    except Exception as error:
-        _give_up(postgres, transaction)
-        raise CommitUnknown(str(error)) from error
-    except BaseException:
-        _give_up(postgres, transaction)
-        raise
     return states
 
 
@@ -189,13 +185,6 @@ def _changing(
     postgres: MemoryPostgres, transaction: Transaction, key: str, change: Change
 ) -> "Callable[[], State | asyncio.Future[State]]":
     return lambda: postgres.change(transaction, key, change)
-
-
-def _give_up(postgres: MemoryPostgres, transaction: Transaction | None) -> None:
-    """Close the connection: the server rolls back, unless the commit gets there first."""
-    if transaction is not None:
-        # In a new context, because this happens on the server.
-        asyncio.get_running_loop().call_later(ROLLBACK_AFTER_S, postgres.roll_back, transaction, context=Context())
 
 
 ROLLBACK_AFTER_S = 1.0

@@ -180,6 +180,7 @@ def larder(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[st
 def larder_as_it_comes(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
     """Run Larder itself, with its default deadlines: a ``Program``."""
     return _COMMAND, {
+        "LARDER_ACCESS": "open",
         "LARDER_CACHE_NAMESPACE": NAMESPACE,
         "LARDER_HOST": HOST,
         "LARDER_PORT": str(instance.endpoint.port),

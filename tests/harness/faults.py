@@ -29,7 +29,6 @@ _HELD_S = (1.0, 2.5)
 _HELD = 3
 _LEDGER_CLIENTS = 40
 _MID_WRITE_S = 1.0
-_STOPPED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)

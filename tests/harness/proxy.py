@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 HOST = "127.0.0.1"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -21,10 +21,11 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address: a Unix socket, or a port of the loopback address."""
+    """A server's address: a Unix socket, or a port of a host."""
 
     path: Path | None = None
     port: int = 0
+    host: str = HOST
 
     async def connect(self, factory: Callable[[], asyncio.Protocol]) -> None:
         """Open a connection. Raises ``OSError``."""
@@ -32,14 +33,28 @@ class Target:
         if self.path is not None:
             await loop.create_unix_connection(factory, str(self.path))
         else:
-            await loop.create_connection(factory, HOST, self.port)
+            await loop.create_connection(factory, self.host, self.port)
+
+
+class Watch(Protocol):
+    """Sees what passes over one connection. An answer of false breaks the connection, and what was seen does not pass."""
+
+    def sent(self, data: bytes) -> bool:
+        """Bytes of the client."""
+
+    def answered(self, data: bytes) -> bool:
+        """Bytes of the server."""
 
 
 class Proxy:
-    """A proxy on a port of its own, which stays the same. Set ``target`` to send new connections to another server."""
+    """A proxy on a port of its own, which stays the same. Set ``target`` to send new connections to another server.
 
-    def __init__(self, target: Target) -> None:
+    ``watch`` makes a watch for each connection.
+    """
+
+    def __init__(self, target: Target, watch: Callable[[], Watch] | None = None) -> None:
         self.target = target
+        self.watch = watch
         self.port = 0
         self.delay_s = 0.0
         self.held = False
@@ -181,9 +196,10 @@ class _Link:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
+        self._watch = proxy.watch() if proxy.watch is not None else None
         self._to_server = _Way(proxy)
         self._to_client = _Way(proxy)
-        self.client = _Side(self._client_made, self._to_server.feed, self._client_lost)
+        self.client = _Side(self._client_made, self._command, self._client_lost)
         self._server = _Side(self._server_made, self._reply, self._server_lost)
         self._opening: asyncio.Task[None] | None = None
         self.lossy = False
@@ -241,8 +257,16 @@ class _Link:
         else:
             self._to_server.attach(transport)
 
+    def _command(self, data: bytes) -> None:
+        if self._watch is not None and not self._watch.sent(data):
+            self.abort()
+        else:
+            self._to_server.feed(data)
+
     def _reply(self, data: bytes) -> None:
-        if self._proxy.swallowing:
+        if self._watch is not None and not self._watch.answered(data):
+            self.abort()
+        elif self._proxy.swallowing:
             self.lossy = True
         else:
             self._to_client.feed(data)

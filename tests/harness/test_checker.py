@@ -29,22 +29,6 @@ def test_read_older_than_an_acknowledged_write_is_red() -> None:
     assert "mug-blue: read called at 10 showed version 0.1 (hit)" in str(verdict.violations[0])
 
 
-def test_read_called_before_the_acknowledgement_is_green() -> None:
-    """A read that overlaps a write may show either state, even when it returns long after the acknowledgement."""
-    assert not check([read(1, 8, 20), read(2, 8, 20)], [write(1, 0, 1), write(2, 5, 9)]).violations
-
-
-def test_read_called_at_the_very_moment_of_the_acknowledgement_is_green() -> None:
-    """Before is strict: a clock too coarse to tell the two apart accuses nobody."""
-    assert not check([read(1, 9, 20)], [write(1, 0, 1), write(2, 5, 9)]).violations
-
-
-def test_reads_ahead_and_back_again_before_the_acknowledgement_are_green() -> None:
-    """While a write is committed but not acknowledged, successive reads may show the state after it and before it."""
-    writes = [write(1, 0, 1), write(2, 5, 50)]
-    assert not check([read(2, 10, 11), read(1, 12, 13), read(2, 14, 15)], writes).violations
-
-
 @pytest.mark.guarantee("R9")
 def test_flagged_read_is_never_red_and_counted_apart() -> None:
     """A read that says that it is unverified promises nothing; it is neither checked nor a hit."""
@@ -52,65 +36,61 @@ def test_flagged_read_is_never_red_and_counted_apart() -> None:
     assert (verdict.violations, verdict.checked, verdict.hits, verdict.flagged) == ([], 0, 0, 1)
 
 
-def test_unacknowledged_write_binds_no_read() -> None:
-    """A failed or unknown write may or may not be there: both states are right."""
-    writes = [write(1, 0, 1), write(2, 5, 9, acknowledged=False), write(None, 6, 9, acknowledged=False)]
-    assert not check([read(1, 10, 11), read(2, 10, 11)], writes).violations
+HAND = write(2, 5, 5 + 500)
+"""Hand-written SQL, recorded as acknowledged one interval after its commit (G4)."""
+FIRST, LATE = write(1, 0, 1), read(None, 10, 11)
+OLD, NEW = write(57, 0, 1), write(1, 20, 21, epoch=1)
+
+ALLOWED = {
+    "either state while the read overlaps the write": ([read(1, 8, 20), read(2, 8, 20)], [write(1, 0, 1), write(2, 5, 9)]),
+    "called at the very moment of the acknowledgement": ([read(1, 9, 20)], [write(1, 0, 1), write(2, 5, 9)]),
+    "ahead and back again before the acknowledgement": (
+        [read(2, 10, 11), read(1, 12, 13), read(2, 14, 15)],
+        [write(1, 0, 1), write(2, 5, 50)],
+    ),
+    "writes that failed or whose outcome is unknown": (
+        [read(1, 10, 11), read(2, 10, 11)],
+        [write(1, 0, 1), write(2, 5, 9, acknowledged=False), write(None, 6, 9, acknowledged=False)],
+    ),
+    "the newest of two acknowledgements in the other order": ([read(3, 10, 11)], [write(3, 0, 5), write(2, 0, 8)]),
+    "a write of another key": ([read(1, 10, 11)], [Write("other", 0, 5, 9, acknowledged=True)]),
+    "the new epoch, or the old one before it": ([read(1, 30, 31, epoch=1), read(57, 15, 31)], [OLD, NEW]),
+    "no row where nothing was written": ([LATE, read(0, 10, 11)], []),
+    "no row after a delete": ([LATE], [FIRST, write(2, 2, 3, deleted=True)]),
+    "no row during a delete": ([LATE], [FIRST, write(2, 9, 30, deleted=True, acknowledged=False)]),
+    "no row after a delete of unknown outcome": ([LATE], [FIRST, write(None, 2, 3, deleted=True, acknowledged=False)]),
+    "no row after such a delete of a later epoch": (
+        [LATE],
+        [FIRST, write(None, 2, 3, deleted=True, acknowledged=False, epoch=1)],
+    ),
+    "a change by hand that need not be seen yet": ([read(1, 400, 401)], [HAND]),
+}
+STALE = {
+    "older than the newest of two acknowledgements": ([read(2, 10, 11)], [write(3, 0, 5), write(2, 0, 8)]),
+    "a high version of an epoch gone by": ([read(57, 30, 31)], [OLD, NEW]),
+    "version 0 after a write": ([read(0, 10, 11)], [FIRST]),
+    "no row after a write": ([LATE], [FIRST]),
+    "no row, of a delete that a newer write replaced": ([LATE], [write(2, 2, 3, deleted=True), write(3, 4, 5)]),
+    "no row, of a delete called after the read": ([LATE], [FIRST, write(2, 12, 13, deleted=True)]),
+    "no row, of an unknown delete of an epoch gone by": (
+        [LATE],
+        [write(1, 0, 1, epoch=1), write(None, 2, 3, deleted=True, acknowledged=False)],
+    ),
+    "a row after its acknowledged delete": ([read(1, 10, 11)], [FIRST, write(2, 4, 5, deleted=True)]),
+    "a change by hand that is due": ([read(1, 600, 601)], [HAND]),
+}
 
 
-def test_a_late_acknowledgement_of_an_older_write_does_not_lower_the_bound() -> None:
-    """Acknowledgements may come in another order than commits: the newest version of them counts."""
-    writes = [write(3, 0, 5), write(2, 0, 8)]
-    assert [violation.missed.version for violation in check([read(2, 10, 11)], writes).violations] == [3]
-    assert not check([read(3, 10, 11)], writes).violations
+@pytest.mark.parametrize(("reads", "writes"), ALLOWED.values(), ids=ALLOWED)
+def test_read_that_is_allowed(reads: list[Read], writes: list[Write]) -> None:
+    """A read may show any state that is not older than the newest one acknowledged strictly before its call."""
+    assert not check(reads, writes).violations
 
 
-def test_writes_of_other_keys_bind_nothing() -> None:
-    """Keys are independent of each other."""
-    assert not check([read(1, 10, 11)], [Write("other", 0, 5, 9, acknowledged=True)]).violations
-
-
-def test_high_version_of_an_epoch_gone_by_is_red() -> None:
-    """After a reset versions start again: version 57 of before is older than version 1 acknowledged since."""
-    writes = [write(57, 0, 1), write(1, 20, 21, epoch=1)]
-    assert check([read(57, 30, 31)], writes).violations
-    assert not check([read(1, 30, 31, epoch=1), read(57, 15, 31)], writes).violations
-
-
-def test_missing_row_after_an_acknowledged_write_is_red() -> None:
-    """A missing key is a state like another: version 0 is older than any write."""
-    assert check([read(0, 10, 11)], [write(1, 0, 1)]).violations
-    assert check([read(None, 10, 11)], [write(1, 0, 1)]).violations
-    assert not check([read(None, 10, 11), read(0, 10, 11)], []).violations
-
-
-def test_missing_row_is_explained_by_a_delete_that_is_new_enough() -> None:
-    """A 404 does not tell its version: it is right if some delete, not older than the bound, can have happened."""
-    first, late = write(1, 0, 1), read(None, 10, 11)
-    assert not check([late], [first, write(2, 2, 3, deleted=True)]).violations
-    assert not check([late], [first, write(2, 9, 30, deleted=True, acknowledged=False)]).violations
-    assert not check([late], [first, write(None, 2, 3, deleted=True, acknowledged=False)]).violations
-    assert not check([late], [first, write(None, 2, 3, deleted=True, acknowledged=False, epoch=1)]).violations
-
-
-def test_missing_row_is_not_explained_by_an_older_or_a_later_delete() -> None:
-    """A delete that a newer acknowledged write replaced, or one called after the read returned, explains nothing."""
-    late = read(None, 10, 11)
-    assert check([late], [write(2, 2, 3, deleted=True), write(3, 4, 5)]).violations
-    assert check([late], [write(1, 0, 1), write(2, 12, 13, deleted=True)]).violations
-    assert check([late], [write(1, 0, 1, epoch=1), write(None, 2, 3, deleted=True, acknowledged=False)]).violations
-
-
-def test_row_shown_after_its_acknowledged_delete_is_red() -> None:
-    """Deletes are writes of a tombstone version."""
-    assert check([read(1, 10, 11)], [write(1, 0, 1), write(2, 4, 5, deleted=True)]).violations
-
-
-def test_change_made_by_hand_is_bound_from_its_promised_visibility() -> None:
-    """G4: recorded as acknowledged one interval after the commit, hand-written SQL binds reads from then on."""
-    by_hand = write(2, 5, 5 + 500)
-    assert not check([read(1, 400, 401)], [by_hand]).violations
-    assert check([read(1, 600, 601)], [by_hand]).violations
+@pytest.mark.parametrize(("reads", "writes"), STALE.values(), ids=STALE)
+def test_read_that_is_stale(reads: list[Read], writes: list[Write]) -> None:
+    """Every other state is the past, and so is a missing row that no delete explains."""
+    assert len(check(reads, writes).violations) == len(reads)
 
 
 def test_counters_add_up() -> None:

@@ -61,7 +61,7 @@ class Workload:
         self._cluster = cluster
         self._instances = cluster.instances if instances is None else instances
         self._epoch = epoch
-        self._history = history
+        self.history = history
         self._faults = faults
         self._load = load
         self._chance = chance
@@ -147,8 +147,8 @@ class Workload:
             self._fail(instance, kind, called, f"{answer.status} {answer.body[:300].decode(errors='replace')}")
             return False
         returned = time.monotonic()
-        self._history.counts["HTTP requests that read, answered"] += 1
-        found = {state.key: state for state in self._history.states(answer)}
+        self.history.counts["HTTP requests that read, answered"] += 1
+        found = {state.key: state for state in self.history.states(answer)}
         status, flagged = _status(answer)
         for key in keys:
             state = found.get(key)
@@ -165,7 +165,7 @@ class Workload:
                 instance=instance.number,
                 kind=kind,
             )
-            self._history.reads.append(seen)
+            self.history.reads.append(seen)
             self._count_suspect(seen)
         return True
 
@@ -174,13 +174,13 @@ class Workload:
         if suspect is not None and not seen.flagged:
             since, until = suspect
             if since <= seen.called < until:
-                self._history.counts["reads on keys whose publish failed in the last 5 s"] += 1
-                self._history.counts["of those, unflagged hits"] += seen.status == "hit"
+                self.history.counts["reads on keys whose publish failed in the last 5 s"] += 1
+                self.history.counts["of those, unflagged hits"] += seen.status == "hit"
             elif seen.called >= until:
                 del self._suspects[seen.key]
 
     def _fail(self, instance: Instance, kind: str, called: float, text: str, keys: tuple[str, ...] = ()) -> None:
-        self._history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text, keys))
+        self.history.failures.append(Failure(called, time.monotonic(), instance.number, kind, text, keys))
 
     # ----------------------------------------------------------------- writes
 
@@ -264,26 +264,26 @@ class Workload:
         return True
 
     def _refuse(self, order: "Order", plain: SeenWrite, *, unchanged: bool) -> None:
-        self._history.counts["writes refused" if unchanged else "writes of unknown outcome"] += 1
+        self.history.counts["writes refused" if unchanged else "writes of unknown outcome"] += 1
         for key in order.keys:
             if unchanged:
                 # A delete that did not happen must not explain an absence.
-                self._history.refused(replace(plain, key=key, version=None, deleted=False), order.mark)
+                self.history.refused(replace(plain, key=key, version=None, deleted=False), order.mark)
             else:
-                self._history.writes.append(replace(plain, key=key))
+                self.history.writes.append(replace(plain, key=key))
 
     def _acknowledge(self, order: "Order", plain: SeenWrite, answer: Answer) -> None:
         troubled = self._faults.overlapping(("redis",), plain.instance, plain.called, plain.returned)
-        self._history.counts["writes acknowledged"] += 1
-        self._history.counts["writes acknowledged with Redis in trouble"] += troubled
+        self.history.counts["writes acknowledged"] += 1
+        self.history.counts["writes acknowledged with Redis in trouble"] += troubled
         left: dict[str, tuple[int | None, int]] = {
-            state.key: (state.version, state.epoch_order) for state in self._history.states(answer)
+            state.key: (state.version, state.epoch_order) for state in self.history.states(answer)
         }
         if order.kind == "batch":
             left = {entry["id"]: (entry["version"], self._epoch) for entry in json.loads(answer.body)["results"]}
         for key in order.keys:
             version, epoch = (plain.version, self._epoch) if plain.deleted else left[key]
-            self._history.writes.append(replace(plain, key=key, version=version, epoch_order=epoch))
+            self.history.writes.append(replace(plain, key=key, version=version, epoch_order=epoch))
             if version is not None:
                 self._seen[key] = version
             if troubled:

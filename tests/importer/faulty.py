@@ -117,7 +117,7 @@ class Larder(Faulty):
 @contextlib.asynccontextmanager
 async def larder_on(database_url: str, redis_url: str, namespace: str) -> AsyncIterator[Larder]:
     """A Larder that works until the test gives it faults."""
-    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace}
+    given = {"ACCESS": "open", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace}
     app = create_app(Settings.from_env({f"LARDER_{name}": value for name, value in given.items()}))
     larder = Larder(app, database_url)
     async with app.router.lifespan_context(app), serving(larder) as larder.url:

@@ -8,7 +8,7 @@ import pytest
 
 from app.importer.batches import BODY_MAX_BYTES, Batch, each_id_once, read_batches
 from app.importer.csv_file import CsvFile
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 from app.importer.rows import Rejected, Row
 
 
@@ -79,7 +79,7 @@ def test_ids_in_memory_are_bounded() -> None:
     """A file of more ids than that is to be split, and duplicates do not count."""
     rows = [row(1, "a"), row(2, "b"), row(3, "a")]
     assert len(list(each_id_once(rows, ids_max=2))) == 3
-    with pytest.raises(BadInput, match="more than 2 ids"):
+    with pytest.raises(ImportStopped, match="more than 2 ids"):
         list(each_id_once([*rows, row(4, "c")], ids_max=2))
 
 

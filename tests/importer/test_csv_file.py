@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.importer.csv_file import LINE_MAX_BYTES, CsvFile
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 
 TEXT = "id,name\na,Mügge\r\nb,\u2028x\n"
 
@@ -73,5 +73,5 @@ def test_unreadable_file_is_explained(tmp_path: Path, make: Callable[[Path], obj
     """No traceback, no waiting: the message says what is wrong with the file."""
     path = tmp_path / "file"
     make(path)
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(ImportStopped, match=words):
         lines_of(path)

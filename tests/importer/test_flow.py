@@ -13,7 +13,7 @@ from rich.console import Console
 from starlette.responses import JSONResponse, Response
 
 from app.importer.batches import Batch
-from app.importer.errors import ServiceStopped
+from app.importer.errors import ImportStopped
 from app.importer.flow import WINDOW_PER_CONNECTION, ImportFlow
 from app.importer.posting import Poster
 from app.importer.report import Progress, RejectedFile
@@ -101,5 +101,5 @@ async def test_cause_is_reported_rather_than_its_consequence(tmp_path: Path) -> 
         return problem(403, "forbidden")
 
     async with flow_against(first_away_then_forbidden, tmp_path, connections=2, stop=StopFlag()) as flow:
-        with pytest.raises(ServiceStopped, match="forbidden"):
+        with pytest.raises(ImportStopped, match="forbidden"):
             await flow.run(Batches())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app.importer.errors import BadOutput
+from app.importer.errors import ImportStopped
 from app.importer.report import Progress, RejectedFile
 from app.importer.rows import Rejected
 from app.importer.sender import Outcome
@@ -73,7 +73,7 @@ def test_file_that_is_no_such_list_is_left_alone(tmp_path: Path, source: Path, t
     """A slip in --refused must not cost a file."""
     path = tmp_path / "diary"
     path.write_text(text)
-    with pytest.raises(BadOutput, match="left alone"):
+    with pytest.raises(ImportStopped, match="left alone"):
         RejectedFile(path, source)
     assert path.read_text() == text
 
@@ -82,7 +82,7 @@ def test_list_over_the_input_is_refused(source: Path) -> None:
     """Also by another name of the same file."""
     link = source.with_name("link.csv")
     link.symlink_to(source)
-    with pytest.raises(BadOutput, match="is the file to import"):
+    with pytest.raises(ImportStopped, match="is the file to import"):
         RejectedFile(link, source)
 
 
@@ -91,14 +91,14 @@ def test_list_must_be_a_regular_file(tmp_path: Path, source: Path, make: Callabl
     """A pipe would hang, and a device must survive that an empty list is removed."""
     path = tmp_path / "refused.csv"
     make(path)
-    with pytest.raises(BadOutput, match="not a regular file"):
+    with pytest.raises(ImportStopped, match="not a regular file"):
         RejectedFile(path, source)
     assert path.exists()
 
 
 def test_list_that_cannot_be_written_is_said_first(tmp_path: Path, source: Path) -> None:
     """Before anything is imported."""
-    with pytest.raises(BadOutput, match="Nothing was imported"):
+    with pytest.raises(ImportStopped, match="Nothing was imported"):
         RejectedFile(tmp_path / "no" / "such" / "folder.csv", source)
 
 
@@ -110,7 +110,7 @@ def test_full_disk_under_the_list_is_explained(tmp_path: Path, source: Path) -> 
         rejected.add([Rejected(2, "a", "listed")])
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
         try:
-            with pytest.raises(BadOutput, match="run the import again"):
+            with pytest.raises(ImportStopped, match="run the import again"):
                 rejected.add([Rejected(3, "b", "not listed")])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

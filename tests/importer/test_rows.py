@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 from app.importer.rows import NUMBER_MAX, Columns, Rejected, Row, read_rows, whole_number
 
 
@@ -91,7 +91,7 @@ def test_exact_name_wins_over_one_in_other_case() -> None:
 )
 def test_unusable_header_is_explained(header: str, mapping: dict[str, str], words: list[str]) -> None:
     """Without its columns the file cannot be imported; the message says which and what to do."""
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(ImportStopped) as caught:
         read_rows([header + "\n", "1,2,3\n"], mapping)
     for word in words:
         assert word in str(caught.value)
@@ -99,7 +99,7 @@ def test_unusable_header_is_explained(header: str, mapping: dict[str, str], word
 
 def test_empty_file_is_an_error_and_a_lone_header_is_not() -> None:
     """A file without rows is imported without doing anything."""
-    with pytest.raises(BadInput, match="empty"):
+    with pytest.raises(ImportStopped, match="empty"):
         read_rows([], {})
     assert rows_of("id,name,price_cents\n") == []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from app.importer.errors import BadInput, GivenUp, ServiceStopped
+from app.importer.errors import GivenUp, ImportStopped
 from app.importer.posting import Poster
 from app.importer.retry import RetryPolicy
 from app.importer.rows import Row
@@ -93,14 +93,14 @@ async def test_tries_are_bounded() -> None:
     """One try and so many repeats, then the import stops and says which lines and why."""
     service = Faulty(before=fails(99, lambda: problem(503, "Postgres is away")))
     async with serving(service) as url:
-        with pytest.raises(ServiceStopped, match=r"lines 2-3 in 3 tries.*503.*Postgres is away"):
+        with pytest.raises(ImportStopped, match=r"lines 2-3 in 3 tries.*503.*Postgres is away"):
             await send(url, rows("a", "b"), retries=2)
     assert len(service.requests) == 3
 
 
 async def test_nobody_listens() -> None:
     """A refused connection is tried again, and then named with the address."""
-    with closed_port() as url, pytest.raises(ServiceStopped, match=f"{url} did not take lines 2-2 in 2 tries"):
+    with closed_port() as url, pytest.raises(ImportStopped, match=f"{url} did not take lines 2-2 in 2 tries"):
         await send(url, rows("a"), retries=1)
 
 
@@ -174,7 +174,7 @@ async def test_answer_that_no_retry_mends_stops_the_import(answer: Callable[[], 
     """Once is enough: the other batches would fare no better."""
     service = Faulty(before=fails(99, answer))
     async with serving(service) as url:
-        with pytest.raises(ServiceStopped, match=words):
+        with pytest.raises(ImportStopped, match=words):
             await send(url, rows("a"))
     assert len(service.requests) == 1
 
@@ -198,7 +198,7 @@ async def test_stopping_import_does_not_try_again() -> None:
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://host/", "http://", "http://a:b:c/", "http://host:99999"])
 async def test_bad_url(url: str) -> None:
     """Refused before anything is read or sent."""
-    with pytest.raises(BadInput, match="--url"):
+    with pytest.raises(ImportStopped, match="--url"):
         await send(url, rows("a"))
 
 
@@ -209,10 +209,10 @@ async def test_bad_url(url: str) -> None:
 async def test_environment_that_cannot_be_used(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     """It is a sentence, not a traceback, and names the variable; a proxy does not concern a Larder on this machine."""
     environment.setenv(name, value)
-    with pytest.raises(BadInput, match=name):
+    with pytest.raises(ImportStopped, match=name):
         await send("http://larder.example", rows("a"))
     if name != "SSL_CERT_FILE":
-        with closed_port() as url, pytest.raises(ServiceStopped):
+        with closed_port() as url, pytest.raises(ImportStopped):
             await send(url, rows("a"), retries=0)
 
 

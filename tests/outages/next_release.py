@@ -19,8 +19,8 @@ _MIGRATION = '''"""Colours."""
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -63,7 +63,7 @@ def make_next_release(directory: Path) -> Path:
     root = directory / "next-release"
     for folder in ("app", "alembic"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "alembic" / "versions" / "0004_colour.py").write_text(_MIGRATION)
+    (root / "alembic" / "versions" / "0005_colour.py").write_text(_MIGRATION)
     for name, changes in _CHANGES.items():
         path = root / name
         text = path.read_text(encoding="utf-8")

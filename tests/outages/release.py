@@ -17,11 +17,14 @@ class Release:
 
     root: Path = ROOT
     namespace: str = NAMESPACE
+    knows_keys: bool = True
+    """Whether it has the setting LARDER_ACCESS."""
 
     def program(self, instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
         """Return command and environment of an instance. This is a ``Program``."""
         _, settings = larder(instance, database)
-        return self._larder("serve"), {**settings, "LARDER_CACHE_NAMESPACE": self.namespace}
+        known = {name: value for name, value in settings.items() if self.knows_keys or name != "LARDER_ACCESS"}
+        return self._larder("serve"), {**known, "LARDER_CACHE_NAMESPACE": self.namespace}
 
     async def command(self, cluster: Cluster, *arguments: str) -> None:
         """Run a command of the release on the cluster's servers without a proxy.

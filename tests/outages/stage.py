@@ -1,12 +1,12 @@
 """A running cluster with clients that have not begun yet, with which tests and scenarios start."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.harness.cluster import Cluster, Program, larder, start_cluster
+from tests.harness.cluster import Cluster, Instance, Program, larder, start_cluster
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.workload import Load, Workload
@@ -22,6 +22,11 @@ class Stage:
     log: FaultLog
     history: History
     workload: Workload
+
+    def clients(self, load: Load, instances: Sequence[Instance], *, seed: int = 11, epoch: int = 0) -> Workload:
+        """Return further clients, of some instances, with a history of their own."""
+        history = History(self.log, HAND_BOUNDS)
+        return Workload(self.cluster, history, self.log, load, Random(seed), instances=instances, epoch=epoch)
 
     def judge(self) -> list[str]:
         """Return the first violations, and the excerpt of the first one."""

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -67,10 +68,6 @@ async def _restore(cluster: Cluster, directory: Path, *, filler: int = 0) -> Non
     await run_program("pg_restore", "--clean", "--if-exists", "-d", cluster.url, directory / "old.dump")
 
 
-async def _restore_slowly(cluster: Cluster, directory: Path) -> None:
-    await _restore(cluster, directory, filler=300_000)
-
-
 async def _promote_standby(cluster: Cluster, directory: Path) -> None:
     """Lose the primary, and promote a standby that has not everything: versions go back, on another timeline."""
     standby = await copy_server(cluster.postgres, directory / "standby", cluster.database, streaming=False)
@@ -90,7 +87,7 @@ async def _promote_standby(cluster: Cluster, directory: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
-    [_truncate, _recreate_database, _restore, _restore_slowly, _promote_standby],
+    [_truncate, _recreate_database, _restore, partial(_restore, filler=300_000), _promote_standby],
     ids=["truncated", "database recreated", "pg_restore --clean", "slow pg_restore --clean", "standby promoted"],
 )
 async def test_versions_go_back(stage: Stages, outage_directory: Path, change: Change) -> None:

@@ -203,7 +203,7 @@ def test_every_part_has_its_connections(settings: Settings, connections: int) ->
     assert shares.audit == 1
     assert min(shares.loads, shares.lists) >= 1
     assert shares.audit + shares.loads + shares.lists + shares.writes == connections
-    places = main.write_limits(settings.model_copy(update={"database_connections": connections})).places_apart
+    places = main.write_limits(settings.model_copy(update={"database_connections": connections})).product_places
     assert places == shares.writes - 1 >= 1
 
 
@@ -306,7 +306,7 @@ async def test_a_table_that_is_locked_holds_everybody_up_and_nobody_for_good(
         await connection.execute("ROLLBACK")
     assert sorted([(await task).row.version for task in writes]) == [2] * 30 + [3] * 30
     assert (await _take(larder, "p0")).row.version == 4
-    assert larder.products._queue._apart == {}
+    assert larder.products._queue._queues == {}
 
 
 async def test_answers_that_are_being_removed_hold_up_nobody(larder: Instance, settings: Settings) -> None:
@@ -325,5 +325,5 @@ async def _stuck(larder: Instance, requests: int) -> None:
     """Return once so many requests are apart, and products among them were waited for in vain."""
     queue = larder.products._queue
     async with asyncio.timeout(5):
-        while queue._waiting_apart < requests - len(queue._attempts) or not any(p.stuck for p in queue._apart.values()):
+        while queue._waiting_in_queues < requests - len(queue._attempts) or not any(p.stuck for p in queue._queues.values()):
             await asyncio.sleep(0.005)

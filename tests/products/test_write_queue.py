@@ -116,7 +116,7 @@ async def test_a_held_product_goes_apart_and_stays_there(transactions: Transacti
     assert transactions.main == [("h",), ("a",)]
     assert transactions.apart[-1] == ("h",) * 4
     async with asyncio.timeout(PATIENCE_S):
-        while queue._apart:
+        while queue._queues:
             await asyncio.sleep(0)
     await queue.submit(_ticket("h"))
     assert transactions.main[-1] == ("h",)
@@ -145,7 +145,7 @@ async def test_stuck_products_leave_places_to_others(transactions: Transactions,
     transactions.held.add("c")
     contended = _submit(queue, "c")
     async with asyncio.timeout(PATIENCE_S):
-        while "c" not in queue._apart:
+        while "c" not in queue._queues:
             await asyncio.sleep(0)
     transactions.held.discard("c")
     await contended
@@ -225,7 +225,7 @@ async def test_nothing_is_done_for_who_has_left(transactions: Transactions) -> N
     transactions.held = set()
     assert ("w",) not in transactions.main
     assert ("i",) not in transactions.apart
-    assert (queue.waiting, queue._apart) == (0, {})
+    assert (queue.waiting, queue._queues) == (0, {})
 
 
 async def test_a_request_near_its_deadline_is_not_tried_again(transactions: Transactions) -> None:

@@ -6,8 +6,9 @@ Each is named after what happens.
 import asyncio
 
 from app.cache.write_through import Status
+from tests.harness.script import Gate
 from tests.schedules.on_fakes import FakeStage
-from tests.schedules.stage import KEY, Member, Stage, trusted_again
+from tests.schedules.stage import Member, Stage, trusted_again
 
 
 async def audit_sets_its_fence_late(stage: Stage[Member]) -> None:
@@ -15,8 +16,7 @@ async def audit_sets_its_fence_late(stage: Stage[Member]) -> None:
     one, two = await stage.trusted()
     await asyncio.sleep(0.9 * stage.fence_s)
     async with stage.held(one.redis.hold("trust"), one.audit()):
-        two.redis.lose("publish")
-        write = stage.spawn(stage.write(two))
+        write = stage.spawn(stage.lost_write(two))
         await asyncio.sleep(0.9 * stage.fence_s)
     await write
     await stage.read(one)
@@ -24,8 +24,7 @@ async def audit_sets_its_fence_late(stage: Stage[Member]) -> None:
 
 async def lease_outlives_the_audit(stage: Stage[Member]) -> None:
     """A reader loads; a writer commits and its publish is lost; an audit ends; the reader fills."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    one, two = await stage.emptied()
     async with stage.held(one.redis.hold("publish"), stage.read(one)):
         write = await stage.unproven_write(two)
         await two.audit()
@@ -40,19 +39,14 @@ async def shorter_fence_is_announced(stage: Stage[Member]) -> None:
     snapshot = short.postgres.hold("snapshot")
     stage.spawn(short.audit())
     await snapshot.arrival()
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)
 
 
 async def commit_between_snapshot_and_announcement(stage: Stage[Member]) -> None:
     """A writer commits, its publish is lost, and it reads the audit row just before a cycle is announced."""
     one, two = await stage.trusted()
-    async with stage.held(one.postgres.hold("announce"), one.audit()):
-        write = await stage.unproven_write(two)
-    await asyncio.sleep(0.1)
-    await stage.read(one)
-    await write
+    await _unproven_write_at(stage, one.postgres.hold("announce"), one, two)
 
 
 async def fill_between_purge_and_snapshot(stage: Stage[Member]) -> None:
@@ -82,8 +76,7 @@ async def transaction_open_across_an_audit(stage: FakeStage) -> None:
     # Only on the fakes: the gates before and after a real transaction cannot hold it open.
     one, two = await stage.trusted()
     commit = two.postgres.hold("commit")
-    two.redis.lose("publish")
-    write = stage.spawn(stage.write(two))
+    write = stage.spawn(stage.lost_write(two))
     await commit.arrival()
     await trusted_again(one)
     commit.open()
@@ -96,10 +89,14 @@ async def transaction_open_across_an_audit(stage: FakeStage) -> None:
 async def audit_under_way_during_a_commit(stage: Stage[Member]) -> None:
     """A publish is lost; an audit that took its snapshot before the commit completes after it."""
     one, two = await stage.trusted()
-    async with stage.held(one.redis.hold("trust"), one.audit()):
-        write = await stage.unproven_write(two)
+    await _unproven_write_at(stage, one.redis.hold("trust"), one, two)
+
+
+async def _unproven_write_at(stage: Stage[Member], gate: Gate, auditor: Member, writer: Member) -> None:
+    async with stage.held(gate, auditor.audit()):
+        write = await stage.unproven_write(writer)
     await asyncio.sleep(0.1)
-    await stage.read(one)
+    await stage.read(auditor)
     await write
 
 

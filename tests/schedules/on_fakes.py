@@ -77,7 +77,7 @@ class FakeMember(Member):
         store = parts.store(lambda: self.server, self.redis, random.Random(name))
         self._source = source = parts.source(postgres, self.postgres, namespace)
         history, clock = parts.history(), stage.loop.time
-        history.told(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
+        history.record(postgres.epoch, clock())  # as ``WriteThrough.start`` learns it
         self.cache = parts.cache(store, source, source, stage.config, stats, history=history, clock=clock)
         self._audit = parts.audit(
             lambda: open_audit_store(lambda: self.server, self.redis, parts.audit_store),

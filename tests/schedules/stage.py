@@ -95,6 +95,12 @@ class Stage(ABC, Generic[M_co]):
         await self.read(second)
         return first, second
 
+    async def emptied(self) -> tuple[M_co, M_co]:
+        """Return two members with a trusted cache and an empty slot."""
+        first, second = await self.trusted()
+        await first.cache.drop(KEY)
+        return first, second
+
     async def write(self, member: Member, *, content: str | None = None, mark: str = "") -> None:
         """Write a content, a new one if none is given, or delete (``""``), and record when that was acknowledged."""
         called = self._tick()
@@ -114,6 +120,11 @@ class Stage(ABC, Generic[M_co]):
         for state in states:
             key, order = member.place_of(state)
             self._writes.append(Write(key, called, returned, state.version, acknowledged=True, epoch_order=order))
+
+    async def lost_write(self, member: Member) -> None:
+        """Write, and lose the publish."""
+        member.redis.lose("publish")
+        await self.write(member)
 
     async def unproven_write(self, member: Member) -> "asyncio.Task[None]":
         """Begin a write whose publish is lost; return when it has read the audit row to settle, or was acknowledged without."""

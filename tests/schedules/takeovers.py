@@ -101,8 +101,7 @@ async def dump_is_restored_under_a_live_fence(stage: FakeStage) -> None:
     dump = stage.postgres.image()
     one, two = await stage.trusted()
     assert stage.postgres.restore(dump)
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)
 
 
@@ -114,8 +113,7 @@ async def short_audit_begins_after_a_restore(stage: FakeStage) -> None:
     assert stage.postgres.restore(dump)
     short = await stage.member(stage.blue, fence_ttl_ms=200)
     await short.audit()
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)
 
 
@@ -144,6 +142,5 @@ async def session_is_replaced_in_a_promotion(stage: FakeStage) -> None:
     await one.cache.drop(KEY)
     await stage.read(one)
     await stage.read(two)
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)

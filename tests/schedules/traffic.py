@@ -6,15 +6,15 @@ Each is named after what happens.
 import asyncio
 
 from app.cache.write_through import Status
+from tests.harness.script import Gate
 from tests.schedules.on_fakes import FakeStage
-from tests.schedules.stage import KEY, Member, Stage, trusted_again
+from tests.schedules.stage import KEY, M_co, Member, Stage, trusted_again
 
 
 async def publish_is_lost(stage: Stage[Member]) -> None:
     """A publish does not reach the server, and every reader still trusts the slot."""
     one, two = await stage.trusted()
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)
 
 
@@ -42,8 +42,7 @@ async def _in_the_other_order(stage: Stage[Member], early: str, late: str) -> No
 
 async def publish_arrives_on_its_own_lease(stage: Stage[Member]) -> None:
     """A writer leases the empty slot and commits; another one commits and publishes; then the first one publishes."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    one, two = await stage.emptied()
     async with stage.held(one.redis.hold("publish"), stage.write(one)):
         await stage.write(two)
     await stage.read(one)
@@ -77,8 +76,7 @@ async def publish_arrives_after_an_eviction(stage: Stage[Member]) -> None:
 
 async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer commits and publishes; the reader fills."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    one, two = await stage.emptied()
     async with stage.held(one.redis.hold("publish"), stage.read(one)):
         await stage.write(two)
     await stage.read(two)
@@ -86,8 +84,7 @@ async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
 
 async def fill_arrives_on_another_readers_lease(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer commits; the slot is evicted and leased by another reader; the first one fills."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    one, two = await stage.emptied()
     async with stage.held(one.redis.hold("publish"), stage.read(one)):
         await stage.write(two)
         await two.cache.drop(KEY)
@@ -101,8 +98,7 @@ async def fill_arrives_on_another_readers_lease(stage: Stage[Member]) -> None:
 
 async def lease_waits_for_a_write(stage: Stage[Member]) -> None:
     """A reader's lease is held up while a writer commits and publishes and the slot is evicted."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    one, two = await stage.emptied()
     async with stage.held(one.redis.hold("lease"), stage.read(one)):
         await stage.write(two)
         await asyncio.sleep(0.1)  # what the writer began to load by itself has filled the slot by now
@@ -112,29 +108,23 @@ async def lease_waits_for_a_write(stage: Stage[Member]) -> None:
 
 async def lease_arrives_late(stage: Stage[Member]) -> None:
     """A reader's lease gets no answer and arrives after a writer's publish; then the reader's publish arrives."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
+    await _lease_lands_late(stage, evicted=True)
+
+
+async def lease_is_repeated(stage: Stage[Member]) -> None:
+    """A reader's lease gets no answer and is carried out after a writer has published, whatever is sent after it."""
+    await _lease_lands_late(stage, evicted=False)
+
+
+async def _lease_lands_late(stage: Stage[Member], *, evicted: bool) -> None:
+    one, two = await stage.emptied()
     lease = one.redis.lose("lease")
     fill = one.redis.hold("publish")
     reader = stage.spawn(stage.read(one))
     await asyncio.sleep(0.1)  # a reader without a token has its answer by now, and publishes nothing
     await stage.write(two)
-    await two.cache.drop(KEY)
-    await lease.land()
-    fill.open()
-    await reader
-    await stage.read(two)
-
-
-async def lease_is_repeated(stage: Stage[Member]) -> None:
-    """A reader's lease gets no answer and is carried out after a writer has published, whatever is sent after it."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
-    lease = one.redis.lose("lease")
-    fill = one.redis.hold("publish")
-    reader = stage.spawn(stage.read(one))
-    await asyncio.sleep(0.1)
-    await stage.write(two)
+    if evicted:
+        await two.cache.drop(KEY)
     await lease.land()
     fill.open()
     await reader
@@ -143,22 +133,21 @@ async def lease_is_repeated(stage: Stage[Member]) -> None:
 
 async def load_under_way_during_a_write(stage: Stage[Member]) -> None:
     """A load is under way, its state already read; a writer is acknowledged; the next read of that process begins."""
-    one, two = await stage.trusted()
-    await one.cache.drop(KEY)
-    async with stage.held(one.redis.hold("publish"), stage.read(one)):
-        await stage.write(two)
-        late = stage.spawn(stage.read(one))
-        await asyncio.sleep(0.1)
-    await late
+    one, two = await stage.emptied()
+    await _read_again_after_a_write(stage, one.redis.hold("publish"), one, two)
 
 
 async def read_under_way_during_a_write(stage: Stage[Member]) -> None:
     """A read's reply is on its way; a writer is acknowledged; the next read of that process begins."""
     one, two = await stage.trusted()
     await stage.read(one)
-    async with stage.held(one.redis.hold_reply("read"), stage.read(one)):
-        await stage.write(two)
-        late = stage.spawn(stage.read(one))
+    await _read_again_after_a_write(stage, one.redis.hold_reply("read"), one, two)
+
+
+async def _read_again_after_a_write(stage: Stage[Member], gate: Gate, reader: Member, writer: Member) -> None:
+    async with stage.held(gate, stage.read(reader)):
+        await stage.write(writer)
+        late = stage.spawn(stage.read(reader))
         await asyncio.sleep(0.1)
     await late
 
@@ -177,30 +166,30 @@ async def absence_is_handed_on_before_a_write(stage: Stage[Member]) -> None:
 async def writer_dies_before_its_publish(stage: FakeStage) -> None:
     """A writer commits and dies; its client repeats the write at another process, which recognises the retry."""
     # Only on the fakes: how a retry is recognised is tested in tests/products/test_idempotency.py.
-    one, two = await stage.trusted()
-    publish = two.redis.hold("publish")
-    stage.spawn(stage.write(two, mark="key 1"))
-    await publish.arrival()
-    await stage.write(one, mark="key 1")
+    one = await _after_a_dead_writer(stage, mark="key 1")
     await stage.read(one)
 
 
 async def another_writes_the_same(stage: Stage[Member]) -> None:
     """A writer commits and dies; another one sends the same write, which changes nothing any more."""
+    one = await _after_a_dead_writer(stage, content="said twice")
+    await stage.finds(one, 2, Status.HIT)
+
+
+async def _after_a_dead_writer(stage: Stage[M_co], *, content: str | None = None, mark: str = "") -> M_co:
     one, two = await stage.trusted()
     publish = two.redis.hold("publish")
-    stage.spawn(stage.write(two, content="said twice"))
+    stage.spawn(stage.write(two, content=content, mark=mark))
     await publish.arrival()
-    await stage.write(one, content="said twice")
-    await stage.finds(one, 2, Status.HIT)
+    await stage.write(one, content=content, mark=mark)
+    return one
 
 
 async def settling_without_the_database(stage: Stage[Member]) -> None:
     """A publish is lost, and the audit row cannot be read."""
     one, two = await stage.trusted()
-    two.redis.lose("publish")
     two.postgres.lose("standing", times=1_000)
-    await stage.write(two)
+    await stage.lost_write(two)
     await stage.read(one)
 
 
@@ -209,8 +198,7 @@ async def slot_of_an_epoch_that_ended(stage: Stage[Member]) -> None:
     one, two = await stage.trusted()
     await stage.write(two)
     await stage.truncate()
-    two.redis.lose("publish")
-    await stage.write(two)
+    await stage.lost_write(two)
     await trusted_again(one)
     await stage.read(one)
 

@@ -7,7 +7,7 @@ import asyncio
 from contextlib import suppress
 
 from app.cache.errors import SourceUnavailable
-from tests.schedules.on_fakes import FakeStage
+from tests.schedules.on_fakes import FakeMember, FakeStage
 from tests.schedules.stage import KEY, trusted_again
 
 NEWER = "products.2"
@@ -17,11 +17,15 @@ async def old_primary_vouches_for_its_history(stage: FakeStage) -> None:
     """A standby is promoted while the old primary goes on; before the new one's first audit, somebody writes there."""
     old, _ = await stage.trusted()
     new = await stage.member(postgres=stage.postgres.fork())
-    beside = [stage.spawn(old.audit_on()), stage.spawn(old.read_on())]
+    _go_on(stage, old)
     await stage.write(new)
     await stage.read(new)
-    for task in beside:
-        task.cancel()
+
+
+def _go_on(stage: FakeStage, old: FakeMember) -> None:
+    """Let a process of the old primary audit and read until the schedule ends."""
+    stage.spawn(old.audit_on())
+    stage.spawn(old.read_on())
 
 
 async def old_primary_is_told(stage: FakeStage) -> None:
@@ -46,8 +50,7 @@ async def old_auditor_meets_half_a_mark(stage: FakeStage) -> None:
     async with stage.held(new.redis.hold("distrust, second command"), new.audit()):
         await asyncio.sleep(0.25 * stage.fence_s)
         await old.audit()
-    new.redis.lose("publish")
-    await stage.write(new)
+    await stage.lost_write(new)
     await stage.read(late)
 
 
@@ -61,13 +64,11 @@ async def answer_from_the_old_primary_comes_late(stage: FakeStage) -> None:
     await reply.arrival()
     moved.move(new.database)
     await moved.cache.ping()
-    beside = [stage.spawn(old.audit_on()), stage.spawn(old.read_on())]
+    _go_on(stage, old)
     await stage.write(new)
     reply.open()
     await early
     await stage.read(moved)
-    for task in beside:
-        task.cancel()
 
 
 async def two_databases_share_a_server(stage: FakeStage) -> None:

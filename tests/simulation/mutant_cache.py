@@ -24,14 +24,14 @@ class AcknowledgesAtOnce(WriteThrough):
 class TrustsAnyEpoch(WriteThrough):
     """An entry of another epoch than the fence's is believed."""
 
-    def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
+    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
         return slot.decode(raw, key, slot.hash_in(raw)) if raw is not None and epoch else None
 
 
 class TrustsWithoutFence(WriteThrough):
     """An entry is believed without a fence."""
 
-    def _trusted(self, raw: bytes | None, key: str, epoch: str) -> State | None:
+    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
         return slot.decode(raw, key, epoch or slot.hash_in(raw)) if raw is not None else None
 
 
@@ -77,7 +77,7 @@ class KeepsReadings(WriteThrough):
         self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
     ) -> list[Read]:
         kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
-        if reading is not None and self._trusted(reading.slots[0], keys[0], reading.epoch):
+        if reading is not None and self._trusted_state(reading.slots[0], keys[0], reading.epoch):
             kept[keys[0]] = reading
         elif len(keys) == 1:
             reading = kept.get(keys[0], reading)

@@ -13,14 +13,14 @@ from app.cache.ports import AuditSource
 class CountsAnyEpoch(History):
     """A reader counts a fence of whatever epoch it finds."""
 
-    def counts(self, epoch: str) -> bool:
+    def trusts(self, epoch: str) -> bool:
         return bool(epoch)
 
 
 class OldPrimaryGoesOn(History):
     """A higher timeline in the store tells an old primary's processes nothing."""
 
-    def met(self, epoch: str) -> None:
+    def note_stored(self, epoch: str) -> None:
         return
 
     def _is_below(self, own: Timeline) -> bool:
@@ -30,9 +30,9 @@ class OldPrimaryGoesOn(History):
 class LateAnswerCounts(History):
     """An answer counts as the last one although a later question was answered before it."""
 
-    def told(self, epoch: str, asked_at: float) -> None:
+    def record(self, epoch: str, asked_at: float) -> None:
         self._asked_at = asked_at
-        super().told(epoch, asked_at)
+        super().record(epoch, asked_at)
 
 
 class TakesAnySnapshot(Audit):

@@ -60,18 +60,6 @@ class TakesErrorForProof(MemoryStore):
             return Published(tuple(Outcome.KEPT for _ in publications), proven=True)
 
 
-class FallsBackToSet(MemoryStore):
-    """After a publish without an answer the state is set plainly, whatever the slot holds."""
-
-    async def publish(self, publications: Sequence[Publication]) -> Published:
-        try:
-            return await super().publish(publications)
-        except StoreUnavailable:
-            for publication in publications:
-                await super().drop(publication.state.key)
-            return Published(tuple(Outcome.KEPT for _ in publications), proven=True)
-
-
 class AnyAuditSettles(MemorySource):
     """An audit that began before the commit settles it."""
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.importer.errors import BadInput
+from app.importer.errors import ImportStopped
 from app.importer.rows import Row, read_rows
 from app.products.product import is_product_id
 from benchmarks.sales.__main__ import main
@@ -40,7 +40,7 @@ def test_columns_of_both_editions(tmp_path: Path, header: str) -> None:
     """Their names are known, and codes become legal ids."""
     (sale,) = read_sales(write(tmp_path, '7,A 1,"Mug, blue", -3 ,d,2.55', header=header))
     assert sale == Sale(2, "7", "A 1", "A_1", -3, "Mug, blue", Decimal("2.55"))
-    with pytest.raises(BadInput, match="no column for code"):
+    with pytest.raises(ImportStopped, match="no column for code"):
         read_sales(write(tmp_path, header=header.replace("StockCode", "SKU")))
 
 
@@ -57,9 +57,9 @@ def test_row_that_is_no_sale_ends_the_reading(tmp_path: Path) -> None:
         "7,A,\udcff,1,d,1",
     ]
     for row in bad:
-        with pytest.raises(BadInput, match=r"1 rows of .* are no sale:\n  line 3: "):
+        with pytest.raises(ImportStopped, match=r"1 rows of .* are no sale:\n  line 3: "):
             read_sales(write(tmp_path, "7,A,X,1,d,1", row))
-    with pytest.raises(BadInput, match="and 2 more"):
+    with pytest.raises(ImportStopped, match="and 2 more"):
         read_sales(write(tmp_path, *bad[:6] * 2))
     out = tmp_path / "out.csv"
     assert main(["catalogue", str(write(tmp_path, *bad)), str(out)]) == 2

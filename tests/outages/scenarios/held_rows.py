@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.harness.client import NoAnswerError
 from tests.harness.cluster import Cluster, Instance, larder_as_it_comes, start_cluster
-from tests.outages.scenarios.report import Report, percentile, share
+from tests.outages.scenarios.report import Report, entries_in_ledger, percentile, share
 
 _PRODUCTS, _HELD = 400, 20
 _FREE_PER_S, _HELD_PER_S = 100, 10
@@ -106,17 +106,11 @@ async def _judge(cluster: Cluster, sales: Sequence[_Sale], report: Report) -> No
             report.tell(f"{name}: {answer}", number)
     odd = [sale for sale in held if sale.answer not in ("sold", "503 overloaded")]
     report.none("sales of held products neither successful nor refused as overloaded", odd)
-    async with await cluster.session() as session:
-        rows = await (
-            await session.execute(
-                "SELECT reference, count(*) FROM stock_movements WHERE reference LIKE 's-%' GROUP BY reference"
-            )
-        ).fetchall()
-    entries = {str(reference): int(number) for reference, number in rows}
+    entries = await entries_in_ledger(cluster, "s-")
     report.none("acknowledged and not exactly once in the ledger", _wrong(sales, entries, "sold", 1))
     report.none("answered as overloaded and yet in the ledger", _wrong(sales, entries, "503 overloaded", 0))
     report.none("twice in the ledger", [reference for reference, number in entries.items() if number > 1])
 
 
-def _wrong(sales: Sequence[_Sale], entries: dict[str, int], answer: str, owed: int) -> list[_Sale]:
-    return [sale for sale in sales if sale.answer == answer and entries.get(sale.reference, 0) != owed]
+def _wrong(sales: Sequence[_Sale], entries: Counter[str], answer: str, owed: int) -> list[_Sale]:
+    return [sale for sale in sales if sale.answer == answer and entries[sale.reference] != owed]

@@ -8,12 +8,10 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
-from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.proxy import Proxy
-from tests.harness.workload import Load, Workload
-from tests.outages.scenarios.report import Report, share
+from tests.harness.workload import Load
+from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import open_stage
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=2, writer_pause_s=0.1, counts_only=True)
@@ -35,9 +33,8 @@ async def _run(directory: Path, seconds: float, report: Report, break_it: Callab
     async with open_stage(directory, _LOAD) as on:
         lonely = await on.cluster.auditor()
         others = [instance for instance in on.cluster.instances if instance is not lonely]
-        history, of_lonely = (History(on.log, HAND_BOUNDS) for _ in range(2))
-        clients = Workload(on.cluster, history, on.log, _LOAD, Random(11), instances=others)
-        few = Workload(on.cluster, of_lonely, on.log, _LONELY_LOAD, Random(12), instances=[lonely])
+        clients, few = on.clients(_LOAD, others), on.clients(_LONELY_LOAD, [lonely], seed=12)
+        history, of_lonely = clients.history, few.history
         with on.log.on("postgres-away", "postgres", lonely.number):
             break_it(lonely.postgres)
             began = time.monotonic()
@@ -51,15 +48,14 @@ async def _run(directory: Path, seconds: float, report: Report, break_it: Callab
         await on.cluster.until_trusted()
         report.tell("seconds until all have hits again", time.monotonic() - healed)
         await few.stop()
-    hits = [read.returned for read in reads if read.status == "hit"]
     report.tell("reads of the two others", len(reads))
-    report.at_least("hits among them, percent", share(len(hits), len(reads)), _HITS_PERCENT)
-    report.tell("longest time without a hit, seconds", _longest_gap(hits, began, began + seconds))
+    report.at_least("hits among them, percent", hits(reads), _HITS_PERCENT)
+    moments = [read.returned for read in reads if read.status == "hit"]
+    report.tell("longest time without a hit, seconds", _longest_gap(moments, began, began + seconds))
     report.no_stale_reads("the two others", history.reads, history.writes)
     report.none("requests that the two others did not serve", history.failures)
-    lonely_hits = sum(read.status == "hit" for read in of_lonely.reads)
     report.tell("reads that the lonely one served", len(of_lonely.reads))
-    report.tell("hits among them, percent", share(lonely_hits, len(of_lonely.reads)))
+    report.tell("hits among them, percent", hits(of_lonely.reads))
     report.no_stale_reads("the lonely one", of_lonely.reads, [*history.writes, *of_lonely.writes])
 
 

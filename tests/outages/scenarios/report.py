@@ -1,9 +1,11 @@
 """The report of a scenario: a table of figures, in which promised ones are compared with their bounds."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.harness.checker import Read, Verdict, Write, check
+from tests.harness.cluster import Cluster
 
 _EXAMPLES = 5
 
@@ -59,6 +61,11 @@ class Report:
         self.none(f"stale reads, {whose}", verdict.violations)
         return verdict
 
+    def seconds_of_writes(self, text: str, taken: Collection[float], longest_s: float) -> None:
+        """Add the median and the longest of the times that writes took; the longest is promised."""
+        self.tell(f"seconds of a write{text}, p50", percentile(taken, 50))
+        self.at_most(f"seconds of a write{text}, longest", max(taken, default=99.0), longest_s)
+
     def table(self) -> str:
         """Return the report as text."""
         lines = [f"{'':<72} {'found':>10}  promised"]
@@ -73,10 +80,22 @@ def share(part: int, whole: int) -> float:
     return 100 * part / whole if whole else 0.0
 
 
+def hits(reads: Collection[Read]) -> float:
+    """Return the share of hits in percent."""
+    return share(sum(read.status == "hit" for read in reads), len(reads))
+
+
 def percentile(values: Iterable[float], percent: float) -> float:
     """Return the value that ``percent`` of the values do not exceed, or 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+async def entries_in_ledger(cluster: Cluster, prefix: str) -> Counter[str]:
+    """Return how many entries of the ledger each reference has that begins so."""
+    async with await cluster.session() as session:
+        found = await session.execute("SELECT reference FROM stock_movements WHERE starts_with(reference, %s)", [prefix])
+        return Counter([str(reference) for (reference,) in await found.fetchall()])
 
 
 def _text(value: object) -> str:

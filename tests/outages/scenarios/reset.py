@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.harness.client import Answer, NoAnswerError
 from tests.harness.cluster import AUDIT_INTERVAL_S, PROBE, Cluster, Instance, larder_as_it_comes, start_cluster
 from tests.harness.proxy import Proxy
-from tests.outages.scenarios.report import Report
+from tests.outages.scenarios.report import Report, entries_in_ledger
 
 _PRODUCT = "sold"
 _ATTEMPTS = 5
@@ -104,7 +104,8 @@ async def _reset(cluster: Cluster, name: str, proxy: Proxy, *, seconds: float, r
         kept = answer.endswith((": 200", ": 304"))
         report.demand(f"{name}: first answers, {answer}", number, "" if kept else "none", kept=kept)
     report.none(f"{name}: sales never acknowledged", client.never_sold)
-    await _judge_sales(cluster, name, client.sales, report)
+    entries = await entries_in_ledger(cluster, "r-")
+    report.none(f"{name}: sales not once in the ledger", [sale for sale in client.sales if entries[sale] != 1])
     report.at_least(f"{name}: audits in {_AUDITS_S:g} s afterwards", audits, 2.0)
 
 
@@ -115,14 +116,3 @@ async def _until_hit(instance: Instance) -> None:
             while not await instance.hits(PROBE):
                 await asyncio.sleep(_PAUSE_S)
     await asyncio.sleep(_PAUSE_S)
-
-
-async def _judge_sales(cluster: Cluster, name: str, sales: list[str], report: Report) -> None:
-    async with await cluster.session() as session:
-        rows = await (
-            await session.execute(
-                "SELECT reference, count(*) FROM stock_movements WHERE reference = ANY(%s) GROUP BY reference", [sales]
-            )
-        ).fetchall()
-    entries = {str(reference): int(number) for reference, number in rows}
-    report.none(f"{name}: sales not once in the ledger", [sale for sale in sales if entries.get(sale, 0) != 1])

@@ -14,7 +14,7 @@ from tests.harness.cluster import PROBE, Instance, an_instance
 from tests.harness.workload import Load
 from tests.outages.next_release import MEMBER, make_next_release
 from tests.outages.release import Release
-from tests.outages.scenarios.report import Report, share
+from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import Stage, open_stage
 from tests.outages.till import Till
 
@@ -129,6 +129,5 @@ def _judge_reads(on: Stage, side_by_side: float, finished: float, report: Report
         ("after the finish", finished, float("inf")),
     ):
         reads = [read for read in on.history.reads if since <= read.called < until]
-        hits = share(sum(read.status == "hit" for read in reads), len(reads))
-        report.tell(f"reads {name}, and hits, percent", f"{len(reads)}, {hits:.1f}")
+        report.tell(f"reads {name}, and hits, percent", f"{len(reads)}, {hits(reads):.1f}")
     report.no_stale_reads("in all phases", on.history.reads, on.history.writes)

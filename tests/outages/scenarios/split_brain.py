@@ -10,15 +10,14 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import psycopg
 
 from app.private_servers import PostgresServer
 from tests.harness.cluster import AUDIT_INTERVAL_S, NAMESPACE, Instance, postgres_target
-from tests.harness.history import HAND_BOUNDS, History, SeenRead, SeenWrite
+from tests.harness.history import History, SeenRead, SeenWrite
 from tests.harness.workload import Load, Workload
-from tests.outages.scenarios.report import Report, share
+from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import Stage, open_stage
 from tests.outages.standby import copy_server, until_level
 
@@ -41,9 +40,7 @@ class _Sides:
     """Both sides after the split: the clients of A, which are checked separately, and those of B and C."""
 
     old: Workload
-    old_history: History
     new: Workload
-    new_history: History
 
 
 async def run(directory: Path, seconds: float, report: Report) -> None:
@@ -60,7 +57,7 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
 async def _split(on: Stage, standby: PostgresServer, seconds: float, report: Report) -> None:
     deposed = await on.cluster.auditor()
     others = [instance for instance in on.cluster.instances if instance is not deposed]
-    sides = _sides(on, deposed, others)
+    sides = _Sides(on.clients(_OLD_LOAD, [deposed]), on.clients(_LOAD, others, seed=12))
     await _under_load(_BEFORE_S, sides)
     await until_level(on.cluster.postgres, standby)
     with on.log.on("split-brain", "postgres"):
@@ -88,14 +85,6 @@ async def _split(on: Stage, standby: PostgresServer, seconds: float, report: Rep
         await sides.new.stop()
     _judge_new(sides, promoted, first_audit, report, at_least=int(_READS_PER_S * seconds))
     _judge_old(sides, (promoted, first_audit, led, recovered), report)
-
-
-def _sides(on: Stage, deposed: Instance, others: list[Instance]) -> _Sides:
-    old_history, new_history = History(on.log, HAND_BOUNDS), History(on.log, HAND_BOUNDS)
-    chance = Random(11)
-    old = Workload(on.cluster, old_history, on.log, _OLD_LOAD, chance, instances=[deposed])
-    new = Workload(on.cluster, new_history, on.log, _LOAD, chance, instances=others)
-    return _Sides(old, old_history, new, new_history)
 
 
 async def _under_load(seconds: float, sides: _Sides) -> None:
@@ -128,7 +117,7 @@ async def _until_served(instance: Instance, since: float) -> float:
 
 
 def _judge_new(sides: _Sides, promoted: float, first_audit: float, report: Report, *, at_least: int) -> None:
-    history = sides.new_history
+    history = sides.new.history
     # From the first audit on every state of the old primary is the past, also of products that nobody wrote since.
     bound = [
         SeenWrite(key, promoted, first_audit, 1, acknowledged=True, epoch_order=1, kind="promotion")
@@ -137,22 +126,22 @@ def _judge_new(sides: _Sides, promoted: float, first_audit: float, report: Repor
     since = [read for read in history.reads if read.called > first_audit]
     report.no_stale_reads("B and C, from the first audit on", since, [*history.writes, *bound])
     report.at_least("reads at B and C from then on", len(since), at_least)
-    report.tell("hits among them, percent", share(sum(read.status == "hit" for read in since), len(since)))
+    report.tell("hits among them, percent", hits(since))
     early = [read for read in history.reads if promoted < read.called <= first_audit]
     report.tell("reads at B and C between promotion and first audit", len(early))
     report.tell("of them stale", _stale(early, history.writes))
-    hits = [read.returned for read in since if read.status == "hit" and read.epoch_order == 1]
-    report.at_most("seconds from the promotion to hits at B and C", min(hits, default=promoted + 99) - promoted, _HITS_S)
+    first = min((r.returned for r in since if r.status == "hit" and r.epoch_order == 1), default=promoted + 99)
+    report.at_most("seconds from the promotion to hits at B and C", first - promoted, _HITS_S)
     report.none("requests that B and C did not serve, from 1 s after the promotion on", _late(history, promoted + 1.0))
 
 
 def _judge_old(sides: _Sides, times: tuple[float, float, float, float], report: Report) -> None:
     promoted, first_audit, led, recovered = times
-    history = sides.old_history
+    history = sides.old.history
     due = first_audit + 2 * AUDIT_INTERVAL_S
     before = [read for read in history.reads if promoted < read.called <= first_audit]
     report.tell("A before the first audit (nothing is promised): reads served", len(before))
-    report.tell("of them stale", _stale(before, sides.new_history.writes))
+    report.tell("of them stale", _stale(before, sides.new.history.writes))
     refused = [failure for failure in history.failures if failure.called > first_audit and failure.answer.startswith("503")]
     first = min((failure.returned for failure in refused), default=first_audit + 99)
     report.at_most("seconds from the first audit to A's first 503", first - first_audit, 2 * AUDIT_INTERVAL_S)
@@ -163,7 +152,7 @@ def _judge_old(sides: _Sides, times: tuple[float, float, float, float], report: 
     report.none("failures of A that are not 503", odd)
     report.at_most("seconds until A has hits, once it is led to the new primary", recovered - led, _RECOVERY_S)
     again = [read for read in history.reads if read.called > led]
-    report.no_stale_reads("A, led to the new primary", again, sides.new_history.writes)
+    report.no_stale_reads("A, led to the new primary", again, sides.new.history.writes)
     report.at_least("reads that A served then", len(again), 10)
 
 

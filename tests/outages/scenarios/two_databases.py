@@ -8,15 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, start_postgres
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, NO_DISK, Instance, an_instance, postgres_target
-from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.servers import create_database
 from tests.harness.workload import Load, Workload
-from tests.outages.scenarios.report import Report, percentile, share
+from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import Stage, open_stage
 
 _LOAD = Load(readers=8, reader_pause_s=0.02, writers=3, writer_pause_s=0.06, counts_only=True)
@@ -57,11 +55,7 @@ async def _run(on: Stage, server: PostgresServer, seconds: float, report: Report
 
 
 async def _compare(on: Stage, mine: Instance, stranger: Instance, seconds: float, report: Report) -> None:
-    here, there = (History(on.log, HAND_BOUNDS) for _ in range(2))
-    sides = [
-        Workload(on.cluster, here, on.log, _LOAD, Random(11), instances=[mine]),
-        Workload(on.cluster, there, on.log, _LOAD, Random(12), instances=[stranger], epoch=1),
-    ]
+    sides = [on.clients(_LOAD, [mine]), on.clients(_LOAD, [stranger], seed=12, epoch=1)]
     for side in sides:
         await side.fill()
     for side in sides:
@@ -69,18 +63,17 @@ async def _compare(on: Stage, mine: Instance, stranger: Instance, seconds: float
     await asyncio.sleep(seconds)
     for side in sides:
         await side.stop()
-    report.at_least("reads of both", len(here.reads) + len(there.reads), int(_READS_PER_S * seconds))
-    for name, history, side, epoch in (("first", here, sides[0], 0), ("second", there, sides[1], 1)):
-        _judge(f"{name} database", history, side, epoch, report)
+    report.at_least("reads of both", sum(len(side.history.reads) for side in sides), int(_READS_PER_S * seconds))
+    for epoch, name in enumerate(("first", "second")):
+        _judge(f"{name} database", sides[epoch], epoch, report)
 
 
-def _judge(name: str, history: History, side: Workload, epoch: int, report: Report) -> None:
+def _judge(name: str, side: Workload, epoch: int, report: Report) -> None:
+    history = side.history
     foreign = [read for read in history.reads if read.version is not None and read.epoch_order != epoch]
     report.none(f"foreign products, {name}", foreign)
     report.no_stale_reads(name, history.reads, history.writes)
-    hits = sum(read.status == "hit" for read in history.reads)
-    report.tell(f"hits (none are promised), {name}, percent", share(hits, len(history.reads)))
+    report.tell(f"hits (none are promised), {name}, percent", hits(history.reads))
     report.none(f"requests not served, {name}", history.failures)
     taken = [returned - called for _, _, called, returned in side.latencies]
-    report.tell(f"seconds of a write, {name}, p50", percentile(taken, 50))
-    report.at_most(f"seconds of a write, {name}, longest", max(taken, default=99.0), _WRITE_BUDGET_S)
+    report.seconds_of_writes(f", {name}", taken, _WRITE_BUDGET_S)

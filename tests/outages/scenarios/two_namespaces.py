@@ -5,12 +5,13 @@ fence of the other namespace.
 """
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, an_instance
 from tests.harness.workload import Load
 from tests.outages.release import Release
-from tests.outages.scenarios.report import Report, percentile, share
+from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import open_stage
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
@@ -25,7 +26,7 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
 
 async def compare(directory: Path, seconds: float, report: Report, release: Release, *, revision: str = "head") -> None:
     """Run two instances of a release, each with a namespace of its own."""
-    second = Release(release.root, _SECOND)
+    second = replace(release, namespace=_SECOND)
     stage = open_stage(directory, _LOAD, instances=1, program=release.program, revision=revision)
     async with stage as on, an_instance(on.cluster, 1, program=second.program) as other:
         await other.restart(on.cluster.database)
@@ -37,9 +38,7 @@ async def compare(directory: Path, seconds: float, report: Report, release: Rele
         report.no_stale_reads("both namespaces", on.history.reads, on.history.writes)
         for number in (0, 1):
             reads = [read for read in on.history.reads if read.instance == number]
-            hits = share(sum(read.status == "hit" for read in reads), len(reads))
-            report.tell(f"reads of namespace {number + 1}, and hits, percent", f"{len(reads)}, {hits:.1f}")
+            report.tell(f"reads of namespace {number + 1}, and hits, percent", f"{len(reads)}, {hits(reads):.1f}")
         report.none("requests not served", on.history.failures)
         taken = [returned - called for _, _, called, returned in on.workload.latencies]
-        report.tell("seconds of a write, p50", percentile(taken, 50))
-        report.at_most("seconds of a write, longest", max(taken, default=99.0), _WRITE_BUDGET_S)
+        report.seconds_of_writes("", taken, _WRITE_BUDGET_S)

@@ -12,7 +12,7 @@ from app.private_servers import start_redis
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Instance
 from tests.harness.proxy import Target
 from tests.harness.workload import Load
-from tests.outages.scenarios.report import Report, percentile, share
+from tests.outages.scenarios.report import Report, hits, percentile
 from tests.outages.stage import Stage, open_stage
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.06, counts_only=True)
@@ -53,12 +53,11 @@ def _judge_sides(on: Stage, moved: Instance, began: float, report: Report) -> No
         reads = [r for r in on.history.reads if r.instance in instances and r.called > began and r.kind == "read"]
         taken = [end - call for _, number, call, end in on.workload.latencies if number in instances and call > began]
         report.tell(f"reads {name}", len(reads))
-        hits = share(sum(read.status == "hit" for read in reads), len(reads))
         if promised:
-            report.at_least(f"hits {name}, percent", hits, _HITS_PERCENT)
+            report.at_least(f"hits {name}, percent", hits(reads), _HITS_PERCENT)
             report.at_most(f"seconds of a write {name}, p50", percentile(taken, 50), _USUAL_S)
         else:
-            report.tell(f"hits {name}, percent", hits)
+            report.tell(f"hits {name}, percent", hits(reads))
             report.tell(f"seconds of a write {name}, p50", percentile(taken, 50))
         report.at_most(f"seconds of a write {name}, longest", max(taken, default=99.0), _BUDGET_S)
 

@@ -1,0 +1,1 @@
+"""Access: who may use the service, with which scopes, and how much."""

@@ -1,0 +1,72 @@
+"""The load of one process, and which requests it sheds when it has too much to do.
+
+The load is measured by how late a timer of the event loop fires, and by how long writes wait. While it is above its target, the
+``pressure`` rises; while it is below, the pressure falls. Requests are shed by kind: as the pressure goes from 0 to 1 a growing
+share of the lists and batches is refused, from 1 to 2 of the other requests that need the application, from 2 to 3 of the hot
+reads. What is shed costs a small part of what an answer costs, so that the rest is answered in time.
+"""
+
+import asyncio
+import random
+from enum import IntEnum
+from typing import Protocol
+
+TICK_S = 0.05
+"""Pause between two measurements."""
+STEEPEST = 0.2
+"""Most by which the pressure changes in one tick, so that one long step of the loop sheds little."""
+WAIT_TARGET_S = 0.5
+"""How long a write may wait for its transaction until requests are shed."""
+
+
+class Kind(IntEnum):
+    """A kind of request. Those with the lowest number are shed first."""
+
+    LIST = 0
+    """A list, a read of many, a page of the ledger, a batch."""
+    REQUEST = 1
+    """Any other request that needs the application: a write, a miss."""
+    HIT = 2
+    """A read of one product."""
+    NEVER = 3
+    """What an operator needs to see how the process is."""
+
+
+class Load:
+    """The load of one process.
+
+    Args:
+        target_s: the lag of the event loop up to which nothing is shed.
+    """
+
+    def __init__(self, target_s: float) -> None:
+        self._target_s = target_s
+        self.pressure = 0.0
+        """From 0, where nothing is shed, to 3, where everything is."""
+
+    def note(self, lag_s: float, wait_s: float) -> None:
+        """Take one measurement: how late the timer was, and how long the oldest write has waited."""
+        excess = max(lag_s / self._target_s, wait_s / WAIT_TARGET_S) - 1.0
+        self.pressure = min(3.0, max(0.0, self.pressure + STEEPEST * max(-1.0, min(1.0, excess))))
+
+    def sheds(self, kind: Kind) -> bool:
+        """Return whether a request of this kind is refused now. Chance decides for the share that is."""
+        share = self.pressure - kind
+        return share > 0 and (share >= 1 or random.random() < share)
+
+
+class WaitingWrites(Protocol):
+    """The part of the service that knows how long writes wait."""
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long the oldest write that no transaction has taken has waited."""
+
+
+async def measure(load: Load, writes: WaitingWrites) -> None:
+    """Measure until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + TICK_S
+        await asyncio.sleep(TICK_S)
+        load.note(max(0.0, loop.time() - due), writes.longest_wait_s)
