@@ -1,7 +1,9 @@
 # Larder's image: Python, the pinned packages, Larder; no compiler, no pip, no shell tools of ours. It builds with BuildKit
 # and with the older builder alike, and the same inputs give the same files, down to their times.
 
-FROM python:3.11.17-slim-trixie AS base
+# A digest can be pinned: --build-arg PYTHON_IMAGE=python:3.11.17-slim-trixie@sha256:...
+ARG PYTHON_IMAGE=python:3.11.17-slim-trixie
+FROM ${PYTHON_IMAGE} AS base
 
 # ---------------------------------------------------------------- build
 FROM base AS build

@@ -26,6 +26,7 @@ from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
 from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis_tls import RedisTls
 from app.cache.stats import Stats
 from app.cache.table_audit import TableAuditSources
 from app.cache.table_source import TableSource
@@ -171,7 +172,13 @@ def redis_options(settings: Settings) -> RedisOptions:
         timeout_ms=settings.redis_timeout_ms,
         connect_timeout_ms=settings.redis_connect_timeout_ms,
         retry_ms=settings.redis_retry_ms,
+        tls=redis_tls(settings),
     )
+
+
+def redis_tls(settings: Settings) -> RedisTls:
+    """Return how a connection to Redis by TLS is verified."""
+    return RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
 
 
 def lifetimes(settings: Settings) -> Lifetimes:

@@ -30,9 +30,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_url: str = Field("", description="PostgreSQL URL; `larder dev` starts a private server when empty")
-    redis_url: str = Field("", description="Redis URL; `larder dev` starts a private server when empty")
+    redis_url: str = Field("", description="Redis URL (redis, rediss or unix); `larder dev` starts a private server when empty")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
+    tls_certificate: str = Field(
+        "", description="PEM file of the certificate and its chain; the service then speaks TLS itself"
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's key, without a passphrase")
     workers: int = Field(1, ge=1, le=64, description="processes that share the address, each with its own connections")
 
     access: Literal["keys", "open"] = Field(
@@ -86,6 +90,10 @@ class Settings(BaseModel):
 
     redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
+    redis_ca_file: str = Field("", description="PEM file of the authorities of Redis's certificate; the system's if empty")
+    redis_cert_file: str = Field("", description="PEM file of Larder's own certificate, for a Redis that asks for one")
+    redis_key_file: str = Field("", description="PEM file of that certificate's key, without a passphrase")
+    redis_tls_name: str = Field("", description="name that Redis's certificate must show; the URL's host if empty")
     redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
 
     cache_namespace: str = Field(
@@ -120,6 +128,19 @@ class Settings(BaseModel):
     idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
     idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
+
+    @model_validator(mode="after")
+    def _tls_agrees(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key belong together: set both, or neither")
+        if bool(self.redis_cert_file) != bool(self.redis_key_file):
+            raise ValueError("redis_cert_file and redis_key_file belong together: set both, or neither")
+        by_tls = self.redis_url.startswith("rediss://")
+        if not by_tls and (self.redis_ca_file or self.redis_cert_file or self.redis_tls_name):
+            raise ValueError("redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss://")
+        if "ssl_" in self.redis_url.partition("?")[2]:
+            raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
+        return self
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

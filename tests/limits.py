@@ -23,8 +23,10 @@ def lifetimes(**changes: int) -> Lifetimes:
 
 
 def redis_options(url: str, **changes: int) -> RedisOptions:
-    """Where Redis is, with deadlines that a busy machine keeps."""
-    return replace(main.redis_options(SETTINGS), url=url, **{"timeout_ms": 5_000, "connect_timeout_ms": 5_000, **changes})
+    """Where Redis is, with deadlines that a busy machine keeps; ``changes`` are named without ``redis_``."""
+    longer = {"redis_timeout_ms": 5_000, "redis_connect_timeout_ms": 5_000}
+    changed = {f"redis_{name}": value for name, value in changes.items()}
+    return main.redis_options(SETTINGS.model_copy(update={"redis_url": url, **longer, **changed}))
 
 
 def write_limits(**changes: int) -> WriteLimits:

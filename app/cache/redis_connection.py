@@ -14,10 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from app.cache.errors import StoreUnavailable
+from app.cache.redis_tls import RedisTls, pool_of
 
 log = logging.getLogger(__name__)
 
@@ -140,19 +139,19 @@ class RedisLink:
         self,
         url: str,
         *,
+        tls: RedisTls,
         timeout_ms: int,
         connect_timeout_ms: int,
         retry_ms: int,
         scripts: Sequence[str] = (),
         chance: random.Random | None = None,
     ) -> None:
-        self._pool = ConnectionPool.from_url(
+        self._pool = pool_of(
             url,
-            protocol=2,
+            tls,
+            connect_timeout_s=connect_timeout_ms / 1000,
             decode_responses=False,
             socket_timeout=None,
-            socket_connect_timeout=connect_timeout_ms / 1000,
-            retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
         self._timeout_s = timeout_ms / 1000

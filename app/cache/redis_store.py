@@ -33,6 +33,7 @@ from app.cache.ports import (
     Watermark,
 )
 from app.cache.redis_connection import RedisCommand, RedisConnection, RedisLink
+from app.cache.redis_tls import RedisTls
 
 SCRIPTS = {
     name: files("app.cache").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -66,6 +67,9 @@ class Names:
         """The audit's claim. Earlier releases use another name, so a forgotten instance of theirs cannot take this claim."""
 
 
+_SYSTEM_TLS = RedisTls()
+
+
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
     """Where Redis is and how long to wait for it."""
@@ -74,11 +78,13 @@ class RedisOptions:
     timeout_ms: int
     connect_timeout_ms: int
     retry_ms: int
+    tls: RedisTls = _SYSTEM_TLS
 
     def link(self) -> RedisLink:
         """Return a new link that is not connected yet."""
         return RedisLink(
             self.url,
+            tls=self.tls,
             timeout_ms=self.timeout_ms,
             connect_timeout_ms=self.connect_timeout_ms,
             retry_ms=self.retry_ms,

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from app.access.key_table import create_key
@@ -51,7 +51,7 @@ async def run(arguments: argparse.Namespace) -> int:
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         if warning := check_exposure(listener, settings):
             print(f"larder dev: {warning}", file=sys.stderr)
-        async with _private_servers(arguments.directory) as urls:
+        async with _private_servers(arguments.directory) as (urls, commands):
             settings = read_settings({**access, **urls})
             await check_database(settings)
             if warning := await check_redis(settings):
@@ -61,9 +61,9 @@ async def run(arguments: argparse.Namespace) -> int:
             key = None if settings.access == "open" else await _key_of_the_session(settings)
 
             async def ready(url: str) -> None:
-                print(what_to_try(url, await load_demo(url, key), key))
-                for private in urls.values():
-                    print(f"Private server, until Ctrl-C: {private}")
+                print(what_to_try(url, await load_demo(url, key, settings.tls_certificate), key))
+                for command in commands:
+                    print(f"Private server, until Ctrl-C: {command}")
                 sys.stdout.flush()
 
             await serve_by(settings, listener, stop, ready)
@@ -83,17 +83,18 @@ async def _key_of_the_session(settings: Settings) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _private_servers(directory: Path) -> AsyncIterator[Mapping[str, str]]:
-    """Start a private server for each variable that is not set, and yield the URLs by variable."""
+async def _private_servers(directory: Path) -> AsyncIterator[tuple[Mapping[str, str], Sequence[str]]]:
+    """Start a private server for each variable that is not set; yield the URLs by variable, and commands that reach them."""
     missing = [name for name in (_DATABASE, _REDIS) if not os.environ.get(name)]
     if not missing:
-        yield {}
+        yield {}, ()
         return
     try:
         from app import private_servers  # noqa: PLC0415 - an optional extra
     except ImportError as error:
         raise CommandFailed(str(error)) from error
     urls: dict[str, str] = {}
+    commands = []
     async with contextlib.AsyncExitStack() as stack:
         try:
             servers = stack.enter_context(private_servers.ServerDirectory(directory))
@@ -101,10 +102,12 @@ async def _private_servers(directory: Path) -> AsyncIterator[Mapping[str, str]]:
                 postgres = await private_servers.start_postgres(servers.path / "postgres")
                 stack.push_async_callback(postgres.stop)
                 urls[_DATABASE] = postgres.url
+                commands.append(f"psql '{postgres.url}'")
             if _REDIS in missing:
                 redis = await private_servers.start_redis(servers.path / "redis")
                 stack.push_async_callback(redis.stop)
                 urls[_REDIS] = redis.url
+                commands.append(f"REDISCLI_AUTH={redis.password} redis-cli -s {redis.socket}")
         except private_servers.PrivateServerError as error:
             raise CommandFailed(str(error)) from error
-        yield urls
+        yield urls, commands

@@ -1,20 +1,44 @@
 """The settings of a command, and the servers that they name."""
 
 import os
+import ssl
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
 import redis.asyncio
 import redis.exceptions
 from psycopg.conninfo import conninfo_to_dict
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from app.cache.redis_tls import RedisTls, pool_of
 from app.cli.errors import CommandFailed
 from app.settings import Settings, SettingsError
 
-_NO_RETRY = Retry(NoBackoff(), 0)
+Kind = TypeVar("Kind", bound=BaseException)
+# Of OpenSSL: not yet valid, expired.
+_TIMES = frozenset({9, 10})
+# Of OpenSSL: another host name, another IP address.
+_NAMES = frozenset({62, 64})
+# What libpq says, what is wrong, and what to do.
+_DATABASE_TLS = (
+    (
+        "certificate verify failed",
+        (
+            "shows a certificate that sslrootcert did not sign",
+            "Correct sslrootcert in the URL.",
+        ),
+    ),
+    (
+        "does not match host name",
+        (
+            "shows a certificate of another name",
+            "Name the host as the certificate does; hostaddr may say where it is.",
+        ),
+    ),
+    ("root certificate file", ("cannot be verified", "Let sslrootcert in the URL name the authority's certificate.")),
+    ("does not support ssl", ("does not speak TLS", "Turn `ssl` on there, or correct sslmode in the URL.")),
+)
 
 
 def read_settings(overrides: Mapping[str, str] | None = None) -> Settings:
@@ -55,29 +79,64 @@ async def check_redis(settings: Settings) -> str | None:
     """Ping Redis once. Return a warning to print if it does not answer, since Larder serves without it.
 
     Raises:
-        CommandFailed: the URL is missing or malformed, or the server refuses the user, so waiting does not help.
+        CommandFailed: a URL or a file is missing or malformed, the server refuses the user, or its certificate is not accepted,
+            so waiting does not help.
     """
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")
     timeout_s = settings.redis_connect_timeout_ms / 1000
+    tls = RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
     try:
         place = urlsplit(settings.redis_url).netloc.rpartition("@")[2] or urlsplit(settings.redis_url).path
-        client = redis.asyncio.Redis.from_url(
-            settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=_NO_RETRY
-        )
+        pool = pool_of(settings.redis_url, tls, connect_timeout_s=timeout_s, socket_timeout=timeout_s)
     except ValueError as error:
         raise CommandFailed("LARDER_REDIS_URL is not a Redis URL: redis://:password@host:6379/0") from error
     try:
-        await client.ping()
-    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        tls.context()
+    except OSError as error:
+        files = ", ".join(file for file in (tls.ca_file, tls.cert_file, tls.key_file) if file)
         raise CommandFailed(
-            f"Redis at {place} (LARDER_REDIS_URL) refuses the user or password ({error}). Correct the URL."
+            f"The files for TLS to Redis ({files}) cannot be used ({error.strerror or error}). "
+            "Correct LARDER_REDIS_CA_FILE, LARDER_REDIS_CERT_FILE and LARDER_REDIS_KEY_FILE."
         ) from error
+    client = redis.asyncio.Redis.from_pool(pool)
+    try:
+        await client.ping()
     except (redis.exceptions.RedisError, OSError) as error:
-        return f"Redis at {place} does not answer ({error}): Larder serves from PostgreSQL until it does."
+        # redis-py wraps the refusal of a user in another error on a Unix socket, and that of a certificate always.
+        if refusal := _within(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)):
+            raise CommandFailed(
+                f"Redis at {place} (LARDER_REDIS_URL) refuses the user or password ({refusal}). Correct the URL."
+            ) from error
+        if failure := _tls_failure(_within(error, ssl.SSLCertVerificationError)):
+            raise CommandFailed(f"Redis at {place} (LARDER_REDIS_URL) {failure}") from error
+        by_tls = " by TLS" if settings.redis_url.startswith("rediss:") else ""
+        return f"Redis at {place} does not answer{by_tls} ({error}): Larder serves from PostgreSQL until it does."
     finally:
         await client.aclose()
     return None
+
+
+def _within(error: BaseException | None, kind: type[Kind] | tuple[type[Kind], ...]) -> Kind | None:
+    """Return the first error of a kind among an error and its causes."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _tls_failure(error: ssl.SSLCertVerificationError | None) -> str | None:
+    """Return what is wrong with TLS and what to do, or ``None`` if waiting may help, as it does with an expired certificate."""
+    if error is None or error.verify_code in _TIMES:
+        return None
+    if error.verify_code in _NAMES:
+        return (
+            f"shows a certificate of another name ({error.verify_message}). "
+            "Correct the URL's host, or set LARDER_REDIS_TLS_NAME to the certificate's name."
+        )
+    return (
+        f"shows a certificate that no trusted authority signed ({error.verify_message}). "
+        "Set LARDER_REDIS_CA_FILE to the certificate of the one that did."
+    )
 
 
 def _database_place(url: str) -> str:
@@ -90,6 +149,9 @@ def _connect_failure(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason = lines[0].rpartition("failed: ")[2] if lines else "no reason given"
     lowered = message.lower()
+    for sign, sentence in _DATABASE_TLS:
+        if sign in lowered:
+            return f"{sentence[0]} ({reason}). {sentence[1]}"
     if "password" in lowered or "authentication" in lowered or "role" in lowered:
         return f"does not let us in ({reason}). Correct the user or the password in the URL."
     if "does not exist" in lowered:

@@ -11,6 +11,7 @@ import rich.progress
 from rich.console import Console
 
 from app.importer.errors import ImportStopped
+from app.importer.plain_text import inert
 from app.importer.rows import Rejected
 from app.importer.sender import OUTCOMES, Outcome
 
@@ -33,7 +34,7 @@ class RejectedFile:
             if path.exists():
                 _check_replaceable(path, source)
             # The file is opened before anything is sent, so that a list that cannot be written is noticed in time.
-            self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            self._file = path.open("w", encoding="utf-8", newline="")
         except OSError as error:
             raise self._unwritable(error, "Name another file with --refused. Nothing was imported.") from error
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -45,7 +46,7 @@ class RejectedFile:
             return
         self._empty = False
         try:
-            self._writer.writerows((row.line, row.id[:_SHOWN_ID_CHARS], row.reason) for row in rows)
+            self._writer.writerows((row.line, inert(row.id[:_SHOWN_ID_CHARS]), inert(row.reason)) for row in rows)
             self._file.flush()
         except OSError as error:
             raise self._unwritable(error, "Make room or name another file with --refused, and run the import again.") from error

@@ -13,6 +13,7 @@ from app.importer.batches import read_batches
 from app.importer.csv_file import CsvFile
 from app.importer.errors import ImportStopped
 from app.importer.flow import ImportFlow
+from app.importer.plain_text import visible
 from app.importer.posting import Poster
 from app.importer.report import Progress, RejectedFile, counts_text
 from app.importer.retry import RetryPolicy
@@ -62,8 +63,7 @@ class ImportRun:
         text = f"Imported {self._counts.total():,} rows in {time.monotonic() - started_s:.1f} s: {counts_text(self._counts)}."
         if self._counts["refused"]:
             text += f" The refused rows are listed in {self.refused_path}."
-        # A file name may not be valid text, and a finished import must not end in an error because of that.
-        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+        sys.stdout.write(visible(text) + "\n")
         sys.stdout.flush()
         return SOME_REFUSED if self._counts["refused"] else ALL_ACCEPTED
 
@@ -85,8 +85,9 @@ class ImportRun:
                     await flow.run(read_batches(rows, file, batch_size=self.batch_size))
 
     def _say(self, message: str) -> None:
-        # The message is printed without markup, because a file name may have brackets that rich would interpret.
-        self.console.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        # The message may quote the file and the server, which can hold anything. It is printed without markup and escaped, so
+        # that neither brackets nor the terminal's own commands are interpreted.
+        self.console.print(visible(message), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _say_stopping(self) -> None:
         self._say("Stopping: waiting for the batches under way. Once more to drop them.")

@@ -13,7 +13,7 @@ from app.private_servers.errors import (
     ServerFailed,
 )
 from app.private_servers.postgres_server import PostgresServer, start_postgres
-from app.private_servers.redis_server import RedisServer, start_redis
+from app.private_servers.redis_server import RedisServer, free_ports, start_redis
 
 __all__ = [
     "DirectoryInUse",
@@ -24,6 +24,7 @@ __all__ = [
     "RedisServer",
     "ServerDirectory",
     "ServerFailed",
+    "free_ports",
     "start_postgres",
     "start_redis",
 ]

@@ -1,7 +1,7 @@
-"""The account for PostgreSQL when Larder runs as root, because PostgreSQL refuses to run as root.
+"""The account that the private servers run as when Larder runs as root. PostgreSQL refuses to run as root, and Redis need not.
 
-It exists only on a machine where Larder runs as root, most often a container. It has no login. It owns the server's
-directories. The directories above those, and above the programs, get the permission ``o+x``, so that it can reach them.
+It exists only on a machine where Larder runs as root, most often a container. It has no login. It owns the servers'
+directories, and the parents of those and of the programs get the permission ``o+x``, so that it can reach them.
 """
 
 import os
@@ -12,11 +12,13 @@ from pathlib import Path
 
 from app.private_servers.errors import ServerFailed
 
+# Data directories of earlier releases, which ran PostgreSQL alone by it, belong to this name.
 _NAME = "larder-postgres"
+_WAY_OUT = "Run Larder as an ordinary user, or set LARDER_DATABASE_URL and LARDER_REDIS_URL to servers of your own."
 
 
 def server_account() -> str | None:
-    """Return the account to run PostgreSQL as, or ``None`` for the present one. It is added to the machine if necessary.
+    """Return the account to run servers as, or ``None`` for the present one. It is added to the machine if necessary.
 
     Raises:
         ServerFailed: Larder runs as root and cannot add an account.
@@ -31,32 +33,35 @@ def server_account() -> str | None:
             subprocess.run([*command.split(), _NAME], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ServerFailed(
-                f"PostgreSQL does not run as root, and adding the account {_NAME} for it failed "
-                f"({getattr(error, 'stderr', None) or error}). Run Larder as an ordinary user, or set LARDER_DATABASE_URL."
+                f"The private servers do not run as root, and adding the account {_NAME} for them failed "
+                f"({getattr(error, 'stderr', None) or error}). {_WAY_OUT}"
             ) from error
     return _NAME
 
 
-def give(directory: Path, account: str | None) -> None:
-    """Let only the account use ``directory``, and let it pass the directories above."""
+def give(directory: Path, account: str | None, *files: Path) -> None:
+    """Make the account the only one that can use ``directory`` and the files in it, and let it reach them."""
     directory.chmod(stat.S_IRWXU)
     if account is not None:
         entry = pwd.getpwnam(account)
-        os.chown(directory, entry.pw_uid, entry.pw_gid)
-        _make_passable(directory)
+        for path in (directory, *files):
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+        _make_passable(directory, entry.pw_uid)
 
 
-def open_programs(programs: Path, account: str | None) -> None:
-    """Let the account run the programs, which a strict umask at their installation may have prevented.
+def open_programs(programs: Path, name: str, account: str | None) -> None:
+    """Let the account run a program of a wheel, which a strict umask at its installation may have prevented.
 
     Args:
-        programs: the wheel's directory of programs. Libraries are beside it, and in a ``.libs`` directory beside the wheel's.
+        programs: the wheel's directory of programs, two below the package. Libraries are beside it, and in a ``.libs``
+            directory beside the package.
+        name: the program that has to run.
         account: ``None`` changes nothing.
     """
     if account is None:
         return
-    probe = [str(programs / "postgres"), "--version"]
-    _make_passable(programs)
+    probe = [str(programs / name), "--version"]
+    _make_passable(programs, pwd.getpwnam(account).pw_uid)
     if _can_run(probe, account):
         return
     package = programs.parents[1]
@@ -66,16 +71,15 @@ def open_programs(programs: Path, account: str | None) -> None:
                 mode = path.stat().st_mode
                 path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
     if not _can_run(probe, account):
-        raise ServerFailed(
-            f"The account {account} cannot run {probe[0]}. Run Larder as an ordinary user, or set LARDER_DATABASE_URL."
-        )
+        raise ServerFailed(f"The account {account} cannot run {probe[0]}. {_WAY_OUT}")
 
 
-def _make_passable(path: Path) -> None:
+def _make_passable(path: Path, account_id: int) -> None:
     for parent in path.parents:
-        mode = parent.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            parent.chmod(mode | stat.S_IXOTH)
+        status = parent.stat()
+        theirs = status.st_uid == account_id and status.st_mode & stat.S_IXUSR
+        if not theirs and not status.st_mode & stat.S_IXOTH:
+            parent.chmod(status.st_mode | stat.S_IXOTH)
 
 
 def _can_run(command: list[str], account: str) -> bool:

@@ -1,10 +1,15 @@
-"""The directory of the private servers' files, and the lock that makes one process their owner."""
+"""The directory of the private servers' files, and the lock that makes one process their owner.
+
+No other account can look into it. When Larder runs as root, it belongs to the account that the servers run as.
+"""
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
+from app.private_servers.account import give, server_account
 from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable
 
 
@@ -22,6 +27,8 @@ class ServerDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self._lock = _take_lock(self.path)
+        if (account := server_account()) is not None:
+            give(self.path, account)
 
     def close(self) -> None:
         """Release the lock. Closing twice is harmless."""
@@ -39,9 +46,11 @@ class ServerDirectory:
 def _take_lock(path: Path) -> int:
     lock = -1
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (status := path.stat()).st_uid == os.geteuid():  # an earlier release made it readable for others
+            path.chmod(status.st_mode & stat.S_IRWXU)
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError as error:

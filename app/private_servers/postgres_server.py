@@ -71,7 +71,7 @@ class PostgresServer(PrivateServer):
             DirectoryNotWritable: the files cannot be made.
             ServerFailed: they cannot be used.
         """
-        open_programs(self._programs, self._account)
+        open_programs(self._programs, "postgres", self._account)
         try:
             self._initialise()
         except OSError as error:

@@ -1,13 +1,23 @@
-"""A private Redis-compatible server on a loopback port, without persistence."""
+"""A private Redis-compatible server on a Unix socket, without persistence.
 
+Its socket is in a directory of mode 0700, and every connection needs a password. A TCP port is for measurements, whose clients
+need one: every account of the machine reaches it, so there the password is all that keeps others out.
+"""
+
+import asyncio
 import contextlib
 import random
+import secrets
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
+from app.private_servers.account import give, open_programs, server_account
 from app.private_servers.binaries import redis_program
 from app.private_servers.errors import DirectoryNotWritable, ServerFailed
 from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, orphan
@@ -20,6 +30,9 @@ _READY_S = 15.0
 _STOP_PATIENCE_S = 5.0
 _PID_FILE = "redis.pid"
 _SNAPSHOT = "dump.rdb"
+_CONFIGURATION = "redis.conf"
+_SOCKET_PREFIX = "larder-redis-"
+_SOCKET_NAME = "redis.sock"
 
 _OPTIONS = {
     "save": '""',
@@ -35,28 +48,40 @@ class RedisServer(PrivateServer):
     """A running private Redis. ``start_redis`` makes it.
 
     Attributes:
-        url: redis URL. ``restart`` does not change it.
-        port: its TCP port on the loopback address.
+        url: redis URL with the password. ``restart`` does not change it.
+        password: what every client needs.
+        socket: the path of its Unix socket.
+        port: its TCP port on the loopback address, 0 if it has none.
     """
 
-    def __init__(self, directory: Path, *, options: Mapping[str, str], program: Path | None, ports: Iterable[int]) -> None:
+    def __init__(
+        self, directory: Path, *, options: Mapping[str, str], program: Path | None, ports: Iterable[int] | None
+    ) -> None:
         super().__init__()
         self.directory = directory.absolute()
         self.port = 0
         self.url = ""
-        self._options = {**_OPTIONS, **options}
+        self._options = {**_OPTIONS, "requirepass": secrets.token_urlsafe(24), **options}
+        self.password = self._options["requirepass"]
         self._ports = ports
+        self._of_wheel = program is None
         self._program = (program or redis_program()).absolute()
+        self._account = server_account()
+        # The socket is not below the directory, because a socket path is limited to about 100 bytes.
+        self.socket = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX)) / _SOCKET_NAME
+        give(self.socket.parent, self._account)
 
     async def start(self) -> None:
-        """Start the server and wait until it answers. It keeps its port; the first start chooses a free one.
+        """Start the server and wait until it answers. It keeps its port, if it has one.
 
         Raises:
             DirectoryNotWritable: its files cannot be written.
             ServerFailed: it did not start; the end of its log is in the message.
         """
-        if self.port:
+        if self.port or self._ports is None:
             await self._start_on(self.port)
+            if not self.port:
+                self.url = f"unix://:{quote(self.password, safe='')}@{self.socket}?db=0"
             return
         failure = ServerFailed(f"No free TCP port between {_PORTS.start} and {_PORTS.stop - 1} on {_HOST}.")
         for port in islice(self._ports, _PORT_ATTEMPTS):
@@ -69,14 +94,14 @@ class RedisServer(PrivateServer):
                 failure = error
             else:
                 self.port = port
-                secret = self._options.get("requirepass")
-                self.url = f"redis://{f':{secret}@' if secret else ''}{_HOST}:{port}/0"
+                self.url = f"redis://:{quote(self.password, safe='')}@{_HOST}:{port}/0"
                 return
         raise failure
 
     async def stop(self) -> None:
-        """Stop the server. Its data is lost."""
+        """Stop the server and remove its socket. Its data is lost, and it cannot be started again."""
         await self._end(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
+        shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     async def restart(self, *, keep_snapshot: bool = False) -> None:
         """Stop the server if it runs, and start it again at the same URL.
@@ -84,7 +109,7 @@ class RedisServer(PrivateServer):
         Args:
             keep_snapshot: load what the last ``SAVE`` wrote. Otherwise it starts empty.
         """
-        await self.stop()
+        await self._end(signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
         if not keep_snapshot:
             (self.directory / _SNAPSHOT).unlink(missing_ok=True)
         await self.start()
@@ -92,16 +117,21 @@ class RedisServer(PrivateServer):
     async def _start_on(self, port: int) -> None:
         configuration = self._write_configuration(port)
         process = ServerProcess(
-            [str(self._program), str(configuration)], log=self.directory / "redis.log", user=None, environment={"LC_ALL": "C"}
+            [str(self._program), str(configuration)],
+            log=self.directory / "redis.log",
+            user=self._account,
+            environment={"LC_ALL": "C"},
         )
         self._process = process
-        await process.until_ready(lambda: _answers(port) and self._owns_pid_file(process), deadline_s=_READY_S)
+        await process.until_ready(lambda: self._answers() and self._owns_pid_file(process), deadline_s=_READY_S)
 
     def _write_configuration(self, port: int) -> Path:
-        path = self.directory / "redis.conf"
+        path = self.directory / _CONFIGURATION
         fixed = {
             "bind": _HOST,
             "port": str(port),
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
             "dir": f'"{self.directory}"',
             "pidfile": f'"{self.directory / _PID_FILE}"',
             "dbfilename": _SNAPSHOT,
@@ -109,11 +139,22 @@ class RedisServer(PrivateServer):
         try:
             # The server writes its pid file after it has bound the port. An old file would make it look ready too early.
             (self.directory / _PID_FILE).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
             path.write_text("".join(f"{name} {value}\n" for name, value in {**fixed, **self._options}.items()))
-            path.chmod(0o600)
+            give(self.directory, self._account, path)
         except OSError as error:
             raise DirectoryNotWritable(f"{self.directory} cannot be written to ({error.strerror}).") from error
         return path
+
+    def _answers(self) -> bool:
+        # It refuses the PING, which has no password, but it is up.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1)
+            connection.connect(str(self.socket))
+            connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        return False
 
     def _owns_pid_file(self, process: ServerProcess) -> bool:
         with contextlib.suppress(OSError):
@@ -128,35 +169,56 @@ async def start_redis(
     program: Path | None = None,
     ports: Iterable[int] | None = None,
 ) -> RedisServer:
-    """Start a private, empty Redis-compatible server on the loopback address.
+    """Start a private, empty Redis-compatible server.
 
     The caller holds the lock of the directory around ``directory`` (``ServerDirectory``). A server that an earlier owner left
     running there when it was killed is stopped first.
 
     Args:
         directory: directory for its configuration, log and pid file. Its parent exists.
-        options: lines of its configuration beyond the defaults. ``requirepass`` goes into the URL, too.
+        options: lines of its configuration beyond the defaults. ``requirepass`` replaces the password, which is random.
         program: a server program to use instead of the wheel's.
-        ports: ports to try in this order, by default free ones in random order.
+        ports: loopback ports to try in this order for a TCP port beside the socket, such as ``free_ports()``.
 
     Raises:
         ExtraMissing: the program is not installed.
         DirectoryNotWritable: the files cannot be made.
         ServerFailed: it did not start.
     """
-    server = RedisServer(directory, options=options or {}, program=program, ports=_free_ports() if ports is None else ports)
+    server = RedisServer(directory, options=options or {}, program=program, ports=ports)
     try:
-        server.directory.mkdir(exist_ok=True)
-        (server.directory / _SNAPSHOT).unlink(missing_ok=True)
-    except OSError as error:
-        raise DirectoryNotWritable(f"{server.directory} cannot be written to ({error.strerror}).") from error
-    if (process := orphan(server.directory / _PID_FILE, server.directory)) is not None:
-        await end_orphan(process, signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
-    await server.start()
+        await asyncio.to_thread(_prepare, server)
+        if (process := orphan(server.directory / _PID_FILE, server.directory)) is not None:
+            await end_orphan(process, signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
+        _remove_old_socket(server.directory)
+        await server.start()
+    except BaseException:
+        await server.stop()
+        raise
     return server
 
 
-def _free_ports() -> Iterator[int]:
+def _prepare(server: RedisServer) -> None:
+    if server._of_wheel:  # noqa: SLF001 - private member of the same module
+        open_programs(server._program.parent, server._program.name, server._account)  # noqa: SLF001 - as above
+    try:
+        server.directory.mkdir(mode=0o700, exist_ok=True)
+        (server.directory / _SNAPSHOT).unlink(missing_ok=True)
+    except OSError as error:
+        raise DirectoryNotWritable(f"{server.directory} cannot be written to ({error.strerror}).") from error
+
+
+def _remove_old_socket(directory: Path) -> None:
+    """Remove the socket that a killed owner left behind; the old configuration names it."""
+    with contextlib.suppress(OSError):
+        for line in (directory / _CONFIGURATION).read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "unixsocket" and Path(value).parent.name.startswith(_SOCKET_PREFIX):
+                shutil.rmtree(Path(value).parent, ignore_errors=True)
+
+
+def free_ports() -> Iterator[int]:
+    """Yield free ports of the loopback address in random order. Another program may take one meanwhile."""
     for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
@@ -164,11 +226,3 @@ def _free_ports() -> Iterator[int]:
             except OSError:
                 continue
         yield port
-
-
-def _answers(port: int) -> bool:
-    # A server with a password refuses the PING, but it is up.
-    with contextlib.suppress(OSError), socket.create_connection((_HOST, port), timeout=1) as connection:
-        connection.sendall(b"*1\r\n$4\r\nPING\r\n")
-        return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
-    return False

@@ -45,11 +45,12 @@ def listen(listener: socket.socket, settings: Settings) -> None:
         raise CannotServe(failure_of(error, settings)) from error
 
 
-def local_url(listener: socket.socket) -> str:
+def local_url(listener: socket.socket, settings: Settings) -> str:
     """Return the URL by which this machine reaches a bound socket."""
+    scheme = "https" if settings.tls_certificate else "http"
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the settings decide where it listens
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def check_exposure(listener: socket.socket, settings: Settings) -> str | None:

@@ -22,6 +22,7 @@ from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.signals import StopSignals, grace_s
 from app.server.timeouts import TimeLimits, sweep
+from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, ServerTls
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
@@ -30,10 +31,11 @@ _TICKS_PER_SWEEP = 5
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with four differences.
+    """uvicorn's server with five differences.
 
     ``StopSignals`` handles the signals, an error of the application's start is raised, ``listening`` is set once requests are
-    taken, and connections are accepted here, so that their number and their time are limited.
+    taken, connections are accepted here, so that their number and their time are limited, and they are TLS if the settings name
+    a certificate.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -60,6 +62,8 @@ class Server(uvicorn.Server):
         self._connections = cast("set[Connection]", self.server_state.connections)  # that is the class it makes
         self._places = Places(connection_limit(settings), self._connections, self._stats)
         self._failure: Exception | None = None
+        self._tls: ServerTls | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     @override
     @contextlib.contextmanager
@@ -72,8 +76,10 @@ class Server(uvicorn.Server):
 
         Raises:
             OSError: the address cannot be listened on.
+            CannotServe: the certificate cannot be used.
             Exception: what the application's own start raised.
         """
+        self._tls = ServerTls.of(self.settings)
         # Only the lifespan passes through the wrapper, so that requests do not pay for it.
         self.config.loaded_app = self._remember_failure
         try:
@@ -91,6 +97,7 @@ class Server(uvicorn.Server):
         # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
         gc.collect()
         gc.freeze()
+        self._renewing = asyncio.create_task(self._tls.keep()) if self._tls else None
         self._acceptors = [Acceptor(listener, self.adopt) for listener in sockets or []]
         for acceptor in self._acceptors:
             acceptor.resume()
@@ -109,6 +116,11 @@ class Server(uvicorn.Server):
         """Accept nothing more, and let the requests under way finish."""
         for acceptor in self._acceptors:
             acceptor.close()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            for handshake in self._adopting:
+                handshake.cancel()
+            await asyncio.gather(self._renewing, *self._adopting, return_exceptions=True)
         await super().shutdown(sockets=sockets)
 
     def adopt(self, connection: socket.socket) -> None:
@@ -126,7 +138,17 @@ class Server(uvicorn.Server):
         # The protocol gets the same arguments as those that uvicorn makes for a listening server.
         protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         factory = functools.partial(protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
+        loop = asyncio.get_running_loop()
+        if self._tls is None:
+            await loop.connect_accepted_socket(factory, connection)
+            return
+        await loop.connect_accepted_socket(
+            factory,
+            connection,
+            ssl=self._tls.context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+        )
 
     def _stats(self) -> ConnectionStats:
         stats: ConnectionStats = self.lifespan.state[STATE].requests.connections

@@ -1,4 +1,4 @@
-"""The handling of SIGINT and SIGTERM in a process that serves."""
+"""The handling of SIGINT, SIGTERM and SIGHUP in a process that serves. SIGHUP acts as SIGTERM does."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from app.settings import Settings
 
 _GRACE_MARGIN_S = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stoppable(Protocol):
@@ -25,7 +26,7 @@ def grace_s(settings: Settings) -> int:
 
 
 class StopSignals:
-    """The handler of SIGINT and SIGTERM, from the first server's start to the last one's end.
+    """The handler of SIGINT, SIGTERM and SIGHUP, from the first server's start to the last one's end.
 
     While a command starts, a signal cancels it. While it serves, a signal lets the requests under way finish first. While it
     cleans up, which takes a bounded time, signals are ignored.
@@ -35,16 +36,19 @@ class StopSignals:
         self.requested = False
         self._task: asyncio.Task[object] | None = None
         self._server: Stoppable | None = None
+        self._handled: list[signal.Signals] = []
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # nohup ignores SIGHUP for its command, which then outlives the terminal.
+        self._handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in self._handled:
             loop.add_signal_handler(number, self._received, number)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._handled:
             loop.remove_signal_handler(number)
 
     @contextlib.contextmanager

@@ -48,7 +48,7 @@ async def serve_by(settings: Settings, listener: socket.socket, stop: StopSignal
         from app.main import create_app  # noqa: PLC0415
         from app.server.http_server import Server, run_server  # noqa: PLC0415
 
-        url = local_url(listener)
+        url = local_url(listener, settings)
         await run_server(Server(create_app(settings), settings), [listener], stop, lambda: ready(url))
         return
     # The directory is in memory where possible, so that a worker that writes its metrics does not wait for a disk.
@@ -75,7 +75,7 @@ class _Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = [group.create_task(self._keep(number + 1)) for number in range(self._settings.workers)]
-                announcing = group.create_task(self._announce(ready, local_url(self._listener)))
+                announcing = group.create_task(self._announce(ready, local_url(self._listener, self._settings)))
                 await asyncio.wait(keeping)
                 announcing.cancel()
         except ExceptionGroup as failures:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from app.postgres.migrations import upgrade
-from app.private_servers import start_postgres, start_redis
+from app.private_servers import free_ports, start_postgres, start_redis
 from benchmarks.contest.contenders import CEILING, LARDER, Contender, Served
 from benchmarks.peers.environment import set_up
 from tests.harness.servers import create_database, session_directory
@@ -96,7 +96,9 @@ async def start_environment(
         for contender in sorted(contenders, key=lambda one: one == CEILING):
             redis_url = ""
             if contender.caches:
-                redis = await start_redis(environment.directory / f"redis-{contender.name}", options=redis_options)
+                redis = await start_redis(
+                    environment.directory / f"redis-{contender.name}", options=redis_options, ports=free_ports()
+                )
                 opened.push_async_callback(redis.stop)
                 redis_url = redis.url
             template = "peer_catalogue" if contender.peer else "larder_catalogue"

@@ -20,6 +20,7 @@ caches.set_config(
             "cache": "aiocache.RedisCache",
             "endpoint": _address.hostname,
             "port": _address.port,
+            "password": _address.password,
             "namespace": "product",
             "serializer": {"class": "aiocache.serializers.PickleSerializer"},
             "timeout": 0.5,

@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg
 
 from app.postgres.migrations import upgrade
-from app.private_servers import start_postgres, start_redis
+from app.private_servers import free_ports, start_postgres, start_redis
 from tests.harness.million import fill
 from tests.harness.servers import know_history, session_directory
 
@@ -153,7 +153,7 @@ async def main() -> int:
     async with session_directory() as directory:
         postgres = await start_postgres(directory / "postgres")
         try:
-            redis = await start_redis(directory / "redis")
+            redis = await start_redis(directory / "redis", ports=free_ports())
             try:
                 await upgrade(postgres.url)
                 await fill(postgres.url)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from app.postgres.migrations import upgrade
-from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
+from app.private_servers import PostgresServer, RedisServer, free_ports, start_postgres, start_redis
 from tests.harness.client import Endpoint, NoAnswerError
 from tests.harness.cluster import ROOT
 from tests.harness.proxy import HOST
@@ -66,7 +66,7 @@ async def servers(*, redis_options: Mapping[str, str] | None = None) -> AsyncIte
     async with session_directory() as directory, AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=POSTGRES)
         opened.push_async_callback(postgres.stop)
-        redis = await start_redis(directory / "redis", options=redis_options)
+        redis = await start_redis(directory / "redis", options=redis_options, ports=free_ports())
         opened.push_async_callback(redis.stop)
         await upgrade(postgres.url)
         async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:

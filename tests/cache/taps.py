@@ -129,9 +129,11 @@ class _PostgresWatch(Watch):
 async def redis_proxy(url: str, tap: Tap) -> AsyncIterator[str]:
     """The URL of a proxy to the Redis at ``url``."""
     parts = urlsplit(url)
-    async with _open(tap, Target(host=parts.hostname or HOST, port=parts.port or 6379), _RedisWatch):
+    unix = parts.scheme == "unix"
+    target = Target(path=Path(parts.path)) if unix else Target(host=parts.hostname or HOST, port=parts.port or 6379)
+    async with _open(tap, target, _RedisWatch):
         login = f":{parts.password}@" if parts.password else ""
-        yield f"redis://{login}{HOST}:{tap.proxy.port}{parts.path}"
+        yield f"redis://{login}{HOST}:{tap.proxy.port}{'/0' if unix else parts.path}"
 
 
 @asynccontextmanager

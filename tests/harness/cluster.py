@@ -53,7 +53,15 @@ class Instance:
     """One service process and its two proxies."""
 
     def __init__(
-        self, number: int, directory: Path, port: int, postgres: Proxy, redis_proxy: Proxy, *, program: "Program"
+        self,
+        number: int,
+        directory: Path,
+        port: int,
+        postgres: Proxy,
+        redis_proxy: Proxy,
+        *,
+        redis_password: str,
+        program: "Program",
     ) -> None:
         self.number = number
         self.endpoint = Endpoint(port)
@@ -62,13 +70,14 @@ class Instance:
         self.log = directory / f"instance-{number}.log"
         self.writing = 0
         """Number of writes under way, counted by the clients."""
+        self._redis_password = redis_password
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def redis_url(self) -> str:
         """The URL of Redis through this instance's proxy."""
-        return f"redis://{HOST}:{self.redis.port}/0"
+        return f"redis://:{self._redis_password}@{HOST}:{self.redis.port}/0"
 
     def database_url(self, database: str) -> str:
         """Return the URL of a database through this instance's proxy."""
@@ -260,12 +269,12 @@ async def start_cluster(
 async def an_instance(cluster: Cluster, number: int, *, program: Program = larder) -> AsyncIterator[Instance]:
     """Yield one more service on a cluster's servers, with proxies of its own. It is not started, but stopped at the end."""
     async with AsyncExitStack() as opened:
-        proxies = Proxy(postgres_target(cluster.postgres)), Proxy(Target(port=cluster.redis.port))
+        proxies = Proxy(postgres_target(cluster.postgres)), Proxy(Target(path=cluster.redis.socket))
         for proxy in proxies:
             await proxy.open()
             opened.push_async_callback(proxy.aclose)
         port = opened.enter_context(_reserved_port())
-        instance = Instance(number, cluster.directory, port, *proxies, program=program)
+        instance = Instance(number, cluster.directory, port, *proxies, redis_password=cluster.redis.password, program=program)
         opened.callback(instance.endpoint.close)
         opened.push_async_callback(instance.terminate)
         yield instance

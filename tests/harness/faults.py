@@ -94,7 +94,7 @@ async def _redis_other(scene: Scene, instance: Instance) -> None:
     proxy = instance.redis
     usual = proxy.target
     with scene.log.on("redis-other", "redis", instance.number):
-        for target in (Target(port=scene.spare.redis.port), usual):
+        for target in (Target(path=scene.spare.redis.socket), usual):
             proxy.target = target
             scene.chance.choice((proxy.cut, proxy.reset))()
             if target is not usual:

@@ -29,7 +29,7 @@ class Spare:
 @asynccontextmanager
 async def start_spare(directory: Path, cluster: Cluster, keys: Collection[str]) -> AsyncIterator[Spare]:
     """Start both servers. The other database has products with the same ids."""
-    redis_server = await start_redis(directory / "redis-2")
+    redis_server = await start_redis(directory / "redis-2", options={"requirepass": cluster.redis.password})
     try:
         async with an_instance(cluster, _NUMBER) as stranger:
             stranger.redis.refuse()

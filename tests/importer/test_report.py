@@ -1,5 +1,6 @@
 """The list of refused rows and the progress, apart from any import."""
 
+import csv
 import io
 import os
 import resource
@@ -28,8 +29,34 @@ def test_rejected_rows_are_listed_as_csv(tmp_path: Path, source: Path) -> None:
     path = tmp_path / "refused.csv"
     with RejectedFile(path, source) as rejected:
         rejected.add([Rejected(2, 'a"b,c', "two\nlines"), Rejected(3, "M\udcfcg", "not UTF-8")])
-        assert path.read_text().count("\n") == 4, "written at once, in case the process dies"
-    assert path.read_text() == 'line,id,reason\n2,"a""b,c","two\nlines"\n3,M\\udcfcg,not UTF-8\n'
+        assert path.read_text().count("\n") == 3, "written at once, in case the process dies"
+    assert path.read_text() == 'line,id,reason\n2,"a""b,c",two\\nlines\n3,M\\udcfcg,not UTF-8\n'
+
+
+@pytest.mark.parametrize(
+    ("cell", "listed"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1", "\\t=1"),
+        ("\r=1", "\\r=1"),
+        ("'quoted'", "''quoted'"),
+        ("\x1b]0;title\x07mug", "\\x1b]0;title\\x07mug"),
+        ("gum\u202egum", "gum\\u202egum"),
+        ("\x9b31m", "\\x9b31m"),
+        ("mug-blue", "mug-blue"),
+        ("Tischtuch für 4, größer", "Tischtuch für 4, größer"),
+    ],
+)
+def test_listed_cell_is_inert(cell: str, listed: str, tmp_path: Path, source: Path) -> None:
+    """No id or reason is a formula or a terminal's command, and an ordinary one is listed as it is."""
+    path = tmp_path / "refused.csv"
+    with RejectedFile(path, source) as rejected:
+        rejected.add([Rejected(2, cell, cell)])
+    with path.open(newline="") as file:
+        assert list(csv.reader(file))[1] == ["2", listed, listed]
 
 
 def test_no_list_without_rejected_rows(tmp_path: Path, source: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
@@ -29,6 +31,7 @@ from app.private_servers import (
     RedisServer,
     ServerDirectory,
     ServerFailed,
+    free_ports,
     start_postgres,
     start_redis,
 )
@@ -168,13 +171,74 @@ async def test_redis_port_taken_in_between_tries_the_next(directory: Path) -> No
 
 
 async def test_redis_with_a_password_lets_only_its_url_in(directory: Path) -> None:
-    """``requirepass`` is carried by the URL and enforced by the server."""
-    async with started(start_redis(directory / "redis", options={"requirepass": "s3cret"})) as server:
+    """The password is carried by the URL and enforced by the server, on the socket and on a port."""
+    options = {"requirepass": "s3cr@t/"}
+    async with started(start_redis(directory / "with-port", options=options, ports=free_ports())) as server:
         async with redis.asyncio.Redis.from_url(server.url) as client:
             assert await client.ping()
-        async with redis.asyncio.Redis(host="127.0.0.1", port=server.port, retry=Retry(NoBackoff(), 0)) as stranger:
+        async with redis.asyncio.Redis(host="127.0.0.1", port=server.port, protocol=2, retry=Retry(NoBackoff(), 0)) as stranger:
             with pytest.raises(redis.exceptions.AuthenticationError):
                 await stranger.ping()
+    async with started(start_redis(directory / "redis", options=options)) as server:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            assert await client.ping()
+        async with redis.asyncio.Redis(
+            unix_socket_path=str(server.socket), protocol=2, retry=Retry(NoBackoff(), 0)
+        ) as stranger:
+            with pytest.raises(redis.exceptions.AuthenticationError):
+                await stranger.ping()
+
+
+_STRANGER = """
+    import os, socket, sys
+
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    for path in sys.argv[1:]:
+        try:
+            if path.isdigit():
+                socket.create_connection(("127.0.0.1", int(path))).close()
+            elif path.endswith((".sock", ".5432")):
+                socket.socket(socket.AF_UNIX).connect(path)
+            else:
+                os.listdir(path) if os.path.isdir(path) else open(path).close()
+        except PermissionError:
+            print("refused", path)
+        else:
+            print("let in", path)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as another account")
+async def test_another_account_of_the_machine_is_kept_out(tmp_path: Path) -> None:
+    """Neither server runs as root or listens on TCP; another account can connect to neither and read none of their files."""
+    parent = tmp_path.parents[1]
+    modes = {path: path.stat().st_mode for path in (parent, tmp_path.parent, tmp_path)}
+    with ServerDirectory(tmp_path / ".larder") as directory:
+        async with (
+            started(start_postgres(directory.path / "postgres")) as postgres,
+            started(start_redis(directory.path / "redis")) as server,
+        ):
+            assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
+            for pid in (postgres.pid, server.pid):
+                process = psutil.Process(pid)
+                assert process.uids().real != 0
+                assert process.net_connections("tcp") == []
+                assert server.password not in " ".join(process.cmdline())
+            tried = [
+                str(Path(postgres.url.partition("host=")[2]) / ".s.PGSQL.5432"),
+                str(server.socket),
+                *(str(path) for path in (directory.path, *directory.path.iterdir(), server.directory / "redis.conf")),
+            ]
+            said = await asyncio.to_thread(_as_stranger, tried)
+            assert said == [f"refused {path}" for path in tried]
+    assert {path: path.stat().st_mode | 0o001 for path in modes} == {path: mode | 0o001 for path, mode in modes.items()}
+
+
+def _as_stranger(tried: list[str]) -> list[str]:
+    command = ["/usr/bin/env", "python3", "-c", textwrap.dedent(_STRANGER), *tried]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 async def test_owner_killed_and_the_next_one_starts(directory: Path, owner: asyncio.subprocess.Process) -> None:
@@ -191,6 +255,7 @@ async def test_owner_killed_and_the_next_one_starts(directory: Path, owner: asyn
             assert not _runs(postgres_pid)
             assert not _runs(redis_pid)
             assert not Path(postgres_url.partition("host=")[2]).exists()
+            assert not Path(urlsplit(redis_url).path).parent.exists()
 
 
 async def test_two_owners_of_one_directory_the_second_is_told(directory: Path, owner: asyncio.subprocess.Process) -> None:

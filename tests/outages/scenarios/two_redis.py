@@ -28,10 +28,10 @@ _POLL_S = 0.01
 async def run(directory: Path, seconds: float, report: Report) -> None:
     """Run the scenario."""
     async with open_stage(directory, _LOAD) as on:
-        second = await start_redis(directory / "redis-2")
+        second = await start_redis(directory / "redis-2", options={"requirepass": on.cluster.redis.password})
         try:
             *_, moved = on.cluster.instances
-            moved.redis.target = Target(port=second.port)
+            moved.redis.target = Target(path=second.socket)
             moved.redis.cut()
             on.workload.start()
             began = time.monotonic()
