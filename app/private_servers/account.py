@@ -49,6 +49,12 @@ def give(directory: Path, account: str | None, *files: Path) -> None:
         _make_passable(directory, entry.pw_uid)
 
 
+def let_reach(path: Path, account: str | None) -> None:
+    """Let the account pass the directories above ``path``."""
+    if account is not None:
+        _make_passable(path, pwd.getpwnam(account).pw_uid)
+
+
 def open_programs(programs: Path, name: str, account: str | None) -> None:
     """Let the account run a program of a wheel, which a strict umask at its installation may have prevented.
 

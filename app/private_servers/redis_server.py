@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
-from app.private_servers.account import give, open_programs, server_account
+from app.private_servers.account import give, let_reach, open_programs, server_account
 from app.private_servers.binaries import redis_program
 from app.private_servers.errors import DirectoryNotWritable, ServerFailed
 from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, orphan
@@ -70,6 +70,23 @@ class RedisServer(PrivateServer):
         # The socket is not below the directory, because a socket path is limited to about 100 bytes.
         self.socket = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX)) / _SOCKET_NAME
         give(self.socket.parent, self._account)
+
+    def prepare(self) -> None:
+        """Make the directory on first use, and let the server's account reach its program. It blocks.
+
+        Raises:
+            DirectoryNotWritable: the directory cannot be made.
+            ServerFailed: the program cannot be run.
+        """
+        if self._of_wheel:
+            open_programs(self._program.parent, self._program.name, self._account)
+        else:
+            let_reach(self._program, self._account)
+        try:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            (self.directory / _SNAPSHOT).unlink(missing_ok=True)
+        except OSError as error:
+            raise DirectoryNotWritable(f"{self.directory} cannot be written to ({error.strerror}).") from error
 
     async def start(self) -> None:
         """Start the server and wait until it answers. It keeps its port, if it has one.
@@ -187,7 +204,7 @@ async def start_redis(
     """
     server = RedisServer(directory, options=options or {}, program=program, ports=ports)
     try:
-        await asyncio.to_thread(_prepare, server)
+        await asyncio.to_thread(server.prepare)
         if (process := orphan(server.directory / _PID_FILE, server.directory)) is not None:
             await end_orphan(process, signal.SIGTERM, patience_s=_STOP_PATIENCE_S)
         _remove_old_socket(server.directory)
@@ -196,16 +213,6 @@ async def start_redis(
         await server.stop()
         raise
     return server
-
-
-def _prepare(server: RedisServer) -> None:
-    if server._of_wheel:  # noqa: SLF001 - private member of the same module
-        open_programs(server._program.parent, server._program.name, server._account)  # noqa: SLF001 - as above
-    try:
-        server.directory.mkdir(mode=0o700, exist_ok=True)
-        (server.directory / _SNAPSHOT).unlink(missing_ok=True)
-    except OSError as error:
-        raise DirectoryNotWritable(f"{server.directory} cannot be written to ({error.strerror}).") from error
 
 
 def _remove_old_socket(directory: Path) -> None:

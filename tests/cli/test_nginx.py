@@ -122,7 +122,7 @@ async def test_larder_behind_the_proxy(
     body = b'{"name": "Tray", "price_cents": 1500}'
     largest = body + b" " * (4_194_304 - len(body))
     async with (
-        larder.serving("serve", **own_servers, LARDER_BODY_LIMIT_BYTES="4194304") as serving,
+        larder.serving("serve", **own_servers, LARDER_BODY_LIMIT_BYTES="4194304", LARDER_ALLOWED_HOSTS=_NAME) as serving,
         _proxy(tmp_path, authority.pair("proxy", f"DNS:{_NAME}"), urlsplit(serving.url).port or 0) as port,
         httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=trusted, headers=headers, timeout=LIMIT_S) as client,
     ):
