@@ -5,6 +5,7 @@ A general client would work, too, but it would use much of the time of two cores
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
@@ -84,8 +85,9 @@ class _Connection(asyncio.Protocol):
 class Endpoint:
     """One service's address, with its idle connections."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self._tls = tls
         self._idle: deque[_Connection] = deque()
 
     async def request(self, method: str, path: str, *, headers: str = "", body: bytes = b"", timeout_s: float = 15.0) -> Answer:
@@ -122,7 +124,7 @@ class Endpoint:
                 return connection
         try:
             async with asyncio.timeout(5):
-                _, fresh = await asyncio.get_running_loop().create_connection(_Connection, HOST, self.port)
+                _, fresh = await asyncio.get_running_loop().create_connection(_Connection, HOST, self.port, ssl=self._tls)
         except (OSError, TimeoutError) as error:
             raise NoAnswerError(str(error) or "no connection in time", sent=False) from error
         return fresh
