@@ -16,6 +16,7 @@ from app.access.key_file import KeyFile
 from app.access.key_ring import KeyRing, KeySource
 from app.access.key_table import CheckEpoch, KeyTable
 from app.access.rates import NO_LIMIT
+from app.access.rates import Limits as AccessLimits
 from app.api.admission import Admission
 from app.api.application import build
 from app.api.context import STATE, Larder
@@ -155,7 +156,14 @@ def key_ring(settings: Settings, database: Database, check_epoch: CheckEpoch) ->
     sources: list[KeySource] = [KeyTable(database, SCHEMA, check_epoch, time.monotonic)]
     if settings.keys_file:
         sources.append(KeyFile(Path(settings.keys_file)))
-    return KeyRing(sources, rate_per_s=settings.client_rate_per_s or NO_LIMIT)
+    return KeyRing(
+        sources,
+        limits=AccessLimits(
+            settings.client_rate_per_s or NO_LIMIT,
+            settings.client_keys_per_day or NO_LIMIT,
+            settings.client_products_per_day or NO_LIMIT,
+        ),
+    )
 
 
 def admission(settings: Settings, ring: KeyRing | None) -> Admission:

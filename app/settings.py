@@ -50,6 +50,12 @@ class Settings(BaseModel):
         le=1_000_000,
         description="units per second that a client may use in each worker unless its key says otherwise; 0 is no limit",
     )
+    client_keys_per_day: int = Field(
+        1_000_000, ge=0, description="new idempotency keys of a client in each worker, freed evenly over a day; 0 is no limit"
+    )
+    client_products_per_day: int = Field(
+        1_000_000, ge=0, description="new products of a client in each worker, freed evenly over a day; 0 is no limit"
+    )
     allowed_hosts: str = Field(
         "",
         description="names, separated by commas, under which clients reach the service beyond localhost",

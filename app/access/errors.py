@@ -4,7 +4,8 @@ AccessError
 ├── Unauthenticated    no valid key came with the request
 ├── Forbidden          the key lacks the scope of the operation
 ├── KeysUnavailable    the keys could not be read lately, so none can be checked
-└── RateLimited        the client has used up its rate
+├── RateLimited        the client has used up its rate
+└── QuotaExceeded      the client has used up a quota of the day
 """
 
 from typing import ClassVar
@@ -55,3 +56,14 @@ class RateLimited(AccessError):
         self.rate_per_s = rate_per_s
         self.wait_s = wait_s
         super().__init__(f"client {client} has used up its rate of {rate_per_s:g} units per second")
+
+
+class QuotaExceeded(AccessError):
+    """The client has used up a quota of the day; ``wait_s`` is the time until a part of it is free again."""
+
+    reason = "quota-exceeded"
+
+    def __init__(self, client: str, quota: str, wait_s: float) -> None:
+        self.quota = quota
+        self.wait_s = wait_s
+        super().__init__(f"client {client} has used up its quota of {quota}")

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from app.access.errors import KeysUnavailable, Unauthenticated
 from app.access.keys import Scope, StoredKey, digest_of
-from app.access.rates import Client
+from app.access.rates import Client, Limits
 
 COPY_LIFE_S = 2.0
 """How long a copy of the keys counts. It is the same in every process, because ``revoke`` waits for it."""
@@ -88,7 +88,7 @@ class _Copy:
         self.failing = False
 
 
-_NOBODY = (Caller(Client("", 0.0), "", frozenset(), float("-inf")), _Copy(cast("KeySource", None)))
+_NOBODY = (Caller(Client("", Limits()), "", frozenset(), float("-inf")), _Copy(cast("KeySource", None)))
 """What a header that was not checked before leads to: a key that has expired."""
 
 
@@ -97,13 +97,13 @@ class KeyRing:
 
     Args:
         sources: where keys are stored.
-        rate_per_s: the rate of clients whose keys have none; infinity is no limit.
+        limits: what a client may use; its rate, if none of its keys has one.
         clock: a monotonic clock.
     """
 
-    def __init__(self, sources: Iterable[KeySource], *, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sources: Iterable[KeySource], *, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._copies = [_Copy(source) for source in sources]
-        self._rate_per_s = rate_per_s
+        self._limits = limits
         self._clock = clock
         self.clients: dict[str, Client] = {}
         """Every client that has or had a key while this process ran."""
@@ -202,7 +202,7 @@ class KeyRing:
         }
         copy.rates = {}
         for key in keys:
-            rate = self._rate_per_s if key.rate_per_s is None else key.rate_per_s
+            rate = self._limits.rate_per_s if key.rate_per_s is None else key.rate_per_s
             copy.rates[key.client] = max(copy.rates.get(key.client, 0.0), rate)
         for name in copy.rates:
             self._client(name).set_rate(max(other.rates.get(name, 0.0) for other in self._copies))
@@ -216,7 +216,7 @@ class KeyRing:
 
     def _client(self, name: str) -> Client:
         if name not in self.clients:
-            self.clients[name] = Client(name, self._rate_per_s)
+            self.clients[name] = Client(name, self._limits)
         return self.clients[name]
 
     async def _record_use(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from app.access.errors import AccessError, Forbidden
 from app.access.key_ring import Caller, KeyRing
 from app.access.keys import Scope
-from app.access.rates import NO_LIMIT, Client
+from app.access.rates import Client, Limits
 from app.api.problems import Problem
 from app.sparse_log import SparseLog
 
@@ -32,7 +32,7 @@ REFRESH_COST = 5
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::([0-9]{0,5}))?")
 _MOST_HOSTS = 1_000
-ANYBODY = Caller(Client("", NO_LIMIT), "", frozenset(Scope))
+ANYBODY = Caller(Client("", Limits()), "", frozenset(Scope))
 """The sender of every request in open mode."""
 log = logging.getLogger("larder.access")
 
@@ -113,7 +113,10 @@ class Admission:
             if scope["method"] not in _SAFE:
                 self._check_origin(headers)
             if caller is not ANYBODY:
-                caller.client.take(_cost(access, headers), self._clock())
+                now = self._clock()
+                caller.client.take(_cost(access, headers), now)
+                if scope["method"] not in _SAFE:
+                    caller.client.check_quotas(now)
         except AccessError as refusal:
             self.refused[refusal.reason] += 1
             self._log.info("refused as %s: %r: %s", refusal.reason, f"{scope['method']} {scope['path']}"[:200], refusal)
@@ -140,6 +143,14 @@ class Admission:
         """
         if self.ring is not None:
             self.ring.caller_of(_authorization(headers))
+
+    def wrote(self, caller: Caller, request: str, *, keys: int, products: int) -> None:
+        """Take note of a write: what it used of its client's quotas, and who sent it."""
+        if caller is not ANYBODY:
+            now = self._clock()
+            caller.client.keys.charge(keys, now)
+            caller.client.products.charge(products, now)
+            self._log.info("key %s of client %s wrote: %r", caller.key_id, caller.name, request[:200])
 
     def may_operate(self, headers: Headers) -> bool:
         """Return whether the sender may see the details of an open endpoint."""

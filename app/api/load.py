@@ -1,9 +1,9 @@
 """The load of one process, and which requests it sheds when it has too much to do.
 
 The load is measured by how late a timer of the event loop fires, and by how long writes wait. While it is above its target, the
-``pressure`` rises; while it is below, the pressure falls. Requests are shed by kind: as the pressure goes from 0 to 1 a growing
-share of the lists and batches is refused, from 1 to 2 of the other requests that need the application, from 2 to 3 of the hot
-reads. What is shed costs a small part of what an answer costs, so that the rest is answered in time.
+``pressure`` rises; while it is below, the pressure falls. Below ``CALM`` nothing is shed, so that single long steps of the loop
+refuse nobody. Above it requests are shed by kind: over the first unit of pressure a growing share of the lists and batches is
+refused, over the second of the other requests that need the application, over the third of the hot reads. What is shed costs a small part of what an answer costs, so that the rest is answered in time.
 """
 
 import asyncio
@@ -14,7 +14,11 @@ from typing import Protocol
 TICK_S = 0.05
 """Pause between two measurements."""
 STEEPEST = 0.2
-"""Most by which the pressure changes in one tick, so that one long step of the loop sheds little."""
+"""Most by which the pressure changes in one tick."""
+CALM = 0.5
+"""Pressure up to which nothing is shed."""
+HIGHEST = CALM + 3.0
+"""Pressure at which everything is shed."""
 WAIT_TARGET_S = 0.5
 """How long a write may wait for its transaction until requests are shed."""
 
@@ -42,16 +46,16 @@ class Load:
     def __init__(self, target_s: float) -> None:
         self._target_s = target_s
         self.pressure = 0.0
-        """From 0, where nothing is shed, to 3, where everything is."""
+        """From 0 to ``HIGHEST``."""
 
     def note(self, lag_s: float, wait_s: float) -> None:
         """Take one measurement: how late the timer was, and how long the oldest write has waited."""
         excess = max(lag_s / self._target_s, wait_s / WAIT_TARGET_S) - 1.0
-        self.pressure = min(3.0, max(0.0, self.pressure + STEEPEST * max(-1.0, min(1.0, excess))))
+        self.pressure = min(HIGHEST, max(0.0, self.pressure + STEEPEST * max(-1.0, min(1.0, excess))))
 
     def sheds(self, kind: Kind) -> bool:
         """Return whether a request of this kind is refused now. Chance decides for the share that is."""
-        share = self.pressure - kind
+        share = self.pressure - CALM - kind
         return share > 0 and (share >= 1 or random.random() < share)
 
 

@@ -159,6 +159,14 @@ _TYPES = (
         1,
     ),
     ProblemType(
+        "quota-exceeded", 429, "A quota of the day is used up",
+        "The client has created as many products, or sent as many new idempotency keys, as it may in a day."
+        " Nothing was changed.",
+        "Send the request again after Retry-After; the quota becomes free evenly over the day. Reads go on. The operator sets"
+        " the quotas with LARDER_CLIENT_PRODUCTS_PER_DAY and LARDER_CLIENT_KEYS_PER_DAY.",
+        1,
+    ),
+    ProblemType(
         "keys-unavailable", 503, "Keys cannot be checked",
         "The stored keys could not be read for more than two seconds, so a revoked key could not be told from a valid one."
         " Nothing was read or changed.",

@@ -187,12 +187,19 @@ def _rate_limited(error: access.RateLimited) -> Problem:
     )
 
 
+def _quota_exceeded(error: access.QuotaExceeded) -> Problem:
+    kind = TYPES["quota-exceeded"]
+    detail = f"The client has used up its quota of {error.quota}. Nothing was changed. {kind.remedy}"
+    return Problem(kind.slug, detail, headers={"Retry-After": str(math.ceil(error.wait_s))})
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     access.Unauthenticated: _unauthenticated,
     access.Forbidden: _forbidden,
     access.KeysUnavailable: _explanation("keys-unavailable"),
     access.RateLimited: _rate_limited,
+    access.QuotaExceeded: _quota_exceeded,
     products.ProductsMissing: lambda error: no_product(error.missing),
     products.AlreadyExists: _already_exists,
     products.PreconditionRequired: _explanation("precondition-required"),

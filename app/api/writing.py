@@ -16,12 +16,13 @@ from typing import Generic
 from fastapi import Request
 from starlette.responses import Response
 
+from app.access.key_ring import Caller
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, refuse_conditions, write_condition
 from app.api.context import caller_of, larder_of, products_of
 from app.api.problems import problem_of
 from app.api.responses import checked_id, response_of
-from app.products.commands import Command, Effect
+from app.products.commands import Change, Command, Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Precondition
@@ -49,18 +50,28 @@ class IncomingWrite(Generic[Body]):
         """
         products = products_of(self.request)
         request_id = self.request.scope["state"]["request_id"]
-        caller = caller_of(self.request).name
+        sender = caller_of(self.request)
+        caller = sender.name
         if self.key is None:
-            return response_of(render(await products.write(command, Origin(request_id, caller or None))))
+            effects = await products.write(command, Origin(request_id, caller or None))
+            self._note(sender, effects)
+            return response_of(render(effects))
         rendering = _StoredRendering(self.request, render)
         key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
         try:
-            await products.write(command, Origin(request_id, caller or None, key))
+            self._note(sender, await products.write(command, Origin(request_id, caller or None, key)))
         except Replayed as replayed:
             response = response_of(replayed.answer)
             response.headers["Idempotent-Replayed"] = "true"
             return response
         return response_of(rendering.answer)
+
+    def _note(self, sender: Caller, effects: Sequence[Effect]) -> None:
+        scope = self.request.scope
+        created = sum(effect.change is Change.CREATED for effect in effects)
+        larder_of(self.request).admission.wrote(
+            sender, f"{scope['method']} {scope['path']}", keys=self.key is not None, products=created
+        )
 
 
 class _StoredRendering:

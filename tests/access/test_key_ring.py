@@ -10,7 +10,7 @@ import pytest
 from app.access.errors import KeysUnavailable, Unauthenticated
 from app.access.key_ring import COPY_LIFE_S, KeyRing
 from app.access.keys import make_key
-from app.access.rates import NO_LIMIT
+from app.access.rates import Limits
 from tests.fakes.keys import READ, Clock, MemoryKeys
 
 
@@ -26,7 +26,7 @@ def source() -> MemoryKeys:
 
 @pytest.fixture
 def ring(source: MemoryKeys, clock: Clock) -> KeyRing:
-    return KeyRing([source], rate_per_s=NO_LIMIT, clock=clock)
+    return KeyRing([source], limits=Limits(), clock=clock)
 
 
 async def test_key_leads_to_its_client(ring: KeyRing, source: MemoryKeys) -> None:
@@ -152,7 +152,7 @@ async def test_expired_key_is_refused_by_the_process_itself(ring: KeyRing, sourc
 async def test_one_source_away_leaves_the_keys_of_the_other(source: MemoryKeys, clock: Clock) -> None:
     """Keys of a file work while PostgreSQL is away. A key that is in neither may be in the one that is away."""
     file = MemoryKeys()
-    ring = KeyRing([source, file], rate_per_s=NO_LIMIT, clock=clock)
+    ring = KeyRing([source, file], limits=Limits(), clock=clock)
     stored, filed = source.add("till"), replace_id(file, "f0", file.add("erp"))
     assert await ring.renew()
     source.fault = OSError()

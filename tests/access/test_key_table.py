@@ -11,7 +11,7 @@ import pytest
 from app.access.key_ring import KeyRing
 from app.access.key_table import KeyTable, create_key, list_keys, revoke_keys, rotate_key
 from app.access.keys import Scope, id_of, make_key
-from app.access.rates import NO_LIMIT
+from app.access.rates import Limits
 from app.cache.errors import SourceDeposed
 from app.cli.keys import REVOKE_WAIT_S
 from app.postgres.database import Database
@@ -119,7 +119,7 @@ async def test_old_primary_is_not_believed(database: Database) -> None:
         raise SourceDeposed("an old primary")
 
     key, _ = await made(database)
-    ring = KeyRing([KeyTable(database, SCHEMA, refuse, time.monotonic)], rate_per_s=NO_LIMIT)
+    ring = KeyRing([KeyTable(database, SCHEMA, refuse, time.monotonic)], limits=Limits())
     assert not await ring.renew()
     assert ring.recognised(f"Bearer {key}".encode(), 0.0) is None
 

@@ -10,6 +10,7 @@ import pytest
 
 from app.access.key_ring import KeyRing
 from app.access.keys import Scope, make_key
+from app.access.rates import Limits
 from app.api.admission import Admission
 from tests.api.conftest import Service
 from tests.api.problem import problem
@@ -47,7 +48,7 @@ class Guarded:
 @pytest.fixture
 async def guarded(service: Service, client: httpx.AsyncClient) -> Guarded:
     keys, clock = MemoryKeys(), Clock()
-    ring = KeyRing([keys], rate_per_s=1e6, clock=clock)
+    ring = KeyRing([keys], limits=Limits(1e6, 3, 2), clock=clock)
     await ring.renew()
     service.app.state.larder = replace(service.app.state.larder, admission=Admission(ring, clock=clock))
     return Guarded(service, keys, ring, clock, client)
@@ -153,6 +154,26 @@ async def test_refresh_costs_more(guarded: Guarded) -> None:
     for _ in range(10):
         await guarded.client.get("/products/none", headers=key | {"Cache-Control": "no-cache"})
     assert (await guarded.client.get("/products/none", headers=key)).status_code == 429
+
+
+async def test_quotas_end_writes_and_not_reads(guarded: Guarded) -> None:
+    """A client that has created its products of the day, or used its idempotency keys, is refused until some are free."""
+    key = await guarded.key(*Scope)
+    for number in range(2):
+        made = await guarded.client.post("/products", json={"id": f"p{number}", "name": "P", "price_cents": 1}, headers=key)
+        assert made.status_code == 201
+    answer = await guarded.client.post("/products", json={"name": "P", "price_cents": 1}, headers=key)
+    assert "new products" in str(problem(answer, "quota-exceeded")["detail"])
+    assert int(answer.headers["Retry-After"]) == 43_200
+    assert (await guarded.client.get("/products/p0", headers=key)).status_code == 200
+    other = {"Authorization": guarded.keys.add("erp", frozenset(Scope)).decode()}
+    await guarded.ring.renew()
+    patch = {"name": "Q"}
+    for number in range(3):
+        once = {"Idempotency-Key": f"k{number}"}
+        assert (await guarded.client.patch("/products/p0", json=patch, headers=other | once)).status_code == 200
+    answer = await guarded.client.patch("/products/p0", json=patch, headers=other)
+    assert "idempotency keys" in str(problem(answer, "quota-exceeded")["detail"])
 
 
 async def test_refused_callers_are_in_the_metrics(guarded: Guarded) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from app.api.load import CALM
 from app.server.capacity import FREE_BODY_BYTES
 from app.server.connection import Connection
 from app.server.timeouts import TimeLimits, sweep
@@ -269,7 +270,7 @@ async def test_request_that_is_shed_costs_only_itself(service: Service, port: Po
     """It gets a whole 503 that says when to come back; the connection goes on, also behind a body, and readiness is served."""
     load = service.app.state.larder.load
     async with connection(port) as (reader, _):
-        load.pressure = 2.0
+        load.pressure = CALM + 2.0
         for request in (
             b"GET /products HTTP/1.1\r\nHost: larder\r\n\r\n",
             _PUT + _LENGTH + _BODY,
@@ -283,7 +284,7 @@ async def test_request_that_is_shed_costs_only_itself(service: Service, port: Po
             assert b"connection: close" not in head.lower()
         port.take(_GET)
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 404 "), "hits are shed last"
-        load.pressure = 3.0
+        load.pressure = CALM + 3.0
         port.take(_GET)
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 503 ")
         port.take(b"GET /readyz HTTP/1.1\r\nHost: larder\r\n\r\n")

@@ -187,7 +187,14 @@ async def test_the_ledger_is_told_which_request_asked(client: httpx.AsyncClient,
 @pytest.mark.parametrize("key", ["k", None])
 async def test_an_answer_is_rendered_once(service: Service, key: str | None) -> None:
     """With a key within the transaction that stores it, and what is stored is told; a replay renders nothing."""
-    scope = {"type": "http", "app": service.app, "state": {"request_id": "r", CALLER: ANYBODY}, "method": "POST", "headers": []}
+    scope = {
+        "type": "http",
+        "app": service.app,
+        "path": "/products",
+        "state": {"request_id": "r", CALLER: ANYBODY},
+        "method": "POST",
+        "headers": [],
+    }
     request = Request(scope | {"raw_path": b"/products", "query_string": b""})
     rendered: list[Answer] = []
 

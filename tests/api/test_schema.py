@@ -13,7 +13,7 @@ from schemathesis.config import SchemathesisConfig
 
 from app.access.key_ring import KeyRing
 from app.access.keys import Scope
-from app.access.rates import NO_LIMIT
+from app.access.rates import Limits
 from app.api.admission import Admission
 from tests.api.conftest import Service
 from tests.fakes.keys import Clock, MemoryKeys
@@ -37,7 +37,7 @@ RUNS = [
 def test_the_service_answers_as_it_describes(service: Service, operation_id: str, mode: GenerationMode) -> None:
     """With a key of just its scope, every answer is as described, and wrong requests are refused."""
     keys = MemoryKeys()
-    ring = KeyRing([keys], rate_per_s=NO_LIMIT, clock=Clock())
+    ring = KeyRing([keys], limits=Limits(), clock=Clock())
     operations = [op for methods in service.app.openapi()["paths"].values() for op in methods.values()]
     [described] = [op for op in operations if op["operationId"] == operation_id]
     scopes = [Scope(name) for scheme in described.get("security", ()) for name in scheme["key"]]
