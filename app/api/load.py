@@ -3,7 +3,9 @@
 The load is measured by how late a timer of the event loop fires, and by how long writes wait. While it is above its target, the
 ``pressure`` rises; while it is below, the pressure falls. Below ``CALM`` nothing is shed, so that single long steps of the loop
 refuse nobody. Above it requests are shed by kind: over the first unit of pressure a growing share of the lists and batches is
-refused, over the second of the other requests that need the application, over the third of the hot reads. What is shed costs a small part of what an answer costs, so that the rest is answered in time.
+refused, over the second of the other requests that need the application, over the third of the hot reads.
+
+What is shed costs a small part of what an answer costs, so that the rest is answered in time.
 """
 
 import asyncio
