@@ -28,6 +28,7 @@ COPY alembic ./alembic
 RUN /build/tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \
  && /build/tools/bin/pip --python /opt/larder/bin/python install --no-compile --no-index --no-deps /build/wheel/*.whl
 COPY compose/passwords.py /opt/larder/lib/compose/
+COPY compose/with_urls.sh /opt/larder/bin/with-urls
 
 # Compiled here, because nothing can be written at run time; valid by content, so that no file's time matters.
 RUN /opt/larder/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/larder/lib \

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Runs a command with the URLs of the private servers: with-urls larder keys list
+# They come from files, so that `docker inspect` shows no password.
+set -eu
+LARDER_DATABASE_URL="$(cat /run/passwords/postgresql/url)"
+LARDER_REDIS_URL="$(cat /run/passwords/redis/url)"
+export LARDER_DATABASE_URL LARDER_REDIS_URL
+exec "$@"
