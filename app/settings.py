@@ -100,7 +100,9 @@ class Settings(BaseModel):
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
     database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
     database_lock_timeout_ms: Milliseconds = Field(2_000, description="how long a read waits for a table that is locked")
-    transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a lost race")
+    transaction_attempts: int = Field(
+        4, ge=1, le=20, description="how often a transaction that loses races is tried, first try included"
+    )
 
     redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
@@ -130,7 +132,7 @@ class Settings(BaseModel):
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")
-    fence_ttl_ms: Milliseconds = Field(2_000, description="how long one audit's proof lets the cache be trusted")
+    fence_ttl_ms: Milliseconds = Field(2_000, description="how long the cache is trusted after one audit")
     fence_ttl_max_ms: Milliseconds = Field(
         2_000,
         description="largest `fence_ttl_ms` of any instance; raise it on every instance before you raise `fence_ttl_ms` on one",
