@@ -51,14 +51,20 @@ class Settings(BaseModel):
         description="units per second that a client may use in each worker unless its key says otherwise; 0 is no limit",
     )
     client_keys_per_day: int = Field(
-        1_000_000, ge=0, description="new idempotency keys of a client in each worker, freed evenly over a day; 0 is no limit"
+        1_000_000,
+        ge=0,
+        description="how many new idempotency keys a client may use per day in each worker, renewed evenly over the day;"
+        " 0 is no limit",
     )
     client_products_per_day: int = Field(
-        1_000_000, ge=0, description="new products of a client in each worker, freed evenly over a day; 0 is no limit"
+        1_000_000,
+        ge=0,
+        description="how many new products a client may create per day in each worker, renewed evenly over the day;"
+        " 0 is no limit",
     )
     allowed_hosts: str = Field(
         "",
-        description="names, separated by commas, under which clients reach the service beyond localhost",
+        description="host names, separated by commas, by which clients may reach the service; loopback ones are always allowed",
     )
     cors_origins: str = Field("", description="origins, separated by commas, whose web pages may use the service")
     docs: bool = Field(default=True, description="serve `/docs`")
@@ -77,7 +83,9 @@ class Settings(BaseModel):
     lag_target_ms: Milliseconds = Field(
         50, description="lag of the event loop above which requests are shed: lists and batches first, then writes, then hits"
     )
-    head_timeout_ms: Milliseconds = Field(10_000, description="time for a request's head, on a new connection from its start")
+    head_timeout_ms: Milliseconds = Field(
+        10_000, description="time for a request's head from its first byte; on a new connection, from its start"
+    )
     body_timeout_ms: Milliseconds = Field(60_000, description="time for a request's body; after 5 s it must keep 1 KiB/s, too")
     unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")
     idle_timeout_ms: Milliseconds = Field(75_000, description="life of a connection without a request")
@@ -91,8 +99,10 @@ class Settings(BaseModel):
     database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
     database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
-    database_lock_timeout_ms: Milliseconds = Field(2_000, description="wait of a read for a table that is locked")
-    transaction_attempts: int = Field(4, ge=1, le=20, description="tries of a transaction after a lost race")
+    database_lock_timeout_ms: Milliseconds = Field(2_000, description="how long a read waits for a table that is locked")
+    transaction_attempts: int = Field(
+        4, ge=1, le=20, description="how often a transaction that loses races is tried, first try included"
+    )
 
     redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
@@ -109,27 +119,37 @@ class Settings(BaseModel):
     )
     slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
     absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")
-    ttl_jitter_percent: int = Field(10, ge=0, le=50, description="a life is shortened by up to this share, by chance")
+    ttl_jitter_percent: int = Field(
+        10, ge=0, le=50, description="each life in the cache is shortened at random, by at most this share"
+    )
     lease_ttl_ms: Milliseconds = Field(3_000, description="life of the right to fill an empty slot")
     batch_keys: int = Field(500, ge=250, le=10_000, description="most keys that share one round trip or one load")
     batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
     queue_limit: Count = Field(10_000, description="most requests that wait in one queue before 503 `overloaded`")
-    warm_keys: Count = Field(10_000, description="keys whose filled slot a process remembers, to save writers the lease")
+    warm_keys: Count = Field(
+        10_000, description="how many filled slots a process remembers; a write to one of them needs no lease"
+    )
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")
-    fence_ttl_ms: Milliseconds = Field(2_000, description="how long one audit's proof lets the cache be trusted")
+    fence_ttl_ms: Milliseconds = Field(2_000, description="how long the cache is trusted after one audit")
     fence_ttl_max_ms: Milliseconds = Field(
-        2_000, description="largest `fence_ttl_ms` of any instance of the fleet (raise it everywhere before raising that)"
+        2_000,
+        description="largest `fence_ttl_ms` of any instance; raise it on every instance before you raise `fence_ttl_ms` on one",
     )
     settle_margin_ms: Milliseconds = Field(50, description="added to every wait for a fence to lapse")
     settle_poll_ms: Milliseconds = Field(50, description="pause between two looks for a finished audit")
     serve_unverified_s: int = Field(
-        0, ge=0, le=86_400, description="PostgreSQL away: serve flagged cached products for so long after the last proof"
+        0,
+        ge=0,
+        le=86_400,
+        description="while PostgreSQL is away, serve cached products with a flag for this long after the last proof",
     )
 
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
-    request_timeout_ms: Milliseconds = Field(15_000, description="deadline of a write, its settling included")
+    request_timeout_ms: Milliseconds = Field(
+        15_000, description="deadline of a write, including its wait until no reader can get an old copy"
+    )
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")
     idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
     idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")

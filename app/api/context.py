@@ -53,16 +53,20 @@ class Larder:
     clock: Callable[[], float] = time.monotonic
     readiness: Shared[None] = field(init=False)
     """Whether PostgreSQL can be used, found out at most once a second."""
-    metrics: Shared[bytes] = field(init=False)
-    """The metrics of all workers as text, made at most once a second."""
+    _own_metrics: Shared[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
-        object.__setattr__(self, "metrics", Shared(self._render_metrics, clock=self.clock))
+        object.__setattr__(self, "_own_metrics", Shared(self._render_own, clock=self.clock))
 
-    async def _render_metrics(self) -> bytes:
-        own = self.tally()
-        return render(own if self.shared_metrics is None else self.shared_metrics.total(own))
+    async def metrics(self) -> bytes:
+        """Return the metrics of all workers as text, made at most once a second."""
+        if self.shared_metrics is not None:
+            return self.shared_metrics.shown(self.tally, render)
+        return await self._own_metrics.value()
+
+    async def _render_own(self) -> bytes:
+        return render(self.tally())
 
     def tally(self) -> WorkerMetrics:
         """Return the live counters of this process."""

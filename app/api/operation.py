@@ -67,7 +67,7 @@ async def readyz(request: Request) -> Response:
 @requires(Scope.OPERATE)
 async def metrics(request: Request) -> Response:
     """Return the counters of all workers on this address."""
-    return Response(await larder_of(request).metrics.value(), 200, _HEADERS, CONTENT_TYPE)
+    return Response(await larder_of(request).metrics(), 200, _HEADERS, CONTENT_TYPE)
 
 
 @cache_router.delete(

@@ -9,16 +9,21 @@ but they were never shown.
 """
 
 import asyncio
+import fcntl
 import logging
 import pickle
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from app.api.metrics import WorkerMetrics
 
 RENEWAL_S = 0.25
+SHOWN_S = 1.0
+"""How long the text that one worker made is shown by all."""
+_SHOWN, _LOCK = "shown", "lock"
 _GONE_S = 5.0
 """Age of a file after which its worker is treated as dead. Its counters are still added, and its gauges are ignored."""
 _log = logging.getLogger("larder")
@@ -57,6 +62,35 @@ class SharedMetrics:
                 sibling = _read(path)
                 total += sibling if self._clock() - sibling.taken_at < _GONE_S else _counts_of(sibling)
         return total
+
+    def shown(self, live: Callable[[], WorkerMetrics], render: Callable[[WorkerMetrics], bytes]) -> bytes:
+        """Return the metrics of all workers as text, which is made at most once in ``SHOWN_S``.
+
+        The text stands in a file that only the holder of a lock replaces. What a worker shows is therefore never older than
+        what another one has shown before.
+        """
+        try:
+            with (self._file.parent / _LOCK).open("ab") as lock:
+                return self._young() or self._replaced(lock, live, render)
+        except FileNotFoundError:
+            return render(self.total(live()))  # the parent is dead and the directory removed
+
+    def _replaced(self, lock: IO[bytes], live: Callable[[], WorkerMetrics], render: Callable[[WorkerMetrics], bytes]) -> bytes:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # for some milliseconds
+        if (young := self._young()) is not None:
+            return young
+        text = render(self.total(live()))
+        new = self._file.parent / f"{_SHOWN}.new"
+        new.write_bytes(b"%.6f\n%b" % (self._clock(), text))
+        new.replace(self._file.parent / _SHOWN)
+        return text
+
+    def _young(self) -> bytes | None:
+        try:
+            made_at, _, text = (self._file.parent / _SHOWN).read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        return text if self._clock() - float(made_at) < SHOWN_S else None
 
     def _renew(self, live: WorkerMetrics) -> WorkerMetrics:
         own = replace(self._before + live, taken_at=self._clock())

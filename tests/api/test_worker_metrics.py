@@ -142,3 +142,29 @@ def test_every_count_is_summed() -> None:
     assert (both.last_audit, both.last_proven) == (7.0, 7.0)
     assert (stats + Stats()).last_audit == (Stats() + stats).last_audit == 7.0
     assert (replace(stats, last_audit=5.0) + stats).last_audit == 7.0
+
+
+def test_text_is_made_once_a_second_for_all(tmp_path: Path) -> None:
+    """Within a second every worker shows the text that one of them made; after it the next one makes a newer text."""
+    clock = Clock()
+    one, two = SharedMetrics(tmp_path, 1, clock), SharedMetrics(tmp_path, 2, clock)
+
+    def text_of(workers: SharedMetrics, reads: int) -> bytes:
+        return workers.shown(lambda: _live(reads), lambda tally: b"%d" % tally.cache.hits)
+
+    assert text_of(one, 3) == b"3"
+    assert text_of(two, 5) == text_of(one, 9) == b"3"
+    clock.now += 1.0
+    assert text_of(two, 5) == b"8"
+    assert text_of(one, 9) == b"8"
+    clock.now += 1.0
+    assert text_of(one, 9) == b"14"
+
+
+def test_text_is_made_without_the_directory(tmp_path: Path) -> None:
+    """When the parent is dead and the directory removed, a worker shows what it knows itself."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    worker = SharedMetrics(directory, 1)
+    shutil.rmtree(directory)
+    assert worker.shown(lambda: _live(3), lambda tally: b"%d" % tally.cache.hits) == b"3"

@@ -1,6 +1,7 @@
 """What the tests of the command share."""
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,11 +11,14 @@ from tests.cli.larder_process import Larder
 
 
 @pytest.fixture
-def larder(servers_directory: Path) -> Larder:
+def larder(servers_directory: Path) -> Iterator[Larder]:
     """The command, in a directory with room for ``.larder/`` that is removed with the session's servers."""
     directory = servers_directory / f"cli-{uuid4().hex[:8]}"
     directory.mkdir()
-    return Larder(directory)
+    # Its processes inherit this. Under nohup, the signal would be ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield Larder(directory)
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

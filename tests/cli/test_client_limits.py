@@ -13,6 +13,7 @@ _HALF_HEAD = b"GET /livez HTTP/1.1\r\n"
 _REST = b"Host: larder\r\nConnection: close\r\n\r\n"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_places_and_time_of_connections(larder: Larder, own_servers: Mapping[str, str], workers: int) -> None:
     """With all places taken by requests under way, a new connection gets 503; slow ones get 408, and their places are free."""

@@ -86,6 +86,7 @@ async def test_served_by_tls(
         assert await serving.end(signal.SIGHUP) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [ONE, TWO], ids=["one", "workers"])
 async def test_certificate_renewed_under_load(
     command: tuple[str, ...], larder: Larder, own_servers: Mapping[str, str], authority: Authority
@@ -124,6 +125,7 @@ async def test_certificate_renewed_under_load(
             (await kept.get("/products/tray")).raise_for_status()
 
 
+@pytest.mark.alone
 async def test_silent_handshake_is_ended(larder: Larder, own_servers: Mapping[str, str], authority: Authority) -> None:
     """A client that connects and says nothing loses its connection after ten seconds, and others are served meanwhile."""
     async with larder.serving(*ONE, **own_servers, **_tls(authority.pair("server"))) as serving:
@@ -138,6 +140,7 @@ async def test_silent_handshake_is_ended(larder: Larder, own_servers: Mapping[st
         assert 9 < time.monotonic() - began < 20
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("command", [ONE, TWO], ids=["one", "workers"])
 async def test_unusable_certificate_ends_the_start(
     command: tuple[str, ...], larder: Larder, own_servers: Mapping[str, str], authority: Authority

@@ -17,6 +17,8 @@ from app.private_servers.account import give, server_account
 from tests.cli.larder_process import LIMIT_S, Larder
 from tests.harness.certificates import Authority
 
+pytestmark = pytest.mark.alone  # every test starts servers and services one after another
+
 _POSTGRES = Path("/usr/lib/postgresql/15/bin")
 _REDIS = Path("/usr/bin/redis-server")
 _IN_CI = "CI" in os.environ

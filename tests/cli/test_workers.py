@@ -122,7 +122,7 @@ async def test_killed_worker_is_replaced_and_no_count_falls(larder: Larder, own_
         assert other in workers
         assert victim not in workers
         directory = Path(other.cmdline()[-1])
-        assert {path.name for path in directory.iterdir() if path.suffix != ".new"} == {"1", "2"}
+        assert {path.name for path in directory.iterdir() if path.name.isdecimal()} == {"1", "2"}
         await serving.end(signal.SIGKILL)
         _, living = await asyncio.to_thread(psutil.wait_procs, workers, LIMIT_S)
         assert living == []
