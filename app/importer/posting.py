@@ -49,6 +49,7 @@ class Poster:
         retry: RetryPolicy,
         stop: StopFlag,
         notify: Callable[[str], None],
+        key: str = "",
     ) -> None:
         base = _service_url(url)
         self.shown_url = str(base.copy_with(username=None, password=None)).rstrip("/")
@@ -60,6 +61,7 @@ class Poster:
         self._timeout_s = timeout_s
         self._retry = retry
         self._stop = stop
+        own = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             tls = httpx.create_ssl_context()
             # Each client has one connection, because a pool inspects all of its connections for every request. With a few dozen
@@ -70,7 +72,7 @@ class Poster:
                     verify=tls,
                     timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
                     limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-                    headers={"Content-Type": "application/json", "Accept": "application/json"},
+                    headers={"Content-Type": "application/json", "Accept": "application/json"} | own,
                     # A proxy from the environment cannot reach this machine's own loopback address.
                     trust_env=base.host not in {"localhost", "127.0.0.1", "::1"},
                 )

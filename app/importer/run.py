@@ -40,6 +40,8 @@ class ImportRun:
     timeout_s: float
     retry: RetryPolicy
     console: Console
+    key: str = field(default="", repr=False)
+    """The key that the service asks for; empty in open mode."""
     _counts: Counter[Outcome] = field(default_factory=Counter, init=False)
     _stop: StopFlag = field(default_factory=StopFlag, init=False)
 
@@ -76,6 +78,7 @@ class ImportRun:
             retry=self.retry,
             stop=self._stop,
             notify=self._say,
+            key=self.key,
         )
         async with poster:
             with RejectedFile(self.refused_path, self.file) as rejected, self._stop.set_by_signals(self._say_stopping):

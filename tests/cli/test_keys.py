@@ -36,11 +36,20 @@ async def test_key_from_first_to_last(larder: Larder, own_servers: Mapping[str, 
             key = await _made(larder, *CREATE, "--expires", "90d", "--rate", "200/s", **own_servers)
             await _until(client, key, 404)
             assert (await client.get("/metrics", headers=_shown(key))).status_code == 403
+            (larder.directory / "shop.csv").write_text("id,name,price_cents\nmug,Mug,5\n")
+            imported = ("import", "shop.csv", "--url", serving.url, "--retries", "0")
+            assert (await larder.run(*imported))[0] == 2
+            (larder.directory / "key").write_text(await _made(larder, *CREATE[:-1], "products:write", **own_servers))
+            async with asyncio.timeout(LIMIT_S):
+                while (await larder.run(*imported, "--key-file", "key"))[0] != 0:
+                    await asyncio.sleep(0.1)
+            assert (await client.get("/products/mug", headers=_shown(key))).status_code == 200
             other = await _made(larder, "keys", "rotate", id_of(key), **own_servers)
             await _until(client, other, 404)
             assert (await client.get("/products/none", headers=_shown(key))).status_code == 404
             _, listed = await larder.run("keys", "list", **own_servers)
-            assert [line.split()[:2] for line in listed.splitlines()] == [[id_of(key), "till"], [id_of(other), "till"]]
+            assert [line.split()[1] for line in listed.splitlines()] == ["till"] * 3
+            assert {id_of(key), id_of(other)} < {line.split()[0] for line in listed.splitlines()}
             assert key not in listed
             began = time.monotonic()
             status, said = await larder.run("keys", "revoke", id_of(key), **own_servers)
