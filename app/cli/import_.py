@@ -57,9 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             metavar=metavar,
             help=f"{meaning}, {least} to {most:,} (default: %(default)s)",
         )
-    parser.add_argument(
-        "--key-file", type=_key_in, default="", dest="key", metavar="PATH", help="file with a key of scope products:write"
-    )
+    parser.add_argument("--key-file", type=_key_in, dest="key", metavar="PATH", help="file with a key of scope products:write")
     parser.add_argument(
         "--refused", type=Path, metavar="PATH", help="where to list the refused rows (default: FILE.refused.csv)"
     )
@@ -83,7 +81,7 @@ def import_run(arguments: argparse.Namespace, retry: RetryPolicy, console: Conso
         timeout_s=arguments.timeout_s,
         retry=retry,
         console=console,
-        key=arguments.key,
+        key=arguments.key or "",
     )
 
 
