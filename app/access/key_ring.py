@@ -160,20 +160,25 @@ class KeyRing:
         return all([await self._renewed(copy) for copy in self._copies])
 
     async def run(self) -> None:
-        """Renew the copies until cancelled, and record which keys are used."""
+        """Renew each copy until cancelled, and record which keys are used. A source that hangs delays its own copy only."""
+        await asyncio.gather(*(self._keep(copy) for copy in self._copies))
+
+    async def _keep(self, copy: _Copy) -> None:
         recorded_at = self._clock()
         while True:
             began = self._clock()
-            pause_s = RENEWAL_S if await self.renew() else RETRY_S
+            pause_s = RENEWAL_S if await self._renewed(copy) else RETRY_S
             if began - recorded_at >= USE_EVERY_S:
                 recorded_at = began
-                await self._record_use()
+                await self._record_use(copy)
             await asyncio.sleep(max(RETRY_S, began + pause_s - self._clock()))
 
     async def _renewed(self, copy: _Copy) -> bool:
         asked_at = self._clock()
         try:
             found = await copy.source.valid_keys(copy.generation)
+            if found.keys is not None:
+                self._replace(copy, found.keys, asked_at)
         except Exception as error:  # noqa: BLE001 - whatever failed, the copy expires by itself
             if not copy.failing:
                 log.warning("the keys cannot be read (%s); requests with a key are refused from %.0f s on", error, COPY_LIFE_S)
@@ -182,8 +187,6 @@ class KeyRing:
         if copy.failing:
             log.warning("the keys can be read again")
         copy.failing = False
-        if found.keys is not None:
-            self._replace(copy, found.keys, asked_at)
         copy.generation = found.generation
         copy.good_until = asked_at + COPY_LIFE_S
         return True
@@ -219,13 +222,12 @@ class KeyRing:
             self.clients[name] = Client(name, self._limits)
         return self.clients[name]
 
-    async def _record_use(self) -> None:
-        for copy in self._copies:
-            used = [caller for caller in copy.callers.values() if caller.used]
-            for caller in used:
-                caller.used = False
-            if used:
-                try:
-                    await copy.source.record_use([caller.key_id for caller in used])
-                except Exception as error:  # noqa: BLE001 - the record is a convenience
-                    log.warning("the use of keys could not be recorded: %s", error)
+    async def _record_use(self, copy: _Copy) -> None:
+        used = [caller for caller in copy.callers.values() if caller.used]
+        for caller in used:
+            caller.used = False
+        if used:
+            try:
+                await copy.source.record_use([caller.key_id for caller in used])
+            except Exception as error:  # noqa: BLE001 - the record is a convenience
+                log.warning("the use of keys could not be recorded: %s", error)

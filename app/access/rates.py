@@ -7,10 +7,8 @@ from app.access.errors import QuotaExceeded, RateLimited
 NO_LIMIT = float("inf")
 BURST_S = 2.0
 """A bucket holds the units of this many seconds, so that a client may send in bursts."""
-LARGEST_COST = 50
-"""Most units that one request costs. Every bucket holds at least as many."""
-
-
+SMALLEST_BUCKET = 50
+"""Units that every bucket holds at least, so that a client with a low rate can send the most expensive request."""
 DAY_S = 86_400.0
 
 
@@ -76,7 +74,7 @@ class Client:
     def set_rate(self, rate_per_s: float) -> None:
         """Set the rate in units per second; infinity is no limit."""
         self.rate_per_s = rate_per_s
-        self._capacity = max(rate_per_s * BURST_S, LARGEST_COST)
+        self._capacity = max(rate_per_s * BURST_S, SMALLEST_BUCKET)
 
     def try_take(self, cost: int, now: float) -> bool:
         """Take the units of one request, and return whether there were enough."""

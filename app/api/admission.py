@@ -73,7 +73,7 @@ class Admission:
         self.cors = frozenset(cors_origins)
         self._allowed = None if allowed_hosts is None else frozenset(name.lower() for name in allowed_hosts)
         self._clock = clock
-        self._log = SparseLog(log, clock)
+        self._refusals, self._writes = SparseLog(log, clock), SparseLog(log, clock)
 
     @property
     def clients(self) -> Iterable[Client]:
@@ -119,7 +119,7 @@ class Admission:
                     caller.client.check_quotas(now)
         except AccessError as refusal:
             self.refused[refusal.reason] += 1
-            self._log.info("refused as %s: %r: %s", refusal.reason, f"{scope['method']} {scope['path']}"[:200], refusal)
+            self._refusals.info("refused as %s: %r: %s", refusal.reason, f"{scope['method']} {scope['path']}"[:200], refusal)
             raise
         return caller
 
@@ -150,7 +150,7 @@ class Admission:
             now = self._clock()
             caller.client.keys.charge(keys, now)
             caller.client.products.charge(products, now)
-            self._log.info("key %s of client %s wrote: %r", caller.key_id, caller.name, request[:200])
+            self._writes.info("key %s of client %s wrote: %r", caller.key_id, caller.name, request[:200])
 
     def may_operate(self, headers: Headers) -> bool:
         """Return whether the sender may see the details of an open endpoint."""

@@ -72,11 +72,15 @@ class SharedMetrics:
         try:
             with (self._file.parent / _LOCK).open("ab") as lock:
                 return self._young() or self._replaced(lock, live, render)
-        except FileNotFoundError:
-            return render(self.total(live()))  # the parent is dead and the directory removed
+        except OSError:  # the text cannot be shared: the directory is removed, or the disk is full
+            return render(self.total(live()))
 
     def _replaced(self, lock: IO[bytes], live: Callable[[], WorkerMetrics], render: Callable[[WorkerMetrics], bytes]) -> bytes:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # for some milliseconds
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Another worker makes the text. It may have been stopped meanwhile, so nobody waits for it.
+            return self._young(_GONE_S) or render(self.total(live()))
         if (young := self._young()) is not None:
             return young
         text = render(self.total(live()))
@@ -85,12 +89,12 @@ class SharedMetrics:
         new.replace(self._file.parent / _SHOWN)
         return text
 
-    def _young(self) -> bytes | None:
+    def _young(self, life_s: float = SHOWN_S) -> bytes | None:
         try:
             made_at, _, text = (self._file.parent / _SHOWN).read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
-        return text if self._clock() - float(made_at) < SHOWN_S else None
+        return text if self._clock() - float(made_at) < life_s else None
 
     def _renew(self, live: WorkerMetrics) -> WorkerMetrics:
         own = replace(self._before + live, taken_at=self._clock())

@@ -59,11 +59,15 @@ class IncomingWrite(Generic[Body]):
         rendering = _StoredRendering(self.request, render)
         key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
         try:
-            self._note(sender, await products.write(command, Origin(request_id, caller or None, key)))
+            effects = await products.write(command, Origin(request_id, caller or None, key))
+        except Refused:
+            self._note(sender, ())  # the refusal may be kept under the key
+            raise
         except Replayed as replayed:
             response = response_of(replayed.answer)
             response.headers["Idempotent-Replayed"] = "true"
             return response
+        self._note(sender, effects)
         return response_of(rendering.answer)
 
     def _note(self, sender: Caller, effects: Sequence[Effect]) -> None:

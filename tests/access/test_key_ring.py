@@ -164,6 +164,23 @@ async def test_one_source_away_leaves_the_keys_of_the_other(source: MemoryKeys, 
             ring.caller_of([header])
 
 
+async def test_source_that_hangs_delays_its_own_copy_only(source: MemoryKeys, clock: Clock) -> None:
+    """While PostgreSQL hangs, the keys of a file are renewed."""
+    file = MemoryKeys()
+    ring = KeyRing([source, file], limits=Limits(), clock=clock)
+    source.held = asyncio.Event()
+    running = asyncio.create_task(ring.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    filed = file.add("erp")
+    async with asyncio.timeout(5):
+        while file.reads < 2:
+            clock.now += 1.0  # the pause of the loop is real, its measure is not
+            await asyncio.sleep(0.01)
+    assert ring.caller_of([filed]).name == "erp"
+    running.cancel()
+
+
 async def test_rate_of_a_client_is_its_highest(ring: KeyRing, source: MemoryKeys) -> None:
     """Two keys of one client share a bucket, which survives a change of the keys."""
     low, high = source.add("till", rate_per_s=10.0), source.add("till", rate_per_s=20.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from app.access.errors import RateLimited
-from app.access.rates import BURST_S, LARGEST_COST, Client, Limits, Quota
+from app.access.rates import BURST_S, SMALLEST_BUCKET, Client, Limits, Quota
 
 
 def test_rate_is_kept_over_any_time() -> None:
@@ -31,13 +31,13 @@ def test_refusal_says_when_the_request_would_be_admitted() -> None:
 
 def test_slow_client_can_send_the_most_expensive_request() -> None:
     """The bucket holds the units of the largest request, whatever the rate."""
-    assert Client("till", Limits(1.0)).try_take(LARGEST_COST, 0.0)
+    assert Client("till", Limits(1.0)).try_take(SMALLEST_BUCKET, 0.0)
 
 
 def test_no_limit() -> None:
     """A client without a limit is always admitted."""
     client = Client("till", Limits())
-    assert all(client.try_take(LARGEST_COST, 0.0) for _ in range(10_000))
+    assert all(client.try_take(SMALLEST_BUCKET, 0.0) for _ in range(10_000))
     assert client.admitted == 10_000
 
 

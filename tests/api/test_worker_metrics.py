@@ -1,6 +1,7 @@
 """Tests of the workers' shared counters: what is summed, what survives a worker, and what does not."""
 
 import asyncio
+import fcntl
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -168,3 +169,20 @@ def test_text_is_made_without_the_directory(tmp_path: Path) -> None:
     worker = SharedMetrics(directory, 1)
     shutil.rmtree(directory)
     assert worker.shown(lambda: _live(3), lambda tally: b"%d" % tally.cache.hits) == b"3"
+
+
+def test_worker_that_was_stopped_with_the_lock_holds_up_nobody(tmp_path: Path) -> None:
+    """The others show the last text for a while, and then one of their own."""
+    clock = Clock()
+    worker = SharedMetrics(tmp_path, 1, clock)
+
+    def text(reads: int) -> bytes:
+        return worker.shown(lambda: _live(reads), lambda tally: b"%d" % tally.cache.hits)
+
+    assert text(3) == b"3"
+    with (tmp_path / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        clock.now += 2.0
+        assert text(5) == b"3"
+        clock.now += 5.0
+        assert text(7) == b"7"
