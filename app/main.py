@@ -26,11 +26,11 @@ from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
-from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
-from app.cache.redis_tls import RedisTls
+from app.cache.postgres.table_audit import TableAuditSources
+from app.cache.postgres.table_source import TableSource
+from app.cache.redis.store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis.tls import RedisTls
 from app.cache.stats import Stats
-from app.cache.table_audit import TableAuditSources
-from app.cache.table_source import TableSource
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
 from app.products.payload import SCHEMA

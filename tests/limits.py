@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from app import main
 from app.cache.config import CacheConfig
-from app.cache.redis_store import Lifetimes, RedisOptions
+from app.cache.redis.store import Lifetimes, RedisOptions
 from app.postgres.database import Database
 from app.products.service import WriteLimits
 from app.settings import Settings

@@ -29,11 +29,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
-from app.cache.config import CacheConfig
-from app.cache.errors import CacheError, SourceUnavailable, StoreUnavailable
-from app.cache.history import History, timeline_of
-from app.cache.ports import Announced, AuditSource, AuditStore, Begun, Clock, Deferred, Repairs, Watermark
-from app.cache.stats import Stats
+from .config import CacheConfig
+from .errors import CacheError, SourceUnavailable, StoreUnavailable
+from .history import History, timeline_of
+from .ports import Announced, AuditSource, AuditStore, Begun, Clock, Deferred, Repairs, Watermark
+from .stats import Stats
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from app.cache.errors import Overloaded
+from .errors import Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

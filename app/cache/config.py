@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.cache.ports import FenceLimits
+from .ports import FenceLimits
 
 READ_YIELDS = 2
 """Event-loop iterations between two batches of reads, so that the next requests of the same clients share a batch.

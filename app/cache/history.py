@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from app.cache.errors import SourceDeposed
+from .errors import SourceDeposed
 
 HASH_WIDTH = 16
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from app.cache import slot
-from app.cache.history import hash_of
-from app.cache.ports import Source, State, Value
+from . import slot
+from .history import hash_of
+from .ports import Source, State, Value
 
 
 class SlotFault(StrEnum):

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.cache.batcher import Batcher
-from app.cache.config import CacheConfig
-from app.cache.errors import Overloaded
-from app.cache.history import History
-from app.cache.ports import Clock, Outcome, Publication, Source, State
-from app.cache.round_trips import RoundTrips
-from app.cache.stats import Stats
+from .batcher import Batcher
+from .config import CacheConfig
+from .errors import Overloaded
+from .history import History
+from .ports import Clock, Outcome, Publication, Source, State
+from .round_trips import RoundTrips
+from .stats import Stats
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The protocol's ports: a source of truth, a store of slots, and the values that pass between them.
 
-Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are ``redis_store``
-(Redis), ``table_source`` and ``table_audit`` (PostgreSQL). The package of the rows implements ``Source``. The in-memory
+Ports carry values and bytes only. A *key* is a non-empty string without control characters. The adapters are the
+packages ``redis`` and ``postgres`` beside this module. The package of the rows implements ``Source``. The in-memory
 adapters of the simulation pass the same contract suites.
 """
 
@@ -43,7 +43,7 @@ State = Value | Absent
 
 
 class Outcome(IntEnum):
-    """What a publish did to a slot (R3's table); the numbers are those of ``lua/publish.lua``."""
+    """What a publish did to a slot (R3's table); the numbers are those of ``redis/lua/publish.lua``."""
 
     EMPTY = 0
     """The slot was empty and stays empty, because this publish may be older than one that was evicted."""

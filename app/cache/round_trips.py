@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from app.cache.batcher import Batcher
-from app.cache.config import READ_YIELDS, CacheConfig
-from app.cache.errors import Overloaded, StoreUnavailable
-from app.cache.filled_slots import FilledSlots
-from app.cache.history import History
-from app.cache.ports import Clock, Outcome, Publication, Published, Reading, Store, Value
-from app.cache.stats import Stats
+from .batcher import Batcher
+from .config import READ_YIELDS, CacheConfig
+from .errors import Overloaded, StoreUnavailable
+from .filled_slots import FilledSlots
+from .history import History
+from .ports import Clock, Outcome, Publication, Published, Reading, Store, Value
+from .stats import Stats
 
 Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)

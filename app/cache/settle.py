@@ -17,11 +17,11 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.cache.config import CacheConfig
-from app.cache.errors import NotSettled, Overloaded, SourceUnavailable
-from app.cache.history import History
-from app.cache.ports import AuditProgress, AuditRow, Clock, HistorySource
-from app.cache.stats import Stats
+from .config import CacheConfig
+from .errors import NotSettled, Overloaded, SourceUnavailable
+from .history import History
+from .ports import AuditProgress, AuditRow, Clock, HistorySource
+from .stats import Stats
 
 log = logging.getLogger(__name__)
 

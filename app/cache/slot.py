@@ -5,8 +5,8 @@ hash has 16 and the version 19 characters, so that scripts compare versions as t
 lease is ``L`` and its token. A state contains its key, so that a reply to another read is noticed.
 """
 
-from app.cache.history import HASH_WIDTH, hash_of
-from app.cache.ports import Absent, State, Value
+from .history import HASH_WIDTH, hash_of
+from .ports import Absent, State, Value
 
 VERSION_WIDTH = 19
 HEAD_WIDTH = 1 + HASH_WIDTH + VERSION_WIDTH

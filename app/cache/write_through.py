@@ -47,15 +47,15 @@ from enum import StrEnum
 from functools import partial
 from typing import Protocol, TypeVar
 
-from app.cache import slot
-from app.cache.config import CacheConfig
-from app.cache.errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
-from app.cache.history import History
-from app.cache.loads import Load, Loaded, Loads
-from app.cache.ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
-from app.cache.round_trips import RoundTrips
-from app.cache.settle import Settler
-from app.cache.stats import Stats
+from . import slot
+from .config import CacheConfig
+from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
+from .history import History
+from .loads import Load, Loaded, Loads
+from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
+from .round_trips import RoundTrips
+from .settle import Settler
+from .stats import Stats
 
 log = logging.getLogger(__name__)
 

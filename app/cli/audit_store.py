@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from app.cache.redis_store import RedisAuditStore, RedisAuditStores
+from app.cache.redis.store import RedisAuditStore, RedisAuditStores
 from app.main import redis_options
 from app.settings import Settings
 

@@ -11,7 +11,7 @@ import redis.asyncio
 import redis.exceptions
 from psycopg.conninfo import conninfo_to_dict
 
-from app.cache.redis_tls import RedisTls, pool_of
+from app.cache.redis.tls import RedisTls, pool_of
 from app.cli.errors import CommandFailed
 from app.settings import Settings, SettingsError
 

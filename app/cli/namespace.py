@@ -2,7 +2,7 @@
 
 import argparse
 
-from app.cache.namespaces import bar, list_namespaces
+from app.cache.postgres.namespaces import bar, list_namespaces
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database

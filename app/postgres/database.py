@@ -9,9 +9,9 @@ from psycopg.types.numeric import Int8Dumper
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.postgres.errors import translate
-from app.postgres.pool import Pool
-from app.postgres.session import Connection, Parameters, Session, Statement, bounded
+from .errors import translate
+from .pool import Pool
+from .session import Connection, Parameters, Session, Statement, bounded
 
 # A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"

@@ -14,7 +14,7 @@ from typing import TypeVar
 import psycopg
 from psycopg.rows import TupleRow
 
-from app.postgres.errors import (
+from .errors import (
     CommitUnknown,
     ConnectionLost,
     ConnectionStale,
@@ -22,7 +22,7 @@ from app.postgres.errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from app.postgres.session import Connection, Parameters, Session, Statement, bounded
+from .session import Connection, Parameters, Session, Statement, bounded
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
-from app.postgres.errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
+from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]

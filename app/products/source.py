@@ -6,8 +6,8 @@ from typing import Any
 from typing_extensions import override
 
 from app.cache.ports import Absent, Source, State, Value
-from app.cache.table_queries import CachedTable
-from app.cache.table_source import read_rows
+from app.cache.postgres.table_queries import CachedTable
+from app.cache.postgres.table_source import read_rows
 from app.postgres.database import Database
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload

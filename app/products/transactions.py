@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from app.cache.ports import State
-from app.cache.table_queries import EPOCH
+from app.cache.postgres.table_queries import EPOCH
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
 from app.products import queries

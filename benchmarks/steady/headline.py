@@ -252,7 +252,8 @@ def _statements(seen: Seen) -> Result:
         for name, calls in found.most_common()
     ]
     notes = [
-        "Names are those of app/products/queries.py and app/cache/table_queries.py. LOAD is a write's read-back as well.",
+        "Names are those of app/products/queries.py and app/cache/postgres/table_queries.py.",
+        "LOAD is a write's read-back as well.",
         "DECLARE (CHANGES) is counted twice, as a command and as its query; BEGIN, COMMIT and FETCH, once prepared, never.",
     ]
     return Result("headline_statements", "Statements of PostgreSQL at 10,000 reads/s and 100 writes/s", rows, (), notes)

@@ -14,7 +14,7 @@ from itertools import takewhile
 
 import psycopg
 
-from app.cache import table_queries
+from app.cache.postgres import table_queries
 from app.private_servers import PostgresServer
 from app.products import queries
 

@@ -38,23 +38,13 @@ NEVER = {
     # A client of the HTTP API, and nothing else.
     "app.importer": {"app.postgres", "app.private_servers", "app.settings", "redis", *SQL, *HTTP},
 }
-CACHE_ADAPTERS = ("table_queries", "table_source", "table_audit", "namespaces")
-"""The cache's modules that know PostgreSQL, as `redis_store` and `redis_connection` know Redis."""
-ALGORITHM = (
-    "write_through",
-    "loads",
-    "round_trips",
-    "filled_slots",
-    "history",
-    "settle",
-    "audit",
-    "batcher",
-    "slot",
-    "ports",
-    "config",
-    "errors",
-    "stats",
-)
+# The rooms of the cache, and what each must not know beside what `app.cache` must not. The protocol is whatever lies in none.
+CACHE_ROOMS = {
+    "app.cache.redis": {"app.postgres", "app.cache.postgres", *SQL},
+    "app.cache.postgres": {"redis", "app.cache.redis", "sqlalchemy", "alembic"},
+}
+WRITTEN_RELATIVE = ("app.cache", "app.postgres")
+"""The packages whose files are a library of their own, too, under another name."""
 PURE = ("app.products.product", "app.products.commands", "app.products.errors", "app.products.payload")
 
 
@@ -69,9 +59,18 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = absolute(path, node)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def absolute(path: Path, node: ast.ImportFrom) -> str:
+    """The full name of the module that ``from … import`` names."""
+    if not node.level:
+        return node.module or ""
+    package = path.relative_to(ROOT).parts[: -node.level]
+    return ".".join((*package, *filter(None, [node.module])))
 
 
 def within(module: str, package: str) -> bool:
@@ -96,6 +95,12 @@ def test_imports_are_read(tmp_path: Path) -> None:
     }
 
 
+def test_relative_imports_are_read() -> None:
+    """A relative import counts as the module that it names."""
+    names = set(imports(APP / "cache" / "postgres" / "table_audit.py"))
+    assert {"app.cache.postgres.table_queries", "app.cache.ports", "app.postgres.errors"} <= names
+
+
 def test_every_package_is_on_a_floor() -> None:
     """No package escapes the rules, and the rules name no package that is gone."""
     packages = {".".join(name_of(path).split(".")[:2]) for path in MODULES} - {"app"}
@@ -108,22 +113,46 @@ def test_package_knows_only_what_lies_below(floor: int, package: str) -> None:
     """A package imports nothing of what lies above it or beside it, and nothing that it is forbidden."""
     forbidden = set().union(*FLOORS[: floor + 1], NEVER.get(package, set())) - {package}
     files = [path for path in MODULES if within(name_of(path), package)]
-    adapters = {f"app.cache.{name}" for name in CACHE_ADAPTERS}
+    in_room = {path for path in files if within(name_of(path), "app.cache.postgres")}
+    allowed = {"app.postgres", "psycopg"}
     found = {
-        name_of(path): names
-        for path in files
-        if (names := broken(path, forbidden - ({"app.postgres", "psycopg"} if name_of(path) in adapters else set())))
+        name_of(path): names for path in files if (names := broken(path, forbidden - allowed if path in in_room else forbidden))
     }
     assert found == {}
 
 
-@pytest.mark.parametrize("module", [*(f"app.cache.{name}" for name in ALGORITHM), *PURE])
-def test_algorithm_does_no_io(module: str) -> None:
-    """The protocol and the rules of the domain reach no library that talks to the world, nor an adapter of the cache."""
-    path = ROOT / (module.replace(".", "/") + ".py")
-    assert broken(path, IO_LIBRARIES) == set()
-    of_cache = {name.split(".")[2] for name in imports(path) if within(name, "app.cache") and name.count(".") >= 2}
-    assert of_cache <= set(ALGORITHM)
+@pytest.mark.parametrize("room", CACHE_ROOMS)
+def test_rooms_of_the_cache_are_apart(room: str) -> None:
+    """The Redis side and the PostgreSQL side of the cache know the protocol, and neither knows the other."""
+    files = [path for path in MODULES if within(name_of(path), room)]
+    assert files
+    assert {name_of(path): names for path in files if (names := broken(path, CACHE_ROOMS[room]))} == {}
+
+
+def test_component_is_written_relative() -> None:
+    """``app.cache`` and ``app.postgres`` name each other relatively, and no other part of Larder."""
+    absolute_names = {
+        f"{name_of(path)}: {name}"
+        for path in MODULES
+        if any(within(name_of(path), package) for package in WRITTEN_RELATIVE)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if not (isinstance(node, ast.ImportFrom) and node.level) and within(name, "app")
+    }
+    assert absolute_names == set()
+
+
+def is_protocol(path: Path) -> bool:
+    """Whether a file belongs to the cache's protocol, and so to none of its rooms."""
+    name = name_of(path)
+    return within(name, "app.cache") and not any(within(name, room) for room in CACHE_ROOMS)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if is_protocol(path) or name_of(path) in PURE], ids=name_of)
+def test_algorithm_does_no_io(path: Path) -> None:
+    """The protocol and the rules of the domain reach no library that talks to the world, nor a room of the cache."""
+    assert broken(path, IO_LIBRARIES | CACHE_ROOMS.keys()) == set()
 
 
 def test_only_the_composition_root_knows_everyone() -> None:
@@ -131,7 +160,7 @@ def test_only_the_composition_root_knows_everyone() -> None:
     both = {
         name_of(path)
         for path in MODULES
-        if any(within(name, "app.cache.redis_store") for name in imports(path))
+        if any(within(name, "app.cache.redis") for name in imports(path))
         and any(within(name, "app.products") for name in imports(path))
     }
     assert both

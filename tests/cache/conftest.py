@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import redis.asyncio
 
-from app.cache.redis_store import Names
+from app.cache.redis.store import Names
 from app.products.commands import Put
 from tests.cache.rig import Process, draft, open_process
 

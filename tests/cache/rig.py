@@ -35,10 +35,10 @@ from app.cache.ports import (
     Store,
     Watermark,
 )
-from app.cache.redis_store import Lifetimes, RedisAuditStores, RedisStore
+from app.cache.postgres.table_audit import TableAuditSources
+from app.cache.postgres.table_source import TableSource
+from app.cache.redis.store import Lifetimes, RedisAuditStores, RedisStore
 from app.cache.stats import Stats
-from app.cache.table_audit import TableAuditSources
-from app.cache.table_source import TableSource
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.products.commands import Command
 from app.products.decision import Postponed

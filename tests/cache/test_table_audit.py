@@ -8,7 +8,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from app.cache.ports import Absent, AuditSource, FenceLimits, Snapshot, Value, Watermark
-from app.cache.table_audit import TableAuditSources
+from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.write_through import Status
 from app.products.source import PRODUCTS
 from tests.cache.rig import Process, until

@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from app.cache.ports import Absent, Outcome, Publication, State, Value
-from app.cache.redis_store import Names, RedisStore
+from app.cache.redis.store import Names, RedisStore
 from app.cache.write_through import Status
 from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 import redis.asyncio
 
-from app.cache.redis_store import Names
+from app.cache.redis.store import Names
 from app.cli import main, parse
 from app.main import running
 from app.products.commands import Upsert

@@ -9,10 +9,10 @@ from typing import Protocol
 import psycopg
 from psycopg.rows import TupleRow
 
-from app.cache.namespaces import bar
 from app.cache.ports import AuditSource, HistorySource, Source
-from app.cache.table_audit import TableAuditSources
-from app.cache.table_source import TableSource
+from app.cache.postgres.namespaces import bar
+from app.cache.postgres.table_audit import TableAuditSources
+from app.cache.postgres.table_source import TableSource
 from app.postgres.database import Database
 from app.products.source import PRODUCTS, ProductSource
 from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction

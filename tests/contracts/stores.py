@@ -9,7 +9,7 @@ from typing import Protocol
 import redis.asyncio
 
 from app.cache.ports import AuditStore, Store, Watermark
-from app.cache.redis_store import Names, RedisAuditStores, RedisStore
+from app.cache.redis.store import Names, RedisAuditStores, RedisStore
 from tests.fakes import redis as fake
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Direct

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from app.cache import table_queries
+from app.cache.postgres import table_queries
 from app.postgres.database import Session
 from app.products import queries
 from app.products.source import PRODUCTS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from app.cache.redis_store import Names
+from app.cache.redis.store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
 from app.postgres.database import Database

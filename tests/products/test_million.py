@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 
 import pytest
 
-from app.cache import table_queries
+from app.cache.postgres import table_queries
 from app.postgres.database import Session
 from app.products import queries
 from tests.harness.million import BUSY, HOT

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.cache.ports import Announced, FenceLimits, Watermark
-from app.cache.table_audit import TableAuditSources
-from app.cache.table_source import TableSource
+from app.cache.postgres.table_audit import TableAuditSources
+from app.cache.postgres.table_source import TableSource
 from app.postgres.database import Database
 from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Denied, Done

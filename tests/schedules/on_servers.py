@@ -14,7 +14,7 @@ from app.cache.audit import Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.ports import State
-from app.cache.redis_store import Names
+from app.cache.redis.store import Names
 from app.products.commands import Put, delete
 from tests.cache.rig import Process, draft, open_process
 from tests.schedules.stage import KEY, Member, Stage

@@ -16,11 +16,11 @@ from importlib.resources import files
 
 from typing_extensions import override
 
-from app.cache import slot
-from app.cache.errors import StoreUnavailable
-from app.cache.history import hash_of
-from app.cache.inspection import SlotReader
-from app.cache.ports import (
+from .. import slot
+from ..errors import StoreUnavailable
+from ..history import hash_of
+from ..inspection import SlotReader
+from ..ports import (
     AuditStore,
     Begun,
     Outcome,
@@ -32,11 +32,11 @@ from app.cache.ports import (
     Value,
     Watermark,
 )
-from app.cache.redis_connection import RedisCommand, RedisConnection, RedisLink
-from app.cache.redis_tls import RedisTls
+from .connection import RedisCommand, RedisConnection, RedisLink
+from .tls import RedisTls
 
 SCRIPTS = {
-    name: files("app.cache").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    name: files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
     for name in ("publish", "lease", "release", "begin", "verify", "trust")
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}

@@ -7,12 +7,12 @@ from typing import cast
 from psycopg.sql import SQL
 from typing_extensions import override
 
-from app.cache import table_queries
-from app.cache.errors import SourceUnavailable
-from app.cache.ports import Announced, AuditSource, Deferred, FenceLimits, Snapshot, Watermark
-from app.cache.table_queries import CachedTable
-from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseError
+from ...postgres.database import Database, Session
+from ...postgres.errors import DatabaseError
+from ..errors import SourceUnavailable
+from ..ports import Announced, AuditSource, Deferred, FenceLimits, Snapshot, Watermark
+from . import table_queries
+from .table_queries import CachedTable
 
 
 class TableAuditSources:

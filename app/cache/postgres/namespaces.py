@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
-from app.cache.table_queries import CachedTable
-from app.postgres.database import Database
+from ...postgres.database import Database
+from .table_queries import CachedTable
 
 _LIST: LiteralString = """
 SELECT namespace, announced, completed, barred, epoch = larder_epoch(%(relation)s::text, %(knows)s::integer),

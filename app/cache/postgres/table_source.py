@@ -4,12 +4,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from app.cache import table_queries
-from app.cache.errors import Overloaded, SourceRefused, SourceUnavailable
-from app.cache.ports import AuditProgress, AuditRow, HistorySource
-from app.cache.table_queries import CachedTable
-from app.postgres.database import Parameters, Pool, Statement
-from app.postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
+from ...postgres.database import Parameters, Pool, Statement
+from ...postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
+from ..errors import Overloaded, SourceRefused, SourceUnavailable
+from ..ports import AuditProgress, AuditRow, HistorySource
+from . import table_queries
+from .table_queries import CachedTable
 
 
 class TableSource(HistorySource):

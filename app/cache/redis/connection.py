@@ -15,8 +15,8 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
-from app.cache.errors import StoreUnavailable
-from app.cache.redis_tls import RedisTls, pool_of
+from ..errors import StoreUnavailable
+from .tls import RedisTls, pool_of
 
 log = logging.getLogger(__name__)
 
