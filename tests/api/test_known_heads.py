@@ -23,6 +23,8 @@ from tests.fakes.products import EPOCH
 
 _PLAIN = b"GET /products/mug HTTP/1.1\r\nHost: larder\r\n\r\n"
 _OTHER = b"GET /products/pot HTTP/1.1\r\nHost: larder\r\n\r\n"
+_BARE_LINES = b"GET /products/mug HTTP/1.1\nHost: larder\n\n" + _OTHER
+"""Is refused."""
 _REQUESTS = st.sampled_from(
     [
         _PLAIN,
@@ -39,7 +41,7 @@ _REQUESTS = st.sampled_from(
         b"GET /products/.. HTTP/1.1\r\nHost: larder\r\n\r\n",
         b"HEAD /products/mug HTTP/1.1\r\nHost: larder\r\n\r\n",
         b"\r\n" + _PLAIN,
-        b"GET /products/mug HTTP/1.1\nHost: larder\n\n" + _OTHER,
+        _BARE_LINES,
         b"GET /products/mug HTTP/1.1\r\nHost: elsewhere..\r\n\r\n",
         b"PUT /products/cup HTTP/1.1\r\nHost: larder\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
     ]
@@ -97,7 +99,8 @@ async def test_known_heads_change_no_answer(
     service: Service, port: Port, *, requests: list[bytes], cuts: list[bytes], together: bool, at_once: bool
 ) -> None:
     """Pipelined, cut, beside bodies that look like requests: a server that knows heads answers as one that knows none."""
-    pieces = _pieces(requests, cuts, together=together)
+    # A refused request that arrives before an earlier one is answered has no answer of its own: that depends on time alone.
+    pieces = _pieces([one for one in requests if not (at_once and one == _BARE_LINES)], cuts, together=together)
     answers = []
     tables: list[dict[bytes, PlainHead]] = [_Forgetful(), {}]
     for table in tables:
