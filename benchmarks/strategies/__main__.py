@@ -92,6 +92,7 @@ def _row(policy: str, runs: Sequence[Run]) -> dict[str, int | float | str | None
         "write p50 ms": milliseconds(writes_s, 50),
         "p99 ": milliseconds(writes_s, 99),
         "settled": sum(run.settled for run in runs),
+        "refused": sum(run.refused for run in runs),
         "acknowledged and lost": sum(run.lost for run in runs),
         "stale": sum(run.stale for run in runs),
         "of checked": sum(run.checked for run in runs),

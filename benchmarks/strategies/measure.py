@@ -61,6 +61,8 @@ class Run:
     settled: int = 0
     read_s: list[float] = field(default_factory=list)
     write_s: list[float] = field(default_factory=list)
+    refused: int = 0
+    """Requests that were answered 503 because too many waited, at either pace."""
     checked: int = 0
     stale: int = 0
     lost: int = 0
@@ -73,6 +75,7 @@ class _Clients:
         self._service = service
         self._next = endless(mix.steps)
         self._stock = 0
+        self.refused = 0
         self.reads: list[Read] = []
         self.writes: list[Write] = []
         self.read_s: list[float] = []
@@ -90,6 +93,11 @@ class _Clients:
             body = b'{"stock": %d}' % self._stock
             answer = await self._service.endpoint.request("PUT", f"/products/{key}/stock", body=body)
         returned = time.monotonic()
+        if answer.status == 503:
+            self.refused += 1
+            if not is_read:
+                self.writes.append(Write(key, called, returned, None, acknowledged=False))
+            return
         found = _VERSION.search(answer.body)
         if answer.status != 200 or found is None:
             raise RuntimeError(f"{'GET' if is_read else 'PUT'} of {key} was answered {answer.status}: {answer.body[:200]!r}")
@@ -134,6 +142,7 @@ async def measure(policy: str, workload: Workload) -> Run:
             run.read_s, run.write_s = sorted(clients.read_s), sorted(clients.write_s)
             verdict = check(clients.reads, clients.writes)
             run.checked, run.stale = verdict.checked, len(verdict.violations)
+            run.refused = clients.refused
             run.lost = await _lost(started, clients.writes)
             return run
 
@@ -204,7 +213,8 @@ async def _lost(started: Servers, writes: Sequence[Write]) -> int:
     """Return how many products are older in the database than their newest acknowledged write."""
     newest: dict[str, int] = {}
     for write in writes:
-        newest[write.key] = max(newest.get(write.key, 0), write.version or 0)
+        if write.acknowledged:
+            newest[write.key] = max(newest.get(write.key, 0), write.version or 0)
     async with await psycopg.AsyncConnection.connect(started.database_url, autocommit=True) as connection:
         cursor = await connection.execute("SELECT id, version FROM products WHERE id = ANY(%s)", [list(newest)])
         stored: dict[str, int] = dict(await cursor.fetchall())

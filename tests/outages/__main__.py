@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.harness import loop
 from tests.harness.cluster import larder
 from tests.harness.servers import session_directory
-from tests.outages.drawn_policies import Drawn
+from tests.outages.drawn_policies import DrawnPolicies
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
 
@@ -21,7 +21,7 @@ def _say(line: str) -> None:
 
 
 async def _main(minutes: float, seed: int, policies: str | None) -> Outcome:
-    program = larder if policies is None else Drawn(policies)
+    program = larder if policies is None else DrawnPolicies(policies)
     async with session_directory() as directory:
         return await run(directory, seconds=minutes * 60, seed=seed, program=program, say=_say)
 
