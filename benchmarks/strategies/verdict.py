@@ -51,7 +51,7 @@ def sentence(rounds: Sequence[Round], resource: str) -> str:
         elif best is None or min(saved) > best[0]:
             best = (
                 min(saved),
-                f"change to `{policy}`: {told} in every round and changes the hit ratio by {-100 * lost:+.1f} points",
+                f"change to `{policy}`: {told} in every round and changes the hit ratio by {-100 * lost + 0.0:+.1f} points",
             )
     return best[1] if best else f"keep `{DEFAULT}`: {'; '.join(reasons)}"
 
