@@ -1,12 +1,13 @@
 // The dashboard: reads /dashboard/data twice a second and shows it. The key stays in a variable of this page.
 
-import { SPAN_S, drawPlots, element, fillTable, makePlots } from "./plots.js";
+import { KEPT_S, drawPlots, element, fillTable, makePlots, spanOf } from "./plots.js";
 
 const PERIOD_MS = 500;
 const LIMIT_MS = 1500;
 const HISTORY_S = 6 * 3600;
 const SVG = "http://www.w3.org/2000/svg";
 const WORDS = { well: "Well", impaired: "Impaired", down: "Down", unknown: "No answer" };
+const RIGHT = { well: "", impaired: "; every answer is right", down: "; no answer is wrong", unknown: "" };
 const MARKS = { well: "●", impaired: "▲", down: "■", unknown: "■" };
 
 const by = (id) => document.getElementById(id);
@@ -28,8 +29,8 @@ function ago(seconds) {
 // `troubles` and `right` are the parts of the sentence that are printed bold.
 function showVerdict({ level, sentence, troubles = [], right = "", advice = "" }) {
   document.body.dataset.level = level;
-  const answers = level === "unknown" || !right ? "" : right === "nothing is stale" ? ": answers are right" : ": flagged answers may be old";
-  by("level").textContent = `${WORDS[level]}${answers}`;
+  const flagged = right.includes("flag");
+  by("level").textContent = `${WORDS[level]}${flagged ? "; flagged answers may be old" : RIGHT[level]}`;
   by("sentence").replaceChildren(...sentence.split("; ").flatMap((part, index) => {
     const bold = troubles.some((text) => part.startsWith(text)) ? "trouble" : part.toLowerCase() === right ? "right" : "";
     return [index ? "; " : "", bold ? element("strong", { class: bold }, part) : part];
@@ -87,10 +88,10 @@ function showLists({ servers, totals, queues, refused, clients }) {
     ["Last audit of these workers", ago(servers.audit_age_s)],
     ["Audits", whole(totals.audits)],
     ["Rows compared", whole(totals.audited_rows)],
-    ["Slots repaired", whole(totals.repairs), totals.repairs > 0 && !totals.audits],
+    ["Slots repaired", whole(totals.repairs)],
     ["Audits given up", whole(totals.audit_failures)],
     ["Audits left to another server", whole(totals.audit_deferrals)],
-    ["Cache started clean", `${whole(totals.purges)} times`],
+    ["Times the cache was started clean", whole(totals.purges)],
     ["Writes that had to wait", whole(totals.settles)],
     ["Waits that took too long", whole(totals.settle_timeouts), totals.settle_timeouts > 0],
     ["Flagged answers", whole(totals.unverified)],
@@ -168,10 +169,12 @@ function show(data) {
   showIncidents(data.incidents, data.now);
   showStock(data);
   const fresh = data.samples.items.length > 0 || !state.samples.length;
-  state.samples = [...state.samples, ...data.samples.items].filter((sample) => sample.at > data.now - SPAN_S);
+  state.samples = [...state.samples, ...data.samples.items].filter((sample) => sample.at > data.now - KEPT_S);
   state.seen = data.samples.next;
   if (fresh) {
-    drawPlots(state.samples, data.present, data.incidents, data.now);
+    const span = spanOf(state.samples, data.now);
+    by("rates").textContent = span > 60 ? `Last ${span / 60} minutes` : "Last minute";
+    drawPlots(state.samples, data.present, data.incidents, data.now, span);
     if (by("numbers").open) fillTable(by("numbers").querySelector("table"), state.samples);
   }
 }
@@ -190,9 +193,19 @@ function askForKey(error) {
   if (form.hidden) { form.hidden = false; by("key").focus(); }
 }
 
+// A lost connection is tried once more at once: of several workers one may have died.
+async function fetched(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name !== "TypeError") throw error;
+    return fetch(path, options);
+  }
+}
+
 async function read() {
   const headers = state.key ? { Authorization: `Bearer ${state.key}` } : {};
-  const answer = await fetch(`/dashboard/data?after=${state.seen}`, { headers, cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
+  const answer = await fetched(`/dashboard/data?after=${state.seen}`, { headers, cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
   const body = await answer.json();
   if (answer.ok && state.record !== null && body.record !== state.record) {
     // Another record: the service started anew, and numbers its samples from 0.
