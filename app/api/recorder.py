@@ -138,13 +138,14 @@ class Recorder:
         postgresql_up, proven = await asyncio.gather(self._postgresql.answer(), self._fence.answer())
         total, now = self._total(), self._clock()
         last_proven = total.cache.last_proven
+        self._record.complete = self._record.complete or total.workers >= self.workers_wanted
         state = State(
             postgresql_up=postgresql_up is not _NO_ANSWER,
             redis_up=total.store_up and proven is not _NO_ANSWER,
             proven=proven is True or proven is None,
             keys_readable=total.keys_readable,
             workers=total.workers,
-            workers_wanted=self.workers_wanted,
+            workers_wanted=self.workers_wanted if self._record.complete else total.workers,
             overloaded=total.load.pressure > CALM,
             proof_age_s=None if last_proven is None else max(0.0, now - last_proven),
             fence_ttl_s=self._settings.fence_ttl_ms / 1000,

@@ -16,6 +16,8 @@ class Record:
     observed: float = 0.0
     """When the state was found out, as Unix time."""
     state: State = field(default_factory=State)
+    complete: bool = False
+    """Whether all workers served at once before. Until then none of them is missed."""
     samples: Samples = field(default_factory=Samples)
     incidents: Incidents = field(default_factory=Incidents)
 

@@ -68,7 +68,7 @@ class Verdict:
     refusals: str
     """Which requests are refused beyond that; empty if none are."""
     advice: str
-    """What to do, for the first trouble."""
+    """What to do about the first trouble; empty if all is well."""
 
 
 def troubles_of(state: State) -> list[Trouble]:
@@ -97,11 +97,11 @@ def judge(state: State, since: Mapping[Trouble, float]) -> Verdict:
     troubles = troubles_of(state)
     answers, reads, writes = _answers(state), _reads(state), _writes(state)
     if not troubles:
-        age = "" if state.proof_age_s is None else f"; the cache was proven current {state.proof_age_s:.1f} s ago"
-        return Verdict(Level.WELL, f"All is well; {answers}{age}", answers, reads, writes, "", "")
+        return Verdict(Level.WELL, f"All is well; {answers}; {_proof(state)}", answers, reads, writes, "", "")
     named = [f"{name_of(trouble, state)}{_since(since.get(trouble))}" for trouble in troubles]
     refusals = "; ".join(_REFUSALS[trouble] for trouble in troubles if trouble in _REFUSALS)
-    parts = [*named, reads, answers, writes, *filter(None, [refusals])]
+    as_usual = state.postgresql_up and state.redis_up and state.proven
+    parts = filter(None, [*named, refusals, "" if as_usual else reads, answers, "" if as_usual else writes])
     refuses = not state.postgresql_up or not state.keys_readable
     level = Level.DOWN if refuses else Level.IMPAIRED
     return Verdict(level, "; ".join(parts), answers, reads, writes, refusals, ADVICE[troubles[0]])
@@ -118,6 +118,13 @@ def name_of(trouble: Trouble, state: State) -> str:
 def clock_time(moment: float) -> str:
     """Return the time of day in UTC."""
     return datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S")
+
+
+def _proof(state: State) -> str:
+    if state.proof_age_s is None:
+        return "the cache is being proven current"
+    age = "within the last second" if state.proof_age_s < 1 else f"{state.proof_age_s:.1f} s ago"
+    return f"the cache was proven current {age}"
 
 
 def _since(moment: float | None) -> str:
@@ -173,7 +180,7 @@ _NAMES = {
 }
 _REFUSALS = {
     Trouble.KEYS_UNREADABLE: "requests whose key cannot be checked are refused with 503",
-    Trouble.WORKER_AWAY: "connections to a dead worker were lost, and the other workers serve",
+    Trouble.WORKER_AWAY: "its connections were lost or hang, and the others serve",
     Trouble.OVERLOADED: "a part of the requests is refused with 503, lists and batches first",
 }
 ADVICE = {

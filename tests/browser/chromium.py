@@ -71,13 +71,14 @@ class Page:
         await self.call("Input.insertText", text=text)
 
     async def picture(self, path: Path, *, width: int = 1200, height: int = 900) -> None:
-        """Save a picture of the page."""
+        """Save a picture of the page, as PNG or as what the name ends with."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         import base64  # noqa: PLC0415 - only here
 
-        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
+        kind = {"format": "webp", "quality": 80} if path.suffix == ".webp" else {"format": "png"}
+        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot", **kind))["data"]))
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,21 @@ class Operated:
 
     def kill_worker(self) -> None:
         """Kill the first worker."""
-        workers = [child for child in psutil.Process(self.service.process.pid).children() if "app.server.worker" in child.cmdline()]
+        workers = [
+            child for child in psutil.Process(self.service.process.pid).children() if "app.server.worker" in child.cmdline()
+        ]
         os.kill(min(worker.pid for worker in workers), signal.SIGKILL)
 
 
 @asynccontextmanager
 async def operated(
-    directory: Path, postgres: PostgresServer, redis: RedisServer, *, workers: int, busy: bool = True, **settings: str
+    directory: Path,
+    postgres: PostgresServer,
+    redis: RedisServer,
+    settings: Mapping[str, str],
+    *,
+    workers: int,
+    busy: bool = True,
 ) -> AsyncIterator[Operated]:
     """Start the service; while ``busy``, clients read all the time and sell something now and then."""
     directory.mkdir(exist_ok=True)
@@ -49,13 +57,11 @@ async def operated(
         *("serve", "--workers", str(workers)), LARDER_DATABASE_URL=postgres.url, LARDER_REDIS_URL=redis.url, **settings
     )
     async with serving as service:
-        clients = []
+        clients: list[asyncio.Task[None]] = []
         if busy:
             await load_demo(service.url, None)
-            async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
-                for product_id, stock in (("board-oak-40", 2), ("oil-olive-750", 5)):
-                    (await client.put(f"/products/{product_id}/stock", json={"stock": stock})).raise_for_status()
-            clients = [asyncio.create_task(_read(service.url)) for _ in range(READERS)]
+            await _sell_out(service.url)
+            clients += [asyncio.create_task(_read(service.url)) for _ in range(READERS)]
             clients.append(asyncio.create_task(_sell(service.url)))
         try:
             yield Operated(service, postgres, redis)
@@ -63,6 +69,12 @@ async def operated(
             for client in clients:
                 client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def _sell_out(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        for product_id, stock in (("board-oak-40", 2), ("oil-olive-750", 5)):
+            (await client.put(f"/products/{product_id}/stock", json={"stock": stock})).raise_for_status()
 
 
 async def _read(url: str) -> None:

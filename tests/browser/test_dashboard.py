@@ -72,39 +72,41 @@ async def test_outages_are_on_the_screen_in_time(
     # A busy machine must not look like an outage.
     patient = {"LARDER_REDIS_TIMEOUT_MS": "900"}
     async with (
-        operated(tmp_path / "larder", private_postgres, private_redis, workers=2, **patient) as service,
+        operated(tmp_path / "larder", private_postgres, private_redis, patient, workers=2) as service,
         dashboard(service) as page,
     ):
         await page.until("document.querySelectorAll('#low tbody tr, #movements tbody tr').length > 5")
         await page.evaluate("new Promise(done => setTimeout(done, 12000))")
-        await page.picture(pictures / "well.png", height=1560)
+        await page.picture(pictures / "well.webp", height=1560)
         assert await violations(page) == []
-        await page.picture(pictures / "phone.png", width=390, height=844)
+        await page.picture(pictures / "phone.webp", width=390, height=844)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert await violations(page) == []
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-        await page.picture(pictures / "dark.png")
+        await page.picture(pictures / "dark.webp")
         assert await violations(page) == []
         await page.call("Emulation.setEmulatedMedia", features=[])
 
         await private_redis.kill()
-        took["Redis away"] = await seconds_until(page, says("Redis away since", "reads come from PostgreSQL", "nothing is stale"))
+        took["Redis away"] = await seconds_until(
+            page, says("Redis away since", "reads come from PostgreSQL", "nothing is stale")
+        )
         await page.evaluate("new Promise(done => setTimeout(done, 6000))")
-        await page.picture(pictures / "redis-away.png")
+        await page.picture(pictures / "redis-away.webp")
         await private_redis.restart()
         took["Redis back"] = await seconds_until(page, f"!({says('Redis away')})")
         await page.until(WELL)
 
         service.kill_worker()
         took["worker dead"] = await seconds_until(page, says("1 of 2 workers away since", "nothing is stale"))
-        await page.picture(pictures / "worker-dead.png")
+        await page.picture(pictures / "worker-dead.webp")
         await page.until(WELL)
 
         await private_postgres.kill()
         took["PostgreSQL away"] = await seconds_until(page, says("PostgreSQL away since", "writes are refused with 503"))
         await page.until(says("reads are refused with 503", "nothing is stale"))
         await page.evaluate("new Promise(done => setTimeout(done, 5000))")
-        await page.picture(pictures / "postgresql-away.png")
+        await page.picture(pictures / "postgresql-away.webp")
         assert await violations(page) == []
         await private_postgres.restart()
         took["PostgreSQL back"] = await seconds_until(page, f"!({says('PostgreSQL away')})")

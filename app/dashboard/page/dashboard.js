@@ -21,6 +21,7 @@ function lasting(seconds) {
 }
 function ago(seconds) {
   if (seconds === null) return "never";
+  if (seconds < 1) return "within 1 s";
   return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds).toLocaleString("en")} s ago`;
 }
 
