@@ -20,7 +20,8 @@ from tests.fakes.keys import Clock, MemoryKeys
 
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
-    "getDashboardData", "getLiveness", "getMetrics", "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "getDashboardData", "getLiveness", "getMetrics",
+    "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.

@@ -35,8 +35,8 @@ EVERY = [
 @pytest.mark.parametrize("present", EVERY, ids=lambda present: "+".join(present) or "well")
 def test_every_combination_says_what_is_wrong_and_what_it_means(
     present: tuple[Trouble, ...],
-    proven: bool,
-    unverified_s: float,  # noqa: FBT001 - a parameter of the test
+    proven: bool,  # noqa: FBT001 - a parameter of the test
+    unverified_s: float,
 ) -> None:
     """Each trouble is named with its beginning; the clauses about reads, answers and writes agree with what the cache does."""
     state = state_with(*present, proven=proven, unverified_s=unverified_s)
@@ -75,8 +75,8 @@ def test_every_combination_says_what_is_wrong_and_what_it_means(
         (
             state_with(Trouble.POSTGRESQL_AWAY),
             (
-                "PostgreSQL away since 14:02:11; cached products are served until their proof ends, at most 2 s, and other reads"
-                " are refused with 503; nothing is stale; writes are refused with 503"
+                "PostgreSQL away since 14:02:11; cached products are served until their proof ends, at most 2 s, and other"
+                " reads are refused with 503; nothing is stale; writes are refused with 503"
             ),
         ),
         (
