@@ -111,8 +111,18 @@ async def test_outages_are_on_the_screen_in_time(
         await private_postgres.restart()
         took["PostgreSQL back"] = await seconds_until(page, f"!({says('PostgreSQL away')})")
         await page.until(WELL)
+
+        for server, name in ((private_redis, "Redis"), (private_postgres, "PostgreSQL")):
+            server.pause()
+            took[f"{name} hangs"] = await seconds_until(page, says(f"{name} away since"))
+            server.resume()
+            took[f"{name} goes on"] = await seconds_until(page, f"!({says(f'{name} away')})")
+            await page.until(WELL)
+
         listed = await page.evaluate("[...document.querySelectorAll('#incidents li')].map(e => e.textContent).join('|')")
         messages = page.messages
+        service.service.process.terminate()
+        took["service stopped"] = await seconds_until(page, says("The service does not answer since"))
     print(f"\n{took}")  # noqa: T201 - the figures
     assert all(text in listed for text in ("Redis away", "1 of 2 workers away", "PostgreSQL away"))
     assert {name: seconds for name, seconds in took.items() if seconds > IN_TIME_S} == {}
