@@ -4,8 +4,8 @@ Of several workers on one address one records for all. It keeps the record in a 
 read only the beginning of that file, four times a second; when it has not been renewed for a while, one of them goes on with
 the record. If two go on at once, the one that wrote first finds the other's name in the file, and stops.
 
-What is recorded costs a request nothing: the counters are there anyway. The worker that records spends about 2 ms a second. PostgreSQL gets two small statements a second from an
-address, and Redis two reads.
+What is recorded costs a request nothing: the counters are there anyway. The worker that records spends about 2 ms a second.
+PostgreSQL gets two small statements a second from an address, and Redis two reads.
 """
 
 import asyncio

@@ -100,7 +100,7 @@ def _packed(sample: Sample) -> bytes:
 def _unpacked(row: bytes) -> Sample:
     *rates, connections = _ROW.unpack(row)
     values = [None if math.isnan(value) else value for value in rates]
-    return Sample(*values, int(connections))  # type: ignore[arg-type]  # packed from the same fields
+    return Sample(*values, int(connections))  # type: ignore[arg-type, call-arg]  # packed from the same fields
 
 
 @dataclass(slots=True)
