@@ -149,8 +149,8 @@ ORDER BY created_at DESC, product_id DESC, version DESC, line DESC LIMIT %(limit
 """Returns the newest movements of the 200 products that were changed last, newest first.
 
 The ledger has no index by time alone, which each movement would have to pay for. A movement is therefore left out if 200 other
-products were changed after it. The condition on ``changed_xid`` is true of every row that is seen; by it the index is entered at
-its newest end.
+products were changed after it. The condition on ``changed_xid`` is true of every row that is seen; by it the index is
+entered at its newest end.
 """
 
 HAS_LEDGER: LiteralString = "SELECT 1 FROM stock_movements WHERE product_id = %(product_id)s LIMIT 1"
