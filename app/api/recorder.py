@@ -25,7 +25,7 @@ from app.cache.stats import BUCKETS_S, Stats
 from app.dashboard.record import Record
 from app.dashboard.samples import Counters
 from app.dashboard.verdict import State
-from app.settings import Settings
+from app.settings import Settings, names_in
 
 OBSERVED_EVERY_S = 0.5
 LOOKED_EVERY_S = 0.25
@@ -143,6 +143,7 @@ class Recorder:
             postgresql_up=postgresql_up is not _NO_ANSWER,
             redis_up=total.store_up and proven is not _NO_ANSWER,
             proven=proven is True or proven is None,
+            cache_off=bool(names_in(self._settings.cache_off)),
             keys_readable=total.keys_readable,
             workers=total.workers,
             workers_wanted=self.workers_wanted if self._record.complete else total.workers,

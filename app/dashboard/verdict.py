@@ -35,6 +35,8 @@ class State:
     redis_up: bool = True
     proven: bool = True
     """Whether a live fence was read: the cache is known to have no slot older than its row."""
+    cache_off: bool = False
+    """Whether the operator has switched the cache off."""
     keys_readable: bool = True
     workers: int = 1
     """Workers that have reported within a second."""
@@ -51,7 +53,7 @@ class State:
     @property
     def serves_unverified(self) -> bool:
         """Whether cached products may be served with a flag now."""
-        recent = self.proof_age_s is not None and self.proof_age_s <= self.unverified_s
+        recent = self.proof_age_s is not None and self.proof_age_s <= self.unverified_s and not self.cache_off
         return not self.postgresql_up and self.redis_up and not self.proven and recent
 
 
@@ -121,6 +123,8 @@ def clock_time(moment: float) -> str:
 
 
 def _proof(state: State) -> str:
+    if state.cache_off:
+        return "the cache is switched off, and reads come from PostgreSQL"
     if state.proof_age_s is None:
         return "the cache is being proven current"
     age = "within the last second" if state.proof_age_s < 1 else f"{state.proof_age_s:.1f} s ago"
@@ -140,13 +144,13 @@ def _answers(state: State) -> str:
 def _reads(state: State) -> str:
     if not state.postgresql_up:
         return _reads_without_postgresql(state)
-    if not state.redis_up or not state.proven:
+    if not state.redis_up or not state.proven or state.cache_off:
         return "reads come from PostgreSQL"
     return "reads come from the cache"
 
 
 def _reads_without_postgresql(state: State) -> str:
-    if not state.redis_up:
+    if not state.redis_up or state.cache_off:
         return "reads are refused with 503"
     if state.proven:
         return (

@@ -130,6 +130,19 @@ def test_flagged_answers_end_with_their_time() -> None:
     assert judge(state, {}).reads == "reads are refused with 503"
 
 
+@pytest.mark.parametrize(
+    ("state", "reads"),
+    [
+        (State(cache_off=True), "reads come from PostgreSQL"),
+        (State(postgresql_up=False, cache_off=True), "reads are refused with 503"),
+    ],
+)
+def test_a_cache_that_is_switched_off_serves_nothing(state: State, reads: str) -> None:
+    """Nobody is told that the cache answers, nor that it was proven."""
+    assert judge(state, {}).reads == reads
+    assert "proven" not in judge(state, {}).sentence
+
+
 def test_a_proof_that_never_was_has_no_age() -> None:
     """Right after the start there may be no proof yet, and the sentence does not claim one."""
     assert judge(state_with(proof_age_s=None), {}).sentence.endswith("the cache is being proven current")
