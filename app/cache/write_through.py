@@ -149,6 +149,10 @@ class WriteThrough:
         asked_at = self._clock()
         self._history.record(await self._history_source.tell_epoch(), asked_at)
 
+    async def proven(self) -> bool:
+        """Return whether the cache is proven current now: whether a live fence was read. Raises ``StoreUnavailable``."""
+        return bool((await self._trips.reads.submit(())).epoch)
+
     # ---------------------------------------------------------------- reads
 
     async def read(self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
