@@ -3,8 +3,8 @@
 import asyncio
 import fcntl
 import shutil
-from collections.abc import Callable
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
