@@ -124,7 +124,7 @@ def test_probes_are_endpoints_that_need_no_key_and_no_host() -> None:
     probes = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
     assert {probe["httpGet"]["path"] for probe in probes.values()} == PROBES
     assert probes["startup"]["httpGet"]["path"] == probes["liveness"]["httpGet"]["path"] == "/livez"
-    assert probes["readiness"]["timeoutSeconds"] * 1_000 > Settings().database_connect_timeout_ms
+    assert probes["readiness"]["timeoutSeconds"] * 1_000 > Settings.from_env({}).database_connect_timeout_ms
 
 
 def test_grace_covers_the_longest_request() -> None:

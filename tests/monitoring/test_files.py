@@ -38,7 +38,7 @@ def test_rules_do_what_their_examples_say() -> None:
 
 
 def test_configuration_is_prometheus_own() -> None:
-    """promtool accepts the shipped configuration and its rules."""
+    """Prometheus's own tool accepts the shipped configuration and its rules."""
     done = subprocess.run(
         [program("promtool"), "check", "config", "--syntax-only", str(FILES / "prometheus.yml")],
         capture_output=True,
@@ -104,7 +104,7 @@ def test_panels_stand_side_by_side() -> None:
 
 
 def test_compose_mounts_what_is_there() -> None:
-    """The profile's services mount files that exist, where the configuration expects them, and are published on loopback only."""
+    """The profile's services mount files that exist, where they are expected, and are published on loopback only."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     watching = {name: service for name, service in services.items() if service.get("profiles") == ["monitoring"]}
     assert watching.keys() == {"prometheus", "grafana"}
