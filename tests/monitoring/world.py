@@ -69,6 +69,8 @@ class World:
     async def start(self) -> None:
         """Start the service, and return when it serves."""
         self.serving = await self._running.enter_async_context(self.larder.serving("serve", **self.settings))
+        # An outage logs more than a pipe holds, and the service would stand still when it is full.
+        await self._running.enter_async_context(_copied(self.serving.process.stdout, self.larder.directory / "service.log"))
 
     async def stop(self) -> None:
         """Stop the service."""
@@ -114,6 +116,25 @@ async def _repeated(call: Repeated) -> AsyncIterator[None]:
             await asyncio.sleep(_PAUSE_S)
 
     task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _copied(output: asyncio.StreamReader | None, path: Path) -> AsyncIterator[None]:
+    """Copy what a process says into a file."""
+    assert output is not None
+
+    async def copy() -> None:
+        with path.open("ab", buffering=0) as file:
+            while chunk := await output.read(1 << 16):
+                file.write(chunk)
+
+    task = asyncio.create_task(copy())
     try:
         yield
     finally:
