@@ -114,10 +114,20 @@ async def running(
         load = Load(settings.lag_target_ms / 1000)
         await opened.enter_async_context(_in_background("load measurement", measure(load, products)))
         larder = Larder(
-            settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), load, shared
+            settings,
+            products,
+            cache,
+            store,
+            stats,
+            requests or RequestStats(),
+            admission(settings, ring),
+            load,
+            database,
+            shared,
         )
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
+        await opened.enter_async_context(_in_background("recorder", larder.recorder.run()))
         yield larder
 
 
