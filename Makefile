@@ -119,7 +119,7 @@ lock: ## renew the lock files from pyproject.toml
 resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)
 	@$(BIN)/python -m tests.resolve
 
-sbom: ## print the list of the image's Python packages as CycloneDX: make --silent sbom > sbom.json
+sbom: ## print the list of the image's Python packages as CycloneDX: make sbom > sbom.json
 	@$(PYTHON) deploy/sbom.py
 
 clean: ## remove .venv and every cache; the data in .larder/ stays
