@@ -26,6 +26,7 @@ from app.api.worker_metrics import SharedMetrics
 from app.cache.audit import Audit
 from app.cache.config import CacheConfig
 from app.cache.history import History
+from app.cache.policies import WritePolicy
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
 from app.cache.redis.store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
@@ -38,7 +39,7 @@ from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
-from app.settings import Settings, names_in
+from app.settings import PRODUCTS_CACHE, Settings, names_in
 
 _log = logging.getLogger("larder")
 
@@ -113,10 +114,20 @@ async def running(
         load = Load(settings.lag_target_ms / 1000)
         await opened.enter_async_context(_in_background("load measurement", measure(load, products)))
         larder = Larder(
-            settings, products, cache, store, stats, requests or RequestStats(), admission(settings, ring), load, shared
+            settings,
+            products,
+            cache,
+            store,
+            stats,
+            requests or RequestStats(),
+            admission(settings, ring),
+            load,
+            database,
+            shared,
         )
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
+        await opened.enter_async_context(_in_background("recorder", larder.recorder.run()))
         yield larder
 
 
@@ -200,11 +211,17 @@ def write_limits(settings: Settings) -> WriteLimits:
 
 
 def cache_config(settings: Settings) -> CacheConfig:
-    """Return the cache's limits."""
-    return _limits(CacheConfig, settings, settle_timeout_ms=settings.request_timeout_ms)
+    """Return the limits of the cache of products."""
+    return _limits(
+        CacheConfig,
+        settings,
+        settle_timeout_ms=settings.request_timeout_ms,
+        write_policy=WritePolicy(settings.write_policies.get(PRODUCTS_CACHE, WritePolicy.THROUGH)),
+        bypassed=PRODUCTS_CACHE in names_in(settings.cache_off),
+    )
 
 
-def _limits(kind: type[Limits], settings: Settings, **others: int) -> Limits:
+def _limits(kind: type[Limits], settings: Settings, **others: object) -> Limits:
     """Return the limits of a part, taken from the settings of the same names and from ``others``."""
     named = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
-    return kind(**named, **others)
+    return kind(**named | others)

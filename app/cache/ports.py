@@ -55,6 +55,8 @@ class Outcome(IntEnum):
     """Another holder's lease was deleted, because that holder may have loaded old data."""
     UNTRUSTED = 4
     """There is no watermark of this epoch, so the slot was deleted."""
+    DELETED = 5
+    """A deletion removed an older state or a state of another epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Publication:
 
     state: State
     token: str = ""
+    deletes: bool = False
+    """Whether the slot is deleted where the state would be stored. Only key, epoch and version are then sent, and no token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ Write
     Slots not known to be filled are leased. After the commit, the last state of every row that changed is published (R3). If
     the answer is definite and proven, the write is acknowledged. Otherwise it *settles*: it waits until an audit that began
     after the commit has finished, or until no fence can be live (R4, ``settle``). A write that changed nothing publishes too
-    (R10).
+    (R10). Other policies lease nothing, delete instead of storing, or leave the slots to the audit (``policies``).
 
 Audit
     Twice a second for the fleet, rows changed since the watermark are compared with their slots; then watermark and fence move
@@ -52,8 +52,10 @@ from .config import CacheConfig
 from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from .history import History
 from .loads import Load, Loaded, Loads
+from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from .round_trips import RoundTrips
+from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
 
@@ -62,6 +64,7 @@ log = logging.getLogger(__name__)
 UNREACHABLE = "redis-unavailable"
 UNPROVEN = "unproven"
 UNVERIFIED = "unverified"
+SWITCHED_OFF = "switched-off"
 
 
 class Status(StrEnum):
@@ -131,6 +134,7 @@ class WriteThrough:
         self._stats = stats
         self._history = history
         self._clock = clock
+        self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
         self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
@@ -144,6 +148,10 @@ class WriteThrough:
         """Read the source's present epoch, which shows that it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
         self._history.record(await self._history_source.tell_epoch(), asked_at)
+
+    async def proven(self) -> bool:
+        """Return whether the cache is proven current now: whether a live fence was read. Raises ``StoreUnavailable``."""
+        return bool((await self._trips.reads.submit(())).epoch)
 
     # ---------------------------------------------------------------- reads
 
@@ -167,14 +175,16 @@ class WriteThrough:
         self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
+        if self._sample:
+            self._sample.read(keys)
+        if self._config.bypassed:
+            return await self._bypass(keys, SWITCHED_OFF)
         if refresh:
             return await self._refresh(keys)
         try:
             reading = reading or await self._trips.reads.submit(keys)
         except StoreUnavailable:
-            self._stats.bypasses += len(keys)
-            loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
-            return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
+            return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
             Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
@@ -193,6 +203,9 @@ class WriteThrough:
 
         ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """
+        if self._config.bypassed:
+            then(None)
+            return
         try:
             reading = self._trips.reads.submit((key,))
         except Overloaded:
@@ -208,6 +221,8 @@ class WriteThrough:
         state = self._trusted_state(reading.slots[0], key, reading.epoch)
         if isinstance(state, Value):
             self._stats.hits += 1
+            if self._sample:
+                self._sample.read((key,))
             then(state)
         else:
             then(reading)
@@ -219,18 +234,22 @@ class WriteThrough:
     # --------------------------------------------------------------- writes
 
     async def write(
-        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]]
+        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]], *, policy: WritePolicy | None = None
     ) -> tuple[Committed, Acknowledgement]:
         """Run a transaction and publish what it committed (R3).
 
         Args:
             keys: all keys that ``transact`` may change.
             transact: runs and commits the transaction. If it raises, the caller gets the error, and nothing is published.
+            policy: what to do with the slots, unless the cache is switched off; the namespace's own policy if ``None``.
 
         Returns:
             The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
-        leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
+        policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
+        leased: dict[str, str] | None = {}
+        if policy is WritePolicy.THROUGH:
+            leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
         began = self._clock()
         try:
             committed = await transact()
@@ -238,8 +257,10 @@ class WriteThrough:
             self._trips.release(leased or {})
             raise
         committed_at = self._clock()
+        if self._sample:
+            self._sample.write(state.key for state in committed.states)
         try:
-            proven = await self._prove(committed.states, leased, began)
+            proven = await self._prove(committed.states, policy, leased, began)
         except Exception:
             # The write is committed, so an error would be wrong. Settling is correct after any failure.
             self._stats.unexpected += 1
@@ -247,26 +268,30 @@ class WriteThrough:
             proven = False
         return committed, Acknowledgement(proven, committed_at)
 
-    async def _prove(self, states: Sequence[State], leased: dict[str, str] | None, began: float) -> bool:
-        """Publish the committed states; return whether every reader sees them from now on."""
+    async def _prove(self, states: Sequence[State], policy: WritePolicy, leased: dict[str, str] | None, began: float) -> bool:
+        """Publish the committed states as ``policy`` says; return whether every reader sees them from now on."""
         tokens = leased or {}
         if states:
             with suppress(SourceDeposed):
                 self._history.record(states[0].epoch, began)
         if self._history.deposed:
             return False
+        if policy is WritePolicy.AROUND:
+            return not states
         if leased is None:
             # The store did not answer a moment ago, and another try would cost a second deadline.
             self._stats.publish_failures += 1
             return False
-        published = await self._trips.publish([Publication(state, tokens.get(state.key, "")) for state in states])
+        deletes = policy is WritePolicy.ASIDE
+        published = await self._trips.publish([Publication(state, tokens.get(state.key, ""), deletes) for state in states])
         if published is None:
             self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
             return False
         self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
-        self._loads.refill(
-            state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
-        )
+        if policy is WritePolicy.THROUGH:
+            self._loads.refill(
+                state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
+            )
         return published.proven
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
@@ -308,6 +333,11 @@ class WriteThrough:
             self._stats.bypasses += len(loaded)
         rest = iter(loaded)
         return [Read(state, Status.HIT) if state is not None else _read_of(next(rest), proven=proven) for state in found]
+
+    async def _bypass(self, keys: Sequence[str], detail: str) -> list[Read]:
+        self._stats.bypasses += len(keys)
+        loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
+        return [Read(entry.state, Status.BYPASS, detail) for entry in loaded]
 
     async def _refresh(self, keys: Sequence[str]) -> list[Read]:
         self._stats.refreshes += len(keys)

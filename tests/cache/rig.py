@@ -16,6 +16,7 @@ from app.cache.audit import Audit, Cycle
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
+from app.cache.policies import WritePolicy
 from app.cache.ports import (
     Announced,
     AuditProgress,
@@ -235,9 +236,9 @@ class Process:
 
         return await self.source.calls.call("commit", list(command.keys), run)
 
-    async def write(self, command: Command) -> Acknowledgement:
+    async def write(self, command: Command, policy: WritePolicy | None = None) -> Acknowledgement:
         """Commit and publish, without settling."""
-        return (await self.cache.write(list(command.keys), lambda: self.commit(command)))[1]
+        return (await self.cache.write(list(command.keys), lambda: self.commit(command), policy=policy))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""

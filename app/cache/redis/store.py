@@ -21,6 +21,7 @@ from ..errors import StoreUnavailable
 from ..history import hash_of
 from ..inspection import SlotReader
 from ..ports import (
+    Absent,
     AuditStore,
     Begun,
     Outcome,
@@ -41,6 +42,8 @@ SCRIPTS = {
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
 XID_WIDTH = 20
+_DELETES = "!"
+"""Stands for a token that belongs to no lease: ``publish.lua`` then deletes where it would store."""
 PURGE_PAGE = 1_000
 _GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
 
@@ -153,7 +156,11 @@ class RedisStore(Store):
         names = [self._names.watermark, self._names.fence, *slots]
         arguments: list[str | bytes | int] = []
         for publication in publications:
-            arguments += (slot.encode(publication.state), publication.token, self._life_ms(publication))
+            state = publication.state
+            if publication.deletes:
+                arguments += (slot.encode(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
+            else:
+                arguments += (slot.encode(state), publication.token, self._life_ms(publication))
         _, [reply] = await self._publishes.call_naming_server(lambda server: [_script("publish", names, [server, *arguments])])
         return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
 
