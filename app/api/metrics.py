@@ -228,6 +228,9 @@ def _writes(stats: Stats) -> Iterator[Metric]:
     outcomes = [(outcome.name.lower(), stats.publishes[outcome]) for outcome in Outcome]
     outcomes.append(("failed", stats.publish_failures))
     yield _counters("larder_cache_publishes", "Slots published to, by outcome.", "outcome", outcomes)
+    text = "Sampled writes, by whether the key was read before its next write."
+    sampled = [(read, stats.written_keys[read]) for read in ("yes", "no")]
+    yield _counters("larder_cache_written_keys", text, "read", sampled)
     yield CounterMetricFamily("larder_cache_payload_bytes", "Payload bytes sent to Redis to be stored.", stats.payload_bytes)
     yield CounterMetricFamily(
         "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles

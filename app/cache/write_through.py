@@ -55,6 +55,7 @@ from .loads import Load, Loaded, Loads
 from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from .round_trips import RoundTrips
+from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
 
@@ -133,6 +134,7 @@ class WriteThrough:
         self._stats = stats
         self._history = history
         self._clock = clock
+        self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
         self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
@@ -173,6 +175,8 @@ class WriteThrough:
         self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
+        if self._sample:
+            self._sample.read(keys)
         if self._config.bypassed:
             return await self._bypass(keys, SWITCHED_OFF)
         if refresh:
@@ -217,6 +221,8 @@ class WriteThrough:
         state = self._trusted_state(reading.slots[0], key, reading.epoch)
         if isinstance(state, Value):
             self._stats.hits += 1
+            if self._sample:
+                self._sample.read((key,))
             then(state)
         else:
             then(reading)
@@ -251,6 +257,8 @@ class WriteThrough:
             self._trips.release(leased or {})
             raise
         committed_at = self._clock()
+        if self._sample:
+            self._sample.write(state.key for state in committed.states)
         try:
             proven = await self._prove(committed.states, policy, leased, began)
         except Exception:
