@@ -4,11 +4,9 @@ A migration that has run must not change, so the text of a release is frozen: a 
 ``cache_tables`` comes once, before the first ``cached_table``.
 """
 
-import re
 from importlib.resources import files
 
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
-"""Names that need no quotes, and leave room for the names made from them."""
+from ..entity import checked_name
 
 
 def cache_tables(release: int) -> str:
@@ -24,15 +22,8 @@ def cached_table(table: str, key: str, release: int) -> str:
         key: its key: a column that is unique by itself, NOT NULL, and of a text, integer or uuid type.
         release: the number of the text, which the migration keeps for ever.
     """
-    checked_name(key)
-    return _text(release, "cached_table").replace("{table}", checked_name(table)).replace("{key}", key)
-
-
-def checked_name(name: str) -> str:
-    """Return a name of a table or column that may stand in a statement. Raises ``ValueError`` for any other."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a cached table or its columns: it must match {_NAME.pattern}")
-    return name
+    text = _text(release, "cached_table")
+    return text.replace("{table}", checked_name(table)).replace("{key}", checked_name(key))
 
 
 def _text(release: int, name: str) -> str:
