@@ -7,6 +7,7 @@ CacheError
 │       └── SourceDeposed   it is an old primary: another one has taken over
 ├── Overloaded          a bounded queue is full
 ├── InvalidKey          no row can have this key
+├── NeedsOwnCycle       an audit cannot share its connections with others this time
 └── NotSettled          a committed write could not be proven visible before its deadline
 """
 
@@ -37,6 +38,10 @@ class Overloaded(CacheError):
 
 class InvalidKey(CacheError, ValueError):
     """No row of the table can have this key, so nothing was read or changed."""
+
+
+class NeedsOwnCycle(CacheError):
+    """The audit of a namespace has more to do than can be shared with others; it needs a cycle on connections of its own."""
 
 
 class NotSettled(CacheError):

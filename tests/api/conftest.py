@@ -137,7 +137,7 @@ def service() -> Service:
         MemoryStore(lambda: redis, Direct(), random.Random(1)),
         tables,
         cast("HistorySource", None),  # nobody settles: the fence never lapses
-        main.cache_config(settings),
+        main.cache_limits(settings).config(),
         Stats(),
         history=history,
     )

@@ -74,14 +74,20 @@ class KeepsReadings(WriteThrough):
     """A reading that was handed on with a hit answers later requests for its key, too."""
 
     async def read_many(
-        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        refresh: bool = False,
+        stale_s: int = 0,
+        reading: Reading | None = None,
+        ttl_s: int | None = None,
     ) -> list[Read]:
         kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
         if reading is not None and self._trusted_state(reading.slots[0], keys[0], reading.epoch):
             kept[keys[0]] = reading
         elif len(keys) == 1:
             reading = kept.get(keys[0], reading)
-        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
+        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s)
 
 
 class SendsLoadsApart(WriteThrough):

@@ -8,7 +8,7 @@ its payload that this release knows. ``named`` inserts the names of tables and c
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from ..entity import Entity
 
@@ -195,6 +195,31 @@ def changes(entity: Entity) -> Composed:
     """
     rows = named(_CHANGES, entity)
     return SQL("DECLARE changes NO SCROLL CURSOR FOR ") + (rows if entity.tombstone else rows + SQL(_GONE))
+
+
+_FIRST_CHANGES: LiteralString = """(
+    SELECT {number}::integer, {key}::text, version FROM {table} WHERE changed_xid >= (%(xids)s::text[])[{place}]::xid8
+    LIMIT %(limit)s
+)"""
+_FIRST_GONE: LiteralString = """(
+    SELECT {number}::integer, key, version FROM cache_keys
+    WHERE relation = {relation} AND gone AND changed_xid >= (%(xids)s::text[])[{place}]::xid8
+    LIMIT %(limit)s
+)"""
+
+
+def first_changes(entities: Sequence[Entity]) -> Composed:
+    """Return the statement that reads the first changed rows of several tables: the table's place in the list, key, version.
+
+    ``xids`` has the watermarks in order. ``limit`` holds for each table, and for its deleted rows once more.
+    """
+    parts: list[Composed] = []
+    for number, entity in enumerate(entities):
+        names = {"number": Literal(number), "place": Literal(number + 1), "key": Identifier(entity.key)}
+        parts.append(SQL(_FIRST_CHANGES).format(**names, table=Identifier(entity.table)))
+        if entity.tombstone is None:
+            parts.append(SQL(_FIRST_GONE).format(**names, relation=Literal(entity.table)))
+    return SQL(" UNION ALL ").join(parts)
 
 
 def lock(entities: Sequence[Entity], *, wait: bool) -> Composed:
