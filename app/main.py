@@ -22,8 +22,9 @@ from app.api.context import STATE, Larder
 from app.api.load import Load, measure
 from app.api.metrics import RequestStats
 from app.api.worker_metrics import SharedMetrics
-from app.cache import Limits, open_caches
+from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
+from app.cache.policies import WritePolicy
 from app.cache.redis.store import RedisOptions
 from app.cache.redis.tls import RedisTls
 from app.postgres.database import Database, Shares
@@ -32,7 +33,7 @@ from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
-from app.settings import Settings, names_in
+from app.settings import PRODUCTS_CACHE, Settings, names_in
 
 _log = logging.getLogger("larder")
 
@@ -72,14 +73,8 @@ async def running(
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
-        entity = replace(
-            PRODUCTS,
-            namespace=settings.cache_namespace,
-            ttl_s=settings.slot_ttl_s,
-            absent_ttl_s=settings.absent_ttl_s,
-        )
         caches = await opened.enter_async_context(
-            open_caches(database, redis_options(settings), [entity], limits=cache_limits(settings))
+            open_caches(database, redis_options(settings), [products_of(settings)], limits=cache_limits(settings))
         )
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
@@ -169,12 +164,24 @@ def write_limits(settings: Settings) -> WriteLimits:
     return _limits(WriteLimits, settings, product_places=Shares.of(settings.database_connections).writes - 1)
 
 
+def products_of(settings: Settings) -> Entity:
+    """Return the products as the settings want them cached."""
+    return replace(
+        PRODUCTS,
+        namespace=settings.cache_namespace,
+        ttl_s=settings.slot_ttl_s,
+        absent_ttl_s=settings.absent_ttl_s,
+        writes=WritePolicy(settings.write_policies.get(PRODUCTS_CACHE, WritePolicy.THROUGH)),
+        bypassed=PRODUCTS_CACHE in names_in(settings.cache_off),
+    )
+
+
 def cache_limits(settings: Settings) -> Limits:
     """Return the limits of the caches. No request of Larder asks for a life of its own."""
     return _limits(Limits, settings, settle_timeout_ms=settings.request_timeout_ms, ttl_max_s=settings.slot_ttl_s)
 
 
-def _limits(kind: type[Part], settings: Settings, **others: int) -> Part:
+def _limits(kind: type[Part], settings: Settings, **others: object) -> Part:
     """Return the limits of a part, taken from the settings of the same names and from ``others``."""
     named = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
-    return kind(**named, **others)
+    return kind(**named | others)

@@ -16,6 +16,12 @@ PREFIX = "LARDER_"
 Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
+PRODUCTS_CACHE = "products"
+CACHES = (PRODUCTS_CACHE,)
+"""The cached entities, by the names that settings use."""
+WRITE_POLICIES = ("through", "update", "aside", "around")
+"""The values of ``app.cache.policies.WritePolicy``."""
+
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
 
@@ -117,6 +123,15 @@ class Settings(BaseModel):
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
         description="name of the cache in Redis; only one namespace of a database is trusted at a time",
     )
+    writes: str = Field(
+        "",
+        description="what a write does to the cache, as `products=POLICY`: `through` (default), `update`, `aside` or `around`;"
+        " docs/STRATEGIES.md says when another one pays",
+    )
+    cache_off: str = Field(
+        "",
+        description="caches that are switched off, as `products`: reads go to PostgreSQL, writes empty their slots",
+    )
     slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
     absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")
     ttl_jitter_percent: int = Field(
@@ -167,6 +182,31 @@ class Settings(BaseModel):
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
         return self
+
+    @model_validator(mode="after")
+    def _caches_are_known(self) -> Self:
+        known = ", ".join(CACHES)
+        for name, policy in self.write_policies.items():
+            if name not in CACHES:
+                raise ValueError(
+                    f"writes names no cache {name!r}: the caches are {known}; write for example {CACHES[0]}=update"
+                )
+            if policy not in WRITE_POLICIES:
+                raise ValueError(
+                    f"writes has no policy {policy!r} for {name}: write {name}= and one of {', '.join(WRITE_POLICIES)}"
+                )
+        given = [part.partition("=")[0].strip() for part in names_in(self.writes)]
+        if twice := [name for name in given if given.count(name) > 1]:
+            raise ValueError(f"writes has two policies for {twice[0]}: keep one of them")
+        if wrong := [name for name in names_in(self.cache_off) if name not in CACHES]:
+            raise ValueError(f"cache_off names no cache {wrong[0]!r}: write {known}, or leave it empty to use the cache")
+        return self
+
+    @property
+    def write_policies(self) -> dict[str, str]:
+        """The policies of ``writes`` by the cache's name."""
+        pairs = [part.partition("=") for part in names_in(self.writes)]
+        return {name.strip(): policy.strip() for name, _, policy in pairs}
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

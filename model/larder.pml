@@ -6,6 +6,8 @@
  *   R1 read       Reader (a hit), HandedOn (a hit that is answered later) and Loader (a miss)
  *   R2 fill       Loader, with `table`
  *   R3 write      Writer, `table` (the script), Network (a publish that lands late)
+ *   policies      `through` is a Writer with a lease, `update` one without; `aside` (-DASIDE: by choice, -DASIDE_ALONE: always)
+ *                 deletes by `table_for_deletion`; `around` is a Writer whose publish is lost
  *   R4 settle     Writer from `settle:` on, with the statement called "adopt"
  *   R5 audit      Auditor, steps 1 to 6 numbered as in the rule
  *   R6 no trust   Auditor, step 4 (`purge`); `table`, first branch
@@ -139,6 +141,12 @@ byte redis_faults, identities = 1;
 byte w_state[WRITERS], w_token[WRITERS], w_left[WRITERS], w_announced[WRITERS];
 bit w_late[WRITERS];      /* a publish that nobody waits for any more */
 bit w_told[WRITERS];
+#if defined(ASIDE) || defined(ASIDE_ALONE)
+bit w_aside[WRITERS];     /* deletes its slot instead of publishing */
+#define IS_ASIDE(w) w_aside[w]
+#else
+#define IS_ASIDE(w) false
+#endif
 byte passed;              /* writers that have reached their commit */
 byte a_left[AUDITORS + 1], a_other_left[AUDITORS + 1];
 bit a_locks[AUDITORS + 1];/* the table, from before a snapshot until its rows are read */
@@ -187,6 +195,32 @@ inline table(n, s, token) {
 #endif
 }
 
+/* The same script for a deletion: no token, and "store" is "delete". */
+inline table_for_deletion(n, s) {
+    settle_wanted = true;
+    if
+    :: watermark[n] == NONE || OTHER_EPOCH(watermark[n], s) -> slot[n] = EMPTY
+    :: else ->
+        if
+        :: IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), s) && VERSION(STATE(slot[n])) >= VERSION(s)
+#ifdef M_DELETION_SPARES_LEASE
+        :: slot[n] != EMPTY && !IS_VALUE(slot[n])
+#endif
+        :: else -> slot[n] = EMPTY
+        fi;
+        settle_wanted = !(fence_left[n] > 0 && NAMES(fence_server[n], server[n]))
+    fi;
+#ifdef M_ACK_WITHOUT_FENCE
+    settle_wanted = false;
+#endif
+}
+inline publish(n, w) {
+    if
+    :: IS_ASIDE(w) -> table_for_deletion(n, w_state[w])
+    :: else -> table(n, w_state[w], w_token[w])
+    fi
+}
+
 /* Some master is always up; which one a client talks to is open. */
 inline pick(n) {
     if
@@ -209,6 +243,9 @@ inline pick_empty(n) {
 inline forget(w) {
     if
     :: w_told[w] && !w_late[w] -> w_state[w] = 0; w_token[w] = 0
+#if defined(ASIDE) || defined(ASIDE_ALONE)
+        ; w_aside[w] = 0
+#endif
     :: else
     fi
 }
@@ -229,8 +266,16 @@ proctype Writer(byte w) {
     byte n;
     atomic {  /* before COMMIT: a lease, if the slot is empty and the reply comes */
         if
+#ifndef ASIDE_ALONE
         :: pick_empty(n); slot[n] = TOKEN_W(w); w_token[w] = TOKEN_W(w); printf("W%d takes the lease on node %d\n", w, n); n = 0
         :: true
+#endif
+#if defined(ASIDE) || defined(ASIDE_ALONE)
+        :: w_aside[w] = true; printf("W%d will delete its slot\n", w)
+#ifdef M_DELETE_BEFORE_COMMIT
+           ; pick(n); slot[n] = EMPTY; printf("W%d deletes the slot of node %d\n", w, n); n = 0
+#endif
+#endif
         fi
     }
 #ifdef OPEN_XIDS
@@ -260,7 +305,10 @@ proctype Writer(byte w) {
     }
     atomic {
         if
-        :: pick(n); table(n, w_state[w], w_token[w]);
+#ifdef M_DELETE_BEFORE_COMMIT
+        :: IS_ASIDE(w) -> goto told
+#endif
+        :: pick(n); publish(n, w);
             printf("W%d publishes %d.%d on node %d: slot %d\n", w, EPOCH(w_state[w]), VERSION(w_state[w]), n, slot[n]); n = 0;
             if
             :: !settle_wanted -> settle_wanted = true; goto told
@@ -319,7 +367,7 @@ proctype Network() {
 #endif
         fi;
         pick(n);
-        table(n, w_state[w], w_token[w]);
+        publish(n, w);
         if :: IS_VALUE(slot[n]) && STATE(slot[n]) == w_state[w] && w_told[w] -> REACHED(4) :: else fi;
         printf("W%d: its late publish of %d.%d lands on node %d: slot %d\n", w, EPOCH(w_state[w]), VERSION(w_state[w]), n, slot[n]);
         settle_wanted = true;

@@ -1,6 +1,7 @@
 """Limits for tests: those of the default settings, with changes."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 from app import main
 from app.cache.config import CacheConfig
@@ -12,7 +13,7 @@ from app.settings import Settings
 SETTINGS = Settings.from_env({})
 
 
-def cache_config(**changes: int) -> CacheConfig:
+def cache_config(**changes: Any) -> CacheConfig:
     """The cache's limits."""
     return replace(main.cache_limits(SETTINGS).config(), **changes)
 

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from app.access.errors import KeysUnavailable, Unauthenticated
 from app.access.keys import Scope, StoredKey, digest_of
@@ -66,6 +66,11 @@ class Caller:
     """When the key expires, on the process's monotonic clock."""
     used: bool = False
     """Whether a request came with it since its use was recorded."""
+    may_read: bool = field(init=False)
+    """Whether the scopes contain ``products:read``. Looking it up takes too long for a hot read."""
+
+    def __post_init__(self) -> None:
+        self.may_read = Scope.PRODUCTS_READ in self.scopes
 
     @property
     def name(self) -> str:
@@ -86,10 +91,6 @@ class _Copy:
         self.generation = ""
         self.good_until = float("-inf")
         self.failing = False
-
-
-_NOBODY = (Caller(Client("", Limits()), "", frozenset(), float("-inf")), _Copy(cast("KeySource", None)))
-"""What a header that was not checked before leads to: a key that has expired."""
 
 
 class KeyRing:
@@ -133,7 +134,10 @@ class KeyRing:
 
     def recognised(self, header: bytes, now: float) -> Caller | None:
         """Return the sender with this header if the header was checked before and its key is still valid."""
-        caller, copy = self.known_headers.get(header, _NOBODY)
+        known = self.known_headers.get(header)
+        if known is None:
+            return None
+        caller, copy = known
         if now >= copy.good_until or now >= caller.expires_at:
             return None
         caller.used = True

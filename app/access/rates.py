@@ -79,11 +79,14 @@ class Client:
     def try_take(self, cost: int, now: float) -> bool:
         """Take the units of one request, and return whether there were enough."""
         if self.rate_per_s != NO_LIMIT:
-            self._units = min(self._capacity, self._units + (now - self._filled_at) * self.rate_per_s)
+            units = self._units + (now - self._filled_at) * self.rate_per_s
+            if units > self._capacity:  # noqa: PLR1730 - a call of min() would take longer than all the rest
+                units = self._capacity
             self._filled_at = now
-            if self._units < cost:
+            if units < cost:
+                self._units = units
                 return False
-            self._units -= cost
+            self._units = units - cost
         self.admitted += 1
         return True
 

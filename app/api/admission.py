@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.access.errors import AccessError, Forbidden
 from app.access.key_ring import Caller, KeyRing
@@ -37,6 +37,14 @@ ANYBODY = Caller(Client("", Limits()), "", frozenset(Scope))
 log = logging.getLogger("larder.access")
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+
+class PlainHead(NamedTuple):
+    """What the headers of a plain read say. Its host was checked already, its key was not."""
+
+    tag: bytes
+    """The one tag of ``If-None-Match``; empty if it is absent."""
+    authorization: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class Admission:
         """Requests refused, by the slug of the problem."""
         self.good_hosts: set[bytes] = set()
         """``Host`` values that were checked and allowed."""
+        self.plain_heads: dict[bytes, PlainHead] = {}
+        """Heads of plain reads that were parsed before, by all their bytes after the first line."""
         self.cors = frozenset(cors_origins)
         self._allowed = None if allowed_hosts is None else frozenset(name.lower() for name in allowed_hosts)
         self._clock = clock
@@ -123,17 +133,17 @@ class Admission:
             raise
         return caller
 
-    def reader(self, authorization: bytes | None) -> Caller | None:
-        """Return the sender of a plain read; ``None`` unless the read may be answered without a further check."""
+    def reader(self, authorization: bytes | None, now: float) -> Caller | None:
+        """Return the sender of a plain read; ``None`` unless the read may be answered without a further check.
+
+        ``now`` is the monotonic time, which the caller needs itself.
+        """
         if self.ring is None:
             return ANYBODY
         if authorization is None:
             return None
-        now = self._clock()
         caller = self.ring.recognised(authorization, now)
-        if caller is None or Scope.PRODUCTS_READ not in caller.scopes or not caller.client.try_take(1, now):
-            return None
-        return caller
+        return caller if caller is not None and caller.may_read and caller.client.try_take(1, now) else None
 
     def check_again(self, headers: Headers) -> None:
         """Check the key of an admitted request once more, because its body may have taken long to arrive.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +41,8 @@ class Larder:
     products: Products
     source: Pingable
     store: StoreHealth
-    stats: Stats
+    stats: Mapping[str, Stats]
+    """The counters of the caches, by namespace."""
     requests: RequestStats
     admission: Admission
     load: Load

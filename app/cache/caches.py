@@ -14,6 +14,7 @@ from .entity import Entity, Key
 from .errors import NotSettled
 from .history import History
 from .limits import Limits
+from .policies import WritePolicy
 from .ports import State
 from .postgres.shared_audit import open_shared_audit
 from .postgres.table_audit import TableAuditSources
@@ -78,13 +79,16 @@ class Cache:
         by_text = dict(zip(different, reads, strict=True))
         return [by_text[text] for text in texts]
 
-    async def write(self, keys: Sequence[Key], change: Change, *, ttl_s: int | None = None) -> dict[Key, State]:
+    async def write(
+        self, keys: Sequence[Key], change: Change, *, ttl_s: int | None = None, writes: WritePolicy | str | None = None
+    ) -> dict[Key, State]:
         """Run ``change`` in a transaction, commit it, and return once every reader sees it.
 
         Args:
             keys: the rows that the answer is about. Further rows of the table that ``change`` touches are published as well.
             change: changes rows, in the transaction whose session it is given. What it raises rolls back and is raised here.
             ttl_s: life of the rows in the cache if this write puts them there; by default the entity's.
+            writes: what to do with the rows' slots; by default the entity's policy.
 
         Returns:
             The last state of each of ``keys``, as it was committed.
@@ -94,7 +98,7 @@ class Cache:
             CommitUnknown: everything was changed, or nothing.
             InvalidKey, Overloaded, DatabaseError: nothing was changed.
         """
-        return (await self._caches.write({self.entity: keys}, change, ttl_s=ttl_s))[self.entity]
+        return (await self._caches.write({self.entity: keys}, change, ttl_s=ttl_s, writes=writes))[self.entity]
 
     async def invalidate(self, key: Key) -> None:
         """Drop one entry of the cache. Raises ``InvalidKey``, and ``StoreUnavailable`` if the entry may still be there."""
@@ -126,7 +130,12 @@ class Caches:
         return {cache.entity.namespace: cache.stats for cache in self._caches.values()}
 
     async def write(
-        self, wanted: Mapping[Entity, Sequence[Key]], change: Change, *, ttl_s: int | None = None
+        self,
+        wanted: Mapping[Entity, Sequence[Key]],
+        change: Change,
+        *,
+        ttl_s: int | None = None,
+        writes: WritePolicy | str | None = None,
     ) -> dict[Entity, dict[Key, State]]:
         """Run ``change`` in one transaction over several tables. See ``Cache.write``.
 
@@ -134,12 +143,14 @@ class Caches:
             wanted: every table that ``change`` touches, with the keys that the answer is about.
             change: changes rows.
             ttl_s: see ``Cache.write``.
+            writes: see ``Cache.write``.
         """
+        policy = None if writes is None else WritePolicy(writes)
         touched = [
             _Touched(self[entity], {key: self[entity].entity.key_text(key) for key in keys}) for entity, keys in wanted.items()
         ]
         lives_s = [one.cache.checked_ttl_s(ttl_s) for one in touched]
-        leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts) for one in touched))
+        leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts, policy) for one in touched))
         began = time.monotonic()
 
         def check(found: Sequence[ReadBack]) -> None:
@@ -238,7 +249,8 @@ async def open_caches(
 
 
 def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> _Part:
-    config, stats, history = limits.config(), Stats(), History(on_deposed=database.abandon)
+    config = limits.config(entity.writes, bypassed=entity.bypassed)
+    stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
     store = RedisStore(links, entity.namespace, lifetimes)
     source = TableSource(database.loads, entity, entity.namespace)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .policies import WritePolicy
 from .ports import FenceLimits
 
 READ_YIELDS = 2
@@ -28,6 +29,10 @@ class CacheConfig:
     settle_timeout_ms: int
     """Longest wait of one acknowledgement. Beyond it ``NotSettled`` is raised."""
     serve_unverified_s: int
+    write_policy: WritePolicy
+    """What a write does unless it names another policy."""
+    bypassed: bool
+    """Whether the operator has switched this cache off: reads go to the source, and writes are ``aside``."""
 
     @property
     def fences(self) -> FenceLimits:

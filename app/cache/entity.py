@@ -7,6 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from .errors import InvalidKey
+from .policies import WritePolicy
 
 Key = str | int | UUID
 Payload = Callable[..., bytes]
@@ -48,6 +49,8 @@ class Entity:
         ttl_s: life of a row in the cache, unless a call asks for another one.
         absent_ttl_s: life of the knowledge that a key never existed.
         key_type: the key's type; ``bigint`` stands for every integer type.
+        writes: what a write does to the row's slot, unless the write says otherwise.
+        bypassed: whether reads go to the database, because an operator has switched this cache off.
         tombstone: a column that is set in deleted rows, for a table that keeps them. Without it a row is deleted by DELETE.
     """
 
@@ -62,6 +65,8 @@ class Entity:
     absent_ttl_s: int = 30
     key_type: Literal["text", "bigint", "uuid"] = "text"
     tombstone: str | None = None
+    writes: WritePolicy = WritePolicy.THROUGH
+    bypassed: bool = False
 
     def __post_init__(self) -> None:
         if not _NAMESPACE.fullmatch(self.namespace):

@@ -6,6 +6,7 @@ Larder's own settings have the same names and defaults, and a test holds them eq
 from dataclasses import dataclass, fields
 
 from .config import CacheConfig
+from .policies import WritePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Limits:
     ttl_max_s: int = 2_592_000
     """The longest life that a call may ask for."""
 
-    def config(self) -> CacheConfig:
+    def config(self, write_policy: WritePolicy = WritePolicy.THROUGH, *, bypassed: bool = False) -> CacheConfig:
         """Return the limits of one namespace's cache."""
-        return CacheConfig(**{field.name: getattr(self, field.name) for field in fields(CacheConfig)})
+        own = {field.name: getattr(self, field.name) for field in fields(CacheConfig) if hasattr(self, field.name)}
+        return CacheConfig(**own, write_policy=write_policy, bypassed=bypassed)

@@ -55,6 +55,8 @@ class Outcome(IntEnum):
     """Another holder's lease was deleted, because that holder may have loaded old data."""
     UNTRUSTED = 4
     """There is no watermark of this epoch, so the slot was deleted."""
+    DELETED = 5
+    """A deletion removed an older state or a state of another epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Publication:
     token: str = ""
     ttl_s: int | None = None
     """Life of the slot, if a caller asked for another one than the namespace's."""
+    deletes: bool = False
+    """Whether the slot is deleted where the state would be stored. Only key, epoch and version are then sent, and no token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class RoundTrips:
             self._send_leases, weight=len, max_weight=keys, queue_limit=queue
         )
         self._publishes: Batcher[Sequence[Publication], Published] = Batcher(
-            self._send_publishes, weight=_payload_bytes, max_weight=config.batch_bytes, queue_limit=queue
+            self._send_publishes, weight=_publish_weight, max_weight=config.batch_bytes, queue_limit=queue
         )
         self._releases: Batcher[dict[str, str], None] = Batcher(
             self._send_releases, weight=len, max_weight=keys, queue_limit=queue
@@ -113,6 +113,7 @@ class RoundTrips:
         began = self._clock()
         published = await self._definite(self._store.publish([publication for item in batch for publication in item]))
         self._stats.store_publish.observe(self._clock() - began)
+        self._stats.payload_bytes += sum(_payload_bytes(publication) for item in batch for publication in item)
         answers, start = [], 0
         for item in batch:
             outcomes = published.outcomes[start : start + len(item)]
@@ -140,6 +141,11 @@ class RoundTrips:
             self.filled.add(key)
 
 
-def _payload_bytes(publications: Sequence[Publication]) -> int:
+def _publish_weight(publications: Sequence[Publication]) -> int:
     """Return a publish's weight: its payload bytes, and 100 for each slot's head and work in the script."""
-    return sum(100 + (len(p.state.payload) if isinstance(p.state, Value) else 0) for p in publications)
+    return sum(100 + _payload_bytes(publication) for publication in publications)
+
+
+def _payload_bytes(publication: Publication) -> int:
+    state = publication.state
+    return len(state.payload) if isinstance(state, Value) and not publication.deletes else 0

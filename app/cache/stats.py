@@ -45,6 +45,8 @@ class Stats:
     refills: int = 0
     """Loads that a writer began because its slot was empty. They are counted in ``loads``, too."""
     publishes: Counter[Outcome] = field(default_factory=Counter)
+    payload_bytes: int = 0
+    """Bytes of payload in publishes that the store answered."""
     publish_failures: int = 0
     settles: int = 0
     settle_timeouts: int = 0

@@ -18,7 +18,7 @@ Write
     Slots not known to be filled are leased. After the commit, the last state of every row that changed is published (R3). If
     the answer is definite and proven, the write is acknowledged. Otherwise it *settles*: it waits until an audit that began
     after the commit has finished, or until no fence can be live (R4, ``settle``). A write that changed nothing publishes too
-    (R10).
+    (R10). Other policies lease nothing, delete instead of storing, or leave the slots to the audit (``policies``).
 
 Audit
     Twice a second for the fleet, rows changed since the watermark are compared with their slots; then watermark and fence move
@@ -52,6 +52,7 @@ from .config import CacheConfig
 from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from .history import History
 from .loads import Load, Loaded, Loads
+from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from .round_trips import RoundTrips
 from .settle import Settler
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 UNREACHABLE = "redis-unavailable"
 UNPROVEN = "unproven"
 UNVERIFIED = "unverified"
+SWITCHED_OFF = "switched-off"
 
 
 class Status(StrEnum):
@@ -108,6 +110,8 @@ class Leases:
     tokens: dict[str, str] | None
     taken_at: float
     """When they were taken, on this process's own clock."""
+    policy: WritePolicy
+    """What the write does to the slots."""
 
 
 class WithStates(Protocol):
@@ -191,14 +195,14 @@ class WriteThrough:
         ttl_s: int | None = None,
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
+        if self._config.bypassed:
+            return await self._bypass(keys, SWITCHED_OFF)
         if refresh:
             return await self._refresh(keys, ttl_s)
         try:
             reading = reading or await self._trips.reads.submit(keys)
         except StoreUnavailable:
-            self._stats.bypasses += len(keys)
-            loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
-            return [Read(entry.state, Status.BYPASS, UNREACHABLE) for entry in loaded]
+            return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
             Load(key, vacant=raw is None, ttl_s=ttl_s)
@@ -219,6 +223,9 @@ class WriteThrough:
 
         ``then`` is called once. A hit is counted here only if ``then`` gets a value; otherwise ``read`` counts.
         """
+        if self._config.bypassed:
+            then(None)
+            return
         try:
             reading = self._trips.reads.submit((key,))
         except Overloaded:
@@ -245,18 +252,19 @@ class WriteThrough:
     # --------------------------------------------------------------- writes
 
     async def write(
-        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]]
+        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]], *, policy: WritePolicy | None = None
     ) -> tuple[Committed, Acknowledgement]:
         """Run a transaction and publish what it committed (R3).
 
         Args:
             keys: all keys that ``transact`` may change.
             transact: runs and commits the transaction. If it raises, the caller gets the error, and nothing is published.
+            policy: what to do with the slots, unless the cache is switched off; the namespace's own policy if ``None``.
 
         Returns:
             The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
-        leases = await self.lease(keys)
+        leases = await self.lease(keys, policy)
         try:
             committed = await transact()
         except BaseException:
@@ -264,10 +272,13 @@ class WriteThrough:
             raise
         return committed, await self.publish(committed.states, leases)
 
-    async def lease(self, keys: Sequence[str]) -> Leases:
+    async def lease(self, keys: Sequence[str], policy: WritePolicy | None = None) -> Leases:
         """Take the leases for a write, before its transaction begins. ``publish`` or ``release`` must follow."""
-        tokens = await self._trips.lease([key for key in keys if key not in self._trips.filled])
-        return Leases(tokens, self._clock())
+        policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
+        tokens: dict[str, str] | None = {}
+        if policy is WritePolicy.THROUGH:
+            tokens = await self._trips.lease([key for key in keys if key not in self._trips.filled])
+        return Leases(tokens, self._clock(), policy)
 
     def release(self, leases: Leases) -> None:
         """Give back the leases of a write that committed nothing."""
@@ -286,25 +297,31 @@ class WriteThrough:
         return Acknowledgement(proven, committed_at)
 
     async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
-        """Publish the committed states; return whether every reader sees them from now on."""
+        """Publish the committed states as the policy says; return whether every reader sees them from now on."""
         tokens = leases.tokens or {}
         if states:
             with suppress(SourceDeposed):
                 self._history.record(states[0].epoch, leases.taken_at)
         if self._history.deposed:
             return False
+        if leases.policy is WritePolicy.AROUND:
+            return not states
         if leases.tokens is None:
             # The store did not answer a moment ago, and another try would cost a second deadline.
             self._stats.publish_failures += 1
             return False
-        published = await self._trips.publish([Publication(state, tokens.get(state.key, ""), ttl_s) for state in states])
+        deletes = leases.policy is WritePolicy.ASIDE
+        published = await self._trips.publish(
+            [Publication(state, tokens.get(state.key, ""), ttl_s, deletes) for state in states]
+        )
         if published is None:
             self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
             return False
         self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
-        self._loads.refill(
-            state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
-        )
+        if leases.policy is WritePolicy.THROUGH:
+            self._loads.refill(
+                state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
+            )
         return published.proven
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
@@ -346,6 +363,11 @@ class WriteThrough:
             self._stats.bypasses += len(loaded)
         rest = iter(loaded)
         return [Read(state, Status.HIT) if state is not None else _read_of(next(rest), proven=proven) for state in found]
+
+    async def _bypass(self, keys: Sequence[str], detail: str) -> list[Read]:
+        self._stats.bypasses += len(keys)
+        loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
+        return [Read(entry.state, Status.BYPASS, detail) for entry in loaded]
 
     async def _refresh(self, keys: Sequence[str], ttl_s: int | None) -> list[Read]:
         self._stats.refreshes += len(keys)

@@ -23,6 +23,8 @@ FREE_BODY_BYTES = 16_384
 small writes are therefore never refused because of large ones."""
 _SHARE_OF_DESCRIPTORS = 0.75
 """The rest is for PostgreSQL, Redis, files, and connections that were accepted or closed a moment ago."""
+_SEARCHED_PER_CLOSED = 16
+"""Connections that a search for idle ones may look at for each one that is closed."""
 _log = logging.getLogger("larder")
 _full_log = SparseLog(_log)
 
@@ -74,7 +76,7 @@ class Places:
         self._connections = connections
         self._stats = stats
         self._idle: deque[tuple[Closeable, Waiting]] = deque()
-        self._searched = False
+        self._to_close = 0
 
     def admit(self, connection: socket.socket, arriving: int) -> bool:
         """Return whether there is a place for a connection that was just accepted. Otherwise answer it with 503 and close it.
@@ -91,13 +93,14 @@ class Places:
         return False
 
     def look_again(self) -> None:
-        """Let the next connection without a place search for idle ones. A search for each of them would cost too much."""
+        """Let the next connection without a place search for idle ones."""
         self._idle.clear()
-        self._searched = False
+        self._to_close = 0
 
     def _close_an_idle_one(self) -> bool:
-        if not self._idle and not self._searched:
-            self._searched = True
+        # A search looks at all connections. It is repeated only when the last one has made room for a good part of them.
+        if not self._idle and self._to_close <= 0:
+            self._to_close = max(1, len(self._connections) // _SEARCHED_PER_CLOSED)
             idle = [(connection, wait) for connection in self._connections if (wait := connection.idle()) is not None]
             self._idle.extend(sorted(idle, key=lambda found: found[0].patience.since(found[1])))
         while self._idle:
@@ -105,6 +108,7 @@ class Places:
             wait = connection.idle() if connection in self._connections else None
             if wait is not None and wait.subject is before.subject:
                 connection.make_room()
+                self._to_close -= 1
                 self._stats().closed["room"] += 1
                 return True
         return False

@@ -91,6 +91,8 @@ class Framing(HotReads):
     _chunks = 0
     _chunked: object = None
     """The request to which the last chunk belonged."""
+    _heads = 0
+    """Number of heads found so far."""
     _held: HeldBody
 
     @override
@@ -174,6 +176,7 @@ class Framing(HotReads):
         if self.parser.get_http_version() not in _VERSIONS:
             raise _Refused
         self._whole = False
+        self._heads += 1
         self._held.begin()
         super().on_headers_complete()
         self.headers = self._trailers

@@ -24,8 +24,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.access.key_ring import Caller
-from app.api.admission import CALLER, Admission
+from app.api.admission import CALLER, Admission, PlainHead
 from app.api.context import READING, STATE, Larder
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
@@ -53,6 +52,9 @@ _LAST = b"connection: close\r\n"
 class HotReads(HttpToolsProtocol):
     """uvicorn's protocol for one connection. The application's lifespan has put the ``Larder`` into ``app_state``."""
 
+    _plain_head: PlainHead | None = None
+    """The head of the last plain read whose connection stays open."""
+
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
         self._larder: Larder = app_state[STATE]
@@ -63,40 +65,53 @@ class HotReads(HttpToolsProtocol):
         scope = cycle.scope
         product_id = scope["path"][len(PREFIX) :]
         hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
-        if not hot or (plain := _plain(scope, product_id, self._larder.admission)) is None:
+        admission = self._larder.admission
+        if not hot or (head := _plain(scope, product_id, admission)) is None:
             super()._start_asgi_task(cycle, app)
             return
-        tag, caller = plain
+        if cycle.keep_alive:
+            self._plain_head = head
+        began = time.monotonic()
+        if (caller := admission.reader(head.authorization, began)) is None:
+            super()._start_asgi_task(cycle, app)
+            return
         scope["state"][CALLER] = caller
-        self._larder.products.peek(product_id, partial(self._peeked, cycle, app, tag, time.perf_counter()))
+        self._larder.products.peek(product_id, partial(self._peeked, cycle, app, head.tag, began))
 
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
         if cycle.disconnected or self.transport.is_closing():
             return  # the client has left
         # A value is counted as a hit, so it is written here even if the connection has filled up meanwhile.
         if not isinstance(found, Value):
-            if isinstance(found, Reading):
-                cycle.scope["state"][READING] = found
-            super()._start_asgi_task(cycle, app)
+            self._pass_on(cycle, app, found)
             return
-        usual = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
-        identity = random.getrandbits(128)
-        last = b"" if cycle.keep_alive else _LAST
-        etag = b'"%d"' % found.version
-        if tag == etag:
-            status, answer = 304, _NOT_MODIFIED % (usual, etag, identity, last)
-        else:
-            status, answer = 200, _FOUND % (usual, etag, len(found.payload), identity, last, found.payload)
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(answer)
-        if not cycle.keep_alive:
-            self.transport.close()
-        self._larder.requests.observe("GET", ROUTE, status, time.perf_counter() - began)
+        self._write_hit(found, tag, began, last=not cycle.keep_alive)
         cycle.on_response()
 
+    def _pass_on(self, cycle: RequestResponseCycle, app: Any, found: Peeked) -> None:
+        """Let the application answer a read with what was found in the slot."""
+        if isinstance(found, Reading):
+            cycle.scope["state"][READING] = found
+        super()._start_asgi_task(cycle, app)
 
-def _plain(scope: Any, product_id: str, admission: Admission) -> tuple[bytes, Caller] | None:
-    """Return the one tag of ``If-None-Match`` (empty if it is absent) and the sender; ``None`` if the request is not plain."""
+    def _write_hit(self, found: Value, tag: bytes, began: float, *, last: bool) -> None:
+        usual = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        identity = random.getrandbits(128)
+        closing = _LAST if last else b""
+        etag = b'"%d"' % found.version
+        if tag == etag:
+            status, answer = 304, _NOT_MODIFIED % (usual, etag, identity, closing)
+        else:
+            status, answer = 200, _FOUND % (usual, etag, len(found.payload), identity, closing, found.payload)
+        self.transport.write(answer)
+        if last:
+            self.transport.close()
+        self._larder.requests.observe("GET", ROUTE, status, time.monotonic() - began)
+
+
+def _plain(scope: Any, product_id: str, admission: Admission) -> PlainHead | None:
+    """Return what a plain read's headers say; ``None`` if the request is not plain."""
     if scope["query_string"] or not is_product_id(product_id):
         return None
     tag = _NO_TAG
@@ -113,6 +128,4 @@ def _plain(scope: Any, product_id: str, admission: Admission) -> tuple[bytes, Ca
                 tag = value
             else:
                 return None
-    if host not in admission.good_hosts or (caller := admission.reader(authorization)) is None:
-        return None
-    return tag, caller
+    return PlainHead(tag, authorization) if host in admission.good_hosts else None

@@ -148,7 +148,7 @@ def service() -> Service:
         cast("Products", service.products),
         service.database,
         service.store,
-        service.stats,
+        {"products": service.stats},
         requests,
         main.admission(settings, None),
         Load(1.0),

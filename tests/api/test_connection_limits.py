@@ -13,7 +13,7 @@ import pytest
 
 from app.api.load import CALM
 from app.server.capacity import FREE_BODY_BYTES
-from app.server.connection import Connection
+from app.server.known_heads import KnownHeads
 from app.server.timeouts import TimeLimits, sweep
 from app.settings import Settings
 from tests.api.conftest import LIMIT, Service
@@ -40,7 +40,7 @@ class Clock:
             each_look()
             await _settled()
             self.now += _LOOK_S
-            sweep(cast("set[Connection]", self._port.state.connections), self.now, _LIMITS)
+            sweep(cast("set[KnownHeads]", self._port.state.connections), self.now, _LIMITS)
         await _settled()
 
 

@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.api.context import STATE
-from app.server.connection import Connection
+from app.server.known_heads import KnownHeads
 from tests.api.conftest import Service
 
 _DATE = (b"date", b"Sat, 31 Jan 2026 09:05:00 GMT")
@@ -23,7 +23,7 @@ class Port:
 
     number: int
     state: ServerState
-    connections: list[Connection] = field(default_factory=list)
+    connections: list[KnownHeads] = field(default_factory=list)
 
     def take(self, segment: bytes) -> None:
         """Give the newest connection a segment as if it had come alone, which a network does not promise."""
@@ -39,8 +39,8 @@ async def listen(service: Service) -> AsyncIterator[Port]:
     state.default_headers = [_DATE]
     listening = Port(0, state)
 
-    def connected() -> Connection:
-        listening.connections.append(Connection(config, state, {STATE: service.app.state.larder}))
+    def connected() -> KnownHeads:
+        listening.connections.append(KnownHeads(config, state, {STATE: service.app.state.larder}))
         return listening.connections[-1]
 
     server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)

@@ -17,6 +17,7 @@ from app.cache.audit_loop import AuditLoop
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
+from app.cache.policies import WritePolicy
 from app.cache.ports import (
     Announced,
     AuditProgress,
@@ -217,6 +218,8 @@ class Process:
     stats: Stats
     transactions: ProductTransactions
     redis: RedisLinks
+    slots: RedisStore
+    """The store itself, for looks that are not counted."""
 
     async def trust(self) -> Cycle:
         """Audit once, so that the cache is proven current for as long as the fence lives."""
@@ -238,9 +241,9 @@ class Process:
 
         return await self.source.calls.call("commit", list(command.keys), run)
 
-    async def write(self, command: Command) -> Acknowledgement:
+    async def write(self, command: Command, policy: WritePolicy | None = None) -> Acknowledgement:
         """Commit and publish, without settling."""
-        return (await self.cache.write(list(command.keys), lambda: self.commit(command)))[1]
+        return (await self.cache.write(list(command.keys), lambda: self.commit(command), policy=policy))[1]
 
     async def version(self, key: str) -> int:
         """The version that a read answers."""
@@ -265,14 +268,14 @@ async def open_process(
     store = RedisStore(links, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
     audit_stores = RedisAuditStores(audit_link, namespace)
     stats = Stats()
-    source = ProductSource(database)
     gated_store = GatedStore(store)
+    source = ProductSource(database)
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
     cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, check_epoch=history.record, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
-    audit_sources = TableAuditSources(database, PRODUCTS, namespace)
+    open_source = TableAuditSources(database, PRODUCTS, namespace).open
 
     @asynccontextmanager
     async def open_audit_store() -> AsyncIterator[AuditStore]:
@@ -281,18 +284,17 @@ async def open_process(
 
     @asynccontextmanager
     async def open_audit_source() -> AsyncIterator[AuditSource]:
-        async with audit_sources.open() as opened:
+        async with open_source() as opened:
             yield GatedAuditSource(opened, gated_source.calls)
 
     audit = Audit(open_audit_store, open_audit_source, config, stats, history=history)
-    loop = AuditLoop({namespace: audit}, no_shared_cycle, config)
     await links.start()
     await audit_link.start()
     await cache.start()
     gated_source.calls.log.clear()
-    background = asyncio.create_task(loop.run()) if audited else None
+    background = asyncio.create_task(AuditLoop({namespace: audit}, no_shared_cycle, config).run()) if audited else None
     try:
-        yield Process(cache, products, gated_store, gated_source, audit, stats, transactions, links)
+        yield Process(cache, products, gated_store, gated_source, audit, stats, transactions, links, store)
         gated_store.calls.let_go()
         gated_source.calls.let_go()
         async with asyncio.timeout(PATIENCE_S):

@@ -21,6 +21,8 @@ class Tap:
 
     seen: list[str] = field(default_factory=list)
     round_trips: int = 0
+    script_bytes: list[int] = field(default_factory=list)
+    """The size of each script's arguments, from its first key on."""
     cut: Cut | None = None
     """What happens to the next COMMIT."""
     hang_at: str = ""
@@ -31,6 +33,7 @@ class Tap:
         """Forget what passed."""
         self.seen.clear()
         self.round_trips = 0
+        self.script_bytes.clear()
 
 
 class _RedisWatch(Watch):
@@ -46,6 +49,8 @@ class _RedisWatch(Watch):
             command, self._bytes = parsed
             name = command[0].decode().upper()
             self._tap.seen.append(name)
+            if name == "EVALSHA":
+                self._tap.script_bytes.append(sum(map(len, command[3:])))
             self._tap.round_trips += name == "ECHO"  # each of Larder's calls ends with one
         return True
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from app.cache.config import CacheConfig
+from app.cache.policies import WritePolicy
 from app.cache.ports import Reading
 from app.cache.write_through import Peeked, Read, Status
 from app.products.commands import Put, Upsert, set_stock
@@ -141,6 +142,43 @@ async def test_write_on_an_empty_slot(metered: Metered) -> None:
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (2, 3)
     metered.reset()
     assert (await metered.process.cache.read(KEY)).status is Status.HIT
+
+
+@pytest.mark.guarantee("G7")
+@pytest.mark.parametrize("held", [True, False], ids=["filled", "empty"])
+@pytest.mark.parametrize("policy", [WritePolicy.UPDATE, WritePolicy.ASIDE])
+async def test_write_without_a_lease(metered: Metered, policy: WritePolicy, *, held: bool) -> None:
+    """``update`` and ``aside`` make no Redis round trip before the transaction and one after it, whatever the slot holds."""
+    if not held:
+        await metered.process.cache.drop(KEY)
+    metered.reset()
+    assert (await metered.process.write(set_stock(KEY, 1), policy)).proven
+    assert (metered.order[0], metered.order[-3:]) == ("BEGIN", ["EVALSHA", "ECHO", "INFO"])
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+    read = await metered.process.cache.read(KEY)
+    assert (read.status, read.state.version) == (Status.HIT if held and policy is WritePolicy.UPDATE else Status.STORED, 2)
+
+
+@pytest.mark.guarantee("G7")
+async def test_write_around(metered: Metered) -> None:
+    """``around`` makes no Redis round trip, and is not proven."""
+    assert not (await metered.process.write(set_stock(KEY, 1), WritePolicy.AROUND)).proven
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (0, 3)
+    await metered.process.trust()
+
+
+@pytest.mark.guarantee("G7")
+async def test_deletion_sends_no_payload(metered: Metered) -> None:
+    """``aside`` sends at most 150 bytes a slot, names and all, however long the payloads are."""
+    drafts = [replace(draft(f"p{number}"), name="🫖" * 200) for number in range(100)]
+    await metered.process.write(Upsert(drafts))
+    sent: dict[WritePolicy, int] = {}
+    for policy in (WritePolicy.UPDATE, WritePolicy.ASIDE):
+        metered.reset()
+        await metered.process.write(Upsert([replace(item, stock=1 + len(sent)) for item in drafts]), policy)
+        [sent[policy]] = metered.redis.script_bytes
+    assert sent[WritePolicy.UPDATE] > 800 * len(drafts)
+    assert sent[WritePolicy.ASIDE] <= 150 * len(drafts)
 
 
 async def test_fifty_writes_at_once(metered: Metered) -> None:

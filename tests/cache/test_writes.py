@@ -1,19 +1,21 @@
 """Writes on real servers that no schedule plays: leases, failures, slots that do not count, and how long slots live."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import redis.asyncio
 
+from app.cache.policies import WritePolicy
 from app.cache.ports import Absent, Outcome, Publication, State, Value
 from app.cache.redis.store import Names, RedisLinks, RedisStore
-from app.cache.write_through import Status
+from app.cache.write_through import Peeked, Status
 from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Precondition
 from app.products.transactions import Committed
 from tests.cache.conftest import Slots
-from tests.cache.rig import LOST, Process, draft
+from tests.cache.rig import LONG_FENCE, LOST, Process, draft, open_process
 from tests.harness.script import Gate
 from tests.limits import lifetimes, redis_options
 
@@ -169,3 +171,45 @@ async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, names
         await client.unlink(*(names.prefix + state.key for state in states))  # or the inspection after the test finds them
         await client.aclose()
         await links.close()
+
+
+@pytest.mark.parametrize("policy", [WritePolicy.UPDATE, WritePolicy.ASIDE])
+async def test_write_that_does_not_refill(mug: Process, slots: Slots, policy: WritePolicy) -> None:
+    """An emptied slot stays empty: only ``through`` loads for readers who may never come."""
+    await slots.evict(KEY)
+    assert (await mug.write(set_stock(KEY, 1), policy)).proven
+    await mug.cache.aclose()
+    assert mug.stats.refills == 0
+    assert await slots.get(KEY) is None
+
+
+async def test_write_around_that_changes_nothing_and_has_no_rows(mug: Process) -> None:
+    """A write of no row needs no wait under any policy; one that found its row unchanged waits for the audit (R10)."""
+
+    async def refused() -> Committed:
+        return Committed((), ())
+
+    _, acknowledgement = await mug.cache.write([KEY], refused, policy=WritePolicy.AROUND)
+    assert acknowledgement.proven
+    assert not (await mug.write(Put(draft(KEY)), WritePolicy.AROUND)).proven
+    await mug.trust()
+
+
+async def test_cache_that_is_switched_off(redis_url: str, database_url: str, namespace: str, slots: Slots) -> None:
+    """Reads go to PostgreSQL and say so; writes empty their slots, so that other instances never see the past."""
+    async with (
+        open_process(redis_url, database_url, namespace) as on,
+        open_process(redis_url, database_url, namespace, config=replace(LONG_FENCE, bypassed=True)) as off,
+    ):
+        await on.trust()
+        await on.write(Put(draft(KEY)))
+        read = await off.cache.read(KEY)
+        assert (read.state.version, read.status, read.detail) == (1, Status.BYPASS, "switched-off")
+        peeked: list[Peeked] = []
+        off.cache.peek(KEY, peeked.append)
+        assert peeked == [None]
+        assert (await off.cache.read(KEY, refresh=True)).status is Status.BYPASS
+        assert (await off.write(set_stock(KEY, 1), WritePolicy.THROUGH)).proven
+        assert await slots.get(KEY) is None
+        assert off.store.calls.count() == {"publish": 1}
+        assert (await on.cache.read(KEY)).state.version == 2

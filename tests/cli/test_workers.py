@@ -17,10 +17,10 @@ from app.cli.serve import settings_for
 from tests.cli.larder_process import LIMIT_S, Larder, ServingLarder
 
 TWO = ("serve", "--workers", "2")
-_HITS = ("larder_cache_reads_total", ("hit",))
+_HITS = ("larder_cache_reads_total", ("products.1", "hit"))
 _RESTARTS = ("larder_worker_restarts_total", ())
 _WORKERS = ("larder_workers", ())
-_STORE_UP = ("larder_cache_store_up", ())
+_STORE_UP = ("larder_cache_store_up", ("products.1",))
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 

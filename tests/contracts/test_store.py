@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.cache import slot
-from app.cache.ports import Absent, Outcome, Publication, State, Value, Watermark
+from app.cache.ports import Absent, Outcome, Publication, Published, State, Value, Watermark
 from tests.contracts.stores import ABSENT_TTL_S, LEASE_TTL_S, SLOT_TTL_S, StoreBench
 
 EPOCH, OTHER_EPOCH = "7000000000000000001.00000002.00000000000000aa", "00000000000000bb"
@@ -143,6 +143,73 @@ async def test_publish_of_states_of_two_epochs(stored: StoreBench) -> None:
     await stored.put(KEY, slot.encode(value(1)))
     published = await stored.store.publish([Publication(value(2)), Publication(value(2, key="jug", epoch=OTHER_EPOCH))])
     assert (published.outcomes, published.proven) == ((Outcome.STORED, Outcome.UNTRUSTED), False)
+
+
+# ------------------------------------------------------------------- deletions
+
+
+async def delete(stored: StoreBench, state: State) -> Published:
+    """Delete a state's slot where a publish of it would store."""
+    return await stored.store.publish([Publication(state, deletes=True)])
+
+
+@pytest.mark.guarantee("R3")
+@pytest.mark.parametrize(
+    ("held", "state", "outcome"),
+    [
+        (value(1), value(2), Outcome.DELETED),
+        (value(1), absent(2), Outcome.DELETED),
+        (absent(0), value(1), Outcome.DELETED),
+        (value(9), value(10), Outcome.DELETED),
+        (value(57, epoch=OTHER_EPOCH), value(1), Outcome.DELETED),
+        (value(2), value(2), Outcome.KEPT),
+        (value(10), value(9), Outcome.KEPT),
+        (absent(3), value(2), Outcome.KEPT),
+    ],
+)
+async def test_deletion_of_a_state(stored: StoreBench, held: State, state: State, outcome: Outcome) -> None:
+    """A deletion empties the slot where a publish would store, keeps a state that is not older, and proves as a publish."""
+    await trust(stored)
+    await stored.put(KEY, slot.encode(held))
+    published = await delete(stored, state)
+    assert (published.outcomes, published.proven) == ((outcome,), True)
+    assert await stored.raw(KEY) == (None if outcome is Outcome.DELETED else slot.encode(held))
+
+
+@pytest.mark.guarantee("R3")
+async def test_deletion_of_a_lease(stored: StoreBench) -> None:
+    """A deletion removes every lease, so that a loader that read before the commit fills nothing."""
+    await trust(stored)
+    theirs = await lease(stored)
+    assert await delete(stored, value(2)) == Published((Outcome.LEASE_DELETED,), proven=True)
+    assert await publish(stored, value(1), theirs) is Outcome.EMPTY
+    assert await stored.raw(KEY) is None
+
+
+@pytest.mark.guarantee("R3")
+async def test_deletion_of_nothing_and_without_trust(stored: StoreBench) -> None:
+    """An empty slot stays empty and is proven; without a watermark, or without a fence, nothing is proven."""
+    server = await trust(stored)
+    assert await delete(stored, value(2)) == Published((Outcome.EMPTY,), proven=True)
+    await stored.put_fence(server, OTHER_EPOCH, 60)
+    await stored.put(KEY, slot.encode(value(1)))
+    assert await delete(stored, value(2)) == Published((Outcome.DELETED,), proven=False)
+    await stored.put_watermark(None)
+    await stored.put(KEY, slot.encode(value(9)))
+    assert await delete(stored, value(2)) == Published((Outcome.UNTRUSTED,), proven=False)
+    assert await stored.raw(KEY) is None
+
+
+async def test_deletions_among_publishes(stored: StoreBench) -> None:
+    """Each publication of a batch is applied in its own way, in order."""
+    await trust(stored)
+    for key in (KEY, "jug"):
+        await stored.put(key, slot.encode(value(1, key=key)))
+    published = await stored.store.publish(
+        [Publication(value(2, key="jug"), deletes=True), Publication(value(2)), Publication(value(3), deletes=True)]
+    )
+    assert published == Published((Outcome.DELETED, Outcome.STORED, Outcome.DELETED), proven=True)
+    assert (await stored.raw(KEY), await stored.raw("jug")) == (None, None)
 
 
 # ------------------------------------------------------------- proof and trust

@@ -260,11 +260,13 @@ class RedisServer:
         state = publication.state
         raw = self.raw(state.key)
         outcome = self._decide(raw, publication)
+        if publication.deletes and outcome is Outcome.STORED:
+            outcome = Outcome.DELETED
         if outcome is Outcome.STORED:
             self.data.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
-        elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED):
+        elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED, Outcome.DELETED):
             self.data.slots.pop(state.key, None)
         return outcome
 
@@ -276,7 +278,7 @@ class RedisServer:
         if raw is None:
             return self._on_empty()
         if raw[:1] == slot.LEASE:
-            return Outcome.STORED if self._owns(raw, publication.token) else self._on_foreign_lease()
+            return Outcome.STORED if self._owns(raw, publication.token) else self._on_foreign_lease(publication)
         return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
 
     def _trusted(self, state: State) -> bool:
@@ -289,7 +291,8 @@ class RedisServer:
     def _owns(self, raw: bytes, token: str) -> bool:
         return bool(token) and raw == slot.LEASE + token.encode()
 
-    def _on_foreign_lease(self) -> Outcome:
+    def _on_foreign_lease(self, publication: Publication) -> Outcome:
+        del publication
         return Outcome.LEASE_DELETED
 
     def _replaces(self, raw: bytes, state: State) -> bool:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from app.cache.audit import Cycle
+from app.cache.policies import WritePolicy
 from app.cache.ports import State
 from app.cache.write_through import Read as Answer
 from app.cache.write_through import Status, WriteThrough
@@ -101,7 +102,9 @@ class Stage(ABC, Generic[M_co]):
         await first.cache.drop(KEY)
         return first, second
 
-    async def write(self, member: Member, *, content: str | None = None, mark: str = "") -> None:
+    async def write(
+        self, member: Member, *, content: str | None = None, mark: str = "", policy: WritePolicy | None = None
+    ) -> None:
         """Write a content, a new one if none is given, or delete (``""``), and record when that was acknowledged."""
         called = self._tick()
         self._contents += 1
@@ -114,7 +117,7 @@ class Stage(ABC, Generic[M_co]):
             states.extend(found)
             return Committed(published)
 
-        _, acknowledgement = await member.cache.write([KEY], run)
+        _, acknowledgement = await member.cache.write([KEY], run, policy=policy)
         await member.cache.settle(acknowledgement)
         returned = self._tick()
         for state in states:

@@ -19,6 +19,7 @@ Schedule = Callable[[Stage[Member]], Awaitable[None]]
 LAPSES = {
     traffic.publish_is_lost,
     traffic.settling_without_the_database,
+    traffic.write_goes_around_the_slot,
     traffic.slot_of_an_epoch_that_ended,
     traffic.publish_onto_a_slot_of_an_epoch_that_ended,
     audits.audit_sets_its_fence_late,

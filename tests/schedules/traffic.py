@@ -5,6 +5,7 @@ Each is named after what happens.
 
 import asyncio
 
+from app.cache.policies import WritePolicy
 from app.cache.write_through import Status
 from tests.harness.script import Gate
 from tests.schedules.on_fakes import FakeStage
@@ -80,6 +81,23 @@ async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
     async with stage.held(one.redis.hold("publish"), stage.read(one)):
         await stage.write(two)
     await stage.read(two)
+
+
+async def fill_arrives_after_a_deletion(stage: Stage[Member]) -> None:
+    """A reader leases and loads; a writer commits and deletes the slot; the reader fills."""
+    one, two = await stage.emptied()
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two, policy=WritePolicy.ASIDE)
+    await stage.finds(two, 2, Status.STORED)
+    await stage.write(two, policy=WritePolicy.ASIDE)
+    await stage.finds(one, 3, Status.STORED)
+
+
+async def write_goes_around_the_slot(stage: Stage[Member]) -> None:
+    """A writer commits and leaves the slot to the audit, while every reader trusts it."""
+    one, two = await stage.trusted()
+    await stage.write(two, policy=WritePolicy.AROUND)
+    await stage.read(one)
 
 
 async def fill_arrives_on_another_readers_lease(stage: Stage[Member]) -> None:

@@ -104,6 +104,18 @@ def test_without_idle_ones_a_new_one_is_refused(pair: tuple[socket.socket, socke
     assert idle.closed
 
 
+def test_those_found_are_searched_for_again_when_all_are_closed(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A burst of new connections may close every connection that was idle when it began, and those that are idle by then."""
+    connections: set[Closeable] = set()
+    places = Places(2, connections, ConnectionStats)
+    first, _busy = _Client(connections, 10.0), _Client(connections, None)
+    assert places.admit(pair[0], 0)
+    second = _Client(connections, 20.0)
+    assert places.admit(pair[0], 0)
+    assert (first.closed, second.closed) == (True, True)
+    assert not places.admit(pair[0], 2)
+
+
 def test_bytes_of_a_body_count_until_its_answer() -> None:
     """Those of an answered request are given back, those of the next one on the connection are not."""
     stats = ConnectionStats()

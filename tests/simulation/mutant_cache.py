@@ -9,9 +9,10 @@ from typing import Any
 from app.cache import slot
 from app.cache.batcher import Batcher
 from app.cache.loads import Load, Loaded, Loads
+from app.cache.policies import WritePolicy
 from app.cache.ports import Reading, State
 from app.cache.round_trips import Reply, RoundTrips
-from app.cache.write_through import Acknowledgement, Read, WriteThrough
+from app.cache.write_through import Acknowledgement, Leases, Read, WriteThrough
 
 
 class AcknowledgesAtOnce(WriteThrough):
@@ -19,6 +20,13 @@ class AcknowledgesAtOnce(WriteThrough):
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         return
+
+
+class AroundAnswersAtOnce(WriteThrough):
+    """A write that leaves its slots to the audit does not settle."""
+
+    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
+        return leases.policy is WritePolicy.AROUND or await super()._prove(states, leases, ttl_s)
 
 
 class TrustsAnyEpoch(WriteThrough):

@@ -27,8 +27,15 @@ class StoresOnEmpty(RedisServer):
 class KeepsForeignLease(RedisServer):
     """A publish leaves somebody else's lease where it is."""
 
-    def _on_foreign_lease(self) -> Outcome:
+    def _on_foreign_lease(self, publication: Publication) -> Outcome:
         return Outcome.KEPT
+
+
+class DeletionSparesLeases(RedisServer):
+    """A write that deletes its slot leaves somebody else's lease where it is."""
+
+    def _on_foreign_lease(self, publication: Publication) -> Outcome:
+        return Outcome.KEPT if publication.deletes else super()._on_foreign_lease(publication)
 
 
 class AnyToken(RedisServer):

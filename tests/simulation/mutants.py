@@ -115,6 +115,8 @@ MUTANTS = [
     _mutant("R3", redis.StoresAnyVersion, traffic.publishes_arrive_in_the_other_order),
     _mutant("R3", redis.StoresOnEmpty, traffic.publish_arrives_after_an_eviction),
     _mutant("R3", redis.KeepsForeignLease, traffic.fill_arrives_after_a_write),
+    _mutant("R3", redis.DeletionSparesLeases, traffic.fill_arrives_after_a_deletion),
+    _mutant("R4", cache.AroundAnswersAtOnce, traffic.write_goes_around_the_slot),
     _mutant(
         "R3",
         redis.IgnoresEpochOfSlot,

@@ -113,7 +113,7 @@ class Client:
             return Committed(states if changed else world.parts.unchanged(states))
 
         try:
-            _, acknowledgement = await process.cache.write(attempt.keys, run)
+            _, acknowledgement = await process.cache.write(attempt.keys, run, policy=world.draw_policy())
         except (SourceUnavailable, CommitUnknown) as error:
             world.note(process.name, f"write {attempt.mark}: {type(error).__name__}")
             history.counts[f"write {type(error).__name__}"] += 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.cache.config import CacheConfig
 from app.cache.history import hash_of
+from app.cache.policies import WritePolicy
 from app.cache.ports import State
 from app.cache.stats import Stats
 from tests.fakes.postgres import NAMESPACE, Image
@@ -91,6 +92,10 @@ class World:
         )
         self.attempts: list[Attempt] = []
         """Writes that were begun and not acknowledged: somebody will try them again."""
+        self.policies: tuple[WritePolicy | None, ...] = self.chance.choice(
+            ((None,), (None,), (WritePolicy.ASIDE,), tuple(WritePolicy))
+        )
+        """Half of the histories use the shipped policy alone, a quarter ``aside``, and a quarter draws it for each write."""
         self.postgres_is_troubled = False
         self.writes_may_fail = False
         self.on_start: Callable[[Process], None] = lambda _: None
@@ -110,6 +115,10 @@ class World:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run something that belongs to no process."""
         return self.loop.create_task(coroutine, context=Context())
+
+    def draw_policy(self) -> WritePolicy | None:
+        """The policy of the next write; ``None`` for the one of its process."""
+        return self.chance.choice(self.policies)
 
     def start_process(self, name: str) -> "Process":
         """Start a process of the service, anew if it died."""

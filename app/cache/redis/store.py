@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing_extensions import override
 
 from .. import slot
-from ..ports import Outcome, Publication, Published, Reading, Store, Value
+from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
 from .connection import RedisCommand, RedisLink
 from .tls import RedisTls
 
@@ -24,6 +24,8 @@ SCRIPTS = {
     for name in ("publish", "lease", "release", "begin", "verify", "trust")
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
+_DELETES = "!"
+"""Stands for a token that belongs to no lease: ``publish.lua`` then deletes where it would store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,11 @@ class RedisStore(Store):
         names = [self._names.watermark, self._names.fence, *slots]
         arguments: list[str | bytes | int] = []
         for publication in publications:
-            arguments += (slot.encode(publication.state), publication.token, self._life_ms(publication))
+            state = publication.state
+            if publication.deletes:
+                arguments += (slot.encode(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
+            else:
+                arguments += (slot.encode(state), publication.token, self._life_ms(publication))
         _, [reply] = await self._publishes.call_naming_server(lambda server: [script("publish", names, [server, *arguments])])
         return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
 

@@ -1,8 +1,9 @@
 -- Put states into their slots (R3).
 -- KEYS: watermark, fence, slot...
 -- ARGV: server of this connection, then for each slot: state, token ('' for none), life in ms
+-- A token '!' belongs to no lease: the slot is deleted where the state would be stored, so the state needs no payload.
 -- returns: {1 when a live fence names this server and every state has the watermark's epoch, else 0; an outcome per slot}
--- outcomes: 0 empty, 1 stored, 2 kept, 3 lease deleted, 4 untrusted (the numbers of ports.Outcome)
+-- outcomes: 0 empty, 1 stored, 2 kept, 3 lease deleted, 4 untrusted, 5 deleted (the numbers of ports.Outcome)
 -- A slot holds the hash of its epoch; a watermark ends in 'hash:xid' (20 digits), a fence in 'hash'.
 local watermark = redis.pcall('GET', KEYS[1])
 local fence = redis.pcall('GET', KEYS[2])
@@ -43,7 +44,10 @@ for i = 3, #KEYS do
     else
       outcome = 2
     end
-    if outcome == 1 then
+    if outcome == 1 and token == '!' then
+      redis.call('DEL', KEYS[i])
+      outcome = 5
+    elseif outcome == 1 then
       redis.call('SET', KEYS[i], state, 'PX', life_ms)
     end
   end
