@@ -114,11 +114,20 @@ class Cache:
 class Caches:
     """The caches of one process, by entity."""
 
-    def __init__(self, parts: Sequence[_Part], transactions: TableTransactions, links: RedisLinks, limits: Limits) -> None:
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        transactions: TableTransactions,
+        links: RedisLinks,
+        loop: AuditLoop,
+        limits: Limits,
+    ) -> None:
         self._caches = {part.entity.table: Cache(part, self, limits.ttl_max_s) for part in parts}
         self._transactions = transactions
         self.store = links
         """The connections to Redis, whose state the metrics show."""
+        self.loop = loop
+        """The audits, which run in the background."""
 
     def __getitem__(self, entity: Entity) -> Cache:
         """Return the cache of an entity. Raises ``KeyError`` for one that was not opened."""
@@ -233,7 +242,7 @@ async def open_caches(
         for link in (shared, alone):
             opened.push_async_callback(link.close)
         await links.start()
-        await (shared if len(entities) > 1 else alone).start()
+        await (shared if len(entities) > 1 else alone).start_once()
         parts = [_part(entity, database, links, alone, limits) for entity in entities]
         for part in parts:
             opened.push_async_callback(part.protocol.aclose)
@@ -245,7 +254,7 @@ async def open_caches(
             await part.protocol.start()
         await opened.enter_async_context(in_background("audit", loop.run()))
         transactions = TableTransactions(database, lock_timeout_ms=limits.database_lock_timeout_ms)
-        yield Caches(parts, transactions, links, limits)
+        yield Caches(parts, transactions, links, loop, limits)
 
 
 def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> _Part:

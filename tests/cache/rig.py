@@ -289,7 +289,7 @@ async def open_process(
 
     audit = Audit(open_audit_store, open_audit_source, config, stats, history=history)
     await links.start()
-    await audit_link.start()
+    await audit_link.start_once()
     await cache.start()
     gated_source.calls.log.clear()
     background = asyncio.create_task(AuditLoop({namespace: audit}, no_shared_cycle, config).run()) if audited else None

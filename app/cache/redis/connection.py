@@ -166,7 +166,7 @@ class RedisLink:
         self._connection: RedisConnection | None = None
         self._prober: asyncio.Task[None] | None = None
         self._reason = "no connection has been tried yet"
-        self._started = False
+        self._first_try: asyncio.Task[None] | None = None
         self._busy = False
         self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
         self._sender: asyncio.Task[None] | None = None
@@ -245,20 +245,20 @@ class RedisLink:
 
     async def start(self) -> None:
         """Try to connect once; if that fails, keep trying in the background."""
-        self._started = True
         self._prober = asyncio.create_task(self._probe(0.0))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connect_timeout_s):
                 await asyncio.shield(self._prober)
 
     async def start_once(self) -> None:
-        """Do the same as ``start``, unless that was done before."""
-        if not self._started:
-            await self.start()
+        """Return after the first try to connect, which is made if nobody has made it."""
+        if self._first_try is None:
+            self._first_try = asyncio.create_task(self.start())
+        await asyncio.shield(self._first_try)
 
     async def close(self) -> None:
         """Stop probing and close the connection. Calls that wait are refused."""
-        tasks = [task for task in (self._prober, self._sender) if task is not None]
+        tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
