@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages oversell lint format types model simulate chaos bench soak lock resolve clean
+.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak lock resolve clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -64,6 +64,9 @@ test: $(STAMP) ## run the test suite on real servers
 
 outages: $(STAMP) ## run the tests that judge how long servers take under load, one after another (make test leaves them out)
 	@$(BIN)/python -m pytest -m alone $(ARGS)
+
+pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
+	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)
 
 oversell: $(STAMP) ## 100 clients take 200 units each of 10,000, from one process and from three: exactly 10,000 succeed
 	@$(BIN)/python -m tests.oversell --processes 1 $(ARGS)

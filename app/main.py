@@ -100,10 +100,12 @@ async def running(
             requests or RequestStats(),
             admission(settings, ring),
             load,
+            database,
             shared,
         )
         if shared is not None:
             await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
+        await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
 
 

@@ -132,6 +132,12 @@ class Settings(BaseModel):
         "",
         description="caches that are switched off, as `products`: reads go to PostgreSQL, writes empty their slots",
     )
+    sample_keys: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="count for one key in so many whether its writes are read before the next one; 0 counts none",
+    )
     slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
     absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")
     ttl_jitter_percent: int = Field(

@@ -111,6 +111,12 @@ class KeyRing:
         self.known_headers: dict[bytes, tuple[Caller, _Copy]] = {}
         self._warned = False
 
+    @property
+    def readable(self) -> bool:
+        """Whether the copy of every source is young enough to check keys with."""
+        now = self._clock()
+        return all(now < copy.good_until for copy in self._copies)
+
     def caller_of(self, authorization: Sequence[bytes]) -> Caller:
         """Return the sender of a request with these ``Authorization`` headers.
 

@@ -46,7 +46,7 @@ _ALLOWS = {
     Scope.STOCK_ADJUST: "add to stock and take from it",
     Scope.STOCK_COUNT: "set a stock to what was counted",
     Scope.LEDGER_READ: "read the ledger of stock movements",
-    Scope.OPERATE: "read the metrics and the details of readiness, and drop cache entries",
+    Scope.OPERATE: "read the metrics, the dashboard with stock and movements, and the details of readiness; drop cache entries",
 }
 
 

@@ -11,7 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import collection, html_pages, openapi, operation, problems, products, stock
+from app.api import collection, dashboard, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import RequestRoute
@@ -72,7 +72,14 @@ def build(
     )
     app.open_to_all = open_to_all
     problems.install(app)
-    for router in (stock.router, products.router, collection.router, operation.cache_router, operation.router):
+    for router in (
+        stock.router,
+        products.router,
+        collection.router,
+        operation.cache_router,
+        operation.router,
+        dashboard.router,
+    ):
         # Routes are added directly, because an included router matches them twice.
         app.router.routes.extend(router.routes)
     html_pages.install(app, docs=docs)

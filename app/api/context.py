@@ -4,28 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from fastapi import Request
 
 from app.access.key_ring import Caller
 from app.api.admission import CALLER, Admission
 from app.api.load import Load
-from app.api.metrics import AccessStats, RequestStats, StoreHealth, WorkerMetrics, render
+from app.api.metrics import AccessStats, DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import Shared
+from app.api.recorder import SILENT_S, Recorder, Watchable
+from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
 from app.products.service import Products
 from app.settings import Settings
-
-
-class Pingable(Protocol):
-    """A server whose readiness can be checked."""
-
-    async def ping(self) -> None:
-        """Return once the server has answered that it can be used; raise an error if it does not answer in time."""
-
 
 STATE = "larder"
 """Key in the lifespan's state under which the server's protocol finds the running service."""
@@ -39,13 +32,14 @@ class Larder:
 
     settings: Settings
     products: Products
-    source: Pingable
+    source: Watchable
     store: StoreHealth
     stats: Mapping[str, Stats]
     """The counters of the caches, by namespace."""
     requests: RequestStats
     admission: Admission
     load: Load
+    database: DatabaseUse
     shared_metrics: SharedMetrics | None = None
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -54,11 +48,17 @@ class Larder:
     clock: Callable[[], float] = time.monotonic
     readiness: Shared[None] = field(init=False)
     """Whether PostgreSQL can be used, found out at most once a second."""
+    recorder: Recorder = field(init=False)
+    """What the dashboard shows, recorded by one of the workers."""
+    stock_glance: StockGlance = field(init=False)
     _own_metrics: Shared[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
         object.__setattr__(self, "_own_metrics", Shared(self._render_own, clock=self.clock))
+        object.__setattr__(self, "stock_glance", StockGlance(self.products))
+        counted = next(iter(self.stats.values()))
+        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.source, counted, self.shared_metrics))
 
     async def metrics(self) -> bytes:
         """Return the metrics of all workers as text, made at most once a second."""
@@ -72,8 +72,21 @@ class Larder:
     def tally(self) -> WorkerMetrics:
         """Return the live counters of this process."""
         return WorkerMetrics(
-            self.requests, self.stats, self.store.failures, self.store.up, 1, access=AccessStats.of(self.admission)
+            self.requests,
+            self.stats,
+            self.store.failures,
+            self.store.up,
+            workers=1,
+            access=AccessStats.of(self.admission),
+            statements=self.database.statements,
+            load=LoadState(self.load.pressure, self.products.longest_wait_s, self.database.waiting),
+            keys_readable=self.admission.ring is None or self.admission.ring.readable,
         )
+
+    def total(self) -> WorkerMetrics:
+        """Return the counters of all workers. A worker that has not reported for a second does not count as alive."""
+        own = self.tally()
+        return own if self.shared_metrics is None else self.shared_metrics.total(own, SILENT_S)
 
 
 def larder_of(request: Request) -> Larder:

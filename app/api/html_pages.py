@@ -5,6 +5,7 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -17,6 +18,7 @@ from typing_extensions import override
 from app.api.problem_types import TYPES, ProblemType
 
 _ASSETS = "/docs/assets"
+_DASHBOARD_ASSETS = "/dashboard/assets"
 _STYLE = (
     "body{max-width:42rem;margin:3rem auto;padding:0 1rem;font:1rem/1.5 system-ui,sans-serif}"
     "code{background:#8882;padding:.1em .3em}dt{font-weight:600}dd{margin:0 0 1em}"
@@ -94,6 +96,21 @@ async def _swagger_ui() -> HTMLResponse:
     return page
 
 
+_DASHBOARD = files("app.dashboard").joinpath("page", "dashboard.html").read_text(encoding="utf-8")
+_DASHBOARD_HEADERS = _USUAL_HEADERS | {
+    "Content-Security-Policy": (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; {_LOCKED}"
+    ),
+    "Cache-Control": "no-cache",
+}
+
+
+@router.get("/dashboard")
+async def dashboard() -> HTMLResponse:
+    """Show the state of the service. The page is the same for everybody; its script reads ``/dashboard/data``."""
+    return HTMLResponse(_DASHBOARD, headers=_DASHBOARD_HEADERS)
+
+
 class _Assets(StaticFiles):
     @override
     def file_response(self, *args: Any, **options: Any) -> Response:
@@ -105,6 +122,7 @@ class _Assets(StaticFiles):
 def install(app: FastAPI, *, docs: bool) -> None:
     """Add the pages. They load nothing from other sites, because Swagger UI comes with an installed package."""
     app.include_router(router)
+    app.mount(_DASHBOARD_ASSETS, _Assets(packages=[("app.dashboard", "page")]))
     if not docs:
         return
     app.add_api_route("/docs", _swagger_ui, include_in_schema=False, response_class=HTMLResponse)

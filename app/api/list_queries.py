@@ -26,11 +26,13 @@ MAX_IDS = 250
 MAX_LIMIT = 250
 DEFAULT_LIMIT = 50
 MAX_PARAMETERS = 1_000
+MAX_SAMPLES = 10**12
 _LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM = 2, 3, 4
 _MAX_VERSION = 2**63 - 1
 _MAX_LINE = 2**31 - 1
 _MAX_SHOWN = 80
 _LIMIT = re.compile("[1-9][0-9]{0,2}")
+_COUNT = re.compile("[0-9]{1,13}")
 _CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
 _FILTERS = ("limit", "after", "q", "below_reorder_point")
 
@@ -144,6 +146,21 @@ def reference_ledger(request: Request) -> LedgerQuery:
     elif not 1 <= len(reference) <= MAX_REFERENCE or UNSTORABLE.search(reference):
         errors.append(_text_error("reference", MAX_REFERENCE))
     return _ledger_query(_REFERENCE_LEDGER_FORM, reference or "", values, errors, "reference")
+
+
+def samples_seen(request: Request) -> int:
+    """Read the query of the dashboard's data: how many samples its reader has seen.
+
+    Raises:
+        Problem: 422, a parameter is unknown, repeated or has no legal value.
+    """
+    pairs = _pairs_of(request)
+    text = dict(pairs).get("after", "0")
+    errors = _name_errors(pairs, ("after",), ("after",), "after")
+    if not (_COUNT.fullmatch(text) and int(text) <= MAX_SAMPLES):
+        errors.append(FieldError(f"must be an integer from 0 to {MAX_SAMPLES}", parameter="after"))
+    _refuse(errors)
+    return int(text)
 
 
 def read_limit(text: str | None) -> int | None:

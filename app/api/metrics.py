@@ -100,6 +100,25 @@ class AccessStats:
 
 
 @dataclass(slots=True)
+class LoadState:
+    """How busy a process is. Of several processes the busiest counts, and those who wait are added up."""
+
+    pressure: float = 0.0
+    """See ``Load``."""
+    longest_wait_s: float = 0.0
+    """How long the oldest write that no transaction has taken has waited."""
+    waiting: int = 0
+    """Callers who wait for a connection to PostgreSQL."""
+
+    def __add__(self, other: "LoadState") -> "LoadState":
+        return LoadState(
+            max(self.pressure, other.pressure),
+            max(self.longest_wait_s, other.longest_wait_s),
+            self.waiting + other.waiting,
+        )
+
+
+@dataclass(slots=True)
 class WorkerMetrics:
     """Everything that ``/metrics`` shows, for one worker or for several together."""
 
@@ -113,8 +132,18 @@ class WorkerMetrics:
     """Number of workers that are alive."""
     restarts: int = 0
     access: AccessStats = field(default_factory=AccessStats)
+    statements: int = 0
+    """Statements sent to PostgreSQL."""
+    load: LoadState = field(default_factory=LoadState)
+    keys_readable: bool = True
+    """Whether every worker can check keys."""
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
+
+    @property
+    def cache(self) -> Stats:
+        """The counters of all caches together."""
+        return sum(self.caches.values(), Stats())
 
     def __add__(self, other: "WorkerMetrics") -> "WorkerMetrics":
         return WorkerMetrics(
@@ -128,8 +157,23 @@ class WorkerMetrics:
             self.workers + other.workers,
             self.restarts + other.restarts,
             self.access + other.access,
+            self.statements + other.statements,
+            self.load + other.load,
+            self.keys_readable and other.keys_readable,
             max(self.taken_at, other.taken_at),
         )
+
+
+class DatabaseUse(Protocol):
+    """What a process does with its connections to PostgreSQL."""
+
+    @property
+    def statements(self) -> int:
+        """Number of statements sent since the start."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of callers who wait for a connection."""
 
 
 class StoreHealth(Protocol):
@@ -235,6 +279,8 @@ def _read_results(stats: Stats) -> Rows:
 
 def _writes(of: _OfCaches) -> Iterator[Metric]:
     yield of.counts("larder_cache_publishes", "Slots published to, by outcome.", "outcome", _outcomes)
+    text = "Sampled writes, by whether the key was read before its next write."
+    yield of.counts("larder_cache_written_keys", text, "read", _sampled)
     text = "Payload bytes sent to Redis to be stored."
     yield of.count("larder_cache_payload_bytes", text, lambda stats: stats.payload_bytes)
     text = "Writes that had to wait until no reader could see old data."
@@ -247,6 +293,10 @@ def _writes(of: _OfCaches) -> Iterator[Metric]:
 def _outcomes(stats: Stats) -> Rows:
     outcomes = [(outcome.name.lower(), stats.publishes[outcome]) for outcome in Outcome]
     return [*outcomes, ("failed", stats.publish_failures)]
+
+
+def _sampled(stats: Stats) -> Rows:
+    return [(read, stats.written_keys[read]) for read in ("yes", "no")]
 
 
 def _audits(of: _OfCaches, now: float) -> Iterator[Metric]:
@@ -305,6 +355,14 @@ def _connections(stats: ConnectionStats) -> Iterator[Metric]:
     yield closed
 
 
+def _load(tally: WorkerMetrics) -> Iterator[Metric]:
+    yield CounterMetricFamily("larder_database_statements", "Statements sent to PostgreSQL.", tally.statements)
+    yield GaugeMetricFamily("larder_database_waiting", "Callers who wait for a connection.", tally.load.waiting)
+    yield GaugeMetricFamily(
+        "larder_load_pressure", "Pressure of the busiest worker; above 0.5 it sheds requests.", tally.load.pressure
+    )
+
+
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
     yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", tally.workers)
     yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", tally.restarts)
@@ -324,5 +382,5 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    registry.register(_Families(chain(_requests(tally.requests), clients, cache, _workers(tally))))
+    registry.register(_Families(chain(_requests(tally.requests), clients, cache, _load(tally), _workers(tally))))
     return generate_latest(registry)

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.access.keys import Scope
-from app.api import models
+from app.api import dashboard_models, models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT
+from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT, MAX_SAMPLES
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
@@ -54,7 +54,7 @@ _REQUESTS: Sequence[type[BaseModel]] = (
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
-    models.Adjusted, models.AdjustedLines, models.MovementList,
+    models.Adjusted, models.AdjustedLines, models.MovementList, dashboard_models.DashboardData,
 )  # fmt: skip
 
 
@@ -126,6 +126,7 @@ WRITE_PROBLEMS = (
     "idempotency-key-reused", "request-in-progress", "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
 )  # fmt: skip
 """The problems that every write with a body may return."""
+DASHBOARD = Success("The state of the service, and the samples that were not seen", ("DashboardData",))
 PROMETHEUS = Success("Prometheus text", media_type="text/plain")
 
 
@@ -196,6 +197,14 @@ REFERENCE_PARAMETERS = [
         example="order-17",
     ),
     *MOVEMENT_PARAMETERS,
+]
+SAMPLES_PARAMETERS = [
+    _parameter(
+        "query",
+        "after",
+        "how many samples were seen: `samples.next` of the last answer",
+        {"type": "integer", "minimum": 0, "maximum": MAX_SAMPLES, "default": 0},
+    )
 ]
 LIST_PARAMETERS = [
     _parameter(

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from app.api.metrics import WorkerMetrics
+from app.api.metrics import LoadState, WorkerMetrics
 
 RENEWAL_S = 0.25
 SHOWN_S = 1.0
@@ -39,6 +39,8 @@ class SharedMetrics:
     """
 
     def __init__(self, directory: Path, number: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.directory = directory
+        self.number = number
         self._file = directory / str(number)
         self._clock = clock
         self._failing = False
@@ -54,13 +56,18 @@ class SharedMetrics:
         finally:
             self._renew(live())
 
-    def total(self, live: WorkerMetrics) -> WorkerMetrics:
-        """Return the sum of all workers' counters. ``live`` has the counts of this process since its start."""
+    def total(self, live: WorkerMetrics, gone_s: float = _GONE_S) -> WorkerMetrics:
+        """Return the sum of all workers' counters.
+
+        Args:
+            live: the counts of this process since its start.
+            gone_s: age of a file after which its worker does not count as alive.
+        """
         total = self._renew(live)
         for path in self._file.parent.glob("[0-9]*"):
             if path.name.isdecimal() and path != self._file:
                 sibling = _read(path)
-                total += sibling if self._clock() - sibling.taken_at < _GONE_S else _counts_of(sibling)
+                total += sibling if self._clock() - sibling.taken_at < gone_s else _counts_of(sibling)
         return total
 
     def shown(self, live: Callable[[], WorkerMetrics], render: Callable[[WorkerMetrics], bytes]) -> bytes:
@@ -123,5 +130,12 @@ def _read(path: Path) -> WorkerMetrics:
 
 def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
     """Return the part of the counters that is kept when their worker is dead."""
-    requests = tally.requests.without_state()
-    return replace(tally, requests=requests, workers=0, store_up=True, restarts=tally.restarts + restarts)
+    return replace(
+        tally,
+        requests=tally.requests.without_state(),
+        workers=0,
+        store_up=True,
+        restarts=tally.restarts + restarts,
+        load=LoadState(),
+        keys_readable=True,
+    )

@@ -31,6 +31,8 @@ class CacheConfig:
     serve_unverified_s: int
     write_policy: WritePolicy
     """What a write does unless it names another policy."""
+    sample_keys: int
+    """One key in so many is sampled (``sampled_keys``); 0 samples none."""
     bypassed: bool
     """Whether the operator has switched this cache off: reads go to the source, and writes are ``aside``."""
 

@@ -35,6 +35,7 @@ class Limits:
     settle_poll_ms: int = 50
     settle_timeout_ms: int = 15_000
     serve_unverified_s: int = 0
+    sample_keys: int = 0
     ttl_max_s: int = 2_592_000
     """The longest life that a call may ask for."""
 

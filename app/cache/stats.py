@@ -45,6 +45,8 @@ class Stats:
     refills: int = 0
     """Loads that a writer began because its slot was empty. They are counted in ``loads``, too."""
     publishes: Counter[Outcome] = field(default_factory=Counter)
+    written_keys: Counter[str] = field(default_factory=Counter)
+    """Sampled writes that were read before the key's next write (``yes``) or not (``no``)."""
     payload_bytes: int = 0
     """Bytes of payload in publishes that the store answered."""
     publish_failures: int = 0

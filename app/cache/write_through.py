@@ -55,6 +55,7 @@ from .loads import Load, Loaded, Loads
 from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
 from .round_trips import RoundTrips
+from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
 
@@ -144,6 +145,7 @@ class WriteThrough:
         self._stats = stats
         self._history = history
         self._clock = clock
+        self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
         self._settler = Settler(history_source, config, stats, history, clock)
         self._trips = RoundTrips(store, config, stats, history, clock)
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
@@ -157,6 +159,10 @@ class WriteThrough:
         """Read the source's present epoch, which shows that it can serve. Raises ``SourceUnavailable``, ``Overloaded``."""
         asked_at = self._clock()
         self._history.record(await self._history_source.tell_epoch(), asked_at)
+
+    async def proven(self) -> bool:
+        """Return whether the cache is proven current now: whether a live fence was read. Raises ``StoreUnavailable``."""
+        return bool((await self._trips.reads.submit(())).epoch)
 
     # ---------------------------------------------------------------- reads
 
@@ -195,6 +201,8 @@ class WriteThrough:
         ttl_s: int | None = None,
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
+        if self._sample:
+            self._sample.read(keys)
         if self._config.bypassed:
             return await self._bypass(keys, SWITCHED_OFF)
         if refresh:
@@ -241,6 +249,8 @@ class WriteThrough:
         state = self._trusted_state(reading.slots[0], key, reading.epoch)
         if isinstance(state, Value):
             self._stats.hits += 1
+            if self._sample:
+                self._sample.read((key,))
             then(state)
         else:
             then(reading)
@@ -287,6 +297,8 @@ class WriteThrough:
     async def publish(self, states: Sequence[State], leases: Leases, ttl_s: int | None = None) -> Acknowledgement:
         """Publish what a transaction has just committed (R3). It never fails: what cannot be published settles."""
         committed_at = self._clock()
+        if self._sample:
+            self._sample.write(state.key for state in states)
         try:
             proven = await self._prove(states, leases, ttl_s)
         except Exception:

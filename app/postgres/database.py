@@ -98,6 +98,16 @@ class Database:
         self.writes = self._share("writes", shares.writes, statement_timeout_ms, WRITE_LOCK_TIMEOUT_MS)
         self.keys = self._share("keys", 1, KEYS_TIMEOUT_MS, KEYS_TIMEOUT_MS)
 
+    @property
+    def statements(self) -> int:
+        """Number of statements sent since the start."""
+        return sum(pool.statements for pool in self._pools())
+
+    @property
+    def waiting(self) -> int:
+        """Number of callers who wait for a connection."""
+        return sum(pool.waiting for pool in self._pools())
+
     def abandon(self) -> None:
         """Drop every connection, because another server is the primary. Connections in use are closed after their use."""
         for pool in self._pools():

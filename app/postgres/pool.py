@@ -61,6 +61,8 @@ class Pool:
         self._deadline_s = deadline_s
         self._places = asyncio.Semaphore(size)
         self._waiting = 0
+        self.statements = 0
+        """Number of statements sent since the start, but for those of sessions that are in use."""
         self._idle: list[Connection] = []
         self._generation = 0
         """Rises when the share is dropped; connections of an earlier generation are closed after their use."""
@@ -91,9 +93,16 @@ class Pool:
                 # A statement may be under way, and its answer must not be read by another caller.
                 await _close(connection)
                 raise
+            finally:
+                self.statements += session.statements
             await self._give_back(connection, session, generation)
         finally:
             self._places.release()
+
+    @property
+    def waiting(self) -> int:
+        """Number of callers who wait for a connection."""
+        return self._waiting
 
     async def run(self, work: Callable[[Session], Awaitable[Result]]) -> Result:
         """Run ``work`` with a session, and once more with a new one if the connection was dead, e.g. after a restart.

@@ -30,6 +30,8 @@ class Session:
         """Whether the connection was opened for this use."""
         self._connection = connection
         self._deadline_s = deadline_s
+        self.statements = 0
+        """Number of statements sent."""
         self.pipeline_failed = False
         """Whether the server skipped statements of a round trip because one before them failed."""
 
@@ -40,6 +42,7 @@ class Session:
 
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
+        self.statements += 1
         async with bounded(self._connection, self._deadline_s):
             cursor = await self._connection.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else []
@@ -69,6 +72,7 @@ class Session:
             raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
 
     async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
+        self.statements += len(statements)
         self.pipeline_failed = True
         async with self._connection.pipeline():
             cursors = [await self._connection.execute(*statement) for statement in statements]

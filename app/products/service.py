@@ -115,6 +115,10 @@ class Products:
         """Return a page of the movements with one reference, newest first. Raises as ``get``."""
         return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
+    async def latest_movements(self, *, limit: int) -> Sequence[Movement]:
+        """Return the newest movements of the 200 products that were changed last, newest first. Raises as ``get``."""
+        return await self._source.latest_movements(limit=limit)
+
     async def write(self, command: Command, origin: Origin = NO_ORIGIN) -> Sequence[Effect]:
         """Carry out a command; return an effect for each of its products, in the order of ``command.keys``.
 

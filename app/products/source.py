@@ -96,6 +96,10 @@ class ProductSource(TableRows):
         }
         return [_movement(columns) for columns in await read_rows(self._lists, queries.MOVEMENTS_BY_REFERENCE, parameters)]
 
+    async def latest_movements(self, *, limit: int) -> list[Movement]:
+        """Return the newest movements of the products that were changed last, newest first. Raises as ``load``."""
+        return [_movement(columns) for columns in await read_rows(self._lists, queries.LATEST_MOVEMENTS, {"limit": limit})]
+
     async def has_ledger(self, product_id: str) -> bool:
         """Return whether the id ever had a movement. Raises as ``load``."""
         return bool(await read_rows(self._lists, queries.HAS_LEDGER, {"product_id": product_id}))

@@ -24,7 +24,7 @@ _REASONS = {
 """Why a request was refused, for the log, by the type of the problem."""
 _LONGEST_PAUSE_S = 3
 """Longest pause that a client is asked to make when its request is shed."""
-_NEVER_SHED = frozenset({"/livez", "/readyz", "/metrics"})
+_NEVER_SHED = frozenset({"/livez", "/readyz", "/metrics", "/dashboard", "/dashboard/data"})
 _LISTS = frozenset({"/products", "/products/batch", "/stock/adjustments", "/stock/movements"})
 _log = SparseLog(logging.getLogger("larder.http"))
 

@@ -48,6 +48,10 @@ class Front:
         self.reads: list[dict[str, Any]] = []
         """What each read asked for."""
 
+    @property
+    def longest_wait_s(self) -> float:
+        return self._products.longest_wait_s
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if self.fault is not None:
             raise self.fault
@@ -92,9 +96,15 @@ class Database:
 
     fault: Exception | None = None
 
+    statements: int = 0
+    waiting: int = 0
+
     async def ping(self) -> None:
         if self.fault is not None:
             raise self.fault
+
+    async def proven(self) -> bool:
+        return True
 
 
 @dataclass(slots=True)
@@ -152,6 +162,7 @@ def service() -> Service:
         requests,
         main.admission(settings, None),
         Load(1.0),
+        service.database,
         clock=service.clock,
     )
     return service

@@ -88,7 +88,7 @@ async def test_every_operation_needs_its_scope_and_no_other(guarded: Guarded) ->
 
 async def test_open_pages_need_no_key(guarded: Guarded) -> None:
     """The pages for people and the description of the API are open."""
-    for path in ("/docs", "/openapi.json", "/problems", "/problems/forbidden"):
+    for path in ("/docs", "/dashboard", "/dashboard/assets/dashboard.js", "/openapi.json", "/problems", "/problems/forbidden"):
         assert (await guarded.client.get(path)).status_code == 200, path
 
 

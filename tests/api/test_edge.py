@@ -81,6 +81,7 @@ async def test_metrics_show_what_was_counted(service: Service, client: httpx.Asy
     """Plain counters become Prometheus families when somebody asks."""
     service.stats.hits = 3
     service.stats.payload_bytes = 70
+    service.stats.written_keys["no"] = 4
     service.stats.store_read.observe(0.002)
     service.store.up = False
     service.store.failures = 2
@@ -95,6 +96,7 @@ async def test_metrics_show_what_was_counted(service: Service, client: httpx.Asy
         'larder_cache_publishes_total{namespace="products",outcome="lease_deleted"} 0.0',
         'larder_cache_publishes_total{namespace="products",outcome="deleted"} 0.0',
         'larder_cache_payload_bytes_total{namespace="products"} 70.0',
+        'larder_cache_written_keys_total{namespace="products",read="no"} 4.0',
         'larder_cache_call_seconds_bucket{namespace="products",call="store_read",le="0.001"} 0.0',
         'larder_cache_call_seconds_bucket{namespace="products",call="store_read",le="0.0025"} 1.0',
         'larder_cache_call_seconds_bucket{namespace="products",call="store_read",le="+Inf"} 1.0',

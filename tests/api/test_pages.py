@@ -34,7 +34,7 @@ async def test_every_problem_has_a_page(client: httpx.AsyncClient) -> None:
         assert f"Status {kind.status}" in page.text
 
 
-@pytest.mark.parametrize("path", ["/docs", "/problems", "/problems/overloaded"])
+@pytest.mark.parametrize("path", ["/docs", "/dashboard", "/problems", "/problems/overloaded"])
 async def test_a_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient, path: str) -> None:
     """Every script, style, image and link is served by this service."""
     page = await client.get(path)

@@ -19,8 +19,9 @@ from tests.api.conftest import Service
 from tests.fakes.keys import Clock, MemoryKeys
 
 OPERATIONS = [
-    "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry", "getLiveness",
-    "getMetrics", "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
+    "getDashboardData", "getLiveness", "getMetrics",
+    "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.

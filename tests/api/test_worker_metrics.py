@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -125,13 +126,14 @@ def test_every_count_is_summed() -> None:
     duration = Histogram()
     duration.observe(0.2)
     values = {int: 2, float: 7.0, Histogram: duration, Repairs: Repairs(1, 2, 3, 4)}
-    stats = Stats(publishes=type(Stats().publishes)({Outcome.STORED: 3}))
+    stats = Stats(publishes=Counter({Outcome.STORED: 3}), written_keys=Counter(no=3))
     for part in fields(Stats):
-        if part.name != "publishes":
+        if part.name not in ("publishes", "written_keys"):
             kind = type(getattr(stats, part.name)) if getattr(stats, part.name) is not None else float
             setattr(stats, part.name, values[kind])
     both = stats + stats
     assert both.publishes == {Outcome.STORED: 6}
+    assert both.written_keys == {"no": 6}
     assert both.repairs == Repairs(2, 4, 6, 8)
     for part in fields(Stats):
         one, sum_of_both = getattr(stats, part.name), getattr(both, part.name)

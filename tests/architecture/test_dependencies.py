@@ -20,7 +20,7 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api"},
-    {"app.access", "app.products"},
+    {"app.access", "app.dashboard", "app.products"},
     {"app.cache"},
     {"app.importer", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
 )
@@ -33,6 +33,8 @@ NEVER = {
     "app.main": APART,
     "app.api": {"redis", *SQL, *APART},
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
+    # It knows the buckets of durations, and does no I/O.
+    "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},

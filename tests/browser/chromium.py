@@ -70,14 +70,29 @@ class Page:
         await self.evaluate(f"(e => {{ e.focus(); e.select(); }})(document.querySelector({selector!r}))")
         await self.call("Input.insertText", text=text)
 
+    async def press(self, key: str) -> None:
+        """Press a key, such as Tab or Enter."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Tab": 9}[key]
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                **(text if kind == "keyDown" else {}),
+            )
+
     async def picture(self, path: Path, *, width: int = 1200, height: int = 900) -> None:
-        """Save a picture of the page."""
+        """Save a picture of the page, as PNG or as what the name ends with."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         import base64  # noqa: PLC0415 - only here
 
-        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
+        kind = {"format": "webp", "quality": 80} if path.suffix == ".webp" else {"format": "png"}
+        path.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot", **kind))["data"]))
 
 
 @asynccontextmanager

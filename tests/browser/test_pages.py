@@ -93,7 +93,9 @@ async def test_page_whose_name_leads_to_this_machine_can_do_nothing(database_url
         assert (await client.get("/products/mug-blue")).json()["stock"] == 40
 
 
-@pytest.mark.parametrize("path", ["/docs", "/problems", "/problems/forbidden", "/docs/assets/swagger-ui.css"])
+@pytest.mark.parametrize(
+    "path", ["/docs", "/dashboard", "/problems/forbidden", "/docs/assets/swagger-ui.css", "/dashboard/assets/plots.js"]
+)
 async def test_pages_say_what_a_browser_may_do_with_them(database_url: str, redis_url: str, namespace: str, path: str) -> None:
     """No sniffing, no foreign frame, no referrer, and only the page's own script."""
     async with (

@@ -68,7 +68,7 @@ def test_the_page_of_the_api_has_every_path() -> None:
     """docs/HTTP.md names every path that the API describes, and only such."""
     operations = (DOCS / "HTTP.md").read_text(encoding="utf-8").split("## Operations")[1].split("## Keys")[0]
     named = {path.replace("{id}", "{product_id}") for _, path in CALL.findall(operations)}
-    pages = {"/docs", "/problems", "/problems/{slug}"}
+    pages = {"/dashboard", "/docs", "/problems", "/problems/{slug}"}
     assert named - pages == build("1", RequestStats()).openapi()["paths"].keys() - pages
 
 

@@ -64,6 +64,10 @@ class MemoryProducts(ProductSource):
         return _newest(found, limit, after, lambda place: (place.created_at, place.product_id, place.version, place.line))
 
     @override
+    async def latest_movements(self, *, limit: int) -> list[Movement]:
+        return sorted(self.ledger, key=lambda entry: (entry.created_at, entry.product_id, entry.version), reverse=True)[:limit]
+
+    @override
     async def has_ledger(self, product_id: str) -> bool:
         return any(movement.product_id == product_id for movement in self.ledger)
 

@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 from tests.harness import loop
+from tests.harness.cluster import larder
 from tests.harness.servers import session_directory
+from tests.outages.drawn_policies import DrawnPolicies
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
 
@@ -18,9 +20,10 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def _main(minutes: float, seed: int) -> Outcome:
+async def _main(minutes: float, seed: int, policies: str | None) -> Outcome:
+    program = larder if policies is None else DrawnPolicies(policies)
     async with session_directory() as directory:
-        return await run(directory, seconds=minutes * 60, seed=seed, say=_say)
+        return await run(directory, seconds=minutes * 60, seed=seed, program=program, say=_say)
 
 
 def main() -> int:
@@ -28,11 +31,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.outages", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: %(default)g)")
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: by chance)")
+    parser.add_argument(
+        "--policies",
+        nargs="?",
+        const="",
+        metavar="NAMES",
+        help="draw the policy of every write from these, separated by commas; without names from all",
+    )
     parser.add_argument("--save", type=Path, help="where to write the history when something is violated")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     _say(f"Outages for {arguments.minutes:g} minutes, seed {seed}")
-    outcome = loop.run(_main(arguments.minutes, seed))
+    outcome = loop.run(_main(arguments.minutes, seed, arguments.policies))
     _say(table(outcome))
     if not outcome.violations:
         return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cluster
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Program, larder, start_cluster
 from tests.harness.faultlog import FaultLog
 from tests.harness.faults import KINDS, Kind, Scene
 from tests.harness.history import HAND_BOUNDS, History, Judgement
@@ -42,12 +42,18 @@ class Outcome:
 
 
 async def run(
-    directory: Path, *, seconds: float, seed: int, load: Load | None = None, say: Callable[[str], None] = lambda _: None
+    directory: Path,
+    *,
+    seconds: float,
+    seed: int,
+    load: Load | None = None,
+    program: Program = larder,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run for about ``seconds``, or until something is violated."""
     chance = Random(seed)
     async with AsyncExitStack() as opened:
-        cluster = await opened.enter_async_context(start_cluster(directory))
+        cluster = await opened.enter_async_context(start_cluster(directory, program=program))
         log = FaultLog()
         history = History(log, HAND_BOUNDS, epochs=(0,))
         workload = Workload(cluster, history, log, load or Load(), chance)

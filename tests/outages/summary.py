@@ -8,6 +8,7 @@ from tests.outages.run import Outcome
 
 _METRICS = {
     "publishes that failed": 'larder_cache_publishes_total{outcome="failed"}',
+    "slots deleted by writers": 'larder_cache_publishes_total{outcome="deleted"}',
     "writes that settled": "larder_cache_settles_total",
     "audits finished": "larder_cache_audits_total",
     "audits given up": "larder_cache_audit_failures_total",

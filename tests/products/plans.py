@@ -106,6 +106,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "RECORD": [_entries(count) for count in (1, 32, 2_000)],
     "MOVEMENTS": _LEDGERS,
     "MOVEMENTS_BY_REFERENCE": _REFERENCES,
+    "LATEST_MOVEMENTS": [{"limit": limit} for limit in (1, 10)],
     "HAS_LEDGER": _LEDGERS,
     "LOCK_KEYS": [_keys(count) for count in (1, 200)],
     "STORED_ANSWERS": [_keys(count) for count in (1, 200)],

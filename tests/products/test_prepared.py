@@ -80,6 +80,7 @@ async def read(database: Database, size: int, amount: int) -> None:
         await source.movements("p1", limit=amount, after=place)
         await source.movements_by_reference("count", limit=amount, after=place)
     await source.has_ledger("p1")
+    await source.latest_movements(limit=amount)
 
 
 async def audit(database: Database, size: int) -> None:

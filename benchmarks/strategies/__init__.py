@@ -1,0 +1,1 @@
+"""Measures which write policy a workload justifies."""
