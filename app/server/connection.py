@@ -187,6 +187,8 @@ class Connection(Framing):
     def make_room(self) -> None:
         """Close the idle connection. No answer is sent, since the client would take it for that of its next request."""
         self.transport.close()
+        # A TLS transport has sent its part of the end by then, and would keep its socket until the client has sent the other.
+        self.loop.call_soon(self.transport.abort)
 
     def give_up(self, wait: Wait) -> None:
         """End the connection, whose client took too long. A request that has begun is answered with 408 where possible."""
