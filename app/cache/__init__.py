@@ -5,7 +5,7 @@
 
 from ..postgres.errors import CommitUnknown, DatabaseError, TransactionConflict
 from ..postgres.session import Session
-from .caches import Cache, Caches, open_caches
+from .caches import Cache, Caches, OwnTransaction, open_caches
 from .entity import Entity
 from .errors import (
     CacheError,
@@ -18,6 +18,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .limits import Limits
+from .policies import WritePolicy
 from .ports import Absent, State, Value
 from .postgres.cached_table import cache_tables, cached_table
 from .write_through import Read, Status
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "NotSettled",
     "Overloaded",
+    "OwnTransaction",
     "Read",
     "Session",
     "SourceDeposed",
@@ -44,6 +46,7 @@ __all__ = [
     "StoreUnavailable",
     "TransactionConflict",
     "Value",
+    "WritePolicy",
     "cache_tables",
     "cached_table",
     "open_caches",

@@ -51,7 +51,9 @@ def script_directory() -> ScriptDirectory:
 
 def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
     """Return an engine without a pool, for work that runs once, such as migrations."""
-    return create_async_engine("postgresql+psycopg://", async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool)
+    return create_async_engine(
+        "postgresql+psycopg://", async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool
+    )
 
 
 async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
