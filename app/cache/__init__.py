@@ -3,7 +3,7 @@
 ``open_caches`` opens the caches of several entities. ``write_through`` has the protocol.
 """
 
-from ..postgres.errors import CommitUnknown, DatabaseError, TransactionConflict
+from ..postgres.errors import CommitUnknown, DatabaseError, DataRefused, TransactionConflict
 from ..postgres.session import Session
 from .caches import Cache, Caches, OwnTransaction, open_caches
 from .entity import Entity
@@ -29,6 +29,7 @@ __all__ = [
     "CacheError",
     "Caches",
     "CommitUnknown",
+    "DataRefused",
     "DatabaseError",
     "Entity",
     "InvalidKey",

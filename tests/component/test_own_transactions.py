@@ -3,13 +3,27 @@
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.cache import Absent, Caches, CommitUnknown, Status, TransactionConflict, Value
+from app.cache import (
+    Absent,
+    Caches,
+    CommitUnknown,
+    DataRefused,
+    Entity,
+    Session,
+    Status,
+    TransactionConflict,
+    Value,
+    cached_table,
+    open_caches,
+)
 from app.postgres.migrations import single_use_engine
-from tests.component.conftest import Tables
+from tests.component.conftest import LIMITS, Tables
 from tests.component.test_caches import all_hit
+from tests.contracts.entities import payload
 
 
 @pytest.mark.guarantee("G1", "R3")
@@ -66,8 +80,44 @@ async def test_own_transaction_that_is_not_committed(caches: Caches, tables: Tab
     assert (read.status, read.state.version) == (Status.HIT, 1)
 
 
+@pytest.mark.guarantee("G1")
+async def test_own_transaction_with_other_types(tables: Tables, redis_url: str) -> None:
+    """One version has one payload, whatever time zone and adapters the connection that wrote it has."""
+    await tables.hand.execute("CREATE TABLE visits (id integer PRIMARY KEY, at timestamptz NOT NULL, facts jsonb NOT NULL)")
+    await tables.hand.execute(cached_table("visits", "id", release=1).encode())
+    visits = Entity(f"{tables.products.namespace}-visits", 1, "visits", "id", ("at", "facts"), payload, key_type="bigint")
+    async with (
+        open_caches(tables.database_url, redis_url, [visits], limits=LIMITS) as caches,
+        await psycopg.AsyncConnection.connect(tables.database_url) as connection,
+    ):
+        await connection.execute("SET TimeZone = 'Asia/Tokyo'")
+        set_json_loads(lambda text: f"loaded {text!r}", connection)
+        await connection.execute("""INSERT INTO visits VALUES (1, '2027-01-01 00:00+00', '{"guests": 2}')""")
+        own = await caches.read_back(connection, {visits: [1]})
+        await connection.commit()
+        states = await own.committed()
+        read = await caches[visits].read(1, refresh=True)
+    assert isinstance(read.state, Value)
+    assert read.state == states[visits][1]
+    assert b"2027-01-01 00:00:00+00:00" in read.state.payload
+
+
 async def test_transaction_of_another_database(caches: Caches, tables: Tables) -> None:
     """A transaction id that the database does not know is neither a commit nor a rollback."""
     await all_hit(caches, tables)
     with pytest.raises(CommitUnknown, match="does not know"):
         await caches._transactions.check_committed(str(2**62))
+
+
+async def test_values_that_the_table_refuses(caches: Caches, tables: Tables) -> None:
+    """A constraint's refusal is told apart from a failure, and names the constraint."""
+    await tables.hand.execute("ALTER TABLE suppliers ADD CONSTRAINT not_negative CHECK (terms >= 0)")
+
+    async def change(db: Session) -> None:
+        await db.rows("UPDATE suppliers SET terms = -1 WHERE id = 'acme'")
+
+    with pytest.raises(DataRefused) as refused:
+        await caches[tables.suppliers].write(["acme"], change)
+    cause = refused.value.__cause__
+    assert isinstance(cause, psycopg.errors.CheckViolation)
+    assert cause.diag.constraint_name == "not_negative"

@@ -25,6 +25,7 @@ READ_BACK_ROWS = 1_000
 _LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(timeout)s, true)"
 # Deferred triggers would otherwise change rows during COMMIT, after they were read.
 _CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"
+_UTC = "SELECT set_config('TimeZone', 'UTC', true)"
 _OWN_XID = "SELECT pg_current_xact_id_if_assigned()::text"
 _XACT_STATUS = "SELECT pg_xact_status(%(xid)s::text::xid8)"
 
@@ -88,11 +89,12 @@ class TableTransactions:
 
         async def rows(statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
             async with bounded(connection, self._statement_timeout_s):
-                cursor = connection.cursor(row_factory=tuple_row)  # the connection may make rows of another kind
+                cursor = _PlainCursor(connection)
                 await cursor.execute(statement, parameters)
                 return await cursor.fetchall() if cursor.description else []
 
         await rows(_CONSTRAINTS)
+        await rows(_UTC)  # as on the cache's own connections, so that a payload is the same whoever reads its row
         found = _read_back_of(wanted, [await rows(*statement) for statement in _statements(wanted)])
         check(found)
         [[xid]] = await rows(_OWN_XID)
@@ -125,6 +127,14 @@ class _RolledBack(DatabaseError):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _PlainCursor(psycopg.AsyncCursor[TupleRow]):
+    """A cursor that makes of a row what one of the cache's own makes, whatever its connection is set to."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        super().__init__(connection, row_factory=tuple_row)
+        self._adapters = psycopg.adapt.AdaptersMap(psycopg.adapters)
 
 
 @dataclass(slots=True)
