@@ -1,9 +1,10 @@
 """The load of one process, and which requests it sheds when it has too much to do.
 
-The load is measured by how late a timer of the event loop fires, and by how long writes wait. While it is above its target, the
-``pressure`` rises; while it is below, the pressure falls. Below ``CALM`` nothing is shed, so that single long steps of the loop
-refuse nobody. Above it requests are shed by kind: over the first unit of pressure a growing share of the lists and batches is
-refused, over the second of the other requests that need the application, over the third of the hot reads.
+The load is measured by how late a timer of the event loop fires, and by how long writes wait. While one is above its target,
+its pressure rises; while it is below, the pressure falls. The higher of the two counts. Below ``CALM`` nothing is shed, so that
+single long steps of the loop refuse nobody. Above it requests are shed by kind: over the first unit of pressure a growing share
+of the lists and batches is refused, over the second of the other requests that need the application, over the third of the hot
+reads. Writes that wait refuse no hot read, because hot reads do not use PostgreSQL.
 
 What is shed costs a small part of what an answer costs, so that the rest is answered in time.
 """
@@ -47,18 +48,29 @@ class Load:
 
     def __init__(self, target_s: float) -> None:
         self._target_s = target_s
+        self._of_lag = self._of_waits = 0.0
         self.pressure = 0.0
         """From 0 to ``HIGHEST``."""
 
     def note(self, lag_s: float, wait_s: float) -> None:
         """Take one measurement: how late the timer was, and how long the oldest write has waited."""
-        excess = max(lag_s / self._target_s, wait_s / WAIT_TARGET_S) - 1.0
-        self.pressure = min(HIGHEST, max(0.0, self.pressure + STEEPEST * max(-1.0, min(1.0, excess))))
+        self._of_lag = _moved(self._of_lag, lag_s / self._target_s, HIGHEST)
+        self._of_waits = _moved(self._of_waits, wait_s / WAIT_TARGET_S, CALM + Kind.HIT)
+        self.pressure = max(self._of_lag, self._of_waits)
+
+    def may_shed(self, kind: Kind) -> bool:
+        """Return whether some requests of this kind are refused now."""
+        return self.pressure > CALM + kind
 
     def sheds(self, kind: Kind) -> bool:
         """Return whether a request of this kind is refused now. Chance decides for the share that is."""
         share = self.pressure - CALM - kind
         return share > 0 and (share >= 1 or random.random() < share)
+
+
+def _moved(pressure: float, load: float, highest: float) -> float:
+    """Return the pressure after one measurement of a load, as a multiple of its target."""
+    return min(highest, max(0.0, pressure + STEEPEST * max(-1.0, min(1.0, load - 1.0))))
 
 
 class WaitingWrites(Protocol):

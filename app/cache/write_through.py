@@ -54,7 +54,7 @@ from .history import History
 from .loads import Load, Loaded, Loads
 from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
-from .round_trips import RoundTrips
+from .round_trips import Leases, RoundTrips
 from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
@@ -102,17 +102,6 @@ class Acknowledgement:
     proven: bool
     committed_at: float
     """When the commit's answer arrived, on this process's own clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leases:
-    """What a write holds before its transaction: tokens by key, or ``None`` if the store did not answer."""
-
-    tokens: dict[str, str] | None
-    taken_at: float
-    """When they were taken, on this process's own clock."""
-    policy: WritePolicy
-    """What the write does to the slots."""
 
 
 class WithStates(Protocol):
@@ -167,13 +156,7 @@ class WriteThrough:
     # ---------------------------------------------------------------- reads
 
     async def read(
-        self,
-        key: str,
-        *,
-        refresh: bool = False,
-        stale_s: int = 0,
-        reading: Reading | None = None,
-        ttl_s: int | None = None,
+        self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None, ttl_s: int | None = None
     ) -> Read:
         """Read one key (G1).
 

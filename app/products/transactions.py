@@ -37,6 +37,8 @@ CheckEpoch = Callable[[str, float], None]
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt. It doubles with each further attempt."""
+_MANY_ROWS = 50
+"""Rows above which a transaction's computations are divided."""
 
 
 class RowsHeld(LockTimeout):
@@ -155,6 +157,7 @@ class _Transaction:
             {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
         )
         decisions, states = await self._change(session, decisions, publish_keys)
+        await _let_others_run(len(publish_keys))
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
@@ -241,11 +244,13 @@ class _Transaction:
     ) -> tuple[Sequence[Decision], Sequence[State]]:
         if not publish_keys:
             return decisions, ()
+        await _let_others_run(len(publish_keys))
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
         steps = _record(self._batch, decisions) + _steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in steps]
         *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
+        await _let_others_run(len(publish_keys))
         recorded_at = None
         for step, rows in zip(steps, done, strict=True):
             if len(rows) < step.row_count:
@@ -254,10 +259,17 @@ class _Transaction:
                 recorded_at = rows[0][0]
         final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
+        await _let_others_run(len(publish_keys))
         stamped = [
             Done([_stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
         ]
         return stamped, states
+
+
+async def _let_others_run(rows: int) -> None:
+    """Let other requests be served between two steps that take long for many rows."""
+    if rows > _MANY_ROWS:
+        await asyncio.sleep(0)
 
 
 def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.access.key_ring import Caller
 from app.api.admission import CALLER, PlainHead
+from app.api.load import Kind
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
@@ -93,7 +94,9 @@ class KnownHeads(Connection):
         if (line := _FIRST_LINE.match(piece)) is None or (head := self._known_head(piece, line.end())) is None:
             return False
         larder, product_id, began = self._larder, line[1].decode(), time.monotonic()
-        if self._unparsed is not None or self.flow.write_paused or larder.load.pressure or self.transport.is_closing():
+        if self._unparsed is not None or self.flow.write_paused or self.transport.is_closing():
+            return False
+        if larder.load.pressure and larder.load.may_shed(Kind.HIT):
             return False
         if not is_product_id(product_id) or (caller := larder.admission.reader(head.authorization, began)) is None:
             return False

@@ -1,7 +1,9 @@
 """``python -m benchmarks.proofs.overload --seconds 60``: what is served at twice the rate that a service can carry.
 
-The rate that a service can carry is measured first, by clients that wait for their answers. Then requests are sent at twice
-that rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and large batches.
+The rate that a service can carry is measured first: requests are sent at a rate that rises by a quarter every few seconds,
+until fewer than 97 % are served. The most that were served in a second, at any rate, is what the service carries. Then requests
+are sent at twice that rate, whether or not earlier ones are answered: reads of cached products, counts of stock, lists and
+large batches.
 
 Larder must serve the reads in time, do every write that it acknowledged, refuse the rest with 503 and Retry-After, and serve
 everything again within two seconds. The textbook beside it gets the reads and the counts alone, since it has neither lists nor
@@ -31,7 +33,9 @@ from tests.harness.client import NoAnswerError
 PRODUCTS = 5_000
 HOT = 500
 BATCH = 400
-CLOSED_CLIENTS = 48
+FIRST_RATE = 200.0
+RISE = 1.25
+CARRIED = 0.97
 MOST_UNDER_WAY = 1_500
 """Requests that may wait for an answer at once; one that would be the next is not sent, and counted."""
 HIT_P99_S = 0.050
@@ -71,16 +75,17 @@ class Clients:
         self._number = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def closed(self, seconds: float, seen: Seen, clients: int = CLOSED_CLIENTS) -> float:
-        """Send from clients that wait for their answers; return the number of answers per second."""
-        end = time.monotonic() + seconds
-
-        async def client() -> None:
-            while time.monotonic() < end:
-                await self._send(seen)
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return sum(sum(counts.values()) for counts in seen.answers.values()) / seconds
+    async def capacity(self, step_s: float, seen: Seen) -> float:
+        """Send at rising rates until too few requests are served; return the most that were served per second."""
+        rate, best = FIRST_RATE, 0.0
+        while True:
+            before, began = seen.served, time.monotonic()
+            await self.open(step_s, rate, seen)
+            served = seen.served - before
+            best = max(best, served / (time.monotonic() - began))
+            if served < CARRIED * rate * step_s:
+                return best
+            rate *= RISE
 
     async def open(self, seconds: float, rate: float, seen: Seen) -> None:
         """Send at a rate, whatever becomes of the requests before."""
@@ -143,7 +148,7 @@ async def measure(name: str, service: Service, mix: Mapping[str, int], arguments
     warm = Seen()
     for number in range(HOT):
         await service.endpoint.request("GET", f"/products/{product_id(number)}")
-    rate = await clients.closed(arguments.warm_s, warm)
+    rate = await clients.capacity(arguments.step_s, warm)
     during, after = Seen(), Seen()
     await clients.open(arguments.seconds, 2 * rate, during)
     ended = time.monotonic()
@@ -216,7 +221,7 @@ def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proofs.overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long at twice the rate")
-    parser.add_argument("--warm-s", type=float, default=8.0, help="how long the rate is measured")
+    parser.add_argument("--step-s", type=float, default=4.0, help="how long each rate is tried")
     parser.add_argument("--seed", type=int, default=1)
     return loop.run(run(parser.parse_args()))
 

@@ -27,8 +27,9 @@ def test_pressure_follows_the_load_and_falls_within_two_seconds() -> None:
     load.note(10.0, 0)
     assert load.pressure == STEEPEST
     assert not any(load.sheds(kind) for kind in Kind for _ in range(100)), "one long step refuses nobody"
+    load.note(0.0, 0)
     load.note(0.0, 3 * WAIT_TARGET_S)
-    assert load.pressure == 2 * STEEPEST
+    assert load.pressure == STEEPEST
     for _ in range(100):
         load.note(0.2, 0)
     assert load.pressure == HIGHEST
@@ -37,3 +38,14 @@ def test_pressure_follows_the_load_and_falls_within_two_seconds() -> None:
         load.note(0.0, 0)
         ticks += 1
     assert ticks * TICK_S < 2.0
+
+
+def test_writes_that_wait_refuse_no_hit() -> None:
+    """Hits do not use what the writes wait for. Everything else is shed."""
+    load = Load(0.05)
+    for _ in range(100):
+        load.note(0.0, 100 * WAIT_TARGET_S)
+    assert [load.sheds(kind) for kind in (Kind.LIST, Kind.REQUEST, Kind.HIT)] == [True, True, False]
+    assert not load.may_shed(Kind.HIT)
+    load.note(0.4, 100 * WAIT_TARGET_S)
+    assert not load.may_shed(Kind.HIT), "the lag has a pressure of its own"

@@ -17,7 +17,7 @@ from tests.docs.tables import block
 ROOT = DOCS.parent
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*/README.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|docs|model|tests)/[A-Za-z0-9_./-]+)`")
+NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|deploy|docs|model|tests)/[A-Za-z0-9_./-]+)`")
 TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)
 MODULE = re.compile(r"python3? -m ((?:app|tests|benchmarks)[\w.]*)")
 VERB = re.compile(r"(?:`|^)(?:\.venv/bin/)?larder ([a-z]+)", re.MULTILINE)

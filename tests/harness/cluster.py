@@ -39,7 +39,7 @@ SETTINGS = {
 _COMMAND = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['serve']))")
 _READY_S = 30.0
 _AUDITS = "larder_cache_audits_total"
-_NAMESPACE = re.compile(r'namespace="[^"]*",?')
+_NAMESPACE = re.compile(r'(?<=\{)namespace="[^"]*",?|,namespace="[^"]*"')
 _POLL_S = 0.02
 # A killed run loses its data anyway; a killed server does not: what it wrote is in the system's memory.
 NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}

@@ -11,8 +11,8 @@ from app.cache.batcher import Batcher
 from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
 from app.cache.ports import Reading, State
-from app.cache.round_trips import Reply, RoundTrips
-from app.cache.write_through import Acknowledgement, Leases, Read, WriteThrough
+from app.cache.round_trips import Leases, Reply, RoundTrips
+from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
 class AcknowledgesAtOnce(WriteThrough):
