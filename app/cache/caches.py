@@ -26,9 +26,10 @@ from .postgres.table_write import Change, ReadBack, TableTransactions
 from .redis.audit_store import RedisAuditStores, RedisSharedAudit
 from .redis.connection import RedisLink
 from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
+from .round_trips import Leases
 from .shared_audit import SharedCycle
 from .stats import Stats
-from .write_through import Acknowledgement, Leases, Read, WriteThrough
+from .write_through import Acknowledgement, Read, WriteThrough
 
 MOST_ALONE = 3
 """Connections to PostgreSQL for audits that go on alone; those of further namespaces wait for one."""

@@ -15,7 +15,15 @@ from tests.docs.generate import DOCS, TABLES
 from tests.docs.tables import block
 
 ROOT = DOCS.parent
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*/README.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.rglob("*.md"),
+        *ROOT.glob("tests/*.md"),
+        *ROOT.glob("benchmarks/*/README.md"),
+        *ROOT.glob("packaging/*/README.md"),
+    ]
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|deploy|docs|model|tests)/[A-Za-z0-9_./-]+)`")
 TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)

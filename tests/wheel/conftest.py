@@ -56,9 +56,9 @@ def wheel(outside: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def alone(outside: Path, wheel: Path) -> Environment:
-    """An environment with the wheel and what it declares, from the package index."""
+    """An environment with the wheel and what it declares, from the package index; psycopg brings its own libpq."""
     environment = Environment(outside)
     subprocess.run([sys.executable, "-m", "venv", outside / "venv"], check=True)
     pip = [str(environment.python), "-m", "pip", "--disable-pip-version-check", "install", "-qq", "--only-binary", ":all:"]
-    subprocess.run([*pip, f"{wheel}[binary]"], check=True)
+    subprocess.run([*pip, str(wheel), "psycopg[binary]"], check=True)
     return environment
