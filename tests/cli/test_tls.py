@@ -155,7 +155,7 @@ async def test_clients_that_only_hold_places_make_room(
             writer.close()
         # The records of TLS are read here as bytes, so that the client does not answer the end.
         with socket.socket(fileno=os.dup(clients[0].fileno())) as unanswering:
-            unanswering.settimeout(CLOSE_TIMEOUT_S / 2)
+            unanswering.settimeout(CLOSE_TIMEOUT_S - 1)
             with unanswering.makefile("rb") as records:
                 assert await asyncio.to_thread(records.read)
         for client in clients:
@@ -165,7 +165,7 @@ async def test_clients_that_only_hold_places_make_room(
 def _until_admitted(url: str, authority: Authority) -> ssl.SSLSocket:
     """Try to connect until a request is answered, and return the connection."""
     place = urlsplit(url)
-    until = time.monotonic() + HANDSHAKE_TIMEOUT_S / 2
+    until = time.monotonic() + HANDSHAKE_TIMEOUT_S - 1
     while True:
         plain = socket.create_connection((place.hostname, place.port), timeout=LIMIT_S)
         try:
