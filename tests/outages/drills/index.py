@@ -13,6 +13,6 @@ Drill = Callable[[Path, int, Report], Awaitable[None]]
 DRILLS: Mapping[str, Drill] = {
     "dump": dump.run,
     "point-in-time": recovery.run,
-    **{f"upgrade-{revision}": partial(upgrade.run_from, revision) for revision in ("0001", "0002", "0003")},
+    **{f"upgrade-{revision}": partial(upgrade.run_from, revision) for revision in ("0001", "0002", "0003", "0004")},
     "back": upgrade.run_back,
 }

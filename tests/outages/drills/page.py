@@ -31,9 +31,10 @@ def commands(heading: str) -> list[str]:
     return [dedent(block) for block in blocks]
 
 
-def sentences(heading: str) -> list[str]:
-    """Return the messages that the page quotes below a heading, in order."""
-    return re.findall(r"^> (.*)$", _section(heading), re.MULTILINE)
+def messages(heading: str) -> list[re.Pattern[str]]:
+    """Return the messages that the page quotes below a heading, in order. For a number the page has an ellipsis."""
+    quoted = re.findall(r"^> (.*)$", _section(heading), re.MULTILINE)
+    return [re.compile(re.escape(message).replace("…", r"\d+")) for message in quoted]
 
 
 def _section(heading: str) -> str:
@@ -47,13 +48,15 @@ class Operator:
     cluster: Cluster
     backups: Path
 
-    async def run(self, block: str, *, as_postgres: bool = False, refused: str = "", **variables: str) -> float:
+    async def run(
+        self, block: str, *, as_postgres: bool = False, refused: re.Pattern[str] | None = None, **variables: str
+    ) -> float:
         """Run a block of commands, each of which must succeed; return the seconds it took.
 
         Args:
             block: lines for a shell.
             as_postgres: by PostgreSQL's account, as the page says where its files are touched.
-            refused: the sentence with which the block must fail instead.
+            refused: the message with which the block must fail instead.
             variables: further variables of the environment.
         """
         began = time.monotonic()
@@ -61,7 +64,7 @@ class Operator:
         seconds = time.monotonic() - began
         if refused:
             assert done.returncode != 0, done.stdout
-            assert refused in done.stdout
+            assert refused.search(done.stdout), done.stdout
         else:
             assert done.returncode == 0, f"{block}\n{done.stdout}"
         return seconds

@@ -1,6 +1,7 @@
 """An upgrade from each earlier revision with data in it, and the way back to the release before."""
 
 import asyncio
+import re
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.servers import create_database, execute
 from tests.harness.workload import Workload
 from tests.outages.drills.clients import LOAD, fill, keep_state, see, see_restored
-from tests.outages.drills.page import commands, operator, sentences
+from tests.outages.drills.page import commands, messages, operator
 from tests.outages.next_release import make_next_release
 from tests.outages.release import Release
 from tests.outages.scenarios.report import Report
@@ -76,7 +77,7 @@ async def run_back(directory: Path, products: int, report: Report) -> None:
     old, new = Release(), Release(make_next_release(directory))
     [dump] = commands("Dump")
     load, close, swap, _ = commands("Restore a dump")
-    unknown_revision, too_old = sentences("Back to the release before")
+    unknown_revision, too_old = messages("Back to the release before")
     async with open_stage(directory, LOAD, instances=2, program=old.program) as on:
         await fill(on, products)
         at = operator(on.cluster)
@@ -113,12 +114,12 @@ async def _expand_and_return(on: Stage, new: Release, report: Report) -> None:
     await on.cluster.until_trusted()
 
 
-async def _until_refused(on: Stage, sentence: str) -> float:
-    """Wait until both old instances refuse with the sentence; return the seconds it took."""
+async def _until_refused(on: Stage, message: re.Pattern[str]) -> float:
+    """Wait until both old instances refuse with the message; return the seconds it took."""
     began = time.monotonic()
     for instance in on.cluster.instances:
         async with asyncio.timeout(_REFUSES_S):
-            while sentence.encode() not in (await instance.endpoint.request("GET", "/readyz")).body:
+            while not message.search((await instance.endpoint.request("GET", "/readyz")).body.decode()):
                 await asyncio.sleep(_POLL_S)
     return time.monotonic() - began
 
