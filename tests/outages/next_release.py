@@ -49,6 +49,12 @@ _CHANGES = {
     "app/products/source.py": [
         ("created_at, updated_at, deleted_at = columns", "created_at, updated_at, deleted_at, colour = columns"),
         ("version, created_at, updated_at)\n", "version, created_at, updated_at, colour)\n"),
+        ('"created_at", "updated_at"),', '"created_at", "updated_at", "colour"),'),
+        ("payloads={1: _payload}", "payloads={1: _before, 2: _before}"),
+        (
+            "PRODUCTS = Entity(",
+            "def _before(colour: str, **columns: Any) -> bytes:\n    return _payload(**columns)\n\n\nPRODUCTS = Entity(",
+        ),
     ],
     "app/products/queries.py": [
         ("p.updated_at, p.deleted_at\n", f"p.updated_at, p.deleted_at, {_COLOUR.format('p.')}\n"),
