@@ -24,7 +24,12 @@ def redis_options(settings: Settings) -> RedisOptions:
         connect_timeout_ms=settings.redis_connect_timeout_ms,
         retry_ms=settings.redis_retry_ms,
         tls=RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name),
-        credentials=Credentials(_read_password(settings.redis_password_file, settings.redis_password_command)),
+        credentials=Credentials(
+            _read_password(settings.redis_password_file, settings.redis_password_command),
+            settings.sentinel_username,
+            settings.sentinel_password,
+            _read_password(settings.sentinel_password_file, settings.sentinel_password_command),
+        ),
         max_age_s=settings.redis_connection_max_age_s,
     )
 

@@ -138,10 +138,19 @@ class Settings(BaseModel):
     redis_connection_max_age_s: int = Field(
         0, ge=0, le=604_800, description="age at which a connection to Redis is replaced; 0 is never"
     )
+    sentinel_username: str = Field("", description="user at the sentinels; the user of the URL is Redis's")
+    sentinel_password: str = Field("", description="password of the sentinels; none is shown to them if empty")
+    sentinel_password_file: str = Field("", description="file with it, read for each connection")
+    sentinel_password_command: str = Field(
+        "", description="program and arguments that print it, run without a shell for each connection"
+    )
     redis_ca_file: str = Field("", description="PEM file of the authorities of Redis's certificate; the system's if empty")
     redis_cert_file: str = Field("", description="PEM file of Larder's own certificate, for a Redis that asks for one")
     redis_key_file: str = Field("", description="PEM file of that certificate's key, without a passphrase")
-    redis_tls_name: str = Field("", description="name that Redis's certificate must show; the URL's host if empty")
+    redis_tls_name: str = Field(
+        "",
+        description="name that Redis's certificate must show; the address that is connected to if empty",
+    )
     redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
 
     cache_namespace: str = Field(
@@ -208,17 +217,21 @@ class Settings(BaseModel):
             raise ValueError("tls_certificate and tls_key belong together: set both, or neither")
         if bool(self.redis_cert_file) != bool(self.redis_key_file):
             raise ValueError("redis_cert_file and redis_key_file belong together: set both, or neither")
-        by_tls = self.redis_url.startswith("rediss://")
+        by_tls = self.redis_url.startswith(("rediss://", "rediss+sentinel://"))
         if not by_tls and (self.redis_ca_file or self.redis_cert_file or self.redis_tls_name):
-            raise ValueError("redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss://")
+            raise ValueError(
+                "redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss:// or"
+                " rediss+sentinel://"
+            )
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
         return self
 
     @model_validator(mode="after")
     def _passwords_agree(self) -> Self:
-        for server, url in (("database", self.database_url), ("redis", self.redis_url)):
-            given = [name for name in (f"{server}_password_file", f"{server}_password_command") if getattr(self, name)]
+        for server, url in (("database", self.database_url), ("redis", self.redis_url), ("sentinel", "")):
+            kinds = ("password", "password_file", "password_command")
+            given = [name for kind in kinds if getattr(self, name := f"{server}_{kind}", "")]
             if len(given) > 1:
                 raise ValueError(f"{given[0]} and {given[1]} exclude each other: set one of them")
             if given and _PASSWORD.search(url):

@@ -21,14 +21,16 @@ class Credentials:
     """What a URL does not say about who connects.
 
     Attributes:
-        password: returns the password of the data server; without it, the URL has it.
+        read_password: returns the password of the data server; without it, the URL has it.
         sentinel_username: the user at the sentinels, if they have users.
-        sentinel_password: returns the password of the sentinels. That of the data server is never shown to them.
+        sentinel_password: the password of the sentinels. That of the data server is never shown to them.
+        read_sentinel_password: returns it instead.
     """
 
-    password: ReadPassword | None = None
+    read_password: ReadPassword | None = None
     sentinel_username: str = ""
-    sentinel_password: ReadPassword | None = None
+    sentinel_password: str = ""
+    read_sentinel_password: ReadPassword | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class RedisPlace(Protocol):
 
     name: str
     """What an operator calls it, without a password."""
+    has_sentinels: bool
 
     @abstractmethod
     async def passwords(self) -> Passwords:
@@ -76,9 +79,11 @@ def address_of(connection: AbstractConnection) -> str:
 
 
 class _FixedPlace(RedisPlace):
+    has_sentinels = False
+
     def __init__(self, url: str, tls: RedisTls, credentials: Credentials, connect_timeout_s: float) -> None:
         self._pool = pool_of(url, tls, connect_timeout_s=connect_timeout_s)
-        self._read_password = credentials.password
+        self._read_password = credentials.read_password
         place = self._pool.connection_kwargs
         self.name = place.get("path") or show((place.get("host", "localhost"), place.get("port", 6379)))
 
@@ -103,6 +108,8 @@ class _FixedPlace(RedisPlace):
 
 
 class _SentinelPlace(RedisPlace):
+    has_sentinels = True
+
     def __init__(
         self, url: SentinelUrl, tls: RedisTls, credentials: Credentials, timeout_s: float, connect_timeout_s: float
     ) -> None:
@@ -115,7 +122,7 @@ class _SentinelPlace(RedisPlace):
 
     @override
     async def passwords(self) -> Passwords:
-        data, sentinel = await asyncio.gather(_read(self._credentials.password), _read(self._credentials.sentinel_password))
+        data, sentinel = await asyncio.gather(_read(self._credentials.read_password), self._sentinel_password())
         return Passwords(data, sentinel)
 
     @override
@@ -130,9 +137,13 @@ class _SentinelPlace(RedisPlace):
 
     @override
     async def named(self) -> str:
-        password = None if self._sentinels.connected else await _read(self._credentials.sentinel_password)
+        password = None if self._sentinels.connected else await self._sentinel_password()
         address = (await self._sentinels.ask(password)).address
         return "" if address is None else show(address)
+
+    async def _sentinel_password(self) -> str | None:
+        read_password = self._credentials.read_sentinel_password
+        return await read_password() if read_password else self._credentials.sentinel_password or None
 
     @override
     async def aclose(self) -> None:

@@ -106,6 +106,11 @@ class RedisLinks:
         self.publishes = options.link()
 
     @property
+    def all(self) -> Sequence[RedisLink]:
+        """Every link."""
+        return self.reads, self.leases, self.publishes
+
+    @property
     def up(self) -> bool:
         """Whether there is a connection for reads."""
         return self.reads.up
@@ -113,16 +118,16 @@ class RedisLinks:
     @property
     def failures(self) -> int:
         """Number of connections that failed since the start."""
-        return self.reads.failures + self.leases.failures + self.publishes.failures
+        return sum(link.failures for link in self.all)
 
     async def start(self) -> None:
         """Connect; if that fails, keep trying in the background."""
-        for link in (self.reads, self.leases, self.publishes):
+        for link in self.all:
             await link.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        for link in (self.reads, self.leases, self.publishes):
+        for link in self.all:
             await link.close()
 
 
