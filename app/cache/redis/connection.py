@@ -328,7 +328,7 @@ def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequ
 
 
 def _run_id(info: bytes) -> str:
-    if b"redis_mode:sentinel" in info:
+    if b"_mode:sentinel" in info:  # redis_mode of Redis, server_mode of Valkey
         raise WrongSentinel("it is a sentinel, not a data server")
     return _identity(info, b"run_id")
 

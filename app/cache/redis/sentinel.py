@@ -99,7 +99,7 @@ class Answers:
             return self.address
         if not self.addresses:
             reasons = "; ".join(f"{name}: {str(failure) or type(failure).__name__}" for name, failure in self.failures.items())
-            wrong = all(isinstance(failure, WrongSentinel) for failure in self.failures.values())
+            wrong = any(isinstance(failure, WrongSentinel) for failure in self.failures.values())
             raise (WrongSentinel if wrong else StoreUnavailable)(f"no sentinel names the master ({reasons})")
         counts = Counter(self.addresses.values())
         if set(counts) == {None}:
