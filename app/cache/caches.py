@@ -34,7 +34,7 @@ DEFAULTS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """What belongs to one namespace."""
 
     entity: Entity
@@ -47,7 +47,7 @@ class _Part:
 class Cache:
     """The cache of one entity. Keys are given as the table has them, e.g. ``7`` or ``"p-1"``."""
 
-    def __init__(self, part: _Part, caches: "Caches", ttl_max_s: int) -> None:
+    def __init__(self, part: Part, caches: "Caches", ttl_max_s: int) -> None:
         self._caches = caches
         self._ttl_max_s = ttl_max_s
         self.entity = part.entity
@@ -116,7 +116,7 @@ class Caches:
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         transactions: TableTransactions,
         links: RedisLinks,
         loop: AuditLoop,
@@ -257,7 +257,7 @@ async def open_caches(
         yield Caches(parts, transactions, links, loop, limits)
 
 
-def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> _Part:
+def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> Part:
     config = limits.config(entity.writes, bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
@@ -266,7 +266,7 @@ def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLin
     protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history)
     audit_stores = RedisAuditStores(alone, entity.namespace)
     audit_sources = TableAuditSources(database, entity, entity.namespace)
-    return _Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
+    return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
 
 
 def _opener(database: Database, link: RedisLink, entities: Sequence[Entity]) -> OpenTogether:

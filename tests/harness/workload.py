@@ -294,13 +294,16 @@ class Workload:
             self.history.writes.append(replace(plain, key=key, version=version, epoch_order=epoch))
             if version is not None:
                 self._seen[key] = version
-            if troubled:
+            if troubled and order.of_products:
                 self._suspects[key] = (plain.returned, plain.called + SUSPECT_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A write to send. ``deletes`` is the version that a delete names."""
+    """A write to send. ``deletes`` is the version that a delete names.
+
+    Without ``of_products`` its keys are not among those that the readers of products read more often after a failed publish.
+    """
 
     kind: str
     keys: tuple[str, ...]
@@ -309,6 +312,7 @@ class Order:
     path: str
     document: object = None
     deletes: int | None = None
+    of_products: bool = True
 
 
 def count(key: str, mark: int) -> Order:

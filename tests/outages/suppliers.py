@@ -73,7 +73,7 @@ class SupplierClients:
         chance = self._chance
         while not self._stopping:
             instance = chance.choice(self._cluster.instances)
-            keys = chance.sample(_SUPPLIERS, chance.choice((1, 1, 4, 8)))
+            keys = chance.sample(_SUPPLIERS, chance.choice((1, 4, 8, 12)))
             fresh = "Cache-Control: no-cache\r\n" if chance.random() < 0.04 else ""
             served = await self._read(instance, keys, fresh)
             if chance.random() < 0.02:
@@ -101,8 +101,7 @@ class SupplierClients:
                 acknowledged = await workload.write(instance, self._put_both(key, product))
             else:
                 if dice < 0.5 and (version := workload.seen(key)) is not None:
-                    path, mark = f"/suppliers/{key}", workload.next_mark()
-                    await workload.write(instance, Order(f"delete {KIND}", (key,), mark, "DELETE", path, deletes=version))
+                    await workload.write(instance, self._order("delete", "DELETE", (key,), f"/suppliers/{key}", version))
                 acknowledged = await workload.write(instance, self._put(key))
             if acknowledged:
                 # What was acknowledged must be seen everywhere at once.
@@ -112,11 +111,12 @@ class SupplierClients:
             await asyncio.sleep(chance.expovariate(1 / self._load.writer_pause_s) if acknowledged else 0.05)
 
     def _put(self, key: str) -> Order:
-        mark = self._workload.next_mark()
-        return Order(f"put {KIND}", (key,), mark, "PUT", f"/suppliers/{key}", {"terms": mark})
+        return self._order("put", "PUT", (key,), f"/suppliers/{key}")
 
     def _put_both(self, key: str, product: str) -> Order:
+        return self._order("put both", "PUT", (key, product), f"/suppliers/{key}/products/{product}")
+
+    def _order(self, kind: str, method: str, keys: tuple[str, ...], path: str, deletes: int | None = None) -> Order:
         mark = self._workload.next_mark()
-        return Order(
-            f"put both {KIND}", (key, product), mark, "PUT", f"/suppliers/{key}/products/{product}", {"terms": mark}
-        )
+        document = {"terms": mark} if deletes is None else None
+        return Order(f"{kind} {KIND}", keys, mark, method, path, document, deletes, of_products=False)
