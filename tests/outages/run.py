@@ -58,7 +58,9 @@ async def run(
     """
     chance = Random(seed)
     async with AsyncExitStack() as opened:
-        cluster = await opened.enter_async_context(start_cluster(directory, program=WithSuppliers(policies), prepare=create_suppliers))
+        cluster = await opened.enter_async_context(
+            start_cluster(directory, program=WithSuppliers(policies), prepare=create_suppliers)
+        )
         log = FaultLog()
         history = History(log, HAND_BOUNDS, epochs=(0,))
         workload = Workload(cluster, history, log, load or Load(), chance)

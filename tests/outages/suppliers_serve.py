@@ -26,9 +26,7 @@ from app.products.source import PRODUCTS
 from app.settings import Settings
 
 _STATUS = {Status.HIT: "larder; hit", Status.MISS: "larder; fwd=miss", Status.STORED: "larder; fwd=miss; stored"}
-_PUT = (
-    "INSERT INTO suppliers (id, name, terms) VALUES (%(id)s, %(name)s, %(terms)s) ON CONFLICT (id) DO UPDATE SET terms = %(terms)s"
-)
+_PUT = "INSERT INTO suppliers (id, name, terms) VALUES (%(id)s, %(name)s, %(terms)s) ON CONFLICT (id) DO UPDATE SET terms = %(terms)s"
 _SET = "UPDATE suppliers SET terms = %(terms)s WHERE id = %(id)s RETURNING 1"
 _SET_PRICE = "UPDATE products SET price_cents = %(terms)s WHERE id = %(product)s AND deleted_at IS NULL RETURNING 1"
 _DELETE = "DELETE FROM suppliers WHERE id = %(id)s AND version = %(version)s RETURNING 1"

@@ -17,6 +17,7 @@ from app.cache.ports import State
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.shared_audit import MemorySharedSource
 from tests.fakes.source import MemoryAuditSource, MemorySource
 from tests.fakes.store import MemoryAuditStore, MemoryStore
 from tests.schedules import audits, takeovers, traffic, worlds
@@ -27,6 +28,7 @@ from tests.simulation import mutant_history as history
 from tests.simulation import mutant_ports as ports
 from tests.simulation import mutant_postgres as postgres
 from tests.simulation import mutant_redis as redis
+from tests.simulation import mutant_shared as shared
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.runner import simulate
 
@@ -84,6 +86,7 @@ _FIELDS = (
     (MemorySource, "source"),
     (MemoryAuditStore, "audit_store"),
     (MemoryAuditSource, "audit_source"),
+    (MemorySharedSource, "shared_source"),
 )
 
 
@@ -211,6 +214,8 @@ MUTANTS = [
         traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
+    _mutant("R5", shared.SharedFence),
+    _mutant("R5.6", shared.FailingNamespaceCompletes),
     _mutant("G5", cache.SendsLoadsApart),
     _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
 ]
