@@ -15,7 +15,7 @@ from .errors import NotSettled
 from .history import History
 from .limits import Limits
 from .policies import WritePolicy
-from .ports import State
+from .ports import Clock, State
 from .postgres.shared_audit import open_shared_audit
 from .postgres.table_audit import TableAuditSources
 from .postgres.table_source import TableRows, TableSource
@@ -121,7 +121,10 @@ class Caches:
         links: RedisLinks,
         loop: AuditLoop,
         limits: Limits,
+        *,
+        clock: Clock = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._caches = {part.entity.table: Cache(part, self, limits.ttl_max_s) for part in parts}
         self._transactions = transactions
         self.store = links
@@ -160,7 +163,7 @@ class Caches:
         ]
         lives_s = [one.cache.checked_ttl_s(ttl_s) for one in touched]
         leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts, policy) for one in touched))
-        began = time.monotonic()
+        began = self._clock()
 
         def check(found: Sequence[ReadBack]) -> None:
             for one, read_back in zip(touched, found, strict=True):

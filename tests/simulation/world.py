@@ -199,7 +199,7 @@ class Process:
         self.entities = {part.entity.table: part.entity for part in opened}
         transactions = cast("TableTransactions", MemoryTransactions(world.postgres, self.postgres_wire))
         no_links = cast("RedisLinks", None)  # which only the metrics of the service look at
-        self.caches = Caches(opened, transactions, no_links, loop_of_audits, Limits())
+        self.caches = Caches(opened, transactions, no_links, loop_of_audits, Limits(), clock=self.clock)
         for part in opened:
             self.run(part.protocol.start())
         self.run(loop_of_audits.run())
