@@ -16,6 +16,7 @@ from app.cache.ports import (
     SharedAuditSource,
     SharedAuditStore,
     SnapshotRequest,
+    State,
     TrustRequest,
     VerifyRequest,
     Watermark,
@@ -187,9 +188,9 @@ class MemoryTransactions:
         session = MemorySession()
         await change(session)
 
-        def by_table(states: Sequence[object]) -> list[ReadBack]:
+        def by_table(states: Sequence[State]) -> list[ReadBack]:
             return [
-                ReadBack([state for state in states if table_of(state.key) == entity.table], complete=True)  # type: ignore[attr-defined]
+                ReadBack([state for state in states if table_of(state.key) == entity.table], complete=True)
                 for entity, _ in wanted
             ]
 

@@ -141,7 +141,7 @@ class Workload:
         return await self.fetch(instance, keys, "read many", "/products?" + "&".join(f"id={key}" for key in keys))
 
     async def fetch(
-        self, instance: Instance, keys: Sequence[str], kind: str, path: str, headers: str = "", namespace: str = "products"
+        self, instance: Instance, keys: Sequence[str], kind: str, path: str, headers: str = "", *, namespace: str = "products"
     ) -> bool:
         """Send a read of some rows and record the answer; return whether it was served."""
         called = time.monotonic()

@@ -1,4 +1,4 @@
-"""A cluster whose instances also cache suppliers, and draw another write policy for every write: the worst mixture of settings."""
+"""A cluster whose instances also cache suppliers, and draw another write policy for every write: the worst mixture."""
 
 import sys
 from collections.abc import Mapping, Sequence

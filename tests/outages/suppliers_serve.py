@@ -4,6 +4,7 @@ It takes the settings of ``larder serve`` from the environment, and the policies
 commas; if that is empty, all of them. It imports nothing of the tests, so that it starts as fast as the service does.
 """
 
+import importlib
 import json
 import os
 import random
@@ -12,12 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 
-from app import main as composition
 from app.cache import Entity, Read, Session, State, Status, Value
 from app.cache.policies import WritePolicy
 from app.cache.write_through import WriteThrough
@@ -26,7 +26,10 @@ from app.products.source import PRODUCTS
 from app.settings import Settings
 
 _STATUS = {Status.HIT: "larder; hit", Status.MISS: "larder; fwd=miss", Status.STORED: "larder; fwd=miss; stored"}
-_PUT = "INSERT INTO suppliers (id, name, terms) VALUES (%(id)s, %(name)s, %(terms)s) ON CONFLICT (id) DO UPDATE SET terms = %(terms)s"
+_PUT = (
+    "INSERT INTO suppliers (id, name, terms) VALUES (%(id)s, %(name)s, %(terms)s)"
+    " ON CONFLICT (id) DO UPDATE SET terms = %(terms)s"
+)
 _SET = "UPDATE suppliers SET terms = %(terms)s WHERE id = %(id)s RETURNING 1"
 _SET_PRICE = "UPDATE products SET price_cents = %(terms)s WHERE id = %(product)s AND deleted_at IS NULL RETURNING 1"
 _DELETE = "DELETE FROM suppliers WHERE id = %(id)s AND version = %(version)s RETURNING 1"
@@ -60,7 +63,7 @@ def _status(reads: Sequence[Read]) -> str:
 
 
 @router.get("/suppliers")
-async def get_suppliers(request: Request, id: list[str] = Query()) -> Response:  # noqa: A002, B008 - FastAPI's own way
+async def get_suppliers(request: Request, id: Annotated[list[str], Query()]) -> Response:  # noqa: A002
     """Read suppliers in one round trip."""
     refresh = request.headers.get("cache-control") == "no-cache"
     reads = await request.app.state.caches[SUPPLIERS].read_many(id, refresh=refresh)
@@ -121,6 +124,7 @@ def _draw_policies(names: str) -> None:
 
 def _add_suppliers() -> None:
     """Let the composition root open a second cache beside that of the products, and serve its routes."""
+    composition: Any = importlib.import_module("app.main")
     create_app, open_caches, open_database = composition.create_app, composition.open_caches, composition.Database
     made: list[FastAPI] = []
 

@@ -20,6 +20,7 @@ from tests.fakes.redis import RedisServer
 from tests.fakes.shared_audit import MemorySharedSource
 from tests.fakes.source import MemoryAuditSource, MemorySource
 from tests.fakes.store import MemoryAuditStore, MemoryStore
+from tests.limits import cache_config
 from tests.schedules import audits, takeovers, traffic, worlds
 from tests.schedules.on_fakes import Schedule
 from tests.simulation import mutant_audit as audit
@@ -30,7 +31,7 @@ from tests.simulation import mutant_postgres as postgres
 from tests.simulation import mutant_redis as redis
 from tests.simulation import mutant_shared as shared
 from tests.simulation.parts import SHIPPED, Parts
-from tests.simulation.runner import simulate
+from tests.simulation.runner import Scenario, simulate
 
 
 def short_patience(config: CacheConfig) -> CacheConfig:
@@ -63,6 +64,8 @@ class Mutant:
     parts: Parts
     schedule: Schedule | None = None
     behind: tuple[str, ...] = ()
+    scenario: Scenario | None = None
+    """The scenario of its random histories; by default each seed draws one."""
 
 
 def together(*parts: Parts) -> Parts:
@@ -105,6 +108,23 @@ def _mutant(rule: str, kind: type, schedule: Schedule | None = None, *, behind: 
 def _other(name: str, rule: str, drops: str | Callable[..., object], parts: Parts, schedule: Schedule | None = None) -> Mutant:
     return Mutant(name, rule, drops if isinstance(drops, str) else (drops.__doc__ or "").strip(), parts, schedule)
 
+
+TWO_NAMESPACES = Scenario(
+    keys=("a", "suppliers/a"),
+    hosts=("one", "two"),
+    clients=2,
+    duration_s=4.0,
+    think_s=0.02,
+    deeds=("lock_suppliers", "evict_fence"),
+    deed_pause_s=0.1,
+    redis_rate=0.12,
+    postgres_rate=0.0,
+    purge=(1, 0.0),
+    config=cache_config(
+        audit_interval_ms=150, audit_page_rows=1_000, fence_ttl_ms=1_000, fence_ttl_max_ms=1_000, settle_poll_ms=20
+    ),
+)
+"""Two namespaces, one of which is locked again and again, while publishes are lost."""
 
 MUTANTS = [
     _mutant("R1", redis.ReadsAnyServersFence, takeovers.server_restarts_from_a_snapshot),
@@ -214,8 +234,8 @@ MUTANTS = [
         traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
-    _mutant("R5", shared.SharedFence),
-    _mutant("R5.6", shared.FailingNamespaceCompletes),
+    replace(_mutant("R5", shared.SharedFence), scenario=TWO_NAMESPACES),
+    replace(_mutant("R5.6", shared.FailingNamespaceCompletes), scenario=TWO_NAMESPACES),
     _mutant("G5", cache.SendsLoadsApart),
     _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
 ]
@@ -237,7 +257,7 @@ SEEDS = range(1, 121)
 def hunt(mutant: Mutant, seeds: range) -> tuple[int, str] | None:
     """The first seed whose history shows a violation with this guard off, and the violation; ``None`` if none does."""
     for seed in seeds:
-        outcome = simulate(seed, mutant.parts)
+        outcome = simulate(seed, mutant.parts, scenario=mutant.scenario)
         if outcome.bad:
             return seed, outcome.first()
     return None

@@ -48,11 +48,11 @@ class Scenario:
     def of(cls, chance: random.Random) -> "Scenario":
         """A scenario by chance. Each history has only some kinds of faults, so that rare ones are not drowned by others."""
         both = chance.random() < 0.5
+        further = ("suppliers/a", "suppliers/b")[: chance.choice((1, 2))] if both else ()
         possible = DEEDS + SUPPLIER_DEEDS if both else DEEDS
         interval_ms, ttl_ms = chance.choice(((150, 400), (200, 600), (300, 1_000)))
         return cls(
-            keys=("a", "b", "c")[: chance.choice((1, 1, 2, 3))]
-            + (("suppliers/a", "suppliers/b")[: chance.choice((1, 2))] if both else ()),
+            keys=("a", "b", "c")[: chance.choice((1, 1, 2, 3))] + further,
             hosts=("one", "two", "three")[: chance.choice((2, 2, 3))],
             clients=chance.choice((1, 2, 3)),
             duration_s=chance.choice((1.0, 2.0, 4.0)),
