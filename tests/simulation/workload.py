@@ -141,9 +141,7 @@ class Client:
         returned = history.tick()
         if attempt in world.attempts:
             world.attempts.remove(attempt)
-        world.note(
-            process.name, f"acknowledged {attempt.mark}{' (settled)' if acknowledgement and not acknowledgement.proven else ''}"
-        )
+        world.note(process.name, f"acknowledged {attempt.mark}")
         for state in states:
             deleted = isinstance(state, Absent)
             history.writes.append(
