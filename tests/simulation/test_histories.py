@@ -16,7 +16,8 @@ from tests.simulation.runner import Outcome, Scenario, quiet, simulate
 
 STARTS = range(1, 2_001, 200)
 HAPPENS = [
-    *DEEDS, *SUPPLIER_DEEDS, "writes over both namespaces", "truncated", "restored", "writes settled", "writes replayed", "writes unchanged",
+    *DEEDS, *SUPPLIER_DEEDS, "writes over both namespaces",
+    "truncated", "restored", "writes settled", "writes replayed", "writes unchanged",
     "write CommitUnknown", "read bypass", "read miss", "read stored",
     "read refreshed", "read refreshed-stored", "read failed", *(f"I/O {fate}" for fate in FAULTS),
 ]  # fmt: skip
