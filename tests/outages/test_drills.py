@@ -1,0 +1,30 @@
+"""Tests that carry out every drill of docs/RECOVERY.md with few products."""
+
+from pathlib import Path
+
+import pytest
+
+from app.postgres.migrations import script_directory
+from tests.outages.drills.index import DRILLS
+from tests.outages.scenarios.report import Report
+
+_PRODUCTS = 1_000
+_SHORT = frozenset({"dump", "upgrade-0004", "back"})
+"""The drills that run for every change; the others differ from them in the revision or the kind of copy."""
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in _SHORT else pytest.mark.long) for name in DRILLS])
+async def test_drill(outage_directory: Path, name: str) -> None:
+    """The commands of the page succeed as they stand there, and no client ever sees what the restore took back."""
+    report = Report()
+    await DRILLS[name](outage_directory, _PRODUCTS, report)
+    assert not report.broken, report.table()
+
+
+def test_every_earlier_revision_has_its_drill() -> None:
+    """A new migration gets the drill of an upgrade from the one before."""
+    *earlier, _head = sorted(script.revision for script in script_directory().walk_revisions())
+    assert [name.removeprefix("upgrade-") for name in DRILLS if name.startswith("upgrade-")] == earlier
