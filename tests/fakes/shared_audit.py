@@ -22,8 +22,9 @@ from app.cache.ports import (
     Watermark,
 )
 from app.cache.postgres.table_write import ReadBack
-from tests.fakes.postgres import NAMESPACE, Change, MemoryPostgres, Moment, Refused, table_of
+from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisError, RedisServer
+from tests.fakes.rows import NAMESPACE, Change, Moment, Refused, table_of
 from tests.fakes.source import changes_of, transact
 from tests.fakes.store import Connection, Route, connect
 from tests.fakes.wire import Disconnected, Wire

@@ -20,7 +20,8 @@ from app.cache.ports import (
     State,
     Watermark,
 )
-from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Refused, Transaction, table_of
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.rows import NAMESPACE, Aborted, Change, Moment, Refused, Transaction, table_of
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")

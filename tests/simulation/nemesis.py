@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.fakes.postgres import SUPPLIERS, Aborted, Row, table_of
 from tests.fakes.redis import Data, RedisServer
+from tests.fakes.rows import SUPPLIERS, Aborted, Row, table_of
 from tests.fakes.wire import Disconnected
 from tests.simulation.world import World
 

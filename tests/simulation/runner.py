@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
 from app.cache.write_through import Status
-from tests.fakes.postgres import NAMESPACE, SUPPLIERS, table_of
+from tests.fakes.rows import NAMESPACE, SUPPLIERS, table_of
 from tests.harness.checker import Verdict, check
 from tests.limits import cache_config
 from tests.simulation.faults import Chance, Plan

@@ -8,7 +8,7 @@ from app.cache.errors import NotSettled, SourceUnavailable, StoreUnavailable
 from app.cache.ports import Absent, State
 from app.cache.write_through import Acknowledgement, Status, WriteThrough
 from app.cache.write_through import Read as Answer
-from tests.fakes.postgres import Change, Row, table_of
+from tests.fakes.rows import Change, Row, table_of
 from tests.fakes.shared_audit import MemorySession
 from tests.fakes.source import Committed, CommitUnknown, transact
 from tests.harness.checker import Read, Write

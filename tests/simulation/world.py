@@ -23,8 +23,8 @@ from app.cache.redis.store import RedisLinks
 from app.cache.shared_audit import SharedCycle
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
-from tests.fakes.postgres import NAMESPACE, Image, table_of
 from tests.fakes.redis import Data, Lifetimes, RedisServer
+from tests.fakes.rows import NAMESPACE, Image, table_of
 from tests.fakes.shared_audit import MemoryTransactions, space_of
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.store import open_audit_store
