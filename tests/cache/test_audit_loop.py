@@ -13,7 +13,7 @@ from tests.limits import cache_config
 
 
 class _Audit:
-    """An audit that failed before, and now needs a cycle of its own, which ends when ``done`` is set."""
+    """An audit that succeeds; or one that failed before, and now needs a cycle of its own, which ends when ``done`` is set."""
 
     def __init__(self, *, needs_own: bool) -> None:
         self.failed = needs_own
@@ -22,10 +22,10 @@ class _Audit:
         self._needs_own = needs_own
 
     async def attempt(self, ports: AuditPorts | None = None) -> bool:
-        if ports is not None:
-            if self._needs_own:
-                raise NeedsOwnCycle("more than a page")
+        if not self._needs_own:
             return True
+        if ports is not None:
+            raise NeedsOwnCycle("more than a page")
         self.alone += 1
         await self.done.wait()
         self.failed = False
