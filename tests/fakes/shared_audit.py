@@ -26,7 +26,7 @@ from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisError, RedisServer
 from tests.fakes.rows import NAMESPACE, Change, Moment, Refused, table_of
 from tests.fakes.source import changes_of, transact
-from tests.fakes.store import Connection, Route, connect
+from tests.fakes.store import TOKENS, Connection, Route, connect
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
@@ -46,7 +46,7 @@ class MemorySharedStore(SharedAuditStore):
         self._wire = wire
         self._connection: Connection | None = None
         self._lost = False
-        self._token = f"{wire.client} shared {id(self):x}"
+        self._token = f"{wire.client} {next(TOKENS)}"
         self._claimed: set[str] = set()
 
     async def begin(self, requests: Sequence[tuple[str, int]]) -> Sequence[Begun]:

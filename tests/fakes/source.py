@@ -1,8 +1,8 @@
 """The source's ports over an in-memory PostgreSQL, and the transactions of writers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TypeVar
@@ -103,7 +103,8 @@ class MemoryAuditSource(AuditSource):
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
         try:
             moment, rival = await self._ask("snapshot", lambda: self._take(limits))
-            yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows), rival)
+            async with aclosing(self._pages(moment, since, page_rows)) as pages:
+                yield Snapshot(moment.epoch, moment.xmin, pages, rival)
         finally:
             self._postgres.let_go(self._wire.client)
 
@@ -119,7 +120,9 @@ class MemoryAuditSource(AuditSource):
         self._postgres.admit(self._namespace)
         return self._postgres.take_snapshot(self._wire.client), self._postgres.rival(self._namespace, limits)
 
-    async def _pages(self, moment: Moment, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
+    async def _pages(
+        self, moment: Moment, since: Watermark | None, page_rows: int
+    ) -> AsyncGenerator[Sequence[tuple[str, int]], None]:
         if since is None or since.xid is None or since.epoch != moment.epoch:
             return
         xid = since.xid

@@ -15,7 +15,8 @@ from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
-_tokens = count(1)
+TOKENS = count(1)
+"""Numbers for the tokens of claims: no two cycles have the same."""
 Route = Callable[[], RedisServer]
 """The server that a new connection reaches now."""
 
@@ -101,7 +102,7 @@ class MemoryAuditStore(AuditStore):
         self._namespace = namespace
         self._route = route
         self._wire = wire
-        self._token = f"{wire.client} {next(_tokens)}"
+        self._token = f"{wire.client} {next(TOKENS)}"
 
     async def begin(self, claim_ms: int) -> Begun:
         return await self._run("begin", lambda server, identity: server.begin(identity, self._token, claim_ms / 1_000))
