@@ -109,22 +109,27 @@ def _other(name: str, rule: str, drops: str | Callable[..., object], parts: Part
     return Mutant(name, rule, drops if isinstance(drops, str) else (drops.__doc__ or "").strip(), parts, schedule)
 
 
-TWO_NAMESPACES = Scenario(
+LOCKED = Scenario(
     keys=("a", "suppliers/a"),
     hosts=("one", "two"),
-    clients=2,
+    clients=4,
     duration_s=4.0,
     think_s=0.02,
-    deeds=("lock_suppliers", "evict_fence"),
+    deeds=("lock_suppliers",),
     deed_pause_s=0.1,
-    redis_rate=0.12,
+    redis_rate=0.0,
     postgres_rate=0.0,
     purge=(1, 0.0),
     config=cache_config(
-        audit_interval_ms=150, audit_page_rows=1_000, fence_ttl_ms=1_000, fence_ttl_max_ms=1_000, settle_poll_ms=20
+        audit_interval_ms=150, audit_page_rows=1_000, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20
     ),
+    publish_rate=0.6,
 )
 """Two namespaces, one of which is locked again and again, while publishes are lost."""
+UNAUDITED = replace(LOCKED, deeds=("claim_suppliers",))
+"""Two namespaces, one of which nobody audits at times, while publishes are lost."""
+CROWDED = replace(LOCKED, keys=("a",), deeds=(), duration_s=2.0, think_s=0.005, publish_rate=0.0)
+"""Everybody reads and writes one key, and nothing fails."""
 
 MUTANTS = [
     _mutant("R1", redis.ReadsAnyServersFence, takeovers.server_restarts_from_a_snapshot),
@@ -217,7 +222,7 @@ MUTANTS = [
     _mutant("R6", audit.PurgesNothing, takeovers.server_takes_over_old_data_without_a_watermark),
     _mutant("R6", audit.PurgesFirst, audits.fill_between_purge_and_snapshot, behind=(redis.TrustsWithoutWatermark,)),
     _mutant("R7", cache.JoinsLoadUnderWay, traffic.load_under_way_during_a_write),
-    _mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write),
+    replace(_mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write), scenario=CROWDED),
     _mutant("R1", cache.KeepsReadings, traffic.absence_is_handed_on_before_a_write),
     _other(
         "ReplayPublishesNothing",
@@ -234,8 +239,8 @@ MUTANTS = [
         traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
-    replace(_mutant("R5", shared.SharedFence), scenario=TWO_NAMESPACES),
-    replace(_mutant("R5.6", shared.FailingNamespaceCompletes), scenario=TWO_NAMESPACES),
+    replace(_mutant("R5", shared.SharedFence), scenario=UNAUDITED),
+    replace(_mutant("R5.6", shared.FailingNamespaceCompletes), scenario=LOCKED),
     _mutant("G5", cache.SendsLoadsApart),
     _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
 ]

@@ -37,6 +37,8 @@ class Scenario:
     purge: tuple[int, float]
     """Pages of Redis's key space, and the seconds that each takes: a purge may outlast any fence."""
     config: CacheConfig
+    publish_rate: float = 0.0
+    """The share of publishes that fail, if it is another than ``redis_rate``."""
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -108,7 +110,8 @@ def simulate(
     """Run and judge the history of a seed."""
     chance = random.Random(seed)
     scenario = scenario or Scenario.of(chance)
-    plan = plan or Chance(chance, {"redis": scenario.redis_rate, "postgres": scenario.postgres_rate})
+    rates = {"redis": scenario.redis_rate, "publish": scenario.publish_rate, "postgres": scenario.postgres_rate}
+    plan = plan or Chance(chance, rates)
     loop = SeededLoop(chance)
     world = World(loop, chance, plan, scenario.config, parts, namespaces=scenario.namespaces, trace=trace)
     run = _Run(world, scenario)
