@@ -6,11 +6,13 @@ The sentinels are sockets that answer what a test wants.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from app.cache import Limits, open_caches
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.places import Credentials, RedisPlace, place_of
 from app.cache.redis.sentinel import SentinelUrl
@@ -18,6 +20,8 @@ from app.cache.redis.sentinel_watch import SentinelWatch
 from app.cache.redis.tls import RedisTls
 from app.private_servers import start_redis
 from app.private_servers.redis_server import free_ports
+from app.products.source import PRODUCTS
+from tests.harness.script import PATIENCE_S
 from tests.limits import redis_options
 
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
@@ -178,6 +182,22 @@ async def test_master_that_most_sentinels_do_not_name_is_left(servers_directory:
         for link in links:
             await link.close()
         await options.place.aclose()
+    await server.stop()
+
+
+async def test_caches_watch_the_sentinels(servers_directory: Path, database_url: str, namespace: str) -> None:
+    """A process asks in its background, and leaves the old master without a call that fails there."""
+    server = await start_redis(servers_directory / f"redis-{uuid4().hex[:8]}", ports=free_ports())
+    async with sentinels(names(("127.0.0.1", server.port))) as fake:
+        options = redis_options(f"sentinel://:{server.password}@127.0.0.1:{fake.ports[0]}/0?service=larder", retry_ms=600_000)
+        limits = Limits(audit_interval_ms=100)
+        async with open_caches(database_url, options, [replace(PRODUCTS, namespace=namespace)], limits=limits) as caches:
+            links = caches.store.all
+            assert all(link.up for link in links)
+            fake.answers = [names(A)]
+            async with asyncio.timeout(PATIENCE_S):
+                while any(link.up for link in links):
+                    await asyncio.sleep(0.01)
     await server.stop()
 
 
