@@ -39,7 +39,10 @@ from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
-from app.settings import PRODUCTS_CACHE, Settings, names_in
+from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in
+from app.telemetry.request_lines import RequestLines
+from app.telemetry.spans import Spans
+from app.telemetry.telemetry import Telemetry
 
 _log = logging.getLogger("larder")
 
@@ -54,10 +57,15 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
         shared: the metrics of all workers, if there are several on this address.
     """
     requests = RequestStats()
+    spans = open_spans(settings)
+    telemetry = Telemetry(RequestLines(settings.log_requests_percent), spans, settings.trace_percent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
-        async with running(settings, requests, shared) as larder:
+        async with AsyncExitStack() as opened:
+            if spans is not None:
+                opened.push_async_callback(asyncio.to_thread, spans.close)
+            larder = await opened.enter_async_context(running(settings, requests, shared, telemetry))
             app.state.larder = larder
             yield {STATE: larder}
 
@@ -68,14 +76,36 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
         open_to_all=settings.access == "open",
         docs=settings.docs,
         cors_origins=names_in(settings.cors_origins),
+        telemetry=telemetry,
     )
+
+
+def open_spans(settings: Settings) -> Spans | None:
+    """Return where traces are sent; ``None`` if they are off.
+
+    Raises:
+        SettingsError: the packages for it are not installed.
+    """
+    if not settings.traces_url:
+        return None
+    try:
+        from app.telemetry.otlp import OtlpSpans  # noqa: PLC0415 - an optional extra, imported only when it is used
+    except ImportError as error:
+        raise SettingsError(
+            f"LARDER_TRACES_URL needs the extra larder[traces]: install it, or unset the variable ({error})"
+        ) from error
+    return OtlpSpans(settings.traces_url, version("larder"))
 
 
 @asynccontextmanager
 async def running(
-    settings: Settings, requests: RequestStats | None = None, shared: SharedMetrics | None = None
+    settings: Settings,
+    requests: RequestStats | None = None,
+    shared: SharedMetrics | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP."""
+    telemetry = telemetry or Telemetry()
     stats = Stats()
     config = cache_config(settings)
     namespace = settings.cache_namespace
@@ -93,10 +123,10 @@ async def running(
         history = History(on_deposed=database.abandon)
         source = ProductSource(database)
         table_source = TableSource(database.loads, PRODUCTS, namespace)
-        cache = WriteThrough(store, source, table_source, config, stats, history=history)
+        cache = WriteThrough(store, source, table_source, config, stats, history=history, tracer=telemetry)
         opened.push_async_callback(cache.aclose)
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=history.record)
-        products = Products(cache, source, transactions, write_limits(settings))
+        products = Products(cache, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
         audit_sources = TableAuditSources(database, PRODUCTS, namespace)
         audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
@@ -124,6 +154,7 @@ async def running(
             load,
             database,
             shared,
+            telemetry=telemetry,
         )
         if shared is not None:
             await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))

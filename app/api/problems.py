@@ -25,6 +25,8 @@ from app.postgres import errors as postgres
 from app.products import errors as products
 from app.products.product import MAX_INTEGER
 
+PROBLEM = "problem"
+"""Key in the request state under which the type of its problem and the reason for the operator are found."""
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Most errors that one answer lists."""
@@ -69,6 +71,7 @@ class Problem(Exception):
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
         headers |= self.headers
+        scope.get("state", {}).setdefault(PROBLEM, (self.kind.slug, self.detail))
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -259,7 +262,9 @@ def _routing_problem(request: Request, error: HTTPException) -> Problem:
 
 def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return make(error).response(request.scope)
+        problem = make(error)
+        request.scope["state"][PROBLEM] = problem.kind.slug, str(error)
+        return problem.response(request.scope)
 
     return answer
 

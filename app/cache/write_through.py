@@ -58,6 +58,7 @@ from .round_trips import RoundTrips
 from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,9 @@ class WriteThrough:
         *,
         history: History,
         clock: Clock = time.monotonic,
+        tracer: Tracer = UNTRACED,
     ) -> None:
+        self._tracer = tracer
         self._history_source = history_source
         self._config = config
         self._stats = stats
@@ -136,8 +139,8 @@ class WriteThrough:
         self._clock = clock
         self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
         self._settler = Settler(history_source, config, stats, history, clock)
-        self._trips = RoundTrips(store, config, stats, history, clock)
-        self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
+        self._trips = RoundTrips(store, config, stats, history, clock, tracer=tracer)
+        self._loads = Loads(source, self._trips, config, stats, history, clock=clock, tracer=tracer)
 
     async def start(self) -> None:
         """Read the source's epoch, so that the first read can hit. If that fails, the first load reads it."""
@@ -175,6 +178,10 @@ class WriteThrough:
         self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
+        with self._tracer.step("cache.read"):
+            return await self._read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
+
+    async def _read_many(self, keys: Sequence[str], *, refresh: bool, stale_s: int, reading: Reading | None) -> list[Read]:
         if self._sample:
             self._sample.read(keys)
         if self._config.bypassed:
@@ -182,7 +189,7 @@ class WriteThrough:
         if refresh:
             return await self._refresh(keys)
         try:
-            reading = reading or await self._trips.reads.submit(keys)
+            reading = reading or await self._trips.read(keys)
         except StoreUnavailable:
             return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
@@ -246,13 +253,20 @@ class WriteThrough:
         Returns:
             The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
-        policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
+        with self._tracer.step("cache.write"):
+            return await self._write(keys, transact, policy or self._config.write_policy)
+
+    async def _write(
+        self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]], policy: WritePolicy
+    ) -> tuple[Committed, Acknowledgement]:
+        policy = WritePolicy.ASIDE if self._config.bypassed else policy
         leased: dict[str, str] | None = {}
         if policy is WritePolicy.THROUGH:
             leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
         began = self._clock()
         try:
-            committed = await transact()
+            with self._tracer.step("transaction", Place.SOURCE):
+                committed = await transact()
         except BaseException:
             self._trips.release(leased or {})
             raise
@@ -301,7 +315,8 @@ class WriteThrough:
             NotSettled: the deadline passed first, too many writes wait, or the source is an old primary.
         """
         if not acknowledgement.proven:
-            await self._settler.settle(acknowledgement.committed_at)
+            with self._tracer.step("cache.settle", Place.AUDIT):
+                await self._settler.settle(acknowledgement.committed_at)
             if self._history.deposed:
                 await self._check_primary()
 
