@@ -42,6 +42,14 @@ ENV PATH=/opt/larder/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LARDER_HOST=0.0.0.0 \
     LARDER_PORT=8000
+# The version is that of pyproject.toml; tests/compose holds them against each other. The build may name its commit:
+# --build-arg REVISION=$(git rev-parse HEAD)
+ARG REVISION=
+LABEL org.opencontainers.image.title="Larder" \
+      org.opencontainers.image.description="A product and stock service whose cache never answers with the past" \
+      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${REVISION}"
 # By number: the account needs no name, no home and no line in /etc/passwd.
 USER 10001:10001
 WORKDIR /

@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak lock resolve clean
+.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -118,6 +118,9 @@ lock: ## renew the lock files from pyproject.toml
 
 resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)
 	@$(BIN)/python -m tests.resolve
+
+sbom: ## print the list of the image's Python packages as CycloneDX: make sbom > sbom.json
+	@$(PYTHON) deploy/sbom.py
 
 clean: ## remove .venv and every cache; the data in .larder/ stays
 	@rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist

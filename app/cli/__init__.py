@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, Protocol, cast
 
 from app.cli.errors import CommandFailed
@@ -59,6 +60,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         description="Larder: products and stock over HTTP, with a cache that never answers with the past.",
         epilog="Settings come from LARDER_* variables; docs/SETTINGS.md lists them. `larder COMMAND --help` shows more.",
     )
+    parser.add_argument("--version", action="version", version=f"larder {version('larder')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     names = set(arguments[:1]) & COMMANDS.keys() or COMMANDS
     commands = {name: cast("Command", import_module(COMMANDS[name])) for name in names}

@@ -16,7 +16,7 @@ from app.products.idempotency import NO_ORIGIN, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
 from app.products.source import ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02
@@ -198,11 +198,15 @@ class Products:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
         units = [request.unit for request in batch if request.unit is not None]
         try:
-            with self._tracer.joined("products.transact", units):
-                committed, acknowledgement = await self._cache.write(keys, lambda: self._transactions.commit(batch, patience))
+            with self._tracer.joined("cache.write", units):
+                committed, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
         return [(decision, acknowledgement) for decision in committed.decisions]
+
+    async def _commit(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Committed:
+        with self._tracer.step("transaction", Place.SOURCE):
+            return await self._transactions.commit(batch, patience)
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

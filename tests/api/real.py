@@ -14,9 +14,11 @@ from app.settings import Settings
 @asynccontextmanager
 async def service(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[httpx.AsyncClient]:
     """One instance of the service and a client of it."""
-    async with application(database_url, redis_url, namespace, **more) as app:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://larder") as client:
-            yield client
+    async with (
+        application(database_url, redis_url, namespace, **more) as app,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://larder") as client,
+    ):
+        yield client
 
 
 @asynccontextmanager

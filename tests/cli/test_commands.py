@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -189,3 +190,8 @@ def _servers_of(larder: Larder) -> list[list[str]]:
     """The command lines of living servers on files in the command's directory."""
     found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return [arguments for arguments in found if any(word.startswith(f"{larder.directory}{os.sep}") for word in arguments)]
+
+
+async def test_version(larder: Larder) -> None:
+    """`larder --version` says which release it is, without any setting."""
+    assert await larder.run("--version") == (0, f"larder {version('larder')}\n")

@@ -17,7 +17,7 @@ from tests.docs.tables import block
 ROOT = DOCS.parent
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*/README.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|docs|model|tests)/[A-Za-z0-9_./-]+)`")
+NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|deploy|docs|model|tests)/[A-Za-z0-9_./-]+)`")
 TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)
 MODULE = re.compile(r"python3? -m ((?:app|tests|benchmarks)[\w.]*)")
 VERB = re.compile(r"(?:`|^)(?:\.venv/bin/)?larder ([a-z]+)", re.MULTILINE)
@@ -74,7 +74,7 @@ def test_the_page_of_the_api_has_every_path() -> None:
 
 def test_a_metric_that_is_named_exists() -> None:
     """docs/OPERATIONS.md tells people to watch metrics that are there."""
-    shown = render(WorkerMetrics(cache=Stats(last_audit=0.0, last_proven=0.0))).decode()
+    shown = render(WorkerMetrics(caches={"n": Stats(last_audit=0.0, last_proven=0.0)})).decode()
     named = set(METRIC.findall((DOCS / "OPERATIONS.md").read_text(encoding="utf-8")))
     assert len(named) > 15
     assert [name for name in named if f"# TYPE {name} " not in shown] == []

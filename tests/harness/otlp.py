@@ -85,7 +85,7 @@ async def collector() -> AsyncIterator[Collector]:
     taken = Collector("")
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
                 taken.resources.append({attribute.key: _text(attribute.value) for attribute in sent.resource.attributes})

@@ -25,23 +25,23 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.mark.parametrize(
-    ("change", "level"),
+    ("answered", "level"),
     [
-        ({}, None),
-        ({"status": 404}, None),
-        ({"cache_status": "larder; fwd=bypass"}, None),
-        ({"cache_status": "larder; fwd=bypass; detail=switched-off"}, None),
-        ({"status": 500}, logging.WARNING),
-        ({"status": 0}, logging.WARNING),
-        ({"status": 429}, logging.INFO),
-        ({"status": 421}, logging.INFO),
-        ({"cache_status": "larder; fwd=bypass; detail=redis-unavailable"}, logging.WARNING),
-        ({"cache_status": "larder; fwd=miss; detail=unverified"}, logging.WARNING),
+        (_HIT, None),
+        (_HIT._replace(status=404), None),
+        (_HIT._replace(cache_status="larder; fwd=bypass"), None),
+        (_HIT._replace(cache_status="larder; fwd=bypass; detail=switched-off"), None),
+        (_HIT._replace(status=500), logging.WARNING),
+        (_HIT._replace(status=0), logging.WARNING),
+        (_HIT._replace(status=429), logging.INFO),
+        (_HIT._replace(status=421), logging.INFO),
+        (_HIT._replace(cache_status="larder; fwd=bypass; detail=redis-unavailable"), logging.WARNING),
+        (_HIT._replace(cache_status="larder; fwd=miss; detail=unverified"), logging.WARNING),
     ],
 )
-def test_kinds(lines: pytest.LogCaptureFixture, change: dict[str, object], level: int | None) -> None:
+def test_kinds(lines: pytest.LogCaptureFixture, answered: Answered, level: int | None) -> None:
     """A failure, a refusal and an answer that was out of order have a line; whatever is well has none."""
-    RequestLines().write(_HIT._replace(**change), {})
+    RequestLines().write(answered, {})
     assert [record.levelno for record in lines.records] == ([] if level is None else [level])
 
 

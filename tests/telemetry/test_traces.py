@@ -25,16 +25,18 @@ def _below(taken: Collector, root: Received) -> list[list[str]]:
 
 
 async def test_hit_miss_and_joined_write(database_url: str, redis_url: str, namespace: str) -> None:
-    """The spans lead from the endpoint to Redis and PostgreSQL. Requests that share a round trip are linked with its one span."""
-    async with collector() as taken:
-        async with service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="100") as client:
-            await proven(client)
-            created = await client.post("/products", json=_MUG)
-            hit = await client.get("/products/mug", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-01"})
-            await client.delete("/cache/products/mug")
-            miss = await client.get("/products/mug")
-            sale = {"lines": [{"product_id": "mug", "delta": -1}], "reason": "sale"}
-            sales = await asyncio.gather(*(client.post("/stock/adjustments", json=sale) for _ in range(5)))
+    """The spans lead from the endpoint to Redis and PostgreSQL. Who shares a round trip is linked with its one span."""
+    async with (
+        collector() as taken,
+        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="100") as client,
+    ):
+        await proven(client)
+        created = await client.post("/products", json=_MUG)
+        hit = await client.get("/products/mug", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-01"})
+        await client.delete("/cache/products/mug")
+        miss = await client.get("/products/mug")
+        sale = {"lines": [{"product_id": "mug", "delta": -1}], "reason": "sale"}
+        sales = await asyncio.gather(*(client.post("/stock/adjustments", json=sale) for _ in range(5)))
     assert {answer.status_code for answer in (created, hit, miss, *sales)} == {200, 201}
 
     root = _request(taken, hit)
@@ -49,12 +51,12 @@ async def test_hit_miss_and_joined_write(database_url: str, redis_url: str, name
     places = ("postgresql load", "redis lease", "redis publish")
     assert _below(taken, root) == [read[:1], read, load, *([*load, place] for place in places), [*read, "redis read"]]
 
-    transactions = taken.named("products.transact")
+    transactions = taken.named("cache.write")
     shared = next(span for span in transactions if span.links)
     waiting = [span for span in taken.named("products.write") if shared.span_id in span.links]
     assert len(waiting) == int(shared.attributes["larder.joined"]) - 1 == len(shared.links)
     assert {span.span_id for span in waiting} == set(shared.links)
-    write = ["products.write", "products.transact", "cache.write"]
+    write = ["products.write", "cache.write"]
     assert taken.path(next(span for span in taken.named("postgresql transaction") if shared.trace_id == span.trace_id))[1:] == [
         *write,
         "postgresql transaction",
@@ -78,10 +80,12 @@ async def test_settled_write(database_url: str, namespace: str) -> None:
 
 async def test_share_and_traceparent_decide(database_url: str, redis_url: str, namespace: str) -> None:
     """No request is traced of a share of 0 %, but one whose client records the trace; one whose client does not, never is."""
-    async with collector() as taken:
-        async with service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="0") as client:
-            await client.get("/products/none")
-            await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-00"})
-            await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-01"})
+    async with (
+        collector() as taken,
+        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="0") as client,
+    ):
+        await client.get("/products/none")
+        await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-00"})
+        await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-01"})
     assert {span.trace_id for span in taken.spans} == {_TRACE}
     assert len([span for span in taken.spans if span.kind == "SERVER"]) == 1

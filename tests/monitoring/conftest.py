@@ -1,0 +1,3 @@
+from tests.cli.conftest import larder
+
+__all__ = ["larder"]
