@@ -21,18 +21,21 @@ _FIELDS = {
     "message": "body",
     "exc_info": "exception.stacktrace",
 }
-_LIBRARIES = ("uvicorn.error", "httpx", "httpcore", "alembic", "opentelemetry", "urllib3")
-"""Libraries that report routine events at INFO."""
+_LIBRARIES = {
+    **dict.fromkeys(("uvicorn.error", "httpx", "httpcore", "alembic", "urllib3"), logging.WARNING),
+    "opentelemetry": logging.ERROR,  # it warns before each retry
+}
+"""Libraries that report routine events, and the level from which they are logged."""
 
 
 def log_to_stderr(form: LogFormat = "auto") -> None:
-    """Log from INFO on; of the libraries, from WARNING on."""
+    """Log from INFO on; of the libraries, only what is no routine."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(json_lines() if as_json else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name in _LIBRARIES:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _LIBRARIES.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def json_lines() -> logging.Formatter:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from threading import Thread
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -24,6 +25,8 @@ from typing_extensions import override
 
 from app.telemetry.spans import Attributes, Parent, Span, Spans
 
+_CLOSE_S = 2.0
+"""Longest time for the spans that are left. The SDK would give a collector that is away half a minute."""
 _ROOT = set_span_in_context(NonRecordingSpan(SpanContext(0, 0, is_remote=False)))
 """A context without a span. The running task's own context is never asked."""
 
@@ -44,7 +47,8 @@ class OtlpSpans(Spans):
             shutdown_on_exit=False,
             id_generator=self._ids,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url)))
+        self._exporter = OTLPSpanExporter(url)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("larder", version)
 
     @override
@@ -70,7 +74,10 @@ class OtlpSpans(Spans):
 
     @override
     def close(self) -> None:
-        self._provider.shutdown()
+        closing = Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        self._exporter.shutdown()  # which ends its attempts
 
 
 class _OtlpSpan(Span):

@@ -1,9 +1,12 @@
 """Traces, as a collector receives them: real servers, and the whole application."""
 
 import asyncio
+import socket
+import time
 
 import httpx
 
+from app.telemetry.otlp import OtlpSpans
 from tests.api.real import proven, service
 from tests.harness.otlp import Collector, Received, collector
 
@@ -89,3 +92,15 @@ async def test_share_and_traceparent_decide(database_url: str, redis_url: str, n
         await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-01"})
     assert {span.trace_id for span in taken.spans} == {_TRACE}
     assert len([span for span in taken.spans if span.kind == "SERVER"]) == 1
+
+
+def test_collector_that_is_away_delays_no_stop() -> None:
+    """What is left is given up after two seconds."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        spans = OtlpSpans(f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces", "1")
+        spans.of_request(_TRACE, None).answer("GET", {}, failed=False)
+        began = time.monotonic()
+        spans.close()
+    assert time.monotonic() - began < 10
