@@ -77,7 +77,7 @@ class OtlpSpans(Spans):
         closing = Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
-        self._exporter.shutdown()  # which ends its attempts
+        self._exporter.shutdown()  # type: ignore[no-untyped-call] # which ends its attempts; the SDK has no type for it
 
 
 class _OtlpSpan(Span):
