@@ -11,9 +11,8 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from app.postgres.database import single_use_engine
 from app.postgres.errors import DatabaseNewer, DatabaseUnavailable
-from app.postgres.migrations import LOCK, script_directory, upgrade
+from app.postgres.migrations import LOCK, script_directory, single_use_engine, upgrade
 from app.products.tables import XID8, metadata
 from tests.harness.servers import execute
 
