@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 
+PATIENT = {"REDIS_TIMEOUT_MS": "10000", "FENCE_TTL_MS": "20000", "FENCE_TTL_MAX_MS": "20000", "REQUEST_TIMEOUT_MS": "60000"}
+"""Settings with which a slow machine makes no misses."""
+
 
 @asynccontextmanager
 async def service(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[httpx.AsyncClient]:

@@ -12,7 +12,7 @@ from app.server.http_server import Server
 from app.server.known_heads import KnownHeads
 from app.server.observed_reads import ObservedReads
 from app.settings import Settings
-from tests.api.real import application, proven
+from tests.api.real import PATIENT, application, proven
 from tests.api.wire import listen_for
 from tests.harness.otlp import collector
 
@@ -21,15 +21,9 @@ _MUG = {"id": "mug", "name": "Mug", "price_cents": 1299, "stock": 40, "reorder_p
 
 @asynccontextmanager
 async def _served(*servers: str, **settings: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service on a socket; the product is cached, and a slow machine makes no misses."""
-    settings |= {
-        "REDIS_TIMEOUT_MS": "10000",
-        "FENCE_TTL_MS": "20000",
-        "FENCE_TTL_MAX_MS": "20000",
-        "REQUEST_TIMEOUT_MS": "60000",
-    }
+    """A client of the service on a socket; the product is cached."""
     async with (
-        application(*servers, **settings) as app,
+        application(*servers, **(PATIENT | settings)) as app,
         listen_for(app, ObservedReads) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port.number}") as client,
     ):

@@ -11,7 +11,7 @@ from app.cache.tracing import Place
 from app.cache.write_through import UNREACHABLE, Read, Status
 from app.telemetry.request_lines import MOST_PER_S, Answered, RequestLines
 from tests.api.conftest import Service
-from tests.api.real import proven
+from tests.api.real import PATIENT, proven
 from tests.api.real import service as service_of
 
 _HIT = Answered("0af7", "GET", "/products/{product_id}", "/products/mug", 200, 0.0123, "till", "k0", "::1", "larder; hit")
@@ -133,7 +133,7 @@ async def test_degraded_request(lines: pytest.LogCaptureFixture, service: Servic
 
 async def test_waits(lines: pytest.LogCaptureFixture, database_url: str, redis_url: str, namespace: str) -> None:
     """A miss and a write say how long they waited for Redis and for PostgreSQL, in batches, too."""
-    async with service_of(database_url, redis_url, namespace, LOG_REQUESTS_PERCENT="100") as client:
+    async with service_of(database_url, redis_url, namespace, LOG_REQUESTS_PERCENT="100", **PATIENT) as client:
         await proven(client)
         lines.clear()
         await client.post("/products", json={"id": "mug", "name": "Mug", "price_cents": 1, "stock": 1})

@@ -7,7 +7,7 @@ import time
 import httpx
 
 from app.telemetry.otlp import OtlpSpans
-from tests.api.real import proven, service
+from tests.api.real import PATIENT, proven, service
 from tests.harness.otlp import Collector, Received, collector
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -31,7 +31,7 @@ async def test_hit_miss_and_joined_write(database_url: str, redis_url: str, name
     """The spans lead from the endpoint to Redis and PostgreSQL. Who shares a round trip is linked with its one span."""
     async with (
         collector() as taken,
-        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="100") as client,
+        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="100", **PATIENT) as client,
     ):
         await proven(client)
         created = await client.post("/products", json=_MUG)
@@ -85,7 +85,7 @@ async def test_share_and_traceparent_decide(database_url: str, redis_url: str, n
     """No request is traced of a share of 0 %, but one whose client records the trace; one whose client does not, never is."""
     async with (
         collector() as taken,
-        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="0") as client,
+        service(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="0", **PATIENT) as client,
     ):
         await client.get("/products/none")
         await client.get("/products/none", headers={"traceparent": f"00-{_TRACE}-{_PARENT}-00"})
