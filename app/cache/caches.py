@@ -341,7 +341,7 @@ async def open_caches(
 
 
 def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits, *, tracer: Tracer) -> _Part:
-    config = limits.config(entity.writes, bypassed=entity.bypassed)
+    config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
     store = RedisStore(links, entity.namespace, lifetimes)

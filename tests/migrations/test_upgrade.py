@@ -27,13 +27,13 @@ ORDER BY 1
 """
 
 
-async def downgrade(url: str) -> None:
-    """Take every migration back."""
+async def downgrade(url: str, revision: str = "base") -> None:
+    """Take the migrations after ``revision`` back."""
 
     def run(connection: Connection) -> None:
         scripts, config = script_directory(), Config()
         config.attributes["connection"] = connection
-        with EnvironmentContext(config, scripts, fn=lambda rev, _: scripts._downgrade_revs("base", rev)):
+        with EnvironmentContext(config, scripts, fn=lambda rev, _: scripts._downgrade_revs(revision, rev)):
             scripts.run_env()
 
     engine = single_use_engine(url)
