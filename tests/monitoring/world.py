@@ -294,6 +294,8 @@ OUTAGES = (
     _outage(worker_killed, "LarderWorkerDied", may=("LarderWorkerMissing",)),
     _outage(service_killed, "LarderDown", silent=("",)),  # nothing answers
 )
+SHORT = tuple(outage for outage in OUTAGES if outage.run in (redis_stopped, postgres_stopped))
+"""The outages of the servers that Larder uses."""
 ALL_BUT_DEFECTS = frozenset[str]().union(*(outage.must for outage in OUTAGES))
 
 
