@@ -48,7 +48,10 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An error answer with its type, what happened, and further members and headers."""
+    """An error answer with its type, what happened, and further members and headers.
+
+    The exception that caused it, if there is one, says the reason to the operator.
+    """
 
     def __init__(
         self, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
@@ -71,7 +74,8 @@ class Problem(Exception):
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
         headers |= self.headers
-        scope.get("state", {}).setdefault(PROBLEM, (self.kind.slug, self.detail))
+        if (state := scope.get("state")) is not None:
+            state[PROBLEM] = self.kind.slug, str(self.__cause__ or "") or self.detail
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -269,7 +273,7 @@ def _routing_problem(request: Request, error: HTTPException) -> Problem:
 def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
         problem = make(error)
-        request.scope["state"][PROBLEM] = problem.kind.slug, str(error)
+        problem.__cause__ = error
         return problem.response(request.scope)
 
     return answer
