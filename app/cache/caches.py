@@ -25,6 +25,7 @@ from .postgres.table_source import TableRows, TableSource
 from .postgres.table_write import Change, ReadBack, TableTransactions
 from .redis.audit_store import RedisAuditStores, RedisSharedAudit
 from .redis.connection import RedisLink
+from .redis.sentinel_watch import SentinelWatch
 from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
 from .round_trips import Leases
 from .shared_audit import SharedCycle
@@ -305,7 +306,8 @@ async def open_caches(
 
     Args:
         database: URL of the PostgreSQL primary whose migrations prepared the tables.
-        redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``.
+        redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``, or of its sentinels, e.g.
+            ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``.
         entities: the tables to cache, each with a namespace of its own.
         limits: deadlines and sizes.
         tracer: who is told what reads wait for.
@@ -317,6 +319,7 @@ async def open_caches(
             database = _open_database(database, limits, further_audits=min(MOST_ALONE, len(entities) - 1))
             opened.push_async_callback(database.close)
         options = _redis_options(redis, limits) if isinstance(redis, str) else redis
+        opened.push_async_callback(options.place.aclose)
         links = RedisLinks(options)
         opened.push_async_callback(links.close)
         shared, alone = options.link(), options.link()
@@ -334,6 +337,9 @@ async def open_caches(
         for part in parts:
             await part.protocol.start()
         await opened.enter_async_context(in_background("audit", loop.run()))
+        if options.place.has_sentinels:
+            watch = SentinelWatch(options.place, (*links.all, shared, alone), limits.audit_interval_ms / 1000)
+            await opened.enter_async_context(in_background("sentinel watch", watch.run()))
         transactions = TableTransactions(
             database,
             lock_timeout_ms=limits.database_lock_timeout_ms,
