@@ -208,6 +208,7 @@ SERVICE_ERRORS = {
     cache.SourceRefused("x"): "database-unavailable",
     cache.SourceDeposed("x"): "database-unavailable",
     cache.StoreUnavailable("x"): "cache-unavailable",
+    cache.WrongSentinel("its password"): "cache-unavailable",
     cache.NotSettled("x"): "outcome-unknown",
     postgres.DatabaseUnavailable("x"): "database-unavailable",
     postgres.ConnectionLost("x"): "database-unavailable",
