@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from .batcher import Batcher
@@ -17,6 +18,7 @@ from .history import History
 from .ports import Clock, Outcome, Publication, Source, State
 from .round_trips import RoundTrips
 from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +58,35 @@ class Loads:
     """One process's loads."""
 
     def __init__(
-        self, source: Source, trips: RoundTrips, config: CacheConfig, stats: Stats, history: History, *, clock: Clock
+        self,
+        source: Source,
+        trips: RoundTrips,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        *,
+        clock: Clock,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._source = source
         self._trips = trips
         self._stats = stats
         self._history = history
         self._clock = clock
+        self._tracer = tracer
         self._fills: set[asyncio.Task[set[str]]] = set()
         self._batches: Batcher[Load, Row] = Batcher(
-            self._send, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
+            self._send,
+            group_key=lambda load: load.key,
+            max_weight=config.batch_keys,
+            queue_limit=config.queue_limit,
+            joined=partial(tracer.joined, "cache.load"),
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
-        futures = [self._batches.submit(load) for load in loads]
+        unit = self._tracer.unit()
+        futures = [self._batches.submit(load, unit) for load in loads]
         rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return [await row.filled() for row in rows]
 
@@ -97,7 +113,8 @@ class Loads:
         tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
-            states = await self._source.load(keys)
+            with self._tracer.step("load", Place.SOURCE):
+                states = await self._source.load(keys)
             self._history.record(states[keys[0]].epoch, began)
         except BaseException:
             self._trips.release(tokens)
