@@ -13,6 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app.cache.redis.tls import RedisTls, pool_of
 from app.cli.errors import CommandFailed
+from app.postgres.database import connect
+from app.postgres.errors import DatabaseError
 from app.settings import Settings, SettingsError
 
 Kind = TypeVar("Kind", bound=BaseException)
@@ -68,11 +70,11 @@ async def check_database(settings: Settings) -> None:
         raise CommandFailed(
             "LARDER_DATABASE_URL is not a PostgreSQL URL: postgresql://user:password@host:5432/database"
         ) from error
-    timeout_s = max(1, settings.database_connect_timeout_ms // 1000)
     try:
-        await (await psycopg.AsyncConnection.connect(url, connect_timeout=timeout_s)).close()
-    except psycopg.Error as error:
-        raise CommandFailed(f"PostgreSQL at {place} (LARDER_DATABASE_URL) {_connect_failure(str(error))}") from error
+        await (await connect(url, timeout_ms=settings.database_connect_timeout_ms)).close()
+    except DatabaseError as error:
+        reason = str(error.__cause__ or error)
+        raise CommandFailed(f"PostgreSQL at {place} (LARDER_DATABASE_URL) {_connect_failure(reason)}") from error
 
 
 async def check_redis(settings: Settings) -> str | None:
@@ -86,11 +88,8 @@ async def check_redis(settings: Settings) -> str | None:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")
     timeout_s = settings.redis_connect_timeout_ms / 1000
     tls = RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
-    try:
-        place = urlsplit(settings.redis_url).netloc.rpartition("@")[2] or urlsplit(settings.redis_url).path
-        pool = pool_of(settings.redis_url, tls, connect_timeout_s=timeout_s, socket_timeout=timeout_s)
-    except ValueError as error:
-        raise CommandFailed("LARDER_REDIS_URL is not a Redis URL: redis://:password@host:6379/0") from error
+    place = urlsplit(settings.redis_url).netloc.rpartition("@")[2] or urlsplit(settings.redis_url).path
+    pool = pool_of(settings.redis_url, tls, connect_timeout_s=timeout_s, socket_timeout=timeout_s)
     try:
         tls.context()
     except OSError as error:
@@ -102,7 +101,7 @@ async def check_redis(settings: Settings) -> str | None:
     client = redis.asyncio.Redis.from_pool(pool)
     try:
         await client.ping()
-    except (redis.exceptions.RedisError, OSError) as error:
+    except (redis.exceptions.RedisError, OSError, UnicodeError) as error:
         # redis-py wraps the refusal of a user in another error on a Unix socket, and that of a certificate always.
         if refusal := _within(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)):
             raise CommandFailed(

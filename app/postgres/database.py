@@ -1,22 +1,21 @@
 """Connections to PostgreSQL: how they are opened, and how they are divided among the parts of a process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
 from .errors import translate
+from .parameters import ANSWERS, LIMITS, PIN, PLANS
 from .pool import Pool
 from .session import Connection, Parameters, Session, Statement, bounded
 
-# A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
-_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-
-# Every statement finds its rows by an index, whatever the values, so its plan is made once and kept (docs/decisions/0010). A
-# plan made while a table is small must not scan the table when it has grown. Cursors are planned to be read to the end.
-_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""How TCP keeps a resting connection alive: routers and clouds forget one that was silent for some minutes."""
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
@@ -31,15 +30,38 @@ WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
 
 
-async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
-    """Open a connection. The URL is passed on unchanged, because rewriting it could change its meaning.
+async def connect(
+    url: str, *, timeout_ms: int, parameters: Mapping[str, str] | None = None, autocommit: bool = False
+) -> Connection:
+    """Open a connection, and set the session parameters that everything relies on, and ``parameters`` beside them.
+
+    It is the only way in which Larder connects. The URL is passed on unchanged, because rewriting it could change its meaning.
 
     Raises:
-        psycopg.Error: no connection could be opened.
+        DatabaseError: no connection could be opened.
     """
-    return await psycopg.AsyncConnection.connect(
-        url, connect_timeout=max(1, round(timeout_ms / 1000)), client_encoding="utf8", application_name="larder", **options
-    )
+    try:
+        given = conninfo_to_dict(url)
+        keepalives: dict[str, Any] = {name: value for name, value in KEEPALIVES.items() if name not in given}
+        connection = await psycopg.AsyncConnection.connect(
+            url,
+            connect_timeout=max(1, round(timeout_ms / 1000)),
+            client_encoding="utf8",
+            fallback_application_name="larder",
+            autocommit=True,
+            **keepalives,
+        )
+    except Exception as error:
+        raise translate(error) from error
+    try:
+        async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
+            pinned = {**ANSWERS, **LIMITS, **(parameters or {})}
+            await connection.execute(PIN, {"names": [*pinned], "values": [*pinned.values()]}, prepare=False)
+            await connection.set_autocommit(autocommit)
+    except BaseException:
+        connection.pgconn.finish()
+        raise
+    return connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +134,15 @@ class Database:
         return self.audit, self.loads, self.lists, self.writes, self.keys
 
     def _share(self, name: str, size: int, statement_timeout_ms: int, lock_timeout_ms: int) -> Pool:
-        options = (
-            f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
-        )
+        parameters = {
+            "statement_timeout": str(statement_timeout_ms),
+            "lock_timeout": str(lock_timeout_ms),
+            "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
+            **PLANS,
+        }
         return Pool(
             name,
-            partial(self._connect, options),
+            partial(self._connect, parameters),
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
@@ -126,20 +150,11 @@ class Database:
             deadline_s=statement_timeout_ms / 1000 + 1.0,
         )
 
-    async def _connect(self, options: str) -> Connection:
-        try:
-            connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=options)
-        except Exception as error:
-            raise translate(error) from error
+    async def _connect(self, parameters: Mapping[str, str]) -> Connection:
+        connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, parameters=parameters, autocommit=True)
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
         connection.adapters.register_dumper(int, Int8Dumper)
-        try:
-            async with bounded(connection, self._connect_timeout_ms / 1000):  # a server may also hang after the login
-                await connection.execute(_DURABLE)
-        except BaseException:
-            connection.pgconn.finish()
-            raise
         return connection
 
 

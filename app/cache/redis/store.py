@@ -5,11 +5,12 @@ not match the slots' pattern, so a purge of slots cannot delete them. A fence is
 ``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
 """
 
+import asyncio
 import hashlib
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 from typing_extensions import override
@@ -18,6 +19,7 @@ from .. import slot
 from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
 from .connection import RedisCommand, RedisLink
 from .tls import RedisTls
+from .troubles import Troubles
 
 SCRIPTS = {
     name: files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -62,6 +64,7 @@ class RedisOptions:
     connect_timeout_ms: int
     retry_ms: int
     tls: RedisTls = _SYSTEM_TLS
+    troubles: Troubles = field(default_factory=Troubles, compare=False, repr=False)
 
     def link(self) -> RedisLink:
         """Return a new link that is not connected yet."""
@@ -72,6 +75,7 @@ class RedisOptions:
             connect_timeout_ms=self.connect_timeout_ms,
             retry_ms=self.retry_ms,
             scripts=tuple(SCRIPTS.values()),
+            troubles=self.troubles,
         )
 
 
@@ -85,6 +89,7 @@ class RedisLinks:
         self.reads = options.link()
         self.leases = options.link()
         self.publishes = options.link()
+        self._keeping: list[asyncio.Task[None]] = []
 
     @property
     def up(self) -> bool:
@@ -100,9 +105,13 @@ class RedisLinks:
         """Connect; if that fails, keep trying in the background."""
         for link in (self.reads, self.leases, self.publishes):
             await link.start()
+            self._keeping.append(asyncio.create_task(link.keep_alive()))
 
     async def close(self) -> None:
         """Close all connections."""
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for link in (self.reads, self.leases, self.publishes):
             await link.close()
 
