@@ -55,6 +55,11 @@ def read_settings(overrides: Mapping[str, str] | None = None) -> Settings:
         raise CommandFailed("; ".join(str(error).splitlines())) from error
 
 
+def tls_of(settings: Settings) -> RedisTls:
+    """Return how a connection to Redis by TLS is verified."""
+    return RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
+
+
 async def check_database(settings: Settings) -> None:
     """Connect to PostgreSQL once.
 
@@ -87,7 +92,7 @@ async def check_redis(settings: Settings) -> str | None:
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")
     timeout_s = settings.redis_connect_timeout_ms / 1000
-    tls = RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
+    tls = tls_of(settings)
     place = urlsplit(settings.redis_url).netloc.rpartition("@")[2] or urlsplit(settings.redis_url).path
     pool = pool_of(settings.redis_url, tls, connect_timeout_s=timeout_s, socket_timeout=timeout_s)
     try:

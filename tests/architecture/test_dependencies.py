@@ -20,7 +20,7 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api"},
-    {"app.access", "app.dashboard", "app.products"},
+    {"app.access", "app.dashboard", "app.doctor", "app.products"},
     {"app.cache"},
     {"app.importer", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
     {"app.urls"},
@@ -36,6 +36,7 @@ NEVER = {
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
     # It knows the buckets of durations, and does no I/O.
     "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
+    "app.doctor": {"app.settings", "sqlalchemy", "alembic", *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},
