@@ -64,7 +64,7 @@ class PostgresServer(PrivateServer):
         # The port is a part of the socket's name. It stands here in any case, because PGPORT would replace one left out.
         port = self._options["port"]
         return (
-            f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}&port={port}"
+            f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?port={port}&host={quote(str(self._socket_dir), safe='/')}"
         )
 
     def prepare(self) -> None:

@@ -18,7 +18,7 @@ REPLICATION = f"role:master\r\nmaster_replid:{DATA}\r\n"
 
 def documented_rules() -> list[str]:
     """The rules of Redis's user as docs/OPERATIONS.md names them."""
-    found = re.search(r"^ACL SETUSER larder (.*)$", _DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(r"^ACL SETUSER larder (.*?)```$", _DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1].replace(">secret", "").split()
 
