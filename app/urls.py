@@ -5,6 +5,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 _REDIS_FORM = "redis://:password@host:6379/0"
 _DATABASE_FORM = "postgresql://user:password@host:5432/database"
+_SENTINEL_SCHEMES = ("sentinel", "rediss+sentinel")
+_SSL_OPTIONS = "must have no ssl_ options: certificates are always verified, by LARDER_REDIS_CA_FILE"
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _REDIS_OPTIONS = frozenset({"db", "username", "password", "client_name"})
 _PORTS = re.compile(r"[^:]*(:\d*)?(,[^:]*(:\d*)?)*|.*\].*")
@@ -12,7 +14,9 @@ _ENCODE = "a / # ? or @ in the user or the password must be written as %2F, %23,
 
 
 def redis_url_fault(url: str) -> str | None:
-    """Return what is wrong with the URL of a Redis, or ``None``."""
+    """Return what is wrong with the URL of a Redis, or ``None``. A URL of sentinels is read by ``app.cache.redis.sentinel``."""
+    if url.partition("://")[0] in _SENTINEL_SCHEMES:
+        return _SSL_OPTIONS if "ssl_" in url.partition("?")[2] else None
     if url.partition("://")[0] not in _REDIS_SCHEMES or "://" not in url:
         return f"is not a Redis URL: {_REDIS_FORM}"
     try:

@@ -7,12 +7,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from app.cache.redis.store import RedisOptions
-from app.cli.environment import read_settings, tls_of
+from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by, ok, status_of, unknown
 from app.doctor.postgres_checks import PostgresChecks
 from app.doctor.redis_checks import RedisChecks
+from app.places import primary_of, redis_options
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -103,19 +103,11 @@ async def _open(
     redis_checks: RedisChecks | Finding = unknown("D1", "LARDER_REDIS_URL is not set. Name a Redis.")
     postgres_checks: PostgresChecks | Finding = unknown("Q1", "LARDER_DATABASE_URL is not set. Name a PostgreSQL.")
     if settings.redis_url:
-        redis_checks = RedisChecks(
-            RedisOptions(
-                settings.redis_url,
-                timeout_ms=settings.redis_timeout_ms,
-                connect_timeout_ms=settings.redis_connect_timeout_ms,
-                retry_ms=settings.redis_retry_ms,
-                tls=tls_of(settings),
-            )
-        )
+        redis_checks = RedisChecks(redis_options(settings))
         opened.push_async_callback(redis_checks.close)
     if settings.database_url:
         postgres_checks = PostgresChecks(
-            settings.database_url,
+            primary_of(settings),
             timeout_ms=settings.database_connect_timeout_ms,
             schema=SCHEMA,
             namespace=settings.cache_namespace,

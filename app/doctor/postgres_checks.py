@@ -7,7 +7,7 @@ from typing import Any, LiteralString
 from psycopg import Error
 
 from app.doctor.findings import Check, Finding, no, ok
-from app.postgres.database import connect
+from app.postgres.primary import Primary
 from app.postgres.session import Connection
 
 _TRANSACTIONS = 10
@@ -53,7 +53,7 @@ class PostgresChecks:
     """The checks of one PostgreSQL.
 
     Args:
-        url: the URL of the service.
+        primary: where PostgreSQL is.
         timeout_ms: deadline for opening a connection.
         schema: the payload's schema that this release knows.
         namespace: the cache namespace of the service.
@@ -62,9 +62,9 @@ class PostgresChecks:
     """
 
     def __init__(
-        self, url: str, *, timeout_ms: int, schema: int, namespace: str, connections: int, head: str | None = None
+        self, primary: Primary, *, timeout_ms: int, schema: int, namespace: str, connections: int, head: str | None = None
     ) -> None:
-        self._url = url
+        self._primary = primary
         self._timeout_ms = timeout_ms
         self._schema = schema
         self._namespace = namespace
@@ -263,7 +263,7 @@ class PostgresChecks:
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             limits = {"statement_timeout": str(_TIMEOUT_MS)}
-            self._connection = await connect(self._url, timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
+            self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
         return self._connection
 
 

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from app.cache.errors import StoreUnavailable
+from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
 from app.cache.redis.store import RedisOptions
-from app.cache.redis.tls import pool_of
 from app.doctor.findings import Check, Finding, no, ok, unknown
 
 COMMANDS = (
@@ -75,19 +74,28 @@ class RedisChecks:
         return [*self.at_start(), ("D7", self.time), ("D8", self.memory)]
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         if self._raw is not None:
             await self._raw.disconnect(nowait=True)
+        await self._options.place.aclose()
 
     async def address(self) -> Sequence[Finding]:
-        """Whether a data server answers and lets this user in."""
-        info = await self._info("server")
+        """Whether the sentinels agree, if there are some, and a data server answers and lets this user in."""
+        try:
+            info = await self._info("server")
+        except (WrongSentinel, AuthenticationError) as error:
+            return [
+                no("D1", f"{error}. Correct the URL or the password of LARDER_REDIS_URL; LARDER_SENTINEL_* is for sentinels.")
+            ]
         mode = info.fields.get("redis_mode") or info.fields.get("server_mode") or "unknown"
         if mode == "sentinel":
             return [no("D1", "this is a sentinel, not a data server. Name the port of the data server, often 6379.")]
         version = info.fields.get("valkey_version") or info.fields.get("redis_version", "of an unknown version")
         name = "Valkey" if "valkey_version" in info.fields else "Redis"
-        return [ok("D1", f"{name} {version} answers and lets this user in")]
+        where = (
+            f", which most sentinels name ({await self._options.place.named()})" if self._options.place.has_sentinels else ""
+        )
+        return [ok("D1", f"{name} {version}{where} answers and lets this user in")]
 
     async def identity(self) -> Sequence[Finding]:
         """Whether the server tells who it is, by the very adapter that the service uses."""
@@ -250,14 +258,10 @@ class RedisChecks:
             ]
         return [ok("D7", f"the clocks of Redis and PostgreSQL differ by {apart_s * 1000:.0f} ms")]
 
-    def _pool(self) -> ConnectionPool:
-        options = self._options
-        return pool_of(options.url, options.tls, connect_timeout_s=options.connect_timeout_ms / 1000, socket_timeout=None)
-
     async def _open(self) -> RedisConnection:
         timeout_s = self._options.timeout_ms / 1000
         connect_s = self._options.connect_timeout_ms / 1000
-        return await RedisConnection.open(self._pool(), connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
+        return await RedisConnection.open(self._options.place, connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
 
     async def _info(self, section: str) -> _Info:
         return _Info.of(await self._ask("INFO", section))
@@ -274,7 +278,8 @@ class RedisChecks:
 
     async def _ask(self, *command: str | int) -> Any:
         if self._raw is None:
-            raw: AbstractConnection = self._pool().make_connection()  # type: ignore[no-untyped-call]  # untyped there
+            place = self._options.place
+            raw = await place.connection(await place.passwords())
             async with asyncio.timeout(self._options.connect_timeout_ms / 1000):
                 await raw.connect()  # type: ignore[no-untyped-call]  # the same
             self._raw = raw

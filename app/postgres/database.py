@@ -3,19 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
 from .errors import translate
-from .parameters import ANSWERS, LIMITS, PIN, PLANS
+from .parameters import PLANS
 from .pool import Pool
-from .session import Connection, Parameters, Session, Statement, bounded
-
-KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""How TCP keeps a resting connection alive: routers and clouds forget one that was silent for some minutes."""
+from .primary import Primary
+from .session import Connection, Parameters, Session, Statement
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
@@ -28,40 +23,6 @@ KEYS_TIMEOUT_MS = 900
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
-
-
-async def connect(
-    url: str, *, timeout_ms: int, parameters: Mapping[str, str] | None = None, autocommit: bool = False
-) -> Connection:
-    """Open a connection, and set the session parameters that everything relies on, and ``parameters`` beside them.
-
-    It is the only way in which Larder connects. The URL is passed on unchanged, because rewriting it could change its meaning.
-
-    Raises:
-        DatabaseError: no connection could be opened.
-    """
-    try:
-        given = conninfo_to_dict(url)
-        keepalives: dict[str, Any] = {name: value for name, value in KEEPALIVES.items() if name not in given}
-        connection = await psycopg.AsyncConnection.connect(
-            url,
-            connect_timeout=max(1, round(timeout_ms / 1000)),
-            client_encoding="utf8",
-            fallback_application_name="larder",
-            autocommit=True,
-            **keepalives,
-        )
-    except Exception as error:
-        raise translate(error) from error
-    try:
-        async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
-            pinned = {**ANSWERS, **LIMITS, **(parameters or {})}
-            await connection.execute(PIN, {"names": [*pinned], "values": [*pinned.values()]}, prepare=False)
-            await connection.set_autocommit(autocommit)
-    except BaseException:
-        connection.pgconn.finish()
-        raise
-    return connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +51,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        primary: Primary | str,
         *,
         connections: int,
         connect_timeout_ms: int,
@@ -98,8 +59,10 @@ class Database:
         statement_timeout_ms: int,
         lock_timeout_ms: int,
         further_audits: int = 0,
+        connection_max_age_s: int = 0,
     ) -> None:
-        self._url = url
+        self._primary = Primary(primary) if isinstance(primary, str) else primary
+        self._connection_max_age_s = connection_max_age_s
         self._connect_timeout_ms = connect_timeout_ms
         self._acquire_timeout_s = acquire_timeout_ms / 1000
         shares = Shares.of(connections)
@@ -148,14 +111,20 @@ class Database:
             acquire_timeout_s=self._acquire_timeout_s,
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
             deadline_s=statement_timeout_ms / 1000 + 1.0,
+            max_age_s=self._connection_max_age_s,
         )
 
     async def _connect(self, parameters: Mapping[str, str]) -> Connection:
-        connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, parameters=parameters, autocommit=True)
+        try:
+            connection = await self._primary.connect(
+                timeout_ms=self._connect_timeout_ms, parameters=parameters, autocommit=True
+            )
+        except Exception as error:
+            raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
         connection.adapters.register_dumper(int, Int8Dumper)
         return connection
 
 
-__all__ = ["Database", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]
+__all__ = ["Database", "Parameters", "Pool", "Primary", "Session", "Shares", "Statement"]

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 from app.doctor.findings import Finding, Verdict, found_by
 from app.doctor.postgres_checks import PostgresChecks
 from app.postgres.migrations import script_directory
+from app.postgres.primary import Primary
 from app.products.payload import SCHEMA
 from tests.conftest import SessionPostgres
 from tests.harness.servers import beside, drop_database, execute, new_name
@@ -19,7 +20,7 @@ _CARELESS = {"fsync is off", "full_page_writes is off"}
 
 async def _faults(url: str, *, connections: int = 11, namespace: str = "mine") -> list[Finding]:
     checks = PostgresChecks(
-        url,
+        Primary(url),
         timeout_ms=20_000,
         schema=SCHEMA,
         namespace=namespace,

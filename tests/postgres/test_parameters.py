@@ -5,9 +5,9 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from app.postgres.database import connect
 from app.postgres.migrations import upgrade
 from app.postgres.parameters import ANSWERS, LIMITS, PLANS
+from app.postgres.primary import Primary
 from tests.harness.servers import execute
 from tests.limits import open_database
 
@@ -66,8 +66,8 @@ async def test_options_of_the_url_are_kept(empty_database_url: str, option: str)
 
 async def test_name_and_keepalives_of_the_url_are_kept(database_url: str) -> None:
     """What is added gives way to what the URL says; without it a resting connection is kept alive."""
-    named = await connect(f"{database_url}&application_name=till&keepalives_idle=7", timeout_ms=5_000)
-    plain = await connect(database_url, timeout_ms=5_000)
+    named = await Primary(f"{database_url}&application_name=till&keepalives_idle=7").connect(timeout_ms=5_000)
+    plain = await Primary(database_url).connect(timeout_ms=5_000)
     assert [one.info.get_parameters().get("keepalives_idle") for one in (named, plain)] == ["7", "30"]
     assert [one.info.parameter_status("application_name") for one in (named, plain)] == ["till", "larder"]
     await named.close()
