@@ -9,7 +9,6 @@ others are carried out.
 """
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from app.cache.postgres.table_queries import EPOCH
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
 from app.products import queries
+from app.products.changes import record, steps
 from app.products.commands import UNSTAMPED, Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
@@ -62,15 +62,6 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A statement that changes something. ``row_count`` is the number of rows that it must return."""
-
-    statement: LiteralString
-    parameters: Mapping[str, Any]
-    row_count: int = 0
 
 
 class ProductTransactions:
@@ -246,13 +237,13 @@ class _Transaction:
             return decisions, ()
         await _let_others_run(len(publish_keys))
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
-        steps = _record(self._batch, decisions) + _steps(self._before, changed)
-        statements = [(step.statement, step.parameters) for step in steps]
+        made = record(self._batch, decisions) + steps(self._before, changed)
+        statements = [(step.statement, step.parameters) for step in made]
         *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
         await _let_others_run(len(publish_keys))
         recorded_at = None
-        for step, rows in zip(steps, done, strict=True):
+        for step, rows in zip(made, done, strict=True):
             if len(rows) < step.row_count:
                 raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
@@ -277,83 +268,6 @@ def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
     if isinstance(decision, Repeated):
         return decision.product_ids
     return request.command.keys if isinstance(decision, Done) else ()
-
-
-def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> list[_Step]:
-    entries = [
-        (movement, request.origin)
-        for request, decision in zip(batch, decisions, strict=True)
-        if isinstance(decision, Done)
-        for effect in decision.effects
-        for movement in effect.movements()
-    ]
-    if not entries:
-        return []
-    # The order is the same everywhere, as for the locks. Otherwise two transactions that create the same products could wait
-    # for each other.
-    entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
-    rows = [
-        {
-            "id": movement.product_id,
-            "version": movement.version,
-            "line": movement.line,
-            "delta": movement.delta,
-            "stock": movement.stock_after,
-            "reason": movement.reason,
-            "reference": movement.reference,
-            "actor": origin.actor,
-            "request": origin.request_id,
-            "key": origin.idempotency_key.key if origin.idempotency_key else None,
-        }
-        for movement, origin in entries
-    ]
-    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, row_count=len(rows))]
-
-
-def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]:
-    products = [row for row in changed.values() if isinstance(row, Product)]
-    new = [row for row in products if before[row.id].version == 0]
-    known = [row for row in products if before[row.id].version > 0]
-    gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
-    never_stored = [row for row in gone if before[row.id].version == 0]
-    buried = [row for row in gone if before[row.id].version > 0]
-    steps: list[_Step] = []
-    if new or never_stored:
-        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in never_stored]
-        inserted = sorted([*new, *placeholders], key=lambda row: row.id)
-        dead = {row.id for row in never_stored}
-        gone_at_once = [row.id in dead for row in inserted]
-        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, row_count=len(inserted)))
-    if known:
-        rows = [
-            {
-                "id": row.id,
-                "name": row.name,
-                "price": row.price_cents,
-                "stock": row.stock,
-                "reorder_point": row.reorder_point,
-                "version": row.version,
-                "created": row.created_at == UNSTAMPED,
-            }
-            for row in known
-        ]
-        steps.append(_Step(queries.UPDATE, {"rows": json.dumps(rows), "ids": [row.id for row in known]}))
-    if buried:
-        parameters = {"ids": [row.id for row in buried], "versions": [row.version for row in buried]}
-        steps.append(_Step(queries.BURY, parameters))
-    return steps
-
-
-def _columns(rows: Sequence[Product]) -> dict[str, Any]:
-    return {
-        "ids": [row.id for row in rows],
-        "names": [row.name for row in rows],
-        "prices": [row.price_cents for row in rows],
-        "stocks": [row.stock for row in rows],
-        "reorder_points": [row.reorder_point for row in rows],
-        "versions": [row.version for row in rows],
-    }
 
 
 def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
