@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, LiteralString
 
 from app.products import queries
-from app.products.commands import UNSTAMPED
+from app.products.commands import UNSTAMPED, Change, Effect
 from app.products.decision import Decision, Done
 from app.products.idempotency import WriteRequest
 from app.products.product import Gone, Product, Row
@@ -98,3 +99,15 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
         "reorder_points": [row.reorder_point for row in rows],
         "versions": [row.version for row in rows],
     }
+
+
+def stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
+    """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
+    row, last = effect.row, final[effect.row.id]
+    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
+        if isinstance(last, Product) and row.version == last.version:
+            row = last
+        else:
+            at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
+            row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
+    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)

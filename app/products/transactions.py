@@ -13,21 +13,29 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, LiteralString
 
+from app.cache.errors import CacheError
 from app.cache.ports import State
 from app.cache.postgres.table_queries import EPOCH
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
-from app.products import queries
-from app.products.changes import record, steps
-from app.products.commands import UNSTAMPED, Change, Effect
+from app.postgres.errors import (
+    CommitUnknown,
+    DatabaseFailed,
+    DatabaseNewer,
+    DatabaseUnavailable,
+    LockTimeout,
+    TransactionConflict,
+)
+from app.products import accepted_queries, queries
+from app.products.accepted import ROWS_AT_ONCE, ApplyFailed, Decode, Taken, failure_of
+from app.products.changes import record, stamp, steps
+from app.products.commands import Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.payload import SCHEMA
-from app.products.product import Gone, Product, Row
+from app.products.product import Gone, Row
 from app.products.source import PRODUCTS, row_of, state_of
 
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
@@ -62,6 +70,10 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
+    taken: Sequence[Decision] = ()
+    """The decisions on accepted writes."""
+    failures: int = 0
+    """Number of accepted writes that were marked as failed."""
 
 
 class ProductTransactions:
@@ -74,7 +86,11 @@ class ProductTransactions:
         attempts: int = 4,
         check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
+        decode: Decode | None = None,
+        taken: "Callable[[Committed], None] | None" = None,
     ) -> None:
+        self._decode = decode
+        self._taken = taken
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
@@ -92,8 +108,9 @@ class ProductTransactions:
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
+            work = _Transaction(batch, patience, self._check_epoch, decode=self._decode, again=attempt > 1)
             try:
-                return await self._once(batch, patience, again=attempt > 1)
+                return await self._once(work)
             except LockTimeout:
                 raise
             except TransactionConflict as conflict:
@@ -102,12 +119,31 @@ class ProductTransactions:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def _once(self, batch: Sequence[WriteRequest], patience: Patience | None, *, again: bool) -> Committed:
-        transaction = _Transaction(batch, patience, self._check_epoch, again=again)
+    async def apply(self, decode: Decode, most: int) -> Committed:
+        """Decide up to ``most`` of the lowest accepted writes, unless another transaction does so now.
+
+        Raises:
+            ApplyFailed: nothing was changed, and one of these rows may be the reason.
+            DatabaseError: see ``commit``.
+        """
+        work = _Transaction((), None, self._check_epoch, decode=decode, lowest=most, again=True)
         try:
-            return await self._writes.run(transaction.run)
+            return await self._once(work)
+        except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
+            raise
+        except Exception as error:
+            if not work.taken.seqs:
+                raise
+            raise ApplyFailed(work.taken.seqs, error) from error
+
+    async def _once(self, work: "_Transaction") -> Committed:
+        try:
+            committed = await self._writes.run(work.run)
+            if self._taken and (committed.taken or committed.failures):
+                self._taken(committed)
+            return committed
         except LockTimeout as error:
-            if transaction.has_rows:
+            if work.has_rows:
                 raise
             raise RowsHeld(str(error)) from error
 
@@ -121,19 +157,30 @@ class _Transaction:
     """One attempt to carry out one batch."""
 
     def __init__(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, check_epoch: CheckEpoch, *, again: bool
+        self,
+        direct: Sequence[WriteRequest],
+        patience: Patience | None,
+        check_epoch: CheckEpoch,
+        *,
+        decode: Decode | None,
+        again: bool,
+        lowest: int = 0,
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
-        self._batch = batch
+        self._direct = direct
+        self._decode = decode
+        self._lowest = lowest
+        self.taken = Taken()
         self._again = again
+        self._batch: Sequence[WriteRequest] = direct
         self._began = 0.0
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
         self._before: dict[str, Row] = {}
         self._after: dict[str, Row] = {}
-        self._newest: Mapping[str, int] = {}
+        self._newest: dict[str, int] = {}
         self.has_rows = False
         """Whether the rows are locked, so that a lock timeout concerns something else."""
 
@@ -141,9 +188,10 @@ class _Transaction:
         """Run the transaction from the beginning."""
         self._began = time.monotonic()
         self.has_rows = False
+        self.taken = Taken()
         await self._lock(session)
         self.has_rows = True
-        decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
+        decisions = self._decide_all()
         publish_keys = sorted(
             {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
         )
@@ -154,6 +202,7 @@ class _Transaction:
             for request, decision in zip(self._batch, decisions, strict=True)
             if (statement := _store_answer(request, decision)) is not None
         ]
+        answers += self._remove_taken(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, PRODUCTS.parameters),)
         if publish_keys or answers:
@@ -161,12 +210,34 @@ class _Transaction:
         else:
             # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
             await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
-        return Committed(decisions, states)
+        count = len(self.taken.seqs)
+        return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
+
+    def _decide_all(self) -> Sequence[Decision]:
+        """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
+        self._batch = [*self.taken.requests, *self._direct]
+        decisions: list[Decision] = []
+        for request in self._batch:
+            decision = self._decide(request)
+            if isinstance(decision, Postponed) and len(decisions) < len(self.taken.seqs):
+                self.taken.block(request.command.keys, decision.held)
+            decisions.append(decision)
+        return decisions
+
+    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+        """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
+        done: list[int] = []
+        for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
+            if isinstance(decision, Denied) and _store_answer(request, decision) is None:
+                self.taken.failures[seq] = failure_of(decision.refusal)
+            elif not isinstance(decision, Postponed):
+                done.append(seq)
+        failed = self.taken.failures
+        return ([(accepted_queries.APPLIED, {"seqs": done})] if done else []) + (
+            [(accepted_queries.FAILED, {"seqs": list(failed), "failures": list(failed.values())})] if failed else []
+        )
 
     async def _lock(self, session: Session) -> None:
-        ids = sorted({key for request in self._batch for key in request.command.keys})
-        sent_keys = [key for request in self._batch if (key := request.origin.idempotency_key)]
-        by_key = {"callers": [sent.caller for sent in sent_keys], "keys": [sent.key for sent in sent_keys]}
         statements: list[Statement] = []
         if self._patience:
             begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
@@ -178,26 +249,63 @@ class _Transaction:
                 statements += [*begin, wait]
         else:
             statements.append(("BEGIN", None))
-        if sent_keys:
-            statements += [(queries.LOCK_KEYS, by_key), (queries.STORED_ANSWERS, by_key)]
+        ids = sorted({key for request in self._direct for key in request.command.keys})
+        self._forget_rows()
+        if self._decode is None:
+            await self._lock_rows(session, statements, self._direct, ids)
+            return
+        if self._lowest:
+            [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
+        else:
+            waiting = (accepted_queries.TAKE_BEFORE, {"ids": ids, **_by_key(self._direct), "limit": ROWS_AT_ONCE + 1})
+            rows = await self._lock_rows(session, statements, self._direct, ids, waiting)
+        if rows:
+            await self.taken.add(rows, self._decode, self._lowest or ROWS_AT_ONCE)
+            more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._before.keys())
+            await self._lock_rows(session, [], self.taken.requests, more)
+
+    def _forget_rows(self) -> None:
+        self._stored, self._locked, self._held, self._before, self._newest = {}, set(), set(), {}, {}
+        self._after = {}
+
+    async def _lock_rows(
+        self,
+        session: Session,
+        before: Sequence[Statement],
+        requests: Sequence[WriteRequest],
+        ids: Sequence[str],
+        waiting: Statement | None = None,
+    ) -> list[Any]:
+        """Lock the keys of requests and the rows of products; return the rows of ``waiting``, which runs between the two."""
+        by_key = _by_key(requests)
+        has_keys = bool(by_key["keys"])
+        statements = list(before)
+        if has_keys:
+            statements.append((queries.LOCK_KEYS, by_key))
+        if waiting:
+            statements.append(waiting)
+        if has_keys:
+            statements.append((queries.STORED_ANSWERS, by_key))
         statements.append((queries.LOCK, {"ids": ids}))
         if self._again:
             statements.append((queries.NEWEST_MOVEMENTS, {"ids": ids}))
-        answers = await session.pipeline(*statements)
-        if self._again:
-            self._newest = dict(answers.pop())
-        rows = answers.pop()
-        if sent_keys:
-            locked, stored = answers[-2:]
-            self._locked = {(caller, key) for caller, key, taken in locked if taken}
-            self._stored = {
+        answers = (await session.pipeline(*statements))[len(before) :]
+        if has_keys:
+            self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
+        found = answers.pop(0) if waiting else []
+        if has_keys:
+            self._stored |= {
                 (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
-                for caller, key, request_hash, code, body, version_tag, location, product_ids in stored
+                for caller, key, request_hash, code, body, version_tag, location, product_ids in answers.pop(0)
             }
-        self._held = {product_id for held, product_id, *_ in rows if held}
-        self._before = {product_id: Gone(product_id, 0) for product_id in ids}
-        self._before.update((product_id, row_of(product_id, columns)) for held, product_id, *columns in rows if not held)
+        rows = answers.pop(0)
+        if self._again:
+            self._newest |= dict(answers.pop(0))
+        self._held |= {product_id for held, product_id, *_ in rows if held}
+        self._before |= {product_id: Gone(product_id, 0) for product_id in ids}
+        self._before |= {product_id: row_of(product_id, columns) for held, product_id, *columns in rows if not held}
         self._after = dict(self._before)
+        return found
 
     def _decide(self, request: WriteRequest) -> Decision:
         key = request.origin.idempotency_key
@@ -205,6 +313,8 @@ class _Transaction:
             return earlier
         if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
+        if self.taken.blocked and (blocked := self.taken.blocked.keys() & set(request.command.keys)):
+            return Postponed(sorted({held for product_id in blocked for held in self.taken.blocked[product_id]}))
         try:
             effects = [self._above_the_ledger(effect) for effect in request.command.decide(self._after)]
         except Refused as refusal:
@@ -252,7 +362,7 @@ class _Transaction:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await _let_others_run(len(publish_keys))
         stamped = [
-            Done([_stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
+            Done([stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
         ]
         return stamped, states
 
@@ -270,16 +380,9 @@ def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
     return request.command.keys if isinstance(decision, Done) else ()
 
 
-def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
-    """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
-    row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
-        if isinstance(last, Product) and row.version == last.version:
-            row = last
-        else:
-            at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
-            row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
-    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
+def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:
+    sent = [key for request in requests if (key := request.origin.idempotency_key)]
+    return {"callers": [key.caller for key in sent], "keys": [key.key for key in sent]}
 
 
 def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
