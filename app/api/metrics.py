@@ -338,7 +338,6 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(tally.cache, tally), _writes(tally.cache), _audits(tally.cache, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    registry.register(
-        _Families(chain(_requests(tally.requests), clients, cache, _load(tally), _accepted(tally.accepted), _workers(tally)))
-    )
+    process = chain(_load(tally), _accepted(tally.accepted), _workers(tally))
+    registry.register(_Families(chain(_requests(tally.requests), clients, cache, process)))
     return generate_latest(registry)

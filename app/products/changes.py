@@ -8,9 +8,12 @@ from typing import Any, LiteralString
 
 from app.products import queries
 from app.products.commands import UNSTAMPED, Change, Effect
-from app.products.decision import Decision, Done
+from app.products.decision import Decision, Done, Postponed, Repeated
+from app.products.errors import KeyReused
 from app.products.idempotency import WriteRequest
 from app.products.product import Gone, Product, Row
+
+Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +114,27 @@ def stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None
             at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
             row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
     return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
+
+
+def store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
+    """Return the statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
+    key = request.origin.idempotency_key
+    if key is None or isinstance(decision, Repeated | Postponed):
+        return None
+    result = decision.effects if isinstance(decision, Done) else decision.refusal
+    if isinstance(result, KeyReused):
+        return None
+    answer = key.render(result)
+    if answer is None:
+        return None
+    parameters = {
+        "caller": key.caller,
+        "key": key.key,
+        "request_hash": key.request_hash,
+        "status": answer.code,
+        "body": answer.body,
+        "etag": answer.version_tag,
+        "location": answer.location,
+        "product_ids": list(request.command.keys),
+    }
+    return queries.STORE_ANSWER, parameters

@@ -11,9 +11,9 @@ others are carried out.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, LiteralString
+from typing import Any
 
 from app.cache.errors import CacheError
 from app.cache.ports import State
@@ -29,7 +29,7 @@ from app.postgres.errors import (
 )
 from app.products import accepted_queries, queries
 from app.products.accepted import ROWS_AT_ONCE, ApplyFailed, Decode, Taken, failure_of
-from app.products.changes import record, stamp, steps
+from app.products.changes import Statement, record, stamp, steps, store_answer
 from app.products.commands import Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
@@ -37,8 +37,6 @@ from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, Write
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Row
 from app.products.source import PRODUCTS, row_of, state_of
-
-Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
@@ -139,13 +137,13 @@ class ProductTransactions:
     async def _once(self, work: "_Transaction") -> Committed:
         try:
             committed = await self._writes.run(work.run)
-            if self._taken and (committed.taken or committed.failures):
-                self._taken(committed)
-            return committed
         except LockTimeout as error:
             if work.has_rows:
                 raise
             raise RowsHeld(str(error)) from error
+        if self._taken and (committed.taken or committed.failures):
+            self._taken(committed)
+        return committed
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers older than ``age_s``; return their number. Raises a ``DatabaseError``."""
@@ -200,7 +198,7 @@ class _Transaction:
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
-            if (statement := _store_answer(request, decision)) is not None
+            if (statement := store_answer(request, decision)) is not None
         ]
         answers += self._remove_taken(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
@@ -228,7 +226,7 @@ class _Transaction:
         """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
         done: list[int] = []
         for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
-            if isinstance(decision, Denied) and _store_answer(request, decision) is None:
+            if isinstance(decision, Denied) and store_answer(request, decision) is None:
                 self.taken.failures[seq] = failure_of(decision.refusal)
             elif not isinstance(decision, Postponed):
                 done.append(seq)
@@ -383,27 +381,3 @@ def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
 def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:
     sent = [key for request in requests if (key := request.origin.idempotency_key)]
     return {"callers": [key.caller for key in sent], "keys": [key.key for key in sent]}
-
-
-def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
-    """Return the statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
-    key = request.origin.idempotency_key
-    if key is None or isinstance(decision, Repeated | Postponed):
-        return None
-    result = decision.effects if isinstance(decision, Done) else decision.refusal
-    if isinstance(result, KeyReused):
-        return None
-    answer = key.render(result)
-    if answer is None:
-        return None
-    parameters = {
-        "caller": key.caller,
-        "key": key.key,
-        "request_hash": key.request_hash,
-        "status": answer.code,
-        "body": answer.body,
-        "etag": answer.version_tag,
-        "location": answer.location,
-        "product_ids": list(request.command.keys),
-    }
-    return queries.STORE_ANSWER, parameters
