@@ -154,7 +154,7 @@ class Taken:
     blocked: dict[str, Sequence[str]] = field(default_factory=dict)
     """The products of rows that are not decided in this transaction, each with the products whose rows to wait for.
 
-    No later request for one of them may be decided.
+    No later row for one of them is taken over, and no direct write of one of them may be decided.
     """
 
     async def add(self, rows: Sequence[Sequence[Any]], decode: Decode, most: int = ROWS_AT_ONCE) -> None:
@@ -163,7 +163,7 @@ class Taken:
         for held, seq, caller, key, request_hash, product_ids, *sent in rows:
             full = len(self.seqs) >= most or weight >= WEIGHT_AT_ONCE
             if held or full or not self.blocked.keys().isdisjoint(product_ids):
-                self.block(product_ids, product_ids)
+                self.blocked |= dict.fromkeys(product_ids, product_ids)
                 continue
             try:
                 request = await decode(AcceptedWrite(caller, key, request_hash, product_ids, *sent))
@@ -173,11 +173,6 @@ class Taken:
             weight += request.command.weight
             self.seqs.append(seq)
             self.requests.append(request)
-
-    def block(self, product_ids: Sequence[str], held: Sequence[str]) -> None:
-        """Keep later requests for these products waiting until the rows of ``held`` are free."""
-        for product_id in product_ids:
-            self.blocked.setdefault(product_id, held or product_ids)
 
 
 def failure_of(refusal: Refused) -> str:

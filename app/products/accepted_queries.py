@@ -88,7 +88,7 @@ ORDER BY place
 """Inserts accepted writes in the order in which they came. The transaction has the locks of their keys."""
 
 BACKLOG: LiteralString = """
-SELECT (SELECT count(*) FROM (SELECT 1 FROM accepted_writes WHERE failed_at IS NULL LIMIT %(limit)s) AS some),
+SELECT (SELECT count(*) FROM (SELECT 1 FROM accepted_writes WHERE failed_at IS NULL LIMIT %(limit)s) AS waiting),
     coalesce((
         SELECT extract(epoch FROM clock_timestamp() - accepted_at)::float8
         FROM accepted_writes WHERE failed_at IS NULL ORDER BY seq LIMIT 1

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.postgres.errors import DatabaseError, DatabaseOverloaded, TransactionConflict
+from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products.accepted import ROWS_AT_ONCE, AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
 from app.products.transactions import Committed
@@ -41,7 +41,7 @@ class Applier:
         while True:
             try:
                 busy = await self.apply() > 0
-            except DatabaseError as error:
+            except (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown) as error:
                 log.info("accepted writes could not be applied now, this is tried again: %s", error)
                 busy = False
             except Exception:
@@ -85,7 +85,7 @@ async def keep_measured(measure: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await measure()
-        except DatabaseError as error:
+        except (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown) as error:
             log.info("the backlog of accepted writes could not be measured now: %s", error)
         except Exception:
             log.exception("the backlog of accepted writes could not be measured now")

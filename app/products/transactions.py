@@ -176,6 +176,8 @@ class _Transaction:
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
+        self._blocked: dict[str, Sequence[str]] = {}
+        """The products of accepted writes that had to wait, each with the products whose rows they waited for."""
         self._before: dict[str, Row] = {}
         self._after: dict[str, Row] = {}
         self._newest: dict[str, int] = {}
@@ -215,12 +217,13 @@ class _Transaction:
         """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
         self._batch = [*self.taken.requests, *self._direct]
         decisions: list[Decision] = []
-        for request in self._batch:
+        for request in self.taken.requests:
             decision = self._decide(request)
-            if isinstance(decision, Postponed) and len(decisions) < len(self.taken.seqs):
-                self.taken.block(request.command.keys, decision.held)
+            if isinstance(decision, Postponed):
+                self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
             decisions.append(decision)
-        return decisions
+        self._blocked |= self.taken.blocked
+        return decisions + [self._decide(request) for request in self._direct]
 
     def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
         """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
@@ -264,7 +267,7 @@ class _Transaction:
 
     def _forget_rows(self) -> None:
         self._stored, self._locked, self._held, self._before, self._newest = {}, set(), set(), {}, {}
-        self._after = {}
+        self._after, self._blocked = {}, {}
 
     async def _lock_rows(
         self,
@@ -311,8 +314,8 @@ class _Transaction:
             return earlier
         if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
-        if self.taken.blocked and (blocked := self.taken.blocked.keys() & set(request.command.keys)):
-            return Postponed(sorted({held for product_id in blocked for held in self.taken.blocked[product_id]}))
+        if self._blocked and (blocked := self._blocked.keys() & set(request.command.keys)):
+            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
         try:
             effects = [self._above_the_ledger(effect) for effect in request.command.decide(self._after)]
         except Refused as refusal:
