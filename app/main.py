@@ -1,14 +1,13 @@
 """The composition root. It makes every part of the service, opens them in order, and closes them in reverse order."""
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI
 
@@ -25,15 +24,11 @@ from app.api.load import Load, measure
 from app.api.metrics import RequestStats
 from app.api.worker_metrics import SharedMetrics
 from app.api.writing import StoredRendering
-from app.cache.audit import Audit
-from app.cache.config import CacheConfig
-from app.cache.history import History
+from app.cache import Entity, Limits, open_caches
+from app.cache.background import in_background
 from app.cache.policies import WritePolicy
-from app.cache.postgres.table_audit import TableAuditSources
-from app.cache.postgres.table_source import TableSource
-from app.cache.redis.store import Lifetimes, RedisAuditStores, RedisOptions, RedisStore
+from app.cache.redis.store import RedisOptions
 from app.cache.redis.tls import RedisTls
-from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
 from app.postgres.database import Database, Shares
 from app.products.acceptance import Acceptance
@@ -49,7 +44,7 @@ from app.settings import PRODUCTS_CACHE, Settings, names_in
 
 _log = logging.getLogger("larder")
 
-Limits = TypeVar("Limits", CacheConfig, Lifetimes, WriteLimits)
+Part = TypeVar("Part", Limits, WriteLimits)
 
 
 def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastAPI:
@@ -85,68 +80,52 @@ async def running(
     app: FastAPI | None = None,
 ) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP. ``app`` is the application that will serve it, if there is one."""
-    stats = Stats()
-    config = cache_config(settings)
-    namespace = settings.cache_namespace
-    options = redis_options(settings)
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
-        store = RedisStore(options, namespace, lifetimes(settings))
-        opened.push_async_callback(store.close)
-        audit_stores = RedisAuditStores(options, namespace)
-        opened.push_async_callback(audit_stores.close)
-        await store.start()
-        await audit_stores.start()
-
-        history = History(on_deposed=database.abandon)
-        source = ProductSource(database)
-        table_source = TableSource(database.loads, PRODUCTS, namespace)
-        cache = WriteThrough(store, source, table_source, config, stats, history=history)
-        opened.push_async_callback(cache.aclose)
+        caches = await opened.enter_async_context(
+            open_caches(database, redis_options(settings), [products_of(settings)], limits=cache_limits(settings))
+        )
+        cache = caches[PRODUCTS]
+        check_epoch = cache.history.record
         accepting = Accepting(settings, app) if settings.accept_writes else None
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
-            check_epoch=history.record,
+            check_epoch=check_epoch,
             decode=accepting.decode if accepting else None,
             taken=accepting.count if accepting else None,
         )
-        products = Products(cache, source, transactions, write_limits(settings))
+        products = Products(cache.protocol, ProductSource(database), transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
-        audit_sources = TableAuditSources(database, PRODUCTS, namespace)
-        audit = Audit(audit_stores.open, audit_sources.open, config, stats, history=history)
-        await audit.attempt()  # so that the first reads find a fence, if Redis can be reached
-        await cache.start()
-        await opened.enter_async_context(_in_background("audit", audit.run()))
         pruner = AnswerPruner(
-            transactions, stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
+            transactions, cache.stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
-        await opened.enter_async_context(_in_background("answer pruner", pruner.run()))
-        ring = key_ring(settings, database, history.record)
+        await opened.enter_async_context(in_background("answer pruner", pruner.run()))
+        ring = key_ring(settings, database, check_epoch)
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read
-            await opened.enter_async_context(_in_background("key ring", ring.run()))
+            await opened.enter_async_context(in_background("key ring", ring.run()))
         load = Load(settings.lag_target_ms / 1000)
-        await opened.enter_async_context(_in_background("load measurement", measure(load, products)))
+        await opened.enter_async_context(in_background("load measurement", measure(load, products)))
         larder = Larder(
             settings,
             products,
-            cache,
-            store,
-            stats,
+            cache.protocol,
+            caches.store,
+            caches.stats,
             requests or RequestStats(),
             admission(settings, ring),
             load,
             database,
             shared,
-            accepting.open(database, cache, transactions, history.record) if accepting else None,
+            accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
         )
         if accepting is not None:
             await opened.enter_async_context(accepting.running(larder))
         if shared is not None:
-            await opened.enter_async_context(_in_background("tally", shared.keep(larder.tally)))
-        await opened.enter_async_context(_in_background("recorder", larder.recorder.run()))
+            await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
+        await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
 
 
@@ -185,28 +164,11 @@ class Accepting:
         assert larder.accepted is not None  # noqa: S101 - this object made it
         applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats)
         async with (
-            _in_background("backlog measurement", keep_measured(self._acceptance.measure)),
-            _in_background("applier", applier.run()),
+            in_background("backlog measurement", keep_measured(self._acceptance.measure)),
+            in_background("applier", applier.run()),
         ):
             yield
         await larder.accepted.aclose()
-
-
-@asynccontextmanager
-async def _in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(_report)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        # Without audits reads stay correct: the fence expires, and they go to PostgreSQL.
-        _log.error("the %s of this process ended, restart the process: %s", task.get_name(), error, exc_info=error)
 
 
 def open_database(settings: Settings) -> Database:
@@ -261,28 +223,29 @@ def redis_tls(settings: Settings) -> RedisTls:
     return RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
 
 
-def lifetimes(settings: Settings) -> Lifetimes:
-    """Return how long slots and leases live."""
-    return _limits(Lifetimes, settings)
-
-
 def write_limits(settings: Settings) -> WriteLimits:
     """Return the limits of the write path. One connection is always kept for the main transaction."""
     return _limits(WriteLimits, settings, product_places=Shares.of(settings.database_connections).writes - 1)
 
 
-def cache_config(settings: Settings) -> CacheConfig:
-    """Return the limits of the cache of products."""
-    return _limits(
-        CacheConfig,
-        settings,
-        settle_timeout_ms=settings.request_timeout_ms,
-        write_policy=WritePolicy(settings.write_policies.get(PRODUCTS_CACHE, WritePolicy.THROUGH)),
+def products_of(settings: Settings) -> Entity:
+    """Return the products as the settings want them cached."""
+    return replace(
+        PRODUCTS,
+        namespace=settings.cache_namespace,
+        ttl_s=settings.slot_ttl_s,
+        absent_ttl_s=settings.absent_ttl_s,
+        writes=WritePolicy(settings.write_policies.get(PRODUCTS_CACHE, WritePolicy.THROUGH)),
         bypassed=PRODUCTS_CACHE in names_in(settings.cache_off),
     )
 
 
-def _limits(kind: type[Limits], settings: Settings, **others: object) -> Limits:
+def cache_limits(settings: Settings) -> Limits:
+    """Return the limits of the caches. No request of Larder asks for a life of its own."""
+    return _limits(Limits, settings, settle_timeout_ms=settings.request_timeout_ms, ttl_max_s=settings.slot_ttl_s)
+
+
+def _limits(kind: type[Part], settings: Settings, **others: object) -> Part:
     """Return the limits of a part, taken from the settings of the same names and from ``others``."""
     named = {field.name: getattr(settings, field.name) for field in fields(kind) if field.name not in others}
     return kind(**named | others)

@@ -1,6 +1,6 @@
 """Limits for tests: those of the default settings, with changes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from app import main
@@ -15,12 +15,12 @@ SETTINGS = Settings.from_env({})
 
 def cache_config(**changes: Any) -> CacheConfig:
     """The cache's limits."""
-    return replace(main.cache_config(SETTINGS), **changes)
+    return replace(main.cache_limits(SETTINGS).config(), **changes)
 
 
 def lifetimes(**changes: int) -> Lifetimes:
     """How long slots and leases live."""
-    return replace(main.lifetimes(SETTINGS), **changes)
+    return replace(Lifetimes(**{field.name: getattr(SETTINGS, field.name) for field in fields(Lifetimes)}), **changes)
 
 
 def redis_options(url: str, **changes: int) -> RedisOptions:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -36,7 +36,8 @@ class Larder:
     products: Products
     source: Watchable
     store: StoreHealth
-    stats: Stats
+    stats: Mapping[str, Stats]
+    """The counters of the caches, by namespace."""
     requests: RequestStats
     admission: Admission
     load: Load
@@ -60,7 +61,8 @@ class Larder:
         object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
         object.__setattr__(self, "_own_metrics", Shared(self._render_own, clock=self.clock))
         object.__setattr__(self, "stock_glance", StockGlance(self.products))
-        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.source, self.stats, self.shared_metrics))
+        counted = next(iter(self.stats.values()))
+        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.source, counted, self.shared_metrics))
 
     async def metrics(self) -> bytes:
         """Return the metrics of all workers as text, made at most once a second."""

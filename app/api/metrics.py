@@ -5,7 +5,7 @@ Counting is an addition to a plain integer. The Prometheus text is made only whe
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Protocol
@@ -124,7 +124,8 @@ class WorkerMetrics:
     """Everything that ``/metrics`` shows, for one worker or for several together."""
 
     requests: RequestStats = field(default_factory=RequestStats)
-    cache: Stats = field(default_factory=Stats)
+    caches: Mapping[str, Stats] = field(default_factory=dict)
+    """The caches' counters, by namespace."""
     store_failures: int = 0
     store_up: bool = True
     """Whether the store answers every worker."""
@@ -141,10 +142,18 @@ class WorkerMetrics:
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
 
+    @property
+    def cache(self) -> Stats:
+        """The counters of all caches together."""
+        return sum(self.caches.values(), Stats())
+
     def __add__(self, other: "WorkerMetrics") -> "WorkerMetrics":
         return WorkerMetrics(
             self.requests + other.requests,
-            self.cache + other.cache,
+            {
+                name: self.caches.get(name, Stats()) + other.caches.get(name, Stats())
+                for name in dict.fromkeys([*self.caches, *other.caches])
+            },
             self.store_failures + other.store_failures,
             self.store_up and other.store_up,
             self.workers + other.workers,
@@ -182,20 +191,21 @@ class StoreHealth(Protocol):
         """Number of times that the connection failed since the start."""
 
 
+Rows = Iterable[tuple[str, float]]
+"""Values by the value of a label."""
+
+
 def _histogram(name: str, text: str, label: str, rows: Iterable[tuple[str, Histogram]]) -> Metric:
-    """Return a family of histograms by ``label``, or a single one if there is no label."""
-    family = HistogramMetricFamily(name, text, labels=[label] if label else [])
+    """Return a family of histograms by ``label``."""
+    family = HistogramMetricFamily(name, text, labels=[label])
     for value, histogram in rows:
-        bounds = zip([*map(str, BUCKETS_S), "+Inf"], accumulate(map(float, histogram.counts)), strict=True)
-        family.add_metric([value] if label else [], list(bounds), histogram.total_s)
+        _add_histogram(family, [value], histogram)
     return family
 
 
-def _counters(name: str, text: str, label: str, rows: Iterable[tuple[str, int]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for value, count in rows:
-        family.add_metric([value], count)
-    return family
+def _add_histogram(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
+    bounds = zip([*map(str, BUCKETS_S), "+Inf"], accumulate(map(float, histogram.counts)), strict=True)
+    family.add_metric(labels, list(bounds), histogram.total_s)
 
 
 def _requests(stats: RequestStats) -> Iterator[Metric]:
@@ -207,68 +217,118 @@ def _requests(stats: RequestStats) -> Iterator[Metric]:
     yield _histogram("larder_http_request_seconds", text, "route", sorted(stats.durations.items()))
 
 
-def _reads(stats: Stats, tally: WorkerMetrics) -> Iterator[Metric]:
-    results = (
+@dataclass(frozen=True, slots=True)
+class _OfCaches:
+    """Makes the families of the caches, whose first label is the namespace."""
+
+    caches: Mapping[str, Stats]
+
+    def count(self, name: str, text: str, value: Callable[[Stats], float]) -> Metric:
+        family = CounterMetricFamily(name, text, labels=("namespace",))
+        for namespace, stats in self.caches.items():
+            family.add_metric((namespace,), value(stats))
+        return family
+
+    def counts(self, name: str, text: str, label: str, rows: Callable[[Stats], Rows]) -> Metric:
+        family = CounterMetricFamily(name, text, labels=("namespace", label))
+        for namespace, stats in self.caches.items():
+            for value, count in rows(stats):
+                family.add_metric((namespace, value), count)
+        return family
+
+    def gauge(self, name: str, text: str, value: Callable[[Stats], float | None]) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=("namespace",))
+        for namespace, stats in self.caches.items():
+            if (found := value(stats)) is not None:
+                family.add_metric((namespace,), found)
+        return family
+
+    def histogram(self, name: str, text: str, value: Callable[[Stats], Histogram]) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=("namespace",))
+        for namespace, stats in self.caches.items():
+            _add_histogram(family, (namespace,), value(stats))
+        return family
+
+    def calls(self, name: str, text: str) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=("namespace", "call"))
+        for namespace, stats in self.caches.items():
+            for call in ("store_read", "store_publish", "source_load"):
+                _add_histogram(family, (namespace, call), getattr(stats, call))
+        return family
+
+
+def _reads(of: _OfCaches, tally: WorkerMetrics) -> Iterator[Metric]:
+    yield of.counts("larder_cache_reads", "Keys read through the cache, by result.", "result", _read_results)
+    yield of.count("larder_cache_loads", "Keys loaded from PostgreSQL.", lambda stats: stats.loads)
+    yield of.count("larder_cache_fills", "Empty slots filled after a read.", lambda stats: stats.fills)
+    yield of.count("larder_cache_refills", "Loads that writers began for emptied slots.", lambda stats: stats.refills)
+    shared = "; all namespaces share them"
+    text = f"Connections to Redis given up{shared}."
+    yield of.count("larder_cache_store_failures", text, lambda _: tally.store_failures)
+    text = f"1 while Redis answers every worker, 0 while a worker does not use its connections{shared}."
+    yield of.gauge("larder_cache_store_up", text, lambda _: int(tally.store_up))
+    yield of.calls("larder_cache_call_seconds", "Duration of the cache's round trips.")
+
+
+def _read_results(stats: Stats) -> Rows:
+    return (
         ("hit", stats.hits),
         ("miss", stats.misses),
         ("bypass", stats.bypasses),
         ("refresh", stats.refreshes),
         ("unverified", stats.unverified),
     )
-    yield _counters("larder_cache_reads", "Keys read through the cache, by result.", "result", results)
-    yield CounterMetricFamily("larder_cache_loads", "Keys loaded from PostgreSQL.", stats.loads)
-    yield CounterMetricFamily("larder_cache_fills", "Empty slots filled after a read.", stats.fills)
-    yield CounterMetricFamily("larder_cache_refills", "Loads that writers began for emptied slots.", stats.refills)
-    yield CounterMetricFamily("larder_cache_store_failures", "Connections to Redis given up.", tally.store_failures)
-    yield GaugeMetricFamily(
-        "larder_cache_store_up", "1 while Redis answers every worker, 0 while a worker does not use it.", int(tally.store_up)
-    )
-    calls = (("store_read", stats.store_read), ("store_publish", stats.store_publish), ("source_load", stats.source_load))
-    yield _histogram("larder_cache_call_seconds", "Duration of the cache's round trips.", "call", calls)
 
 
-def _writes(stats: Stats) -> Iterator[Metric]:
-    outcomes = [(outcome.name.lower(), stats.publishes[outcome]) for outcome in Outcome]
-    outcomes.append(("failed", stats.publish_failures))
-    yield _counters("larder_cache_publishes", "Slots published to, by outcome.", "outcome", outcomes)
+def _writes(of: _OfCaches) -> Iterator[Metric]:
+    yield of.counts("larder_cache_publishes", "Slots published to, by outcome.", "outcome", _outcomes)
     text = "Sampled writes, by whether the key was read before its next write."
-    sampled = [(read, stats.written_keys[read]) for read in ("yes", "no")]
-    yield _counters("larder_cache_written_keys", text, "read", sampled)
-    yield CounterMetricFamily("larder_cache_payload_bytes", "Payload bytes sent to Redis to be stored.", stats.payload_bytes)
-    yield CounterMetricFamily(
-        "larder_cache_settles", "Writes that had to wait until no reader could see old data.", stats.settles
-    )
-    yield CounterMetricFamily(
-        "larder_cache_settle_timeouts", "Settling writes that reached their deadline.", stats.settle_timeouts
-    )
-    yield _histogram("larder_cache_settle_seconds", "How long settling took.", "", [("", stats.settle_wait)])
+    yield of.counts("larder_cache_written_keys", text, "read", _sampled)
+    text = "Payload bytes sent to Redis to be stored."
+    yield of.count("larder_cache_payload_bytes", text, lambda stats: stats.payload_bytes)
+    text = "Writes that had to wait until no reader could see old data."
+    yield of.count("larder_cache_settles", text, lambda stats: stats.settles)
+    text = "Settling writes that reached their deadline."
+    yield of.count("larder_cache_settle_timeouts", text, lambda stats: stats.settle_timeouts)
+    yield of.histogram("larder_cache_settle_seconds", "How long settling took.", lambda stats: stats.settle_wait)
 
 
-def _audits(stats: Stats, now: float) -> Iterator[Metric]:
-    yield CounterMetricFamily("larder_cache_audits", "Audits finished.", stats.audits)
-    yield CounterMetricFamily("larder_cache_audit_failures", "Audits given up.", stats.audit_failures)
-    yield CounterMetricFamily(
-        "larder_cache_audit_deferrals",
-        "Audits that set no fence because another server or namespace is trusted.",
-        stats.audit_deferrals,
-    )
-    yield CounterMetricFamily("larder_cache_unexpected_errors", "Unexpected errors that failed no request.", stats.unexpected)
-    yield _histogram("larder_cache_audit_seconds", "How long an audit took.", "", [("", stats.audit_duration)])
-    repairs = stats.repairs
-    causes = (("older", repairs.older), ("other_epoch", repairs.other_epoch), ("lease", repairs.leases))
-    yield _counters("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", causes)
-    yield CounterMetricFamily("larder_cache_audited_rows", "Rows that audits compared.", repairs.checked)
-    yield CounterMetricFamily("larder_cache_purges", "Times the cache was started clean.", stats.purges)
-    yield CounterMetricFamily(
-        "larder_cache_purged_slots", "Slots deleted when the cache was started clean.", stats.purged_slots
-    )
-    yield CounterMetricFamily("larder_cache_adoptions", "New epochs announced.", stats.adoptions)
-    for name, moment, text in (
-        ("audit", stats.last_audit, "Seconds since one of the workers finished an audit."),
-        ("proof", stats.last_proven, "Seconds since one of the workers last read under a live fence."),
-    ):
-        if moment is not None:
-            yield GaugeMetricFamily(f"larder_cache_{name}_age_seconds", text, now - moment)
+def _outcomes(stats: Stats) -> Rows:
+    outcomes = [(outcome.name.lower(), stats.publishes[outcome]) for outcome in Outcome]
+    return [*outcomes, ("failed", stats.publish_failures)]
+
+
+def _sampled(stats: Stats) -> Rows:
+    return [(read, stats.written_keys[read]) for read in ("yes", "no")]
+
+
+def _audits(of: _OfCaches, now: float) -> Iterator[Metric]:
+    yield of.count("larder_cache_audits", "Audits finished.", lambda stats: stats.audits)
+    yield of.count("larder_cache_audit_failures", "Audits given up.", lambda stats: stats.audit_failures)
+    text = "Audits that set no fence because another server or namespace is trusted."
+    yield of.count("larder_cache_audit_deferrals", text, lambda stats: stats.audit_deferrals)
+    text = "Unexpected errors that failed no request."
+    yield of.count("larder_cache_unexpected_errors", text, lambda stats: stats.unexpected)
+    yield of.histogram("larder_cache_audit_seconds", "How long an audit took.", lambda stats: stats.audit_duration)
+    yield of.counts("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", _repairs)
+    yield of.count("larder_cache_audited_rows", "Rows that audits compared.", lambda stats: stats.repairs.checked)
+    yield of.count("larder_cache_purges", "Times the cache was started clean.", lambda stats: stats.purges)
+    text = "Slots deleted when the cache was started clean."
+    yield of.count("larder_cache_purged_slots", text, lambda stats: stats.purged_slots)
+    yield of.count("larder_cache_adoptions", "New epochs announced.", lambda stats: stats.adoptions)
+    text = "Seconds since one of the workers finished an audit."
+    yield of.gauge("larder_cache_audit_age_seconds", text, lambda stats: _age_s(stats.last_audit, now))
+    text = "Seconds since one of the workers last read under a live fence."
+    yield of.gauge("larder_cache_proof_age_seconds", text, lambda stats: _age_s(stats.last_proven, now))
+
+
+def _repairs(stats: Stats) -> Rows:
+    found = stats.repairs
+    return ("older", found.older), ("other_epoch", found.other_epoch), ("lease", found.leases)
+
+
+def _age_s(moment: float | None, now: float) -> float | None:
+    return None if moment is None else now - moment
 
 
 def _access(stats: AccessStats) -> Iterator[Metric]:
@@ -335,7 +395,8 @@ class _Families(Collector):
 
 def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
     """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
-    cache = chain(_reads(tally.cache, tally), _writes(tally.cache), _audits(tally.cache, clock()))
+    of = _OfCaches(tally.caches)
+    cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
     process = chain(_load(tally), _accepted(tally.accepted), _workers(tally))

@@ -1,1 +1,50 @@
-"""A write-through cache that is trusted only while it is proven current. See ``write_through`` first."""
+"""A write-through cache for tables in PostgreSQL that is trusted only while it is proven current.
+
+``open_caches`` opens the caches of several entities. ``write_through`` has the protocol.
+"""
+
+from ..postgres.errors import CommitUnknown, DatabaseError, TransactionConflict
+from ..postgres.session import Session
+from .caches import Cache, Caches, open_caches
+from .entity import Entity
+from .errors import (
+    CacheError,
+    InvalidKey,
+    NotSettled,
+    Overloaded,
+    SourceDeposed,
+    SourceRefused,
+    SourceUnavailable,
+    StoreUnavailable,
+)
+from .limits import Limits
+from .ports import Absent, State, Value
+from .postgres.cached_table import cache_tables, cached_table
+from .write_through import Read, Status
+
+__all__ = [
+    "Absent",
+    "Cache",
+    "CacheError",
+    "Caches",
+    "CommitUnknown",
+    "DatabaseError",
+    "Entity",
+    "InvalidKey",
+    "Limits",
+    "NotSettled",
+    "Overloaded",
+    "Read",
+    "Session",
+    "SourceDeposed",
+    "SourceRefused",
+    "SourceUnavailable",
+    "State",
+    "Status",
+    "StoreUnavailable",
+    "TransactionConflict",
+    "Value",
+    "cache_tables",
+    "cached_table",
+    "open_caches",
+]

@@ -21,16 +21,14 @@ claim of the next few intervals, and claims only after an answer: an instance wi
 the others.
 """
 
-import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 from .config import CacheConfig
-from .errors import CacheError, SourceUnavailable, StoreUnavailable
+from .errors import CacheError, NeedsOwnCycle, SourceUnavailable, StoreUnavailable
 from .history import History, timeline_of
 from .ports import Announced, AuditSource, AuditStore, Begun, Clock, Deferred, Repairs, Watermark
 from .stats import Stats
@@ -39,10 +37,6 @@ log = logging.getLogger(__name__)
 
 CLAIM_SHARE = 0.75
 """Lifetime of a claim as a share of the audit interval. It expires before the holder's next attempt."""
-EARLIEST_SHARE = 0.8
-"""Shortest pause between two attempts as a share of the audit interval. Pauses vary, so that no instance always wins."""
-EARLIEST_SHARE_WITHOUT_CLAIM = 0.2
-"""Shortest pause for an instance without the claim; the range is wide, so that instances take turns."""
 CAUTIOUS_INTERVALS = 4
 """Intervals after a failed cycle in which the instance queries its database before it claims."""
 
@@ -60,8 +54,16 @@ class Cycle:
     """Which server or namespace is trusted instead; empty if none is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class AuditPorts:
+    """What opens the store's connection and the source's session of one cycle."""
+
+    open_store: Callable[[], AbstractAsyncContextManager[AuditStore]]
+    open_source: Callable[[], AbstractAsyncContextManager[AuditSource]]
+
+
 class Audit:
-    """One process's auditor of one namespace."""
+    """One process's auditor of one namespace. ``AuditLoop`` runs it."""
 
     def __init__(
         self,
@@ -72,59 +74,64 @@ class Audit:
         *,
         history: History,
         clock: Clock = time.monotonic,
-        chance: random.Random | None = None,
     ) -> None:
-        self._open_store = open_store
-        self._open_source = open_source
+        self._own = AuditPorts(open_store, open_source)
         self._config = config
         self._stats = stats
         self._history = history
         self._clock = clock
-        self._chance = chance or random.Random()
         self._claim_ms = max(1, int(config.audit_interval_ms * CLAIM_SHARE))
         self._cautious_until = float("-inf")
         self._hindrance = ""
+        self.failed = False
+        """Whether the last cycle failed."""
 
-    async def run(self) -> None:
-        """Audit every interval until cancelled."""
-        interval_s = self._config.audit_interval_ms / 1000
-        while True:
-            began = self._clock()
-            earliest = EARLIEST_SHARE if await self.attempt() else EARLIEST_SHARE_WITHOUT_CLAIM
-            pause_s = interval_s * self._chance.uniform(earliest, 1.0)
-            await asyncio.sleep(max(0.0, began + pause_s - self._clock()))
-
-    async def attempt(self) -> bool:
+    async def attempt(self, ports: AuditPorts | None = None) -> bool:
         """Run one cycle; return whether this instance had the claim, or True if the cycle failed.
 
         A failure of any kind is counted and logged, and the next cycle starts afresh.
+
+        Args:
+            ports: connections shared with other namespaces; by default the cycle opens its own.
+
+        Raises:
+            NeedsOwnCycle: nothing failed, but the cycle cannot be finished on shared connections.
         """
         try:
-            cycle = await self.cycle()
-        except Exception as error:
-            self._stats.audit_failures += 1
-            if not isinstance(error, CacheError):
-                self._stats.unexpected += 1
-                log.exception("an audit ended with an unexpected error; the next one begins as usual")
-            self._log_once(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
+            cycle = await self.cycle(ports)
+        except NeedsOwnCycle:
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded there; the next cycle starts afresh
+            self.record_failure(error)
             return True
+        self.failed = False
         if cycle is not None:
             self._log_once(cycle.deferred, logging.INFO)
         return cycle is not None
+
+    def record_failure(self, error: Exception) -> None:
+        """Count and log a cycle that failed."""
+        self.failed = True
+        self._stats.audit_failures += 1
+        if not isinstance(error, CacheError):
+            self._stats.unexpected += 1
+            log.error("an audit ended with an unexpected error; the next one begins as usual", exc_info=error)
+        self._log_once(f"the cache cannot be proven current, reads go to the database: {error}", logging.WARNING)
 
     def _log_once(self, hindrance: str, level: int) -> None:
         if hindrance and hindrance != self._hindrance:  # logged once: an outage lasts many intervals
             log.log(level, "%s", hindrance)
         self._hindrance = hindrance
 
-    async def cycle(self) -> Cycle | None:
-        """Run one cycle; return ``None`` if another instance has this interval's claim.
+    async def cycle(self, ports: AuditPorts | None = None) -> Cycle | None:
+        """Run one cycle; return ``None`` if another instance has this interval's claim. See ``attempt``.
 
         Raises:
             StoreUnavailable, SourceUnavailable: the cycle ended early and proved nothing.
         """
         began = self._clock()
-        async with self._open_source() as source, self._open_store() as store:
+        ports = ports or self._own
+        async with ports.open_source() as source, ports.open_store() as store:
             if began < self._cautious_until:
                 await self._ask_epoch(source)
             begun = await store.begin(self._claim_ms)
@@ -135,7 +142,7 @@ class Audit:
                 return None
             try:
                 cycle = await self._prove(begun, store, source)
-            except StoreUnavailable:
+            except (StoreUnavailable, NeedsOwnCycle):
                 raise
             except Exception:
                 self._cautious_until = self._clock() + CAUTIOUS_INTERVALS * self._config.audit_interval_ms / 1000

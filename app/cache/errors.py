@@ -6,6 +6,8 @@ CacheError
 │   └── SourceRefused   the database answers, but must not be used now
 │       └── SourceDeposed   it is an old primary: another one has taken over
 ├── Overloaded          a bounded queue is full
+├── InvalidKey          no row can have this key
+├── NeedsOwnCycle       an audit cannot share its connections with others this time
 └── NotSettled          a committed write could not be proven visible before its deadline
 """
 
@@ -32,6 +34,14 @@ class SourceDeposed(SourceRefused):
 
 class Overloaded(CacheError):
     """More requests are waiting than the queue may hold; nothing was done for this one."""
+
+
+class InvalidKey(CacheError, ValueError):
+    """No row of the table can have this key, so nothing was read or changed."""
+
+
+class NeedsOwnCycle(CacheError):
+    """The audit of a namespace has more to do than can be shared with others; it needs a cycle on connections of its own."""
 
 
 class NotSettled(CacheError):

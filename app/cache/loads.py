@@ -26,6 +26,8 @@ class Load:
     """Whether the slot was seen empty, so that a lease should be tried."""
     refresh: bool = False
     """Whether an older state in the slot should be replaced."""
+    ttl_s: int | None = None
+    """Life of the slot that this load fills; ``None`` for the namespace's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,22 @@ class Loads:
         self._stats.source_load.observe(self._clock() - began)
         self._stats.loads += len(keys)
         refreshed = {load.key for load in batch if load.refresh}
-        stored = await self._fill([key for key in keys if key in tokens or key in refreshed], states, tokens)
+        ttls_s: dict[str, int] = {}
+        for load in batch:
+            if load.ttl_s is not None:  # of those that share a load, the longest counts
+                ttls_s[load.key] = max(load.ttl_s, ttls_s.get(load.key, 0))
+        fills = [
+            Publication(states[key], tokens.get(key, ""), ttls_s.get(key)) for key in keys if key in tokens or key in refreshed
+        ]
+        stored = await self._fill(fills, tokens)
         return [Loaded(states[load.key], load.key in stored) for load in batch]
 
-    async def _fill(self, keys: Sequence[str], states: dict[str, State], tokens: dict[str, str]) -> set[str]:
-        """Publish the loaded states; return the keys whose state was stored."""
-        published = await self._trips.publish([Publication(states[key], tokens.get(key, "")) for key in keys])
+    async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
+        """Publish loaded states; return the keys whose state was stored."""
+        published = await self._trips.publish(fills)
         if published is None:
             self._trips.release(tokens)
             return set()
-        stored = {key for key, outcome in zip(keys, published.outcomes, strict=True) if outcome is Outcome.STORED}
+        stored = {fill.state.key for fill, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
         self._stats.fills += len(stored)
         return stored

@@ -65,6 +65,8 @@ class Publication:
 
     state: State
     token: str = ""
+    ttl_s: int | None = None
+    """Life of the slot, if a caller asked for another one than the namespace's."""
     deletes: bool = False
     """Whether the slot is deleted where the state would be stored. Only key, epoch and version are then sent, and no token."""
 
@@ -293,3 +295,67 @@ class AuditSource(Protocol):
         It does nothing if the audit row has meanwhile been replaced by one of another history, where the number means another
         cycle.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPage:
+    """The snapshot of one namespace, taken together with others, and the rows changed since its watermark.
+
+    ``rows`` is ``None`` when there are more than fit into a page.
+    """
+
+    epoch: str
+    xmin: int
+    rows: Sequence[tuple[str, int]] | None
+    rival: str = ""
+
+
+VerifyRequest = tuple[str, str, Sequence[tuple[str, int]]]
+"""Namespace, epoch and rows of a ``verify``."""
+TrustRequest = tuple[str, Begun, Watermark, int]
+"""Namespace, what was begun, the proven watermark, and the fence's TTL in milliseconds of a ``trust``."""
+AnnounceRequest = tuple[str, str, FenceLimits]
+"""Namespace, server and limits of an ``announce``."""
+SnapshotRequest = tuple[str, Watermark | None, FenceLimits, int]
+"""Namespace, watermark, limits and rows of a page of a ``snapshot``."""
+
+
+class SharedAuditStore(Protocol):
+    """The store during the cycles of several namespaces: one connection, one round trip for all of a call's requests.
+
+    The verbs are those of ``AuditStore``, with the namespace first. ``StoreUnavailable`` ends the cycles of all.
+    """
+
+    async def begin(self, requests: Sequence[tuple[str, int]]) -> Sequence[Begun]:
+        """``begin`` for each (namespace, claim in ms)."""
+
+    async def verify(self, requests: Sequence[VerifyRequest]) -> Sequence[Repairs]:
+        """``verify`` for each request."""
+
+    async def distrust(self, namespace: str, mark: Watermark | None) -> None:
+        """``distrust`` for one namespace."""
+
+    async def trust(self, requests: Sequence[TrustRequest]) -> Sequence[bool]:
+        """``trust`` for each request."""
+
+    async def give_claim_back(self, namespace: str) -> None:
+        """Release the claim on a namespace, if this cycle has it and is connected. Idempotent."""
+
+
+class SharedAuditSource(Protocol):
+    """The source during the cycles of several namespaces: one session, and the statements of one for all of a call's requests.
+
+    A request that fails alone gets its error as its result. ``SourceUnavailable`` ends the cycles of all.
+    """
+
+    async def tell_epoch(self, namespace: str) -> str:
+        """``tell_epoch`` for one namespace."""
+
+    async def announce(self, requests: Sequence[AnnounceRequest]) -> Sequence[Announced | Deferred | Exception]:
+        """``announce`` for each request."""
+
+    async def snapshot(self, requests: Sequence[SnapshotRequest]) -> Sequence[FirstPage | Exception]:
+        """``snapshot`` for each request. It waits for no lock and is over when it returns."""
+
+    async def complete(self, requests: Sequence[tuple[str, int, str]]) -> Sequence[Exception | None]:
+        """``complete`` for each (namespace, cycle, announced epoch)."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 from .batcher import Batcher
@@ -10,11 +11,23 @@ from .config import READ_YIELDS, CacheConfig
 from .errors import Overloaded, StoreUnavailable
 from .filled_slots import FilledSlots
 from .history import History
+from .policies import WritePolicy
 from .ports import Clock, Outcome, Publication, Published, Reading, Store, Value
 from .stats import Stats
 
 Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """What a write holds before its transaction: tokens by key, or ``None`` if the store did not answer."""
+
+    tokens: dict[str, str] | None
+    taken_at: float
+    """When they were taken, on this process's own clock."""
+    policy: WritePolicy
+    """What the write does to the slots."""
 
 
 class RoundTrips:

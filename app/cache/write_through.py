@@ -54,7 +54,7 @@ from .history import History
 from .loads import Load, Loaded, Loads
 from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
-from .round_trips import RoundTrips
+from .round_trips import Leases, RoundTrips
 from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
@@ -155,7 +155,9 @@ class WriteThrough:
 
     # ---------------------------------------------------------------- reads
 
-    async def read(self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
+    async def read(
+        self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None, ttl_s: int | None = None
+    ) -> Read:
         """Read one key (G1).
 
         Args:
@@ -164,15 +166,22 @@ class WriteThrough:
             stale_s: if the source cannot be reached, accept an unproven state up to this many seconds after the last proof.
             reading: the result of ``peek`` for the same request. It saves the round trip. It must not be used for a request
                 that began after it.
+            ttl_s: life of the slot if this read fills it; of requests that share a load, the longest counts.
 
         Raises:
             SourceUnavailable: there is neither a proven nor an acceptable unproven state.
             Overloaded: too many requests wait.
         """
-        return (await self.read_many((key,), refresh=refresh, stale_s=stale_s, reading=reading))[0]
+        return (await self.read_many((key,), refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s))[0]
 
     async def read_many(
-        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        refresh: bool = False,
+        stale_s: int = 0,
+        reading: Reading | None = None,
+        ttl_s: int | None = None,
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
         if self._sample:
@@ -180,14 +189,16 @@ class WriteThrough:
         if self._config.bypassed:
             return await self._bypass(keys, SWITCHED_OFF)
         if refresh:
-            return await self._refresh(keys)
+            return await self._refresh(keys, ttl_s)
         try:
             reading = reading or await self._trips.reads.submit(keys)
         except StoreUnavailable:
             return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
-            Load(key, vacant=raw is None) for key, raw, state in zip(keys, reading.slots, found, strict=True) if state is None
+            Load(key, vacant=raw is None, ttl_s=ttl_s)
+            for key, raw, state in zip(keys, reading.slots, found, strict=True)
+            if state is None
         ]
         self._stats.hits += len(keys) - len(wanted)
         if not wanted:
@@ -246,49 +257,63 @@ class WriteThrough:
         Returns:
             The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
-        policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
-        leased: dict[str, str] | None = {}
-        if policy is WritePolicy.THROUGH:
-            leased = await self._trips.lease([key for key in keys if key not in self._trips.filled])
-        began = self._clock()
+        leases = await self.lease(keys, policy)
         try:
             committed = await transact()
         except BaseException:
-            self._trips.release(leased or {})
+            self.release(leases)
             raise
+        return committed, await self.publish(committed.states, leases)
+
+    async def lease(self, keys: Sequence[str], policy: WritePolicy | None = None) -> Leases:
+        """Take the leases for a write, before its transaction begins. ``publish`` or ``release`` must follow."""
+        policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
+        tokens: dict[str, str] | None = {}
+        if policy is WritePolicy.THROUGH:
+            tokens = await self._trips.lease([key for key in keys if key not in self._trips.filled])
+        return Leases(tokens, self._clock(), policy)
+
+    def release(self, leases: Leases) -> None:
+        """Give back the leases of a write that committed nothing."""
+        self._trips.release(leases.tokens or {})
+
+    async def publish(self, states: Sequence[State], leases: Leases, ttl_s: int | None = None) -> Acknowledgement:
+        """Publish what a transaction has just committed (R3). It never fails: what cannot be published settles."""
         committed_at = self._clock()
         if self._sample:
-            self._sample.write(state.key for state in committed.states)
+            self._sample.write(state.key for state in states)
         try:
-            proven = await self._prove(committed.states, policy, leased, began)
+            proven = await self._prove(states, leases, ttl_s)
         except Exception:
             # The write is committed, so an error would be wrong. Settling is correct after any failure.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
             proven = False
-        return committed, Acknowledgement(proven, committed_at)
+        return Acknowledgement(proven, committed_at)
 
-    async def _prove(self, states: Sequence[State], policy: WritePolicy, leased: dict[str, str] | None, began: float) -> bool:
-        """Publish the committed states as ``policy`` says; return whether every reader sees them from now on."""
-        tokens = leased or {}
+    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
+        """Publish the committed states as the policy says; return whether every reader sees them from now on."""
+        tokens = leases.tokens or {}
         if states:
             with suppress(SourceDeposed):
-                self._history.record(states[0].epoch, began)
+                self._history.record(states[0].epoch, leases.taken_at)
         if self._history.deposed:
             return False
-        if policy is WritePolicy.AROUND:
+        if leases.policy is WritePolicy.AROUND:
             return not states
-        if leased is None:
+        if leases.tokens is None:
             # The store did not answer a moment ago, and another try would cost a second deadline.
             self._stats.publish_failures += 1
             return False
-        deletes = policy is WritePolicy.ASIDE
-        published = await self._trips.publish([Publication(state, tokens.get(state.key, ""), deletes) for state in states])
+        deletes = leases.policy is WritePolicy.ASIDE
+        published = await self._trips.publish(
+            [Publication(state, tokens.get(state.key, ""), ttl_s, deletes) for state in states]
+        )
         if published is None:
             self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
             return False
         self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
-        if policy is WritePolicy.THROUGH:
+        if leases.policy is WritePolicy.THROUGH:
             self._loads.refill(
                 state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
             )
@@ -339,9 +364,9 @@ class WriteThrough:
         loaded = await self._loads.run([Load(key, vacant=False) for key in keys])
         return [Read(entry.state, Status.BYPASS, detail) for entry in loaded]
 
-    async def _refresh(self, keys: Sequence[str]) -> list[Read]:
+    async def _refresh(self, keys: Sequence[str], ttl_s: int | None) -> list[Read]:
         self._stats.refreshes += len(keys)
-        loaded = await self._loads.run([Load(key, vacant=False, refresh=True) for key in keys])
+        loaded = await self._loads.run([Load(key, vacant=False, refresh=True, ttl_s=ttl_s) for key in keys])
         return [Read(entry.state, Status.REFRESHED_STORED if entry.stored else Status.REFRESHED) for entry in loaded]
 
     def _serve_unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from app.cache.redis.store import RedisAuditStore, RedisAuditStores
+from app.cache.redis.audit_store import RedisAuditStore, RedisAuditStores
 from app.main import redis_options
 from app.settings import Settings
 
@@ -22,10 +22,9 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
         timeout_ms=10 * settings.redis_timeout_ms,
         connect_timeout_ms=10 * settings.redis_connect_timeout_ms,
     )
-    stores = RedisAuditStores(options, settings.cache_namespace)
-    await stores.start()
+    link = options.link()
     try:
-        async with stores.open() as store:
+        async with RedisAuditStores(link, settings.cache_namespace).open() as store:
             yield store
     finally:
-        await stores.close()
+        await link.close()

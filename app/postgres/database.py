@@ -23,6 +23,9 @@ _PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
 
+AUDIT_LOCK_TIMEOUT_MS = 200
+"""How long an audit waits for a lock where several tables share a session: a longer wait would delay the other tables."""
+
 KEYS_TIMEOUT_MS = 900
 """Deadline of a statement about keys. The keys are read every second."""
 
@@ -68,8 +71,9 @@ class Shares:
 class Database:
     """The connections of one process, in shares, so that a part that uses up its share takes nothing from the others.
 
-    ``audit`` is the audit's own connection. ``loads`` serves the cache, ``writes`` serves transactions, and ``lists`` serves
-    pages, the ledger and housekeeping. ``keys`` is a further connection, which is opened only where keys are checked.
+    ``audit`` is the audit's own connection; ``further_audits`` adds connections for tables whose audits go on alone. ``loads``
+    serves the cache, ``writes`` serves transactions, and ``lists`` serves pages, the ledger and housekeeping. ``keys`` is a
+    further connection, which is opened only where keys are checked.
     """
 
     def __init__(
@@ -81,12 +85,14 @@ class Database:
         acquire_timeout_ms: int,
         statement_timeout_ms: int,
         lock_timeout_ms: int,
+        further_audits: int = 0,
     ) -> None:
         self._url = url
         self._connect_timeout_ms = connect_timeout_ms
         self._acquire_timeout_s = acquire_timeout_ms / 1000
         shares = Shares.of(connections)
-        self.audit = self._share("audit", shares.audit, statement_timeout_ms, lock_timeout_ms)
+        audit_lock_ms = min(lock_timeout_ms, AUDIT_LOCK_TIMEOUT_MS) if further_audits else lock_timeout_ms
+        self.audit = self._share("audit", shares.audit + further_audits, statement_timeout_ms, audit_lock_ms)
         self.loads = self._share("loads", shares.loads, statement_timeout_ms, lock_timeout_ms)
         self.lists = self._share("lists", shares.lists, statement_timeout_ms, lock_timeout_ms)
         self.writes = self._share("writes", shares.writes, statement_timeout_ms, WRITE_LOCK_TIMEOUT_MS)

@@ -35,6 +35,11 @@ class Session:
         self.pipeline_failed = False
         """Whether the server skipped statements of a round trip because one before them failed."""
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open and has not failed."""
+        return self._connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
         self.statements += 1

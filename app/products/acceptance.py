@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.cache.batcher import Batcher
-from app.cache.postgres.table_queries import EPOCH
+from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
 from app.products import accepted_queries, queries
 from app.products.accepted import (
@@ -115,7 +115,7 @@ class Acceptance:
         )
         ids = answered[0][-1] if answered else []
         loaded, *_ = await session.pipeline(
-            (queries.LOAD, {"ids": ids, "knows": SCHEMA}) if ids else (EPOCH, PRODUCTS.parameters),
+            (queries.READ_BACK, {"ids": ids, "knows": SCHEMA}) if ids else (EPOCH, parameters(PRODUCTS)),
             ("SET LOCAL synchronous_commit = off", None),
             ("COMMIT", None),
         )
@@ -143,7 +143,7 @@ class Acceptance:
             (queries.LOCK_KEYS, by_key),
             (queries.STORED_ANSWERS, by_key),
             (accepted_queries.ACCEPTED, by_key),
-            (EPOCH, PRODUCTS.parameters),
+            (EPOCH, parameters(PRODUCTS)),
         )
         self._check_epoch(epoch[0][0], began)
         free = {(caller, key) for caller, key, taken in locked if taken}

@@ -2,13 +2,16 @@
 
 from typing import LiteralString
 
-LOAD: LiteralString = """
+READ_BACK: LiteralString = """
 WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s::integer) AS epoch)
 SELECT history.epoch, wanted.id,
     p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at
 FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN products p ON p.id = wanted.id
 """
-"""Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot."""
+"""Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot.
+
+A transaction runs it after its changes.
+"""
 
 LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
 """Sets how long this transaction waits for a lock, in milliseconds."""

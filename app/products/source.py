@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from typing_extensions import override
-
-from app.cache.ports import Absent, Source, State, Value
-from app.cache.postgres.table_queries import CachedTable
-from app.cache.postgres.table_source import read_rows
+from app.cache.entity import Entity
+from app.cache.ports import Absent, State, Value
+from app.cache.postgres.table_source import TableRows, read_rows
 from app.postgres.database import Database
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
@@ -31,24 +29,32 @@ def state_of(row: Row, epoch: str) -> State:
     return Absent(row.id, epoch, row.version)
 
 
-PRODUCTS = CachedTable("products", key="id", schema=SCHEMA)
-"""The table of products for the cache."""
+def _payload(**columns: Any) -> bytes:
+    return product_payload(Product(**columns))
+
+
+PRODUCTS = Entity(
+    namespace="products",
+    schema=SCHEMA,
+    table="products",
+    key="id",
+    columns=("name", "price_cents", "stock", "reorder_point", "created_at", "updated_at"),
+    payload=_payload,
+    payloads={1: _payload},  # both schemas have the same members; the number only changed the form of the epoch
+    tombstone="deleted_at",
+)
+"""The products for the cache."""
 
 _BEYOND = 2**63 - 1
 """A number that no version reaches."""
 
 
-class ProductSource(Source):
-    """The ``Source`` port on PostgreSQL, with the product list and the ledger."""
+class ProductSource(TableRows):
+    """The products in PostgreSQL: their rows for the cache, the product list and the ledger."""
 
     def __init__(self, database: Database) -> None:
-        self._loads = database.loads
+        super().__init__(database.loads, PRODUCTS)
         self._lists = database.lists
-
-    @override
-    async def load(self, keys: Sequence[str]) -> dict[str, State]:
-        rows = await read_rows(self._loads, queries.LOAD, {"ids": list(keys), "knows": SCHEMA})
-        return {product_id: state_of(row_of(product_id, columns), epoch) for epoch, product_id, *columns in rows}
 
     async def page(
         self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False

@@ -164,7 +164,20 @@ cache_generations = Table(
     Column("generation", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     Column("version_floor", BigInteger, nullable=False, server_default=text("0")),
     Column("payload_schema", Integer, nullable=False, server_default=text("1")),
+    Column("keyed", Boolean, nullable=False, server_default=text("false")),
 )
+
+# The versions of keys of tables that have no tombstones of their own.
+cache_keys = Table(
+    "cache_keys",
+    metadata,
+    Column("relation", Text(collation="C"), primary_key=True),
+    Column("key", Text(collation="C"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("gone", Boolean, nullable=False),
+    Column("changed_xid", XID8, nullable=False),
+)
+Index("ix_cache_keys_gone", cache_keys.c.relation, cache_keys.c.changed_xid, postgresql_where=cache_keys.c.gone)
 
 cache_audits = Table(
     "cache_audits",

@@ -17,7 +17,7 @@ from typing import Any
 
 from app.cache.errors import CacheError
 from app.cache.ports import State
-from app.cache.postgres.table_queries import EPOCH
+from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
 from app.postgres.errors import (
     CommitUnknown,
@@ -204,7 +204,7 @@ class _Transaction:
         ]
         answers += self._remove_taken(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
-        ask: Sequence[Statement] = () if publish_keys else ((EPOCH, PRODUCTS.parameters),)
+        ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
         if publish_keys or answers:
             await session.commit(*ask, *answers)
         else:
@@ -350,7 +350,7 @@ class _Transaction:
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
         made = record(self._batch, decisions) + steps(self._before, changed)
         statements = [(step.statement, step.parameters) for step in made]
-        *done, found = await session.pipeline(*statements, (queries.LOAD, {"ids": list(publish_keys), "knows": SCHEMA}))
+        *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
         await _let_others_run(len(publish_keys))
         recorded_at = None

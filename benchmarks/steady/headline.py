@@ -41,7 +41,7 @@ ENOUGH = 0.995
 MOST_TRANSACTIONS = 115.0
 MOST_P99_MS = 5.0
 EXPECTED = frozenset(
-    {"LOCK", "RECORD", "UPDATE", "LOAD", "ANNOUNCE", "SNAPSHOT", "CHANGES", "COMPLETE"}
+    {"LOCK", "RECORD", "UPDATE", "READ_BACK", "ANNOUNCE", "SNAPSHOT", "CHANGES", "COMPLETE"}
     | {"BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "FORGET", "STANDING", "ADOPT", "SELECT set_config"}
 )
 """Statements of writes (their settling, too), audits, housekeeping, and of opening a connection."""
@@ -253,7 +253,7 @@ def _statements(seen: Seen) -> Result:
     ]
     notes = [
         "Names are those of app/products/queries.py and app/cache/postgres/table_queries.py.",
-        "LOAD is a write's read-back as well.",
+        "LOAD and CHANGES are made by functions of those names.",
         "DECLARE (CHANGES) is counted twice, as a command and as its query; BEGIN, COMMIT and FETCH, once prepared, never.",
     ]
     return Result("headline_statements", "Statements of PostgreSQL at 10,000 reads/s and 100 writes/s", rows, (), notes)

@@ -15,8 +15,10 @@ from itertools import takewhile
 import psycopg
 
 from app.cache.postgres import table_queries
+from app.cache.postgres.table_queries import changes, load
 from app.private_servers import PostgresServer
 from app.products import queries
+from app.products.source import PRODUCTS
 
 _TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"
 _CALLS = """
@@ -53,8 +55,8 @@ class Look:
 
     @property
     def loads(self) -> int:
-        """Statements that loaded products for reads: a write's transaction has one as well, which reads back."""
-        return max(0, self.calls["LOAD"] - self.writes)
+        """Statements that loaded products for reads."""
+        return self.calls["LOAD"]
 
     @property
     def explained(self) -> int:
@@ -87,8 +89,8 @@ NAMED = {
     name: text
     for module in (queries, table_queries)
     for name, text in vars(module).items()
-    if name.isupper() and isinstance(text, str)
-}
+    if name[0].isupper() and name.isupper() and isinstance(text, str)
+} | {"LOAD": load(PRODUCTS).as_string(), "CHANGES": changes(PRODUCTS).as_string()}
 _KNOWN = {shape(text): name for name, text in NAMED.items()}
 
 

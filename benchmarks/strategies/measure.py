@@ -156,14 +156,14 @@ def _of(clients: _Clients) -> Callable[[float], Awaitable[None]]:
 
 async def _observed(policy: str, started: Servers, service: Service, clients: _Clients, seconds: float) -> Run:
     run = Run(policy)
-    processes = _processes(started, service)
-    before, statements, info = await _scrape(service), await _statements(started), await _info(started)
-    writes, requests, cpu_s = len(clients.writes), len(clients.reads) + len(clients.writes), _cpu_s(processes)
+    used = processes(started, service)
+    before, statements, info = await _scrape(service), await _statements(started), await redis_info(started)
+    writes, requests, cpu_before_s = len(clients.writes), len(clients.reads) + len(clients.writes), cpu_s(used)
     run.took_s = await clients.saturate(seconds)
-    run.cpu_s = _cpu_s(processes) - cpu_s
+    run.cpu_s = cpu_s(used) - cpu_before_s
     run.requests = len(clients.reads) + len(clients.writes) - requests
     run.writes = len(clients.writes) - writes
-    later = await _info(started)
+    later = await redis_info(started)
     run.statements = await _statements(started) - statements
     traffic = Traffic(before, await _scrape(service))
     run.redis_bytes = later["total_net_input_bytes"] - info["total_net_input_bytes"]
@@ -187,22 +187,24 @@ async def _statements(started: Servers) -> int:
         return int(calls)
 
 
-async def _info(started: Servers) -> dict[str, int]:
+async def redis_info(started: Servers) -> dict[str, int]:
+    """Return the whole numbers of Redis's ``INFO``."""
     async with redis.asyncio.Redis.from_url(started.redis.url) as client:
         info = await client.info()
         return {name: int(value) for name, value in info.items() if isinstance(value, int)}
 
 
-def _processes(started: Servers, service: Service) -> list[psutil.Process]:
+def processes(started: Servers, service: Service) -> list[psutil.Process]:
     """Return Larder, PostgreSQL's postmaster and Redis; children are added up when they are asked."""
     postmaster = int((started.postgres.data_dir / "postmaster.pid").read_text().split()[0])
     pid_file = started.redis.directory / "redis.pid"
     return [psutil.Process(pid) for pid in (service.pid, postmaster, int(pid_file.read_text()))]
 
 
-def _cpu_s(processes: Sequence[psutil.Process]) -> float:
+def cpu_s(used: Sequence[psutil.Process]) -> float:
+    """Return the processor time of processes and their living children, in seconds."""
     total = 0.0
-    for process in processes:
+    for process in used:
         for one in (process, *process.children(recursive=True)):
             times = one.cpu_times()
             total += times.user + times.system

@@ -147,7 +147,7 @@ def service() -> Service:
         MemoryStore(lambda: redis, Direct(), random.Random(1)),
         tables,
         cast("HistorySource", None),  # nobody settles: the fence never lapses
-        main.cache_config(settings),
+        main.cache_limits(settings).config(),
         Stats(),
         history=history,
     )
@@ -158,7 +158,7 @@ def service() -> Service:
         cast("Products", service.products),
         service.database,
         service.store,
-        service.stats,
+        {"products": service.stats},
         requests,
         main.admission(settings, None),
         Load(1.0),

@@ -47,7 +47,7 @@ async def test_figures_are_those_of_the_counters(service: Service, client: httpx
     larder.admission.refused["rate-limited"] = 7
     service.database.statements = 11
     service.requests.connections.open = 3
-    service.app.state.larder = replace(larder, stats=Stats(hits=90, misses=10, settles=4, audits=5))
+    service.app.state.larder = replace(larder, stats={"n": Stats(hits=90, misses=10, settles=4, audits=5)})
     found = await data(client)
     assert {name: found["totals"][name] for name in ("reads", "saved", "statements", "settles", "audits")} == {
         "reads": 100,

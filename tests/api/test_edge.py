@@ -90,17 +90,17 @@ async def test_metrics_show_what_was_counted(service: Service, client: httpx.Asy
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     lines = answer.text.splitlines()
     for line in (
-        'larder_cache_reads_total{result="hit"} 3.0',
-        "larder_cache_store_up 0.0",
-        "larder_cache_store_failures_total 2.0",
-        'larder_cache_publishes_total{outcome="lease_deleted"} 0.0',
-        'larder_cache_publishes_total{outcome="deleted"} 0.0',
-        "larder_cache_payload_bytes_total 70.0",
-        'larder_cache_written_keys_total{read="no"} 4.0',
-        'larder_cache_call_seconds_bucket{call="store_read",le="0.001"} 0.0',
-        'larder_cache_call_seconds_bucket{call="store_read",le="0.0025"} 1.0',
-        'larder_cache_call_seconds_bucket{call="store_read",le="+Inf"} 1.0',
-        'larder_cache_call_seconds_sum{call="store_read"} 0.002',
+        'larder_cache_reads_total{namespace="products",result="hit"} 3.0',
+        'larder_cache_store_up{namespace="products"} 0.0',
+        'larder_cache_store_failures_total{namespace="products"} 2.0',
+        'larder_cache_publishes_total{namespace="products",outcome="lease_deleted"} 0.0',
+        'larder_cache_publishes_total{namespace="products",outcome="deleted"} 0.0',
+        'larder_cache_payload_bytes_total{namespace="products"} 70.0',
+        'larder_cache_written_keys_total{namespace="products",read="no"} 4.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="0.001",namespace="products"} 0.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="0.0025",namespace="products"} 1.0',
+        'larder_cache_call_seconds_bucket{call="store_read",le="+Inf",namespace="products"} 1.0',
+        'larder_cache_call_seconds_sum{call="store_read",namespace="products"} 0.002',
         'larder_http_requests_total{method="GET",route="/products/{product_id}",status="404"} 1.0',
         'larder_http_request_seconds_count{route="/products/{product_id}"} 1.0',
     ):

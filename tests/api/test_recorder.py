@@ -214,6 +214,6 @@ def test_the_operators_own_requests_are_not_counted() -> None:
     requests.observe("GET", "/products/{product_id}", 503, 0.1)
     requests.observe("POST", "/stock/adjustments", 200, 0.2)
     requests.observe("PUT", "/products/{product_id}", 412, 0.1)
-    counters = counters_of(WorkerMetrics(requests, Stats(hits=3, misses=1, unverified=2)), 7.0)
+    counters = counters_of(WorkerMetrics(requests, {"n": Stats(hits=3, misses=1, unverified=2)}), 7.0)
     assert (counters.writes, counters.failed, sum(counters.durations)) == (1, 1, 3)
     assert (counters.reads, counters.hits) == (6, 5)

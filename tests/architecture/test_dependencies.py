@@ -1,6 +1,7 @@
 """Who may know whom: one call down, one value up. Read from the imports, so that a shortcut shows before it hurts."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,8 @@ CACHE_ROOMS = {
     "app.cache.redis": {"app.postgres", "app.cache.postgres", *SQL},
     "app.cache.postgres": {"redis", "app.cache.redis", "sqlalchemy", "alembic"},
 }
+CACHE_FACE = {"app.cache", "app.cache.caches"}
+"""The modules that put protocol and rooms together, for a process as a whole."""
 WRITTEN_RELATIVE = ("app.cache", "app.postgres")
 """The packages whose files are a library of their own, too, under another name."""
 PURE = ("app.products.product", "app.products.commands", "app.products.errors", "app.products.payload")
@@ -115,10 +118,12 @@ def test_package_knows_only_what_lies_below(floor: int, package: str) -> None:
     """A package imports nothing of what lies above it or beside it, and nothing that it is forbidden."""
     forbidden = set().union(*FLOORS[: floor + 1], NEVER.get(package, set())) - {package}
     files = [path for path in MODULES if within(name_of(path), package)]
-    in_room = {path for path in files if within(name_of(path), "app.cache.postgres")}
+    knows_postgres = {path for path in files if within(name_of(path), "app.cache.postgres") or name_of(path) in CACHE_FACE}
     allowed = {"app.postgres", "psycopg"}
     found = {
-        name_of(path): names for path in files if (names := broken(path, forbidden - allowed if path in in_room else forbidden))
+        name_of(path): names
+        for path in files
+        if (names := broken(path, forbidden - allowed if path in knows_postgres else forbidden))
     }
     assert found == {}
 
@@ -129,6 +134,13 @@ def test_rooms_of_the_cache_are_apart(room: str) -> None:
     files = [path for path in MODULES if within(name_of(path), room)]
     assert files
     assert {name_of(path): names for path in files if (names := broken(path, CACHE_ROOMS[room]))} == {}
+
+
+def test_only_the_face_is_known_by_its_name() -> None:
+    """``app.cache`` exports what a service needs, and what it exports is there."""
+    face = importlib.import_module("app.cache")
+    assert len(face.__all__) == len(set(face.__all__))
+    assert all(getattr(face, name).__module__.startswith(("app.cache", "app.postgres", "types")) for name in face.__all__)
 
 
 def test_component_is_written_relative() -> None:
@@ -148,7 +160,7 @@ def test_component_is_written_relative() -> None:
 def is_protocol(path: Path) -> bool:
     """Whether a file belongs to the cache's protocol, and so to none of its rooms."""
     name = name_of(path)
-    return within(name, "app.cache") and not any(within(name, room) for room in CACHE_ROOMS)
+    return within(name, "app.cache") and name not in CACHE_FACE and not any(within(name, room) for room in CACHE_ROOMS)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if is_protocol(path) or name_of(path) in PURE], ids=name_of)

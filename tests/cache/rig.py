@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.audit import Audit, Cycle
+from app.cache.audit_loop import AuditLoop
 from app.cache.config import CacheConfig
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import History
@@ -38,7 +39,8 @@ from app.cache.ports import (
 )
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
-from app.cache.redis.store import Lifetimes, RedisAuditStores, RedisStore
+from app.cache.redis.audit_store import RedisAuditStores
+from app.cache.redis.store import Lifetimes, RedisLinks, RedisStore
 from app.cache.stats import Stats
 from app.cache.write_through import Acknowledgement, WriteThrough
 from app.products.commands import Command
@@ -51,6 +53,7 @@ from app.products.transactions import Committed, Patience, ProductTransactions
 from tests.cache.whole import CountedCache, broken_sums, wrong_slots
 from tests.harness.script import PATIENCE_S, Script
 from tests.limits import cache_config, lifetimes, open_database, redis_options, write_limits
+from tests.simulation.parts import no_shared_cycle
 
 Reply = TypeVar("Reply")
 
@@ -214,7 +217,9 @@ class Process:
     audit: Audit
     stats: Stats
     transactions: ProductTransactions
-    redis: RedisStore
+    redis: RedisLinks
+    slots: RedisStore
+    """The store itself, for looks that are not counted."""
 
     async def trust(self) -> Cycle:
         """Audit once, so that the cache is proven current for as long as the fence lives."""
@@ -259,17 +264,18 @@ async def open_process(
     """Open a process; with ``audited``, audits run in its background."""
     options = redis_options(redis_url, timeout_ms=redis_timeout_ms, connect_timeout_ms=redis_timeout_ms, retry_ms=50)
     database = open_database(database_url, connect_timeout_ms=2_000, acquire_timeout_ms=5_000)
-    store = RedisStore(options, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
-    audit_stores = RedisAuditStores(options, namespace)
+    links, audit_link = RedisLinks(options), options.link()
+    store = RedisStore(links, namespace, lives or lifetimes(lease_ttl_ms=60_000), random.Random(2))
+    audit_stores = RedisAuditStores(audit_link, namespace)
     stats = Stats()
-    source = ProductSource(database)
     gated_store = GatedStore(store)
+    source = ProductSource(database)
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
     cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
     transactions = ProductTransactions(database, check_epoch=history.record, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
-    audit_sources = TableAuditSources(database, PRODUCTS, namespace)
+    open_source = TableAuditSources(database, PRODUCTS, namespace).open
 
     @asynccontextmanager
     async def open_audit_store() -> AsyncIterator[AuditStore]:
@@ -278,17 +284,17 @@ async def open_process(
 
     @asynccontextmanager
     async def open_audit_source() -> AsyncIterator[AuditSource]:
-        async with audit_sources.open() as opened:
+        async with open_source() as opened:
             yield GatedAuditSource(opened, gated_source.calls)
 
     audit = Audit(open_audit_store, open_audit_source, config, stats, history=history)
-    await store.start()
-    await audit_stores.start()
+    await links.start()
+    await audit_link.start_once()
     await cache.start()
     gated_source.calls.log.clear()
-    background = asyncio.create_task(audit.run()) if audited else None
+    background = asyncio.create_task(AuditLoop({namespace: audit}, no_shared_cycle, config).run()) if audited else None
     try:
-        yield Process(cache, products, gated_store, gated_source, audit, stats, transactions, store)
+        yield Process(cache, products, gated_store, gated_source, audit, stats, transactions, links, store)
         gated_store.calls.let_go()
         gated_source.calls.let_go()
         async with asyncio.timeout(PATIENCE_S):
@@ -309,8 +315,8 @@ async def open_process(
         if background is not None:
             background.cancel()
             await asyncio.gather(background, return_exceptions=True)
-        await audit_stores.close()
-        await store.close()
+        await audit_link.close()
+        await links.close()
         await database.close()
 
 

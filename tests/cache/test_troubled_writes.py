@@ -46,7 +46,7 @@ async def shop(
             await other.trust()
 
         async def proven() -> bool:
-            return bool((await other.redis.read(())).epoch)
+            return bool((await other.slots.read(())).epoch)
 
         await until(proven)
         shop = Shop(at, other, slots, database, trouble)

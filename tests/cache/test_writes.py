@@ -8,7 +8,7 @@ import redis.asyncio
 
 from app.cache.policies import WritePolicy
 from app.cache.ports import Absent, Outcome, Publication, State, Value
-from app.cache.redis.store import Names, RedisStore
+from app.cache.redis.store import Names, RedisLinks, RedisStore
 from app.cache.write_through import Peeked, Status
 from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed
@@ -148,9 +148,10 @@ async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, names
     await process.write(Put(draft(KEY)))
     epoch = (await process.cache.read(KEY)).state.epoch
     lives = lifetimes(slot_ttl_s=1_000, absent_ttl_s=100, ttl_jitter_percent=20, lease_ttl_ms=9_000)
-    store = RedisStore(redis_options(redis_url), namespace, lives)
+    links = RedisLinks(redis_options(redis_url))
+    store = RedisStore(links, namespace, lives)
     names = Names(namespace)
-    await store.start()
+    await links.start()
     client = redis.asyncio.Redis.from_url(redis_url)
     try:
         values = [Value(f"v{i}", epoch, 1, b"{}") for i in range(60)]
@@ -169,7 +170,7 @@ async def test_lives_are_shortened_by_chance_within_bounds(redis_url: str, names
     finally:
         await client.unlink(*(names.prefix + state.key for state in states))  # or the inspection after the test finds them
         await client.aclose()
-        await store.close()
+        await links.close()
 
 
 @pytest.mark.parametrize("policy", [WritePolicy.UPDATE, WritePolicy.ASIDE])

@@ -25,10 +25,16 @@ class CountedCache(WriteThrough):
 
     @override
     async def read_many(
-        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        refresh: bool = False,
+        stale_s: int = 0,
+        reading: Reading | None = None,
+        ttl_s: int | None = None,
     ) -> list[Read]:
         self.failed += 1
-        reads = await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
+        reads = await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s)
         self.failed -= 1
         self.answers.update(read.status for read in reads)
         return reads

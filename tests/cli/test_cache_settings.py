@@ -24,8 +24,8 @@ def test_policies_have_the_names_of_the_cache() -> None:
 def test_policy_of_products(given: dict[str, str], policy: WritePolicy, *, bypassed: bool) -> None:
     """A policy and the switch are read for the cache of products."""
     settings = Settings.from_env(given)
-    config = main.cache_config(settings)
-    assert (config.write_policy, config.bypassed) == (policy, bypassed)
+    entity = main.products_of(settings)
+    assert (entity.writes, entity.bypassed) == (policy, bypassed)
     assert Settings.from_env(settings.as_env()) == settings
 
 

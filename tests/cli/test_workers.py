@@ -40,7 +40,7 @@ async def _connections(url: str, count: int) -> AsyncIterator[list[httpx.AsyncCl
 async def _scrape(client: httpx.AsyncClient) -> Samples:
     answer = (await client.get("/metrics")).raise_for_status()
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, tuple(value for label, value in sample.labels.items() if label != "namespace")): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }

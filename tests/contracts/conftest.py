@@ -4,8 +4,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
 from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tables other than products on one event loop only: what differs between them is SQL."""
+    other_tables = SUBJECTS.keys() - {"products"}
+    items[:] = [item for item in items if not ("[uvloop-" in item.name and any(table in item.name for table in other_tables))]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -34,11 +41,19 @@ def postgres_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("database_url"), request.getfixturevalue("namespace")
 
 
+@pytest.fixture(params=["memory", *SUBJECTS])
+def subject_at(request: pytest.FixtureRequest) -> tuple[str, str, Subject] | None:
+    """PostgreSQL's URL, a namespace and a table; ``None`` for the fake."""
+    if request.param == "memory":
+        return None
+    return request.getfixturevalue("database_url"), request.getfixturevalue("namespace"), SUBJECTS[request.param]
+
+
 @pytest.fixture
-async def truth(postgres_at: tuple[str, str] | None) -> AsyncIterator[SourceBench]:
-    """A source: the fake, or PostgreSQL."""
-    if postgres_at is None:
+async def truth(subject_at: tuple[str, str, Subject] | None) -> AsyncIterator[SourceBench]:
+    """A source: the fake, or a table in PostgreSQL."""
+    if subject_at is None:
         yield MemoryDatabase()
         return
-    async with open_postgres_bench(*postgres_at) as bench:
+    async with open_postgres_bench(*subject_at) as bench:
         yield bench

@@ -1,20 +1,21 @@
 """What the sources' contract needs besides the ports: ways to change rows and the audit row by hand."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import TupleRow
 
-from app.cache.ports import AuditSource, HistorySource, Source
+from app.cache.ports import AuditSource, FenceLimits, HistorySource, Snapshot, Source, State, Watermark
 from app.cache.postgres.namespaces import bar
-from app.cache.postgres.table_audit import TableAuditSources
-from app.cache.postgres.table_source import TableSource
-from app.postgres.database import Database
-from app.products.source import PRODUCTS, ProductSource
+from app.cache.postgres.table_audit import TableAuditSource
+from app.cache.postgres.table_source import TableRows, TableSource
+from app.postgres.database import Database, Session
+from tests.contracts.entities import Subject
 from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.wire import Direct
@@ -125,30 +126,29 @@ class MemoryDatabase:
 
 
 class PostgresDatabase:
-    """PostgreSQL itself."""
+    """PostgreSQL itself, with one of the cached tables."""
 
-    def __init__(self, url: str, hand: psycopg.AsyncConnection[TupleRow], database: Database, namespace: str) -> None:
+    def __init__(
+        self, url: str, hand: psycopg.AsyncConnection[TupleRow], database: Database, namespace: str, subject: Subject
+    ) -> None:
         self._url = url
         self._hand = hand
         self._database = database
+        self._subject = subject
         self.namespace = namespace
-        self.source: Source = ProductSource(database)
-        self.history: HistorySource = TableSource(database.loads, PRODUCTS, namespace)
+        self.source: Source = _RowsByWord(database, subject)
+        self.history: HistorySource = TableSource(database.loads, subject.entity, namespace)
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
-        return _audit_of_another_process(self._url, namespace or self.namespace)
+        return _audit_of_another_process(self._url, namespace or self.namespace, self._subject)
 
     async def change(self, *keys: str) -> None:
         async with self._hand.transaction():
             for key in keys:
-                await self._hand.execute(
-                    "INSERT INTO products (id, name, price_cents) VALUES (%s, 'Mug', 0) ON CONFLICT (id)"
-                    " DO UPDATE SET price_cents = products.price_cents + 1, deleted_at = NULL",
-                    (key,),
-                )
+                await self._hand.execute(self._subject.change, (self._subject.key(key),))
 
     async def delete(self, key: str) -> None:
-        await self._hand.execute("DELETE FROM products WHERE id = %s", (key,))
+        await self._hand.execute(self._subject.delete, (self._subject.key(key),))
 
     @asynccontextmanager
     async def changing(self, key: str) -> AsyncIterator[None]:
@@ -157,7 +157,7 @@ class PostgresDatabase:
             yield
 
     async def truncate(self) -> None:
-        await self._hand.execute("TRUNCATE products")
+        await self._hand.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(self._subject.entity.table)))
 
     async def remember(self) -> None:
         await self._hand.execute("CREATE TEMP TABLE dump AS SELECT * FROM cache_audits")
@@ -176,23 +176,66 @@ class PostgresDatabase:
         await self._hand.execute("UPDATE cache_audits SET server = %s", (server,))
 
     async def bar(self, *, barred: bool) -> None:
-        await bar(self._database, PRODUCTS, self.namespace, barred=barred)
+        await bar(self._database, self._subject.entity, self.namespace, barred=barred)
+
+
+class _RowsByWord(TableRows):
+    """Rows whose keys are named by the words of the contract."""
+
+    def __init__(self, database: Database, subject: Subject) -> None:
+        super().__init__(database.loads, subject.entity)
+        self._subject = subject
+
+    async def load(self, keys: Sequence[str]) -> dict[str, State]:
+        texts = {self._subject.entity.key_text(self._subject.key(key)): key for key in keys}
+        states = await super().load(list(texts))
+        return {texts[text]: replace(state, key=texts[text]) for text, state in states.items()}
+
+
+class _AuditByWord(TableAuditSource):
+    """An audit whose pages name keys by the words of the contract."""
+
+    def __init__(self, session: Session, subject: Subject, namespace: str) -> None:
+        super().__init__(session, subject.entity, namespace)
+        self._subject = subject
+
+    @asynccontextmanager
+    async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
+        async with super().snapshot(since, limits, page_rows) as snapshot:
+            yield replace(snapshot, pages=self._by_word(snapshot))
+
+    async def _by_word(self, snapshot: Snapshot) -> AsyncIterator[Sequence[tuple[str, int]]]:
+        async for page in snapshot.pages:
+            yield [(self._subject.word(text), version) for text, version in page]
 
 
 @asynccontextmanager
-async def open_postgres_bench(url: str, namespace: str) -> AsyncIterator[PostgresDatabase]:
+async def open_postgres_bench(url: str, namespace: str, subject: Subject) -> AsyncIterator[PostgresDatabase]:
     """Open PostgreSQL for the contract."""
-    database = open_database(url, connections=3)
+    await prepare(url, namespace, subject)
+    database = open_database(url, connections=5)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
-        yield PostgresDatabase(url, hand, database, namespace)
+        yield PostgresDatabase(url, hand, database, namespace, subject)
     await database.close()
 
 
+async def prepare(url: str, namespace: str, subject: Subject) -> None:
+    """Make the subject's table in a migrated database, if it is not there, and say that nobody ever set a fence for it."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as hand:
+        if subject.create:
+            await hand.execute(subject.create.encode())
+        await hand.execute(
+            "INSERT INTO cache_audits (relation, namespace, epoch) VALUES (%(table)s, %(name)s, larder_epoch(%(table)s, 9))"
+            " ON CONFLICT DO NOTHING",
+            {"table": subject.entity.table, "name": namespace},
+        )
+
+
 @asynccontextmanager
-async def _audit_of_another_process(url: str, namespace: str) -> AsyncIterator[AuditSource]:
-    database = open_database(url, connections=4)
+async def _audit_of_another_process(url: str, namespace: str, subject: Subject) -> AsyncIterator[AuditSource]:
+    database = open_database(url, connections=5)
     try:
-        async with TableAuditSources(database, PRODUCTS, namespace).open() as audit:
-            yield audit
+        async with database.audit.session() as session:
+            yield _AuditByWord(session, subject, namespace)
     finally:
         await database.close()

@@ -9,7 +9,8 @@ from typing import Protocol
 import redis.asyncio
 
 from app.cache.ports import AuditStore, Store, Watermark
-from app.cache.redis.store import Names, RedisAuditStores, RedisStore
+from app.cache.redis.audit_store import RedisAuditStores
+from app.cache.redis.store import Names, RedisLinks, RedisStore
 from tests.fakes import redis as fake
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Direct
@@ -142,11 +143,10 @@ async def open_redis_bench(url: str, namespace: str) -> AsyncIterator[RedisBench
     """Open Redis for the contract."""
     options = redis_options(url)
     lives = lifetimes(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
-    store, audits = RedisStore(options, namespace, lives), RedisAuditStores(options, namespace)
-    await store.start()
-    await audits.start()
-    bench = RedisBench(url, namespace, store, audits.open)
+    links, link = RedisLinks(options), options.link()
+    await links.start()
+    bench = RedisBench(url, namespace, RedisStore(links, namespace, lives), RedisAuditStores(link, namespace).open)
     yield bench
     await bench.client.aclose()
-    await audits.close()
-    await store.close()
+    await link.close()
+    await links.close()

@@ -74,7 +74,7 @@ def test_the_page_of_the_api_has_every_path() -> None:
 
 def test_a_metric_that_is_named_exists() -> None:
     """docs/OPERATIONS.md tells people to watch metrics that are there."""
-    shown = render(WorkerMetrics(cache=Stats(last_audit=0.0, last_proven=0.0))).decode()
+    shown = render(WorkerMetrics(caches={"n": Stats(last_audit=0.0, last_proven=0.0)})).decode()
     named = set(METRIC.findall((DOCS / "OPERATIONS.md").read_text(encoding="utf-8")))
     assert len(named) > 15
     assert [name for name in named if f"# TYPE {name} " not in shown] == []

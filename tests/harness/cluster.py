@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ SETTINGS = {
 _COMMAND = (sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['serve']))")
 _READY_S = 30.0
 _AUDITS = "larder_cache_audits_total"
+_NAMESPACE = re.compile(r'(?<=\{)namespace="[^"]*",?|,namespace="[^"]*"')
 _POLL_S = 0.02
 # A killed run loses its data anyway; a killed server does not: what it wrote is in the system's memory.
 NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "120"}
@@ -146,8 +148,8 @@ class Instance:
         found = {}
         for line in answer.body.decode().splitlines():
             name, _, value = line.rpartition(" ")
-            if name.startswith("larder_cache_"):
-                found[name] = float(value)
+            if name.startswith("larder_cache_"):  # an instance has one namespace
+                found[_NAMESPACE.sub("", name).replace("{}", "")] = float(value)
         return found
 
     async def hits(self, key: str) -> bool:

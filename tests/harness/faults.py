@@ -204,31 +204,36 @@ async def _postgres_crash(scene: Scene, _: Instance) -> None:
 
 @asynccontextmanager
 async def _transaction(scene: Scene) -> AsyncIterator[psycopg.AsyncConnection[psycopg.rows.TupleRow]]:
-    """Open a foreign transaction that is rolled back at the end. PostgreSQL may be restarted meanwhile."""
-    with suppress(psycopg.Error):
-        async with await scene.cluster.session() as session:
-            await session.execute("SET lock_timeout = '2s'")
-            await session.execute("BEGIN")
-            yield session
-            await session.execute("ROLLBACK")
+    """Open a foreign transaction that is rolled back at the end.
+
+    Raises:
+        psycopg.Error: a lock was not granted in time, or PostgreSQL is away, perhaps because of another fault.
+    """
+    async with await scene.cluster.session() as session:
+        await session.execute("SET lock_timeout = '2s'")
+        await session.execute("BEGIN")
+        yield session
+        await session.execute("ROLLBACK")
 
 
 async def _rows_held(scene: Scene, _: Instance) -> None:
     keys = sorted(scene.chance.sample(scene.workload.hot, _HELD))
-    async with _transaction(scene) as session:
-        with scene.log.on("rows-held", "rows", keys=keys):
-            await session.execute("SELECT 1 FROM products WHERE id = ANY(%s) ORDER BY id FOR UPDATE", [keys])
-            await asyncio.sleep(scene.chance.uniform(*_HELD_S))
+    with suppress(psycopg.Error):
+        async with _transaction(scene) as session:
+            with scene.log.on("rows-held", "rows", keys=keys):
+                await session.execute("SELECT 1 FROM products WHERE id = ANY(%s) ORDER BY id FOR UPDATE", [keys])
+                await asyncio.sleep(scene.chance.uniform(*_HELD_S))
 
 
 async def _ledger_locked(scene: Scene, instance: Instance) -> None:
     """Lock the ledger as DDL does, while many clients request pages of it."""
     clients: list[asyncio.Task[None]] = []
-    async with _transaction(scene) as session:
-        with scene.log.on("ledger-locked", "ledger"):
-            await session.execute("LOCK TABLE stock_movements IN ACCESS EXCLUSIVE MODE")
-            clients = [asyncio.create_task(_ask_ledger(instance)) for _ in range(_LEDGER_CLIENTS)]
-            await asyncio.sleep(scene.chance.uniform(*_HELD_S))
+    with suppress(psycopg.Error):
+        async with _transaction(scene) as session:
+            with scene.log.on("ledger-locked", "ledger"):
+                await session.execute("LOCK TABLE stock_movements IN ACCESS EXCLUSIVE MODE")
+                clients = [asyncio.create_task(_ask_ledger(instance)) for _ in range(_LEDGER_CLIENTS)]
+                await asyncio.sleep(scene.chance.uniform(*_HELD_S))
     await asyncio.gather(*clients)
 
 

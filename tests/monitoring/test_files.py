@@ -60,7 +60,7 @@ def test_alert_says_what_to_do(alert: dict[str, Any]) -> None:
 
 def test_metrics_that_are_queried_exist() -> None:
     """Rules and dashboard name metrics that the service has."""
-    shown = render(WorkerMetrics(cache=Stats(last_audit=0.0, last_proven=0.0))).decode()
+    shown = render(WorkerMetrics(caches={"n": Stats(last_audit=0.0, last_proven=0.0)})).decode()
     families = set(re.findall(r"^# TYPE (\w+) ", shown, re.MULTILINE))
     named = set(_METRIC.findall(str(_RULES) + str(queries())))
     assert len(named) > 20

@@ -24,8 +24,12 @@ STATEMENTS: Mapping[str, LiteralString] = {
     name: text
     for module in (queries, table_queries)
     for name, text in vars(module).items()
-    if isinstance(text, str) and name.isupper()
-} | {"CHANGES": PRODUCTS.named(table_queries.CHANGES).as_string()}
+    if isinstance(text, str) and name.isupper() and not name.startswith("_")
+} | {
+    "CHANGES": table_queries.changes(PRODUCTS).as_string(),
+    "LOAD": table_queries.load(PRODUCTS).as_string(),
+    "LOAD_AND_CHANGED": table_queries.read_back(PRODUCTS).as_string(),
+}
 
 
 def _columns(count: int, prefix: str) -> dict[str, Any]:
@@ -43,16 +47,23 @@ def _entries(count: int) -> dict[str, Any]:
     return {"rows": json.dumps([{"id": key, **entry} for key in ids(count)])}
 
 
+def _load(count: int) -> dict[str, Any]:
+    return {"relation": "products", "knows": 2, "keys": ids(count), "limit": 1_000}
+
+
 def _keys(count: int) -> dict[str, Any]:
     return {"callers": [""] * count, "keys": [f"key-{number}" for number in range(count)]}
 
 
 _AUDIT = {
     "relation": "products",
+    "relations": ["products"],
     "namespace": "n",
-    "server": "s",
-    "epoch": "e",
-    "cycle": 1,
+    "namespaces": ["n"],
+    "schemas": [2],
+    "servers": ["s"],
+    "epochs": ["e"],
+    "cycles": [1],
     "ttl_s": 2.0,
     "max_ttl_s": 2.0,
     "margin_s": 0.05,
@@ -72,7 +83,9 @@ _REFERENCES: Sequence[Parameters] = [
 _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "location": None, "product_ids": ids(2)}
 
 CASES: Mapping[str, Sequence[Parameters]] = {
-    "LOAD": [{"ids": ids(count), "knows": 2} for count in (1, 32, 250, 2_000, 10_000)],
+    "LOAD": [_load(count) for count in (1, 32, 250, 2_000, 10_000)],
+    "LOAD_AND_CHANGED": [_load(count) for count in (1, 32)],
+    "READ_BACK": [{"ids": ids(count), "knows": 2} for count in (1, 32, 2_000)],
     "LOCK_TIMEOUT": [{"timeout": "100"}],
     "WAIT": [{"ids": ids(count)} for count in (1, 32)],
     "NEWEST_MOVEMENTS": [{"ids": ids(count)} for count in (1, 200)],

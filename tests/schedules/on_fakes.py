@@ -27,7 +27,7 @@ from tests.harness.script import Script
 from tests.limits import cache_config
 from tests.schedules.stage import KEY, Member, Stage
 from tests.simulation.loop import SeededLoop
-from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.parts import SHIPPED, Parts, no_shared_cycle
 
 Reply = TypeVar("Reply")
 
@@ -86,7 +86,9 @@ class FakeMember(Member):
             stats,
             history=history,
             clock=clock,
-            chance=random.Random(name),
+        )
+        self._loop = parts.loop(
+            {namespace: self._audit}, no_shared_cycle, stage.config, clock=clock, chance=random.Random(name)
         )
 
     def move(self, postgres: MemoryPostgres) -> None:
@@ -95,7 +97,7 @@ class FakeMember(Member):
 
     async def audit_as_shipped(self) -> None:
         """Audit for ever, as a process does."""
-        await self._audit.run()
+        await self._loop.run()
 
     async def audit_on(self) -> None:
         """Audit for ever, even after failures."""

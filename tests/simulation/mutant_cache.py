@@ -11,7 +11,7 @@ from app.cache.batcher import Batcher
 from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
 from app.cache.ports import Reading, State
-from app.cache.round_trips import Reply, RoundTrips
+from app.cache.round_trips import Leases, Reply, RoundTrips
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
@@ -25,8 +25,8 @@ class AcknowledgesAtOnce(WriteThrough):
 class AroundAnswersAtOnce(WriteThrough):
     """A write that leaves its slots to the audit does not settle."""
 
-    async def _prove(self, states: Sequence[State], policy: WritePolicy, leased: dict[str, str] | None, began: float) -> bool:
-        return policy is WritePolicy.AROUND or await super()._prove(states, policy, leased, began)
+    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
+        return leases.policy is WritePolicy.AROUND or await super()._prove(states, leases, ttl_s)
 
 
 class TrustsAnyEpoch(WriteThrough):
@@ -82,14 +82,20 @@ class KeepsReadings(WriteThrough):
     """A reading that was handed on with a hit answers later requests for its key, too."""
 
     async def read_many(
-        self, keys: Sequence[str], *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None
+        self,
+        keys: Sequence[str],
+        *,
+        refresh: bool = False,
+        stale_s: int = 0,
+        reading: Reading | None = None,
+        ttl_s: int | None = None,
     ) -> list[Read]:
         kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
         if reading is not None and self._trusted_state(reading.slots[0], keys[0], reading.epoch):
             kept[keys[0]] = reading
         elif len(keys) == 1:
             reading = kept.get(keys[0], reading)
-        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading)
+        return await super().read_many(keys, refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s)
 
 
 class SendsLoadsApart(WriteThrough):

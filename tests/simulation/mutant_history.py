@@ -4,7 +4,8 @@
 
 import asyncio
 
-from app.cache.audit import Audit
+from app.cache.audit import Audit, AuditPorts
+from app.cache.audit_loop import AuditLoop
 from app.cache.errors import CacheError
 from app.cache.history import History, Timeline
 from app.cache.ports import AuditSource
@@ -45,23 +46,25 @@ class TakesAnySnapshot(Audit):
 class EndsOnUnlistedErrors(Audit):
     """The audits of a process end with the first error that nobody listed."""
 
-    async def attempt(self) -> bool:
+    async def attempt(self, ports: AuditPorts | None = None) -> bool:
         try:
-            return await self.cycle() is not None
+            return await self.cycle(ports) is not None
         except CacheError:
             return True
 
 
 class ClaimsInStep(Audit):
-    """An instance whose last cycle failed claims again at once, without asking its source first, in step with the others."""
+    """An instance whose last cycle failed claims again without asking its source first."""
 
     async def _ask_epoch(self, source: AuditSource) -> None:
-        return
+        self._claim_ms = int(0.9 * self._config.audit_interval_ms)
+
+
+class KeepsStep(AuditLoop):
+    """Every instance claims at the end of each interval, in step with the others."""
 
     async def run(self) -> None:
-        interval_s = self._config.audit_interval_ms / 1_000
-        self._claim_ms = int(0.9 * self._config.audit_interval_ms)
         while True:
             began = self._clock()
             await self.attempt()
-            await asyncio.sleep(began + interval_s - self._clock())
+            await asyncio.sleep(began + self._interval_s - self._clock())

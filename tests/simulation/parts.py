@@ -1,14 +1,17 @@
 """What a simulated history is made of: the shipped classes over the fakes. A mutant swaps one part for a broken one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cache.audit import Audit
+from app.cache.audit_loop import AuditLoop
 from app.cache.config import CacheConfig
 from app.cache.history import History
 from app.cache.ports import State, Value
+from app.cache.shared_audit import SharedCycle
 from app.cache.write_through import Peeked, Read, Status, WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
@@ -23,6 +26,11 @@ def as_it_is(part: Same) -> Same:
     return part
 
 
+def no_shared_cycle(_namespaces: Sequence[str]) -> AbstractAsyncContextManager[SharedCycle]:
+    """What opens shared connections where there is one namespace: nothing."""
+    raise AssertionError("a single namespace shares nothing")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Everything that a mutant can swap."""
@@ -31,6 +39,7 @@ class Parts:
     postgres: type[MemoryPostgres] = MemoryPostgres
     cache: type[WriteThrough] = WriteThrough
     audit: type[Audit] = Audit
+    loop: type[AuditLoop] = AuditLoop
     history: type[History] = History
     store: type[MemoryStore] = MemoryStore
     source: type[MemorySource] = MemorySource

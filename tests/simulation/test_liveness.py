@@ -7,7 +7,7 @@ import pytest
 
 from app.cache.config import CacheConfig
 from tests.schedules.on_fakes import FakeStage, play
-from tests.simulation.mutant_history import ClaimsInStep
+from tests.simulation.mutant_history import ClaimsInStep, KeepsStep
 from tests.simulation.mutant_redis import KeepsClaims
 from tests.simulation.parts import SHIPPED, Parts
 
@@ -22,7 +22,7 @@ def as_in_production(config: CacheConfig) -> CacheConfig:
 
 
 REAL = replace(SHIPPED, config=as_in_production)
-TAKES_EVERYTHING = replace(REAL, redis=KeepsClaims, audit=ClaimsInStep)
+TAKES_EVERYTHING = replace(REAL, redis=KeepsClaims, audit=ClaimsInStep, loop=KeepsStep)
 """An instance that fails keeps its claim, and comes back in step: the others never get one."""
 
 

@@ -15,14 +15,14 @@ from app.cache.history import hash_of
 from app.cache.policies import WritePolicy
 from app.cache.ports import State
 from app.cache.stats import Stats
-from tests.fakes.postgres import Image
+from tests.fakes.postgres import NAMESPACE, Image
 from tests.fakes.redis import Data, Lifetimes, RedisServer
 from tests.fakes.source import open_audit_source
 from tests.fakes.store import open_audit_store
 from tests.harness.checker import Read, Write
 from tests.simulation.faults import FaultyWire, Network, Plan
 from tests.simulation.loop import PROCESS, SeededLoop
-from tests.simulation.parts import Parts
+from tests.simulation.parts import Parts, no_shared_cycle
 
 REDIS_DEADLINE_S = 0.1
 POSTGRES_DEADLINE_S = 0.6
@@ -181,10 +181,10 @@ class Process:
             self.stats,
             history=history,
             clock=self.clock,
-            chance=world.chance,
         )
+        loop_of_audits = parts.loop({NAMESPACE: self.audit}, no_shared_cycle, config, clock=self.clock, chance=world.chance)
         self.run(self.cache.start())
-        self.run(self.audit.run())
+        self.run(loop_of_audits.run())
 
     @property
     def wires(self) -> tuple[FaultyWire, FaultyWire]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from ...postgres.database import Database
-from .table_queries import CachedTable
+from ..entity import Entity
+from .table_queries import parameters
 
 _LIST: LiteralString = """
 SELECT namespace, announced, completed, barred, epoch = larder_epoch(%(relation)s::text, %(knows)s::integer),
@@ -34,16 +35,15 @@ class Namespace:
     """Seconds for which the cache may still be trusted; negative if expired."""
 
 
-async def list_namespaces(database: Database, table: CachedTable) -> Sequence[Namespace]:
+async def list_namespaces(database: Database, entity: Entity) -> Sequence[Namespace]:
     """Return every namespace that an instance ever used for the table, sorted by name. Raises a ``DatabaseError``."""
-    rows = await database.lists.rows(_LIST, table.parameters)
+    rows = await database.lists.rows(_LIST, parameters(entity))
     return [Namespace(*columns) for columns in rows]
 
 
-async def bar(database: Database, table: CachedTable, namespace: str, *, barred: bool) -> None:
+async def bar(database: Database, entity: Entity, namespace: str, *, barred: bool) -> None:
     """Forbid a namespace's audits to announce anything, or allow it again. Raises a ``DatabaseError``.
 
     A fence that was announced before remains valid until it expires. Readers may trust it until then.
     """
-    parameters = {"relation": table.name, "namespace": namespace, "barred": barred}
-    await database.lists.rows(_BAR, parameters)
+    await database.lists.rows(_BAR, {"relation": entity.table, "namespace": namespace, "barred": barred})

@@ -1,31 +1,88 @@
-"""The cache's SQL statements for one table. The text below each describes its result and the reason for its form.
+"""The cache's SQL statements. The text below each describes its result and the reason for its form.
 
-``%(relation)s`` is the table's name in the audit rows and in the epoch. ``%(knows)s`` is the newest schema of its payload that
-this release knows. ``CachedTable.named`` inserts the names of table and key where PostgreSQL takes no parameter.
+Statements about audits take several namespaces at once, as arrays of the same length, so that an audit of all tables costs the
+statements of one. A table's name stands in the audit rows and in the epoch as ``relation``; ``knows`` is the newest schema of
+its payload that this release knows. ``named`` inserts the names of tables and columns where PostgreSQL takes no parameter.
 """
 
-from dataclasses import dataclass
-from typing import LiteralString
+from collections.abc import Sequence
+from typing import Any, LiteralString
 
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from ..entity import Entity
 
 
-@dataclass(frozen=True, slots=True)
-class CachedTable:
-    """A table whose rows are cached: its name, its key column, and the newest schema of its payload that this release knows."""
+def parameters(entity: Entity) -> dict[str, str | int]:
+    """Return the parameters of every statement about the epoch of one table."""
+    return {"relation": entity.table, "knows": entity.schema}
 
-    name: str
-    key: str
-    schema: int
 
-    @property
-    def parameters(self) -> dict[str, str | int]:
-        """The parameters that every statement about the epoch has."""
-        return {"relation": self.name, "knows": self.schema}
+def array_parameters(members: Sequence[tuple[Entity, str]]) -> dict[str, list[Any]]:
+    """Return the parameters of every statement about the audits of several tables, each with the name of its namespace."""
+    return {
+        "relations": [entity.table for entity, _ in members],
+        "namespaces": [namespace for _, namespace in members],
+        "schemas": [entity.schema for entity, _ in members],
+    }
 
-    def named(self, statement: LiteralString) -> Composed:
-        """Put the names of the table and its key into a statement."""
-        return SQL(statement).format(table=Identifier(self.name), key=Identifier(self.key))
+
+def named(statement: LiteralString, entity: Entity) -> Composed:
+    """Put the names of a table, its key, and its key's type into a statement."""
+    names = {"table": Identifier(entity.table), "key": Identifier(entity.key), "type": SQL(entity.key_type)}
+    return SQL(statement).format(**names)
+
+
+_LOAD: LiteralString = """
+WITH history AS MATERIALIZED (
+    SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch, payload_schema
+    FROM cache_generations WHERE relation = %(relation)s::text
+)
+SELECT history.epoch, history.payload_schema, wanted.key::text, {version}, {present}, t.{key}, {columns}
+FROM history CROSS JOIN {wanted} AS wanted (key) LEFT JOIN {table} t ON t.{key} = wanted.key
+"""
+_KEYED_VERSION: LiteralString = """coalesce(t.version, (
+    SELECT k.version FROM cache_keys k WHERE k.relation = %(relation)s::text AND k.key = wanted.key::text
+), 0)"""
+_WANTED: LiteralString = "unnest(%(keys)s::{type}[])"
+_CHANGED_TOO: LiteralString = """(
+    SELECT unnest(%(keys)s::{type}[])
+    UNION (SELECT {key} FROM {table} WHERE changed_xid = pg_current_xact_id_if_assigned() LIMIT %(limit)s)
+    UNION (
+        SELECT key::{type} FROM cache_keys
+        WHERE relation = %(relation)s::text AND gone AND changed_xid = pg_current_xact_id_if_assigned() LIMIT %(limit)s
+    )
+)"""
+
+
+def load(entity: Entity) -> Composed:
+    """Return the statement that loads rows by ``keys``: one row for each, with the epoch read in the same snapshot.
+
+    Its columns are the epoch, the schema of the payload, the key as text, the version, whether the row is there, and then key
+    and columns of the row.
+    """
+    return _load(entity, _WANTED)
+
+
+def read_back(entity: Entity) -> Composed:
+    """Return ``load`` for a transaction before its COMMIT: besides ``keys`` it loads every row that it changed.
+
+    Up to ``limit`` rows are found, which SQL that names no key may have changed.
+    """
+    return _load(entity, _CHANGED_TOO)
+
+
+def _load(entity: Entity, wanted: LiteralString) -> Composed:
+    present: LiteralString = "t.version IS NOT NULL AND t.{} IS NULL" if entity.tombstone else "t.version IS NOT NULL"
+    columns = [SQL("t.{}").format(Identifier(name)) for name in entity.columns]
+    return SQL(_LOAD).format(
+        table=Identifier(entity.table),
+        key=Identifier(entity.key),
+        version=SQL("coalesce(t.version, 0)" if entity.tombstone else _KEYED_VERSION),
+        present=SQL(present).format(*([Identifier(entity.tombstone)] if entity.tombstone else [])),
+        columns=SQL(", ").join(columns) if columns else SQL("NULL"),
+        wanted=named(wanted, entity),
+    )
 
 
 EPOCH: LiteralString = "SELECT larder_epoch(%(relation)s::text, %(knows)s::integer)"
@@ -60,22 +117,23 @@ WHERE a.epoch <> excluded.epoch
 """Announces, for an epoch without an audit, that fences of another history may live for ``max_ttl_s``, on any server."""
 
 ANNOUNCE: LiteralString = """
-WITH history AS MATERIALIZED (
-    SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch, clock_timestamp() AS moment,
-        make_interval(secs => %(margin_s)s) AS margin
+WITH wanted AS MATERIALIZED (
+    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin
+    FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[], %(servers)s::text[])
+        WITH ORDINALITY AS w (relation, namespace, knows, server, number),
+        larder_try_epoch(w.relation, w.knows::integer) AS tried
 ), rivals AS MATERIALIZED (
-    SELECT o.namespace FROM cache_audits o, history
-    WHERE o.relation = %(relation)s::text AND o.namespace <> %(namespace)s AND o.fenced_until + history.margin > history.moment
-    LIMIT 1
+    SELECT DISTINCT ON (w.number) w.number, o.namespace FROM wanted w JOIN cache_audits o
+        ON o.relation = w.relation AND o.namespace <> w.namespace AND o.fenced_until + w.margin > w.moment
 ), start AS MATERIALIZED (
-    SELECT history.epoch, history.moment + make_interval(secs => %(ttl_s)s) AS until,
-        CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = history.epoch)
-            THEN timestamptz '-infinity' ELSE history.moment + make_interval(secs => %(max_ttl_s)s) END AS worst
-    FROM history
+    SELECT w.*, w.moment + make_interval(secs => %(ttl_s)s) AS until,
+        CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = w.relation AND o.epoch = w.epoch)
+            THEN timestamptz '-infinity' ELSE w.moment + make_interval(secs => %(max_ttl_s)s) END AS worst
+    FROM wanted w WHERE w.epoch IS NOT NULL AND NOT EXISTS (SELECT FROM rivals WHERE rivals.number = w.number)
 ), said AS (
     INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
-    SELECT %(relation)s::text, %(namespace)s, 1, %(server)s, start.epoch, greatest(start.until, start.worst), start.worst
-    FROM start WHERE NOT EXISTS (SELECT FROM rivals)
+    SELECT s.relation, s.namespace, 1, s.server, s.epoch, greatest(s.until, s.worst), s.worst
+    FROM start s ORDER BY s.relation, s.namespace
     ON CONFLICT (relation, namespace, partition) DO UPDATE SET
         announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
         fenced_until = greatest(a.fenced_until, excluded.fenced_until),
@@ -84,37 +142,93 @@ WITH history AS MATERIALIZED (
         a.server = excluded.server OR a.epoch <> excluded.epoch
         OR a.fenced_until + make_interval(secs => %(margin_s)s) <= clock_timestamp()
     )
-    RETURNING announced, extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8 AS other_s
+    RETURNING relation, namespace, announced,
+        extract(epoch FROM greatest(other_until, timestamptz 'epoch') - clock_timestamp())::float8 AS other_s
 )
-SELECT history.epoch, said.announced, said.other_s, (SELECT namespace FROM rivals), a.barred, a.server
-FROM history LEFT JOIN said ON true
-    LEFT JOIN cache_audits a ON a.relation = %(relation)s::text AND a.namespace = %(namespace)s
+SELECT w.epoch, w.objection, said.announced, said.other_s, rivals.namespace, a.barred, a.server
+FROM wanted w LEFT JOIN said ON said.relation = w.relation AND said.namespace = w.namespace
+    LEFT JOIN rivals ON rivals.number = w.number
+    LEFT JOIN cache_audits a ON a.relation = w.relation AND a.namespace = w.namespace
+ORDER BY w.number
 """
-"""Makes an audit's announcement, or returns which server or namespace is trusted instead.
+"""Makes the announcements of audits, or returns why each was not made: which server or namespace is trusted instead, or the
+objection to the table's present state.
 
 While no row has the present epoch, nothing is known about live fences or the servers that they name, because the rows may come
 from a restore. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
-was before.
+was before. Rows are written in one order, so that two instances cannot deadlock.
 """
 
 COMPLETE: LiteralString = """
-UPDATE cache_audits SET completed = greatest(completed, %(cycle)s)
-WHERE relation = %(relation)s AND namespace = %(namespace)s AND epoch = %(epoch)s AND announced >= %(cycle)s
+UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
+FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
+    AS c (relation, namespace, cycle, epoch)
+WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle
 """
-"""Finishes a cycle if the row still belongs to its history. A restored row counts the cycles of another one."""
+"""Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one."""
 
 SNAPSHOT: LiteralString = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, larder_epoch(%(relation)s::text, %(knows)s::integer), coalesce((
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text, tried.epoch, tried.objection, coalesce((
     SELECT namespace FROM cache_audits
-    WHERE relation = %(relation)s::text AND namespace <> %(namespace)s
+    WHERE relation = w.relation AND namespace <> w.namespace
         AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()
     LIMIT 1
 ), '')
+FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[])
+    WITH ORDINALITY AS w (relation, namespace, knows, number),
+    larder_try_epoch(w.relation, w.knows::integer) AS tried
+ORDER BY w.number
 """
-"""Runs first in a REPEATABLE READ transaction. It fixes the snapshot and looks for another namespace that may be trusted."""
+"""Runs first in a REPEATABLE READ transaction. It fixes the snapshot and looks for other namespaces that may be trusted."""
 
-CHANGES: LiteralString = """
-DECLARE changes NO SCROLL CURSOR FOR
-SELECT {key}, version FROM {table} WHERE changed_xid >= %(xid)s::text::xid8
+_CHANGES: LiteralString = "SELECT {key}::text, version FROM {table} WHERE changed_xid >= %(xid)s::text::xid8"
+_GONE: LiteralString = """
+UNION ALL SELECT key, version FROM cache_keys
+WHERE relation = %(relation)s AND gone AND changed_xid >= %(xid)s::text::xid8
 """
-"""Opens a cursor on the rows committed since the watermark. It has only key and version, because there may be many rows."""
+
+
+def changes(entity: Entity) -> Composed:
+    """Return the statement that opens a cursor on key and version of the rows committed since the watermark ``xid``.
+
+    There may be many. A deleted row is found in its tombstone, or in ``cache_keys``.
+    """
+    rows = named(_CHANGES, entity)
+    return SQL("DECLARE changes NO SCROLL CURSOR FOR ") + (rows if entity.tombstone else rows + SQL(_GONE))
+
+
+_FIRST_CHANGES: LiteralString = """(
+    SELECT {number}::integer, {key}::text, version FROM {table} WHERE changed_xid >= (%(xids)s::text[])[{place}]::xid8
+    LIMIT %(limit)s
+)"""
+_FIRST_GONE: LiteralString = """(
+    SELECT {number}::integer, key, version FROM cache_keys
+    WHERE relation = {relation} AND gone AND changed_xid >= (%(xids)s::text[])[{place}]::xid8
+    LIMIT %(limit)s
+)"""
+
+
+def first_changes(entities: Sequence[Entity]) -> Composed:
+    """Return the statement that reads the first changed rows of several tables: the table's place in the list, key, version.
+
+    ``xids`` has the watermarks in order. ``limit`` holds for each table, and for its deleted rows once more.
+    """
+    parts: list[Composed] = []
+    for number, entity in enumerate(entities):
+        names = {"number": Literal(number), "place": Literal(number + 1), "key": Identifier(entity.key)}
+        parts.append(SQL(_FIRST_CHANGES).format(**names, table=Identifier(entity.table)))
+        if entity.tombstone is None:
+            parts.append(SQL(_FIRST_GONE).format(**names, relation=Literal(entity.table)))
+    return SQL(" UNION ALL ").join(parts)
+
+
+def lock(entities: Sequence[Entity], *, wait: bool) -> Composed:
+    """Return the statement that locks tables before their snapshot.
+
+    After a TRUNCATE, an older snapshot finds no rows, but still reads the old epoch.
+    """
+    names = list(dict.fromkeys(entity.table for entity in entities))
+    if any(entity.tombstone is None for entity in entities):
+        names.append("cache_keys")
+    tables = SQL(", ").join(map(Identifier, names))
+    return SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(tables) + SQL("" if wait else " NOWAIT")

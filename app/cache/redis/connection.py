@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -133,6 +134,9 @@ class RedisLink:
 
     Calls use the connection while it is good. Once it fails, every call is refused at once, and one background task tries to
     connect until it succeeds. A busy connection never counts as failed.
+
+    Calls of several namespaces that come while a round trip is under way share the next one. Each is a command of its own
+    there, so what is atomic in a call stays so.
     """
 
     def __init__(
@@ -162,6 +166,10 @@ class RedisLink:
         self._connection: RedisConnection | None = None
         self._prober: asyncio.Task[None] | None = None
         self._reason = "no connection has been tried yet"
+        self._first_try: asyncio.Task[None] | None = None
+        self._busy = False
+        self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
+        self._sender: asyncio.Task[None] | None = None
         self.failures = 0
 
     @property
@@ -188,8 +196,43 @@ class RedisLink:
         """
         return await self.call_naming_server(lambda _: commands)
 
-    async def call_naming_server(self, commands: Callable[[str], Sequence[RedisCommand]]) -> tuple[str, list[Reply]]:
+    async def call_naming_server(self, commands: "_Commands") -> tuple[str, list[Reply]]:
         """Do the same as ``call``, with commands that contain the server's identity."""
+        if self._busy:
+            future: asyncio.Future[tuple[str, list[Reply]]] = asyncio.get_running_loop().create_future()
+            self._waiting.append((commands, future))
+            return await future
+        self._busy = True
+        try:
+            return await self._send(commands)
+        finally:
+            self._busy = bool(self._waiting)
+            if self._waiting:
+                self._sender = asyncio.create_task(self._send_waiting())
+
+    async def _send_waiting(self) -> None:
+        """Send what waits, in one round trip, until nothing waits."""
+        while waiting := [item for item in self._waiting if not item[1].done()]:
+            self._waiting = []
+            sizes: list[int] = []
+            try:
+                server, replies = await self._send(partial(_together, [commands for commands, _ in waiting], sizes))
+            except asyncio.CancelledError:
+                _refuse(waiting, StoreUnavailable("the connection to Redis was closed"))
+                raise
+            except Exception as error:  # noqa: BLE001 - it belongs to the callers
+                _refuse(waiting, error)
+                continue
+            start = 0
+            for (_, future), size in zip(waiting, sizes, strict=True):
+                if not future.done():
+                    future.set_result((server, replies[start : start + size]))
+                start += size
+        self._waiting = []
+        self._busy = False
+        self._sender = None
+
+    async def _send(self, commands: "_Commands") -> tuple[str, list[Reply]]:
         connection = self.connection()
         try:
             replies = await connection.call(*commands(connection.server))
@@ -207,11 +250,19 @@ class RedisLink:
             async with asyncio.timeout(self._connect_timeout_s):
                 await asyncio.shield(self._prober)
 
+    async def start_once(self) -> None:
+        """Return after the first try to connect, which is made if nobody has made it."""
+        if self._first_try is None:
+            self._first_try = asyncio.create_task(self.start())
+        await asyncio.shield(self._first_try)
+
     async def close(self) -> None:
-        """Stop probing and close the connection."""
-        if self._prober is not None:
-            self._prober.cancel()
-            await asyncio.gather(self._prober, return_exceptions=True)
+        """Stop probing and close the connection. Calls that wait are refused."""
+        tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _refuse(self._waiting, StoreUnavailable("the connection to Redis was closed"))
         if self._connection is not None:
             await self._connection.close()
 
@@ -236,6 +287,27 @@ class RedisLink:
                     return
         finally:
             self._prober = None
+
+
+_Commands = Callable[[str], Sequence[RedisCommand]]
+"""Commands, made when the server that gets them is known."""
+
+
+def _refuse(waiting: Sequence["tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]"], error: Exception) -> None:
+    for _, future in waiting:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # marks it as retrieved, in case the caller no longer waits
+
+
+def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequence[RedisCommand]:
+    """Return the commands of several calls in order, and put their numbers into ``sizes``."""
+    packet: list[RedisCommand] = []
+    for commands in calls:
+        own = commands(server)
+        sizes.append(len(own))
+        packet += own
+    return packet
 
 
 def _field(info: bytes, name: bytes) -> str:

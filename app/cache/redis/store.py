@@ -7,33 +7,16 @@ not match the slots' pattern, so a purge of slots cannot delete them. A fence is
 
 import hashlib
 import random
-import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
 from typing_extensions import override
 
 from .. import slot
-from ..errors import StoreUnavailable
-from ..history import hash_of
-from ..inspection import SlotReader
-from ..ports import (
-    Absent,
-    AuditStore,
-    Begun,
-    Outcome,
-    Publication,
-    Published,
-    Reading,
-    Repairs,
-    Store,
-    Value,
-    Watermark,
-)
-from .connection import RedisCommand, RedisConnection, RedisLink
+from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
+from .connection import RedisCommand, RedisLink
 from .tls import RedisTls
 
 SCRIPTS = {
@@ -41,11 +24,8 @@ SCRIPTS = {
     for name in ("publish", "lease", "release", "begin", "verify", "trust")
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
-XID_WIDTH = 20
 _DELETES = "!"
 """Stands for a token that belongs to no lease: ``publish.lua`` then deletes where it would store."""
-PURGE_PAGE = 1_000
-_GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +75,48 @@ class RedisOptions:
         )
 
 
-class RedisStore(Store):
-    """The ``Store`` port. Reads, leases and publishes have a connection each, so that none of them waits for another.
+class RedisLinks:
+    """A process's connections for reads, for leases and for publishes, so that none of them waits for another.
 
-    Each method is one round trip: ``MGET``, ``DEL`` or a script.
+    The stores of all namespaces share them.
     """
 
-    def __init__(
-        self, options: RedisOptions, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None
-    ) -> None:
-        self._names = Names(namespace)
-        self._lifetimes = lifetimes
-        self._chance = chance or random.Random()
-        self._reads = options.link()
-        self._leases = options.link()
-        self._publishes = options.link()
+    def __init__(self, options: RedisOptions) -> None:
+        self.reads = options.link()
+        self.leases = options.link()
+        self.publishes = options.link()
 
     @property
     def up(self) -> bool:
         """Whether there is a connection for reads."""
-        return self._reads.up
+        return self.reads.up
 
     @property
     def failures(self) -> int:
         """Number of connections that failed since the start."""
-        return self._reads.failures + self._leases.failures + self._publishes.failures
+        return self.reads.failures + self.leases.failures + self.publishes.failures
 
     async def start(self) -> None:
         """Connect; if that fails, keep trying in the background."""
-        for link in (self._reads, self._leases, self._publishes):
+        for link in (self.reads, self.leases, self.publishes):
             await link.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        for link in (self._reads, self._leases, self._publishes):
+        for link in (self.reads, self.leases, self.publishes):
             await link.close()
+
+
+class RedisStore(Store):
+    """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip."""
+
+    def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
+        self._names = Names(namespace)
+        self._lifetimes = lifetimes
+        self._chance = chance or random.Random()
+        self._reads = links.reads
+        self._leases = links.leases
+        self._publishes = links.publishes
 
     @override
     async def read(self, keys: Sequence[str]) -> Reading:
@@ -147,7 +134,7 @@ class RedisStore(Store):
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: secrets.token_hex(8) for key in keys}
         slots = [self._names.prefix + key for key in tokens]
-        _, [taken] = await self._leases.call(_script("lease", slots, [self._lifetimes.lease_ttl_ms, *tokens.values()]))
+        _, [taken] = await self._leases.call(script("lease", slots, [self._lifetimes.lease_ttl_ms, *tokens.values()]))
         return {key: token for (key, token), done in zip(tokens.items(), taken, strict=True) if done}
 
     @override
@@ -161,13 +148,13 @@ class RedisStore(Store):
                 arguments += (slot.encode(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
             else:
                 arguments += (slot.encode(state), publication.token, self._life_ms(publication))
-        _, [reply] = await self._publishes.call_naming_server(lambda server: [_script("publish", names, [server, *arguments])])
+        _, [reply] = await self._publishes.call_naming_server(lambda server: [script("publish", names, [server, *arguments])])
         return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
 
     @override
     async def release(self, tokens: dict[str, str]) -> None:
         slots = [self._names.prefix + key for key in tokens]
-        await self._leases.call(_script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()]))
+        await self._leases.call(script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()]))
 
     @override
     async def drop(self, key: str) -> None:
@@ -175,142 +162,14 @@ class RedisStore(Store):
 
     def _life_ms(self, publication: Publication) -> int:
         state = publication.state
-        never_there = not isinstance(state, Value) and state.version == 0
-        whole_ms = (self._lifetimes.absent_ttl_s if never_there else self._lifetimes.slot_ttl_s) * 1000
+        life_s = publication.ttl_s or self._lifetimes.slot_ttl_s
+        if not isinstance(state, Value) and state.version == 0:
+            life_s = min(life_s, self._lifetimes.absent_ttl_s)
+        whole_ms = life_s * 1000
         # The lifetime is shortened at random, so that slots filled together do not expire together.
         return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
 
 
-class RedisAuditStores:
-    """Opens the ``AuditStore`` port: a cycle has one connection, which is kept between cycles while it is good."""
-
-    def __init__(self, options: RedisOptions, namespace: str) -> None:
-        self._link = options.link()
-        self._names = Names(namespace)
-
-    async def start(self) -> None:
-        """Connect; if that fails, keep trying in the background."""
-        await self._link.start()
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._link.close()
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator["RedisAuditStore"]:
-        """Open the store for one cycle; an error that leaves the context gives the cycle's claim back.
-
-        Raises ``StoreUnavailable`` when no connection is ready.
-        """
-        store = RedisAuditStore(self._link.connection(), self._names)
-        try:
-            yield store
-        except Exception:
-            await store.give_claim_back()
-            raise
-
-
-class RedisAuditStore(AuditStore, SlotReader):
-    """The ports ``AuditStore`` and ``SlotReader`` on one connection. It cannot be used after the connection is lost."""
-
-    def __init__(self, connection: RedisConnection, names: Names) -> None:
-        self._connection = connection
-        self._names = names
-        self._token = secrets.token_hex(8)
-        self._claimed = False
-
-    @override
-    async def begin(self, claim_ms: int) -> Begun:
-        keys = [self._names.claim, self._names.watermark]
-        [[claimed, seconds, microseconds, watermark]] = await self._connection.call(
-            _script("begin", keys, [self._token, claim_ms])
-        )
-        self._claimed = bool(claimed)
-        time_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        return Begun(time_ms, self._connection.server, _parse_watermark(watermark), self._claimed)
-
-    async def give_claim_back(self) -> None:
-        """Release the claim, so that another instance can audit this interval, if this cycle has it and is connected."""
-        if self._claimed and self._connection.alive:
-            self._claimed = False
-            with suppress(StoreUnavailable):  # the claim expires by itself
-                await self._connection.call(_script("release", [self._names.claim], [self._token]))
-
-    @override
-    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
-        slots = [self._names.prefix + key for key, _ in rows]
-        versions = [f"{version:0{slot.VERSION_WIDTH}d}" for _, version in rows]
-        [[older, other_epoch, leases]] = await self._connection.call(_script("verify", slots, [hash_of(epoch), *versions]))
-        return Repairs(len(rows), older, other_epoch, leases)
-
-    @override
-    async def purge(self, claim_ms: int) -> int:
-        deleted = 0
-        async for found in self._scan():
-            await self._connection.call(("SET", self._names.claim, self._token, "PX", claim_ms))
-            if found:
-                [count] = await self._connection.call(("UNLINK", *found))
-                deleted += count
-        return deleted
-
-    @override
-    async def distrust(self, mark: Watermark | None) -> None:
-        # The mark is set first: with it, no cycle of the old epoch can set the fence again after it is deleted.
-        replace: RedisCommand = (
-            ("SET", self._names.watermark, _format_watermark(mark)) if mark else ("DEL", self._names.watermark)
-        )
-        await self._connection.call(replace, ("DEL", self._names.fence))
-
-    @override
-    async def keys(self) -> AsyncIterator[Sequence[str]]:
-        start = len(self._names.prefix)
-        async for found in self._scan():
-            yield [name.decode("utf-8", "replace")[start:] for name in found]
-
-    @override
-    async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
-        return list(found)
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        """Empty slots, which is always safe. Idempotent."""
-        await self._connection.call(("UNLINK", *[self._names.prefix + key for key in keys]))
-
-    async def _scan(self) -> AsyncIterator[list[bytes]]:
-        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
-        cursor = b"0"
-        while True:
-            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", PURGE_PAGE))
-            yield found
-            if cursor == b"0":
-                return
-
-    @override
-    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        seen = _format_watermark(begun.watermark) if begun.watermark else ""
-        arguments: list[str | bytes | int] = [
-            seen,
-            proven.epoch,
-            f"{proven.xid or 0:0{XID_WIDTH}d}",
-            begun.server,
-            begun.time_ms + fence_ttl_ms,
-        ]
-        [reply] = await self._connection.call(_script("trust", [self._names.watermark, self._names.fence], arguments))
-        return bool(reply)
-
-
-def _script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> RedisCommand:
+def script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> RedisCommand:
+    """Return the command that runs one of the scripts."""
     return ("EVALSHA", _SHA[name], len(keys), *keys, *arguments)
-
-
-def _format_watermark(watermark: Watermark) -> str:
-    return f"{watermark.epoch}:" if watermark.xid is None else f"{watermark.epoch}:{watermark.xid:0{XID_WIDTH}d}"
-
-
-def _parse_watermark(raw: bytes) -> Watermark | None:
-    if not raw:
-        return None
-    epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
-    if not found or not (xid == "" or xid.isdecimal()):
-        return Watermark("", None)  # not a watermark of Larder, so it has no epoch: the next cycle replaces it
-    return Watermark(epoch, int(xid) if xid else None)

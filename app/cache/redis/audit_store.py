@@ -1,0 +1,198 @@
+"""The slots in Redis during an audit: the ports of one namespace, and those of several on one connection."""
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from typing_extensions import override
+
+from .. import slot
+from ..errors import StoreUnavailable
+from ..history import hash_of
+from ..inspection import SlotReader
+from ..ports import AuditStore, Begun, Repairs, SharedAuditStore, TrustRequest, VerifyRequest, Watermark
+from .connection import RedisCommand, RedisConnection, RedisLink
+from .store import Names, script
+
+XID_WIDTH = 20
+PURGE_PAGE = 1_000
+_GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
+
+
+class RedisAuditStores:
+    """Opens the ``AuditStore`` port of a namespace. A cycle has one connection, which is kept while it is good."""
+
+    def __init__(self, link: RedisLink, namespace: str) -> None:
+        self._link = link
+        self._names = Names(namespace)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["RedisAuditStore"]:
+        """Open the store for one cycle; an error that leaves the context gives the cycle's claim back.
+
+        Raises ``StoreUnavailable`` when no connection is ready.
+        """
+        await self._link.start_once()
+        store = RedisAuditStore(self._link.connection(), self._names)
+        try:
+            yield store
+        except Exception:
+            await store.give_claim_back()
+            raise
+
+
+class RedisAuditStore(AuditStore, SlotReader):
+    """The ports ``AuditStore`` and ``SlotReader`` on one connection. It cannot be used after the connection is lost."""
+
+    def __init__(self, connection: RedisConnection, names: Names) -> None:
+        self._connection = connection
+        self._names = names
+        self._token = secrets.token_hex(8)
+        self._claimed = False
+
+    @override
+    async def begin(self, claim_ms: int) -> Begun:
+        [reply] = await self._connection.call(_begin(self._names, self._token, claim_ms))
+        begun = _begun(reply, self._connection.server)
+        self._claimed = begun.claimed
+        return begun
+
+    async def give_claim_back(self) -> None:
+        """Release the claim, so that another instance can audit this interval, if this cycle has it and is connected."""
+        if self._claimed and self._connection.alive:
+            self._claimed = False
+            with suppress(StoreUnavailable):  # the claim expires by itself
+                await self._connection.call(script("release", [self._names.claim], [self._token]))
+
+    @override
+    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        [counts] = await self._connection.call(_verify(self._names, epoch, rows))
+        return Repairs(len(rows), *counts)
+
+    @override
+    async def purge(self, claim_ms: int) -> int:
+        deleted = 0
+        async for found in self._scan():
+            await self._connection.call(("SET", self._names.claim, self._token, "PX", claim_ms))
+            if found:
+                [count] = await self._connection.call(("UNLINK", *found))
+                deleted += count
+        return deleted
+
+    @override
+    async def distrust(self, mark: Watermark | None) -> None:
+        await self._connection.call(*_distrust(self._names, mark))
+
+    @override
+    async def keys(self) -> AsyncIterator[Sequence[str]]:
+        start = len(self._names.prefix)
+        async for found in self._scan():
+            yield [name.decode("utf-8", "replace")[start:] for name in found]
+
+    @override
+    async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
+        return list(found)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Empty slots, which is always safe. Idempotent."""
+        await self._connection.call(("UNLINK", *[self._names.prefix + key for key in keys]))
+
+    async def _scan(self) -> AsyncIterator[list[bytes]]:
+        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
+        cursor = b"0"
+        while True:
+            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", PURGE_PAGE))
+            yield found
+            if cursor == b"0":
+                return
+
+    @override
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        [reply] = await self._connection.call(_trust(self._names, begun, proven, fence_ttl_ms))
+        return bool(reply)
+
+
+class RedisSharedAudit(SharedAuditStore):
+    """The ``SharedAuditStore`` port on one connection: a script for each namespace, all in one packet."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+        self._token = secrets.token_hex(8)
+        self._claimed: set[str] = set()
+
+    @override
+    async def begin(self, requests: Sequence[tuple[str, int]]) -> Sequence[Begun]:
+        replies = await self._connection.call(*(_begin(Names(name), self._token, claim_ms) for name, claim_ms in requests))
+        begun = [_begun(reply, self._connection.server) for reply in replies]
+        self._claimed.update(name for (name, _), one in zip(requests, begun, strict=True) if one.claimed)
+        return begun
+
+    @override
+    async def verify(self, requests: Sequence[VerifyRequest]) -> Sequence[Repairs]:
+        replies = await self._connection.call(*(_verify(Names(name), epoch, rows) for name, epoch, rows in requests))
+        return [Repairs(len(rows), *counts) for (_, _, rows), counts in zip(requests, replies, strict=True)]
+
+    @override
+    async def distrust(self, namespace: str, mark: Watermark | None) -> None:
+        await self._connection.call(*_distrust(Names(namespace), mark))
+
+    @override
+    async def trust(self, requests: Sequence[TrustRequest]) -> Sequence[bool]:
+        replies = await self._connection.call(
+            *(_trust(Names(name), begun, proven, ttl_ms) for name, begun, proven, ttl_ms in requests)
+        )
+        return [bool(reply) for reply in replies]
+
+    @override
+    async def give_claim_back(self, namespace: str) -> None:
+        if namespace in self._claimed and self._connection.alive:
+            self._claimed.discard(namespace)
+            with suppress(StoreUnavailable):  # the claim expires by itself
+                await self._connection.call(script("release", [Names(namespace).claim], [self._token]))
+
+
+def _begin(names: Names, token: str, claim_ms: int) -> RedisCommand:
+    return script("begin", [names.claim, names.watermark], [token, claim_ms])
+
+
+def _begun(reply: Sequence[Any], server: str) -> Begun:
+    claimed, seconds, microseconds, watermark = reply
+    return Begun(int(seconds) * 1000 + int(microseconds) // 1000, server, _parse_watermark(watermark), bool(claimed))
+
+
+def _verify(names: Names, epoch: str, rows: Sequence[tuple[str, int]]) -> RedisCommand:
+    versions = [f"{version:0{slot.VERSION_WIDTH}d}" for _, version in rows]
+    return script("verify", [names.prefix + key for key, _ in rows], [hash_of(epoch), *versions])
+
+
+def _distrust(names: Names, mark: Watermark | None) -> Sequence[RedisCommand]:
+    # The mark is set first: with it, no cycle of the old epoch can set the fence again after it is deleted.
+    replace: RedisCommand = ("SET", names.watermark, _format_watermark(mark)) if mark else ("DEL", names.watermark)
+    return replace, ("DEL", names.fence)
+
+
+def _trust(names: Names, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> RedisCommand:
+    arguments: list[str | bytes | int] = [
+        _format_watermark(begun.watermark) if begun.watermark else "",
+        proven.epoch,
+        f"{proven.xid or 0:0{XID_WIDTH}d}",
+        begun.server,
+        begun.time_ms + fence_ttl_ms,
+    ]
+    return script("trust", [names.watermark, names.fence], arguments)
+
+
+def _format_watermark(watermark: Watermark) -> str:
+    return f"{watermark.epoch}:" if watermark.xid is None else f"{watermark.epoch}:{watermark.xid:0{XID_WIDTH}d}"
+
+
+def _parse_watermark(raw: bytes) -> Watermark | None:
+    if not raw:
+        return None
+    epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
+    if not found or not (xid == "" or xid.isdecimal()):
+        return Watermark("", None)  # not a watermark of Larder, so it has no epoch: the next cycle replaces it
+    return Watermark(epoch, int(xid) if xid else None)
