@@ -370,14 +370,10 @@ def _accepted(stats: AcceptedStats) -> Iterator[Metric]:
     yield CounterMetricFamily("larder_accepted_writes", "Writes answered before they were decided.", stats.accepted)
     yield CounterMetricFamily("larder_accepted_writes_applied", "Accepted writes that were decided.", stats.applied)
     yield CounterMetricFamily("larder_accepted_writes_refused", "Those of them that the rules refused.", stats.refused)
-    yield CounterMetricFamily("larder_accepted_writes_failed", "Accepted writes that cannot be applied.", stats.failed)
-    yield GaugeMetricFamily("larder_accepted_backlog_rows", "Accepted writes that wait to be decided.", stats.rows)
-    yield GaugeMetricFamily(
-        "larder_accepted_backlog_age_seconds", "How long the first accepted write has waited.", stats.oldest_s
-    )
-    yield GaugeMetricFamily(
-        "larder_accepted_failed_rows", "Accepted writes that are kept because they cannot be applied.", stats.failed_rows
-    )
+    yield CounterMetricFamily("larder_accepted_writes_failed", "Accepted writes that cannot be decided.", stats.failed)
+    yield GaugeMetricFamily("larder_accepted_backlog_rows", "Accepted writes that wait.", stats.rows)
+    yield GaugeMetricFamily("larder_accepted_backlog_age_seconds", "Age of the first that waits.", stats.oldest_s)
+    yield GaugeMetricFamily("larder_accepted_failed_rows", "Accepted writes kept for the operator.", stats.failed_rows)
 
 
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
