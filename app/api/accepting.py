@@ -122,7 +122,8 @@ async def accept(accepted: AcceptedWrites, write: AcceptedWrite, preference: Pre
     ),
     response_class=Response,
     responses=answers(
-        {200: WRITE_STATUS}, ("write-not-found", "overloaded", "database-unavailable", "outcome-unknown", "internal-error")
+        {200: WRITE_STATUS},
+        ("write-not-found", "invalid-request", "overloaded", "database-unavailable", "outcome-unknown", "internal-error"),
     ),
 )
 @requires(Scope.LEDGER_READ)
