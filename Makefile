@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak lock resolve sbom clean
+.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -103,6 +103,11 @@ bench: $(STAMP) ## measure Larder beside others and alone, write benchmarks/RESU
 # The default of MINUTES above is that of the outages.
 soak: $(STAMP) ## ten minutes of mixed load for each of two catalogues, and whether memory grows: make soak [MINUTES=10]
 	@$(BIN)/python -m benchmarks.steady.soak --minutes $(if $(filter file,$(origin MINUTES)),10,$(MINUTES)) $(ARGS)
+
+DIST ?= dist
+wheel: $(RUNNABLE) ## build the wheel larder-cache, the cache for other services: docs/EMBEDDING.md
+	@dist="$(abspath $(DIST))" && python="$(abspath $(BIN)/python)" && cd packaging/larder-cache && \
+	  "$$python" -m hatchling build -t wheel -d "$$dist"
 
 # Needs uv. Existing pins stay unless `make lock ARGS=--upgrade` or ARGS='--upgrade-package NAME' asks for newer ones.
 LOCK = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \

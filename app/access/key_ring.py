@@ -23,7 +23,7 @@ COPY_LIFE_S = 2.0
 RENEWAL_S = 1.0
 RETRY_S = 0.1
 """Pause after a renewal that failed."""
-USE_EVERY_S = 60.0
+USE_EVERY_S = 10.0
 """Pause between two records of which keys were used."""
 _SCHEME = b"bearer "
 _LONGEST = 200
@@ -81,13 +81,15 @@ class Caller:
 class _Copy:
     """The copy of one source's keys."""
 
-    __slots__ = ("callers", "failing", "generation", "good_until", "rates", "source")
+    __slots__ = ("callers", "failing", "generation", "good_until", "rates", "source", "used_before")
 
     def __init__(self, source: KeySource) -> None:
         self.source = source
         self.callers: dict[bytes, Caller] = {}
         """The holders by the digest of their keys."""
         self.rates: dict[str, float] = {}
+        self.used_before: set[str] = set()
+        """Ids of keys that were used and have ended since."""
         self.generation = ""
         self.good_until = float("-inf")
         self.failing = False
@@ -175,13 +177,16 @@ class KeyRing:
 
     async def _keep(self, copy: _Copy) -> None:
         recorded_at = self._clock()
-        while True:
-            began = self._clock()
-            pause_s = RENEWAL_S if await self._renewed(copy) else RETRY_S
-            if began - recorded_at >= USE_EVERY_S:
-                recorded_at = began
-                await self._record_use(copy)
-            await asyncio.sleep(max(RETRY_S, began + pause_s - self._clock()))
+        try:
+            while True:
+                began = self._clock()
+                pause_s = RENEWAL_S if await self._renewed(copy) else RETRY_S
+                if began - recorded_at >= USE_EVERY_S:
+                    recorded_at = began
+                    await self._record_use(copy)
+                await asyncio.sleep(max(RETRY_S, began + pause_s - self._clock()))
+        finally:
+            await self._record_use(copy)
 
     async def _renewed(self, copy: _Copy) -> bool:
         asked_at = self._clock()
@@ -203,6 +208,7 @@ class KeyRing:
 
     def _replace(self, copy: _Copy, keys: Sequence[StoredKey], asked_at: float) -> None:
         before = {caller.key_id: caller.used for caller in copy.callers.values()}
+        copy.used_before |= {key_id for key_id, used in before.items() if used} - {key.id for key in keys}
         copy.callers = {
             key.digest: Caller(
                 self._client(key.client),
@@ -233,11 +239,12 @@ class KeyRing:
         return self.clients[name]
 
     async def _record_use(self, copy: _Copy) -> None:
-        used = [caller for caller in copy.callers.values() if caller.used]
-        for caller in used:
+        used = {caller.key_id for caller in copy.callers.values() if caller.used} | copy.used_before
+        copy.used_before = set()
+        for caller in copy.callers.values():
             caller.used = False
         if used:
             try:
-                await copy.source.record_use([caller.key_id for caller in used])
+                await copy.source.record_use(sorted(used))
             except Exception as error:  # noqa: BLE001 - the record is a convenience
                 log.warning("the use of keys could not be recorded: %s", error)

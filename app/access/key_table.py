@@ -1,6 +1,7 @@
 """The keys in PostgreSQL: what the service reads every second, and what ``larder keys`` changes."""
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, LiteralString
 
 from typing_extensions import override
@@ -31,17 +32,22 @@ VALUES (%(id)s, %(client)s, %(scopes)s::text[], %(digest)s, %(rate_per_s)s::floa
 
 ROTATE: LiteralString = """
 WITH old AS (
-    UPDATE access_keys SET expires_at = least(expires_at, clock_timestamp() + make_interval(secs => %(overlap_s)s::float8))
-    WHERE id = %(old_id)s AND revoked_at IS NULL AND coalesce(expires_at > clock_timestamp(), true)
-    RETURNING client, scopes, rate_per_s
+    SELECT id, client, scopes, rate_per_s, expires_at - created_at AS life FROM access_keys
+    WHERE id = %(old_id)s AND revoked_at IS NULL AND coalesce(expires_at > clock_timestamp(), true) FOR UPDATE
+), shortened AS (
+    UPDATE access_keys k SET expires_at = least(k.expires_at, clock_timestamp() + make_interval(secs => %(overlap_s)s::float8))
+    FROM old WHERE k.id = old.id
 )
 INSERT INTO access_keys (id, client, scopes, digest, rate_per_s, expires_at)
 SELECT %(id)s, client, scopes, %(digest)s, rate_per_s,
-    clock_timestamp() + make_interval(secs => %(expires_in_s)s::float8)
+    clock_timestamp() + coalesce(make_interval(secs => %(expires_in_s)s::float8), life)
 FROM old
-RETURNING client
+RETURNING client, expires_at
 """
-"""Makes a key with the client, the scopes and the rate of a valid one, which expires after the overlap. Returns the client."""
+"""Makes a key with the client, the scopes and the rate of a valid one, which expires after the overlap.
+
+Unless it is told otherwise, the new key lives as long as the old one did. Returns the client and when the new key expires.
+"""
 
 LIST: LiteralString = """
 SELECT id, client, scopes, created_at, expires_at, revoked_at, last_used_on, coalesce(expires_at <= clock_timestamp(), false)
@@ -120,16 +126,16 @@ async def create_key(
 
 async def rotate_key(
     database: Database, old_id: str, key_id: str, digest: bytes, *, overlap_s: float, expires_in_s: float | None = None
-) -> str | None:
-    """Store a key in place of another one, which expires after the overlap. Return the client; ``None`` if none was valid.
+) -> tuple[str, datetime | None] | None:
+    """Store a key in place of another one, which expires after the overlap.
 
-    Raises a ``DatabaseError``.
+    Return its client and when it expires; ``None`` if there was no valid key. Raises a ``DatabaseError``.
     """
     rows = await database.keys.rows(
         ROTATE,
         {"old_id": old_id, "id": key_id, "digest": digest, "overlap_s": overlap_s, "expires_in_s": expires_in_s},
     )
-    return str(rows[0][0]) if rows else None
+    return (str(rows[0][0]), rows[0][1]) if rows else None
 
 
 async def list_keys(database: Database) -> list[KeyRecord]:

@@ -3,9 +3,9 @@
 ``open_caches`` opens the caches of several entities. ``write_through`` has the protocol.
 """
 
-from ..postgres.errors import CommitUnknown, DatabaseError, TransactionConflict
+from ..postgres.errors import CommitUnknown, DatabaseError, DataRefused, TransactionConflict
 from ..postgres.session import Session
-from .caches import Cache, Caches, open_caches
+from .caches import Cache, Caches, OwnTransaction, open_caches
 from .entity import Entity
 from .errors import (
     CacheError,
@@ -18,6 +18,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .limits import Limits
+from .policies import WritePolicy
 from .ports import Absent, State, Value
 from .postgres.cached_table import cache_tables, cached_table
 from .write_through import Read, Status
@@ -28,12 +29,14 @@ __all__ = [
     "CacheError",
     "Caches",
     "CommitUnknown",
+    "DataRefused",
     "DatabaseError",
     "Entity",
     "InvalidKey",
     "Limits",
     "NotSettled",
     "Overloaded",
+    "OwnTransaction",
     "Read",
     "Session",
     "SourceDeposed",
@@ -44,6 +47,7 @@ __all__ = [
     "StoreUnavailable",
     "TransactionConflict",
     "Value",
+    "WritePolicy",
     "cache_tables",
     "cached_table",
     "open_caches",

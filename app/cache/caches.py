@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
+
+import psycopg
 
 from ..postgres.database import Database
 from .audit import Audit
@@ -23,6 +26,7 @@ from .postgres.table_write import Change, ReadBack, TableTransactions
 from .redis.audit_store import RedisAuditStores, RedisSharedAudit
 from .redis.connection import RedisLink
 from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
+from .round_trips import Leases
 from .shared_audit import SharedCycle
 from .stats import Stats
 from .write_through import Acknowledgement, Read, WriteThrough
@@ -155,32 +159,42 @@ class Caches:
             writes: see ``Cache.write``.
         """
         policy = None if writes is None else WritePolicy(writes)
-        touched = [
-            _Touched(self[entity], {key: self[entity].entity.key_text(key) for key in keys}) for entity, keys in wanted.items()
-        ]
+        touched = self._touched(wanted)
         lives_s = [one.cache.checked_ttl_s(ttl_s) for one in touched]
         leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts, policy) for one in touched))
-        began = time.monotonic()
-
-        def check(found: Sequence[ReadBack]) -> None:
-            for one, read_back in zip(touched, found, strict=True):
-                for state in read_back.states[:1]:
-                    one.cache.history.record(state.epoch, began)
-
         try:
-            found = await self._transactions.commit([(one.cache.entity, one.texts) for one in touched], change, check)
+            found = await self._transactions.commit(_keys_of(touched), change, _check_of(touched))
         except BaseException:
             for one, taken in zip(touched, leases, strict=True):
                 one.cache.protocol.release(taken)
             raise
-        acknowledgements = await asyncio.gather(
-            *(
-                one.cache.protocol.publish(read_back.states, taken, life_s)
-                for one, read_back, taken, life_s in zip(touched, found, leases, lives_s, strict=True)
-            )
-        )
-        await _settle(touched, found, acknowledgements)
-        return {entity: one.answer(read_back.states) for entity, one, read_back in zip(wanted, touched, found, strict=True)}
+        await _publish(touched, found, leases, lives_s)
+        return _answers(wanted, touched, found)
+
+    async def read_back(
+        self, connection: psycopg.AsyncConnection[Any], wanted: Mapping[Entity, Sequence[Key]]
+    ) -> "OwnTransaction":
+        """Read back what a transaction of the caller's own changed. This is its last statement before COMMIT.
+
+        Args:
+            connection: the transaction's connection, to the primary of these caches.
+            wanted: every table that the transaction touched, with the keys that the answer is about.
+
+        Returns:
+            What to await after COMMIT, before anybody is told of the change.
+
+        Raises:
+            InvalidKey, SourceRefused, DatabaseError: the transaction must be rolled back.
+        """
+        touched = self._touched(wanted)
+        leases = [await one.cache.protocol.lease(()) for one in touched]  # rows are locked, so nothing is asked of Redis
+        found, xid = await self._transactions.read_back(connection, _keys_of(touched), _check_of(touched))
+        return OwnTransaction(self._transactions, xid, wanted, touched, found, leases)
+
+    def _touched(self, wanted: Mapping[Entity, Sequence[Key]]) -> "list[_Touched]":
+        return [
+            _Touched(self[entity], {key: self[entity].entity.key_text(key) for key in keys}) for entity, keys in wanted.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +213,66 @@ class _Touched:
         return {key: by_text[text] for key, text in self.by_key.items()}
 
 
-async def _settle(touched: Sequence[_Touched], found: Sequence[ReadBack], acknowledgements: Sequence[Acknowledgement]) -> None:
-    """Return once the write may be acknowledged in every namespace. Raises ``NotSettled``."""
+@dataclass(frozen=True, slots=True)
+class OwnTransaction:
+    """A transaction of the caller's own, as ``Caches.read_back`` found it. Without a COMMIT nothing has to be done with it."""
+
+    _transactions: TableTransactions
+    _xid: str | None
+    _wanted: Mapping[Entity, Sequence[Key]]
+    _touched: Sequence[_Touched]
+    _found: Sequence[ReadBack]
+    _leases: Sequence[Leases]
+
+    async def committed(self, *, ttl_s: int | None = None) -> dict[Entity, dict[Key, State]]:
+        """Publish what was committed; return once every reader sees it, with the states that ``Caches.write`` returns.
+
+        Args:
+            ttl_s: see ``Cache.write``.
+
+        Raises:
+            NotSettled: the change is committed, but a reader may still see older rows.
+            TransactionConflict: the transaction is open, or was rolled back; nothing was published.
+            CommitUnknown: the database could not be asked whether it was committed; nothing was published.
+        """
+        lives_s = [one.cache.checked_ttl_s(ttl_s) for one in self._touched]
+        await self._transactions.check_committed(self._xid)
+        await _publish(self._touched, self._found, self._leases, lives_s)
+        return _answers(self._wanted, self._touched, self._found)
+
+
+def _keys_of(touched: Sequence[_Touched]) -> list[tuple[Entity, Sequence[str]]]:
+    return [(one.cache.entity, one.texts) for one in touched]
+
+
+def _check_of(touched: Sequence[_Touched]) -> Callable[[Sequence[ReadBack]], None]:
+    """Return the check of a transaction that begins now: its database must be the present primary."""
+    began = time.monotonic()
+
+    def check(found: Sequence[ReadBack]) -> None:
+        for one, read_back in zip(touched, found, strict=True):
+            for state in read_back.states[:1]:
+                one.cache.history.record(state.epoch, began)
+
+    return check
+
+
+def _answers(
+    wanted: Mapping[Entity, Sequence[Key]], touched: Sequence[_Touched], found: Sequence[ReadBack]
+) -> dict[Entity, dict[Key, State]]:
+    return {entity: one.answer(read_back.states) for entity, one, read_back in zip(wanted, touched, found, strict=True)}
+
+
+async def _publish(
+    touched: Sequence[_Touched], found: Sequence[ReadBack], leases: Sequence[Leases], lives_s: Sequence[int | None]
+) -> None:
+    """Publish what was committed, and return once it may be acknowledged in every namespace. Raises ``NotSettled``."""
+    acknowledgements = await asyncio.gather(
+        *(
+            one.cache.protocol.publish(read_back.states, taken, life_s)
+            for one, read_back, taken, life_s in zip(touched, found, leases, lives_s, strict=True)
+        )
+    )
     settled = await asyncio.gather(
         *(
             one.cache.protocol.settle(
@@ -253,12 +325,16 @@ async def open_caches(
         for part in parts:
             await part.protocol.start()
         await opened.enter_async_context(in_background("audit", loop.run()))
-        transactions = TableTransactions(database, lock_timeout_ms=limits.database_lock_timeout_ms)
+        transactions = TableTransactions(
+            database,
+            lock_timeout_ms=limits.database_lock_timeout_ms,
+            statement_timeout_ms=limits.database_statement_timeout_ms,
+        )
         yield Caches(parts, transactions, links, loop, limits)
 
 
 def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> _Part:
-    config = limits.config(entity.writes, bypassed=entity.bypassed)
+    config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
     store = RedisStore(links, entity.namespace, lifetimes)

@@ -49,7 +49,7 @@ class Entity:
         ttl_s: life of a row in the cache, unless a call asks for another one.
         absent_ttl_s: life of the knowledge that a key never existed.
         key_type: the key's type; ``bigint`` stands for every integer type.
-        writes: what a write does to the row's slot, unless the write says otherwise.
+        writes: what a write does to the row's slot, unless the write says otherwise: a ``WritePolicy`` or its name.
         bypassed: whether reads go to the database, because an operator has switched this cache off.
         tombstone: a column that is set in deleted rows, for a table that keeps them. Without it a row is deleted by DELETE.
     """
@@ -65,7 +65,7 @@ class Entity:
     absent_ttl_s: int = 30
     key_type: Literal["text", "bigint", "uuid"] = "text"
     tombstone: str | None = None
-    writes: WritePolicy = WritePolicy.THROUGH
+    writes: WritePolicy | str = WritePolicy.THROUGH
     bypassed: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +75,7 @@ class Entity:
             checked_name(name)
         if min(self.schema, self.ttl_s, self.absent_ttl_s) < 1:
             raise ValueError("schema, ttl_s and absent_ttl_s must be at least 1")
+        WritePolicy(self.writes)  # raises for a name that is none
 
     def payload_of(self, schema: int) -> Payload | None:
         """Return the function that makes payloads of a schema, or ``None`` if this release has none."""

@@ -100,7 +100,7 @@ class History:
                 self._foreign = found.system
                 log.warning(
                     "another database (system %s) uses this Redis under the same cache namespace; neither is shown the other's"
-                    " data, but they invalidate each other's cache: give one of them its own LARDER_CACHE_NAMESPACE",
+                    " data, but they invalidate each other's cache: give one of them a namespace of its own",
                     found.system,
                 )
         elif found.number > self._highest.number:
@@ -116,7 +116,7 @@ class History:
         """Return the error to raise for an old primary, with the reason."""
         return SourceDeposed(
             "the database is an old primary, or was restored to a time before a promotion: another one has taken over."
-            " Point LARDER_DATABASE_URL at the new primary; after a deliberate restore run larder purge and restart Larder"
+            " Point the database's URL at the new primary; after a deliberate restore delete the namespace's slots and restart"
         )
 
     def _is_below(self, own: Timeline) -> bool:

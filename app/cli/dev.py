@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from app.access.key_table import create_key
+from app.access.key_table import create_key, list_keys, revoke_keys
 from app.access.keys import Scope, id_of, make_key
 from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
@@ -21,6 +21,8 @@ from app.server.supervisor import serve_by
 from app.settings import Settings
 
 _DAY_S = 86_400
+_CLIENT = "dev"
+"""The client of the key that a start makes."""
 _DATABASE, _REDIS = "LARDER_DATABASE_URL", "LARDER_REDIS_URL"
 
 
@@ -72,11 +74,15 @@ async def run(arguments: argparse.Namespace) -> int:
 
 
 async def _key_of_the_session(settings: Settings) -> str:
-    """Make a key that may do everything for a day, so that the tour works where keys are needed."""
+    """Make a key that may do everything for a day, so that the tour works where keys are needed.
+
+    Those of earlier starts are revoked.
+    """
     key, digest = make_key()
     database = open_database(settings)
     try:
-        await create_key(database, id_of(key), digest, "dev", set(Scope), expires_in_s=_DAY_S)
+        await revoke_keys(database, [earlier.id for earlier in await list_keys(database) if earlier.client == _CLIENT])
+        await create_key(database, id_of(key), digest, _CLIENT, set(Scope), expires_in_s=_DAY_S)
     finally:
         await database.close()
     return key

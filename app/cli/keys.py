@@ -59,8 +59,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="TIME",
         help="life left to the old key (default: 1d)",
     )
-    for action in (create, rotate):
-        action.add_argument("--expires", type=_duration, metavar="TIME", help="its life, such as 90d or 12h (default: no end)")
+    create.add_argument("--expires", type=_duration, metavar="TIME", help="its life, such as 90d or 12h (default: no end)")
+    rotate.add_argument("--expires", type=_duration, metavar="TIME", help="the new key's life (default: that of the old one)")
     actions.add_parser("list", help="list all keys, also expired and revoked ones")
     revoke = actions.add_parser("revoke", help="end keys; when this returns, no process accepts them any more")
     revoke.add_argument("ids", nargs="+", metavar="ID", help="a key's id, the part after lrd_")
@@ -116,15 +116,17 @@ async def _create(database: Database, arguments: argparse.Namespace) -> None:
 
 async def _rotate(database: Database, arguments: argparse.Namespace) -> None:
     key, digest = make_key()
-    client = await key_table.rotate_key(
+    rotated = await key_table.rotate_key(
         database, arguments.id, id_of(key), digest, overlap_s=arguments.overlap, expires_in_s=arguments.expires
     )
-    if client is None:
+    if rotated is None:
         raise CommandFailed(f"there is no valid key {arguments.id}. Nothing was changed. `larder keys list` shows all keys.")
+    client, expires = rotated
+    until = "has no end" if expires is None else f"expires at {expires:%Y-%m-%d %H:%M}"
     _show(
         key,
-        f"Key {id_of(key)} of client {client}. It is shown only now. Key {arguments.id} stays valid for"
-        f" {timedelta(seconds=arguments.overlap)}; give the client the new one, then end the old one at once with:"
+        f"Key {id_of(key)} of client {client}, which {until}. It is shown only now. Key {arguments.id} stays valid for"
+        f" {_in_words(arguments.overlap)}; give the client the new one, then end the old one at once with:"
         f" larder keys revoke {arguments.id}",
     )
 
@@ -176,6 +178,11 @@ def _duration(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError("a time is a number and m, h or d, such as 90d")
     return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _in_words(seconds: int) -> str:
+    size, unit = next((size, unit) for unit, size in reversed(_UNITS_S.items()) if seconds % size == 0)
+    return f"{seconds // size} {unit}"
 
 
 def _rate(text: str) -> float:

@@ -22,6 +22,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _REASON_CHARS = 500
 _PORT_MAX = 65_535
 _RETRIED_STATUSES = frozenset({408, 425, 429})
+_ACCESS = frozenset({401, 403})
 _FINAL_5XX = frozenset({501, 505})
 
 
@@ -145,9 +146,14 @@ class Poster:
             return ImportStopped(
                 f"{self.shown_url} redirects to {response.headers.get('Location', 'another place')}. Give that --url."
             )
+        hint = (
+            "--key-file names a file with a key that may do this."
+            if response.status_code in _ACCESS
+            else "Is this the address of a Larder, without a path behind it?"
+        )
+        problem = problem_text(response).removesuffix(".")
         return ImportStopped(
-            f"{self.shown_url} answers {what} with {problem_text(response)}. Other requests would get the same answer. "
-            "Is this the address of a Larder, without a path behind it?"
+            f"{self.shown_url} answers {what} with {problem}. Other requests would get the same answer. {hint}"
         )
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import psycopg
 from psycopg.types.numeric import Int8Dumper
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from .errors import translate
 from .pool import Pool
@@ -32,9 +30,6 @@ KEYS_TIMEOUT_MS = 900
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
 
-DIALECT = "postgresql+psycopg://"
-"""The URL that SQLAlchemy gets; ``connect`` opens its connections."""
-
 
 async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
     """Open a connection. The URL is passed on unchanged, because rewriting it could change its meaning.
@@ -45,11 +40,6 @@ async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
     return await psycopg.AsyncConnection.connect(
         url, connect_timeout=max(1, round(timeout_ms / 1000)), client_encoding="utf8", application_name="larder", **options
     )
-
-
-def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
-    """Return an engine without a pool, for work that runs once, such as migrations."""
-    return create_async_engine(DIALECT, async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +143,4 @@ class Database:
         return connection
 
 
-__all__ = ["DIALECT", "Database", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]
+__all__ = ["Database", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]

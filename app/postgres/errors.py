@@ -13,6 +13,7 @@ DatabaseError
 ├── CommitUnknown         the answer to COMMIT was lost
 ├── DatabaseNewer         its schema is newer than this code
 └── DatabaseFailed        anything else: a defect, or a damaged database
+    └── DataRefused       a constraint or a type refuses these values
 """
 
 import psycopg
@@ -70,8 +71,14 @@ class DatabaseFailed(DatabaseError):
     """PostgreSQL refused a statement that it should accept."""
 
 
+class DataRefused(DatabaseFailed):
+    """A constraint or a column's type refuses these values; nothing was changed. ``__cause__`` has the constraint's name."""
+
+
 # SQLSTATE codes and classes (PostgreSQL manual, appendix A), the more specific first.
 _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
+    ("23", DataRefused),  # a constraint
+    ("22", DataRefused),  # a value that its type cannot hold
     ("40", TransactionConflict),  # serialization failure, deadlock
     ("55P03", LockTimeout),  # lock timeout
     ("57014", DatabaseOverloaded),  # statement timeout

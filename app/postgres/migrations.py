@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -10,9 +11,10 @@ from alembic.migration import MigrationContext
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, exc, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from .database import single_use_engine
+from .database import connect
 from .errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
 
 LOCK = 0x6C6172646572  # "larder"
@@ -45,6 +47,13 @@ def script_directory() -> ScriptDirectory:
             config.set_main_option("script_location", str(folder))
             return ScriptDirectory.from_config(config)
     raise DatabaseFailed("the migrations are missing from this installation")
+
+
+def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
+    """Return an engine without a pool, for work that runs once, such as migrations."""
+    return create_async_engine(
+        "postgresql+psycopg://", async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool
+    )
 
 
 async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:

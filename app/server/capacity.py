@@ -15,6 +15,7 @@ from typing import Protocol
 from app.api.metrics import ConnectionStats
 from app.server.refusal import turn_away
 from app.server.timeouts import Patience, Waiting
+from app.server.tls import Handshakes
 from app.settings import Settings
 from app.sparse_log import SparseLog
 
@@ -65,16 +66,22 @@ class Closeable(Protocol):
 class Places:
     """The places for connections. When all are taken, the connection that has been idle for longest is closed for a new one.
 
+    If none is idle, a TLS handshake that takes long is ended.
+
     Args:
         most: the number of places.
         connections: the connections that there are.
         stats: where refusals are counted.
+        handshakes: the TLS handshakes under way.
     """
 
-    def __init__(self, most: int, connections: Collection[Closeable], stats: Callable[[], ConnectionStats]) -> None:
+    def __init__(
+        self, most: int, connections: Collection[Closeable], stats: Callable[[], ConnectionStats], handshakes: Handshakes
+    ) -> None:
         self._most = most
         self._connections = connections
         self._stats = stats
+        self._handshakes = handshakes
         self._idle: deque[tuple[Closeable, Waiting]] = deque()
         self._to_close = 0
 
@@ -85,7 +92,10 @@ class Places:
             connection: the connection.
             arriving: number of accepted connections that are not among the connections yet.
         """
-        if len(self._connections) + arriving < self._most or self._close_an_idle_one():
+        if len(self._connections) + arriving < self._most:
+            return True
+        if self._close_an_idle_one() or self._handshakes.end_oldest():
+            self._stats().closed["room"] += 1
             return True
         self._stats().closed["full"] += 1
         _full_log.info("a connection was refused, because all %d places for connections are in use", self._most)
@@ -109,7 +119,6 @@ class Places:
             if wait is not None and wait.subject is before.subject:
                 connection.make_room()
                 self._to_close -= 1
-                self._stats().closed["room"] += 1
                 return True
         return False
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -108,10 +109,18 @@ class Connection(Framing):
         """Start to answer a request, unless it was refused while it waited behind others."""
         if self._refusal and cycle is self.cycle and cycle.more_body:
             self._refuse()
-        elif (load := self._larder.load).pressure and load.sheds(_kind_of(cycle.scope)):
-            self._shed(cycle)
-        else:
+        elif not ((load := self._larder.load).pressure and load.sheds(_kind_of(cycle.scope))):
             super()._start_asgi_task(cycle, app)
+        elif self.flow.write_paused:
+            super()._start_asgi_task(cycle, partial(self._shed_later, cycle))
+        else:
+            self._shed(cycle)
+
+    async def _shed_later(self, cycle: RequestResponseCycle, *_: object) -> None:
+        """Refuse a request once the client reads its answers. Meanwhile the request is under way, and those after it wait."""
+        await self.flow.drain()
+        if not cycle.disconnected:
+            self._shed(cycle)
 
     def _shed(self, cycle: RequestResponseCycle) -> None:
         """Refuse a request because the process has too much to do. Its body, if it has one, is read and dropped."""
@@ -130,7 +139,10 @@ class Connection(Framing):
         )
         if not cycle.keep_alive:
             self.transport.close()
-        cycle.on_response()
+        if self.pipeline:
+            self.loop.call_soon(self.on_response_complete)  # not here, since the next request may be refused, too, and so on
+        else:
+            self.on_response_complete()
 
     @override
     def on_response_complete(self) -> None:
@@ -175,6 +187,8 @@ class Connection(Framing):
     def make_room(self) -> None:
         """Close the idle connection. No answer is sent, since the client would take it for that of its next request."""
         self.transport.close()
+        # A TLS transport has sent its part of the end by then, and would keep its socket until the client has sent the other.
+        self.loop.call_soon(self.transport.abort)
 
     def give_up(self, wait: Wait) -> None:
         """End the connection, whose client took too long. A request that has begun is answered with 408 where possible."""

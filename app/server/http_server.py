@@ -23,7 +23,7 @@ from app.server.errors import CannotServe
 from app.server.known_heads import KnownHeads
 from app.server.signals import StopSignals, grace_s
 from app.server.timeouts import TimeLimits, sweep
-from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, ServerTls
+from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshakes, ServerTls
 from app.settings import Settings
 
 _UVICORN_LOGGER = "uvicorn.error"
@@ -61,7 +61,8 @@ class Server(uvicorn.Server):
         self._acceptors: list[Acceptor] = []
         self._time_limits = TimeLimits.of(settings)
         self._connections = cast("set[Connection]", self.server_state.connections)  # that is the class it makes
-        self._places = Places(connection_limit(settings), self._connections, self._stats)
+        self._handshakes = Handshakes()
+        self._places = Places(connection_limit(settings), self._connections, self._stats, self._handshakes)
         self._failure: Exception | None = None
         self._tls: ServerTls | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -143,13 +144,14 @@ class Server(uvicorn.Server):
         if self._tls is None:
             await loop.connect_accepted_socket(factory, connection)
             return
-        await loop.connect_accepted_socket(
-            factory,
-            connection,
-            ssl=self._tls.context,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-            ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-        )
+        with self._handshakes.under_way(connection):
+            await loop.connect_accepted_socket(
+                factory,
+                connection,
+                ssl=self._tls.context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+            )
 
     def _stats(self) -> ConnectionStats:
         stats: ConnectionStats = self.lifespan.state[STATE].requests.connections

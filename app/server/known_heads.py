@@ -129,6 +129,7 @@ class KnownHeads(Connection):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start to answer a request. One that was admitted before it was parsed goes to the application."""
         if self._read is not None:
+            cycle.keep_alive = not self._read.last
             cycle.scope["state"][CALLER] = self._read.caller
             self._pass_on(cycle, app, self._read.found)
         else:

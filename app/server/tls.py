@@ -4,8 +4,12 @@ A connection gets the pair that is in use when its handshake begins, and keeps i
 """
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.server.errors import CannotServe
@@ -13,6 +17,8 @@ from app.settings import Settings
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """Longest handshake. A client that takes longer loses its connection."""
+FAIR_HANDSHAKE_S = 0.3
+"""A handshake that takes longer may be ended to make room for another connection."""
 CLOSE_TIMEOUT_S = 5.0
 """Longest wait for a client's part in the end of a TLS connection."""
 LOOK_S = 5.0
@@ -105,3 +111,37 @@ class ServerTls:
             f"{self._certificate} and {self._key} are not a certificate and its key in PEM, without a passphrase ({reason}). "
             f"Correct {_SETTINGS}."
         )
+
+
+class Handshakes:
+    """The handshakes under way. Whoever only connects would otherwise hold a place for ``HANDSHAKE_TIMEOUT_S``.
+
+    Args:
+        clock: a monotonic clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[socket.socket, float] = {}
+        """When each one began, in this order."""
+
+    @contextlib.contextmanager
+    def under_way(self, connection: socket.socket) -> Iterator[None]:
+        """Count a connection's handshake while it lasts."""
+        self._began[connection] = self._clock()
+        try:
+            yield
+        finally:
+            self._began.pop(connection, None)
+
+    def end_oldest(self) -> bool:
+        """End the oldest handshake, and return ``True``, unless it has taken no longer than it may."""
+        for connection, began in self._began.items():
+            if self._clock() - began <= FAIR_HANDSHAKE_S:
+                return False
+            del self._began[connection]
+            # The socket belongs to its transport, which closes it when it finds the end.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            return True
+        return False

@@ -208,3 +208,18 @@ def replace_id(source: MemoryKeys, key_id: str, header: bytes) -> bytes:
     [stored] = source.keys.values()
     source.keys = {key_id: replace(stored, id=key_id)}
     return header
+
+
+async def test_use_of_a_key_that_ended_is_recorded(ring: KeyRing, source: MemoryKeys) -> None:
+    """A key that was used and then revoked is shown as used, also if the process ends right away."""
+    header = source.add()
+    running = asyncio.create_task(ring.run())
+    while not source.reads:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ring.caller_of([header])
+    source.revoke("k0")
+    assert await ring.renew()
+    running.cancel()
+    await asyncio.wait([running])
+    assert source.used == ["k0"]

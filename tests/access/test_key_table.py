@@ -94,13 +94,25 @@ async def test_rotated_key_has_everything_of_the_old_one(database: Database, tab
     """Both are valid during the overlap; an invalid key cannot be rotated."""
     _, old = await made(database, rate_per_s=5.0)
     key, digest = make_key()
-    assert await rotate_key(database, old, id_of(key), digest, overlap_s=60.0) == "till"
+    assert await rotate_key(database, old, id_of(key), digest, overlap_s=60.0) == ("till", None)
     found = {key.id: key for key in (await table.valid_keys("")).keys or ()}
     assert found.keys() == {old, id_of(key)}
     assert found[old].expires_in_s <= 60.0 < found[id_of(key)].expires_in_s
     assert (found[id_of(key)].scopes, found[id_of(key)].rate_per_s) == (SCOPES, 5.0)
     await revoke_keys(database, [old])
     assert await rotate_key(database, old, "zzzzzzzz", b"0" * 32, overlap_s=60.0) is None
+
+
+@pytest.mark.parametrize(("given_s", "life_s"), [(None, 7_776_000.0), (3_600.0, 3_600.0)])
+async def test_rotated_key_lives_as_long_as_the_old_one(
+    database: Database, table: KeyTable, given_s: float | None, life_s: float
+) -> None:
+    """A key that was made for 90 days is followed by one for 90 days, unless another life is given."""
+    _, old = await made(database, expires_in_s=7_776_000.0)
+    key, digest = make_key()
+    assert await rotate_key(database, old, id_of(key), digest, overlap_s=60.0, expires_in_s=given_s) is not None
+    found = {key.id: key for key in (await table.valid_keys("")).keys or ()}
+    assert found[id_of(key)].expires_in_s == pytest.approx(life_s, abs=30)
 
 
 async def test_use_is_recorded_by_the_day(database: Database, table: KeyTable) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 
 from app.api.load import CALM
 from app.server.capacity import FREE_BODY_BYTES
+from app.server.framing import PIECE_BYTES
 from app.server.known_heads import KnownHeads
 from app.server.timeouts import TimeLimits, sweep
 from app.settings import Settings
@@ -294,3 +296,37 @@ async def test_request_that_is_shed_costs_only_itself(service: Service, port: Po
         assert (await answer_of(reader)).startswith(b"HTTP/1.1 201 ")
     assert "mug-red" in service.tables.rows
     assert service.app.state.larder.admission.refused["overloaded"] == 4
+
+
+async def test_many_requests_that_wait_are_shed(service: Service, port: Port) -> None:
+    """Each gets its 503, however many waited behind the request that was answered before them."""
+    service.app.state.larder.load.pressure = CALM + 2.0
+    listed = b"GET /products HTTP/1.1\r\nHost: larder\r\n\r\n"
+    waiting = PIECE_BYTES // len(listed) - 1
+    async with asyncio.timeout(20), connection(port) as (reader, _):
+        port.take(b"GET /livez HTTP/1.1\r\nHost: larder\r\n\r\n" + waiting * listed)
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
+        for _ in range(waiting):
+            assert (await answer_of(reader)).startswith(b"HTTP/1.1 503 ")
+        port.take(b"GET /livez HTTP/1.1\r\nHost: larder\r\n\r\n")
+        assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
+    assert service.app.state.larder.admission.refused["overloaded"] == waiting
+
+
+async def test_refusals_that_are_not_read_stay_few(service: Service, port: Port) -> None:
+    """A client that only sends has the server stop reading; it gets the rest of its refusals as it reads."""
+    service.app.state.larder.load.pressure = CALM + 2.0
+    listed = b"GET /products HTTP/1.1\r\nHost: larder\r\n\r\n"
+    sent = 2_000
+    async with asyncio.timeout(20), connection(port) as (reader, writer):
+        server = port.connections[-1]
+        # What the kernel holds for the client is no memory of the process.
+        server.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        writer.write(sent * listed)
+        while not server.flow.read_paused:
+            await asyncio.sleep(0)
+        await _settled()
+        assert server.transport.get_write_buffer_size() < 262_144
+        for _ in range(sent):
+            assert (await answer_of(reader)).startswith(b"HTTP/1.1 503 ")
+    assert service.app.state.larder.admission.refused["overloaded"] == sent

@@ -188,6 +188,28 @@ async def test_a_read_under_way_is_no_wait_for_the_client(service: Service, port
         assert (second.kind, second.subject is first.subject) == (Wait.IDLE, False)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_stop_lets_the_read_under_way_finish_as_the_last(service: Service, port: Port, *, cached: bool) -> None:
+    """It is answered, hit or miss, and its connection is closed, so that no client holds up the stop."""
+    async with asyncio.timeout(20), connection(port) as (reader, writer):
+        writer.write(_PLAIN)
+        await answer_of(reader)
+        held: list[Callable[[], None]] = []
+        service.products.held = held
+        if not cached:
+            service.products.slots.clear()
+        port.take(_OTHER)
+        while not held:
+            await asyncio.sleep(0)
+        port.connections[-1].shutdown()
+        service.products.held = None
+        held.pop()()
+        answer = await answer_of(reader)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        assert await reader.read() == b""
+
+
 async def test_a_known_head_is_shed_and_refused_like_another(service: Service, port: Port) -> None:
     """Under pressure the application's ways decide."""
     async with connection(port) as (reader, writer):

@@ -221,6 +221,7 @@ SERVICE_ERRORS = {
     postgres.LockTimeout("x"): "overloaded",
     postgres.CommitUnknown("x"): "outcome-unknown",
     postgres.DatabaseFailed("x"): "internal-error",
+    postgres.DataRefused("x"): "internal-error",
     products.ProductsMissing(["a"]): "product-not-found",
     products.AlreadyExists("a", 1): "already-exists",
     products.PreconditionRequired("x"): "precondition-required",

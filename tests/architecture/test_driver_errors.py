@@ -27,8 +27,6 @@ DEFECTS = {
     "10",  # xquery errors
     "20",  # case not found
     "21",  # cardinality violation
-    "22",  # data exception
-    "23",  # constraint violation: the rules in Python refuse such values first
     "24",  # invalid cursor state
     "25",  # invalid transaction state, but 25006
     "26",  # invalid statement name
@@ -52,6 +50,8 @@ DEFECTS = {
     "P0",  # PL/pgSQL
 }
 REQUIRED = {
+    "23514": errors.DataRefused,
+    "22003": errors.DataRefused,
     "40001": errors.TransactionConflict,
     "40P01": errors.TransactionConflict,
     "55P03": errors.LockTimeout,

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from app.access.keys import KEY_PATTERN
 from app.private_servers import start_postgres, start_redis
 from tests.cli.larder_process import LIMIT_S, Larder
 from tests.harness.servers import execute
@@ -39,13 +40,21 @@ async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(larde
 
 
 async def test_dev_killed_starts_again_with_its_data(larder: Larder) -> None:
-    """After SIGKILL the next ``larder dev`` just works: same directory, same data, no second demo catalogue over it."""
-    async with larder.serving("dev") as first, httpx.AsyncClient() as client:
-        (await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7})).raise_for_status()
+    """After SIGKILL the next ``larder dev`` just works: same directory, same data, no second demo catalogue over it.
+
+    Where keys are needed, each start prints one, and ends the one before.
+    """
+    async with larder.serving("dev", LARDER_ACCESS="keys") as first, httpx.AsyncClient() as client:
+        earlier = _bearer(first.said)
+        assert (await client.get(f"{first.url}/products/mug-blue")).status_code == httpx.codes.UNAUTHORIZED
+        counted = await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7}, headers=earlier)
+        counted.raise_for_status()
         await first.end(signal.SIGKILL)
     assert _servers_of(larder)
-    async with larder.serving("dev") as again, httpx.AsyncClient() as client:
-        assert (await client.get(f"{again.url}/products/mug-blue")).json()["stock"] == 7
+    async with larder.serving("dev", LARDER_ACCESS="keys") as again, httpx.AsyncClient() as client:
+        mug = f"{again.url}/products/mug-blue"
+        assert (await client.get(mug, headers=earlier)).status_code == httpx.codes.UNAUTHORIZED
+        assert (await client.get(mug, headers=_bearer(again.said))).json()["stock"] == 7
         assert await again.end(signal.SIGTERM) == 0
     assert _servers_of(larder) == []
 
@@ -168,6 +177,12 @@ def test_python_too_old_is_said_before_anything_is_made(tmp_path: Path) -> None:
     assert said.stderr.startswith("Larder needs Python 3.11 or newer: ")
     assert "is Python 3.9" in said.stderr
     assert not (place / ".venv").exists()
+
+
+def _bearer(said: str) -> dict[str, str]:
+    found = re.search(KEY_PATTERN, said)
+    assert found is not None, said
+    return {"Authorization": f"Bearer {found[0]}"}
 
 
 async def _curl(client: httpx.AsyncClient, line: str) -> httpx.Response:

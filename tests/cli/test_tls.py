@@ -1,6 +1,7 @@
 """The service's own TLS, as real processes with certificates made here."""
 
 import asyncio
+import os
 import signal
 import socket
 import ssl
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
 from tests.cli.larder_process import LIMIT_S, Larder
 from tests.harness.certificates import Authority, Pair
 
@@ -138,6 +140,42 @@ async def test_silent_handshake_is_ended(larder: Larder, own_servers: Mapping[st
             assert await reader.read() == b""
         writer.close()
         assert 9 < time.monotonic() - began < 20
+
+
+async def test_clients_that_only_hold_places_make_room(
+    larder: Larder, own_servers: Mapping[str, str], authority: Authority
+) -> None:
+    """A connection without a word is ended before its time. An idle one is told, and its socket is closed at once."""
+    settings = {**own_servers, **_tls(authority.pair("server")), "LARDER_CONNECTION_LIMIT": "1"}
+    async with asyncio.timeout(LIMIT_S), larder.serving(*ONE, **settings) as serving:
+        place = urlsplit(serving.url)
+        _, silent = await asyncio.open_connection(place.hostname, place.port)
+        clients = [await asyncio.to_thread(_until_admitted, serving.url, authority) for _ in range(2)]
+        silent.close()
+        # The records of TLS are read here as bytes, so that the client does not answer the end.
+        with socket.socket(fileno=os.dup(clients[0].fileno())) as unanswering:
+            unanswering.settimeout(CLOSE_TIMEOUT_S - 1)
+            with unanswering.makefile("rb") as records:
+                assert await asyncio.to_thread(records.read)
+        for client in clients:
+            client.close()
+
+
+def _until_admitted(url: str, authority: Authority) -> ssl.SSLSocket:
+    """Try to connect until a request is answered, and return the connection."""
+    place = urlsplit(url)
+    until = time.monotonic() + HANDSHAKE_TIMEOUT_S - 1
+    while True:
+        plain = socket.create_connection((place.hostname, place.port), timeout=LIMIT_S)
+        try:
+            client = _trusting(authority).wrap_socket(plain, server_hostname="127.0.0.1")
+        except OSError:
+            plain.close()
+            assert time.monotonic() < until
+            continue
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        return client
 
 
 @pytest.mark.alone

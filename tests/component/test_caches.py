@@ -74,6 +74,22 @@ def test_another_spelling_of_a_key(entity: Entity, key: str) -> None:
         entity.key_text(key)
 
 
+async def test_policy_by_its_name(tables: Tables, redis_url: str) -> None:
+    """An entity's policy may be given as text, as that of a write may; another text is refused."""
+    with pytest.raises(ValueError, match="beside"):
+        replace(tables.counters, writes="beside")
+    around = replace(tables.counters, writes="around")
+    async with open_caches(tables.database_url, redis_url, [around], limits=LIMITS) as caches:
+
+        async def change(db: Session) -> None:
+            await db.rows("UPDATE counters SET total = 71 WHERE number = 7")
+
+        settles = caches.stats[around.namespace].settles
+        await caches[around].write([7], change)
+        assert caches.stats[around.namespace].settles == settles + 1
+        assert caches.stats[around.namespace].publishes.total() == 0
+
+
 @pytest.mark.guarantee("G1")
 async def test_write_over_two_tables(caches: Caches, tables: Tables) -> None:
     """One transaction changes both; both are published, and each answer has what was asked for."""

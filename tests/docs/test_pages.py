@@ -15,9 +15,12 @@ from tests.docs.generate import DOCS, TABLES
 from tests.docs.tables import block
 
 ROOT = DOCS.parent
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("benchmarks/*/README.md")])
+FOLDERS = ("*.md", "docs/**/*.md", "tests/*.md", "benchmarks/*/README.md", "packaging/*/README.md")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(folder))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAMED_PATH = re.compile(r"`((?:\.ci|app|alembic|benchmarks|compose|deploy|docs|model|tests)/[A-Za-z0-9_./-]+)`")
+NAMED_PATH = re.compile(
+    r"`((?:\.ci|app|alembic|benchmarks|compose|deploy|docs|examples|model|packaging|tests)/[A-Za-z0-9_./-]+)`"
+)
 TARGET = re.compile(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z-]+)", re.MULTILINE)
 MODULE = re.compile(r"python3? -m ((?:app|tests|benchmarks)[\w.]*)")
 VERB = re.compile(r"(?:`|^)(?:\.venv/bin/)?larder ([a-z]+)", re.MULTILINE)

@@ -168,6 +168,7 @@ async def test_whole_batch_refused_refuses_each_row(status: int) -> None:
         (lambda: answers((True, "created")), "not with one result for each"),
         (lambda: answers((7, "created")), "not with one result for each"),
         (lambda: answers((0, [])), "not with one result for each"),
+        (lambda: problem(401, "no valid key."), r"no valid key\. Other.*--key-file"),
     ],
 )
 async def test_answer_that_no_retry_mends_stops_the_import(answer: Callable[[], Response], words: str) -> None:

@@ -11,9 +11,8 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from app.postgres.database import single_use_engine
 from app.postgres.errors import DatabaseNewer, DatabaseUnavailable
-from app.postgres.migrations import LOCK, script_directory, upgrade
+from app.postgres.migrations import LOCK, script_directory, single_use_engine, upgrade
 from app.products.tables import XID8, metadata
 from tests.harness.servers import execute
 
@@ -28,13 +27,13 @@ ORDER BY 1
 """
 
 
-async def downgrade(url: str) -> None:
-    """Take every migration back."""
+async def downgrade(url: str, revision: str = "base") -> None:
+    """Take the migrations after ``revision`` back."""
 
     def run(connection: Connection) -> None:
         scripts, config = script_directory(), Config()
         config.attributes["connection"] = connection
-        with EnvironmentContext(config, scripts, fn=lambda rev, _: scripts._downgrade_revs("base", rev)):
+        with EnvironmentContext(config, scripts, fn=lambda rev, _: scripts._downgrade_revs(revision, rev)):
             scripts.run_env()
 
     engine = single_use_engine(url)

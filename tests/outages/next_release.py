@@ -8,6 +8,7 @@ they stay as they are.
 import shutil
 from pathlib import Path
 
+from app.postgres.migrations import script_directory
 from tests.harness.cluster import ROOT
 
 SCHEMA = 3
@@ -19,8 +20,8 @@ _MIGRATION = '''"""Colours."""
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "{next}"
+down_revision = "{head}"
 branch_labels = None
 depends_on = None
 
@@ -48,6 +49,12 @@ _CHANGES = {
     "app/products/source.py": [
         ("created_at, updated_at, deleted_at = columns", "created_at, updated_at, deleted_at, colour = columns"),
         ("version, created_at, updated_at)\n", "version, created_at, updated_at, colour)\n"),
+        ('"created_at", "updated_at"),', '"created_at", "updated_at", "colour"),'),
+        ("payloads={1: _payload}", "payloads={1: _before, 2: _before}"),
+        (
+            "PRODUCTS = Entity(",
+            "def _before(colour: str, **columns: Any) -> bytes:\n    return _payload(**columns)\n\n\nPRODUCTS = Entity(",
+        ),
     ],
     "app/products/queries.py": [
         ("p.updated_at, p.deleted_at\n", f"p.updated_at, p.deleted_at, {_COLOUR.format('p.')}\n"),
@@ -63,7 +70,9 @@ def make_next_release(directory: Path) -> Path:
     root = directory / "next-release"
     for folder in ("app", "alembic"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "alembic" / "versions" / "0005_colour.py").write_text(_MIGRATION)
+    head = script_directory().get_current_head() or ""
+    following = f"{int(head) + 1:04}"
+    (root / "alembic" / "versions" / f"{following}_colour.py").write_text(_MIGRATION.format(head=head, next=following))
     for name, changes in _CHANGES.items():
         path = root / name
         text = path.read_text(encoding="utf-8")

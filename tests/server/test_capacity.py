@@ -10,6 +10,7 @@ import pytest
 from app.api.metrics import ConnectionStats
 from app.server.capacity import FREE_BODY_BYTES, Closeable, HeldBody, Places, connection_limit
 from app.server.timeouts import Patience, TimeLimits, Wait, Waiting
+from app.server.tls import FAIR_HANDSHAKE_S, Handshakes
 from app.settings import Settings
 
 _LIMITS = TimeLimits(head_s=10, body_s=60, read_s=30, idle_s=75)
@@ -56,7 +57,7 @@ def test_longest_idle_one_leaves_first(pair: tuple[socket.socket, socket.socket]
     """One for each new connection, in their order; those with a request stay."""
     connections: set[Closeable] = set()
     stats = ConnectionStats()
-    places = Places(3, connections, lambda: stats)
+    places = Places(3, connections, lambda: stats, Handshakes())
     late, early, busy = (_Client(connections, since) for since in (20.0, 10.0, None))
     assert places.admit(pair[0], 0)
     assert (early.closed, late.closed, busy.closed) == (True, False, False)
@@ -71,7 +72,7 @@ def test_longest_idle_one_leaves_first(pair: tuple[socket.socket, socket.socket]
 def test_one_that_was_used_since_the_last_look_stays(pair: tuple[socket.socket, socket.socket]) -> None:
     """What the last look saw of it is out of date: it has been idle for less time than any other."""
     connections: set[Closeable] = set()
-    places = Places(3, connections, ConnectionStats)
+    places = Places(3, connections, ConnectionStats, Handshakes())
     used, later, latest = (_Client(connections, since) for since in (10.0, 20.0, 30.0))
     used.request = object()
     assert places.admit(pair[0], 0)
@@ -85,7 +86,7 @@ def test_without_idle_ones_a_new_one_is_refused(pair: tuple[socket.socket, socke
     """It gets a 503 that says when to come again; those that become idle are found at the next look."""
     connections: set[Closeable] = set()
     stats = ConnectionStats()
-    places = Places(1, connections, lambda: stats)
+    places = Places(1, connections, lambda: stats, Handshakes())
     _Client(connections, None)
     pair[1].send(b"GET / HTTP/1.1\r\n\r\n")
     assert not places.admit(pair[0], 0)
@@ -107,13 +108,40 @@ def test_without_idle_ones_a_new_one_is_refused(pair: tuple[socket.socket, socke
 def test_those_found_are_searched_for_again_when_all_are_closed(pair: tuple[socket.socket, socket.socket]) -> None:
     """A burst of new connections may close every connection that was idle when it began, and those that are idle by then."""
     connections: set[Closeable] = set()
-    places = Places(2, connections, ConnectionStats)
+    places = Places(2, connections, ConnectionStats, Handshakes())
     first, _busy = _Client(connections, 10.0), _Client(connections, None)
     assert places.admit(pair[0], 0)
     second = _Client(connections, 20.0)
     assert places.admit(pair[0], 0)
     assert (first.closed, second.closed) == (True, True)
     assert not places.admit(pair[0], 2)
+
+
+def test_a_slow_handshake_leaves_for_a_new_connection() -> None:
+    """The oldest one, if no connection is idle. One that has just begun is left alone."""
+    now = 100.0
+    connections: set[Closeable] = set()
+    stats = ConnectionStats()
+    handshakes = Handshakes(lambda: now)
+    places = Places(3, connections, lambda: stats, handshakes)
+    with ExitStack() as opened:
+        pairs = [[opened.enter_context(end) for end in socket.socketpair()] for _ in range(3)]
+        for ours, client in pairs:
+            client.settimeout(0)
+            if ours is not pairs[2][0]:
+                opened.enter_context(handshakes.under_way(ours))
+                now += FAIR_HANDSHAKE_S
+        now += 0.01
+        idle = _Client(connections, 10.0)
+        assert places.admit(pairs[2][0], 2)
+        assert idle.closed
+        assert places.admit(pairs[2][0], 2)
+        assert pairs[0][1].recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            pairs[1][1].recv(1)
+        now -= 0.1
+        assert not places.admit(pairs[2][0], 3)
+    assert stats.closed == {"room": 2, "full": 1}
 
 
 def test_bytes_of_a_body_count_until_its_answer() -> None:

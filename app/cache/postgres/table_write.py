@@ -2,9 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ...postgres.database import Database, Session
+import psycopg
+from psycopg.rows import TupleRow, tuple_row
+
+from ...postgres.database import Database, Parameters, Session, Statement
 from ...postgres.errors import CommitUnknown, DatabaseError, DatabaseOverloaded, LockTimeout, TransactionConflict
+from ...postgres.session import bounded
 from ..entity import Entity
 from ..errors import Overloaded
 from ..ports import State
@@ -18,6 +23,11 @@ READ_BACK_ROWS = 1_000
 """Most rows that are read back beside those that the caller named. A transaction that changes more settles."""
 
 _LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(timeout)s, true)"
+# Deferred triggers would otherwise change rows during COMMIT, after they were read.
+_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"
+_UTC = "SELECT set_config('TimeZone', 'UTC', true)"
+_OWN_XID = "SELECT pg_current_xact_id_if_assigned()::text"
+_XACT_STATUS = "SELECT pg_xact_status(%(xid)s::text::xid8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,10 @@ class ReadBack:
 class TableTransactions:
     """Runs a change in a transaction."""
 
-    def __init__(self, database: Database, *, lock_timeout_ms: int) -> None:
+    def __init__(self, database: Database, *, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
         self._writes = database.writes
+        self._loads = database.loads
+        self._statement_timeout_s = statement_timeout_ms / 1000
         self._lock_timeout = {"timeout": str(lock_timeout_ms)}
 
     async def commit(
@@ -60,6 +72,54 @@ class TableTransactions:
         except _RolledBack as rolled_back:
             raise rolled_back.error from None
 
+    async def read_back(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        wanted: Sequence[tuple[Entity, Sequence[str]]],
+        check: Callable[[Sequence[ReadBack]], None],
+    ) -> tuple[Sequence[ReadBack], str | None]:
+        """Read back what an open transaction on somebody else's connection changed; return its id as well, if it has one.
+
+        Raises:
+            TransactionConflict: no transaction is open.
+            DatabaseError, SourceRefused: it must be rolled back.
+        """
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
+            raise TransactionConflict("read_back() must come inside of a transaction, before COMMIT; nothing was read back")
+
+        async def rows(statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+            async with bounded(connection, self._statement_timeout_s):
+                cursor = _PlainCursor(connection)
+                await cursor.execute(statement, parameters)
+                return await cursor.fetchall() if cursor.description else []
+
+        await rows(_CONSTRAINTS)
+        await rows(_UTC)  # as on the cache's own connections, so that a payload is the same whoever reads its row
+        found = _read_back_of(wanted, [await rows(*statement) for statement in _statements(wanted)])
+        check(found)
+        [[xid]] = await rows(_OWN_XID)
+        return found, xid
+
+    async def check_committed(self, xid: str | None) -> None:
+        """Ask the database what became of a transaction. One without an id has changed nothing.
+
+        Raises:
+            TransactionConflict: it is open, or was rolled back.
+            CommitUnknown: the database gave no answer, or does not know it.
+        """
+        if xid is None:
+            return
+        try:
+            [[status]] = await self._loads.rows(_XACT_STATUS, {"xid": xid})
+        except DatabaseError as error:
+            raise CommitUnknown(f"the database could not be asked whether the transaction was committed: {error}") from error
+        if status is None:
+            raise CommitUnknown(
+                "the database does not know the transaction: it may have been another one's; nothing was published"
+            )
+        if status != "committed":
+            raise TransactionConflict(f"the transaction is not committed, its status is {status}; nothing was published")
+
 
 class _RolledBack(DatabaseError):
     """The transaction was rolled back because of an error that PostgreSQL did not raise; its connection is fine."""
@@ -67,6 +127,14 @@ class _RolledBack(DatabaseError):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _PlainCursor(psycopg.AsyncCursor[TupleRow]):
+    """A cursor that makes of a row what one of the cache's own makes, whatever its connection is set to."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        super().__init__(connection, row_factory=tuple_row)
+        self._adapters = psycopg.adapt.AdaptersMap(psycopg.adapters)
 
 
 @dataclass(slots=True)
@@ -97,16 +165,23 @@ class _Attempt:
         return found
 
     async def _read_back(self, session: Session) -> Sequence[ReadBack]:
-        # Deferred triggers would otherwise change rows during COMMIT, after they were read.
-        statements = [
-            (table_queries.read_back(entity), {**load_parameters(entity, keys), "limit": READ_BACK_ROWS})
-            for entity, keys in self.wanted
-        ]
-        _, *answers = await session.pipeline(("SET CONSTRAINTS ALL IMMEDIATE", None), *statements)
-        return [
-            ReadBack(states_of(entity, rows), complete=len(rows) < READ_BACK_ROWS)
-            for (entity, _), rows in zip(self.wanted, answers, strict=True)
-        ]
+        _, *answers = await session.pipeline((_CONSTRAINTS, None), *_statements(self.wanted))
+        return _read_back_of(self.wanted, answers)
+
+
+def _statements(wanted: Sequence[tuple[Entity, Sequence[str]]]) -> list[tuple[Statement, Parameters]]:
+    return [
+        (table_queries.read_back(entity), {**load_parameters(entity, keys), "limit": READ_BACK_ROWS}) for entity, keys in wanted
+    ]
+
+
+def _read_back_of(
+    wanted: Sequence[tuple[Entity, Sequence[str]]], answers: Sequence[Sequence[Sequence[Any]]]
+) -> Sequence[ReadBack]:
+    return [
+        ReadBack(states_of(entity, rows), complete=len(rows) < READ_BACK_ROWS)
+        for (entity, _), rows in zip(wanted, answers, strict=True)
+    ]
 
 
 def _check_open(session: Session) -> None:

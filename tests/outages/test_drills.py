@@ -1,0 +1,28 @@
+"""Tests that carry out every drill of docs/RECOVERY.md with few products."""
+
+from pathlib import Path
+
+import pytest
+
+from app.postgres.migrations import script_directory
+from tests.outages.drills.index import DRILLS
+from tests.outages.scenarios.report import Report
+
+_PRODUCTS = 1_000
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRILLS)
+async def test_drill(outage_directory: Path, name: str) -> None:
+    """The commands of the page succeed as they stand there, and no client ever sees what the restore took back."""
+    report = Report()
+    await DRILLS[name](outage_directory, _PRODUCTS, report)
+    assert not report.broken, report.table()
+
+
+def test_every_earlier_revision_has_its_drill() -> None:
+    """A new migration gets the drill of an upgrade from the one before."""
+    *earlier, _head = sorted(script.revision for script in script_directory().walk_revisions())
+    assert [name.removeprefix("upgrade-") for name in DRILLS if name.startswith("upgrade-")] == earlier
