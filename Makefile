@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
+.PHONY: help setup setup-ci run test outages long-outages pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -63,7 +63,10 @@ test: $(STAMP) ## run the test suite on real servers
 	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m "not alone" $(ARGS)
 
 outages: $(STAMP) ## run the tests that judge how long servers take under load, one after another (make test leaves them out)
-	@$(BIN)/python -m pytest -m alone $(ARGS)
+	@$(BIN)/python -m pytest -m "alone and not long" $(ARGS)
+
+long-outages: $(STAMP) ## run the long forms of those tests: every alert, every drill
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
 	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)

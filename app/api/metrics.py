@@ -105,7 +105,7 @@ class LoadState:
     """How busy a process is. Of several processes the busiest counts, and those who wait are added up."""
 
     pressure: float = 0.0
-    """See ``Load``."""
+    """How much has to be refused, from 0 to ``load.HIGHEST``."""
     longest_wait_s: float = 0.0
     """How long the oldest write that no transaction has taken has waited."""
     waiting: int = 0

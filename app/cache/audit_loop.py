@@ -100,7 +100,8 @@ class AuditLoop:
                 for name in names:
                     self._audits[name].record_failure(error)
                 return True
-        failed = [name for name in names if self._audits[name].failed]
+        # One that already goes on alone has its attempt under way.
+        failed = [name for name in names if self._audits[name].failed and name not in self._apart]
         if len(failed) < len(names):
             self._apart.update(dict.fromkeys(failed))
         return any(claims)

@@ -51,7 +51,7 @@ def test_rule(other: list[Round], said: str) -> None:
 
 
 def test_the_policy_that_saves_most_in_its_worst_round() -> None:
-    """Of two policies that qualify, the one with the better worst round is named."""
+    """When two policies qualify, the one with the better worst round is named."""
     both = [*rounds("update", (80.0, 90.0, 70.0)), *rounds("aside", (70.0, 77.0, 60.0))]
     assert sentence([*THROUGH, *both], "cpu").startswith("change to `aside`")
 

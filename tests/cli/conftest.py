@@ -15,10 +15,13 @@ def larder(servers_directory: Path) -> Iterator[Larder]:
     """The command, in a directory with room for ``.larder/`` that is removed with the session's servers."""
     directory = servers_directory / f"cli-{uuid4().hex[:8]}"
     directory.mkdir()
-    # Its processes inherit this. Under nohup, the signal would be ignored.
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Its processes inherit what is ignored: SIGHUP under nohup, SIGINT where a shell runs the tests in the background.
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     yield Larder(directory)
-    signal.signal(signal.SIGHUP, before)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,7 +12,7 @@ from app.private_servers import PostgresServer, RedisServer
 from tests.cli.larder_process import Larder
 from tests.monitoring.dashboard import queries
 from tests.monitoring.prometheus import SPEED, Prometheus, faster, run_prometheus
-from tests.monitoring.world import ALL_BUT_DEFECTS, OUTAGES, Outage, World, directory_for, open_world
+from tests.monitoring.world import ALL_BUT_DEFECTS, OUTAGES, SHORT, Outage, World, directory_for, open_world
 
 _LIMIT_S = 120.0
 _HEAD = f"\nAll durations divided by {SPEED}:\n| outage | alerts | fired after (s) | cleared after (s) |\n|---|---|---|---|"
@@ -71,8 +71,9 @@ async def _suffer(outage: Outage, world: World, prometheus: Prometheus) -> str:
 
 @pytest.mark.alone
 @pytest.mark.slow
+@pytest.mark.parametrize("outages", [SHORT, pytest.param(OUTAGES, marks=pytest.mark.long)], ids=["short", "all"])
 async def test_alerts_fire_in_their_outages_and_in_no_others(
-    larder: Larder, private_postgres: PostgresServer, private_redis: RedisServer
+    larder: Larder, private_postgres: PostgresServer, private_redis: RedisServer, outages: Sequence[Outage]
 ) -> None:
     """Each outage sets off its own alerts and no others, and they clear; every query of the dashboard returns data.
 
@@ -80,7 +81,7 @@ async def test_alerts_fire_in_their_outages_and_in_no_others(
     """
     async with _watched(larder, private_postgres, private_redis) as (world, prometheus):
         assert await prometheus.firing() == set()
-        table = [_HEAD, *[await _suffer(outage, world, prometheus) for outage in OUTAGES]]
+        table = [_HEAD, *[await _suffer(outage, world, prometheus) for outage in outages]]
         rules = await prometheus.rules()
     sys.stdout.write("\n".join(table))
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []

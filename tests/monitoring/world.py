@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,18 @@ class World:
 
 
 @asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Let something run until the context ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
 async def _repeated(call: Repeated) -> AsyncIterator[None]:
     """Call something again and again, with a pause, and pass over failed requests."""
 
@@ -115,13 +127,8 @@ async def _repeated(call: Repeated) -> AsyncIterator[None]:
                 await call()
             await asyncio.sleep(_PAUSE_S)
 
-    task = asyncio.create_task(forever())
-    try:
+    async with _beside(forever()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager
@@ -134,13 +141,8 @@ async def _copied(output: asyncio.StreamReader | None, path: Path) -> AsyncItera
             while chunk := await output.read(1 << 16):
                 file.write(chunk)
 
-    task = asyncio.create_task(copy())
-    try:
+    async with _beside(copy()):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager
@@ -294,6 +296,8 @@ OUTAGES = (
     _outage(worker_killed, "LarderWorkerDied", may=("LarderWorkerMissing",)),
     _outage(service_killed, "LarderDown", silent=("",)),  # nothing answers
 )
+SHORT = tuple(outage for outage in OUTAGES if outage.run in (redis_stopped, postgres_stopped))
+"""The outages of the servers that Larder uses."""
 ALL_BUT_DEFECTS = frozenset[str]().union(*(outage.must for outage in OUTAGES))
 
 

@@ -82,7 +82,7 @@ def _memory(pid: int) -> int:
 
 @pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 async def test_readers_do_not_notice_hostile_clients(
     outage_directory: Path, database_url: str, redis_url: str, namespace: str, workers: int
 ) -> None:
