@@ -98,10 +98,10 @@ class Acceptance:
 
         return await self._writes.run(read)
 
-    async def mark_failed(self, seq: int, reason: str) -> None:
-        """Mark one row, which is kept. Raises a ``DatabaseError``."""
+    async def mark_failed(self, seq: int, reason: str) -> bool:
+        """Mark one row, which is kept; ``False`` if it does not wait. Raises a ``DatabaseError``."""
         async with self._lists.session() as session:
-            await session.rows(accepted_queries.FAILED, {"seqs": [seq], "failures": [reason[:1_000]]})
+            return bool(await session.rows(accepted_queries.FAILED, {"seqs": [seq], "failures": [reason[:1_000]]}))
 
     async def aclose(self) -> None:
         """Finish what was submitted."""

@@ -157,12 +157,16 @@ class Taken:
     No later row for one of them is taken over, and no direct write of one of them may be decided.
     """
 
-    async def add(self, rows: Sequence[Sequence[Any]], decode: Decode, most: int = ROWS_AT_ONCE) -> None:
-        """Take over rows of ``TAKE_LOWEST`` or ``TAKE_BEFORE``. Rows that are locked elsewhere, or too many, are blocked."""
+    async def add(self, rows: Sequence[Sequence[Any]], decode: Decode, only: int | None = None) -> None:
+        """Take over rows of ``TAKE_LOWEST`` or ``TAKE_BEFORE``, or only the row of a number.
+
+        Rows that are locked elsewhere, too many, or not meant are blocked.
+        """
         weight = 0
         for held, seq, caller, key, request_hash, product_ids, *sent in rows:
-            full = len(self.seqs) >= most or weight >= WEIGHT_AT_ONCE
-            if held or full or not self.blocked.keys().isdisjoint(product_ids):
+            full = len(self.seqs) >= ROWS_AT_ONCE or weight >= WEIGHT_AT_ONCE
+            unmeant = only is not None and seq != only
+            if held or full or unmeant or not self.blocked.keys().isdisjoint(product_ids):
                 self.blocked |= dict.fromkeys(product_ids, product_ids)
                 continue
             try:

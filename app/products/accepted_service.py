@@ -56,9 +56,9 @@ class AcceptedWrites:
             raise OutcomeUnknown("the write was decided, and readers may still get an older state") from error
         return found.standing
 
-    async def apply(self, most: int) -> Committed:
-        """Decide up to ``most`` of the lowest rows, and publish them. See ``ProductTransactions.apply``."""
-        committed, _ = await self._cache.write((), lambda: self._transactions.apply(self._decode, most))
+    async def apply(self, only: int | None) -> Committed:
+        """Decide the lowest rows, or only the row of a number, and publish. See ``ProductTransactions.apply``."""
+        committed, _ = await self._cache.write((), lambda: self._transactions.apply(self._decode, only))
         return committed
 
     async def aclose(self) -> None:

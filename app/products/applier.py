@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
-from app.products.accepted import ROWS_AT_ONCE, AcceptedStats, ApplyFailed
+from app.products.accepted import AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
 from app.products.transactions import Committed
 
@@ -16,16 +17,16 @@ PAUSE_S = 0.1
 MEASURE_S = 0.5
 """Pause between two measurements of the backlog."""
 
-Apply = Callable[[int], Awaitable[Committed]]
-MarkFailed = Callable[[int, str], Awaitable[None]]
+Apply = Callable[[int | None], Awaitable[Committed]]
+MarkFailed = Callable[[int, str], Awaitable[bool]]
 
 
 class Applier:
     """Applies accepted writes until cancelled. Every process has one, and one transaction at a time does the work.
 
     Args:
-        apply: decides up to so many of the lowest rows in one transaction, and publishes.
-        mark_failed: marks one row as failed, with the reason.
+        apply: decides the lowest rows in one transaction, or only the row of a number, and publishes.
+        mark_failed: marks one row as failed, with the reason; ``False`` if it no longer waits.
         stats: what to count in.
     """
 
@@ -33,14 +34,14 @@ class Applier:
         self._apply = apply
         self._mark_failed = mark_failed
         self._stats = stats
-        self._alone = 0
-        """How many rows are still to be tried alone, after a transaction of several failed."""
+        self._alone: deque[int] = deque()
+        """The rows that are still to be tried alone, because a transaction of several failed."""
 
     async def run(self) -> None:
         """Apply what waits, with a pause whenever nothing could be decided."""
         while True:
             try:
-                busy = await self.apply() > 0
+                busy = await self.apply() > 0 or bool(self._alone)
             except (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown) as error:
                 log.info("accepted writes could not be applied now, this is tried again: %s", error)
                 busy = False
@@ -51,21 +52,20 @@ class Applier:
 
     async def apply(self) -> int:
         """Run one transaction; return how many rows it removed or marked. Raises a ``DatabaseError``."""
-        most = 1 if self._alone else ROWS_AT_ONCE
-        self._alone = max(0, self._alone - 1)
+        only = self._alone.popleft() if self._alone else None
         try:
-            committed = await self._apply(most)
+            committed = await self._apply(only)
         except ApplyFailed as failed:
             if len(failed.seqs) > 1:
-                self._alone = len(failed.seqs)
-                return len(failed.seqs)
+                self._alone.extend(failed.seqs)
+                return 0
             [seq] = failed.seqs
             if isinstance(failed.__cause__, TransactionConflict | DatabaseOverloaded):
                 raise failed.__cause__ from failed
             log.exception("accepted write %d cannot be applied, it is kept and marked as failed", seq)
-            await self._mark_failed(seq, str(failed))
-            self._stats.failed += 1
-            return 1
+            marked = await self._mark_failed(seq, str(failed))
+            self._stats.failed += marked
+            return int(marked)
         return len([None for decision in committed.taken if not isinstance(decision, Postponed)]) + committed.failures
 
 

@@ -23,6 +23,7 @@ from app.postgres.errors import (
     CommitUnknown,
     DatabaseFailed,
     DatabaseNewer,
+    DatabaseOverloaded,
     DatabaseUnavailable,
     LockTimeout,
     TransactionConflict,
@@ -102,7 +103,8 @@ class ProductTransactions:
             RowsHeld: the rows that ``patience`` names, or the table, could not be locked in time; nothing was changed.
             TransactionConflict: another lock was not granted in time, or other transactions were always first; nothing was
                 changed.
-            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
+            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed. It is ``DatabaseOverloaded`` if an
+                accepted write may be the reason.
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
@@ -111,20 +113,25 @@ class ProductTransactions:
                 return await self._once(work)
             except LockTimeout:
                 raise
+            except DatabaseFailed as failure:
+                if not work.taken.seqs:
+                    raise
+                # The applier tries them alone, and marks the one that is the reason.
+                raise DatabaseOverloaded(f"it failed together with writes that were accepted before: {failure}") from failure
             except TransactionConflict as conflict:
                 if attempt == self._attempts:
                     raise TransactionConflict(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def apply(self, decode: Decode, most: int) -> Committed:
-        """Decide up to ``most`` of the lowest accepted writes, unless another transaction does so now.
+    async def apply(self, decode: Decode, only: int | None = None) -> Committed:
+        """Decide the lowest accepted writes, or only that of a number, unless another transaction does so now.
 
         Raises:
             ApplyFailed: nothing was changed, and one of these rows may be the reason.
             DatabaseError: see ``commit``.
         """
-        work = _Transaction((), None, self._check_epoch, decode=decode, lowest=most, again=True)
+        work = _Transaction((), None, self._check_epoch, decode=decode, applies=True, only=only, again=True)
         try:
             return await self._once(work)
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
@@ -162,13 +169,15 @@ class _Transaction:
         *,
         decode: Decode | None,
         again: bool,
-        lowest: int = 0,
+        applies: bool = False,
+        only: int | None = None,
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
         self._direct = direct
         self._decode = decode
-        self._lowest = lowest
+        self._applies = applies
+        self._only = only
         self.taken = Taken()
         self._again = again
         self._batch: Sequence[WriteRequest] = direct
@@ -255,13 +264,13 @@ class _Transaction:
         if self._decode is None:
             await self._lock_rows(session, statements, self._direct, ids)
             return
-        if self._lowest:
+        if self._applies:
             [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
         else:
             waiting = (accepted_queries.TAKE_BEFORE, {"ids": ids, **_by_key(self._direct), "limit": ROWS_AT_ONCE + 1})
             rows = await self._lock_rows(session, statements, self._direct, ids, waiting)
         if rows:
-            await self.taken.add(rows, self._decode, self._lowest or ROWS_AT_ONCE)
+            await self.taken.add(rows, self._decode, self._only)
             more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._before.keys())
             await self._lock_rows(session, [], self.taken.requests, more)
 

@@ -9,9 +9,11 @@ from typing_extensions import override
 
 from app.api.context import Larder
 from app.cache.write_through import WriteThrough
+from app.postgres.database import Session
+from app.products import accepted_queries
 from app.products.acceptance import Acceptance
-from app.products.accepted import Decode, Found
-from app.products.transactions import Committed, ProductTransactions
+from app.products.accepted import Found
+from app.products.transactions import Committed, ProductTransactions, _Transaction
 from tests.api.accepting import (
     QUIET,
     Mutate,
@@ -106,20 +108,27 @@ async def test_held_product_holds_up_its_rows_only(serve: Serve, database_url: s
 
 
 async def test_row_that_cannot_be_applied(serve: Serve, database_url: str) -> None:
-    """It is tried alone, marked as failed with the reason, and counted; the rows beside and behind it are applied."""
+    """It is tried alone, marked as failed with the reason, and counted. The rows beside and behind it are applied.
+
+    That a product is held meanwhile, whose row is the lowest, keeps nobody from it.
+    """
     async with serve() as client, by_hand(database_url) as hand:
-        await create(client, "a", "b", "c")
+        await create(client, "a", "b", "c", "d")
         await hand.execute("ALTER TABLE stock_movements ADD CHECK (reference <> '2')")
-        async with nothing_applied(database_url):
-            await adjust(client, "1", 1, "a")
-            await adjust(client, "2", 3, "b")
-            await adjust(client, "3", 4, "b")
-            await adjust(client, "4", 1, "c")
-            await hand.execute("UPDATE accepted_writes SET operation = 'none' WHERE key = '4'")
-        states = [(await ended(client, key))["state"] for key in "1234"]
-        assert states == ["done", "failed", "done", "failed"]
+        async with hand.transaction():
+            await hand.execute("SELECT FROM products WHERE id = 'd' FOR UPDATE")
+            async with nothing_applied(database_url) as other_hand:
+                for key, product_id in (("0", "d"), ("1", "a"), ("2", "b"), ("3", "b"), ("4", "c")):
+                    await adjust(client, key, 1, product_id)
+                await other_hand.execute("UPDATE accepted_writes SET operation = 'none' WHERE key = '4'")
+                behind = await adjust(client, "direct", 1, "b", later=False)
+                assert (behind.status_code, behind.json()["type"]) == (503, "/problems/overloaded")
+            states = [(await ended(client, key))["state"] for key in "1234"]
+            assert states == ["done", "failed", "done", "failed"]
+            assert (await client.get("/writes/0")).json()["state"] == "queued"
+        assert (await ended(client, "0"))["state"] == "done"
         assert "KeyError" in (await ended(client, "4"))["reason"]
-        assert (await client.get("/products/b")).json()["stock"] == 14
+        assert (await client.get("/products/b")).json()["stock"] == 11
         async with asyncio.timeout(10):
             while "larder_accepted_failed_rows 2.0" not in (text := (await client.get("/metrics")).text):
                 await asyncio.sleep(0.1)
@@ -169,20 +178,33 @@ async def test_lower_number_that_is_committed_later(serve: Serve, database_url: 
     assert await late(serve, database_url) == "done"
 
 
-class UpTo(ProductTransactions):
-    """Believes that what is applied is everything up to a number."""
+class UpTo(_Transaction):
+    """Believes that everything up to the highest number that was applied has been applied."""
 
-    newest = 0
+    highest = 0
 
     @override
-    async def apply(self, decode: Decode, most: int) -> Committed:
-        async with self._lists.session() as session:
-            await session.rows("DELETE FROM accepted_writes WHERE seq <= %(newest)s", {"newest": self.newest})
-            [(newest,)] = await session.rows("SELECT max(seq) FROM accepted_writes")
-        committed = await super().apply(decode, most)
-        if committed.taken:
-            self.newest = newest
+    async def run(self, session: Session) -> Committed:
+        committed = await super().run(session)
+        UpTo.highest = max([UpTo.highest, *self.taken.seqs])
         return committed
+
+    @override
+    async def _lock(self, session: Session) -> None:
+        await super()._lock(session)
+        believed = [place for place, seq in enumerate(self.taken.seqs) if seq <= UpTo.highest]
+        await session.rows(accepted_queries.APPLIED, {"seqs": [self.taken.seqs.pop(place) for place in reversed(believed)]})
+        for place in reversed(believed):
+            self.taken.requests.pop(place)
+
+
+class BelievesNumbers(ProductTransactions):
+    """Applies by such transactions."""
+
+    @override
+    async def _once(self, work: _Transaction) -> Committed:
+        work.__class__ = UpTo
+        return await super()._once(work)
 
 
 async def test_mutant_applied_up_to_a_number(serve: Serve, database_url: str) -> None:
@@ -190,36 +212,41 @@ async def test_mutant_applied_up_to_a_number(serve: Serve, database_url: str) ->
 
     def mutate(larder: Larder) -> None:
         assert larder.accepted is not None
-        larder.accepted._transactions.__class__ = UpTo
+        UpTo.highest = 0
+        larder.accepted._transactions.__class__ = BelievesNumbers
 
     assert await late(serve, database_url, mutate) == "None"
 
 
-class Unpublished:
-    """The cache of a process that is killed between each COMMIT and its publish."""
+class DiesBeforePublish:
+    """The cache of a process that is killed between each COMMIT of the applier and its publish."""
+
+    def __init__(self) -> None:
+        self.begun = 0
 
     async def write(self, _keys: object, transact: Callable[[], Awaitable[Committed]]) -> tuple[Committed, None]:
+        self.begun += 1
         return await transact(), None
 
 
 async def after_done(serve: Serve, url: str, mutate: Mutate = unchanged) -> tuple[int, int]:
     """Cache a product, apply a write without a publish, read the status; return the stock before and after that."""
-    async with serve(**QUIET) as client:
+    async with serve(**QUIET) as client, by_hand(url) as hand:
         larder = larder_behind(client)
         mutate(larder)
         await create(client, "a")
         await proven(client)
         assert (await client.get("/products/a")).headers["Cache-Status"] == "larder; hit"
         assert larder.accepted is not None
-        async with nothing_applied(url) as hand:
+        cache, dying = larder.accepted._cache, DiesBeforePublish()
+        larder.accepted._cache = cast("WriteThrough", dying)
+        async with asyncio.timeout(20):
+            while dying.begun < 1:  # the transaction before it may still publish
+                await asyncio.sleep(0.02)
             await adjust(client, "k", -3, "a")
-            cache = larder.accepted._cache
-            larder.accepted._cache = cast("WriteThrough", Unpublished())
-            await hand.execute("SELECT pg_advisory_unlock_all()")
-            async with asyncio.timeout(10):
-                while await (await hand.execute("SELECT 1 FROM accepted_writes")).fetchone():
-                    await asyncio.sleep(0.02)
-            larder.accepted._cache = cache
+            while await (await hand.execute("SELECT 1 FROM accepted_writes")).fetchone():
+                await asyncio.sleep(0.02)
+        larder.accepted._cache = cache
         before = (await client.get("/products/a")).json()["stock"]
         assert (await client.get("/writes/k")).json()["state"] == "done"
         return before, (await client.get("/products/a")).json()["stock"]
