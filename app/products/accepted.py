@@ -11,7 +11,8 @@ Apply
 
 Order
     Two requests that share a product are decided in the order of their acceptance, if the second was sent after the first was
-    accepted. A row that cannot be decided now holds up every later row that shares a product with it.
+    accepted. A row that cannot be decided now holds up every later row that shares a product with it. A decision depends on the
+    command's own products alone, so this keeps the order of each sender: all its results are as if they were decided in turn.
 
 Status
     "Done" is an acknowledgement. Before it is given, the present rows of the request's products are published, or it settles

@@ -30,23 +30,29 @@ WITH wanted AS MATERIALIZED (
 """  # noqa: S608 - a constant
 """Locks the lowest rows, if no other transaction of the applier is under way. Rows that somebody else applies are ``held``."""
 
+# The plans are made while the table is empty, and kept. OFFSET makes PostgreSQL look rows up by these indices, instead of reading
+# all waiting rows for a join with them.
+_OF_RELATED: LiteralString = "SELECT seq, product_ids, failed_at FROM accepted_writes WHERE product_ids @> ARRAY[related.id] OFFSET 0"
+_OF_KEY: LiteralString = (
+    "SELECT seq, product_ids, failed_at FROM accepted_writes WHERE caller = sent.caller AND key = sent.key OFFSET 0"
+)
+
 TAKE_BEFORE: LiteralString = f"""
 WITH RECURSIVE related (id) AS (
     SELECT unnest(%(ids)s::text[] || ARRAY(
         SELECT unnest(a.product_ids) FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS sent (caller, key)
-        JOIN accepted_writes a ON a.caller = sent.caller AND a.key = sent.key AND a.failed_at IS NULL
+        CROSS JOIN LATERAL ({_OF_KEY}) a WHERE a.failed_at IS NULL
     ))
     UNION
-    SELECT unnest(a.product_ids) FROM related
-    JOIN accepted_writes a ON a.product_ids @> ARRAY[related.id] AND a.failed_at IS NULL
+    SELECT unnest(a.product_ids) FROM related CROSS JOIN LATERAL ({_OF_RELATED}) a WHERE a.failed_at IS NULL
 ),
 same_key AS MATERIALIZED (
     SELECT a.seq FROM unnest(%(callers)s::text[], %(keys)s::text[]) AS sent (caller, key)
-    JOIN accepted_writes a ON a.caller = sent.caller AND a.key = sent.key AND a.failed_at IS NULL
+    CROSS JOIN LATERAL ({_OF_KEY}) a WHERE a.failed_at IS NULL
 ),
 wanted AS MATERIALIZED (
     SELECT seq FROM (
-        SELECT a.seq FROM related JOIN accepted_writes a ON a.product_ids @> ARRAY[related.id] AND a.failed_at IS NULL
+        SELECT a.seq FROM related CROSS JOIN LATERAL ({_OF_RELATED}) a WHERE a.failed_at IS NULL
         UNION SELECT seq FROM same_key
     ) AS found ORDER BY seq LIMIT %(limit)s
 ),

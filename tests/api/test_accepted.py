@@ -5,6 +5,7 @@ import pytest
 from tests.api.accepting import LATER, Serve, adjust, create, ended, nothing_applied, order
 
 
+@pytest.mark.guarantee("G2a")
 async def test_accepted_write_is_decided_once(serve: Serve, database_url: str) -> None:
     """The 202 says where the status is; the same key gets the same 202, later the kept answer; another content is refused."""
     async with serve() as client:
@@ -93,3 +94,13 @@ async def test_client_that_waits(serve: Serve, database_url: str) -> None:
             headers = {"Prefer": "wait=0, respond-async", "Idempotency-Key": "l"}
             answer = await client.put("/products/a/stock", json={"stock": 2}, headers=headers)
             assert (answer.status_code, answer.headers["Preference-Applied"]) == (202, "respond-async, wait=0")
+
+
+@pytest.mark.guarantee("G3")
+async def test_without_redis(serve: Serve) -> None:
+    """A write is accepted and decided as ever; its status settles before it says "done"."""
+    async with serve(REDIS_URL="redis://127.0.0.1:1", REQUEST_TIMEOUT_MS="60000") as client:
+        await create(client, "a")
+        assert (await adjust(client, "k", -3, "a")).status_code == 202
+        assert (await ended(client, "k"))["state"] == "done"
+        assert await order(client, "a") == ["k"]

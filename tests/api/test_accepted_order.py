@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import cast
 
+import pytest
 from typing_extensions import override
 
 from app.api.context import Larder
@@ -42,6 +43,7 @@ async def overtaking(serve: Serve, url: str, mutate: Mutate = unchanged) -> list
         return await order(client, "a")
 
 
+@pytest.mark.guarantee("G2a")
 async def test_direct_write_applies_what_waits_for_its_product(serve: Serve, database_url: str) -> None:
     """It does not overtake its own sender."""
     assert await overtaking(serve, database_url) == ["first", "second"]
@@ -173,6 +175,7 @@ async def late(serve: Serve, url: str, mutate: Mutate = unchanged) -> str:
         return str(answer.json().get("state"))
 
 
+@pytest.mark.guarantee("G2a")
 async def test_lower_number_that_is_committed_later(serve: Serve, database_url: str) -> None:
     """It is decided all the same: nothing is concluded from the numbers."""
     assert await late(serve, database_url) == "done"
@@ -252,6 +255,7 @@ async def after_done(serve: Serve, url: str, mutate: Mutate = unchanged) -> tupl
         return before, (await client.get("/products/a")).json()["stock"]
 
 
+@pytest.mark.guarantee("G2a", "R10")
 async def test_done_comes_after_a_read_that_shows_it(serve: Serve, database_url: str) -> None:
     """The applier died before its publish, and readers get the old state until the status publishes."""
     assert await after_done(serve, database_url) == (10, 7)
