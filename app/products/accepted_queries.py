@@ -30,9 +30,11 @@ WITH wanted AS MATERIALIZED (
 """  # noqa: S608 - a constant
 """Locks the lowest rows, if no other transaction of the applier is under way. Rows that somebody else applies are ``held``."""
 
-# The plans are made while the table is empty, and kept. OFFSET makes PostgreSQL look rows up by these indices, instead of reading
-# all waiting rows for a join with them.
-_OF_RELATED: LiteralString = "SELECT seq, product_ids, failed_at FROM accepted_writes WHERE product_ids @> ARRAY[related.id] OFFSET 0"
+# The plans are made while the table is empty, and kept. OFFSET makes PostgreSQL look rows up by these indices, instead of
+# reading all waiting rows for a join with them.
+_OF_RELATED: LiteralString = (
+    "SELECT seq, product_ids, failed_at FROM accepted_writes WHERE product_ids @> ARRAY[related.id] OFFSET 0"
+)
 _OF_KEY: LiteralString = (
     "SELECT seq, product_ids, failed_at FROM accepted_writes WHERE caller = sent.caller AND key = sent.key OFFSET 0"
 )

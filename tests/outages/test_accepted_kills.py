@@ -168,8 +168,8 @@ async def test_killed_between_two_steps(
                     await first.end(signal.SIGKILL)
             if victim == "postgres":
                 await private_postgres.restart()
-            else:
-                urls.append((await start()).url)
             await open_gate(private_postgres.url, private_redis, gate)
+            if victim == "instance":
+                urls.append((await start()).url)
             await sender
         await check(urls[-1])
