@@ -215,6 +215,23 @@ class Settings(BaseModel):
     idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="`json`: an object per line; `text`: for people; `auto`: text if stderr is a terminal, otherwise JSON",
+    )
+    log_requests_percent: float = Field(
+        0, ge=0, le=100, description="share of the requests that have a line in the log although nothing is wrong with them"
+    )
+    traces_url: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="where an OpenTelemetry collector takes traces by OTLP over HTTP, as `http://127.0.0.1:4318/v1/traces`;"
+        " needs the extra `larder[traces]`",
+    )
+    trace_percent: float = Field(
+        1, ge=0, le=100, description="share of the requests that is traced, unless a `traceparent` says whether one is"
+    )
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):

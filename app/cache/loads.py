@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from .batcher import Batcher
 from .config import CacheConfig
@@ -15,6 +16,7 @@ from .history import History
 from .ports import Clock, Outcome, Publication, Source, State
 from .round_trips import RoundTrips
 from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +44,34 @@ class Loads:
     """One process's loads."""
 
     def __init__(
-        self, source: Source, trips: RoundTrips, config: CacheConfig, stats: Stats, history: History, *, clock: Clock
+        self,
+        source: Source,
+        trips: RoundTrips,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        *,
+        clock: Clock,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._source = source
         self._trips = trips
         self._stats = stats
         self._history = history
         self._clock = clock
+        self._tracer = tracer
         self._batches: Batcher[Load, Loaded] = Batcher(
-            self._send, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
+            self._send,
+            group_key=lambda load: load.key,
+            max_weight=config.batch_keys,
+            queue_limit=config.queue_limit,
+            joined=partial(tracer.joined, "cache.load"),
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
-        futures = [self._batches.submit(load) for load in loads]
+        unit = self._tracer.unit()
+        futures = [self._batches.submit(load, unit) for load in loads]
         return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
 
     def refill(self, keys: Iterable[str]) -> None:
@@ -79,7 +95,8 @@ class Loads:
         tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
-            states = await self._source.load(keys)
+            with self._tracer.step("load", Place.SOURCE):
+                states = await self._source.load(keys)
             self._history.record(states[keys[0]].epoch, began)
         except BaseException:
             self._trips.release(tokens)

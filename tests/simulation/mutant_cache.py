@@ -12,6 +12,7 @@ from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
 from app.cache.ports import Reading, State
 from app.cache.round_trips import Leases, Reply, RoundTrips
+from app.cache.tracing import Unit
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
@@ -70,11 +71,11 @@ class JoinsReadUnderWay(WriteThrough):
 
 
 class _JoinsUnderWay(Batcher[Sequence[str], Reading]):
-    def submit(self, item: Sequence[str]) -> "asyncio.Future[Reading]":
+    def submit(self, item: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
         running: dict[tuple[str, ...], asyncio.Future[Reading]] = self.__dict__.setdefault("running", {})
         future = running.get(tuple(item))
         if future is None or future.done():
-            future = running[tuple(item)] = super().submit(item)
+            future = running[tuple(item)] = super().submit(item, unit)
         return future
 
 
