@@ -244,6 +244,10 @@ class Settings(BaseModel):
                 "redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss:// or"
                 " rediss+sentinel://"
             )
+        by_sentinels = self.redis_url.startswith(("sentinel://", "rediss+sentinel://"))
+        for name in ("sentinel_username", "sentinel_password", "sentinel_password_file", "sentinel_password_command"):
+            if getattr(self, name) and not by_sentinels:
+                raise ValueError(f"{name} needs a redis_url that begins with sentinel:// or rediss+sentinel://")
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
         return self
