@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -27,9 +28,11 @@ from app.cache.background import in_background
 from app.cache.policies import WritePolicy
 from app.cache.redis.store import RedisOptions
 from app.cache.redis.tls import RedisTls
+from app.feed.feed import Feed
+from app.feed.windows import Windows
 from app.postgres.database import Database, Shares
 from app.products.payload import SCHEMA
-from app.products.pruner import AnswerPruner
+from app.products.pruner import Pruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import ProductTransactions
@@ -81,10 +84,18 @@ async def running(
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=check_epoch)
         products = Products(cache.protocol, ProductSource(database), transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
-        pruner = AnswerPruner(
-            transactions, cache.stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
+        windows = Windows(database, settings.settle_margin_ms, check_epoch)
+        feed = Feed(windows)
+        opened.push_async_callback(feed.aclose)
+        pruner = Pruner(
+            {
+                "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
+                "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
+            },
+            cache.stats,
+            pause_s=settings.idempotency_sweep_ms / 1000,
         )
-        await opened.enter_async_context(in_background("answer pruner", pruner.run()))
+        await opened.enter_async_context(in_background("pruner", pruner.run()))
         ring = key_ring(settings, database, check_epoch)
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read
@@ -94,6 +105,7 @@ async def running(
         larder = Larder(
             settings,
             products,
+            feed,
             cache.protocol,
             caches.store,
             caches.stats,

@@ -11,7 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import collection, dashboard, html_pages, openapi, operation, problems, products, stock
+from app.api import changes, collection, dashboard, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import RequestRoute
@@ -76,6 +76,7 @@ def build(
         stock.router,
         products.router,
         collection.router,
+        changes.router,
         operation.cache_router,
         operation.router,
         dashboard.router,
@@ -90,7 +91,7 @@ def build(
             allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
             allow_headers=[
                 *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
-                *("Idempotency-Key", "traceparent"),
+                *("Idempotency-Key", "Last-Event-ID", "traceparent"),
             ],
             expose_headers=[
                 *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),

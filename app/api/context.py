@@ -17,6 +17,7 @@ from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
+from app.feed.feed import Feed
 from app.products.service import Products
 from app.settings import Settings
 
@@ -32,6 +33,7 @@ class Larder:
 
     settings: Settings
     products: Products
+    feed: Feed
     source: Watchable
     store: StoreHealth
     stats: Mapping[str, Stats]
@@ -81,6 +83,7 @@ class Larder:
             statements=self.database.statements,
             load=LoadState(self.load.pressure, self.products.longest_wait_s, self.database.waiting),
             keys_readable=self.admission.ring is None or self.admission.ring.readable,
+            feed=self.feed.state,
         )
 
     def total(self) -> WorkerMetrics:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from app.api.admission import Admission
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
+from app.feed.state import FeedState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_CLIENTS = 100
@@ -139,6 +140,7 @@ class WorkerMetrics:
     """Whether every worker can check keys."""
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
+    feed: FeedState = field(default_factory=FeedState)
 
     @property
     def cache(self) -> Stats:
@@ -161,6 +163,7 @@ class WorkerMetrics:
             self.load + other.load,
             self.keys_readable and other.keys_readable,
             max(self.taken_at, other.taken_at),
+            self.feed + other.feed,
         )
 
 
@@ -363,6 +366,15 @@ def _load(tally: WorkerMetrics) -> Iterator[Metric]:
     )
 
 
+def _feed(state: FeedState) -> Iterator[Metric]:
+    yield GaugeMetricFamily("larder_feed_followers", "Requests that follow the change feed.", state.followers)
+    if state.mark_age_s is not None:
+        text = "Seconds since the newest change that followers can be told of, when a worker last looked."
+        yield GaugeMetricFamily("larder_feed_mark_age_seconds", text, state.mark_age_s)
+    text = "Seconds for which the slowest follower has not fetched what it could have."
+    yield GaugeMetricFamily("larder_feed_lag_seconds", text, state.lag_s)
+
+
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
     yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", tally.workers)
     yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", tally.restarts)
@@ -382,5 +394,7 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    registry.register(_Families(chain(_requests(tally.requests), clients, cache, _load(tally), _workers(tally))))
+    registry.register(
+        _Families(chain(_requests(tally.requests), clients, cache, _feed(tally.feed), _load(tally), _workers(tally)))
+    )
     return generate_latest(registry)

@@ -296,6 +296,29 @@ class MovementList(BaseModel):
     next: str | None = Field(description="what `after` takes for the next page; null on the last one")
 
 
+class ProductChange(BaseModel):
+    """The newest state of a product that changed. States between two readings are left out."""
+
+    type: Literal["product"]
+    id: str
+    version: Annotated[int, Field(ge=1)]
+    product: Product | None = Field(description="what GET /products/{id} returns; null for a product that was deleted")
+
+
+class MovementChange(Movement):
+    """An entry of the ledger. None is left out."""
+
+    type: Literal["movement"]
+
+
+class ChangeList(BaseModel):
+    """Events of the change feed, in order."""
+
+    items: list[ProductChange | MovementChange]
+    next: str = Field(description="what `after` takes to go on from here")
+    more: bool = Field(description="whether further events are there already")
+
+
 class Adjusted(BaseModel):
     """The product after its adjustment, and its new entry in the ledger."""
 

@@ -20,6 +20,7 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api"},
+    {"app.feed"},
     {"app.access", "app.dashboard", "app.products"},
     {"app.cache"},
     {"app.importer", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
@@ -33,6 +34,7 @@ NEVER = {
     "app.main": APART,
     "app.api": {"redis", *SQL, *APART},
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
+    "app.feed": {"app.settings", "redis", *HTTP, *APART},
     # It knows the buckets of durations, and does no I/O.
     "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
