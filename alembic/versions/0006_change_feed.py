@@ -46,8 +46,8 @@ CREATE TRIGGER zz_larder_completed BEFORE UPDATE ON cache_audits FOR EACH ROW
     WHEN (NEW.epoch <> OLD.epoch OR NEW.completed > OLD.completed) EXECUTE FUNCTION larder_audit_completed();
 """
 
-# Whether a mark would have anything to tell. Rows whose transaction has not ended in `upto` are not read, except while their
-# transaction is the newest of all.
+# Whether a mark would have anything to tell. An older snapshot than the last mark's has nothing, so marks never go back. Rows of
+# a transaction that has not ended in `upto` are read only until another one makes a mark.
 CHANGED = r"""
 CREATE FUNCTION larder_feed_changed(since pg_snapshot, upto pg_snapshot) RETURNS boolean LANGUAGE plpgsql STABLE
     SET search_path FROM CURRENT SET enable_seqscan = off AS $$
@@ -107,8 +107,7 @@ BEGIN
         IF FOUND THEN
             RETURN false;
         END IF;
-    ELSIF pg_snapshot_xmax(proven) <= pg_snapshot_xmax(last.snapshot)
-        OR NOT larder_feed_changed(last.snapshot, proven) THEN
+    ELSIF NOT larder_feed_changed(last.snapshot, proven) THEN
         RETURN false;
     END IF;
     INSERT INTO feed_marks (number, snapshot, epoch) VALUES (coalesce(last.number, 0) + 1, proven, present)

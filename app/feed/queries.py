@@ -23,7 +23,7 @@ FROM history
 MARK: LiteralString = "SELECT larder_feed_mark(make_interval(secs => %(margin_s)s))"
 """Makes a mark without an audit if no slot is trusted, because Redis is away. Returns whether it did."""
 
-_WINDOW: LiteralString = """
+WINDOW_TEXT: LiteralString = """
 WITH history AS MATERIALIZED (
     SELECT larder_epoch('products', %(knows)s::integer) AS epoch, payload_schema
     FROM cache_generations WHERE relation = 'products'
@@ -60,10 +60,16 @@ FROM bounds LEFT JOIN page ON true
 ORDER BY page.id, page.version, page.line
 """
 
-WINDOW: Composed = SQL(_WINDOW).format(
-    tombstone=Identifier(str(PRODUCTS.tombstone)),
-    columns=SQL(", ").join(SQL("p.{}").format(Identifier(name)) for name in PRODUCTS.columns),
-)
+
+def window(text: LiteralString = WINDOW_TEXT) -> Composed:
+    """Put the names of the products' columns into a statement."""
+    return SQL(text).format(
+        tombstone=Identifier(str(PRODUCTS.tombstone)),
+        columns=SQL(", ").join(SQL("p.{}").format(Identifier(name)) for name in PRODUCTS.columns),
+    )
+
+
+WINDOW = window()
 """Returns a page of the window between two marks: one row for each event, or a single row without one.
 
 A mark that is not there, or is of another epoch, is NULL in every row. The columns are the epoch, the schema of the payload,

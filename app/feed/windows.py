@@ -46,6 +46,8 @@ class Windows:
         clock: the process's clock.
     """
 
+    statement = queries.WINDOW
+
     def __init__(
         self, database: Database, margin_ms: int, check_epoch: CheckEpoch, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -88,7 +90,7 @@ class Windows:
             "limit": limit,
         }
         asked_at = self._clock()
-        rows = await read_rows(self._pool, queries.WINDOW, parameters)
+        rows = await read_rows(self._pool, self.statement, parameters)
         epoch, schema, first, last, *_ = rows[0]
         self._check_epoch(epoch, asked_at)
         if last is None:
