@@ -46,8 +46,8 @@ CREATE TRIGGER zz_larder_completed BEFORE UPDATE ON cache_audits FOR EACH ROW
     WHEN (NEW.epoch <> OLD.epoch OR NEW.completed > OLD.completed) EXECUTE FUNCTION larder_audit_completed();
 """
 
-# Whether a mark would have anything to tell. An older snapshot than the last mark's has nothing, so marks never go back. Rows of
-# a transaction that has not ended in `upto` are read only until another one makes a mark.
+# Whether a mark would have anything to tell. A snapshot that is older than the last mark's has nothing, so marks never go back.
+# Rows of a transaction that has not ended in `upto` are read only until another one makes a mark.
 CHANGED = r"""
 CREATE FUNCTION larder_feed_changed(since pg_snapshot, upto pg_snapshot) RETURNS boolean LANGUAGE plpgsql STABLE
     SET search_path FROM CURRENT SET enable_seqscan = off AS $$

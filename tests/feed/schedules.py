@@ -1,7 +1,5 @@
 """Schedules against the guards of the feed. Each raises ``AssertionError`` if a guard is gone."""
 
-from typing import Any
-
 import psycopg
 
 from app.feed.events import EventType
@@ -30,7 +28,7 @@ async def movements(windows: Windows, since: int, upto: int, product_id: str) ->
 
 
 async def versions_in_order(base: Base, windows: Windows) -> None:
-    """T1 takes its id, T0 takes the next and stays open, T2 commits version 2, T1 version 3. Nothing is lost or out of order."""
+    """T1 takes its id, T0 takes the next and stays open, T2 commits version 2, T1 version 3: both are told, in this order."""
     await make(base, "a", "b", "c")
     await base.audit()
     async with _another(base) as one, _another(base) as zero:
@@ -63,7 +61,7 @@ async def nothing_before_its_audit(base: Base) -> None:
 
 async def oldest_of_two_tables(base: Base) -> None:
     """A change is told when every table that is trusted has been audited after it."""
-    await base.run(SUBJECTS["suppliers"].create)  # type: ignore[arg-type] # our own
+    await base.run(SUBJECTS["suppliers"].create)
     await make(base, "a")
     await base.audit(SUPPLIERS, "suppliers.feed")
     assert (await base.audit()).number == 1
@@ -121,5 +119,5 @@ class _Opened:
         self._hand = await psycopg.AsyncConnection.connect(self._url, autocommit=True)
         return self._hand
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._hand.close()

@@ -58,7 +58,7 @@ class _ByXmin(Windows):
         queries.WINDOW_TEXT.replace("pg_snapshot_xmax(s.snapshot)", "pg_snapshot_xmin(s.snapshot)")
         .replace("pg_snapshot_xmax(u.snapshot)", "pg_snapshot_xmin(u.snapshot)")
         .replace("WHERE pg_visible_in_snapshot(x, u.snapshot)", "WHERE false")
-        .replace("pg_visible_in_snapshot(c.xid, bounds.snapshot)", "true")  # type: ignore[arg-type] # made of literals
+        .replace("pg_visible_in_snapshot(c.xid, bounds.snapshot)", "true")
     )
 
 

@@ -94,7 +94,7 @@ async def test_a_late_completion_changes_nothing(base: Base) -> None:
 
 async def test_tables_audited_together(base: Base) -> None:
     """Cycles that share a session make marks as those that do not."""
-    await base.run(SUBJECTS["suppliers"].create)  # type: ignore[arg-type] # our own
+    await base.run(SUBJECTS["suppliers"].create)
     await make(base, "a")
     entities = {NAMESPACE: PRODUCTS, "suppliers.feed": SUPPLIERS}
     database = open_database(base.url, connections=5)
@@ -121,7 +121,7 @@ async def test_without_redis_marks_go_on(base: Base) -> None:
 
 async def test_a_namespace_that_lapsed_does_not_count(base: Base) -> None:
     """A table that is not audited any more does not hold up the feed for ever."""
-    await base.run(SUBJECTS["suppliers"].create)  # type: ignore[arg-type] # our own
+    await base.run(SUBJECTS["suppliers"].create)
     await base.audit(SUPPLIERS, "suppliers.feed", FenceLimits(1, 1, 50))
     await base.run("UPDATE cache_audits SET fenced_until = fenced_until - interval '1 hour' WHERE relation = 'suppliers'")
     await base.audit()
@@ -181,4 +181,4 @@ async def test_only_a_false_id_is_ever_changed(base: Base) -> None:
         "DELETE FROM stock_movements",
     ):
         with pytest.raises(psycopg.errors.CheckViolation):
-            await base.run(statement)  # type: ignore[arg-type]
+            await base.run(statement)
