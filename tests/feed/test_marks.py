@@ -49,31 +49,31 @@ async def test_events_are_in_order_and_pages_meet(base: Base) -> None:
     assert [len(events) for events in apart] == [2, 4]
 
 
-@pytest.mark.guarantee("R5")
+@pytest.mark.guarantee("R11")
 async def test_versions_are_told_in_order(base: Base) -> None:
     """Whole snapshots are prefixes of the order of commits, whatever the order of transaction ids."""
     await schedules.versions_in_order(base, base.windows)
 
 
-@pytest.mark.guarantee("R5")
+@pytest.mark.guarantee("R11")
 async def test_nothing_is_told_before_its_audit(base: Base) -> None:
     """Neither by a mark that a follower makes nor by an audit whose snapshot is older than the change."""
     await schedules.nothing_before_its_audit(base)
 
 
-@pytest.mark.guarantee("R5")
+@pytest.mark.guarantee("R11")
 async def test_a_mark_waits_for_every_table(base: Base) -> None:
     """The oldest of the snapshots counts."""
     await schedules.oldest_of_two_tables(base)
 
 
-@pytest.mark.guarantee("R5")
+@pytest.mark.guarantee("R11")
 async def test_marks_never_go_back(base: Base) -> None:
     """A mark that contained less than the one before would tell what was told already."""
     await schedules.marks_never_go_back(base)
 
 
-@pytest.mark.guarantee("R5")
+@pytest.mark.guarantee("R11")
 async def test_restored_ids_are_no_news(base: Base) -> None:
     """The first audits of a history clear the ids that no transaction of it has had."""
     await schedules.restored_ids_are_no_news(base)
