@@ -3,6 +3,7 @@
 Counting is an addition to a plain integer. The Prometheus text is made only when it is requested.
 """
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -367,12 +368,12 @@ def _load(tally: WorkerMetrics) -> Iterator[Metric]:
 
 
 def _feed(state: FeedState) -> Iterator[Metric]:
-    yield GaugeMetricFamily("larder_feed_followers", "Requests that follow the change feed.", state.followers)
-    if state.mark_age_s is not None:
-        text = "Seconds since the newest change that followers can be told of, when a worker last looked."
-        yield GaugeMetricFamily("larder_feed_mark_age_seconds", text, state.mark_age_s)
-    text = "Seconds for which the slowest follower has not fetched what it could have."
-    yield GaugeMetricFamily("larder_feed_lag_seconds", text, state.lag_s)
+    for name, text, value in (
+        ("followers", "Requests that follow the change feed.", state.followers),
+        ("mark_age_seconds", "Seconds since the newest mark, which tells followers of changes, was made.", state.mark_age_s),
+        ("lag_seconds", "Seconds for which the slowest follower has not fetched what it could have.", state.lag_s),
+    ):
+        yield GaugeMetricFamily(f"larder_feed_{name}", text, math.nan if value is None else value)
 
 
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
