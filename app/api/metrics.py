@@ -3,7 +3,6 @@
 Counting is an addition to a plain integer. The Prometheus text is made only when it is requested.
 """
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -373,7 +372,7 @@ def _feed(state: FeedState) -> Iterator[Metric]:
         ("mark_age_seconds", "Seconds since the newest mark, which tells followers of changes, was made.", state.mark_age_s),
         ("lag_seconds", "Seconds for which the slowest follower has not fetched what it could have.", state.lag_s),
     ):
-        yield GaugeMetricFamily(f"larder_feed_{name}", text, math.nan if value is None else value)
+        yield GaugeMetricFamily(f"larder_feed_{name}", text, value)
 
 
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
