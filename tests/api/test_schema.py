@@ -21,7 +21,7 @@ from tests.fakes.keys import Clock, MemoryKeys
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
     "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "getProduct", "getReadiness", "headProduct", "listChanges", "listMovements", "listProductMovements", "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.

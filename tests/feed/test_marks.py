@@ -7,12 +7,14 @@ from app.cache.ports import FenceLimits
 from app.cache.postgres.shared_audit import open_shared_audit
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import EventType
+from app.feed.queries import WINDOW
 from app.products.source import PRODUCTS
 from tests.contracts.entities import SUBJECTS, SUPPLIERS
 from tests.feed import schedules
 from tests.feed.rig import LIMITS, NAMESPACE, Base
 from tests.feed.schedules import BURN, SELL, make
 from tests.limits import open_database
+from tests.products.plans import explain, nodes, scans
 
 
 async def test_an_audit_makes_a_mark_if_something_changed(base: Base) -> None:
@@ -182,3 +184,23 @@ async def test_only_a_false_id_is_ever_changed(base: Base) -> None:
     ):
         with pytest.raises(psycopg.errors.CheckViolation):
             await base.run(statement)
+
+
+async def test_a_window_is_found_by_index(base: Base) -> None:
+    """Whatever the tables hold: by transaction ids, and then by key."""
+    async with base.database.lists.session() as session:
+        parameters = {
+            "knows": 9,
+            "since": 1,
+            "upto": 2,
+            "products": True,
+            "movements": True,
+            "id": "",
+            "version": 0,
+            "line": -1,
+        }
+        plan = await explain(session, WINDOW.as_string(), {**parameters, "limit": 10})
+    assert scans(plan) == []
+    assert {node["Index Name"] for node in nodes(plan) if "Index Name" in node} >= {
+        *("ix_products_changed_xid", "ix_stock_movements_xid", "pk_products", "pk_stock_movements")
+    }
