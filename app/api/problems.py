@@ -24,6 +24,7 @@ from app.cache import errors as cache
 from app.feed import errors as feed
 from app.postgres import errors as postgres
 from app.products import errors as products
+from app.products.accepted import BacklogFull
 from app.products.product import MAX_INTEGER
 
 PROBLEM = "problem"
@@ -207,6 +208,15 @@ def _resync(slug: str) -> Callable[[Any], Problem]:
     return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}", members=members)
 
 
+def _backlog_full(error: BacklogFull) -> Problem:
+    return Problem(
+        "overloaded",
+        "Too many accepted writes wait to be decided. Nothing was accepted or changed. Send the request again after"
+        " Retry-After, or without Prefer: respond-async to have it decided at once.",
+        headers={"Retry-After": str(error.retry_after_s)},
+    )
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     access.Unauthenticated: _unauthenticated,
@@ -228,6 +238,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.OutcomeUnknown: _explanation("outcome-unknown"),
     cache.NotSettled: _explanation("outcome-unknown"),
     cache.Overloaded: _explanation("overloaded"),
+    BacklogFull: _backlog_full,
     postgres.CommitUnknown: _explanation("outcome-unknown"),
     postgres.TransactionConflict: _explanation("overloaded"),
     postgres.DatabaseOverloaded: _explanation("overloaded"),

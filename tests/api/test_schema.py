@@ -21,11 +21,12 @@ from tests.fakes.keys import Clock, MemoryKeys
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
     "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "headProduct", "listChanges", "listMovements", "listProductMovements", "listProducts",
+    "getProduct", "getReadiness", "getWrite", "headProduct", "listChanges", "listMovements", "listProductMovements",
+    "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.
-WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness"}
+WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness", "getWrite"}
 RUNS = [
     (operation, mode)
     for operation in OPERATIONS

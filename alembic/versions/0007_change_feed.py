@@ -6,8 +6,8 @@ column's default, and an audit that they complete leaves the last known snapshot
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -70,9 +70,10 @@ $$;
 # A namespace whose fences have lapsed does not count, because its next fence needs an audit that is announced later. If none is
 # trusted, no slot is, and the present snapshot will do: it was taken after the lapse, and shows no announcement.
 #
-# Nothing locks the marks. The number is the last one's and 1, so of two who saw the same last mark one inserts nothing.
+# It has its owner's rights, so that a service that may not change the ledger can complete its audits. Nothing locks the marks.
+# The number is the last one's and 1, so of two who saw the same last mark one inserts nothing.
 MARK = r"""
-CREATE FUNCTION larder_feed_mark(margin interval) RETURNS boolean LANGUAGE plpgsql
+CREATE FUNCTION larder_feed_mark(margin interval) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
     present text := (SELECT epoch FROM larder_try_epoch('products', 2147483647));
