@@ -6,6 +6,7 @@ const PERIOD_MS = 500;
 const LIMIT_MS = 1500;
 const HISTORY_S = 6 * 3600;
 const OVER_S = 3600;
+const OVER_NAMED = 3;
 const REFUSED_S = 10;
 const SVG = "http://www.w3.org/2000/svg";
 const WORDS = { well: "Well", impaired: "Impaired", down: "Down", unknown: "No answer" };
@@ -67,14 +68,14 @@ function showUncheckable(detail) {
   });
 }
 
-// The incident that ended last, for whoever asks whether it is over.
+// The incidents that ended last, for whoever asks whether it is over. One cause can make several, such as Redis away, then unproven.
 function showOver({ incidents, now }) {
   const over = incidents.filter((incident) => incident.ended !== null && incident.ended > now - OVER_S).sort((a, b) => b.ended - a.ended);
   by("over").hidden = !over.length;
   if (!over.length) return;
-  const [last, ...others] = over;
-  const more = others.length ? ` ${others.length} more ended within the last hour; they are listed below.` : "";
-  by("over").replaceChildren(element("b", {}, `Over since ${clock(last.ended)}: `), `${last.text}, for ${lasting(last.ended - last.began)}.${more}`);
+  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} for ${lasting(incident.ended - incident.began)}`);
+  const more = over.length > OVER_NAMED ? `; ${over.length - OVER_NAMED} more within the last hour are listed below` : "";
+  by("over").replaceChildren(element("b", {}, `Over since ${clock(over[0].ended)}: `), `${named.join("; ")}${more}.`);
 }
 
 // ------------------------------------------------------------------ details
