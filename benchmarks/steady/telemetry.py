@@ -130,9 +130,7 @@ async def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=int, default=2, help="of load in each round")
     parser.add_argument("--without", type=Path, help="a checkout to compare with")
-    parser.add_argument(
-        "--only", action="append", choices=configurations(""), help="a configuration; repeat it for more"
-    )
+    parser.add_argument("--only", action="append", choices=configurations(""), help="a configuration; repeat it for more")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
