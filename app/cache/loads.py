@@ -1,6 +1,7 @@
 """Loads from the source, and the fills of slots from them (R2).
 
-At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7).
+At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7). The slots of one batch are
+filled while the next batch is loaded.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from .batcher import Batcher
 from .config import CacheConfig
@@ -40,6 +42,18 @@ class Loaded:
     stored: bool
 
 
+class Row(NamedTuple):
+    """A loaded state, and the fill of its batch, whose result has the keys that were stored."""
+
+    state: State
+    fill: "asyncio.Task[set[str]] | None"
+
+    async def filled(self) -> Loaded:
+        """Return the state once the fill has ended."""
+        stored = await asyncio.shield(self.fill) if self.fill else ()
+        return Loaded(self.state, self.state.key in stored)
+
+
 class Loads:
     """One process's loads."""
 
@@ -60,7 +74,8 @@ class Loads:
         self._history = history
         self._clock = clock
         self._tracer = tracer
-        self._batches: Batcher[Load, Loaded] = Batcher(
+        self._fills: set[asyncio.Task[set[str]]] = set()
+        self._batches: Batcher[Load, Row] = Batcher(
             self._send,
             group_key=lambda load: load.key,
             max_weight=config.batch_keys,
@@ -72,7 +87,8 @@ class Loads:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
         unit = self._tracer.unit()
         futures = [self._batches.submit(load, unit) for load in loads]
-        return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
+        rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
+        return [await row.filled() for row in rows]
 
     def refill(self, keys: Iterable[str]) -> None:
         """Begin to load keys whose slots were recorded as filled, but were evicted, or deleted by an audit.
@@ -87,8 +103,10 @@ class Loads:
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""
         await self._batches.aclose()
+        while self._fills:
+            await asyncio.wait(self._fills)
 
-    async def _send(self, batch: Sequence[Load]) -> Sequence[Loaded]:
+    async def _send(self, batch: Sequence[Load]) -> Sequence[Row]:
         keys = list(dict.fromkeys(load.key for load in batch))
         # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
         # it, so this load cannot fill the slot with old data.
@@ -111,8 +129,16 @@ class Loads:
         fills = [
             Publication(states[key], tokens.get(key, ""), ttls_s.get(key)) for key in keys if key in tokens or key in refreshed
         ]
-        stored = await self._fill(fills, tokens)
-        return [Loaded(states[load.key], load.key in stored) for load in batch]
+        fill = asyncio.create_task(self._fill(fills, tokens)) if fills else None
+        if fill is not None:
+            self._fills.add(fill)
+            fill.add_done_callback(self._end_fill)
+        return [Row(states[load.key], fill) for load in batch]
+
+    def _end_fill(self, fill: "asyncio.Task[set[str]]") -> None:
+        self._fills.discard(fill)
+        if not fill.cancelled():
+            fill.exception()  # marks it as retrieved, because a refill has no caller who would see it
 
     async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
         """Publish loaded states; return the keys whose state was stored."""

@@ -54,11 +54,14 @@ class JoinsLoadUnderWay(WriteThrough):
 
 class _JoinsLoads(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        running: dict[str, asyncio.Future[Loaded]] = self.__dict__.setdefault("running", {})
+        running: dict[str, asyncio.Task[Loaded]] = self.__dict__.setdefault("running", {})
         for load in loads:
             if load.key not in running or running[load.key].done():
-                running[load.key] = self._batches.submit(load)
+                running[load.key] = asyncio.ensure_future(self._whole(load))
         return list(await asyncio.gather(*(asyncio.shield(running[load.key]) for load in loads)))
+
+    async def _whole(self, load: Load) -> Loaded:
+        return await (await self._batches.submit(load)).filled()
 
 
 class JoinsReadUnderWay(WriteThrough):
@@ -109,7 +112,7 @@ class SendsLoadsApart(WriteThrough):
 
 class _SendsApart(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        return list(await self._send(loads))
+        return [await row.filled() for row in await self._send(loads)]
 
 
 class ListsErrorsOfTheStore(WriteThrough):
