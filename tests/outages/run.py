@@ -23,8 +23,11 @@ from tests.outages.suppliers_program import WithSuppliers, create_suppliers
 ROUND_S = 60.0
 HEALED_S = FENCE_TTL_S + AUDIT_INTERVAL_S
 """Time after the last fault until every instance has hits: the rest of a fence's lifetime, and an audit."""
-_CHANGES_OF_SERVER = ("redis-other", "two-databases")
-"""Faults after which another server may have to become trusted, which takes up to ``TAKES_OVER_S``."""
+_CHANGES_OF_SERVER = ("redis-other", "redis-kill-empty", "redis-kill-snapshot", "two-databases")
+"""Faults after which another server may have to become trusted, which takes up to ``TAKES_OVER_S``.
+
+A Redis that was killed comes back as another server, whose fence waits for the last one of the server before.
+"""
 
 
 @dataclass(slots=True)
