@@ -219,6 +219,10 @@ class Settings(BaseModel):
         description="while PostgreSQL is away, serve cached products with a flag for this long after the last proof",
     )
 
+    accept_writes: bool = Field(
+        default=False,
+        description="answer writes with `Prefer: respond-async` by 202, undecided; set it on all instances or on none",
+    )
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
     request_timeout_ms: Milliseconds = Field(
         15_000, description="deadline of a write, including its wait until no reader can get an old copy"
