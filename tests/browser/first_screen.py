@@ -15,7 +15,7 @@ DURING: Mapping[str, str] = {
 """The answers while Redis is away and somebody uses a wrong name for the service."""
 AFTER: Mapping[str, str] = {
     "Is anything stale?": r"All is well; nothing is stale",
-    "Is it over?": r"Over since \d\d:\d\d:\d\d: .*Redis away for \d+ s",
+    "Is it over?": r"Over since \d\d:\d\d:\d\d: .*Redis away \(\d+ s\)",
     "Who is refused?": r"Callers refused: nobody",
 }
 """The answers when Redis is back."""

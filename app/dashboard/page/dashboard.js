@@ -69,11 +69,11 @@ function showUncheckable(detail) {
 }
 
 // The incidents that ended last, for whoever asks whether it is over. One cause can make several, such as Redis away, then unproven.
-function showOver({ incidents, now }) {
-  const over = incidents.filter((incident) => incident.ended !== null && incident.ended > now - OVER_S).sort((a, b) => b.ended - a.ended);
+function showOver({ incidents, now, verdict }) {
+  const over = incidents.filter((incident) => verdict.level === "well" && incident.ended !== null && incident.ended > now - OVER_S).sort((a, b) => b.ended - a.ended);
   by("over").hidden = !over.length;
   if (!over.length) return;
-  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} for ${lasting(incident.ended - incident.began)}`);
+  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} (${lasting(incident.ended - incident.began)})`);
   const more = over.length > OVER_NAMED ? `; ${over.length - OVER_NAMED} more within the last hour are listed below` : "";
   by("over").replaceChildren(element("b", {}, `Over since ${clock(over[0].ended)}: `), `${named.join("; ")}${more}.`);
 }
