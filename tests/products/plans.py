@@ -64,6 +64,7 @@ _AUDIT = {
     "servers": ["s"],
     "epochs": ["e"],
     "cycles": [1],
+    "snapshot": "10:10:",
     "ttl_s": 2.0,
     "max_ttl_s": 2.0,
     "margin_s": 0.05,

@@ -46,6 +46,10 @@ class TablesAudit(SharedAuditSource):
         self._session = session
         self._entities = entities
         self._lock = asyncio.Lock()
+        self._snapshots: list[str] = []
+        """The snapshots of this cycle, in the order in which they were taken."""
+        self._snapshot_of: dict[str, int] = {}
+        """The place in that list of the snapshot that a namespace was audited in."""
         self.lost: DatabaseError | None = None
         """The error that ended the session, if it is over."""
 
@@ -125,6 +129,8 @@ class TablesAudit(SharedAuditSource):
             if was_answered(error):
                 await self._session.rows("ROLLBACK")
             raise
+        self._snapshots.append(snapshots[0][0])
+        self._snapshot_of |= {name: len(self._snapshots) - 1 for _, name in members}
         rows: list[list[tuple[str, int]]] = [[] for _ in requests]
         for number, key, version in changed:
             rows[number].append((key, version))
@@ -138,6 +144,8 @@ class TablesAudit(SharedAuditSource):
             **table_queries.array_parameters([(self._entities[name], name) for name, _, _ in requests]),
             "cycles": [cycle for _, cycle, _ in requests],
             "epochs": [epoch for _, _, epoch in requests],
+            # One for all: the oldest contains nothing that another one lacks.
+            "snapshot": self._snapshots[min(self._snapshot_of[name] for name, _, _ in requests)],
         }
         await self._session.rows(table_queries.COMPLETE, parameters)
         return [None] * len(requests)
