@@ -35,16 +35,15 @@ WITH history AS MATERIALIZED (
         LEFT JOIN feed_marks s ON s.number = %(since)s AND s.epoch = history.epoch
         LEFT JOIN feed_marks u ON u.number = %(upto)s AND u.epoch = history.epoch
 ), changed AS MATERIALIZED (
-    SELECT p.changed_xid AS xid, p.id, p.version, -1 AS line
-    FROM bounds JOIN products p ON p.changed_xid >= first AND p.changed_xid < beyond
-    UNION ALL
-    SELECT p.changed_xid, p.id, p.version, -1 FROM bounds JOIN products p ON p.changed_xid = ANY (ended)
-    UNION ALL
-    SELECT m.xid, m.product_id, m.version, m.line
-    FROM bounds JOIN stock_movements m ON m.xid >= first AND m.xid < beyond AND m.xid > '0'
-    UNION ALL
-    SELECT m.xid, m.product_id, m.version, m.line
-    FROM bounds JOIN stock_movements m ON m.xid = ANY (ended) AND m.xid > '0'
+    SELECT c.* FROM bounds, LATERAL (
+        (SELECT changed_xid AS xid, id, version, -1 AS line FROM products
+            WHERE changed_xid >= first AND changed_xid < beyond OFFSET 0)
+        UNION ALL (SELECT changed_xid, id, version, -1 FROM products WHERE changed_xid = ANY (ended) OFFSET 0)
+        UNION ALL (SELECT xid, product_id, version, line FROM stock_movements
+            WHERE xid >= first AND xid < beyond AND xid > '0' OFFSET 0)
+        UNION ALL (SELECT xid, product_id, version, line FROM stock_movements
+            WHERE xid = ANY (ended) AND xid > '0' OFFSET 0)
+    ) c
 ), page AS MATERIALIZED (
     SELECT c.id, c.version, c.line FROM bounds, changed c
     WHERE pg_visible_in_snapshot(c.xid, bounds.snapshot)
@@ -55,8 +54,11 @@ WITH history AS MATERIALIZED (
 SELECT bounds.epoch, bounds.payload_schema, bounds.since, bounds.upto, page.id, page.version, page.line,
     m.delta, m.stock_after, m.reason, m.reference, m.created_at, p.{tombstone} IS NULL, {columns}
 FROM bounds LEFT JOIN page ON true
-    LEFT JOIN products p ON page.line < 0 AND p.id = page.id
-    LEFT JOIN stock_movements m ON page.line >= 0 AND (m.product_id, m.version, m.line) = (page.id, page.version, page.line)
+    LEFT JOIN LATERAL (SELECT * FROM products r WHERE page.line < 0 AND r.id = page.id LIMIT 1) p ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM stock_movements r
+        WHERE page.line >= 0 AND (r.product_id, r.version, r.line) = (page.id, page.version, page.line) LIMIT 1
+    ) m ON true
 ORDER BY page.id, page.version, page.line
 """
 
@@ -77,7 +79,8 @@ the two marks, the position, the rest of the movement, whether the product is th
 
 Candidates are found by the transactions that began after the first mark, up to those that the second one can contain, and by
 those that were under way at the first and have ended. They are kept if the second mark contains them. With ``ORDER BY`` and
-``LIMIT`` on a plain query, the planner would walk the ledger's key. A search from the first mark's xmin would read again and
+``LIMIT`` on a plain query, the planner would walk the ledger's key. The rows of a page are looked up one by one, because a join
+may read the whole ledger. A search from the first mark's xmin would read again and
 again what one long transaction holds back.
 """
 

@@ -107,6 +107,7 @@ async def test_eight_writers(two: list[httpx.AsyncClient]) -> None:
     await run_writers(two, 12)
 
 
+@pytest.mark.alone
 @pytest.mark.long
 @pytest.mark.guarantee("R11")
 async def test_eight_writers_for_long(two: list[httpx.AsyncClient]) -> None:

@@ -103,6 +103,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "COMPLETE": [_AUDIT],
     "SNAPSHOT": [_AUDIT],
     "EPOCH": [_AUDIT],
+    "READY": [_AUDIT],
     "CHANGES": [{"xid": str(2**62)}],
     "RECORD": [_entries(count) for count in (1, 32, 2_000)],
     "MOVEMENTS": _LEDGERS,

@@ -92,7 +92,7 @@ def test_nth_command_fails(kind: str, fate: Fate) -> None:
     while True:
         number += 1
         plan = Nth(number, fate, kind)
-        outcome: Outcome = simulate(17, scenario=scenario, plan=plan)
+        outcome: Outcome = simulate(18, scenario=scenario, plan=plan)
         assert not outcome.bad, f"{fate}: command {number}, {plan.name}: {outcome.first()}"
         if plan.sent < number:
             break

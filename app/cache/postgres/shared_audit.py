@@ -144,11 +144,15 @@ class TablesAudit(SharedAuditSource):
             **table_queries.array_parameters([(self._entities[name], name) for name, _, _ in requests]),
             "cycles": [cycle for _, cycle, _ in requests],
             "epochs": [epoch for _, _, epoch in requests],
-            # One for all: the oldest contains nothing that another one lacks.
-            "snapshot": self._snapshots[min(self._snapshot_of[name] for name, _, _ in requests)],
+            "snapshot": self._oldest_snapshot([name for name, _, _ in requests]),
         }
         await self._session.rows(table_queries.COMPLETE, parameters)
         return [None] * len(requests)
+
+    def _oldest_snapshot(self, names: Sequence[str]) -> str:
+        """Return one snapshot for all namespaces, which contains nothing that another one lacks; empty if one had none."""
+        places = [self._snapshot_of.get(name) for name in names]
+        return self._snapshots[min(place for place in places if place is not None)] if None not in places else ""
 
 
 def _first_page(row: Sequence[Any], rows: Sequence[tuple[str, int]] | None) -> FirstPage:
