@@ -131,13 +131,14 @@ class RedisServer:
         """The script that takes leases."""
         self._change(grows=True)
         found = self.data.watermark
-        if found is None or not self._may_lease(found, identity):
+        if not self._may_lease(found, identity):
             return {}
+        incarnation = found.incarnation if found else ""
         taken = {}
         for key, token in tokens.items():
             raw = self.raw(key)
-            if raw is None or self._void(raw, found.incarnation):
-                taken[key] = self._incarnation_of_lease(found) + token
+            if raw is None or self._void(raw, incarnation):
+                taken[key] = incarnation + token
                 self.data.slots[key] = (slot.LEASE + taken[key].encode(), self.now() + life_s)
         return taken
 
@@ -264,11 +265,8 @@ class RedisServer:
         replid = watermark.server.rpartition(":")[2]
         return watermark.xid is not None and (watermark.server == self.identity or (replid != "" and replid == self.before))
 
-    def _may_lease(self, watermark: Watermark, identity: str) -> bool:
-        return watermark.xid is not None and watermark.server == identity
-
-    def _incarnation_of_lease(self, watermark: Watermark) -> str:
-        return watermark.incarnation
+    def _may_lease(self, watermark: Watermark | None, identity: str) -> bool:
+        return watermark is not None and watermark.xid is not None and watermark.server == identity
 
     def _void(self, raw: bytes, incarnation: str) -> bool:
         return slot.incarnation_in(raw) != incarnation
@@ -306,7 +304,7 @@ class RedisServer:
             return self._on_empty()
         void = self._void(raw, incarnation)
         if raw[:1] == slot.LEASE:
-            owns = not void and self._owns(raw, publication.token)
+            owns = self._owns(raw, publication.token) and not self._is_void_lease(raw, incarnation)
             return Outcome.STORED if owns else self._on_foreign_lease(publication)
         if void:
             return self._on_void()
@@ -320,6 +318,9 @@ class RedisServer:
             and found.server == identity
             and hash_of(found.epoch) == hash_of(state.epoch)
         )
+
+    def _is_void_lease(self, raw: bytes, incarnation: str) -> bool:
+        return self._void(raw, incarnation)
 
     def _on_void(self) -> Outcome:
         return Outcome.EMPTY
