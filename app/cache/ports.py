@@ -168,8 +168,8 @@ class HistorySource(Protocol):
 class Watermark:
     """The transaction id before which all transactions of an epoch have been compared with a server's slots.
 
-    Only the slots of its ``incarnation`` were compared, a random number that is new after each clean start. Without an ``xid`` it
-    is a *mark*: an auditor of this epoch has taken over, and has compared nothing yet.
+    Only the slots of its ``incarnation`` were compared, a random number that is new after each clean start. Without an ``xid``
+    it is a *mark*: an auditor of this epoch has taken over, and has compared nothing yet.
     """
 
     epoch: str

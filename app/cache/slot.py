@@ -1,9 +1,9 @@
 """The bytes of a slot.
 
-A state is ``kind hash version incarnation key newline payload``. Its kind is ``V`` (value) or ``T`` (tombstone, no payload). The
-epoch's hash and the incarnation have 16 characters and the version has 19, so that scripts compare versions as text and a
-reader checks a slot by slicing. The script that stores a state puts the incarnation in, which stands in the watermark. A lease
-is ``L``, its incarnation and its token. A state contains its key, so that a reply to another read is noticed.
+A state is ``kind hash version incarnation key newline payload``. Its kind is ``V`` (value) or ``T`` (tombstone, no payload).
+The epoch's hash and the incarnation have 16 characters and the version has 19, so that scripts compare versions as text and a
+reader checks a slot by slicing. The script that stores a state puts the watermark's incarnation in. A lease is ``L``, its
+incarnation and its token. A state contains its key, so that a reply to another read is noticed.
 """
 
 from .history import HASH_WIDTH, hash_of

@@ -13,9 +13,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "purge",
         help="start the cache clean",
-        description="Start the cache clean: nothing that Redis holds now is served again. This is needed after the database went"
-        " back in time unnoticed, for example when a volume snapshot was restored. It is always safe, even under load: reads go"
-        " to the database until the slots are filled again.",
+        description="Start the cache clean: nothing that Redis holds now is served again. This is needed after the database"
+        " went back in time unnoticed, for example when a volume snapshot was restored. It is always safe, even under load:"
+        " reads go to the database until the slots are filled again.",
     )
     parser.add_argument(
         "--memory",

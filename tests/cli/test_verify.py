@@ -7,7 +7,7 @@ import redis.asyncio
 
 from app.cache.redis.store import Names
 from app.cli import main, parse
-from app.main import running
+from app.main import products_of, running
 from app.products.commands import Upsert
 from app.products.product import Draft
 from app.settings import Settings

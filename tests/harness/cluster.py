@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import redis.asyncio
 
+from app.cache.slot import FORMAT
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.client import Endpoint, NoAnswerError
@@ -25,6 +26,8 @@ from tests.harness.servers import know_history
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"
+CACHE_NAME = f"{NAMESPACE}~{FORMAT}"
+"""The name of the services' cache in Redis and in the audit rows."""
 PROBE = "probe"
 """A product that is never written. If reading it is a hit, the cache is trusted."""
 AUDIT_INTERVAL_S = 0.5

@@ -16,7 +16,7 @@ import psycopg
 import redis.exceptions
 
 from tests.harness.client import NoAnswerError
-from tests.harness.cluster import NAMESPACE, Cluster, Instance
+from tests.harness.cluster import CACHE_NAME, Cluster, Instance
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import ByHand, History, SeenWrite
 from tests.harness.proxy import Proxy, Target
@@ -156,9 +156,9 @@ async def _redis_evict(scene: Scene, _instance: Instance) -> None:
     with scene.log.on("redis-evict", "redis"):
         async with scene.cluster.redis_client() as client:
             for _ in range(scene.chance.randint(5, 30)):
-                slots = [f"wtc:{NAMESPACE}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
+                slots = [f"wtc:{CACHE_NAME}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
                 odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
-                await client.delete(*slots, *([f"{odd}:{NAMESPACE}"] if scene.chance.random() < 0.1 else []))
+                await client.delete(*slots, *([f"{odd}:{CACHE_NAME}"] if scene.chance.random() < 0.1 else []))
                 await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
 
 

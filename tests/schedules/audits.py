@@ -72,7 +72,7 @@ async def fill_arrives_after_a_clean_start(stage: Stage[Member]) -> None:
 
 
 async def reader_misses_without_a_watermark(stage: Stage[Member]) -> None:
-    """The watermark is lost; a reader loads; a writer commits and an audit starts clean; a fill of the reader would come then."""
+    """The watermark is lost; a reader loads; a writer commits; an audit starts clean; a fill of the reader would come then."""
     one, two = await stage.emptied()
     await stage.forget_watermark()
     fill = one.redis.hold("publish")

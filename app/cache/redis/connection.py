@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
-_WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
+WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
 _IDENTITY = re.compile("[0-9a-f]{40}")
 _VARIED = 4
 """Fewest different digits in an identity that is accepted as random."""
@@ -35,9 +35,9 @@ _VARIED = 4
 class RedisConnection:
     """One open connection to one server of role master.
 
-    After its commands, every call runs a script that echoes a nonce and says the server's present identity. An error reply, a late
-    reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because its state is
-    then unknown. The driver's errors are not listed by class, because the event loop adds its own (uvloop raises
+    After its commands, every call runs a script that echoes a nonce and says the server's present identity. An error reply, a
+    late reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because its state
+    is then unknown. The driver's errors are not listed by class, because the event loop adds its own (uvloop raises
     ``RuntimeError`` for a connection that the other side has reset).
     """
 
@@ -114,7 +114,7 @@ class RedisConnection:
         if not self._connection.is_connected:  # otherwise redis-py would connect again, perhaps to another server
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
-        who: RedisCommand = ("EVALSHA", _WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
+        who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
         replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
         echo, role, data = await self._connection.read_response(disable_decoding=True)

@@ -137,7 +137,7 @@ class RedisStore(Store):
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: secrets.token_hex(8) for key in keys}
         slots = [self._names.prefix + key for key in tokens]
-        arguments = [self._lifetimes.lease_ttl_ms, *tokens.values()]
+        arguments: list[str | int] = [self._lifetimes.lease_ttl_ms, *tokens.values()]
         names = [self._names.watermark, *slots]
         _, [[incarnation, *taken]] = await self._leases.call_naming_server(
             lambda server: [script("lease", names, [server, *arguments])]
