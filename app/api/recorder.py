@@ -139,14 +139,16 @@ class Recorder:
         total, now = self._total(), self._clock()
         last_proven = total.cache.last_proven
         self._record.complete = self._record.complete or total.workers >= self.workers_wanted
+        wanted = self.workers_wanted if self._record.complete else total.workers
+        missing = self._record.count_missing(self._wall_clock(), total.restarts, wanted - total.workers)
         state = State(
             postgresql_up=postgresql_up is not _NO_ANSWER,
             redis_up=total.store_up and proven is not _NO_ANSWER,
             proven=proven is True or proven is None,
             cache_off=bool(names_in(self._settings.cache_off)),
             keys_readable=total.keys_readable,
-            workers=total.workers,
-            workers_wanted=self.workers_wanted if self._record.complete else total.workers,
+            workers=wanted - missing,
+            workers_wanted=wanted,
             overloaded=total.load.pressure > CALM,
             proof_age_s=None if last_proven is None else max(0.0, now - last_proven),
             fence_ttl_s=self._settings.fence_ttl_ms / 1000,

@@ -14,6 +14,7 @@ from app.api.recorder import SILENT_S, UNANSWERED_S, Recorder, Watchable, counte
 from app.api.worker_metrics import SharedMetrics
 from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
 from app.cache.stats import Stats
+from app.dashboard.record import NOTICED_S
 from app.dashboard.verdict import Trouble
 from app.settings import Settings
 
@@ -134,6 +135,35 @@ async def test_workers_that_are_still_starting_are_not_missed() -> None:
     total.workers = 1
     await recorder.observe()
     assert set(recorder.record().incidents.since()) == {Trouble.WORKER_AWAY}
+
+
+async def test_a_worker_that_is_replaced_between_two_observations_is_missed_nevertheless() -> None:
+    """It counts as away for ``NOTICED_S``, once, so that a page that looks twice a second shows it."""
+    clock, total = Clock(), WorkerMetrics(workers=2)
+    recorder = shared_recorder(Path("/nonexistent"), 1, clock, total)
+    await recorder.observe()
+    total.restarts = 1
+    clock.now += 0.5
+    await recorder.observe()
+    assert set(recorder.record().incidents.since()) == {Trouble.WORKER_AWAY}
+    assert recorder.record().state.workers == 1
+    clock.now += NOTICED_S
+    await recorder.observe()
+    assert recorder.record().incidents.since() == {}
+    assert [incident.text for incident in recorder.record().incidents.all] == ["1 of 2 workers away"]
+
+
+async def test_a_worker_whose_absence_was_seen_is_there_again_at_once() -> None:
+    """Its replacement is no second incident, and does not prolong the first one."""
+    clock, total = Clock(), WorkerMetrics(workers=2)
+    recorder = shared_recorder(Path("/nonexistent"), 1, clock, total)
+    await recorder.observe()
+    total.workers = 1
+    await recorder.observe()
+    total.workers, total.restarts = 2, 1
+    await recorder.observe()
+    assert recorder.record().incidents.since() == {}
+    assert len(recorder.record().incidents.all) == 1
 
 
 def shared_recorder(directory: Path, number: int, clock: Clock, total: WorkerMetrics | None = None) -> Recorder:
