@@ -1,9 +1,9 @@
 """The fenced write-through protocol: a cache that is trusted only while it is proven current.
 
 Format
-    There is one slot per key. It is empty or holds a lease or a state (see ``slot``): epoch, version, incarnation, key
-    and payload. A namespace has a *fence* (server, epoch, incarnation) that expires, and a *watermark* (server, epoch, transaction id up to
-    which slots were audited, incarnation). A new incarnation begins whenever nothing is known about the slots.
+    There is one slot per key. It is empty or holds a lease or a state (see ``slot``): epoch, version, incarnation, key and
+    payload. A namespace has a *fence* (server, epoch, incarnation) that expires, and a *watermark* (server, epoch, transaction
+    id up to which slots were audited, incarnation). A new incarnation begins whenever nothing is known about the slots.
 
 Validity
     A slot counts only if one atomic read returned it together with a live fence that names the server that was read. The fence
