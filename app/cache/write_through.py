@@ -196,7 +196,7 @@ class WriteThrough:
             return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
         wanted = [
-            Load(key, vacant=raw is None, ttl_s=ttl_s)
+            Load(key, vacant=raw is None or _is_void(raw, reading), ttl_s=ttl_s)
             for key, raw, state in zip(keys, reading.slots, found, strict=True)
             if state is None
         ]
@@ -387,6 +387,11 @@ class WriteThrough:
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
         self._stats.unverified += sum(read.status is Status.UNVERIFIED for read in reads)
         return reads
+
+
+def _is_void(raw: bytes, reading: Reading) -> bool:
+    """Return whether a slot is of another incarnation than the trusted one, so that it can be leased."""
+    return reading.epoch != "" and slot.incarnation_in(raw) != reading.incarnation
 
 
 def _read_of(loaded: Loaded, *, proven: bool) -> Read:
