@@ -17,9 +17,7 @@ KEY = "mug"
 
 
 @pytest.fixture
-async def clients(
-    redis_url: str, private_redis: RedisServer
-) -> AsyncIterator[tuple[redis.asyncio.Redis, redis.asyncio.Redis]]:
+async def clients(redis_url: str, private_redis: RedisServer) -> AsyncIterator[tuple[redis.asyncio.Redis, redis.asyncio.Redis]]:
     source, target = redis.asyncio.Redis.from_url(redis_url), redis.asyncio.Redis.from_url(private_redis.url)
     yield source, target
     await source.aclose()
