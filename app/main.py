@@ -25,8 +25,7 @@ from app.api.worker_metrics import SharedMetrics
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
-from app.cache.redis.store import RedisOptions
-from app.cache.redis.tls import RedisTls
+from app.places import primary_of, redis_options
 from app.postgres.database import Database, Shares
 from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
@@ -112,12 +111,13 @@ async def running(
 def open_database(settings: Settings) -> Database:
     """Return the connections to PostgreSQL; each is opened when it is first used."""
     return Database(
-        settings.database_url,
+        primary_of(settings),
         connections=settings.database_connections,
         connect_timeout_ms=settings.database_connect_timeout_ms,
         acquire_timeout_ms=settings.database_acquire_timeout_ms,
         statement_timeout_ms=settings.database_statement_timeout_ms,
         lock_timeout_ms=settings.database_lock_timeout_ms,
+        connection_max_age_s=settings.database_connection_max_age_s,
     )
 
 
@@ -143,22 +143,6 @@ def admission(settings: Settings, ring: KeyRing | None) -> Admission:
     hosts = names_in(settings.allowed_hosts)
     checked = hosts if hosts or settings.access == "open" else None
     return Admission(ring, allowed_hosts=checked, cors_origins=names_in(settings.cors_origins))
-
-
-def redis_options(settings: Settings) -> RedisOptions:
-    """Return where Redis is and how long to wait for it."""
-    return RedisOptions(
-        settings.redis_url,
-        timeout_ms=settings.redis_timeout_ms,
-        connect_timeout_ms=settings.redis_connect_timeout_ms,
-        retry_ms=settings.redis_retry_ms,
-        tls=redis_tls(settings),
-    )
-
-
-def redis_tls(settings: Settings) -> RedisTls:
-    """Return how a connection to Redis by TLS is verified."""
-    return RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
 
 
 def write_limits(settings: Settings) -> WriteLimits:

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from app.cache.redis.audit_store import RedisAuditStore, RedisAuditStores
-from app.main import products_of, redis_options
+from app.main import products_of
+from app.places import redis_options
 from app.settings import Settings
 
 
@@ -28,3 +29,4 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
             yield store
     finally:
         await link.close()
+        await options.place.aclose()

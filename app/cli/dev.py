@@ -58,7 +58,7 @@ async def run(arguments: argparse.Namespace) -> int:
             await check_database(settings)
             if warning := await check_redis(settings):
                 print(f"larder dev: {warning}", file=sys.stderr)
-            await migrate(settings.database_url)
+            await migrate(settings)
 
             key = None if settings.access == "open" else await _key_of_the_session(settings)
 

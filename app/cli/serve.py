@@ -44,7 +44,7 @@ async def run(arguments: argparse.Namespace) -> int:
         if arguments.migrate:
             from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
 
-            await migrate(settings.database_url)
+            await migrate(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)

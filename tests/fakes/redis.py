@@ -1,4 +1,4 @@
-"""A Redis server in memory: the namespace's slots, fence, watermark and claim, and the scripts that work on them.
+"""A Redis server in memory: each namespace's slots, fence, watermark and claim, and the scripts that work on them.
 
 A server can be restarted (empty or from a snapshot), demoted and promoted, filled up and stopped. Clients ask for its
 identity when they connect; a restart breaks their connections, a demotion does not.
@@ -38,10 +38,16 @@ class Data:
     """The token of the claim on this interval's audit, and when it expires."""
     replid: str = ""
     """The replication id of the server that holds it, or from which it was copied as a whole."""
+    others: dict[str, "Data"] = field(default_factory=dict)
+    """What further namespaces store, by name."""
 
     def copy(self) -> "Data":
         """Return what a snapshot, or a replica that is up to date, holds."""
-        return replace(self, slots=dict(self.slots))
+        return replace(self, slots=dict(self.slots), others={name: data.copy() for name, data in self.others.items()})
+
+    def of(self, namespace: str) -> "Data":
+        """Return what a namespace stores; the first namespace of a server has no name here."""
+        return self.others.setdefault(namespace, Data()) if namespace else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class RedisServer:
         self.histories = 0
         self.before = ""
         """The replication id of the server from which this one got all its data."""
+        self.namespace = ""
+        """The namespace of the command that runs."""
         self._stored = stored
         self._begin_history()
 
@@ -99,6 +107,11 @@ class RedisServer:
         self.histories += 1
         self.before = self.data.replid
         self.data.replid = self._replid
+
+    @property
+    def space(self) -> Data:
+        """What the namespace of the command that runs stores."""
+        return self.data.of(self.namespace)
 
     def restart(self, data: Data) -> None:
         """Start anew with this memory: a new run id, and every connection broken."""
@@ -130,7 +143,7 @@ class RedisServer:
     def lease(self, identity: str, tokens: dict[str, str], life_s: float) -> dict[str, str]:
         """The script that takes leases."""
         self._change(grows=True)
-        found = self.data.watermark
+        found = self.space.watermark
         if not self._may_lease(found, identity):
             return {}
         incarnation = found.incarnation if found else ""
@@ -139,14 +152,14 @@ class RedisServer:
             raw = self.raw(key)
             if raw is None or self._void(raw, incarnation):
                 taken[key] = incarnation + token
-                self.data.slots[key] = (slot.LEASE + taken[key].encode(), self.now() + life_s)
+                self.space.slots[key] = (slot.LEASE + taken[key].encode(), self.now() + life_s)
         return taken
 
     def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
-        watermark, fence = self.data.watermark, self._live_fence()
+        watermark, fence = self.space.watermark, self._live_fence()
         outcomes = tuple(self._publish(identity, publication, lifetimes) for publication in publications)
         proven = (
             watermark is not None
@@ -164,27 +177,27 @@ class RedisServer:
         self._change()
         for key, token in tokens.items():
             if self.raw(key) == slot.LEASE + token.encode():
-                del self.data.slots[key]
+                del self.space.slots[key]
 
     def drop(self, key: str) -> None:
         """``DEL key``."""
         self._change()
-        self.data.slots.pop(key, None)
+        self.space.slots.pop(key, None)
 
     def begin(self, identity: str, token: str, claim_s: float) -> Begun:
         """Try to claim the interval; return time, server and watermark."""
         self._change(grows=True)
-        claimed = self.data.claim[1] <= self.now()
+        claimed = self.space.claim[1] <= self.now()
         if claimed:
-            self.data.claim = (token, self.now() + claim_s)
-        watermark = self.data.watermark
+            self.space.claim = (token, self.now() + claim_s)
+        watermark = self.space.watermark
         return Begun(int(self.now() * 1_000), identity, watermark, claimed, watermark is not None and self._counts(watermark))
 
     def give_back(self, token: str) -> None:
         """Give a claim back, if it is still this token's."""
         self._change()
-        if self.data.claim[0] == token:
-            self.data.claim = ("", 0.0)
+        if self.space.claim[0] == token:
+            self.space.claim = ("", 0.0)
 
     def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """Delete every slot that is older than its row, of another epoch, or leased."""
@@ -194,26 +207,26 @@ class RedisServer:
             raw = self.raw(key)
             repair = Repairs() if raw is None else self._fault(raw, epoch, version)
             if repair != Repairs():
-                del self.data.slots[key]
+                del self.space.slots[key]
             repairs += repair
         return repairs
 
     def mark(self, mark: Watermark | None) -> None:
         """Put a mark in place of the watermark."""
         self._change(grows=True)
-        self.data.watermark = mark
+        self.space.watermark = mark
 
     def take_fence(self) -> None:
         """``DEL fence``."""
         self._change()
-        self.data.fence = None
+        self._place_of_fence().fence = None
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         """Step 5 of R5: set watermark and fence. ``proven`` has the incarnation."""
         self._change(grows=True)
         if not self._is_still(begun):
             return False
-        found = self.data.watermark
+        found = self.space.watermark
         proven = replace(proven, server=begun.server)
         same = found is not None and replace(found, xid=proven.xid) == proven
         if found != begun.watermark and not same:
@@ -224,20 +237,20 @@ class RedisServer:
         if expires_at <= self.now():
             self._leave_late(proven)
             return False
-        self.data.watermark = proven
+        self.space.watermark = proven
         fence = self._live_fence()
         if fence is not None and replace(fence, expires_at=0.0) == Fence(begun.server, proven.epoch, proven.incarnation, 0.0):
             expires_at = max(expires_at, fence.expires_at)
-        self.data.fence = Fence(begun.server, proven.epoch, proven.incarnation, expires_at)
+        self._place_of_fence().fence = Fence(begun.server, proven.epoch, proven.incarnation, expires_at)
         return True
 
     def raw(self, key: str) -> bytes | None:
         """A slot's bytes, ``None`` when it is empty or its time is over."""
-        found = self.data.slots.get(key)
+        found = self.space.slots.get(key)
         if found is None:
             return None
         if found[1] <= self.now():
-            del self.data.slots[key]
+            del self.space.slots[key]
             return None
         return found[0]
 
@@ -257,7 +270,7 @@ class RedisServer:
             raise RedisError("OOM")
 
     def _live_fence(self) -> Fence | None:
-        fence = self.data.fence
+        fence = self._place_of_fence().fence
         return fence if fence is not None and fence.expires_at > self.now() else None
 
     def _counts(self, watermark: Watermark) -> bool:
@@ -271,11 +284,14 @@ class RedisServer:
     def _void(self, raw: bytes, incarnation: str) -> bool:
         return slot.incarnation_in(raw) != incarnation
 
+    def _place_of_fence(self) -> Data:
+        return self.space
+
     def _is_still(self, begun: Begun) -> bool:
         return self.identity == begun.server
 
     def _leave_late(self, proven: Watermark) -> None:
-        self.data.watermark = proven
+        self.space.watermark = proven
 
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
@@ -283,16 +299,16 @@ class RedisServer:
     def _publish(self, identity: str, publication: Publication, lifetimes: Lifetimes) -> Outcome:
         state = publication.state
         raw = self.raw(state.key)
-        incarnation = self.data.watermark.incarnation if self.data.watermark else ""
+        incarnation = self.space.watermark.incarnation if self.space.watermark else ""
         outcome = self._decide(raw, publication, identity, incarnation)
         if publication.deletes and outcome is Outcome.STORED:
             outcome = Outcome.DELETED
         if outcome is Outcome.STORED:
-            self.data.slots[state.key] = (slot.encode(state, incarnation), self.now() + lifetimes.of(state))
+            self.space.slots[state.key] = (slot.encode(state, incarnation), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
         elif outcome is not Outcome.KEPT:
-            self.data.slots.pop(state.key, None)
+            self.space.slots.pop(state.key, None)
         return outcome
 
     def _decide(self, raw: bytes | None, publication: Publication, identity: str, incarnation: str) -> Outcome:
@@ -311,7 +327,7 @@ class RedisServer:
         return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
 
     def _trusted(self, state: State, identity: str) -> bool:
-        found = self.data.watermark
+        found = self.space.watermark
         return (
             found is not None
             and found.xid is not None

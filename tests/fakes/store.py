@@ -13,7 +13,8 @@ from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
-_tokens = count(1)
+TOKENS = count(1)
+"""Numbers for the tokens of claims: no two cycles have the same."""
 _incarnations = count(1)
 Route = Callable[[], RedisServer]
 """The server that a new connection reaches now."""
@@ -34,10 +35,11 @@ class Connection:
             raise Disconnected(f"{server.name} refuses connections")
         return cls(server, server.starts, server.identity)
 
-    def run(self, command: Callable[[RedisServer, str], Reply]) -> Reply:
-        """Run a command, unless the server was started anew or took over other data since."""
+    def run(self, command: Callable[[RedisServer, str], Reply], namespace: str = "") -> Reply:
+        """Run a command of a namespace, unless the server was started anew or took over other data since."""
         if self.server.starts != self.start:
             raise Disconnected(f"{self.server.name} was restarted")
+        self.server.namespace = namespace
         reply = command(self.server, self.identity)
         if self.server.identity != self.identity:
             raise Disconnected(f"{self.server.name} has taken over other data")
@@ -47,7 +49,15 @@ class Connection:
 class MemoryStore(Store):
     """The ``Store`` port. Connections are pooled; a connection without a definite reply is never used again."""
 
-    def __init__(self, route: Route, wire: Wire, chance: random.Random, lifetimes: Lifetimes | None = None) -> None:
+    def __init__(
+        self,
+        route: Route,
+        wire: Wire,
+        chance: random.Random,
+        lifetimes: Lifetimes | None = None,
+        namespace: str = "",
+    ) -> None:
+        self._namespace = namespace
         self._route = route
         self._wire = wire
         self._chance = chance
@@ -73,7 +83,7 @@ class MemoryStore(Store):
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:
             connection = self._free.pop() if self._free else await connect(self._route, self._wire)
-            reply = await self._wire.call(name, lambda: connection.run(command))
+            reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
             raise StoreUnavailable(f"{name}: {error}") from error
         self._free.append(connection)
@@ -83,11 +93,12 @@ class MemoryStore(Store):
 class MemoryAuditStore(AuditStore):
     """The ``AuditStore`` port: one connection, which the first failure ends."""
 
-    def __init__(self, connection: Connection, route: Route, wire: Wire) -> None:
+    def __init__(self, connection: Connection, route: Route, wire: Wire, namespace: str = "") -> None:
         self._connection: Connection | None = connection
+        self._namespace = namespace
         self._route = route
         self._wire = wire
-        self._token = f"{wire.client} {next(_tokens)}"
+        self._token = f"{wire.client} {next(TOKENS)}"
 
     async def begin(self, claim_ms: int) -> Begun:
         return await self._run("begin", lambda server, identity: server.begin(identity, self._token, claim_ms / 1_000))
@@ -105,9 +116,7 @@ class MemoryAuditStore(AuditStore):
         await self._run("distrust, second command", lambda server, _: server.take_fence())
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        known = begun.watermark is not None and begun.counts
-        incarnation = begun.watermark.incarnation if begun.watermark and known else f"{next(_incarnations):016d}"
-        proven = replace(proven, incarnation=incarnation)
+        proven = in_its_incarnation(begun, proven)
         return await self._run("trust", lambda server, _: server.trust(begun, proven, fence_ttl_ms / 1_000))
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
@@ -115,23 +124,29 @@ class MemoryAuditStore(AuditStore):
         if connection is None:
             raise StoreUnavailable(f"{name}: this audit's connection is lost")
         try:
-            reply = await self._wire.call(name, lambda: connection.run(command))
+            reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
             raise StoreUnavailable(f"{name}: {error}") from error
         self._connection = connection
         return reply
 
 
+def in_its_incarnation(begun: Begun, proven: Watermark) -> Watermark:
+    """Return the watermark to set: it keeps the incarnation of one that counts, and else begins a new one."""
+    known = begun.watermark.incarnation if begun.watermark and begun.counts else ""
+    return replace(proven, incarnation=known or f"{next(_incarnations):016d}")
+
+
 @asynccontextmanager
 async def open_audit_store(
-    route: Route, wire: Wire, kind: type[MemoryAuditStore] = MemoryAuditStore
+    route: Route, wire: Wire, kind: type[MemoryAuditStore] = MemoryAuditStore, namespace: str = ""
 ) -> AsyncIterator[MemoryAuditStore]:
     """Open the store for one audit cycle."""
     try:
         connection = await connect(route, wire)
     except (Disconnected, RedisError) as error:
         raise StoreUnavailable(f"connect: {error}") from error
-    store = kind(connection, route, wire)
+    store = kind(connection, route, wire, namespace)
     try:
         yield store
     except Exception:

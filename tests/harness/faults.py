@@ -15,8 +15,9 @@ from random import Random
 import psycopg
 import redis.exceptions
 
+from app.cache.slot import FORMAT
 from tests.harness.client import NoAnswerError
-from tests.harness.cluster import CACHE_NAME, Cluster, Instance
+from tests.harness.cluster import CACHE_NAME, NAMESPACE, Cluster, Instance
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import ByHand, History, SeenWrite
 from tests.harness.proxy import Proxy, Target
@@ -158,7 +159,8 @@ async def _redis_evict(scene: Scene, _instance: Instance) -> None:
             for _ in range(scene.chance.randint(5, 30)):
                 slots = [f"wtc:{CACHE_NAME}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
                 odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
-                await client.delete(*slots, *([f"{odd}:{CACHE_NAME}"] if scene.chance.random() < 0.1 else []))
+                of = scene.chance.choice((CACHE_NAME, f"{NAMESPACE}-suppliers~{FORMAT}"))
+                await client.delete(*slots, *([f"{odd}:{of}"] if scene.chance.random() < 0.1 else []))
                 await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
 
 
@@ -240,6 +242,15 @@ async def _ledger_locked(scene: Scene, instance: Instance) -> None:
 async def _ask_ledger(instance: Instance) -> None:
     with suppress(NoAnswerError):
         await instance.endpoint.request("GET", "/stock/movements?reference=x")
+
+
+async def _suppliers_locked(scene: Scene, _: Instance) -> None:
+    """Lock the table of the second namespace as DDL does."""
+    with suppress(psycopg.Error):
+        async with _transaction(scene) as session:
+            with scene.log.on("suppliers-locked", "suppliers"):
+                await session.execute("LOCK TABLE suppliers IN ACCESS EXCLUSIVE MODE")
+                await asyncio.sleep(scene.chance.uniform(*_HELD_S))
 
 
 # ---------------------------------------------------------------------- by hand
@@ -327,6 +338,7 @@ KINDS = (
     Kind("service-stop", _service_stop, "service {}"),
     Kind("rows-held", _rows_held, "rows"),
     Kind("ledger-locked", _ledger_locked, "ledger"),
+    Kind("suppliers-locked", _suppliers_locked, "suppliers"),
     Kind("sql-update", _by_hand("sql-update", _UPDATE, deleted=False), "sql"),
     Kind("sql-delete", _by_hand("sql-delete", _DELETE, deleted=True), "sql"),
 )
