@@ -266,7 +266,7 @@ async def start_cluster(
         cluster = Cluster(directory, postgres, redis_server, "larder")
         await upgrade(cluster.url, revision)
         if revision == "head":
-            await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
+            await know_history(cluster.url, CACHE_NAME)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         if prepare is not None:

@@ -15,7 +15,6 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from app.cache.slot import FORMAT
 from app.private_servers import PrivateServerError, ServerDirectory
 from app.private_servers.process import end_orphan, orphan
 
@@ -79,10 +78,10 @@ async def execute(url: str, statement: str | sql.Composed) -> list[tuple[Any, ..
 
 
 async def know_history(url: str, namespace: str) -> None:
-    """Tell a database that nobody ever set a fence for a service's namespace."""
+    """Tell a database that nobody ever set a fence for a namespace."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(
             "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_epoch('products', 2))"
             " ON CONFLICT (relation, namespace, partition) DO UPDATE SET epoch = excluded.epoch",
-            (f"{namespace}~{FORMAT}",),
+            (namespace,),
         )

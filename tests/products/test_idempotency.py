@@ -112,7 +112,7 @@ async def test_a_replayed_answer_is_given_when_readers_see_what_it_speaks_of(
     await larder.stock("a")
     await _proven(other)
     client = redis.asyncio.Redis.from_url(settings.redis_url)
-    slot = Names(settings.cache_namespace).prefix + "a"
+    slot = Names(products_of(settings).cache_name).prefix + "a"
     before = await client.get(slot)
     await _take(larder.products, "k")
     assert before is not None
