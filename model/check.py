@@ -71,6 +71,7 @@ CONFIGURATIONS = {
     "aside-reset-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT ASIDE",
     # A clause whose loss the other rules make good; docs/PROOF.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
+    "spare-audit-identity": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER H_AUDIT_OUTLIVES_DEMOTION",
 }
 
 # Of worlds.pml.
@@ -133,7 +134,6 @@ MUTANTS = {
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-adopt-trusts-row": ("reset-failover", "H_ADOPT_TRUSTS_ROW"),
     "hole-reader-outlives-demotion": ("failover", "H_CONNECTIONS_OUTLIVE_DEMOTION"),
-    "hole-audit-outlives-demotion": ("failover", "H_AUDIT_OUTLIVES_DEMOTION"),
     "hole-truncate-after-snapshot": ("reset", "H_TRUNCATE_AFTER_SNAPSHOT"),
     "hole-old-fence-in-new-epoch": ("reset", "H_OLD_FENCE_STAYS"),
     "goal-acknowledged-by-audit": ("settle", "GOAL=1"),

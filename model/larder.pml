@@ -646,7 +646,11 @@ again:
     :: atomic {  /* 5 */
         MAY_TRUST && a_other_left[a] == 0 && AS_IT_WAS ->
         watermark[n] = (SAME_WATERMARK -> MAX(watermark[n], seen_xmin) : seen_xmin);
+#ifdef M_LATE_ON_ANY_SERVER
+        watermark_server[n] = server[n];
+#else
         watermark_server[n] = connection;
+#endif
         if
         :: known -> watermark_g[n] = base_g
 #ifdef M_SAME_INCARNATION

@@ -9,6 +9,7 @@ import redis.asyncio
 from app.cache.redis.store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
+from app.main import products_of
 from app.postgres.database import Database
 from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
