@@ -123,8 +123,8 @@ lock: ## renew the lock files from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock needs uv (a Python package of that name)" >&2; exit 1; }
 	@$(LOCK) --output-file requirements.txt
 	@$(LOCK) --group run --extra private-servers --output-file requirements-run.txt
-	@$(LOCK) --group dev --extra private-servers --output-file requirements-dev.txt
-	@$(LOCK) --group ci --extra private-servers --output-file requirements-ci.txt
+	@$(LOCK) --group dev --extra private-servers --extra traces --output-file requirements-dev.txt
+	@$(LOCK) --group ci --extra private-servers --extra traces --output-file requirements-ci.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
 
 resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)

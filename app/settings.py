@@ -211,6 +211,23 @@ class Settings(BaseModel):
     idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="`json`: an object per line; `text`: for people; `auto`: text if stderr is a terminal, otherwise JSON",
+    )
+    log_requests_percent: float = Field(
+        0, ge=0, le=100, description="share of the requests that have a line in the log although nothing is wrong with them"
+    )
+    traces_url: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="where an OpenTelemetry collector takes traces by OTLP over HTTP, as `http://127.0.0.1:4318/v1/traces`;"
+        " needs the extra `larder[traces]`",
+    )
+    trace_percent: float = Field(
+        1, ge=0, le=100, description="share of the requests that is traced, unless a `traceparent` says whether one is"
+    )
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -223,6 +240,10 @@ class Settings(BaseModel):
                 "redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss:// or"
                 " rediss+sentinel://"
             )
+        by_sentinels = self.redis_url.startswith(("sentinel://", "rediss+sentinel://"))
+        for name in ("sentinel_username", "sentinel_password", "sentinel_password_file", "sentinel_password_command"):
+            if getattr(self, name) and not by_sentinels:
+                raise ValueError(f"{name} needs a redis_url that begins with sentinel:// or rediss+sentinel://")
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
         return self

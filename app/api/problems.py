@@ -25,6 +25,8 @@ from app.postgres import errors as postgres
 from app.products import errors as products
 from app.products.product import MAX_INTEGER
 
+PROBLEM = "problem"
+"""Key in the request state under which the type of its problem and the reason for the operator are found."""
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Most errors that one answer lists."""
@@ -46,7 +48,10 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An error answer with its type, what happened, and further members and headers."""
+    """An error answer with its type, what happened, and further members and headers.
+
+    The exception that caused it, if there is one, says the reason to the operator.
+    """
 
     def __init__(
         self, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
@@ -69,6 +74,8 @@ class Problem(Exception):
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
         headers |= self.headers
+        if (state := scope.get("state")) is not None:
+            state[PROBLEM] = self.kind.slug, str(self.__cause__ or "") or self.detail
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -265,7 +272,9 @@ def _routing_problem(request: Request, error: HTTPException) -> Problem:
 
 def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return make(error).response(request.scope)
+        problem = make(error)
+        problem.__cause__ = error
+        return problem.response(request.scope)
 
     return answer
 

@@ -30,6 +30,7 @@ from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
 from .round_trips import Leases
 from .shared_audit import SharedCycle
 from .stats import Stats
+from .tracing import UNTRACED, Tracer
 from .write_through import Acknowledgement, Read, WriteThrough
 
 MOST_ALONE = 3
@@ -292,7 +293,12 @@ async def _publish(
 
 @asynccontextmanager
 async def open_caches(
-    database: str | Database, redis: str | RedisOptions, entities: Sequence[Entity], *, limits: Limits = DEFAULTS
+    database: str | Database,
+    redis: str | RedisOptions,
+    entities: Sequence[Entity],
+    *,
+    limits: Limits = DEFAULTS,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[Caches]:
     """Open the caches of several entities, with shared connections and one loop of audits.
 
@@ -304,6 +310,7 @@ async def open_caches(
             ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``.
         entities: the tables to cache, each with a namespace of its own.
         limits: deadlines and sizes.
+        tracer: who is told what reads wait for.
     """
     if len({entity.table for entity in entities}) < len(entities) or len({e.namespace for e in entities}) < len(entities):
         raise ValueError("each table and each namespace may be given once")
@@ -320,7 +327,7 @@ async def open_caches(
             opened.push_async_callback(link.close)
         await links.start()
         await (shared if len(entities) > 1 else alone).start_once()
-        parts = [_part(entity, database, links, alone, limits) for entity in entities]
+        parts = [_part(entity, database, links, alone, limits, tracer=tracer) for entity in entities]
         for part in parts:
             opened.push_async_callback(part.protocol.aclose)
         loop = AuditLoop(
@@ -341,13 +348,13 @@ async def open_caches(
         yield Caches(parts, transactions, links, loop, limits)
 
 
-def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> Part:
+def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits, *, tracer: Tracer) -> Part:
     config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
     store = RedisStore(links, entity.cache_name, lifetimes)
     source = TableSource(database.loads, entity, entity.cache_name)
-    protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history)
+    protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history, tracer=tracer)
     audit_stores = RedisAuditStores(alone, entity.cache_name)
     audit_sources = TableAuditSources(database, entity, entity.cache_name)
     return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))

@@ -7,7 +7,7 @@ incarnation and its token. A state contains its key, so that a reply to another 
 """
 
 from .history import HASH_WIDTH, hash_of
-from .ports import Absent, State, Value
+from .ports import Absent, Reading, State, Value
 
 FORMAT = 2
 """Number of this form of slots, watermark and fence. It belongs to the name of a cache in Redis and in the audit rows."""
@@ -55,3 +55,8 @@ def incarnation_in(raw: bytes) -> str:
     """Return the incarnation of a state or a lease."""
     start = len(LEASE) if raw[:1] == LEASE else HEAD_WIDTH
     return raw[start : start + INCARNATION_WIDTH].decode("ascii", "replace")
+
+
+def is_void(raw: bytes, reading: Reading) -> bool:
+    """Return whether a slot is of another incarnation than the one that a reading trusts, so that it can be leased."""
+    return reading.epoch != "" and incarnation_in(raw) != reading.incarnation

@@ -6,18 +6,22 @@ The sentinels are sockets that answer what a test wants.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from app.cache import Limits, open_caches
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.places import Credentials, RedisPlace, place_of
 from app.cache.redis.sentinel import SentinelUrl
 from app.cache.redis.sentinel_watch import SentinelWatch
 from app.cache.redis.tls import RedisTls
-from app.private_servers import start_redis
+from app.private_servers import RedisServer, start_redis
 from app.private_servers.redis_server import free_ports
+from app.products.source import PRODUCTS
+from tests.harness.script import PATIENCE_S
 from tests.limits import redis_options
 
 A, B, C = ("a", 1), ("b", 1), ("c", 1)
@@ -100,6 +104,14 @@ async def sentinels(*answers: bytes) -> AsyncIterator[FakeSentinels]:
         await asyncio.gather(*fake.connections, return_exceptions=True)
 
 
+@pytest.fixture
+async def data_server(servers_directory: Path) -> AsyncIterator[RedisServer]:
+    """A data server with a port, as sentinels name one."""
+    server = await start_redis(servers_directory / f"redis-{uuid4().hex[:8]}", ports=free_ports())
+    yield server
+    await server.stop()
+
+
 @pytest.mark.parametrize(
     ("answers", "counts"),
     [
@@ -156,13 +168,12 @@ async def test_sentinel_gets_its_own_password_only() -> None:
             assert (connection.password, connection.host, connection.port) == ("of-the-data", *A)  # type: ignore[attr-defined]
 
 
-async def test_master_that_most_sentinels_do_not_name_is_left(servers_directory: Path) -> None:
+async def test_master_that_most_sentinels_do_not_name_is_left(data_server: RedisServer) -> None:
     """Every link leaves it; without an address that counts, and while most name it, it is kept."""
-    server = await start_redis(servers_directory / f"redis-{uuid4().hex[:8]}", ports=free_ports())
-    here, there = names(("127.0.0.1", server.port)), names(("127.0.0.1", 1))
+    here, there = names(("127.0.0.1", data_server.port)), names(("127.0.0.1", 1))
     async with sentinels(here, here, here) as fake:
         places = ",".join(f"127.0.0.1:{port}" for port in fake.ports)
-        options = redis_options(f"sentinel://:{server.password}@{places}/0?service=larder", retry_ms=600_000)
+        options = redis_options(f"sentinel://:{data_server.password}@{places}/0?service=larder", retry_ms=600_000)
         links = [options.link(), options.link()]
         for link in links:
             await link.start()
@@ -178,7 +189,22 @@ async def test_master_that_most_sentinels_do_not_name_is_left(servers_directory:
         for link in links:
             await link.close()
         await options.place.aclose()
-    await server.stop()
+
+
+async def test_caches_watch_the_sentinels(data_server: RedisServer, database_url: str, namespace: str) -> None:
+    """A process asks in its background, and leaves the old master without a call that fails there."""
+    async with sentinels(names(("127.0.0.1", data_server.port))) as fake:
+        options = redis_options(
+            f"sentinel://:{data_server.password}@127.0.0.1:{fake.ports[0]}/0?service=larder", retry_ms=600_000
+        )
+        limits = Limits(audit_interval_ms=100)
+        async with open_caches(database_url, options, [replace(PRODUCTS, namespace=namespace)], limits=limits) as caches:
+            links = caches.store.all
+            assert all(link.up for link in links)
+            fake.answers = [names(A)]
+            async with asyncio.timeout(PATIENCE_S):
+                while any(link.up for link in links):
+                    await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

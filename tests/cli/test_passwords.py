@@ -75,7 +75,9 @@ async def test_sentinels_at_the_start(larder: Larder, own_servers: Mapping[str, 
         failure = await said(LARDER_REDIS_URL=sentinels.url.replace("service=larder", "service=lager"))
         assert "no sentinel knows the service 'lager'" in failure
         a_sentinel = f"redis://:{SENTINEL_PASSWORD}@127.0.0.1:{sentinels.sentinels[0].port}/0"
-        assert "it is a sentinel, not a data server" in await said(LARDER_REDIS_URL=a_sentinel)
+        failure = await said(LARDER_REDIS_URL=a_sentinel, LARDER_SENTINEL_PASSWORD="")
+        assert "it is a sentinel, not a data server" in failure
+        assert "sentinel_password needs a redis_url that begins with sentinel://" in await said(LARDER_REDIS_URL=a_sentinel)
         data_server = f"sentinel://:{PASSWORD}@127.0.0.1:{sentinels.servers[0].port}/0?service=larder"
         failure = await said(LARDER_REDIS_URL=data_server, LARDER_SENTINEL_PASSWORD=PASSWORD)
         assert "it is a data server, not a sentinel" in failure
