@@ -11,7 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import collection, dashboard, html_pages, openapi, operation, problems, products, stock
+from app.api import accepting, collection, dashboard, html_pages, openapi, operation, problems, products, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import DirectRoutes, RequestRoute
@@ -78,6 +78,7 @@ def build(
     for router in (
         stock.router,
         products.router,
+        accepting.router,
         collection.router,
         operation.cache_router,
         operation.router,
@@ -93,11 +94,11 @@ def build(
             allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
             allow_headers=[
                 *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
-                *("Idempotency-Key", "traceparent"),
+                *("Idempotency-Key", "Prefer", "traceparent"),
             ],
             expose_headers=[
                 *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),
-                *("Retry-After", "WWW-Authenticate", "X-Request-Id"),
+                *("Preference-Applied", "Retry-After", "WWW-Authenticate", "X-Request-Id"),
             ],
         )
     app.add_middleware(HostLayer)

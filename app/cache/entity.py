@@ -8,7 +8,7 @@ from uuid import UUID
 
 from .errors import InvalidKey
 from .policies import WritePolicy
-from .slot import FORMAT
+from .slot import cache_name
 
 Key = str | int | UUID
 Payload = Callable[..., bytes]
@@ -80,12 +80,8 @@ class Entity:
 
     @property
     def cache_name(self) -> str:
-        """The name of this cache in Redis and in the audit rows.
-
-        Releases with other forms of slots have other names, so that they can run side by side: to the audits they are two
-        namespaces of one table, of which one is trusted at a time.
-        """
-        return f"{self.namespace}~{FORMAT}"
+        """The name of this cache in Redis and in the audit rows."""
+        return cache_name(self.namespace)
 
     def payload_of(self, schema: int) -> Payload | None:
         """Return the function that makes payloads of a schema, or ``None`` if this release has none."""

@@ -10,13 +10,22 @@ from .history import HASH_WIDTH, hash_of
 from .ports import Absent, Reading, State, Value
 
 FORMAT = 2
-"""Number of this form of slots, watermark and fence. It belongs to the name of a cache in Redis and in the audit rows."""
+"""Number of this form of slots, watermark and fence."""
 VERSION_WIDTH = 19
 HEAD_WIDTH = 1 + HASH_WIDTH + VERSION_WIDTH
 INCARNATION_WIDTH = 16
 VALUE = b"V"
 TOMBSTONE = b"T"
 LEASE = b"L"
+
+
+def cache_name(namespace: str) -> str:
+    """Return the name of a namespace's cache in Redis and in the audit rows.
+
+    Releases with other forms of slots have other names, so that they can run side by side: to the audits they are two
+    namespaces of one table, of which one is trusted at a time.
+    """
+    return f"{namespace}~{FORMAT}"
 
 
 def halves(state: State) -> tuple[bytes, bytes]:

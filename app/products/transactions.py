@@ -9,28 +9,35 @@ others are carried out.
 """
 
 import asyncio
-import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
+from app.cache.errors import CacheError
 from app.cache.ports import State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
-from app.products import queries
-from app.products.commands import UNSTAMPED, Change, Effect
+from app.postgres.errors import (
+    CommitUnknown,
+    DatabaseFailed,
+    DatabaseNewer,
+    DatabaseOverloaded,
+    DatabaseUnavailable,
+    LockTimeout,
+    TransactionConflict,
+)
+from app.products import accepted_queries, queries
+from app.products.accepted import ROWS_AT_ONCE, ApplyFailed, Decode, Taken, failure_of
+from app.products.changes import Statement, record, stamp, steps, store_answer
+from app.products.commands import Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.payload import SCHEMA
-from app.products.product import Gone, Product, Row
+from app.products.product import Gone, Row
 from app.products.source import PRODUCTS, row_of, state_of
-
-Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
@@ -62,15 +69,10 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A statement that changes something. ``row_count`` is the number of rows that it must return."""
-
-    statement: LiteralString
-    parameters: Mapping[str, Any]
-    row_count: int = 0
+    taken: Sequence[Decision] = ()
+    """The decisions on accepted writes."""
+    failures: int = 0
+    """Number of accepted writes that were marked as failed."""
 
 
 class ProductTransactions:
@@ -83,7 +85,11 @@ class ProductTransactions:
         attempts: int = 4,
         check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
+        decode: Decode | None = None,
+        taken: "Callable[[Committed], None] | None" = None,
     ) -> None:
+        self._decode = decode
+        self._taken = taken
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
@@ -97,28 +103,54 @@ class ProductTransactions:
             RowsHeld: the rows that ``patience`` names, or the table, could not be locked in time; nothing was changed.
             TransactionConflict: another lock was not granted in time, or other transactions were always first; nothing was
                 changed.
-            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
+            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed. It is ``DatabaseOverloaded`` if an
+                accepted write may be the reason.
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
+            work = _Transaction(batch, patience, self._check_epoch, decode=self._decode, again=attempt > 1)
             try:
-                return await self._once(batch, patience, again=attempt > 1)
+                return await self._once(work)
             except LockTimeout:
                 raise
+            except DatabaseFailed as failure:
+                if not work.taken.seqs:
+                    raise
+                # The applier tries them alone, and marks the one that is the reason.
+                raise DatabaseOverloaded(f"it failed together with writes that were accepted before: {failure}") from failure
             except TransactionConflict as conflict:
                 if attempt == self._attempts:
                     raise TransactionConflict(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def _once(self, batch: Sequence[WriteRequest], patience: Patience | None, *, again: bool) -> Committed:
-        transaction = _Transaction(batch, patience, self._check_epoch, again=again)
+    async def apply(self, decode: Decode, only: int | None = None) -> Committed:
+        """Decide the lowest accepted writes, or only that of a number, unless another transaction does so now.
+
+        Raises:
+            ApplyFailed: nothing was changed, and one of these rows may be the reason.
+            DatabaseError: see ``commit``.
+        """
+        work = _Transaction((), None, self._check_epoch, decode=decode, applies=True, only=only, again=True)
         try:
-            return await self._writes.run(transaction.run)
+            return await self._once(work)
+        except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
+            raise
+        except Exception as error:
+            if not work.taken.seqs:
+                raise
+            raise ApplyFailed(work.taken.seqs, error) from error
+
+    async def _once(self, work: "_Transaction") -> Committed:
+        try:
+            committed = await self._writes.run(work.run)
         except LockTimeout as error:
-            if transaction.has_rows:
+            if work.has_rows:
                 raise
             raise RowsHeld(str(error)) from error
+        if self._taken and (committed.taken or committed.failures):
+            self._taken(committed)
+        return committed
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers older than ``age_s``; return their number. Raises a ``DatabaseError``."""
@@ -130,19 +162,34 @@ class _Transaction:
     """One attempt to carry out one batch."""
 
     def __init__(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, check_epoch: CheckEpoch, *, again: bool
+        self,
+        direct: Sequence[WriteRequest],
+        patience: Patience | None,
+        check_epoch: CheckEpoch,
+        *,
+        decode: Decode | None,
+        again: bool,
+        applies: bool = False,
+        only: int | None = None,
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
-        self._batch = batch
+        self._direct = direct
+        self._decode = decode
+        self._applies = applies
+        self._only = only
+        self.taken = Taken()
         self._again = again
+        self._batch: Sequence[WriteRequest] = direct
         self._began = 0.0
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
+        self._blocked: dict[str, Sequence[str]] = {}
+        """The products of accepted writes that had to wait, each with the products whose rows they waited for."""
         self._before: dict[str, Row] = {}
         self._after: dict[str, Row] = {}
-        self._newest: Mapping[str, int] = {}
+        self._newest: dict[str, int] = {}
         self.has_rows = False
         """Whether the rows are locked, so that a lock timeout concerns something else."""
 
@@ -150,9 +197,10 @@ class _Transaction:
         """Run the transaction from the beginning."""
         self._began = time.monotonic()
         self.has_rows = False
+        self.taken = Taken()
         await self._lock(session)
         self.has_rows = True
-        decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
+        decisions = self._decide_all()
         publish_keys = sorted(
             {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
         )
@@ -161,8 +209,9 @@ class _Transaction:
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
-            if (statement := _store_answer(request, decision)) is not None
+            if (statement := store_answer(request, decision)) is not None
         ]
+        answers += self._remove_taken(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
         if publish_keys or answers:
@@ -170,12 +219,35 @@ class _Transaction:
         else:
             # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
             await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
-        return Committed(decisions, states)
+        count = len(self.taken.seqs)
+        return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
+
+    def _decide_all(self) -> Sequence[Decision]:
+        """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
+        self._batch = [*self.taken.requests, *self._direct]
+        decisions: list[Decision] = []
+        for request in self.taken.requests:
+            decision = self._decide(request)
+            if isinstance(decision, Postponed):
+                self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
+            decisions.append(decision)
+        self._blocked |= self.taken.blocked
+        return decisions + [self._decide(request) for request in self._direct]
+
+    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+        """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
+        done: list[int] = []
+        for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
+            if isinstance(decision, Denied) and store_answer(request, decision) is None:
+                self.taken.failures[seq] = failure_of(decision.refusal)
+            elif not isinstance(decision, Postponed):
+                done.append(seq)
+        failed = self.taken.failures
+        return ([(accepted_queries.APPLIED, {"seqs": done})] if done else []) + (
+            [(accepted_queries.FAILED, {"seqs": list(failed), "failures": list(failed.values())})] if failed else []
+        )
 
     async def _lock(self, session: Session) -> None:
-        ids = sorted({key for request in self._batch for key in request.command.keys})
-        sent_keys = [key for request in self._batch if (key := request.origin.idempotency_key)]
-        by_key = {"callers": [sent.caller for sent in sent_keys], "keys": [sent.key for sent in sent_keys]}
         statements: list[Statement] = []
         if self._patience:
             begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
@@ -187,26 +259,63 @@ class _Transaction:
                 statements += [*begin, wait]
         else:
             statements.append(("BEGIN", None))
-        if sent_keys:
-            statements += [(queries.LOCK_KEYS, by_key), (queries.STORED_ANSWERS, by_key)]
+        ids = sorted({key for request in self._direct for key in request.command.keys})
+        self._forget_rows()
+        if self._decode is None:
+            await self._lock_rows(session, statements, self._direct, ids)
+            return
+        if self._applies:
+            [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
+        else:
+            waiting = (accepted_queries.TAKE_BEFORE, {"ids": ids, **_by_key(self._direct), "limit": ROWS_AT_ONCE + 1})
+            rows = await self._lock_rows(session, statements, self._direct, ids, waiting)
+        if rows:
+            await self.taken.add(rows, self._decode, self._only)
+            more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._before.keys())
+            await self._lock_rows(session, [], self.taken.requests, more)
+
+    def _forget_rows(self) -> None:
+        self._stored, self._locked, self._held, self._before, self._newest = {}, set(), set(), {}, {}
+        self._after, self._blocked = {}, {}
+
+    async def _lock_rows(
+        self,
+        session: Session,
+        before: Sequence[Statement],
+        requests: Sequence[WriteRequest],
+        ids: Sequence[str],
+        waiting: Statement | None = None,
+    ) -> list[Any]:
+        """Lock the keys of requests and the rows of products; return the rows of ``waiting``, which runs between the two."""
+        by_key = _by_key(requests)
+        has_keys = bool(by_key["keys"])
+        statements = list(before)
+        if has_keys:
+            statements.append((queries.LOCK_KEYS, by_key))
+        if waiting:
+            statements.append(waiting)
+        if has_keys:
+            statements.append((queries.STORED_ANSWERS, by_key))
         statements.append((queries.LOCK, {"ids": ids}))
         if self._again:
             statements.append((queries.NEWEST_MOVEMENTS, {"ids": ids}))
-        answers = await session.pipeline(*statements)
-        if self._again:
-            self._newest = dict(answers.pop())
-        rows = answers.pop()
-        if sent_keys:
-            locked, stored = answers[-2:]
-            self._locked = {(caller, key) for caller, key, taken in locked if taken}
-            self._stored = {
+        answers = (await session.pipeline(*statements))[len(before) :]
+        if has_keys:
+            self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
+        found = answers.pop(0) if waiting else []
+        if has_keys:
+            self._stored |= {
                 (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
-                for caller, key, request_hash, code, body, version_tag, location, product_ids in stored
+                for caller, key, request_hash, code, body, version_tag, location, product_ids in answers.pop(0)
             }
-        self._held = {product_id for held, product_id, *_ in rows if held}
-        self._before = {product_id: Gone(product_id, 0) for product_id in ids}
-        self._before.update((product_id, row_of(product_id, columns)) for held, product_id, *columns in rows if not held)
+        rows = answers.pop(0)
+        if self._again:
+            self._newest |= dict(answers.pop(0))
+        self._held |= {product_id for held, product_id, *_ in rows if held}
+        self._before |= {product_id: Gone(product_id, 0) for product_id in ids}
+        self._before |= {product_id: row_of(product_id, columns) for held, product_id, *columns in rows if not held}
         self._after = dict(self._before)
+        return found
 
     def _decide(self, request: WriteRequest) -> Decision:
         key = request.origin.idempotency_key
@@ -214,6 +323,8 @@ class _Transaction:
             return earlier
         if self._held and (held := sorted(self._held.intersection(request.command.keys))):
             return Postponed(held)
+        if self._blocked and (blocked := self._blocked.keys() & set(request.command.keys)):
+            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
         try:
             effects = [self._above_the_ledger(effect) for effect in request.command.decide(self._after)]
         except Refused as refusal:
@@ -246,13 +357,13 @@ class _Transaction:
             return decisions, ()
         await _let_others_run(len(publish_keys))
         changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
-        steps = _record(self._batch, decisions) + _steps(self._before, changed)
-        statements = [(step.statement, step.parameters) for step in steps]
+        made = record(self._batch, decisions) + steps(self._before, changed)
+        statements = [(step.statement, step.parameters) for step in made]
         *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
         await _let_others_run(len(publish_keys))
         recorded_at = None
-        for step, rows in zip(steps, done, strict=True):
+        for step, rows in zip(made, done, strict=True):
             if len(rows) < step.row_count:
                 raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
@@ -261,7 +372,7 @@ class _Transaction:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await _let_others_run(len(publish_keys))
         stamped = [
-            Done([_stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
+            Done([stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
         ]
         return stamped, states
 
@@ -279,114 +390,6 @@ def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
     return request.command.keys if isinstance(decision, Done) else ()
 
 
-def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> list[_Step]:
-    entries = [
-        (movement, request.origin)
-        for request, decision in zip(batch, decisions, strict=True)
-        if isinstance(decision, Done)
-        for effect in decision.effects
-        for movement in effect.movements()
-    ]
-    if not entries:
-        return []
-    # The order is the same everywhere, as for the locks. Otherwise two transactions that create the same products could wait
-    # for each other.
-    entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
-    rows = [
-        {
-            "id": movement.product_id,
-            "version": movement.version,
-            "line": movement.line,
-            "delta": movement.delta,
-            "stock": movement.stock_after,
-            "reason": movement.reason,
-            "reference": movement.reference,
-            "actor": origin.actor,
-            "request": origin.request_id,
-            "key": origin.idempotency_key.key if origin.idempotency_key else None,
-        }
-        for movement, origin in entries
-    ]
-    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, row_count=len(rows))]
-
-
-def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]:
-    products = [row for row in changed.values() if isinstance(row, Product)]
-    new = [row for row in products if before[row.id].version == 0]
-    known = [row for row in products if before[row.id].version > 0]
-    gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
-    never_stored = [row for row in gone if before[row.id].version == 0]
-    buried = [row for row in gone if before[row.id].version > 0]
-    steps: list[_Step] = []
-    if new or never_stored:
-        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in never_stored]
-        inserted = sorted([*new, *placeholders], key=lambda row: row.id)
-        dead = {row.id for row in never_stored}
-        gone_at_once = [row.id in dead for row in inserted]
-        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, row_count=len(inserted)))
-    if known:
-        rows = [
-            {
-                "id": row.id,
-                "name": row.name,
-                "price": row.price_cents,
-                "stock": row.stock,
-                "reorder_point": row.reorder_point,
-                "version": row.version,
-                "created": row.created_at == UNSTAMPED,
-            }
-            for row in known
-        ]
-        steps.append(_Step(queries.UPDATE, {"rows": json.dumps(rows), "ids": [row.id for row in known]}))
-    if buried:
-        parameters = {"ids": [row.id for row in buried], "versions": [row.version for row in buried]}
-        steps.append(_Step(queries.BURY, parameters))
-    return steps
-
-
-def _columns(rows: Sequence[Product]) -> dict[str, Any]:
-    return {
-        "ids": [row.id for row in rows],
-        "names": [row.name for row in rows],
-        "prices": [row.price_cents for row in rows],
-        "stocks": [row.stock for row in rows],
-        "reorder_points": [row.reorder_point for row in rows],
-        "versions": [row.version for row in rows],
-    }
-
-
-def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
-    """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
-    row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
-        if isinstance(last, Product) and row.version == last.version:
-            row = last
-        else:
-            at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
-            row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
-    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
-
-
-def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
-    """Return the statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
-    key = request.origin.idempotency_key
-    if key is None or isinstance(decision, Repeated | Postponed):
-        return None
-    result = decision.effects if isinstance(decision, Done) else decision.refusal
-    if isinstance(result, KeyReused):
-        return None
-    answer = key.render(result)
-    if answer is None:
-        return None
-    parameters = {
-        "caller": key.caller,
-        "key": key.key,
-        "request_hash": key.request_hash,
-        "status": answer.code,
-        "body": answer.body,
-        "etag": answer.version_tag,
-        "location": answer.location,
-        "product_ids": list(request.command.keys),
-    }
-    return queries.STORE_ANSWER, parameters
+def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:
+    sent = [key for request in requests if (key := request.origin.idempotency_key)]
+    return {"callers": [key.caller for key in sent], "keys": [key.key for key in sent]}

@@ -21,11 +21,11 @@ from tests.fakes.keys import Clock, MemoryKeys
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
     "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "getProduct", "getReadiness", "getWrite", "headProduct", "listMovements", "listProductMovements", "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.
-WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness"}
+WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness", "getWrite"}
 RUNS = [
     (operation, mode)
     for operation in OPERATIONS

@@ -115,7 +115,9 @@ async def test_trust_in_two_namespaces(spaces: SharedStoreBench) -> None:
     products, suppliers = spaces.spaces
     audit = await spaces.open()
     first, second = await begin(audit, spaces)
-    await spaces.spaces[suppliers].put_watermark(other := Watermark(OTHER_EPOCH, 5, "0" * 16, "elsewhere:00"))  # since the cycle began
+    await spaces.spaces[suppliers].put_watermark(
+        other := Watermark(OTHER_EPOCH, 5, "0" * 16, "elsewhere:00")
+    )  # since the cycle began
     proven = Watermark(EPOCH, 700)
     assert await audit.trust([(products, first, proven, 60_000), (suppliers, second, proven, 60_000)]) == [True, False]
     found = await spaces.spaces[products].watermark()
