@@ -167,6 +167,11 @@ class Audit:
             return Cycle(announced.cycle, trusted=False)
         limits, repairs = self._config.fences, Repairs()
         since = begun.watermark if begun.counts else None
+        if since is None:
+            log.log(
+                logging.INFO if begun.watermark is None else logging.WARNING,
+                "no audit has compared the data of this Redis server in the database's present epoch: the cache starts clean",
+            )
         async with source.snapshot(since, limits, self._config.audit_page_rows) as snapshot:
             self._check_epoch(announced.epoch, snapshot.epoch)
             if snapshot.rival:
@@ -214,6 +219,3 @@ class Audit:
             self._stats.audit_deferrals += 1
         if cycle.clean:
             self._stats.clean_starts += 1
-            log.info(
-                "no audit has compared the data of this Redis server in the database's present epoch: the cache starts clean"
-            )

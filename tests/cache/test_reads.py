@@ -17,10 +17,13 @@ KEY = "mug"
 @pytest.mark.usefixtures("mug")
 async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> None:
     """No lease, no fill: who finds another's lease loads, answers, and leaves the slot alone."""
-    await slots.set(KEY, b"Lsomebody-else")
+    watermark = await slots.peek(slots.names.watermark)
+    assert watermark is not None
+    lease = b"L" + watermark[-16:] + b"somebody-else"
+    await slots.set(KEY, lease)
     read = await other.cache.read(KEY)
     assert (read.state.version, read.status) == (1, Status.MISS)
-    assert await slots.get(KEY) == b"Lsomebody-else"
+    assert await slots.get(KEY) == lease
     assert "publish" not in other.store.calls.count()
 
 
