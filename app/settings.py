@@ -173,7 +173,8 @@ class Settings(BaseModel):
     cache_namespace: str = Field(
         "products.1",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="name of the cache in Redis; only one namespace of a database is trusted at a time",
+        description="name of the cache of products in Redis, with which the names of all other caches begin;"
+        " only one namespace of a table is trusted at a time",
     )
     writes: str = Field(
         "",
@@ -229,7 +230,15 @@ class Settings(BaseModel):
     )
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")
     idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
-    idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
+    idempotency_sweep_ms: Milliseconds = Field(
+        60_000, description="pause between removals of answers past their life, and of old marks of the change feed"
+    )
+    feed_keep_s: int = Field(
+        604_800,
+        ge=60,
+        le=31_536_000,
+        description="how long a follower of the change feed may pause before it has to begin anew",
+    )
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
     log_format: Literal["auto", "json", "text"] = Field(
@@ -351,6 +360,15 @@ class Settings(BaseModel):
     def as_env(self) -> dict[str, str]:
         """Return the variables from which ``from_env`` reads the same settings."""
         return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
+
+
+def namespace_of(cache_namespace: str, cache: str) -> str:
+    """Return the name in Redis of one of the service's caches.
+
+    The setting ``cache_namespace`` names that of products. The others' names begin with it, so that one setting keeps two
+    installations on one Redis apart.
+    """
+    return cache_namespace if cache == PRODUCTS_CACHE else f"{cache_namespace}-{cache}"
 
 
 def names_in(value: str) -> list[str]:

@@ -32,6 +32,7 @@ class Scope(StrEnum):
     STOCK_ADJUST = "stock:adjust"
     STOCK_COUNT = "stock:count"
     LEDGER_READ = "ledger:read"
+    CHANGES_READ = "changes:read"
     OPERATE = "operate"
 
     @property
@@ -46,6 +47,7 @@ _ALLOWS = {
     Scope.STOCK_ADJUST: "add to stock and take from it",
     Scope.STOCK_COUNT: "set a stock to what was counted",
     Scope.LEDGER_READ: "read the ledger of stock movements",
+    Scope.CHANGES_READ: "follow every change of products and stock, with the references of all clients",
     Scope.OPERATE: "read the metrics, the dashboard with stock and movements, and the details of readiness; drop cache entries",
 }
 

@@ -15,9 +15,10 @@ from app.access.keys import Scope
 from app.api import dashboard_models, models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT, MAX_SAMPLES
+from app.api.list_queries import DEFAULT_CHANGES, DEFAULT_LIMIT, MAX_CHANGES, MAX_IDS, MAX_LIMIT, MAX_SAMPLES, MAX_WAIT_S
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
+from app.feed.events import EventType
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 
 PRODUCT_EXAMPLE: dict[str, object] = {
@@ -54,7 +55,7 @@ _REQUESTS: Sequence[type[BaseModel]] = (
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
-    models.Adjusted, models.AdjustedLines, models.MovementList,
+    models.Adjusted, models.AdjustedLines, models.MovementList, models.ChangeList,
     models.AcceptedWrite, models.WriteStatus, dashboard_models.DashboardData,
 )  # fmt: skip
 
@@ -114,6 +115,18 @@ MOVEMENTS = Success(
     ("MovementList",),
     {"items": [MOVEMENT_EXAMPLE], "next": None},
     headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
+CHANGES = Success(
+    "Events in order, or none",
+    ("ChangeList",),
+    {
+        "items": [
+            {"type": "product", "id": "mug-blue", "version": 7, "product": PRODUCT_EXAMPLE},
+            {"type": "movement"} | MOVEMENT_EXAMPLE,
+        ],
+        "next": "WzUsIjcuMSIsMTdd",
+        "more": False,
+    },
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
 PRODUCTS = Success(
@@ -222,6 +235,30 @@ REFERENCE_PARAMETERS = [
         example="order-17",
     ),
     *MOVEMENT_PARAMETERS,
+]
+CHANGES_PARAMETERS = [
+    _parameter("query", "after", "`next` of the answer before; without it the answer is the present cursor", _TEXT),
+    _parameter("header", "Last-Event-ID", "what a client of a stream sends in place of `after` to go on with it", _TEXT),
+    _parameter(
+        "query",
+        "limit",
+        "most events in the answer",
+        {"type": "integer", "minimum": 1, "maximum": MAX_CHANGES, "default": DEFAULT_CHANGES},
+    ),
+    _parameter(
+        "query",
+        "wait",
+        "seconds to wait for an event if there is none",
+        {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+    ),
+    _parameter(
+        "query",
+        "types",
+        "the types of events, all by default",
+        {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "enum": list(EventType)}},
+        style="form",
+        explode=False,
+    ),
 ]
 SAMPLES_PARAMETERS = [
     _parameter(

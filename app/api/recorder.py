@@ -32,7 +32,7 @@ LOOKED_EVERY_S = 0.25
 """Pause of a worker that does not record until it looks again whether another one does."""
 SILENT_S = 1.0
 """Age of a worker's last report, or of the record, after which its writer counts as away."""
-UNANSWERED_S = 0.8
+UNANSWERED_S = 0.6
 """How long a server may leave a question unanswered until it counts as away."""
 _WAIT_S = 0.3
 """How long one observation waits for the answers, at most."""
@@ -146,6 +146,7 @@ class Recorder:
             redis_up=total.store_up and proven is not _NO_ANSWER,
             proven=proven is True or proven is None,
             cache_off=bool(names_in(self._settings.cache_off)),
+            around="around" in self._settings.write_policies.values() and not names_in(self._settings.cache_off),
             keys_readable=total.keys_readable,
             workers=wanted - missing,
             workers_wanted=wanted,

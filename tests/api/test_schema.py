@@ -21,7 +21,8 @@ from tests.fakes.keys import Clock, MemoryKeys
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
     "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "getWrite", "headProduct", "listMovements", "listProductMovements", "listProducts",
+    "getProduct", "getReadiness", "getWrite", "headProduct", "listChanges", "listMovements", "listProductMovements",
+    "listProducts",
     "patchProduct", "putProduct", "putStock",
 ]  # fmt: skip
 # These take nothing that could be wrong.

@@ -88,6 +88,11 @@ def _load(entity: Entity, wanted: LiteralString) -> Composed:
 EPOCH: LiteralString = "SELECT larder_epoch(%(relation)s::text, %(knows)s::integer)"
 """Returns the present epoch. Fails on a standby, during a restore, and for a release that lacks the payload's schema."""
 
+READY: LiteralString = """
+SELECT larder_epoch(%(relation)s::text, %(knows)s::integer), current_setting('transaction_read_only') = 'on'
+"""
+"""Returns the present epoch, as ``EPOCH``, and whether the database refuses writes."""
+
 STANDING: LiteralString = """
 WITH history AS MATERIALIZED (SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch)
 SELECT history.epoch, a.namespace, a.announced, a.completed,
@@ -166,14 +171,19 @@ namespace that it may use counts as trusted, whatever its row says.
 
 COMPLETE: LiteralString = """
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
-FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
+FROM set_config('larder.snapshot', %(snapshot)s, true),
+    unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
     AS c (relation, namespace, cycle, epoch)
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle
 """
-"""Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one."""
+"""Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one.
+
+The setting ``larder.snapshot`` says for the length of the statement which snapshot proved the cycles. A trigger on the audit
+rows may read it, as that of the change feed does.
+"""
 
 SNAPSHOT: LiteralString = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, tried.epoch, tried.objection, coalesce((
+SELECT pg_current_snapshot()::text, tried.epoch, tried.objection, coalesce((
     SELECT namespace FROM cache_audits
     WHERE relation = w.relation AND namespace <> w.namespace
         AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()
