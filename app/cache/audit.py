@@ -167,11 +167,6 @@ class Audit:
             return Cycle(announced.cycle, trusted=False)
         limits, repairs = self._config.fences, Repairs()
         since = begun.watermark if begun.counts else None
-        if since is None:
-            log.log(
-                logging.INFO if begun.watermark is None else logging.WARNING,
-                "no audit has compared the data of this Redis server in the database's present epoch: the cache starts clean",
-            )
         async with source.snapshot(since, limits, self._config.audit_page_rows) as snapshot:
             self._check_epoch(announced.epoch, snapshot.epoch)
             if snapshot.rival:
@@ -181,6 +176,11 @@ class Audit:
         trusted = await store.trust(begun, Watermark(snapshot.epoch, snapshot.xmin), limits.ttl_ms)
         if trusted:
             await source.complete(announced.cycle)
+        if since is None:
+            log.log(
+                logging.INFO if begun.watermark is None else logging.WARNING,
+                "no audit has compared the data of this Redis server in the database's present epoch: the cache starts clean",
+            )
         return Cycle(announced.cycle, trusted, repairs, clean=since is None)
 
     def _check_epoch(self, announced: str, found: str) -> None:

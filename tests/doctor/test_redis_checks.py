@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 import redis.asyncio
 
+from app.cache.redis.connection import WHO_SHA
 from app.cli import parse
 from app.doctor.findings import Finding, Verdict, found_by, status_of
 from app.doctor.redis_checks import COMMANDS, RedisChecks
@@ -90,8 +91,9 @@ def _answer_with(server: str = SERVER, replication: str = REPLICATION, cluster: 
             case ["INFO", section]:
                 texts = {"server": server.replace("RUN", RUN if next(ids) % 2 else RUN[::-1]), "replication": replication}
                 return bulk(f"# {section}\r\n{texts.get(section, cluster)}")
-            case ["ECHO", text]:
-                return bulk(text)
+            case ["EVALSHA", digest, _, nonce] if digest == WHO_SHA:
+                told = dict(line.split(":") for line in replication.split())
+                return b"*3\r\n" + b"".join(map(bulk, (nonce, told["role"], told["master_replid"])))
             case ["CLIENT", "ID"]:
                 return b":7\r\n"
             case ["EVALSHA", *_]:
