@@ -144,7 +144,17 @@ bit copied;
 #define COPIES 0
 #endif
 byte redis_faults, copies;
-#if COPIES > 0
+#ifndef LEFT
+#define LEFT 0
+#endif
+#ifdef MOVES              /* the nodes belong to a cluster; the key's partition changes its owner so many times */
+byte owner, highest = 1, moves, left;
+bit unaware;              /* the node that lost the partition does not know yet, and answers */
+#define OWNS(n) (owner == (n) || unaware)
+#else
+#define OWNS(n) true
+#endif
+#if COPIES > 0 || defined(MOVES)
 byte identities = 2;
 #else
 byte identities = 1;
@@ -165,10 +175,10 @@ inline no_fence(n) { fence_left[n] = 0; fence_server[n] = 0; fence_epoch[n] = 0;
 #define VOID(n) (slot[n] != EMPTY && slot_g[n] != watermark_g[n])
 #ifdef M_LEASE_WITHOUT_INCARNATION
 #define VOID_LEASE(n) false
-#define LEASABLE(n) (server[n] && slot[n] == EMPTY)
+#define LEASABLE(n) (server[n] && OWNS(n) && slot[n] == EMPTY)
 #else
 #define VOID_LEASE(n) VOID(n)
-#define LEASABLE(n) (server[n] && OWN_WATERMARK(n) && (slot[n] == EMPTY || VOID(n)))
+#define LEASABLE(n) (server[n] && OWNS(n) && OWN_WATERMARK(n) && (slot[n] == EMPTY || VOID(n)))
 #endif
 
 /* ---- clients -------------------------------------------------------------------------------------------------- */
@@ -261,12 +271,12 @@ inline publish(n, w) {
     fi
 }
 
-/* Some master is always up; which one a client talks to is open. */
+/* Some master is always up; which one a client talks to is open.  In a cluster, a node that does not own a partition refuses. */
 inline pick(n) {
     if
-    :: server[0] -> n = 0
+    :: server[0] && OWNS(0) -> n = 0
 #if NODES > 1
-    :: server[1] -> n = 1
+    :: server[1] && OWNS(1) -> n = 1
 #endif
     fi
 }
@@ -481,9 +491,9 @@ again:
 #endif
 /* "One connection": the next step goes to the server that the cycle began with, or is not taken. */
 #if defined(M_REDIS_RECONNECTS) || defined(H_AUDIT_OUTLIVES_DEMOTION)
-#define SAME_SERVER (server[n] != 0)
+#define SAME_SERVER (server[n] != 0 && OWNS(n))
 #else
-#define SAME_SERVER (server[n] == connection)
+#define SAME_SERVER (server[n] == connection && OWNS(n))
 #endif
 #ifdef M_POSTGRES_RECONNECTS
 #define SAME_SESSION true
@@ -754,6 +764,16 @@ inline load_copy(n) {
     drop_copy()
 }
 
+#ifdef MOVES
+inline copy_watermark_of_owner() {
+    watermark[1 - owner] = watermark[owner]; watermark_server[1 - owner] = watermark_server[owner]; watermark_g[1 - owner] = watermark_g[owner]
+}
+inline copy_fence_of_owner() {
+    fence_server[1 - owner] = fence_server[owner]; fence_epoch[1 - owner] = fence_epoch[owner];
+    fence_left[1 - owner] = fence_left[owner]; fence_g[1 - owner] = fence_g[owner]
+}
+#endif
+
 inline old_audit_row() {
     announced = 0; completed = 0; fenced_left = 0; other_left = 0; audit_epoch = 0;
     if
@@ -825,6 +845,37 @@ proctype Fault() {
     :: d_step { copies < COPIES && fence_left[0] > 0 -> copies++; printf("the fence is copied to node 1\n");
         fence_server[1] = fence_server[0]; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0] }
 #endif
+#ifdef MOVES  /* Key by key, in any order, and whatever the answers; an atomic move is one of these orders. */
+#define OTHER (1 - owner)
+    :: d_step { moves < MOVES && slot[owner] != EMPTY ->
+        put(OTHER, slot[owner], slot_g[owner]); clear(owner); printf("the slot moves to node %d\n", OTHER) }
+    :: d_step { moves < MOVES && watermark[owner] != NONE ->
+        copy_watermark_of_owner(); no_watermark(owner); printf("the watermark moves to node %d\n", OTHER) }
+    :: d_step { moves < MOVES && fence_left[owner] > 0 ->
+        copy_fence_of_owner(); no_fence(owner); printf("the fence moves to node %d\n", OTHER) }
+    :: d_step { left < LEFT && slot[owner] != EMPTY ->
+        left++; put(OTHER, slot[owner], slot_g[owner]); printf("a copy of the slot stays on node %d\n", OTHER) }
+    :: d_step { left < LEFT && watermark[owner] != NONE ->
+        left++; copy_watermark_of_owner(); printf("a copy of the watermark stays on node %d\n", OTHER) }
+    :: d_step { left < LEFT && fence_left[owner] > 0 ->
+        left++; copy_fence_of_owner(); printf("a copy of the fence stays on node %d\n", OTHER) }
+    :: d_step { moves < MOVES && !unaware ->
+        moves++; owner = OTHER;
+        /* The new owner raises its configuration epoch, unless that is the highest already. */
+        if
+#ifndef M_IDENTITY_WITHOUT_EPOCH
+        :: highest != owner -> highest = owner; identities++; server[owner] = identities; reader_server[owner] = identities
+#endif
+        :: else
+        fi;
+#ifdef UNAWARE
+        unaware = true;
+#endif
+        printf("node %d owns the partition, as server %d\n", owner, server[owner]) }
+#ifdef UNAWARE
+    :: d_step { unaware -> unaware = false; clear(OTHER); no_watermark(OTHER); no_fence(OTHER); printf("node %d hears of it\n", OTHER) }
+#endif
+#endif
 #ifdef TRUNCATE
     :: atomic { resets == 0 && !LOCKED -> another_epoch(0) }
 #endif
@@ -845,7 +896,7 @@ proctype Fault() {
 #define OF_THE_FENCE(n) (slot_g[n] == fence_g[n])
 #endif
 #define HIT(n)                                                                                                        \
-    (OF_THE_FENCE(n) && fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4))
+    (OWNS(n) && OF_THE_FENCE(n) && fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4))
 #define HIT_OF_THE_PAST(n) (HIT(n) && STATE(slot[n]) < acknowledged)
 
 proctype Reader() {
@@ -883,7 +934,7 @@ init {
         watermark_server[0] = 1; watermark_g[0] = 1;
         fence_server[0] = 1; fence_left[0] = TTL_MAX; fence_g[0] = 1;
 #endif
-#if COPIES > 0
+#if COPIES > 0 || defined(MOVES)
         server[1] = 2; reader_server[1] = 2; no_watermark(1);
 #endif
         run Reader(); run Network(); run Fault();
