@@ -27,7 +27,7 @@ return redis.call('PTTL', KEYS[1])
 _SAME_S = 1.0
 _TRIES, _ROUND_TRIPS = 20, 50
 _FULL = 0.9
-_OURS = re.compile(rb"wtc:[A-Za-z0-9._-]{1,64}:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
+_OURS = re.compile(rb"wtc:[A-Za-z0-9._~-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
 _KEY_REFUSED = re.compile("access (a|one of the) key")
 _SENTENCE_DIRECT = "Name a server directly, or a proxy that pins a connection to one server."
 

@@ -7,6 +7,8 @@ import pytest
 import redis.asyncio
 
 from app.cache.redis.connection import WHO_SHA
+from app.cache.redis.store import Names
+from app.cache.slot import cache_name
 from app.cli import parse
 from app.doctor.findings import Finding, Verdict, found_by, status_of
 from app.doctor.redis_checks import COMMANDS, RedisChecks
@@ -68,6 +70,18 @@ async def test_keys_of_other_names_only(user_url: MakeUser) -> None:
     """A user whose keys are others' is told which patterns it lacks."""
     rules = [rule for rule in documented_rules() if not rule.startswith("~")]
     assert "~wtc:*" in _said(await _examine(await user_url([*rules, "~shop:*"])), "D5")
+
+
+async def test_keys_of_a_cache(redis_url: str, namespace: str) -> None:
+    """The keys of a cache are Larder's own."""
+    names = Names(cache_name(namespace))
+    client = redis.asyncio.Redis.from_url(redis_url)
+    for key in (names.fence, names.watermark, names.claim, f"{names.prefix}mug"):
+        await client.set(key, "1", px=5_000)
+    checks = RedisChecks(redis_options(redis_url))
+    assert [finding for finding in await checks.memory() if "not Larder's" in finding.sentence] == []
+    await client.aclose()
+    await checks.close()
 
 
 async def test_foreign_key_of_our_prefix(redis_url: str, namespace: str) -> None:
