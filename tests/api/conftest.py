@@ -143,8 +143,8 @@ def service() -> Service:
         {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
     )
     redis = RedisServer("redis", time.monotonic)
-    redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
-    redis.data.watermark = Watermark(EPOCH, 1)
+    redis.data.fence = Fence(redis.identity, EPOCH, "1" * 16, float("inf"))
+    redis.data.watermark = Watermark(EPOCH, 1, "1" * 16, redis.identity)
     tables = MemoryProducts()
     transactions = MemoryTransactions(tables)
     history = History()
