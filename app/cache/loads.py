@@ -32,6 +32,8 @@ class Load:
     """Whether an older state in the slot should be replaced."""
     ttl_s: int | None = None
     """Life of the slot that this load fills; ``None`` for the namespace's."""
+    token: str = ""
+    """The lease that was taken when the slot was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ class Loads:
         keys = list(dict.fromkeys(load.key for load in batch))
         # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
         # it, so this load cannot fill the slot with old data.
-        tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
+        tokens = {load.key: load.token for load in batch if load.token}
+        wanted = dict.fromkeys(load.key for load in batch if load.vacant and load.key not in tokens)
+        tokens |= await self._trips.lease(list(wanted)) or {}
         began = self._clock()
         try:
             with self._tracer.step("load", Place.SOURCE):

@@ -94,13 +94,19 @@ class Reading:
     epoch: str
     slots: Sequence[bytes | None]
     incarnation: str = ""
+    leases: Mapping[str, str] | None = None
+    """Tokens of the leases that were taken with the read, by key. Whoever gets the reading loads these keys, or the leases
+    expire."""
 
 
 class Store(Protocol):
     """The shared slots. Every method has a deadline and raises ``StoreUnavailable`` when there was no definite answer."""
 
-    async def read(self, keys: Sequence[str]) -> Reading:
-        """Read slots and fence in one atomic step. Idempotent."""
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        """Read slots and fence in one atomic step; afterwards, in the same round trip, try to lease those of ``lease``.
+
+        Idempotent without ``lease``. If the leases cannot be taken, the reading has none.
+        """
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         """Try to lease each key's empty slot; return the tokens of the leases that were definitely taken.

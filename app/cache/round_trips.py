@@ -16,6 +16,7 @@ from .policies import WritePolicy
 from .ports import Clock, Outcome, Publication, Published, Reading, Store, Value
 from .stats import Stats
 from .tracing import UNTRACED, Joined, Place, Tracer
+from .vacancies import Vacancies
 
 Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class RoundTrips:
         self._clock = clock
         self.incarnation = ""
         self.filled = FilledSlots(config.warm_keys)
+        self._vacancies = Vacancies(self.filled)
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
             self._send_reads, weight=len, max_weight=keys, queue_limit=queue, yields=READ_YIELDS, joined=self._told("read")
@@ -117,8 +119,11 @@ class RoundTrips:
         return partial(self._tracer.joined, name, place=Place.STORE) if self._tracer.traces else None
 
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
+        wanted = [key for keys in batch for key in keys]
+        others = self.filled.others(wanted)
         began = self._clock()
-        reading = await self._definite(self._store.read([key for keys in batch for key in keys]))
+        reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
+        self._vacancies.observe(wanted, others, reading.slots)
         self._stats.store_read.observe(self._clock() - began)
         if self._history.trusts(reading.epoch):
             self._stats.last_proven = began
@@ -126,12 +131,16 @@ class RoundTrips:
         elif reading.epoch:
             # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
             self._history.note_stored(reading.epoch)
-            reading = Reading("", reading.slots)
+            reading = Reading("", reading.slots, leases=reading.leases)
         if len(batch) == 1:
             return [reading]
         readings, start = [], 0
+        leases = dict(reading.leases) if reading.leases else None
         for keys in batch:
-            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)], reading.incarnation))
+            slots = reading.slots[start : start + len(keys)]
+            # The first request for a key gets its token, as in ``_send_leases``.
+            own = {key: leases.pop(key) for key in keys if key in leases} if leases else None
+            readings.append(Reading(reading.epoch, slots, reading.incarnation, own))
             start += len(keys)
         return readings
 

@@ -199,11 +199,13 @@ class WriteThrough:
             except StoreUnavailable:
                 return await self._bypass(keys, UNREACHABLE)
             found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
+            leases = dict(reading.leases or ())
             wanted = [
-                Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s)
+                Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
                 for key, raw, state in zip(keys, reading.slots, found, strict=True)
                 if state is None
             ]
+            self._trips.release(leases)  # of slots that expired between the read and the lease
             self._stats.hits += len(keys) - len(wanted)
             if not wanted:
                 return [Read(state, Status.HIT) for state in found if state is not None]
@@ -235,6 +237,8 @@ class WriteThrough:
         reading = found.result()
         state = self._trusted_state(reading.slots[0], key, reading)
         if isinstance(state, Value):
+            if reading.leases:
+                self._trips.release(dict(reading.leases))
             self._stats.hits += 1
             if self._sample:
                 self._sample.read((key,))
@@ -351,10 +355,7 @@ class WriteThrough:
     # ------------------------------------------------------ inside of a read
 
     def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
-        state = slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
-        if state is not None and key not in self._trips.filled:
-            self._trips.filled.add(key)
-        return state
+        return slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
 
     def _merge(self, found: Sequence[State | None], loaded: Sequence[Loaded], *, proven: bool) -> list[Read]:
         if proven:

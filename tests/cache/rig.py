@@ -113,9 +113,12 @@ class GatedStore:
         self._store = store
         self.calls = Calls(LOST)
         self.publications: list[Publication] = []
+        self.leased_with_reads: list[str] = []
+        """Keys whose leases were asked for with a read."""
 
-    async def read(self, keys: Sequence[str]) -> Reading:
-        return await self.calls.call("read", keys, lambda: self._store.read(keys))
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        self.leased_with_reads += lease
+        return await self.calls.call("read", keys, lambda: self._store.read(keys, lease))
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         return await self.calls.call("lease", keys, lambda: self._store.lease(keys))

@@ -120,6 +120,23 @@ async def test_miss(metered: Metered) -> None:
 
 
 @pytest.mark.guarantee("G7")
+async def test_cold_read(metered: Metered) -> None:
+    """Among cold reads, a GET that misses awaits two round trips of Redis: its lease comes with the reading, before the load."""
+    for number in range(20):
+        await served(metered, f"cold-{number}")
+    metered.reset()
+    assert (await served(metered, "cold")).status is Status.STORED
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (2, 1)
+    assert [name for name in metered.order if name in ("MGET", "EVALSHA")] == ["MGET", "EVALSHA", "EVALSHA"]
+    statement = next(index for index, text in enumerate(metered.order) if "larder_epoch" in text)
+    lease, fill = [index for index, text in enumerate(metered.order) if text == "EVALSHA"]
+    assert lease < statement < fill
+    metered.reset()
+    assert (await metered.process.cache.read("cold")).status is Status.HIT
+    assert metered.order == ["MGET", WHO]
+
+
+@pytest.mark.guarantee("G7")
 async def test_write_on_a_filled_slot(metered: Metered) -> None:
     """A write to a slot known to be filled awaits three round trips of the transaction, then one of Redis, none before."""
     assert (await metered.process.write(set_stock(KEY, 1))).proven

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from app.cache.errors import StoreUnavailable
+from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.write_through import Status
 from app.products.commands import set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process
+from tests.harness.script import PATIENCE_S
 
 KEY = "mug"
 
@@ -76,6 +77,75 @@ async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     assert {read.state.version for read in reads} == {1}
     assert mug.source.calls.of("load") == [(KEY,), (KEY,)]
     assert mug.source.most_running == 1
+
+
+@pytest.mark.guarantee("G5")
+async def test_fills_overlap_the_next_load(mug: Process) -> None:
+    """The slots of one batch are filled while the next batch is loaded."""
+    fill = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.cache.read("one"))
+    await fill.arrival()
+    load = mug.source.calls.hold("load")
+    second = asyncio.create_task(mug.cache.read("two"))
+    await load.arrival()
+    load.open()
+    fill.open()
+    assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
+
+
+async def cold_reads(process: Process, number: int = 20) -> None:
+    """Read keys whose slots are empty, so that the next reads expect empty slots, too."""
+    for cold in range(number):
+        await process.cache.read(f"cold-{cold}")
+
+
+@pytest.mark.guarantee("R2")
+async def test_lease_comes_with_the_reading(mug: Process) -> None:
+    """After cold reads the lease is taken with the reading, for the first request of a batch; another then shares its load."""
+    await cold_reads(mug)
+    leases = mug.store.calls.count()["lease"]
+    read = mug.store.calls.hold("read")
+    occupied = asyncio.create_task(mug.cache.read("another"))
+    await read.arrival()
+    two = [asyncio.create_task(mug.cache.read("cup")) for _ in range(2)]
+    await _let_run()
+    read.open()
+    reads = await asyncio.gather(occupied, *two)
+    assert {read.status for read in reads} == {Status.STORED}
+    assert mug.store.calls.count()["lease"] == leases
+    tokens = [publication.token for publication in mug.store.publications if publication.state.key == "cup"]
+    assert len(tokens) == 1
+    assert tokens[0]
+
+
+@pytest.mark.guarantee("R2")
+async def test_load_fails_after_a_lease_with_the_reading(mug: Process, slots: Slots) -> None:
+    """The lease is given back when the load fails."""
+    await cold_reads(mug)
+    mug.source.calls.lose("load")
+    with pytest.raises(SourceUnavailable):
+        await mug.cache.read("cup")
+    async with asyncio.timeout(PATIENCE_S):
+        while await slots.get("cup") is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_hits_end_the_leases_with_readings(mug: Process, other: Process) -> None:
+    """Reads of slots that others have filled ask for no leases once they are usually filled."""
+    await cold_reads(mug)
+    for number in range(300):
+        await other.cache.read(f"filled-{number}")
+    mug.store.leased_with_reads.clear()
+    statuses = [(await mug.cache.read(f"filled-{number}")).status for number in range(300)]
+    assert set(statuses) == {Status.HIT}
+    assert 0 < len(mug.store.leased_with_reads) < 200
+    assert await _is_asked_no_more(mug)
+
+
+async def _is_asked_no_more(process: Process) -> bool:
+    process.store.leased_with_reads.clear()
+    await process.cache.read("cold-again")
+    return not process.store.leased_with_reads
 
 
 async def test_cancelled_reader_leaves_the_load_to_the_others(mug: Process, slots: Slots) -> None:

@@ -318,6 +318,30 @@ async def test_lease(stored: StoreBench) -> None:
     assert LEASE_TTL_S - 3 < await stored.life_s(KEY) <= LEASE_TTL_S
 
 
+@pytest.mark.guarantee("R2")
+async def test_lease_with_a_read(stored: StoreBench) -> None:
+    """The reading has the slots as they were before; then the empty ones of those that are named are leased."""
+    await trust(stored)
+    full = await put(stored, value(1, key="full"))
+    reading = await stored.store.read([KEY, "full", "jug", KEY], [KEY, "full", KEY])
+    assert (reading.epoch, list(reading.slots)) == (EPOCH, [None, full, None, None])
+    assert reading.leases is not None
+    assert set(reading.leases) == {KEY}
+    assert await stored.raw(KEY) == slot.LEASE + reading.leases[KEY].encode()
+    assert await stored.raw("jug") is None
+    assert (await stored.store.read([KEY], [KEY])).leases == {}
+    assert await publish(stored, value(2), reading.leases[KEY]) is Outcome.STORED
+
+
+@pytest.mark.guarantee("R6")
+async def test_lease_with_a_read_without_a_watermark(stored: StoreBench) -> None:
+    """Without a watermark of the server nothing is leased, and the slots are read all the same."""
+    await trust(stored)
+    await stored.put_watermark(None)
+    reading = await stored.store.read([KEY], [KEY])
+    assert (list(reading.slots), reading.leases, await stored.raw(KEY)) == ([None], {}, None)
+
+
 async def test_release(stored: StoreBench) -> None:
     """A holder's own lease is given back; other leases, and states stored meanwhile, stay."""
     await trust(stored)

@@ -140,6 +140,14 @@ class RedisServer:
         slots = [self.raw(key) for key in keys]
         return Reading(fence.epoch, slots, fence.incarnation) if fence and fence.server == identity else Reading("", slots)
 
+    def read_and_lease(self, identity: str, keys: Sequence[str], tokens: dict[str, str], life_s: float) -> Reading:
+        """Read (``MGET``), then the script that takes leases, whose errors are caught."""
+        reading = self.read(identity, keys)
+        try:
+            return replace(reading, leases=self.lease(identity, tokens, life_s))
+        except RedisError:
+            return replace(reading, leases={})
+
     def lease(self, identity: str, tokens: dict[str, str], life_s: float) -> dict[str, str]:
         """The script that takes leases."""
         self._change(grows=True)

@@ -64,11 +64,14 @@ class MemoryStore(Store):
         self._lifetimes = lifetimes or Lifetimes()
         self._free: list[Connection] = []
 
-    async def read(self, keys: Sequence[str]) -> Reading:
-        return await self._run("read", lambda server, identity: server.read(identity, keys))
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        if not lease:
+            return await self._run("read", lambda server, identity: server.read(identity, keys))
+        tokens, life_s = self._tokens(lease), self._lifetimes.lease_s
+        return await self._run("read", lambda server, identity: server.read_and_lease(identity, keys, tokens, life_s))
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
+        tokens = self._tokens(keys)
         return await self._run("lease", lambda server, identity: server.lease(identity, tokens, self._lifetimes.lease_s))
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
@@ -79,6 +82,9 @@ class MemoryStore(Store):
 
     async def drop(self, key: str) -> None:
         await self._run("drop", lambda server, _: server.drop(key))
+
+    def _tokens(self, keys: Sequence[str]) -> dict[str, str]:
+        return {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:

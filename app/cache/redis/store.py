@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from typing import Any
 
 from typing_extensions import override
 
@@ -31,6 +32,8 @@ def _text(name: str) -> str:
 SCRIPTS = {name: _text(name) for name in ("publish", "lease", "release", "verify")} | {
     name: _text("identity") + _text(name) for name in ("begin", "trust")
 }
+# A server that cannot store anything can still be read: with a read, an error of the lease is no error reply.
+SCRIPTS["lease_if_possible"] = f"local ok, taken = pcall(function()\n{SCRIPTS['lease']}end)\nreturn ok and taken or {{''}}\n"
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
 _DELETES = "!"
 """Stands for a token that belongs to no lease: ``publish.lua`` then deletes where it would store."""
@@ -158,25 +161,30 @@ class RedisStore(Store):
         """The last fence that was read, and its server, epoch and incarnation."""
 
     @override
-    async def read(self, keys: Sequence[str]) -> Reading:
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
         prefix = self._names.prefix
-        answered, [found] = await self._reads.call(("MGET", self._names.fence, *[prefix + key for key in keys]))
+        slots: RedisCommand = ("MGET", self._names.fence, *[prefix + key for key in keys])
+        leases: dict[str, str] | None = None
+        if lease:
+            tokens = _tokens(lease)
+            answered, [found, taken] = await self._reads.call_naming_server(
+                lambda server: (slots, self._lease("lease_if_possible", tokens, server))
+            )
+            leases = _taken(tokens, taken)
+        else:
+            answered, [found] = await self._reads.call(slots)
         if found[0] != self._fence[0]:
             self._fence = (found[0], *_parts_of_fence(found[0]))
         _, server, epoch, incarnation = self._fence
-        return Reading(epoch, found[1:], incarnation) if server == answered else Reading("", found[1:])
+        if server != answered:
+            epoch = incarnation = ""
+        return Reading(epoch, found[1:], incarnation, leases)
 
     @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        tokens = {key: secrets.token_hex(8) for key in keys}
-        slots = [self._names.prefix + key for key in tokens]
-        arguments: list[str | int] = [self._lifetimes.lease_ttl_ms, *tokens.values()]
-        names = [self._names.watermark, *slots]
-        _, [[incarnation, *taken]] = await self._leases.call_naming_server(
-            lambda server: [script("lease", names, [server, *arguments])]
-        )
-        # Whoever shows the token shows the incarnation, too.
-        return {key: incarnation.decode() + token for (key, token), done in zip(tokens.items(), taken, strict=False) if done}
+        tokens = _tokens(keys)
+        _, [taken] = await self._leases.call_naming_server(lambda server: [self._lease("lease", tokens, server)])
+        return _taken(tokens, taken)
 
     @override
     async def publish(self, publications: Sequence[Publication]) -> Published:
@@ -201,6 +209,10 @@ class RedisStore(Store):
     async def drop(self, key: str) -> None:
         await self._leases.call(("DEL", self._names.prefix + key))
 
+    def _lease(self, name: str, tokens: dict[str, str], server: str) -> RedisCommand:
+        names = [self._names.watermark, *[self._names.prefix + key for key in tokens]]
+        return script(name, names, [server, self._lifetimes.lease_ttl_ms, *tokens.values()])
+
     def _life_ms(self, publication: Publication) -> int:
         state = publication.state
         life_s = publication.ttl_s or self._lifetimes.slot_ttl_s
@@ -209,6 +221,17 @@ class RedisStore(Store):
         whole_ms = life_s * 1000
         # The lifetime is shortened at random, so that slots filled together do not expire together.
         return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
+
+
+def _tokens(keys: Sequence[str]) -> dict[str, str]:
+    """Return a new token for each key."""
+    return {key: secrets.token_hex(8) for key in keys}
+
+
+def _taken(tokens: dict[str, str], reply: list[Any]) -> dict[str, str]:
+    """Return the tokens of the leases that the script took, by key. Whoever shows one shows the incarnation, too."""
+    incarnation, *taken = reply
+    return {key: incarnation.decode() + token for (key, token), done in zip(tokens.items(), taken, strict=False) if done}
 
 
 def _parts_of_fence(fence: bytes | None) -> tuple[str, str, str]:

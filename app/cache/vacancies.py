@@ -1,0 +1,50 @@
+"""How often slots are found empty, and so which leases a read should take at once.
+
+A read that also asks for leases saves a round trip for each slot that is empty, and costs a little for each that is not. So
+it asks only for kinds of keys of which many were empty lately. There are two kinds: keys whose slot this process last saw
+filled, and others.
+"""
+
+from collections.abc import Sequence
+
+from . import slot
+from .filled_slots import FilledSlots
+
+WORTH = 0.125
+"""Share of empty slots from which on asking costs less than it saves."""
+_REMEMBERED = 64
+"""Number of keys over which the share is averaged."""
+
+
+class Vacancies:
+    """The recent shares of empty slots."""
+
+    def __init__(self, filled: FilledSlots) -> None:
+        self._filled = filled
+        self._of_filled = 0.0
+        self._of_others = 0.0
+
+    def expected(self, keys: Sequence[str], others: Sequence[str]) -> Sequence[str]:
+        """Return the keys whose slots are probably empty. ``others`` are those that were not seen filled."""
+        if self._of_filled >= WORTH:
+            return keys if self._of_others >= WORTH else [key for key in keys if key in self._filled]
+        return others if self._of_others >= WORTH else ()
+
+    def observe(self, keys: Sequence[str], others: Sequence[str], slots: Sequence[bytes | None]) -> None:
+        """Count the empty slots that a read found, and record the filled ones of ``others``."""
+        empty, empty_others = slots.count(None), 0
+        if others:
+            found = dict(zip(keys, slots, strict=True))
+            for key in others:
+                raw = found[key]
+                if raw is None:
+                    empty_others += 1
+                elif not raw.startswith(slot.LEASE):
+                    self._filled.add(key)
+            self._of_others = _moved(self._of_others, empty_others, len(others))
+        if len(others) < len(keys):
+            self._of_filled = _moved(self._of_filled, empty - empty_others, len(keys) - len(others))
+
+
+def _moved(share: float, empty: int, keys: int) -> float:
+    return share + (empty / keys - share) * min(1.0, keys / _REMEMBERED)
