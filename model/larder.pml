@@ -4,7 +4,7 @@
  *
  * Where each rule is
  *   R1 read       Reader (a hit), HandedOn (a hit that is answered later) and Loader (a miss)
- *   R2 fill       Loader, with `table`
+ *   R2 fill       Loader, with `table`; a lease that comes with a reading is the same step, at any moment before the load
  *   R3 write      Writer, `table` (the script), Network (a publish that lands late)
  *   policies      `through` is a Writer with a lease, `update` one without; `aside` (-DASIDE: by choice, -DASIDE_ALONE: always)
  *                 deletes by `table_for_deletion`; `around` is a Writer whose publish is lost

@@ -83,6 +83,30 @@ async def fill_arrives_after_a_write(stage: Stage[Member]) -> None:
     await stage.read(two)
 
 
+async def fill_with_the_lease_of_a_reading_arrives_after_a_write(stage: Stage[Member]) -> None:
+    """A reader's lease comes with its reading, and it loads; a writer commits and publishes; the reader fills."""
+    one, two = await stage.emptied()
+    await _expect_empty_slots(one)
+    async with stage.held(one.redis.hold("publish"), stage.read(one)):
+        await stage.write(two)
+    await stage.read(two)
+
+
+async def reading_with_a_lease_waits_for_a_write(stage: Stage[Member]) -> None:
+    """A reader's lease comes with its reading, whose reply waits; a writer commits and publishes; the reader loads and fills."""
+    one, two = await stage.emptied()
+    await _expect_empty_slots(one)
+    async with stage.held(one.redis.hold_reply("read"), stage.read(one)):
+        await stage.write(two)
+    await stage.read(two)
+
+
+async def _expect_empty_slots(member: Member) -> None:
+    """Read so many keys with empty slots that the next read asks for its lease at once."""
+    for number in range(20):
+        await member.cache.read(f"cold-{number}")
+
+
 async def fill_arrives_after_a_deletion(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer commits and deletes the slot; the reader fills."""
     one, two = await stage.emptied()
