@@ -101,6 +101,25 @@ async def reading_with_a_lease_waits_for_a_write(stage: Stage[Member]) -> None:
     await stage.read(two)
 
 
+async def lease_comes_with_a_later_reading(stage: Stage[Member]) -> None:
+    """A reader leases and loads; a writer is acknowledged; a second reader's lease comes with its reading; the first fills."""
+    one, two = await stage.emptied()
+    await _expect_empty_slots(one)
+    loaded = one.postgres.hold_reply("load")
+    first = stage.spawn(stage.read(one))
+    await loaded.arrival()
+    await stage.write(two)
+    second = stage.spawn(stage.read(one))
+    await asyncio.sleep(0.1)  # the second reading is there
+    load = one.postgres.hold("load")
+    loaded.open()
+    await load.arrival()
+    await first
+    await stage.read(two)
+    load.open()
+    await second
+
+
 async def _expect_empty_slots(member: Member) -> None:
     """Read so many keys with empty slots that the next read asks for its lease at once."""
     for number in range(20):

@@ -4,13 +4,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.cache import slot
 from app.cache.batcher import Batcher
 from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
-from app.cache.ports import Reading, State
+from app.cache.ports import Publication, Reading, State
 from app.cache.round_trips import Leases, Reply, RoundTrips
 from app.cache.tracing import Unit
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
@@ -122,6 +123,26 @@ class SendsLoadsApart(WriteThrough):
 class _SendsApart(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         return [await row.filled() for row in await self._send(loads)]
+
+
+class TakesLaterLeases(WriteThrough):
+    """A load fills with the lease that came with a later reading."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loads = _TakesLater(arguments[1], self._trips, self._config, self._stats, self._history, clock=self._clock)
+
+
+class _TakesLater(Loads):
+    async def run(self, loads: Sequence[Load]) -> list[Loaded]:
+        later: dict[str, str] = self.__dict__.setdefault("later", {})
+        later.update({load.key: load.token for load in loads if load.token})
+        return await super().run(loads)
+
+    async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
+        later: dict[str, str] = self.__dict__.setdefault("later", {})
+        fills = [replace(fill, token=later.get(fill.state.key, fill.token)) for fill in fills]
+        return await super()._fill(fills, tokens)
 
 
 class ListsErrorsOfTheStore(WriteThrough):

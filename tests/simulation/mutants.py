@@ -138,6 +138,7 @@ MUTANTS = [
     _mutant("R1", cache.TrustsAnyIncarnation, takeovers.server_takes_over_old_data_without_a_watermark),
     _mutant("R2", redis.AnyToken, traffic.fill_arrives_on_another_readers_lease),
     _mutant("R2", ports.LeasesAfterLoad, traffic.lease_waits_for_a_write),
+    _mutant("R2", cache.TakesLaterLeases, traffic.lease_comes_with_a_later_reading),
     _mutant("R2", ports.SendsTokenTwice, traffic.lease_is_repeated),
     _mutant("R2", ports.UsesDoubtfulToken, traffic.lease_arrives_late),
     _mutant("R3", redis.StoresAnyVersion, traffic.publishes_arrive_in_the_other_order),
