@@ -264,6 +264,7 @@ ALSO_CAUGHT_ON: dict[Schedule, str] = {
     traffic.refresh_arrives_after_a_write: "StoresAnyVersion",
     traffic.publish_arrives_on_its_own_lease: "KeepsForeignLease",
     traffic.absence_arrives_after_a_creation: "KeepsForeignLease",
+    traffic.fill_with_the_lease_of_a_reading_arrives_after_a_write: "KeepsForeignLease",
 }
 """Further schedules, and the mutant that each catches."""
 
