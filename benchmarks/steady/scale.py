@@ -11,7 +11,7 @@ read each.
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
@@ -31,9 +31,10 @@ from tests.harness.proxy import HOST
 READ_AT_MOST = 100_000
 IDLE = 10_000
 _REQUESTS = 100_000
-_IDS = 100
-"""Products that one request of the warm-up reads."""
+_BYTES = 500_000
+"""Payload of one request of the warm-up, about."""
 _AT_ONCE = 8
+_PASSES = 10
 _LONG_NAMES = (
     "ALTER TABLE products DROP CONSTRAINT ck_products_name_length",
     "DROP INDEX ix_products_name",
@@ -106,7 +107,7 @@ async def measure_shape(shape: Shape, seconds: int) -> Figures:
             await warm(service.endpoint, [path])
         async with redis.asyncio.Redis.from_url(started.redis.url) as client:
             empty = int((await client.info("memory"))["used_memory"])
-            await _read_all(services[0], shape.products)
+            await _fill_slots(services[0], client, shape)
             full = int((await client.info("memory"))["used_memory"])
         body = (await services[0].endpoint.request("GET", path)).body
         paths = [f"/products/{product_id(number)}" for number in range(min(shape.products, READ_AT_MOST))]
@@ -175,19 +176,23 @@ async def _lengthen(started: Servers, length: int) -> None:
             await connection.execute(statement.replace("{length}", str(length)).encode())
 
 
-async def _read_all(service: Service, products: int) -> None:
-    """Read every product, so that each slot is filled. Raises ``RuntimeError`` for an answer that is no 200."""
-    gate = asyncio.Semaphore(_AT_ONCE)
+async def _fill_slots(service: Service, client: "redis.asyncio.Redis", shape: Shape) -> None:
+    """Read every product until each slot is filled. Raises ``RuntimeError`` if one stays empty, or for a wrong answer."""
+    size = max(1, min(100, _BYTES // (shape.name_bytes or 1)))
 
-    async def read(first: int) -> None:
-        async with gate:
-            ids = "&".join(f"id={product_id(number)}" for number in range(first, min(first + _IDS, products)))
+    async def read(firsts: Iterator[int]) -> None:
+        for first in firsts:
+            ids = "&".join(f"id={product_id(number)}" for number in range(first, min(first + size, shape.products)))
             answer = await service.endpoint.request("GET", f"/products?{ids}")
             if answer.status != 200:
                 raise RuntimeError(f"not read: {answer.status} {answer.body[:200]!r}")
 
-    for start in range(0, products, 100 * _IDS):
-        await asyncio.gather(*(read(first) for first in range(start, min(start + 100 * _IDS, products), _IDS)))
+    for _ in range(_PASSES):
+        firsts = iter(range(0, shape.products, size))
+        await asyncio.gather(*(read(firsts) for _ in range(_AT_ONCE)))
+        if await client.dbsize() >= shape.products:
+            return
+    raise RuntimeError(f"{shape.label}: not every slot is filled")
 
 
 def _family(pid: int) -> list[psutil.Process]:
