@@ -1,6 +1,5 @@
 """The keys whose slot this process last saw filled, so that their writers need no lease."""
 
-
 from collections.abc import Sequence
 
 

@@ -121,7 +121,7 @@ async def test_miss(metered: Metered) -> None:
 
 @pytest.mark.guarantee("G7")
 async def test_cold_read(metered: Metered) -> None:
-    """Among cold reads, a GET that misses awaits two round trips of Redis: its lease comes with the reading, before the load."""
+    """Among cold reads, a GET that misses awaits two round trips of Redis: its lease comes with the reading, then the load."""
     for number in range(20):
         await served(metered, f"cold-{number}")
     metered.reset()

@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from app.cache.errors import SourceUnavailable, StoreUnavailable
+from app.cache.redis.store import RedisStore
 from app.cache.write_through import Status
 from app.products.commands import set_stock
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, Process
 from tests.harness.script import PATIENCE_S
+from tests.limits import lifetimes
 
 KEY = "mug"
 
@@ -128,6 +130,17 @@ async def test_load_fails_after_a_lease_with_the_reading(mug: Process, slots: Sl
     async with asyncio.timeout(PATIENCE_S):
         while await slots.get("cup") is not None:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.guarantee("G3")
+async def test_lease_with_a_reading_fails(mug: Process, namespace: str) -> None:
+    """A server that cannot store a lease is read all the same: an error of the script is no error of the reading."""
+    store = RedisStore(mug.redis, namespace, lifetimes(lease_ttl_ms=0))
+    reading = await store.read([KEY, "cup"], ["cup"])
+    assert (len(reading.epoch) > 0, reading.leases) == (True, {})
+    assert [raw is None for raw in reading.slots] == [False, True]
+    with pytest.raises(StoreUnavailable):
+        await store.lease(["cup"])
 
 
 async def test_hits_end_the_leases_with_readings(mug: Process, other: Process) -> None:
