@@ -866,21 +866,22 @@ proctype Fault() {
 #endif
 #ifdef MOVES  /* Key by key, in any order, and whatever the answers; an atomic move is one of these orders. */
 #define OTHER (1 - owner)
-    :: d_step { moves < MOVES && slot[owner] != EMPTY ->
+#define MAY_MOVE (moves < MOVES && !unaware)
+    :: d_step { MAY_MOVE && slot[owner] != EMPTY ->
         put(OTHER, slot[owner], slot_g[owner]); clear(owner); printf("the slot moves to node %d\n", OTHER) }
 #ifndef M_FENCE_PER_NODE
-    :: d_step { moves < MOVES && watermark[owner] != NONE ->
+    :: d_step { MAY_MOVE && watermark[owner] != NONE ->
         copy_watermark_of_owner(); no_watermark(owner); printf("the watermark moves to node %d\n", OTHER) }
-    :: d_step { moves < MOVES && fence_left[owner] > 0 ->
+    :: d_step { MAY_MOVE && fence_left[owner] > 0 ->
         copy_fence_of_owner(); no_fence(owner); printf("the fence moves to node %d\n", OTHER) }
-    :: d_step { left < LEFT && watermark[owner] != NONE ->
+    :: d_step { left < LEFT && !unaware && watermark[owner] != NONE ->
         left++; copy_watermark_of_owner(); printf("a copy of the watermark stays on node %d\n", OTHER) }
-    :: d_step { left < LEFT && fence_left[owner] > 0 ->
+    :: d_step { left < LEFT && !unaware && fence_left[owner] > 0 ->
         left++; copy_fence_of_owner(); printf("a copy of the fence stays on node %d\n", OTHER) }
 #endif
-    :: d_step { left < LEFT && slot[owner] != EMPTY ->
+    :: d_step { left < LEFT && !unaware && slot[owner] != EMPTY ->
         left++; put(OTHER, slot[owner], slot_g[owner]); printf("a copy of the slot stays on node %d\n", OTHER) }
-    :: d_step { moves < MOVES && !unaware ->
+    :: d_step { MAY_MOVE ->
         moves++; owner = OTHER;
         /* The new owner raises its configuration epoch, unless that is the highest already. */
         if
