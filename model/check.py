@@ -125,6 +125,7 @@ MUTANTS = {
     "watermark-anywhere": ("copies", "M_WATERMARK_ANYWHERE"),
     "watermark-anywhere-in-a-cluster": ("moves", "M_WATERMARK_ANYWHERE"),
     "identity-without-epoch": ("moves", "M_IDENTITY_WITHOUT_EPOCH"),
+    "fence-per-node": ("moves", "M_FENCE_PER_NODE"),
     "watermark-is-xmin": ("open-xids", "M_WATERMARK_IS_LAST_XID"),
     "server-in-fence": ("restart", "M_NO_SERVER"),
     "server-is-not-run-id": ("failover", "M_RUN_ID_ONLY"),

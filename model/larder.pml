@@ -492,6 +492,8 @@ again:
 /* "One connection": the next step goes to the server that the cycle began with, or is not taken. */
 #if defined(M_REDIS_RECONNECTS) || defined(H_AUDIT_OUTLIVES_DEMOTION)
 #define SAME_SERVER (server[n] != 0 && OWNS(n))
+#elif defined(M_FENCE_PER_NODE)
+#define SAME_SERVER (server[n] == connection)
 #else
 #define SAME_SERVER (server[n] == connection && OWNS(n))
 #endif
@@ -586,7 +588,9 @@ again:
     atomic {  /* 1 */
         announced < CYCLES && (a == 0 || busy0);  /* auditors are alike: 1 runs only beside 0 */
         if :: a == 0 -> busy0 = true :: else fi;
+#ifndef M_FENCE_PER_NODE
         pick(n);
+#endif
         connection = server[n];
         base = watermark[n]; base_server = watermark_server[n]; base_g = watermark_g[n];
         known = WATERMARK_COUNTS(n);
@@ -648,8 +652,14 @@ again:
     atomic { SAME_SESSION -> read_pages() }
 #endif
 #endif
+#ifdef M_FENCE_PER_NODE  /* one after the other; a node that does not own the key refuses the comparison */
+    atomic { if :: OWNS(1) -> repair(1) :: else fi; printf("A%d repairs node 1: slot %d\n", a, slot[1]) }
+    atomic {
+        if :: OWNS(0) -> repair(0) :: else fi; seen_row = 0; seen_changed = 0;
+#else
     atomic {  /* 4 */
         SAME_SERVER -> repair(n); seen_row = 0; seen_changed = 0;
+#endif
         printf("A%d repairs node %d: slot %d\n", a, n, slot[n])
     }
     if
@@ -687,6 +697,9 @@ again:
         fence_left[n] = (SAME_FENCE -> MAX(fence_left[n], a_left[a]) : a_left[a]);
 #endif
         fence_server[n] = connection; fence_epoch[n] = EPOCH(seen_xmin); fence_g[n] = watermark_g[n];
+#ifdef M_FENCE_PER_NODE
+        if :: server[1] == 2 -> fence_and_watermark_of_node_1() :: else fi;
+#endif
         if :: !known -> REACHED(6) :: else fi;
         if :: known && base_server != connection -> REACHED(9) :: else fi;
         if :: n == 1 -> REACHED(7) :: else fi;
@@ -764,6 +777,12 @@ inline load_copy(n) {
     drop_copy()
 }
 
+#ifdef M_FENCE_PER_NODE
+inline fence_and_watermark_of_node_1() {
+    watermark[1] = watermark[0]; watermark_server[1] = 2; watermark_g[1] = watermark_g[0];
+    fence_server[1] = 2; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0]
+}
+#endif
 #ifdef MOVES
 inline copy_watermark_of_owner() {
     watermark[1 - owner] = watermark[owner]; watermark_server[1 - owner] = watermark_server[owner]; watermark_g[1 - owner] = watermark_g[owner]
@@ -847,19 +866,22 @@ proctype Fault() {
 #endif
 #ifdef MOVES  /* Key by key, in any order, and whatever the answers; an atomic move is one of these orders. */
 #define OTHER (1 - owner)
-    :: d_step { moves < MOVES && slot[owner] != EMPTY ->
+#define MAY_MOVE (moves < MOVES && !unaware)
+    :: d_step { MAY_MOVE && slot[owner] != EMPTY ->
         put(OTHER, slot[owner], slot_g[owner]); clear(owner); printf("the slot moves to node %d\n", OTHER) }
-    :: d_step { moves < MOVES && watermark[owner] != NONE ->
+#ifndef M_FENCE_PER_NODE
+    :: d_step { MAY_MOVE && watermark[owner] != NONE ->
         copy_watermark_of_owner(); no_watermark(owner); printf("the watermark moves to node %d\n", OTHER) }
-    :: d_step { moves < MOVES && fence_left[owner] > 0 ->
+    :: d_step { MAY_MOVE && fence_left[owner] > 0 ->
         copy_fence_of_owner(); no_fence(owner); printf("the fence moves to node %d\n", OTHER) }
-    :: d_step { left < LEFT && slot[owner] != EMPTY ->
-        left++; put(OTHER, slot[owner], slot_g[owner]); printf("a copy of the slot stays on node %d\n", OTHER) }
-    :: d_step { left < LEFT && watermark[owner] != NONE ->
+    :: d_step { left < LEFT && !unaware && watermark[owner] != NONE ->
         left++; copy_watermark_of_owner(); printf("a copy of the watermark stays on node %d\n", OTHER) }
-    :: d_step { left < LEFT && fence_left[owner] > 0 ->
+    :: d_step { left < LEFT && !unaware && fence_left[owner] > 0 ->
         left++; copy_fence_of_owner(); printf("a copy of the fence stays on node %d\n", OTHER) }
-    :: d_step { moves < MOVES && !unaware ->
+#endif
+    :: d_step { left < LEFT && !unaware && slot[owner] != EMPTY ->
+        left++; put(OTHER, slot[owner], slot_g[owner]); printf("a copy of the slot stays on node %d\n", OTHER) }
+    :: d_step { MAY_MOVE ->
         moves++; owner = OTHER;
         /* The new owner raises its configuration epoch, unless that is the highest already. */
         if
@@ -936,6 +958,9 @@ init {
 #endif
 #if COPIES > 0 || defined(MOVES)
         server[1] = 2; reader_server[1] = 2; no_watermark(1);
+#endif
+#ifdef M_FENCE_PER_NODE
+        fence_and_watermark_of_node_1();
 #endif
         run Reader(); run Network(); run Fault();
 #ifdef HANDED_ON

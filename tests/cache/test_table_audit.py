@@ -86,6 +86,7 @@ async def test_namespace_that_the_first_release_may_use(hand: Connection, databa
     database = open_database(database_url, connections=1)
     async with TableAuditSources(database, PRODUCTS, "products~2").open() as audit:
         assert isinstance(await audit.announce("server", LIMITS), Announced)
+        await hand.execute("DELETE FROM cache_audits WHERE namespace <> 'products~2'")
         await hand.execute("CREATE UNIQUE INDEX ix_cache_audits_namespace ON cache_audits (namespace)")
         assert isinstance(await audit.announce("server", LIMITS), Announced)
         await hand.execute("INSERT INTO cache_audits (namespace) VALUES ('products.1')")

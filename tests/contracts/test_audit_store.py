@@ -192,6 +192,8 @@ async def test_unlink_in_a_namespace_with_pattern_characters(redis_url: str, nam
             assert await audit.unlink_all() == 2_501
         assert await odd.raw("mug") is None
         assert await matched.raw("mug") == await longer.raw("mug") == b"anything"
+        # Their names look like another program's.
+        await odd.client.delete(f"{matched.names.prefix}mug", f"{longer.names.prefix}mug")
 
 
 @pytest.mark.guarantee("R5")
