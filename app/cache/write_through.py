@@ -386,8 +386,7 @@ class WriteThrough:
             trusted = self._trusted_state(raw, key, reading)
             # The state must be of this process's own history: another database on this Redis may have a row with that key. And
             # it must be of the incarnation that was proven last: a void one may be much older than the proof.
-            incarnation = self._trips.incarnation
-            state = trusted or (slot.decode(raw, key, self._history.epoch, incarnation) if raw is not None else None)
+            state = trusted or (slot.decode(raw, key, self._history.epoch, self._trips.incarnation) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
