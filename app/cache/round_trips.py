@@ -1,7 +1,7 @@
 """Round trips to the store. Requests share them, and they are counted. If the store fails, only a drop fails with it."""
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -98,11 +98,11 @@ class RoundTrips:
             self._stats.publish_failures += 1
             return None
 
-    def release(self, tokens: dict[str, str]) -> None:
+    def release(self, tokens: Mapping[str, str]) -> None:
         """Begin to give leases back without waiting for it. A lease that is not given back expires."""
         if tokens:
             with suppress(Overloaded):
-                self._releases.submit(tokens)
+                self._releases.submit(dict(tokens))
 
     async def drop(self, key: str) -> None:
         """Empty one slot. Raises ``StoreUnavailable``."""

@@ -199,7 +199,7 @@ class WriteThrough:
             except StoreUnavailable:
                 return await self._bypass(keys, UNREACHABLE)
             found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
-            leases = dict(reading.leases or ())
+            leases = dict(reading.leases or {})
             wanted = [
                 Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
                 for key, raw, state in zip(keys, reading.slots, found, strict=True)
@@ -238,7 +238,7 @@ class WriteThrough:
         state = self._trusted_state(reading.slots[0], key, reading)
         if isinstance(state, Value):
             if reading.leases:
-                self._trips.release(dict(reading.leases))
+                self._trips.release(reading.leases)
             self._stats.hits += 1
             if self._sample:
                 self._sample.read((key,))
@@ -384,9 +384,9 @@ class WriteThrough:
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
             trusted = self._trusted_state(raw, key, reading)
-            # The state must be of this process's own history: another database on this Redis may have a row with that key. And
-            # it must be of the incarnation that was proven last: a void one may be much older than the proof.
-            state = trusted or (slot.decode(raw, key, self._history.epoch, self._trips.incarnation) if raw is not None else None)
+            # The state must be of this process's own history, because another database on this Redis may have that key, and
+            # of the incarnation that was proven last: a void one may be much older than the proof.
+            state = trusted or slot.decode(raw or b"", key, self._history.epoch, self._trips.incarnation)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
