@@ -92,15 +92,6 @@ async def fill_with_the_lease_of_a_reading_arrives_after_a_write(stage: Stage[Me
     await stage.read(two)
 
 
-async def reading_with_a_lease_waits_for_a_write(stage: Stage[Member]) -> None:
-    """A reader's lease comes with its reading, whose reply waits; a writer commits and publishes; the reader fills."""
-    one, two = await stage.emptied()
-    await _expect_empty_slots(one)
-    async with stage.held(one.redis.hold_reply("read"), stage.read(one)):
-        await stage.write(two)
-    await stage.read(two)
-
-
 async def lease_comes_with_a_later_reading(stage: Stage[Member]) -> None:
     """A reader leases and loads; a writer is acknowledged; a second reader's lease comes with its reading; the first fills."""
     one, two = await stage.emptied()
