@@ -15,7 +15,16 @@ from app.access.keys import Scope
 from app.api import dashboard_models, models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.list_queries import DEFAULT_CHANGES, DEFAULT_LIMIT, MAX_CHANGES, MAX_IDS, MAX_LIMIT, MAX_SAMPLES, MAX_WAIT_S
+from app.api.list_queries import (
+    CURSOR_PATTERN,
+    DEFAULT_CHANGES,
+    DEFAULT_LIMIT,
+    MAX_CHANGES,
+    MAX_IDS,
+    MAX_LIMIT,
+    MAX_SAMPLES,
+    MAX_WAIT_S,
+)
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
 from app.feed.events import EventType
@@ -48,6 +57,14 @@ MOVEMENT_EXAMPLE: dict[str, object] = {
     "reference": "order-17",
     "created_at": "2026-01-31T17:40:12.345678Z",
 }
+TAGS = [
+    {"name": "products", "description": "Products, one or many at a time"},
+    {"name": "stock", "description": "Counts and adjustments of stock, and the ledger of them"},
+    {"name": "changes", "description": "The feed of all changes"},
+    {"name": "writes", "description": "What became of accepted writes"},
+    {"name": "cache", "description": "Entries of the cache"},
+    {"name": "operation", "description": "State and counters of the service"},
+]
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
@@ -185,6 +202,7 @@ def _parameter(place: str, name: str, description: str, schema: dict[str, Any], 
 
 
 _TEXT = {"type": "string"}
+_CURSOR = {"type": "string", "pattern": CURSOR_PATTERN}
 _TAG_PATTERN = '(W/)?"[!#-~]*"'
 _TAGS = {"type": "string", "pattern": f"^(\\*|{_TAG_PATTERN}(, ?{_TAG_PATTERN})*)$"}
 _IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TAGS)
@@ -223,7 +241,7 @@ _LIMIT = _parameter(
     "most items on the page",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
 )
-_AFTER = _parameter("query", "after", "`next` of the page before, which had the same filters", _TEXT)
+_AFTER = _parameter("query", "after", "`next` of the page before, which had the same filters", _CURSOR)
 MOVEMENT_PARAMETERS = [_LIMIT, _AFTER]
 REFERENCE_PARAMETERS = [
     _parameter(
@@ -237,8 +255,13 @@ REFERENCE_PARAMETERS = [
     *MOVEMENT_PARAMETERS,
 ]
 CHANGES_PARAMETERS = [
-    _parameter("query", "after", "`next` of the answer before; without it the answer is the present cursor", _TEXT),
-    _parameter("header", "Last-Event-ID", "what a client of a stream sends in place of `after` to go on with it", _TEXT),
+    _parameter("query", "after", "`next` of the answer before; without it the answer is the present cursor", _CURSOR),
+    _parameter(
+        "header",
+        "Last-Event-ID",
+        "what a client of a stream sends in place of `after` to go on with it; nothing, if it is empty",
+        {"type": "string", "pattern": CURSOR_PATTERN.replace("{1,", "{0,")},
+    ),
     _parameter(
         "query",
         "limit",
@@ -341,6 +364,7 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, key
 def _name_access(operation: dict[str, Any], access: Access | None, *, changes: bool, optional: bool) -> None:
     """Name the scope of an operation, and add the problems of admission to its answers."""
     slugs = ["host-not-allowed"]
+    operation["security"] = []
     if access is not None:
         operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
         scope = f"Needs the scope `{access.scope}`."

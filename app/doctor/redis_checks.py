@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
@@ -87,6 +88,9 @@ class RedisChecks:
             return [
                 no("D1", f"{error}. Correct the URL or the password of LARDER_REDIS_URL; LARDER_SENTINEL_* is for sentinels.")
             ]
+        except (RedisConnectionError, StoreUnavailable, OSError) as error:
+            reason = str(error).rstrip(".") or "no answer in time"
+            return [unknown("D1", f"Redis cannot be reached ({reason}). Start it, or correct LARDER_REDIS_URL.")]
         mode = info.fields.get("redis_mode") or info.fields.get("server_mode") or "unknown"
         if mode == "sentinel":
             return [no("D1", "this is a sentinel, not a data server. Name the port of the data server, often 6379.")]
