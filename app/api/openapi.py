@@ -300,14 +300,18 @@ LIST_PARAMETERS = [
         style="form",
         explode=True,
     ),
-    _LIMIT,
+    # Without a default, and so is the last one: a client that sends defaults could not send `id`.
+    _parameter(
+        "query",
+        "limit",
+        f"most items on the page; {DEFAULT_LIMIT} without it",
+        {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+    ),
     _AFTER,
     _parameter(
         "query", "q", "how the name begins, ignoring case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
     ),
-    _parameter(
-        "query", "below_reorder_point", "true: those with stock < reorder_point, by id", {"type": "boolean", "default": False}
-    ),
+    _parameter("query", "below_reorder_point", "true: only those with stock < reorder_point, by id", {"type": "boolean"}),
     _CACHE_CONTROL,
 ]
 

@@ -83,7 +83,7 @@ def _client(url: str, key: str | None) -> httpx.AsyncClient:
     trusted = base.host not in {"localhost", "127.0.0.1", "::1"}
     try:
         return httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT_S, trust_env=trusted)
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         raise CommandFailed(
             f"The proxy or the certificates that the environment names cannot be used ({error}). "
             "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."

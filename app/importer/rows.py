@@ -181,7 +181,7 @@ def _row(line: int, cells: list[str], columns: Columns, unit: PriceUnit) -> Row 
         # Even one missing cell may mean that all of them are shifted, e.g. prices into stock.
         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
         return Rejected(line, row_id, f"has {count}, the header has {len(columns.names)} (a comma not quoted?)")
-    item: dict[str, str | int] = {}
+    item: dict[str, str | int | None] = {}
     for field, position in columns.positions.items():
         cell = cells[position]
         if not cell:

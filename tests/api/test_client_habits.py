@@ -62,7 +62,7 @@ async def test_a_write_as_other_clients_send_it(service: Service, port: Port, ha
         if answer.startswith(b"HTTP/1.1 100 "):
             answer = await answer_of(reader)
         assert answer.startswith(b"HTTP/1.1 201 ")
-        assert service.tables.rows["mug-red"]
+        assert "mug-red" in service.tables.rows
         if b"Connection: close" not in headers:
             writer.write(b"GET /products/mug-red HTTP/1.1\r\nHost: larder\r\n\r\n")
             assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
@@ -71,7 +71,7 @@ async def test_a_write_as_other_clients_send_it(service: Service, port: Port, ha
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8", "us-ascii", "iso-8859-1", "utf-16"])
 async def test_charsets(service: Service, port: Port, charset: str) -> None:
     """UTF-8 by its names is taken, and another one is refused before anything is read wrongly."""
-    taken = "utf" in charset and "16" not in charset
+    taken = "utf" in charset.lower() and "16" not in charset
     async with asyncio.timeout(10), connection(port) as (reader, writer):
         writer.write(
             b"PUT /products/mug-red HTTP/1.1\r\nHost: larder\r\n"

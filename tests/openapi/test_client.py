@@ -104,15 +104,17 @@ async def test_tour(client: Client) -> None:
     assert ([one.id for one in many.parsed.items], many.parsed.missing) == (["tray-1"], ["nothing"])
     page = await client.call("products", "list_products", q="tr", limit=10)
     assert ([one.id for one in page.parsed.items], page.parsed.next_) == (["tray-1"], None)
-    sale = models.StockAdjustment(delta=-3, reason="sale", reference="order-17")
+    sale = models.StockAdjustment(delta=-3, reason=models.StockAdjustmentReason.SALE, reference="order-17")
     sold = [await client.call("stock", "adjust_stock", "tray-1", body=sale, idempotency_key="order-17") for _ in range(2)]
     assert [one.parsed.product.stock for one in sold] == [47, 47]
     assert [one.headers.get("Idempotent-Replayed") for one in sold] == [None, "true"]
-    lines = models.StockAdjustments(lines=[models.AdjustmentLine(product_id="tray-1", delta=-100)], reason="sale")
+    lines = models.StockAdjustments(
+        lines=[models.AdjustmentLine(product_id="tray-1", delta=-100)], reason=models.StockAdjustmentsReason.SALE
+    )
     short = await client.call("stock", "adjust_stocks", body=lines)
     assert (short.status_code, short.parsed.shortages[0].available) == (409, 47)
     ledger = await client.call("stock", "list_product_movements", "tray-1", limit=5)
-    assert [one.delta for one in ledger.parsed.items] == [-3, 50]
+    assert [one.delta for one in ledger.parsed.items] == [-3, 50, 0]
     wrong = await client.call("products", "create_product", body=models.NewProduct(name=" ", price_cents=1))
     assert (wrong.status_code, wrong.parsed.errors[0].pointer) == (422, "#/name")
     batch = models.Batch(items=[{"id": "mug", "name": "Mug", "price_cents": 1}, {"id": "mug"}])
