@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
+from app.feed import backlog as backlog_module
 from app.feed import feed as feed_module
+from app.feed.backlog import READERS
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, Cursor, Event, EventType, Page, Position
 from app.feed.feed import MOST_FOLLOWERS, WINDOW_EVENTS, Feed
@@ -101,12 +103,12 @@ async def test_pages_meet(feed: Feed, windows: MemoryWindows, clock: Clock, limi
         windows.add(*window)
         if kept:
             await seen(feed, clock)
-    reads = windows.calls["read"]
+    searches = windows.calls["read"] + windows.calls["keys"]
     expected = sorted((event for window in events for event in window), key=lambda event: event.position)
     assert await walk(feed, at(1), limit) == expected
     only = frozenset({EventType.MOVEMENT})
     assert await walk(feed, at(1), limit, only) == [event for event in expected if event.type is EventType.MOVEMENT]
-    assert (windows.calls["read"] == reads) == kept
+    assert (windows.calls["read"] + windows.calls["keys"] == searches) == kept
 
 
 async def test_waiting_followers_share_one_reading(feed: Feed, windows: MemoryWindows, clock: Clock) -> None:
@@ -168,16 +170,62 @@ async def test_cursors_that_cannot_go_on(feed: Feed, windows: MemoryWindows) -> 
 
 
 async def test_a_large_window_is_not_kept(feed: Feed, windows: MemoryWindows, clock: Clock) -> None:
-    """It is read page by page, and the feed goes on behind it."""
+    """It is searched once, each page looks its own events up, and the feed goes on behind it."""
     cursor = await feed.start()
     windows.add(*(product(f"p{number:05}") for number in range(WINDOW_EVENTS + 1)))
     await seen(feed, clock)
     assert len(await walk(feed, cursor, 1_000)) == WINDOW_EVENTS + 1
+    assert (windows.calls["keys"], windows.calls["events"], windows.calls["looked up"]) == (1, 6, WINDOW_EVENTS + 1)
     reads = windows.calls["read"]
     windows.add(product("a"))
     await seen(feed, clock)
     assert [event.position.product_id for event in (await now(feed, at(2))).events] == ["a"]
     assert windows.calls["read"] == reads + 1
+
+
+async def test_who_is_far_behind_goes_on_in_steps(feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step ends at a mark, its keys are read once, and each event is looked up once, whatever the size of pages."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 20)
+    events = [[movement(f"p{number}", line=line) for line in range(3)] for number in range(20)]
+    for window in events:
+        windows.add(*window)
+    assert await walk(feed, at(1), 4) == [event for window in events for event in window]
+    assert windows.calls["looked up"] == 60
+    assert (windows.calls["keys"], windows.calls["read"]) == (7, 0)  # ten events, so three windows, at a time
+
+
+async def test_a_window_of_more_keys_than_are_kept(
+    feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is searched again when those have been told; pages meet where the keys do."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 8)
+    events = [product(f"p{number:02}") for number in range(30)]
+    windows.add(*events)
+    for limit in (1, 3, 8, 100):
+        before = windows.calls.copy()
+        assert await walk(feed, at(1), limit) == events
+        assert windows.calls["keys"] - before["keys"] == 4
+        assert windows.calls["looked up"] - before["looked up"] == 30
+
+
+async def test_followers_behind_at_one_place_share_its_keys(feed: Feed, windows: MemoryWindows) -> None:
+    """Each has pages of another size."""
+    windows.add(*(product(f"p{number:02}") for number in range(30)))
+    pages = await asyncio.gather(*(now(feed, at(1), limit) for limit in (7, 8, 9, 10)))
+    assert [len(page.events) for page in pages] == [7, 8, 9, 10]
+    assert windows.calls["keys"] <= READERS
+
+
+async def test_a_product_that_changed_since_is_told_later(
+    feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its older state is left out of the page, and the follower goes on behind it."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 2)
+    windows.add(product("a"), product("b"), product("c"))
+    windows.gone = [product("a"), product("b")]
+    first = await now(feed, at(1), 2)
+    assert (list(first.events), first.more) == ([], True)
+    assert await walk(feed, first.next, 2) == [product("c")]
 
 
 async def test_the_ring_is_bounded(feed: Feed, windows: MemoryWindows, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +239,7 @@ async def test_the_ring_is_bounded(feed: Feed, windows: MemoryWindows, clock: Cl
     assert len((await now(feed, at(5))).events) == 2
     assert windows.calls["read"] == reads
     assert len((await now(feed, at(3))).events) == 4
-    assert windows.calls["read"] == reads + 1
+    assert (windows.calls["read"], windows.calls["keys"]) == (reads, 1)
 
 
 async def test_too_many_followers(feed: Feed) -> None:
