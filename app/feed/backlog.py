@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.feed.events import Cursor, EventType, Page, Position
-from app.feed.windows import Key, Windows
+from app.feed.windows import START, Key, Windows
 
 STEP_KEYS = 10_000
 """Most keys that are read at once. They take 1.5 MB."""
@@ -28,19 +28,15 @@ class _Step:
     since: int
     upto: int
     types: frozenset[EventType]
-    after: Key | None
-    """Where the keys begin; ``None`` at the beginning of the window."""
+    after: Key
+    """Where the keys begin."""
     keys: Sequence[Key]
     whole: bool
     """Whether these are all keys up to the end of the window."""
 
-    def holds(self, place: Key | None, upto: int) -> bool:
-        """Return whether the page after a place in the window up to a mark, or the first page, begins in this step."""
-        if place is None or self.after is None:
-            begins = self.after is None
-        else:
-            begins = self.after <= place
-        return begins and (place is None or (self.upto == upto and (self.whole or place < self.keys[-1])))
+    def holds(self, place: Key, upto: int) -> bool:
+        """Return whether what comes after a place in a window begins in this step. At its beginning, ``upto`` is 0."""
+        return self.after <= place and upto in (0, self.upto) and (self.whole or place < self.keys[-1])
 
 
 class Backlog:
@@ -59,25 +55,25 @@ class Backlog:
         Raises:
             MustResync, CacheError: as ``Windows.read``.
         """
-        place = None if after.position is None else _key(after.position)
+        place = START if after.position is None else _key(after.position)
         async with self._readers:
             step = self._kept(after, types, place) or await self._read(after, number, types, place)
-            begin = 0 if place is None else bisect_right(step.keys, place)
+            begin = bisect_right(step.keys, place)
             keys = step.keys[begin : begin + limit]
             events = await self._windows.events(step.since, step.upto, keys) if keys else []
         if step.whole and begin + len(keys) == len(step.keys):
             return Page(events, Cursor(after.epoch, step.upto), more=step.upto < number)
         return Page(events, Cursor(after.epoch, step.since, step.upto, Position(*keys[-1]), types), more=True)
 
-    def _kept(self, after: Cursor, types: frozenset[EventType], place: Key | None) -> _Step | None:
+    def _kept(self, after: Cursor, types: frozenset[EventType], place: Key) -> _Step | None:
         for step in self._steps:
             if (step.since, step.types) == (after.number, types) and step.holds(place, after.upto):
                 return step
         return None
 
-    async def _read(self, after: Cursor, number: int, types: frozenset[EventType], place: Key | None) -> _Step:
+    async def _read(self, after: Cursor, number: int, types: frozenset[EventType], place: Key) -> _Step:
         since, upto = after.number, after.upto or number
-        if place is None and upto > since + 1:
+        if place == START and upto > since + 1:
             upto = await self._windows.step(since, upto, limit=STEP_KEYS // 2, types=types)
         keys = await self._windows.keys(since, upto, limit=STEP_KEYS, types=types, after=place)
         step = _Step(since, upto, types, place, keys, whole=len(keys) < STEP_KEYS)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from app.cache.errors import CacheError, Overloaded
+from app.cache.stats import Stats
 from app.feed.backlog import Backlog
 from app.feed.errors import CursorOfAnotherHistory, FeedStarting, MustResync
 from app.feed.events import Cursor, Event, EventType, Page
@@ -44,10 +45,17 @@ class _Window:
 
 
 class Feed:
-    """The changes as followers see them."""
+    """The changes as followers see them.
 
-    def __init__(self, windows: Windows, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        windows: where marks and windows are read.
+        stats: counts unexpected errors.
+        clock: the process's clock.
+    """
+
+    def __init__(self, windows: Windows, stats: Stats, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._windows = windows
+        self._stats = stats
         self._clock = clock
         self._ring: deque[_Window] = deque()
         self._ring_bytes = 0
@@ -69,7 +77,7 @@ class Feed:
     def state(self) -> FeedState:
         """What the metrics show."""
         newest, now = self._newest, self._clock()
-        if newest is None or newest.number is None:
+        if not self._places or newest is None or newest.number is None:
             return FeedState(self._places.total())
         lag_s = 0.0
         if (slowest := min(self._places, default=newest.number)) < newest.number:
@@ -162,11 +170,13 @@ class Feed:
     async def _poll(self) -> None:
         while self._places and not self.ending:
             try:
-                await self._refresh()
+                # The pause may end a little early.
+                await self._refresh(0.9 * POLL_S)
                 self._failure = None
             except Exception as error:
+                expected = isinstance(error, CacheError | FeedStarting)
+                self._stats.unexpected += not expected
                 if self._failure is None:
-                    expected = isinstance(error, CacheError | FeedStarting)
                     log.log(
                         logging.WARNING if expected else logging.ERROR,
                         "the change feed stands still, this is tried again: %s",
@@ -176,11 +186,10 @@ class Feed:
                 self._failure = error  # followers go on to wait, and the next reading may succeed
             await asyncio.sleep(POLL_S)
 
-    async def _refresh(self) -> Newest:
-        """Return the newest mark, read at most ``POLL_S`` ago, and keep the window up to it."""
+    async def _refresh(self, age_s: float = POLL_S) -> Newest:
+        """Return the newest mark, read at most ``age_s`` ago, and keep the window up to it."""
         async with self._reading:
-            # The poller's pause may end a little early.
-            if self._newest is not None and self._clock() - self._read_at < 0.9 * POLL_S:
+            if self._newest is not None and self._clock() - self._read_at < age_s:
                 return self._newest
             newest, before = await self._windows.newest(), self._newest
             if newest.unfenced and self._clock() - self._marked_at >= MARK_S:

@@ -23,8 +23,8 @@ Key = tuple[str, int, int]
 """The members of a ``Position``, in order. A step has thousands of them, and as tuples they come from the driver."""
 
 ALL_TYPES = frozenset(EventType)
-START = Position("", 0, PRODUCT_LINE)
-"""A position before every event."""
+START: Key = ("", 0, PRODUCT_LINE)
+"""A key before that of every event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Windows:
             CursorOfAnotherHistory: there is no mark ``upto`` in the present epoch.
             Exception: as ``newest``.
         """
-        schema, rows = await self._found(self.statement, _search(since, upto, ALL_TYPES, limit, _key(START)))
+        schema, rows = await self._found(self.statement, _search(since, upto, ALL_TYPES, limit, START))
         return _events(schema, rows)
 
     async def step(self, since: int, upto: int, *, limit: int, types: frozenset[EventType]) -> int:
@@ -87,9 +87,9 @@ class Windows:
         [[number]] = await read_rows(self._pool, queries.STEP, _search(since, upto, types, limit))
         return int(number)
 
-    async def keys(self, since: int, upto: int, *, limit: int, types: frozenset[EventType], after: Key | None) -> list[Key]:
+    async def keys(self, since: int, upto: int, *, limit: int, types: frozenset[EventType], after: Key) -> list[Key]:
         """Return where the first events of a window after one of them are. Raises as ``read``."""
-        _, rows = await self._found(queries.KEYS, _search(since, upto, types, limit, after or _key(START)))
+        _, rows = await self._found(queries.KEYS, _search(since, upto, types, limit, after))
         return [(product_id, version, line) for product_id, version, line in rows]
 
     async def events(self, since: int, upto: int, keys: Sequence[Key]) -> list[Event]:
@@ -120,10 +120,6 @@ def _search(since: int, upto: int, types: frozenset[EventType], limit: int, afte
     place = {} if after is None else dict(zip(("id", "version", "line"), after, strict=True))
     wanted = {"products": EventType.PRODUCT in types, "movements": EventType.MOVEMENT in types}
     return {"knows": SCHEMA, "since": since, "upto": upto, "limit": limit, **wanted, **place}
-
-
-def _key(position: Position) -> Key:
-    return position.product_id, position.version, position.line
 
 
 def _events(schema: int, rows: Iterable[Sequence[Any]]) -> list[Event]:

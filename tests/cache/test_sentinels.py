@@ -18,6 +18,7 @@ from app.cache.redis.places import Credentials, RedisPlace, place_of
 from app.cache.redis.sentinel import SentinelUrl
 from app.cache.redis.sentinel_watch import SentinelWatch
 from app.cache.redis.tls import RedisTls
+from app.cache.stats import Stats
 from app.private_servers import RedisServer, start_redis
 from app.private_servers.redis_server import free_ports
 from app.products.source import PRODUCTS
@@ -177,7 +178,7 @@ async def test_master_that_most_sentinels_do_not_name_is_left(data_server: Redis
         links = [options.link(), options.link()]
         for link in links:
             await link.start()
-        watch = SentinelWatch(options.place, links, 1.0)
+        watch = SentinelWatch(options.place, links, 1.0, Stats())
         for fake.answers in ([here, here, there], [here, there, UNKNOWN]):
             await watch.look()
             assert all(link.up for link in links)

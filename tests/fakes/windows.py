@@ -44,7 +44,7 @@ class MemoryWindows(Windows):
 
     async def read(self, since: int, upto: int, *, limit: int) -> list[Event]:
         self._call("read")
-        return self._found(since, upto)[:limit]
+        return self._between(since, upto)[:limit]
 
     async def step(self, since: int, upto: int, *, limit: int, types: frozenset[EventType]) -> int:
         self._call("step")
@@ -55,17 +55,17 @@ class MemoryWindows(Windows):
                 return max(number, since + 1)
         return upto
 
-    async def keys(self, since: int, upto: int, *, limit: int, types: frozenset[EventType], after: Key | None) -> list[Key]:
+    async def keys(self, since: int, upto: int, *, limit: int, types: frozenset[EventType], after: Key) -> list[Key]:
         self._call("keys")
-        keys = [key_of(event) for event in self._found(since, upto) if event.type in types]
-        return [key for key in keys if after is None or key > after][:limit]
+        keys = [key_of(event) for event in self._between(since, upto) if event.type in types]
+        return [key for key in keys if key > after][:limit]
 
     async def events(self, since: int, upto: int, keys: Sequence[Key]) -> list[Event]:
         self._call("events")
         self.calls["looked up"] += len(keys)
-        return [event for event in self._found(since, upto) if key_of(event) in keys and event not in self.gone]
+        return [event for event in self._between(since, upto) if key_of(event) in keys and event not in self.gone]
 
-    def _found(self, since: int, upto: int) -> list[Event]:
+    def _between(self, since: int, upto: int) -> list[Event]:
         if upto > self.last:
             raise CursorOfAnotherHistory
         if since < self.first:

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
+from app.cache.stats import Stats
 from app.feed import backlog as backlog_module
 from app.feed import feed as feed_module
 from app.feed.backlog import READERS
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, Cursor, Event, EventType, Page, Position
 from app.feed.feed import MOST_FOLLOWERS, WINDOW_EVENTS, Feed
+from app.feed.state import FeedState
 from app.feed.windows import ALL_TYPES
 from tests.fakes.windows import EPOCH, MemoryWindows
 
@@ -38,8 +40,13 @@ def windows() -> MemoryWindows:
 
 
 @pytest.fixture
-async def feed(windows: MemoryWindows, clock: Clock) -> AsyncIterator[Feed]:
-    feed = Feed(windows, clock=clock)
+def stats() -> Stats:
+    return Stats()
+
+
+@pytest.fixture
+async def feed(windows: MemoryWindows, stats: Stats, clock: Clock) -> AsyncIterator[Feed]:
+    feed = Feed(windows, stats, clock=clock)
     yield feed
     await feed.aclose()
 
@@ -194,9 +201,7 @@ async def test_who_is_far_behind_goes_on_in_steps(feed: Feed, windows: MemoryWin
     assert (windows.calls["keys"], windows.calls["read"]) == (7, 0)  # ten events, so three windows, at a time
 
 
-async def test_a_window_of_more_keys_than_are_kept(
-    feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_window_of_more_keys_than_are_kept(feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is searched again when those have been told; pages meet where the keys do."""
     monkeypatch.setattr(backlog_module, "STEP_KEYS", 8)
     events = [product(f"p{number:02}") for number in range(30)]
@@ -278,6 +283,32 @@ async def test_an_outage_is_survived(
     assert [record.levelname for record in caplog.records if record.name == "app.feed.feed"] == ["WARNING"]
 
 
+async def test_unexpected_errors_are_counted(
+    feed: Feed,
+    windows: MemoryWindows,
+    stats: Stats,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of them; an outage of the database is none."""
+    monkeypatch.setattr(feed_module, "POLL_S", 0.001)
+    cursor = await feed.start()
+    with feed.following(cursor):
+        for fault, counted in ((SourceUnavailable("away"), 0), (KeyError("a defect"), 3)):
+            windows.fault, calls = fault, windows.calls["newest"]
+            async with asyncio.timeout(10):
+                while windows.calls["newest"] < calls + 3:
+                    clock.now += 1
+                    await asyncio.sleep(0.001)
+            assert stats.unexpected >= counted
+            assert counted or not stats.unexpected
+            windows.fault = None
+            async with asyncio.timeout(10):
+                while feed.failing:
+                    clock.now += 1
+                    await asyncio.sleep(0.001)
+
+
 async def test_a_stop_ends_every_wait(feed: Feed) -> None:
     """With an empty page, from whose cursor the follower goes on elsewhere."""
     cursor = await feed.start()
@@ -300,4 +331,5 @@ async def test_lag_is_that_of_the_slowest(feed: Feed, windows: MemoryWindows, cl
         assert feed.state.lag_s == 7
         place.move(at(2))
         assert feed.state.lag_s == 0
-    assert feed.state.mark_age_s == 7
+        assert feed.state.mark_age_s == 7
+    assert feed.state == FeedState()

@@ -7,8 +7,8 @@ from app.cache.ports import FenceLimits
 from app.cache.postgres.shared_audit import open_shared_audit
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import Event, EventType
-from app.feed.queries import EVENTS, KEYS, STEP, WINDOW
-from app.feed.windows import ALL_TYPES
+from app.feed.queries import WINDOW
+from app.feed.windows import ALL_TYPES, START
 from app.products.source import PRODUCTS
 from tests.contracts.entities import SUBJECTS, SUPPLIERS
 from tests.feed import schedules
@@ -35,7 +35,7 @@ async def test_an_audit_makes_a_mark_if_something_changed(base: Base) -> None:
 async def pages(base: Base, types: frozenset[EventType], size: int) -> list[Event]:
     """The events of the first window by their keys, a few at a time."""
     events: list[Event] = []
-    after = None
+    after = START
     while keys := await base.windows.keys(1, 2, limit=size, types=types, after=after):
         events += await base.windows.events(1, 2, keys)
         after = keys[-1]
