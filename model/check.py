@@ -98,8 +98,8 @@ TABLE_CONFIGURATIONS = {
 # Of feed.pml.
 FEED_CONFIGURATIONS = {
     "feed": "CYCLES=2",
-    "feed-overlap": "CYCLES=2 AUDITORS=2",
-    "feed-ttl": "CYCLES=2 TTL=2",
+    "feed-overlap": "CYCLES=2 AUDITORS=2 ONE_WRITER",
+    "feed-ttl": "CYCLES=2 TTL=2 ONE_WRITER",
 }
 
 # name: (configuration, what is dropped or asked for)

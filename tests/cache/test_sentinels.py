@@ -192,6 +192,29 @@ async def test_master_that_most_sentinels_do_not_name_is_left(data_server: Redis
         await options.place.aclose()
 
 
+async def test_watch_survives_what_it_did_not_expect(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted each time and logged once, and the next question is asked as before."""
+    broken = True
+
+    async def read_password() -> str:
+        if broken:
+            raise OSError("no such file")
+        return "word"
+
+    stats = Stats()
+    async with sentinels(names(A)) as fake, fake.place(Credentials(read_sentinel_password=read_password)) as place:
+        watching = asyncio.create_task(SentinelWatch(place, [], 0.001, stats).run())
+        async with asyncio.timeout(PATIENCE_S):
+            while stats.unexpected < 3:
+                await asyncio.sleep(0.001)
+            broken = False
+            while not fake.questions:
+                await asyncio.sleep(0.001)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert len([record for record in caplog.records if "no such file" in record.getMessage()]) == 1
+
+
 async def test_caches_watch_the_sentinels(data_server: RedisServer, database_url: str, namespace: str) -> None:
     """A process asks in its background, and leaves the old master without a call that fails there."""
     async with sentinels(names(("127.0.0.1", data_server.port))) as fake:

@@ -211,7 +211,7 @@ async def compare(storm: Storm) -> None:
         await session.execute("INSERT INTO products (id, name, price_cents, stock) VALUES ('z-last', 'Last', 1, 1)")
         told = {
             storm.mirror: "SELECT 1 FROM mirror WHERE id = 'z-last'",
-            storm.ledger: f"{TOLD} AND product = 'z-last'",
+            storm.ledger: TOLD + " AND product = 'z-last'",
         }
         end = time.monotonic() + LAST_S
         for follower, statement in told.items():

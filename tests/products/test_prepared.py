@@ -12,6 +12,7 @@ import pytest
 from app.cache.ports import Announced, FenceLimits, Watermark
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
+from app.feed.events import PRODUCT_LINE
 from app.feed.windows import ALL_TYPES, START, Windows
 from app.postgres.database import Database
 from app.products.acceptance import Acceptance
@@ -143,8 +144,8 @@ async def follow(database: Database, amount: int) -> None:
     since = max(1, number - 1)
     assert await windows.read(since, number, limit=amount) or number == 1
     await windows.step(since, number, limit=amount, types=ALL_TYPES)
-    if keys := await windows.keys(since, number, limit=amount, types=ALL_TYPES, after=START):
-        assert await windows.events(since, number, keys)
+    keys = await windows.keys(since, number, limit=amount, types=ALL_TYPES, after=START)
+    assert len(await windows.events(since, number, [*keys, ("nothing", amount, PRODUCT_LINE)])) == len(keys)
     await windows.mark()
     await windows.forget(age_s=3_600, limit=amount)
 
