@@ -1,6 +1,6 @@
 """A follower of the feed as a process that may be killed at any moment: the mirror of docs/FEED.md, or a copy of the ledger.
 
-After each event about a product it reads that product at once from every instance. A read that shows an older state is written
+After each page it reads the products of its events at once from every instance. A read that shows an older state is written
 down, unless the history has ended meanwhile.
 
     python -m tests.outages.mirror_program mirror|ledger FILE DATABASE_URL PORT...
@@ -25,6 +25,7 @@ from tests.harness.proxy import HOST
 PAGE = Path(__file__).parents[2] / "docs" / "FEED.md"
 TABLES = """
 PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS found (what TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS reads (singleton INTEGER PRIMARY KEY CHECK (singleton = 1), number INTEGER NOT NULL);
 INSERT OR IGNORE INTO reads VALUES (1, 0);
@@ -35,6 +36,7 @@ CREATE TABLE IF NOT EXISTS told (
 CREATE TABLE IF NOT EXISTS before (run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER);
 """
 LEDGER = "SELECT product_id, version, line, delta, stock_after FROM stock_movements"
+DELETED = "SELECT 1 FROM products WHERE id = %s AND version >= %s AND deleted_at IS NOT NULL"
 _TIMEOUT_S = 5.0
 _HISTORY_S = 1.0
 """How long an instance may go on to take a cursor of a history that has ended."""
@@ -44,8 +46,9 @@ _AGAIN_S = 0.1
 class Fleet:
     """An HTTP client of all instances, as the mirror wants one."""
 
-    def __init__(self, db: sqlite3.Connection, ports: Sequence[int]) -> None:
+    def __init__(self, db: sqlite3.Connection, database_url: str, ports: Sequence[int]) -> None:
         self._db = db
+        self._database_url = database_url
         self._ports = ports
         self._client = httpx.Client()
         self._connections = {port: http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S) for port in ports}
@@ -56,29 +59,36 @@ class Fleet:
         answer = self._client.get(f"http://{HOST}:{random.choice(self._ports)}{path}", params=query, timeout=timeout)
         if path == "/changes" and answer.status_code == httpx.codes.OK:
             document = answer.json()
-            for event in document["items"]:
-                if event["type"] == "product":
-                    self._check(event, document["next"])
+            self._check(document["items"], document["next"])
         return answer
 
-    def _check(self, event: Mapping[str, Any], cursor: str) -> None:
-        answered = 0
-        for port in self._ports:
-            shown = self._read(port, event["id"])
-            if shown is None:
-                continue
-            answered += 1
-            status, version = shown
-            gone = event["product"] is None
-            if version < event["version"] and not (status == http.client.NOT_FOUND and gone) and not self._ended(cursor):
-                with self._db:
-                    told = f"version {event['version']} of {event['id']}" + (", deleted," if gone else "")
-                    self._db.execute("INSERT INTO found VALUES (?)", (f"{told} was told, then {status} {version} was read",))
+    def _check(self, items: Sequence[Mapping[str, Any]], cursor: str) -> None:
+        # In order, so that the last event about a product has its highest version.
+        told = {event.get("product_id", event.get("id")): event["version"] for event in items}
+        reads = 0
+        found: list[str] = []
+        for product_id, version in told.items():
+            for port in self._ports:
+                if (shown := self._read(port, product_id)) is None:
+                    continue
+                reads += 1
+                if shown < version and not (shown == 0 and self._deleted(product_id, version)) and not self._ended(cursor):
+                    found.append(f"version {version} of {product_id} was told, then {shown} was read")
         with self._db:
-            self._db.execute("UPDATE reads SET number = number + ?", (answered,))
+            self._db.execute("UPDATE reads SET number = number + ?", (reads,))
+            self._db.executemany("INSERT INTO found VALUES (?)", [(what,) for what in found])
 
-    def _read(self, port: int, product_id: str) -> tuple[int, int] | None:
-        """Status and version of a read; version 0 if there is no product, and ``None`` if there was no answer."""
+    def _deleted(self, product_id: str, version: int) -> bool:
+        """Whether there is no such product in that version or a later one."""
+        try:
+            with psycopg.connect(self._database_url, autocommit=True, connect_timeout=5) as connection:
+                row = connection.execute(DELETED, (product_id, version)).fetchone()
+        except psycopg.Error:
+            return True  # PostgreSQL was killed: nothing can be said
+        return row is not None
+
+    def _read(self, port: int, product_id: str) -> int | None:
+        """The version that an instance shows, 0 if it shows no product, and ``None`` if it does not answer."""
         connection = self._connections[port]
         try:
             connection.request("GET", f"/products/{product_id}")
@@ -88,8 +98,8 @@ class Fleet:
             connection.close()
             return None
         if answer.status == http.client.OK:
-            return answer.status, json.loads(body)["version"]
-        return (answer.status, 0) if answer.status == http.client.NOT_FOUND else None
+            return int(json.loads(body)["version"])
+        return 0 if answer.status == http.client.NOT_FOUND else None
 
     def _ended(self, cursor: str) -> bool:
         """Whether the history of a cursor has ended. Then versions may go back."""
@@ -162,7 +172,7 @@ def main() -> None:
     kind, file, database_url, *ports = sys.argv[1:]
     db = sqlite3.connect(file, timeout=30)
     db.executescript(TABLES)
-    fleet = Fleet(db, [int(port) for port in ports])
+    fleet = Fleet(db, database_url, [int(port) for port in ports])
     while True:
         try:
             if kind == "mirror":
