@@ -5,7 +5,7 @@ DatabaseError
 │   ├── ConnectionLost    the connection broke, or its server is going away; another connection may work
 │   ├── ConnectionStale   statements that this connection prepared no longer fit the tables; a new connection works
 │   ├── DatabaseRefused   it refuses this user, password or database name
-│   └── DatabaseUnsuitable   it is a standby, is being restored, is newer than this release, or is behind a pooler unsuitably
+│   └── DatabaseUnsuitable   it is a standby, is being restored, or is newer than this release
 │       └── DatabaseReadOnly   it is a standby
 ├── DatabaseOverloaded    no free connection, or a statement ran into its deadline
 ├── TransactionConflict   deadlock or lost race: nothing was changed, try again

@@ -53,7 +53,7 @@ async def test_pooler_from_the_first_fault_to_the_last(
     verdict, _, sentence = await _session(_settings(url, **pooled))
     assert verdict is Verdict.NO
     assert "larder migrate" in sentence
-    with pytest.raises(CommandFailed, match="DateStyle .* Run larder migrate"):
+    with pytest.raises(CommandFailed, match=r"DateStyle .* Run larder migrate"):
         await check_database(_settings(url, **pooled))
     with pytest.raises(CommandFailed, match="LARDER_MIGRATION_DATABASE_URL"):
         await check_database(_settings(url, **pooled), to_migrate=True)

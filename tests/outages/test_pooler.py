@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from app.private_servers import PostgresServer
 from tests.harness.cluster import Cluster, Instance, larder, postgres_target
-from tests.harness.pgbouncer import HOST, PgBouncer, place_of, prepare_role, start_pgbouncer
+from tests.harness.pgbouncer import HOST, PgBouncer, prepare_role, start_pgbouncer
 from tests.harness.proxy import Proxy, Watch
 from tests.harness.workload import Load
 from tests.outages.stage import Stage, open_stage
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _BUSY = Load(readers=24, reader_pause_s=0.006, writers=6, writer_pause_s=0.05)
 _AWAY_S = 1.0
-_WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO cache_audits%'"
+_WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%rivals AS MATERIALIZED%'"
 _CHANGED = "the database changed between two steps of an audit"
 _PATIENCE_S = 30.0
 
@@ -70,8 +71,8 @@ class Pooled:
 
     on: Stage
     pooler: PgBouncer
-    proxy: Proxy
     cuts: Cuts
+    opened: AsyncExitStack
     servers: list[Standby] = field(default_factory=list)
     restarts: int = 0
     reads: int = 0
@@ -81,6 +82,10 @@ class Pooled:
     def unknown(self) -> int:
         """Number of writes whose outcome was reported as unknown."""
         return self.on.history.counts["writes of unknown outcome"]
+
+    async def in_front_of(self, server: PostgresServer) -> dict[str, object]:
+        """Open a proxy that can cut; return where it is."""
+        return await _in_front_of(server, self.cuts, self.opened)
 
     def judge(self) -> None:
         """Check the history so far, and count it."""
@@ -97,28 +102,32 @@ class Pooled:
         )
 
 
+async def _in_front_of(server: PostgresServer, cuts: Cuts, opened: AsyncExitStack) -> dict[str, object]:
+    proxy = Proxy(postgres_target(server), cuts.watch)
+    await proxy.open()
+    opened.push_async_callback(proxy.aclose)
+    return {"host": HOST, "port": proxy.port}
+
+
 @asynccontextmanager
 async def _behind_a_pooler(directory: Path, load: Load) -> AsyncIterator[Pooled]:
     """Start three services behind PgBouncer, which is behind a proxy that can cut."""
     async with AsyncExitStack() as opened:
         cuts = Cuts()
-        poolers: list[tuple[PgBouncer, Proxy]] = []
+        poolers: list[PgBouncer] = []
 
         async def prepare(cluster: Cluster) -> None:
             await prepare_role(cluster.url)
-            proxy = Proxy(postgres_target(cluster.postgres), cuts.watch)
-            await proxy.open()
-            opened.push_async_callback(proxy.aclose)
-            place = {"host": HOST, "port": proxy.port}
-            poolers.append((await opened.enter_async_context(start_pgbouncer(directory / "pgbouncer", place)), proxy))
+            place = await _in_front_of(cluster.postgres, cuts, opened)
+            poolers.append(await opened.enter_async_context(start_pgbouncer(directory / "pgbouncer", place)))
 
         def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
             command, settings = larder(instance, database)
-            own = {"LARDER_DATABASE_URL": poolers[0][0].url(database), "LARDER_DATABASE_POOLER": "transaction"}
+            own = {"LARDER_DATABASE_URL": poolers[0].url(database), "LARDER_DATABASE_POOLER": "transaction"}
             return command, {**settings, **own}
 
         stage = await opened.enter_async_context(open_stage(directory, load, program=program, prepare=prepare))
-        pooled = Pooled(stage, *poolers[0], cuts)
+        pooled = Pooled(stage, poolers[0], cuts, opened)
         try:
             yield pooled
         finally:
@@ -151,15 +160,16 @@ async def _switch(behind: Pooled, directory: Path) -> None:
     behind.servers.append(standby)
     await standby.start()
     await until_level(cluster.postgres, standby)
+    async with await psycopg.AsyncConnection.connect(standby.url, autocommit=True) as session:
+        await session.execute("SELECT pg_promote()")
+    place = await behind.in_front_of(standby)
     said = [_said(instance) for instance in cluster.instances]
     with behind.on.log.on("switch", "postgres"):
         async with await cluster.session() as hand:
             await hand.execute("BEGIN")
             await hand.execute("SELECT FROM cache_audits FOR UPDATE")
             await _until_row(cluster, _WAITS)
-            async with await psycopg.AsyncConnection.connect(standby.url, autocommit=True) as session:
-                await session.execute("SELECT pg_promote()")
-            await behind.pooler.point_at(place_of(standby.url))
+            await behind.pooler.point_at(place)
             await hand.execute("ROLLBACK")
         await _until(lambda: any(_said(one) > before for one, before in zip(cluster.instances, said, strict=True)))
         cluster.postgres = standby
