@@ -71,13 +71,13 @@ async def migrate(settings: Settings) -> None:
         raise CommandFailed(str(error)) from error
     if settings.database_pooler == "transaction" and (changed := await _set_role(settings)):
         print(
-            f"Settings of the role in this database that were changed: {', '.join(changed)}. They hold for new sessions: run"
-            " RECONNECT in the pooler (PgBouncer's console)."
+            f"The role has now its settings for this database ({', '.join(changed)}). Sessions that are open keep the old ones:"
+            " run RECONNECT in the pooler (PgBouncer's console)."
         )
 
 
 async def _set_role(settings: Settings) -> Sequence[str]:
-    """Give the service's role the parameters that no session can have behind a pooler; return those that were changed."""
+    """Give the service's role the parameters that no session can have behind a pooler; return those that differed."""
     try:
         connection = await primary_of(settings).open(settings.database_connect_timeout_ms)
         async with connection, bounded(connection, settings.database_statement_timeout_ms / 1000):

@@ -22,19 +22,20 @@ ROLE_LOCK = 0x6C61726465722D72  # "larder-r"
 
 _MEETINGS = 5
 _DIFFERENT = """
-SELECT name, current_setting(name, true), value FROM unnest(%(names)s::text[], %(values)s::text[]) AS wanted (name, value)
-WHERE current_setting(name, true) <> value
+SELECT wanted.name, s.setting, wanted.value FROM unnest(%(names)s::text[], %(values)s::text[]) AS wanted (name, value)
+    JOIN pg_settings s ON s.name = wanted.name AND s.setting <> wanted.value
 UNION ALL
 SELECT 'synchronous_commit', 'off', 'on' WHERE current_setting('synchronous_commit') = 'off'
 """
+"""Returns the parameters that are not as wanted. The view has times as numbers, whatever unit a session would show."""
 _SET: Statement = "SELECT current_database(), quote_ident(session_user), pg_advisory_xact_lock(%(lock)s)"
 
 
 async def different_parameters(connection: Connection, wanted: Mapping[str, str]) -> Sequence[tuple[str, str, str]]:
     """Return the parameters of the session that serves us now which are not as wanted: name, present value, wanted value."""
     parameters = {"names": [*wanted], "values": [*wanted.values()]}
+    await connection.execute("BEGIN")  # by itself: a pooler in statement mode refuses a transaction that is left open
     async with pipeline(connection):
-        await connection.execute("BEGIN")  # a pooler in statement mode refuses this
         found = await connection.execute(_DIFFERENT, parameters)
         await connection.execute("COMMIT")
     return await found.fetchall()
@@ -60,9 +61,9 @@ def role_parameters(limits: Mapping[str, str]) -> Mapping[str, str]:
 
 
 async def set_role(connection: Connection, wanted: Mapping[str, str]) -> Sequence[str]:
-    """Make ``wanted`` the settings of the connection's own role in its database; return the names of those that were not.
+    """Make ``wanted`` the settings of the connection's own role in its database; return the names of those that differ here.
 
-    Sessions that are open keep their parameters.
+    Sessions that are open, this one among them, keep their parameters.
 
     Raises:
         psycopg.Error: nothing was changed.

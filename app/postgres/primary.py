@@ -89,6 +89,7 @@ class Primary:
             psycopg.Error: no host let us in, in time, or the password could not be read.
         """
         connection = await self.open(timeout_ms)
+        failure: Exception
         try:
             async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
                 if self.pooled:
@@ -98,15 +99,15 @@ class Primary:
                     values = {"names": [*pinned], "values": [*pinned.values()], "local": False}
                     await connection.execute(PIN, values, prepare=False)
                 await connection.set_autocommit(autocommit)
+                return connection
         except DatabaseError as error:
+            cause = error.__cause__
+            failure = cause if isinstance(cause, psycopg.Error) else psycopg.OperationalError(str(error))
             connection.pgconn.finish()
-            raise (
-                error.__cause__ if isinstance(error.__cause__, psycopg.Error) else psycopg.OperationalError(str(error))
-            ) from error
         except BaseException:
             connection.pgconn.finish()
             raise
-        return connection
+        raise failure  # here, because there its cause would become an error whose cause it is
 
     async def open(self, timeout_ms: int) -> Connection:
         """Open a connection in autocommit, as it comes. Raises as ``connect``."""

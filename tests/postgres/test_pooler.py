@@ -175,8 +175,6 @@ async def test_pooler_that_no_setting_names(pgbouncer: PgBouncer, database_url: 
     with pytest.raises(DatabaseUnsuitable, match="LARDER_DATABASE_POOLER=transaction"):
         await run_often()
     await database.close()
-    await pgbouncer.command(f"KILL {_name(database_url)}")
-    await pgbouncer.command(f"RESUME {_name(database_url)}")
 
 
 async def test_pooler_is_recognised(pgbouncer: PgBouncer, database_url: str) -> None:

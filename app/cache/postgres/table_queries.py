@@ -114,7 +114,7 @@ FROM (
     SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch,
         clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
 ) AS worst,
-    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
 WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = worst.epoch)
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     announced = a.announced + 1, epoch = excluded.epoch,
@@ -142,7 +142,7 @@ WITH wanted AS MATERIALIZED (
     INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
     SELECT s.relation, s.namespace, 1, s.server, s.epoch, greatest(s.until, s.worst), s.worst
     FROM start s,
-        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
+        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
     ORDER BY s.relation, s.namespace
     ON CONFLICT (relation, namespace, partition) DO UPDATE SET
         announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
@@ -172,7 +172,7 @@ was before. Rows are written in one order, so that two instances cannot deadlock
 COMPLETE: LiteralString = """
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
 FROM set_config('larder.snapshot', %(snapshot)s, true),
-    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true),
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable,
     unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
     AS c (relation, namespace, cycle, epoch)
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle
