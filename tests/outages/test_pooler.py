@@ -49,16 +49,20 @@ class Cuts:
 class _Watch(Watch):
     def __init__(self, cuts: Cuts) -> None:
         self._cuts = cuts
+        self._writes = False
 
     def sent(self, data: bytes) -> bool:
-        if self._cuts.wanted == "before" and b"COMMIT\0" in data:
+        if b"BEGIN" in data or b"pg_settings" in data:
+            # Neither an audit's, nor that of a connection that compares its parameters.
+            self._writes = b"BEGIN ISOLATION" not in data and b"pg_settings" not in data
+        if self._cuts.wanted == "before" and self._writes and b"COMMIT\0" in data:
             self._cuts.wanted = ""
             self._cuts.before += 1
             return False
         return True
 
     def answered(self, data: bytes) -> bool:
-        if self._cuts.wanted == "after" and b"COMMIT\0" in data:
+        if self._cuts.wanted == "after" and self._writes and b"COMMIT\0" in data:
             self._cuts.wanted = ""
             self._cuts.after += 1
             return False
@@ -214,7 +218,7 @@ async def test_outages_of_a_pooler(outage_directory: Path) -> None:
         await behind.on.workload.stop()
         behind.judge()
         log.info("%s", behind)
-        assert behind.unknown >= 1
+        assert behind.unknown >= 2
         assert behind.hits > behind.reads / 2
 
 
@@ -237,4 +241,4 @@ async def test_many_outages_of_a_pooler(outage_directory: Path) -> None:
             log.info("%s", behind)
         assert behind.reads >= 200_000
         assert behind.hits > behind.reads / 2
-        assert behind.unknown >= 10
+        assert behind.unknown >= 40
