@@ -15,6 +15,7 @@ from app.postgres.session import Connection
 _TRANSACTIONS = 10
 _TIMEOUT_MS = 4_321
 _OLD_S = 600
+_SHOWN = 5
 _MEMBERS: Sequence[tuple[str, LiteralString]] = (
     ("the system identifier", "SELECT system_identifier FROM pg_control_system()"),
     ("the timeline", "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"),
