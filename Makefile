@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
+.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell openapi lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -68,8 +68,8 @@ outages: $(STAMP) ## run the tests that judge how long servers take under load, 
 long-outages: $(STAMP) ## run the long forms of those tests: every alert, every drill
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-topologies: $(STAMP) ## run the long forms of failovers, by 21 of them under load (about ten minutes)
-	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
+topologies: $(STAMP) ## run the long forms of failovers and of a pooler's outages, under load (about twenty minutes)
+	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py tests/outages/test_pooler.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
 	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)
@@ -77,6 +77,9 @@ pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (need
 oversell: $(STAMP) ## 100 clients take 200 units each of 10,000, from one process and from three: exactly 10,000 succeed
 	@$(BIN)/python -m tests.oversell --processes 1 $(ARGS)
 	@$(BIN)/python -m tests.oversell --processes 3 $(ARGS)
+
+openapi: $(CI_STAMP) ## check the API's description by tools of others, and take the tour by a client that is made of it
+	@CI=1 $(BIN)/python -m pytest tests/openapi tests/api/test_schema.py $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -13,7 +13,8 @@ from app.api.bodies import JSON
 from app.api.context import larder_of
 from app.api.list_queries import samples_seen
 from app.api.metrics import AccessStats, WorkerMetrics
-from app.api.openapi import DASHBOARD, SAMPLES_PARAMETERS, answers
+from app.api.openapi import DASHBOARD, answers
+from app.api.parameters import SAMPLES_PARAMETERS
 from app.api.recorder import counters_of
 from app.api.responses import NO_STORE
 from app.api.routes import request_router, requires
@@ -75,6 +76,7 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
             "longest_wait_s": round(total.load.longest_wait_s, 3),
             "pressure": round(total.load.pressure, 2),
         },
+        "feed": {name: value and round(value, 2) for name, value in asdict(total.feed).items()},
         "refused": dict(total.access.refused.most_common()),
         "clients": [
             {"name": name, "admitted": count, "limited": total.access.limited[name]}

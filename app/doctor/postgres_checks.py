@@ -1,12 +1,14 @@
 """The checks of PostgreSQL. They change nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, LiteralString
 
-from psycopg import Error
+from psycopg import Error, OperationalError
 
-from app.doctor.findings import Check, Finding, no, ok
+from app.doctor.findings import Check, Finding, no, ok, unknown
+from app.postgres.pooler import different_parameters, role_parameters, shares_sessions
 from app.postgres.primary import Primary
 from app.postgres.session import Connection
 
@@ -33,11 +35,12 @@ WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regcla
         ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE'),
         ('feed_marks', 'SELECT,UPDATE,DELETE')
 )
-SELECT privilege || ' on ' || c.relname
-FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) AS privilege
+SELECT format('GRANT %s ON %I TO %I', string_agg(privilege, ', ' ORDER BY number), c.relname, current_user)
+FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) WITH ORDINALITY AS listed (privilege, number)
 WHERE c.relname = wanted.name AND c.relnamespace = place.schema AND NOT has_table_privilege(c.oid, privilege)
+GROUP BY c.relname
 UNION ALL
-SELECT 'EXECUTE on ' || p.proname FROM pg_proc p, place
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, current_user) FROM pg_proc p, place
 WHERE p.proname LIKE 'larder%' AND p.pronamespace = place.schema AND NOT has_function_privilege(p.oid, 'EXECUTE')
 """
 _ROOM: LiteralString = """
@@ -60,12 +63,22 @@ class PostgresChecks:
         schema: the payload's schema that this release knows.
         namespace: the cache namespace of the service.
         connections: how many connections the service may open in all its workers.
+        role_limits: the deadlines that the role's settings have to have behind a pooler.
         head: the newest revision that this release knows, if it was found out.
     """
 
     def __init__(
-        self, primary: Primary, *, timeout_ms: int, schema: int, namespace: str, connections: int, head: str | None = None
+        self,
+        primary: Primary,
+        *,
+        timeout_ms: int,
+        schema: int,
+        namespace: str,
+        connections: int,
+        role_limits: Mapping[str, str] | None = None,
+        head: str | None = None,
     ) -> None:
+        self._role_limits = role_limits or {}
         self._primary = primary
         self._timeout_ms = timeout_ms
         self._schema = schema
@@ -96,7 +109,11 @@ class PostgresChecks:
 
     async def primary(self) -> Sequence[Finding]:
         """Whether this is the primary and may be written to."""
-        version = await self._value("SHOW server_version")
+        try:
+            version = await self._value("SHOW server_version")
+        except OperationalError as error:
+            reason = _reason(error).rstrip(".")
+            return [unknown("Q1", f"PostgreSQL cannot be used ({reason}). Start it, or correct LARDER_DATABASE_URL.")]
         if await self._value("SELECT pg_is_in_recovery()"):
             host = (await self._open()).info.host or "the local socket"
             return [
@@ -145,22 +162,22 @@ class PostgresChecks:
         return [ok("Q2", "every member of the epoch can be read, and the triggers are on")]
 
     async def session(self) -> Sequence[Finding]:
-        """Whether what is set in a session stays in it."""
+        """Whether what is set in a session stays in it, or, behind a pooler, holds for every session."""
         connection = await self._open()
-        pids, kept = set(), set()
-        for _ in range(_TRANSACTIONS):
-            async with connection.transaction():
-                rows = await self._rows("SELECT pg_backend_pid(), current_setting('statement_timeout')")
-                pids.add(rows[0][0])
-                kept.add(rows[0][1])
-        if len(pids) > 1:
+        if self._primary.pooled:
+            return await self._pooled(connection)
+        if await shares_sessions(connection, partial(self._primary.open, timeout_ms=self._timeout_ms)):
             return [
                 no(
                     "Q3",
-                    f"{len(pids)} backends answered on one connection: a pooler in transaction mode, which loses prepared"
-                    " statements and deadlines. Connect to PostgreSQL directly, or to the pooler's session mode.",
+                    "a pooler in transaction mode is in front of PostgreSQL, which loses prepared statements and deadlines."
+                    " Set LARDER_DATABASE_POOLER=transaction, and run: larder migrate",
                 )
             ]
+        kept = set()
+        for _ in range(_TRANSACTIONS):
+            async with connection.transaction():
+                kept.add((await self._rows("SELECT current_setting('statement_timeout')"))[0][0])
         if kept != {f"{_TIMEOUT_MS}ms"}:
             return [
                 no(
@@ -176,14 +193,36 @@ class PostgresChecks:
             return [no("Q3", f"a prepared statement is refused ({_reason(error)}). Connect to PostgreSQL directly.")]
         return [ok("Q3", "one backend per connection; its parameters and prepared statements stay")]
 
+    async def _pooled(self, connection: Connection) -> Sequence[Finding]:
+        wanted = role_parameters(self._role_limits)
+        found = {one for _ in range(_TRANSACTIONS) for one in await different_parameters(connection, wanted)}
+        if found:
+            listed = ", ".join(f"{name} is {present!r}" for name, present, _ in sorted(found)[:_SHOWN])
+            more = " and more" if len(found) > _SHOWN else ""
+            return [
+                no(
+                    "Q3",
+                    f"behind the pooler {listed}{more}, not as the role's settings have to be."
+                    " Run: larder migrate; then RECONNECT in the pooler (PgBouncer's console).",
+                )
+            ]
+        if not await shares_sessions(connection, partial(self._primary.open, timeout_ms=self._timeout_ms)):
+            return [
+                no(
+                    "Q3",
+                    "no pooler in transaction mode was found. Without one LARDER_DATABASE_POOLER=none is faster.",
+                    needed=False,
+                )
+            ]
+        return [ok("Q3", "a pooler in transaction mode; the role's settings are as needed in every session that was seen")]
+
     async def settings(self) -> Sequence[Finding]:
         """Whether the server, the schema and the rights are as the service needs them."""
         findings = []
         if (encoding := await self._value("SHOW server_encoding")) != "UTF8":
             findings.append(no("Q4", f"the encoding is {encoding}, which cannot hold every name. Create a database in UTF8."))
         if lacking := [row[0] for row in await self._rows(_GRANTS)]:
-            listed = ", ".join(lacking[:_SHOWN]) + (" and more" if len(lacking) > _SHOWN else "")
-            findings.append(no("Q4", f"the role lacks {listed}. Grant that, or let the role own the tables."))
+            findings.append(no("Q4", f"the role lacks rights. Run, as the owner of the tables: {'; '.join(lacking)}"))
         elif await self._value("SELECT to_regclass('larder_version') IS NOT NULL"):
             found = await self._value("SELECT version_num FROM larder_version")
             if self._head is not None and found != self._head:
@@ -242,6 +281,8 @@ class PostgresChecks:
         ]
 
     async def _room(self) -> Sequence[Finding]:
+        if self._primary.pooled:
+            return []  # the pooler limits the connections
         limits = [limit for limit in (await self._rows(_ROOM))[0] if limit is not None and limit >= 0]
         if min(limits) >= self._connections:
             return []
@@ -265,7 +306,10 @@ class PostgresChecks:
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             limits = {"statement_timeout": str(_TIMEOUT_MS)}
-            self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
+            if self._primary.pooled:
+                self._connection = await self._primary.open(self._timeout_ms)  # unchecked: Q3 says what differs
+            else:
+                self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
         return self._connection
 
 
