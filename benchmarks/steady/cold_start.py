@@ -17,6 +17,7 @@ from random import Random
 from typing import cast
 from urllib.parse import urlsplit
 
+import psycopg
 import redis.asyncio
 
 from benchmarks import results
@@ -75,7 +76,8 @@ class ColdStart:
 async def cold_start(served: Served, path: Callable[[], str], products: int, rate: float, limit_s: int) -> ColdStart:
     """Read until it is warm, or the time is over."""
     port = urlsplit(served.url).port or 0
-    served.rows(b"CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+    async with await psycopg.AsyncConnection.connect(served.database_url, autocommit=True) as connection:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
     before = _statements(served)
     seconds: list[tuple[Second, float]] = []
     async with redis.asyncio.Redis.from_url(served.redis_url) as client, reading(port, path, rate, CONNECTIONS) as reader:
