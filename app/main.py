@@ -132,7 +132,7 @@ async def running(
         products = Products(cache.protocol, ProductSource(database), transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
         windows = Windows(database, settings.settle_margin_ms, check_epoch)
-        feed = Feed(windows)
+        feed = Feed(windows, cache.stats)
         opened.push_async_callback(feed.aclose)
         pruner = Pruner(
             {
@@ -205,9 +205,10 @@ class Accepting:
         """Apply accepted writes in the background, and finish those that are being accepted at the end."""
         self._app.state.larder = larder
         assert larder.accepted is not None  # noqa: S101 - this object made it
-        applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats)
+        counted = next(iter(larder.stats.values()))
+        applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats, counted)
         async with (
-            in_background("backlog measurement", keep_measured(self._acceptance.measure)),
+            in_background("backlog measurement", keep_measured(self._acceptance.measure, counted)),
             in_background("applier", applier.run()),
         ):
             yield
