@@ -1,6 +1,7 @@
 """Spans by OpenTelemetry's SDK, sent to a collector by OTLP over HTTP. Nothing else imports the SDK."""
 
 import random
+import time
 from collections.abc import Sequence
 from threading import Thread
 
@@ -52,7 +53,7 @@ class OtlpSpans(Spans):
         self._tracer = self._provider.get_tracer("larder", version)
 
     @override
-    def of_request(self, trace_id: str, parent: Parent | None) -> "_OtlpSpan":
+    def of_request(self, trace_id: str, parent: Parent | None, *, ago_s: float = 0.0) -> "_OtlpSpan":
         if parent is None:
             self._ids.next_trace_id = int(trace_id, 16)
             context = _ROOT
@@ -61,16 +62,24 @@ class OtlpSpans(Spans):
                 int(parent.trace_id, 16), int(parent.span_id, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
             )
             context = set_span_in_context(NonRecordingSpan(remote))
-        return _OtlpSpan(self._tracer.start_span("request", context, SpanKind.SERVER))
+        return _OtlpSpan(self._tracer.start_span("request", context, SpanKind.SERVER, start_time=_time_ns(ago_s)))
 
     @override
     def below(
-        self, parent: Span, name: str, attributes: Attributes, links: Sequence[Span] = (), *, calls: bool = False
+        self,
+        parent: Span,
+        name: str,
+        attributes: Attributes,
+        links: Sequence[Span] = (),
+        *,
+        calls: bool = False,
+        ago_s: float = 0.0,
     ) -> "_OtlpSpan":
         assert isinstance(parent, _OtlpSpan)  # noqa: S101 - there are no others
         kind = SpanKind.CLIENT if calls else SpanKind.INTERNAL
         linked = [Link(link.span.get_span_context()) for link in links if isinstance(link, _OtlpSpan)]
-        return _OtlpSpan(self._tracer.start_span(name, set_span_in_context(parent.span), kind, attributes, linked))
+        context = set_span_in_context(parent.span)
+        return _OtlpSpan(self._tracer.start_span(name, context, kind, attributes, linked, start_time=_time_ns(ago_s)))
 
     @override
     def close(self) -> None:
@@ -78,6 +87,10 @@ class OtlpSpans(Spans):
         closing.start()
         closing.join(_CLOSE_S)
         self._exporter.shutdown()  # type: ignore[no-untyped-call] # which ends its attempts; the SDK has no type for it
+
+
+def _time_ns(ago_s: float) -> int | None:
+    return time.time_ns() - int(ago_s * 1e9) if ago_s else None
 
 
 class _OtlpSpan(Span):

@@ -35,13 +35,20 @@ class Span(Protocol):
 class Spans(Protocol):
     """Where spans come from."""
 
-    def of_request(self, trace_id: str, parent: Parent | None) -> Span:
-        """Begin the first span of a request, in the trace of that number."""
+    def of_request(self, trace_id: str, parent: Parent | None, *, ago_s: float = 0.0) -> Span:
+        """Begin the first span of a request, in the trace of that number. It began ``ago_s`` seconds ago."""
 
     def below(
-        self, parent: Span, name: str, attributes: Attributes, links: Sequence[Span] = (), *, calls: bool = False
+        self,
+        parent: Span,
+        name: str,
+        attributes: Attributes,
+        links: Sequence[Span] = (),
+        *,
+        calls: bool = False,
+        ago_s: float = 0.0,
     ) -> Span:
-        """Begin a span within another one. ``calls`` says that it waits for another server."""
+        """Begin a span within another one, ``ago_s`` seconds ago. ``calls`` says that it waits for another server."""
 
     def close(self) -> None:
         """Send what is left. It waits, so it is called in a thread."""
