@@ -110,9 +110,7 @@ class ProductTransactions:
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
-            work = _Transaction(
-                batch, patience, self._check_epoch, clock=self._clock, decode=self._decode, again=attempt > 1
-            )
+            work = _Transaction(batch, patience, self._check_epoch, clock=self._clock, decode=self._decode, again=attempt > 1)
             try:
                 return await self._once(work)
             except LockTimeout:
@@ -135,9 +133,7 @@ class ProductTransactions:
             ApplyFailed: nothing was changed, and one of these rows may be the reason.
             DatabaseError: see ``commit``.
         """
-        work = _Transaction(
-            (), None, self._check_epoch, clock=self._clock, decode=decode, applies=True, only=only, again=True
-        )
+        work = _Transaction((), None, self._check_epoch, clock=self._clock, decode=decode, applies=True, only=only, again=True)
         try:
             return await self._once(work)
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
@@ -173,7 +169,7 @@ class _Transaction:
         patience: Patience | None,
         check_epoch: CheckEpoch,
         *,
-        clock: Clock,
+        clock: Clock = time.monotonic,
         decode: Decode | None,
         again: bool,
         applies: bool = False,

@@ -19,7 +19,7 @@ from tempfile import NamedTemporaryFile
 import psutil
 import psycopg
 
-from benchmarks.steady.testbed import Service, Servers, larder, product_id, servers, warm
+from benchmarks.steady.testbed import Servers, Service, larder, product_id, servers, warm
 from benchmarks.strategies.measure import cpu_s, processes
 
 PRODUCTS = 2_000

@@ -126,7 +126,7 @@ async def test_row_that_failed(tables: Tables) -> None:
 async def test_uncommitted_row_is_not_seen(tables: Tables) -> None:
     """A row with a lower number may be committed after one with a higher number was taken."""
     row = {"callers": ["till"], "keys": ["0"], "hashes": [b""], "product_ids": ["a"], "bodies": [b""]}
-    further = dict.fromkeys(("operations", "targets", "conditions", "request_ids"), [""])
+    further = {name: [""] for name in ("operations", "targets", "conditions", "request_ids")}
     async with tables.database.writes.session() as session:
         await session.pipeline(("BEGIN", None), (accepted_queries.ACCEPT, row | further))
         await tables.accept(("1", "a"))
@@ -155,7 +155,9 @@ async def test_shipped_transactions(tables: Tables) -> None:
         assert isinstance(done, Done)
         assert [(effect.row.id, effect.row.version) for effect in done.effects] == [("b", version), ("a", version)]
         assert [(state.key, state.version) for state in committed.states] == [("a", version), ("b", version)]
-        assert all(isinstance(state, Value) and b'"stock":%d' % (8 + version + 1) in state.payload for state in committed.states)
+        assert all(
+            isinstance(state, Value) and b'"stock":%d' % (8 + version + 1) in state.payload for state in committed.states
+        )
     [again] = (await transactions.commit([receipt("2", "b", "a")])).decisions
     assert isinstance(again, Repeated)
     assert (again.answer.body, list(again.product_ids)) == (b"b@2 a@2", ["b", "a"])

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from typing_extensions import override
@@ -31,6 +32,8 @@ Rows = list[Any]
 Parameters = Mapping[str, Any]
 MOMENT = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
 """The time of everything: no rule here depends on it."""
+IDLE_S = 2.0
+"""How long a transaction may be idle. Otherwise one whose client died before its first answer would keep its locks."""
 OPERATOR = "psql"
 
 
@@ -122,6 +125,7 @@ class _Backend:
         self._postgres = postgres
         self._client = client
         self.transaction: Transaction | None = None
+        """The transaction that was begun and not committed; it may have been rolled back meanwhile."""
         self._at_commit: list[Callable[[], None]] = []
 
     def execute(self, statement: str, parameters: Parameters) -> Rows:
@@ -132,7 +136,7 @@ class _Backend:
         if statement == "COMMIT":
             self._commit()
             return []
-        alone = self.transaction is None or self.transaction.over
+        alone = self.transaction is None
         if alone:
             self.execute("BEGIN", {})
         assert self.transaction is not None
@@ -145,6 +149,7 @@ class _Backend:
     def _commit(self) -> None:
         assert self.transaction is not None
         self._postgres.commit(self.transaction)
+        self.transaction = None
         for change in self._at_commit:
             change()
 
@@ -239,7 +244,8 @@ class _Backend:
         accepted = self._postgres.accepted
         marked = [(seq, why) for seq, why in zip(given["seqs"], given["failures"], strict=True) if seq in accepted]
         self._lock(*(("accepted", seq) for seq, _ in marked))
-        self._at_commit += [lambda s=seq, w=why: accepted.update({s: replace(accepted[s], failure=w)}) for seq, why in marked]
+        failed = {seq: replace(accepted[seq], failure=why) for seq, why in marked}
+        self._at_commit.append(partial(accepted.update, failed))
         return [(1,) for _ in marked]
 
     def find_accepted(self, given: Parameters) -> Rows:
@@ -254,7 +260,7 @@ class _Backend:
             ids, sent = given["product_ids"][place].split(), tuple(given[name][place] for name in further)
             row = AcceptedRow(postgres.next_seq, caller, key, given["hashes"][place], ids, sent, postgres.now())
             postgres.next_seq += 1
-            self._at_commit.append(lambda row=row: postgres.accepted.update({row.seq: row}))
+            self._at_commit.append(partial(postgres.accepted.__setitem__, row.seq, row))
         return []
 
     def backlog(self, _: Parameters) -> Rows:
@@ -299,6 +305,7 @@ class MemorySession:
         self._wire = wire
         self._pause_s = pause_s
         self.backend = _Backend(postgres, wire.client)
+        self._idle: asyncio.TimerHandle | None = None
 
     async def rows(self, statement: str, parameters: Parameters | None = None) -> Rows:
         """Run one statement and return its rows."""
@@ -332,6 +339,8 @@ class MemorySession:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Rows]] = loop.create_future()
         found: list[Rows] = []
+        if self._idle is not None:
+            self._idle.cancel()
 
         def step() -> None:
             statement, parameters = statements[len(found)]
@@ -342,6 +351,7 @@ class MemorySession:
                 done.set_exception(error)
                 return
             if len(found) == len(statements):
+                self._idle = loop.call_later(IDLE_S, self.roll_back, context=Context())
                 done.set_result(found)
             else:
                 loop.call_later(self._pause_s(), step, context=Context())

@@ -12,7 +12,7 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar, cast
@@ -27,6 +27,7 @@ from tests.simulation.loop import PROCESS
 from tests.simulation.nemesis import PROCESS_DEEDS, REDIS_DEEDS
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.runner import PATIENCE_S, Outcome, Play, Scenario, simulate
+from tests.simulation.shop import SHIPPED as SHIPPED_SHOP
 from tests.simulation.shop import Order, Shipped, Shop, Versions, versions_of
 from tests.simulation.workload import Client
 from tests.simulation.world import Process, World
@@ -137,9 +138,8 @@ class AcceptedPlay(Play):
         while True:
             later = world.chance.random() < 0.7
             shop, process = self._any_shop()
-            call = partial(shop.accept if later else shop.write, order)
             world.note("SENDER", f"{process.name} {'accept' if later else 'write'} {order.number} of {order.product_ids}")
-            answer = await self._call(process, call)
+            answer = await self._call(process, partial(shop.accept if later else shop.write, order))
             if not isinstance(answer, Exception):
                 sent.answered = world.history.tick()
                 world.note("SENDER", f"{order.number} answered: {answer}")
@@ -164,13 +164,13 @@ class AcceptedPlay(Play):
             await asyncio.sleep(world.chance.random() * 0.1)
         return None
 
-    async def _call(self, process: Process, call: "partial[Reply]") -> "Reply | Exception":
+    async def _call(self, process: Process, call: Callable[[], Awaitable[Reply]]) -> Reply | Exception:
         """Have a process do something; an error if it fails, or gives no answer in time because it is dead or stopped."""
         outcome: list[Reply | Exception] = []
 
         async def run() -> None:
             try:
-                outcome.append(await call())  # type: ignore[misc]  # each is a coroutine function
+                outcome.append(await call())
             except Exception as error:  # noqa: BLE001 - the client is told something, and tries again
                 outcome.append(error)
 
@@ -266,7 +266,7 @@ async def _replace(world: World, name: str) -> None:
 
 def play(
     seed: int,
-    shipped: Shipped = Shipped(),
+    shipped: Shipped = SHIPPED_SHOP,
     parts: Parts = PARTS,
     *,
     scenario: Scenario | None = None,

@@ -34,6 +34,9 @@ class Shipped:
     transactions: type[ProductTransactions] = ProductTransactions
 
 
+SHIPPED = Shipped()
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """A receipt of one unit of each product, known by its number."""
@@ -87,13 +90,9 @@ class Shop:
         )
         no_lists = cast("ProductSource", None)  # which nobody reads here
         limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2)
-        acceptance = shipped.acceptance(
-            database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock
-        )
+        acceptance = shipped.acceptance(database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock)
         self.products = Products(cache, no_lists, transactions, limits)
-        self.accepted = AcceptedWrites(
-            cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS
-        )
+        self.accepted = AcceptedWrites(cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS)
         applier = Applier(self.accepted.apply, acceptance.mark_failed, stats)
         process.run(applier.run())
         process.run(keep_measured(acceptance.measure))

@@ -52,13 +52,13 @@ SMALL = replace(
 
 @pytest.mark.guarantee("G2a")
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [True, False], ids=["after", "before"])
-def test_killed_at_every_command(sent: bool) -> None:
+@pytest.mark.parametrize("moment", ["after", "before"])
+def test_killed_at_every_command(moment: str) -> None:
     """Whichever command of a write, of the applier or of the acceptance a process dies at: each 202 is decided once."""
     number = 0
     while True:
         number += 1
-        plan = KillsAt(number, sent=sent)
+        plan = KillsAt(number, sent=moment == "after")
         outcome = play(3, scenario=SMALL, plan=plan)
         assert not outcome.bad, f"command {number}: {outcome.first()}"
         if plan.commands < number:
