@@ -17,8 +17,9 @@ from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Line, Reason
 from app.products.transactions import ProductTransactions
+from tests.fakes.product_tables import ProductPostgres
 from tests.fakes.wire import Direct
-from tests.fakes.write_path import MemoryDatabase, ProductPostgres
+from tests.fakes.write_path import MemoryDatabase
 from tests.limits import open_database
 
 STOCK = 10

@@ -20,7 +20,8 @@ from typing import TypeVar, cast
 from typing_extensions import override
 
 from app.products.accepted import Decided
-from tests.fakes.write_path import OPERATOR, ProductPostgres, columns_of
+from tests.fakes.product_tables import ProductPostgres, columns_of
+from tests.fakes.write_path import OPERATOR
 from tests.harness.checker import Write
 from tests.simulation.faults import Fate, Plan
 from tests.simulation.loop import PROCESS

@@ -12,7 +12,7 @@ from app.products.accepted import AcceptedWrite, Found, Queued
 from app.products.decision import Decision
 from app.products.idempotency import WriteRequest
 from app.products.transactions import Committed, ProductTransactions, _Transaction
-from tests.fakes.write_path import ProductPostgres
+from tests.fakes.product_tables import ProductPostgres
 from tests.simulation.accepted import PARTS, play
 from tests.simulation.parts import Parts
 from tests.simulation.shop import SHIPPED, Shipped

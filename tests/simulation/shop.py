@@ -18,7 +18,8 @@ from app.products.product import Line, Reason
 from app.products.service import Products
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
-from tests.fakes.write_path import MemoryDatabase, ProductPostgres
+from tests.fakes.product_tables import ProductPostgres
+from tests.fakes.write_path import MemoryDatabase
 from tests.limits import write_limits
 from tests.simulation.faults import network_delay
 from tests.simulation.world import Process

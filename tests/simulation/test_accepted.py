@@ -12,8 +12,8 @@ from tests.simulation.mutant_accepted import MUTANTS, hunt
 from tests.simulation.nemesis import PROCESS_DEEDS
 from tests.simulation.runner import Scenario, quiet
 
-SEEDS = range(1, 101)
-FURTHER = pytest.param(range(101, 1_001), marks=[pytest.mark.alone, pytest.mark.slow, pytest.mark.long])
+FEW = pytest.param(range(1, 51), marks=pytest.mark.slow)
+FURTHER = pytest.param(range(51, 1_001), marks=[pytest.mark.alone, pytest.mark.slow, pytest.mark.long])
 HAPPENS = [
     *PROCESS_DEEDS, "cut_postgres", "restart_postgres", "orders accepted", "orders answered", "orders done",
     "order OutcomeUnknown", "order CommitUnknown", "order TimeoutError", "order BacklogFull",
@@ -21,7 +21,7 @@ HAPPENS = [
 
 
 @pytest.mark.guarantee("G1", "G2a", "R10")
-@pytest.mark.parametrize("seeds", [pytest.param(SEEDS, marks=pytest.mark.slow), FURTHER], ids=["100", "1000"])
+@pytest.mark.parametrize("seeds", [FEW, FURTHER], ids=["few", "further"])
 def test_histories_of_accepted_writes(seeds: range) -> None:
     """Each 202 is decided exactly once and in order, the ledger adds up, and a read after "done" shows it."""
     violated: list[str] = []
@@ -33,7 +33,7 @@ def test_histories_of_accepted_writes(seeds: range) -> None:
         counts.update(outcome.counts)
         counts.update({"hits": outcome.verdict.hits, "bound": outcome.verdict.bound})
     assert violated == []
-    assert [name for name in HAPPENS if counts[name] < 5] == []
+    assert [name for name in HAPPENS if not counts[name]] == []
     assert counts["bound"] > 10 * len(seeds)
     assert counts["orders accepted"] > 5 * len(seeds)
 
@@ -51,6 +51,7 @@ SMALL = replace(
 
 
 @pytest.mark.guarantee("G2a")
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["after", "before"])
 def test_killed_at_every_command(moment: str) -> None:
