@@ -15,6 +15,13 @@ class Parent(NamedTuple):
     """Whether the client's side records this trace."""
 
 
+class Named(NamedTuple):
+    """The name and the attributes of a span."""
+
+    name: str
+    attributes: Attributes
+
+
 class Span(Protocol):
     """A span that is not finished."""
 
@@ -35,20 +42,16 @@ class Span(Protocol):
 class Spans(Protocol):
     """Where spans come from."""
 
-    def of_request(self, trace_id: str, parent: Parent | None, *, ago_s: float = 0.0) -> Span:
-        """Begin the first span of a request, in the trace of that number. It began ``ago_s`` seconds ago."""
+    def of_request(self, trace_id: str, parent: Parent | None) -> Span:
+        """Begin the first span of a request, in the trace of that number."""
 
     def below(
-        self,
-        parent: Span,
-        name: str,
-        attributes: Attributes,
-        links: Sequence[Span] = (),
-        *,
-        calls: bool = False,
-        ago_s: float = 0.0,
+        self, parent: Span, name: str, attributes: Attributes, links: Sequence[Span] = (), *, calls: bool = False
     ) -> Span:
-        """Begin a span within another one, ``ago_s`` seconds ago. ``calls`` says that it waits for another server."""
+        """Begin a span within another one. ``calls`` says that it waits for another server."""
+
+    def of_one_call(self, trace_id: str, request: Named, call: Named, duration_s: float) -> str:
+        """Tell of a request that has just ended, and that waited for one call all the time; return its span's number."""
 
     def close(self) -> None:
         """Send what is left. It waits, so it is called in a thread."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from app.cache.tracing import Place, Tracer, Unit
 from app.telemetry.request_lines import Answered, RequestLines
-from app.telemetry.spans import Attributes, Parent, Span, Spans
+from app.telemetry.spans import Attributes, Named, Parent, Span, Spans
 
 _SYSTEMS = {Place.STORE: "redis", Place.SOURCE: "postgresql"}
 _SERVER_ERROR = 500
@@ -100,7 +100,8 @@ class Telemetry(Tracer):
         _present.reset(request.token)
         span = request.work.span
         if span is not None:
-            _describe(span, answered)
+            name, attributes = _described(answered)
+            span.answer(name, attributes, failed=answered.status >= _SERVER_ERROR or not answered.status)
         span_id = span.span_id if span is not None else ""
         self.lines.write(answered, request.work.waits, span_id, sampled=request.sampled)
 
@@ -111,11 +112,7 @@ class Telemetry(Tracer):
         """
         span_id = ""
         if sampled.trace and self._spans is not None:
-            span = self._spans.of_request(answered.request_id, None, ago_s=answered.duration_s)
-            name, attributes, calls = _named("read", Place.STORE)
-            self._spans.below(span, name, attributes, calls=calls, ago_s=answered.duration_s).end()
-            _describe(span, answered)
-            span_id = span.span_id
+            span_id = self._spans.of_one_call(answered.request_id, _described(answered), _READ, answered.duration_s)
         self.lines.write(answered, {Place.STORE: answered.duration_s}, span_id, sampled=sampled.line)
 
     # ----------------------------------------------------------- the tracer
@@ -219,8 +216,8 @@ class _Joined:
             self._span.end(error)
 
 
-def _describe(span: Span, answered: Answered) -> None:
-    """End a request's span."""
+def _described(answered: Answered) -> Named:
+    """Return the name and the attributes of a request's span."""
     attributes: dict[str, str | int] = {
         "http.request.method": answered.method,
         "http.route": answered.route,
@@ -231,11 +228,8 @@ def _describe(span: Span, answered: Answered) -> None:
         "larder.cache.status": answered.cache_status,
         "error.type": answered.problem,
     }
-    span.answer(
-        f"{answered.method} {answered.route}",
-        {name: value for name, value in attributes.items() if value != ""},
-        failed=answered.status >= _SERVER_ERROR or not answered.status,
-    )
+    given = {name: value for name, value in attributes.items() if value != ""}
+    return Named(f"{answered.method} {answered.route}", given)
 
 
 def _named(name: str, place: Place | None) -> tuple[str, Attributes, bool]:
@@ -244,3 +238,7 @@ def _named(name: str, place: Place | None) -> tuple[str, Attributes, bool]:
     if system is None:
         return name, {}, False
     return f"{system} {name}", {"db.system.name": system, "db.operation.name": name}, True
+
+
+_READ = Named(*_named("read", Place.STORE)[:2])
+"""The span of a read's round trip to Redis."""
