@@ -40,7 +40,8 @@ _MAX_SHOWN = 80
 _LIMIT = re.compile("[1-9][0-9]{0,3}")
 _WAIT = re.compile("[0-9]{1,2}")
 _COUNT = re.compile("[0-9]{1,13}")
-_CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
+CURSOR_PATTERN = "^[A-Za-z0-9_-]{1,8192}$"
+_CURSOR = re.compile(CURSOR_PATTERN)
 _FILTERS = ("limit", "after", "q", "below_reorder_point")
 
 

@@ -11,18 +11,8 @@ from app.access.keys import Scope
 from app.api.context import products_of
 from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
-from app.api.openapi import (
-    ADJUSTED,
-    ADJUSTED_LINES,
-    MOVEMENT_PARAMETERS,
-    MOVEMENTS,
-    PRODUCT,
-    PRODUCT_EXAMPLE,
-    REFERENCE_PARAMETERS,
-    WRITE_PROBLEMS,
-    answers,
-    body,
-)
+from app.api.openapi import ADJUSTED, ADJUSTED_LINES, MOVEMENTS, PRODUCT, PRODUCT_EXAMPLE, WRITE_PROBLEMS, answers, body
+from app.api.parameters import MOVEMENT_PARAMETERS, REFERENCE_PARAMETERS
 from app.api.responses import (
     ProductId,
     checked_id,
