@@ -94,9 +94,9 @@ class Shop:
         acceptance = shipped.acceptance(database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock)
         self.products = Products(cache, no_lists, transactions, limits)
         self.accepted = AcceptedWrites(cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS)
-        applier = Applier(self.accepted.apply, acceptance.mark_failed, stats)
+        applier = Applier(self.accepted.apply, acceptance.mark_failed, stats, opened.stats)
         process.run(applier.run())
-        process.run(keep_measured(acceptance.measure))
+        process.run(keep_measured(acceptance.measure, opened.stats))
 
     async def write(self, order: Order) -> Versions:
         """Carry an order out; return the versions of its answer, which may be a kept one."""
