@@ -165,6 +165,12 @@ inline put(n, content, g) { slot[n] = content; slot_g[n] = g }
 inline clear(n) { slot[n] = EMPTY; slot_g[n] = 0 }
 inline no_watermark(n) { watermark[n] = NONE; watermark_server[n] = 0; watermark_g[n] = 0 }
 inline no_fence(n) { fence_left[n] = 0; fence_server[n] = 0; fence_epoch[n] = 0; fence_g[n] = 0 }
+#ifdef M_FENCE_PER_NODE
+inline fence_and_watermark_of_node_1() {
+    watermark[1] = watermark[0]; watermark_server[1] = 2; watermark_g[1] = watermark_g[0];
+    fence_server[1] = 2; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0]
+}
+#endif
 /* For publishes and leases a watermark counts only if it names this very server; for an audit also if it names the one before. */
 #define OWN_WATERMARK(n) (watermark[n] != NONE && watermark_server[n] == server[n])
 #ifdef M_WATERMARK_ANYWHERE
@@ -777,12 +783,6 @@ inline load_copy(n) {
     drop_copy()
 }
 
-#ifdef M_FENCE_PER_NODE
-inline fence_and_watermark_of_node_1() {
-    watermark[1] = watermark[0]; watermark_server[1] = 2; watermark_g[1] = watermark_g[0];
-    fence_server[1] = 2; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0]
-}
-#endif
 #ifdef MOVES
 inline copy_watermark_of_owner() {
     watermark[1 - owner] = watermark[owner]; watermark_server[1 - owner] = watermark_server[owner]; watermark_g[1 - owner] = watermark_g[owner]

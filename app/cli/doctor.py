@@ -13,7 +13,7 @@ from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by, ok, status_of, unknown
 from app.doctor.postgres_checks import PostgresChecks
 from app.doctor.redis_checks import RedisChecks
-from app.places import primary_of, redis_options
+from app.places import primary_of, redis_options, role_limits
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -114,6 +114,7 @@ async def _open(
             namespace=cache_name(settings.cache_namespace),
             # One more for the keys.
             connections=settings.workers * (settings.database_connections + 1),
+            role_limits=role_limits(settings),
             head=head,
         )
         opened.push_async_callback(postgres_checks.close)
