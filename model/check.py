@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml, worlds.pml and tables.pml through Spin and judge it.
+"""Run every configuration of larder.pml, worlds.pml, tables.pml and feed.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -26,6 +26,7 @@ from pathlib import Path
 MODEL = Path(__file__).with_name("larder.pml")
 WORLDS = Path(__file__).with_name("worlds.pml")
 TABLES = Path(__file__).with_name("tables.pml")
+FEED = Path(__file__).with_name("feed.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -41,6 +42,14 @@ CONFIGURATIONS = {
     "open-xids": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=2 OPEN_XIDS",
     "cold": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=3 COLD STILL",
     "lost-trust": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 EVICT_FENCE EVICT_WATERMARK",
+    "lost-trust-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 EVICT_WATERMARK",
+    "copies": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 COPIES=2",
+    "copies-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 NODES=2 COPIES=2",
+    "moves": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=2 NODES=2 MOVES=2 LEFT=1",
+    "moves-fill": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=1 NODES=2 MOVES=1 LEFT=1",
+    "moves-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 NODES=2 MOVES=1 LEFT=1",
+    "moves-eviction": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=1 NODES=2 MOVES=2 LEFT=1 EVICT",
+    "moves-unaware": "WRITERS=1 LOADERS=0 AUDITORS=1 CYCLES=1 NODES=2 MOVES=2 LEFT=1 UNAWARE",
     "late": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=3 COLD EVICT_WATERMARK",
     "late-overlap": "WRITERS=1 LOADERS=0 AUDITORS=2 CYCLES=3 COLD EVICT_WATERMARK",
     "late-fill-overlap": "WRITERS=1 LOADERS=1 AUDITORS=2 CYCLES=2 COLD EVICT_WATERMARK",
@@ -69,6 +78,7 @@ CONFIGURATIONS = {
     "aside-reset-writers": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT ASIDE",
     # A clause whose loss the other rules make good; docs/PROOF.md says which.
     "spare-entry-epoch": "WRITERS=2 LOADERS=0 AUDITORS=1 CYCLES=1 TRUNCATE ADOPT M_NO_EPOCH_IN_ENTRIES",
+    "spare-audit-identity": "WRITERS=1 LOADERS=1 AUDITORS=1 CYCLES=2 NODES=2 FAILOVER H_AUDIT_OUTLIVES_DEMOTION",
 }
 
 # Of worlds.pml.
@@ -94,6 +104,13 @@ TABLE_CONFIGURATIONS = {
     "two-tables-lost-trust": "CYCLES=1 EVICT_FENCE",
 }
 
+# Of feed.pml.
+FEED_CONFIGURATIONS = {
+    "feed": "CYCLES=2",
+    "feed-overlap": "CYCLES=2 AUDITORS=2 ONE_WRITER",
+    "feed-ttl": "CYCLES=2 TTL=2 ONE_WRITER",
+}
+
 # name: (configuration, what is dropped or asked for)
 MUTANTS = {
     "version-compare": ("race", "M_NO_VERSION_COMPARE"),
@@ -110,8 +127,14 @@ MUTANTS = {
     "absolute-expiry": ("overlap", "M_RELATIVE_EXPIRY"),
     "announce-greatest": ("ttl-change", "M_ANNOUNCE_WITHOUT_GREATEST"),
     "announce-before-snapshot": ("overlap", "M_SNAPSHOT_BEFORE_ANNOUNCE"),
-    "snapshot-before-purge": ("cold", "M_PURGE_BEFORE_SNAPSHOT"),
-    "purge": ("restart", "M_NO_PURGE"),
+    "new-incarnation": ("lost-trust", "M_SAME_INCARNATION"),
+    "slot-of-the-fence": ("lost-trust", "M_ANY_INCARNATION"),
+    "replace-other-incarnation": ("lost-trust-writers", "M_REPLACE_OTHER_INCARNATION"),
+    "lease-without-incarnation": ("lost-trust", "M_LEASE_WITHOUT_INCARNATION"),
+    "watermark-anywhere": ("copies", "M_WATERMARK_ANYWHERE"),
+    "watermark-anywhere-in-a-cluster": ("moves", "M_WATERMARK_ANYWHERE"),
+    "identity-without-epoch": ("moves", "M_IDENTITY_WITHOUT_EPOCH"),
+    "fence-per-node": ("moves", "M_FENCE_PER_NODE"),
     "watermark-is-xmin": ("open-xids", "M_WATERMARK_IS_LAST_XID"),
     "server-in-fence": ("restart", "M_NO_SERVER"),
     "server-is-not-run-id": ("failover", "M_RUN_ID_ONLY"),
@@ -138,7 +161,6 @@ MUTANTS = {
     "hole-announce-short-ttl": ("restore-ttl-change", "H_ANNOUNCE_TRUSTS_ROW"),
     "hole-adopt-trusts-row": ("reset-failover", "H_ADOPT_TRUSTS_ROW"),
     "hole-reader-outlives-demotion": ("failover", "H_CONNECTIONS_OUTLIVE_DEMOTION"),
-    "hole-audit-outlives-demotion": ("failover", "H_AUDIT_OUTLIVES_DEMOTION"),
     "hole-truncate-after-snapshot": ("reset", "H_TRUNCATE_AFTER_SNAPSHOT"),
     "hole-old-fence-in-new-epoch": ("reset", "H_OLD_FENCE_STAYS"),
     "goal-acknowledged-by-audit": ("settle", "GOAL=1"),
@@ -146,7 +168,9 @@ MUTANTS = {
     "goal-acknowledged-by-time": ("settle", "GOAL=3"),
     "goal-late-publish-stores": ("race", "GOAL=4"),
     "goal-trusted-fill": ("race", "GOAL=5"),
-    "goal-trust-after-purge": ("cold", "GOAL=6"),
+    "goal-trust-after-clean-start": ("cold", "GOAL=6"),
+    "goal-warm-after-failover": ("failover", "GOAL=9"),
+    "goal-trust-beside-copies": ("copies", "GOAL=7"),
     "goal-fence-on-new-master": ("failover", "GOAL=7"),
     "goal-fence-after-late-watermark": ("late", "GOAL=8"),
 }
@@ -182,6 +206,16 @@ TABLE_MUTANTS = {
     "goal-table-goes-on-alone": ("two-tables", "GOAL=4"),
 }
 
+FEED_MUTANTS = {
+    "mark-from-poll": ("feed", "M_MARK_FROM_POLL"),
+    "mark-from-snapshot": ("feed", "M_MARK_FROM_SNAPSHOT"),
+    "mark-not-beyond": ("feed", "M_MARK_NOT_BEYOND"),
+    "window-by-xmin": ("feed", "M_WINDOW_BY_XMIN"),
+    "goal-told-after-audit": ("feed", "GOAL=1"),
+    "goal-told-without-redis": ("feed", "GOAL=2"),
+    "goal-two-windows-at-once": ("feed", "GOAL=3"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -210,6 +244,7 @@ def all_cases() -> list[Case]:
         (MODEL, CONFIGURATIONS, MUTANTS),
         (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS),
         (TABLES, TABLE_CONFIGURATIONS, TABLE_MUTANTS),
+        (FEED, FEED_CONFIGURATIONS, FEED_MUTANTS),
     )
     sound = [
         Case(name, tuple(flags.split()), must_fail=False, model=model)

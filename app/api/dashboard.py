@@ -77,6 +77,7 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
             "longest_wait_s": round(total.load.longest_wait_s, 3),
             "pressure": round(total.load.pressure, 2),
         },
+        "feed": {name: value and round(value, 2) for name, value in asdict(total.feed).items()},
         "refused": dict(total.access.refused.most_common()),
         "clients": [
             {"name": name, "admitted": count, "limited": total.access.limited[name]}
@@ -123,7 +124,7 @@ def _totals(total: WorkerMetrics, now: float) -> dict[str, int]:
         "audit_deferrals": cache.audit_deferrals,
         "audited_rows": cache.repairs.checked,
         "repairs": cache.repairs.older + cache.repairs.other_epoch + cache.repairs.leases,
-        "purges": cache.purges,
+        "clean_starts": cache.clean_starts,
         "settles": cache.settles,
         "settle_timeouts": cache.settle_timeouts,
         "unverified": cache.unverified,

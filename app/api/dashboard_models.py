@@ -87,7 +87,7 @@ class Totals(BaseModel):
     audit_deferrals: int
     audited_rows: int
     repairs: int = Field(description="slots that audits deleted")
-    purges: int
+    clean_starts: int
     settles: int
     settle_timeouts: int
     unverified: int = Field(description="flagged answers")
@@ -102,6 +102,14 @@ class Queues(BaseModel):
     waiting_for_postgresql: int
     longest_wait_s: float = Field(description="of a write that no transaction has taken")
     pressure: float = Field(description="above 0.5 requests are shed")
+
+
+class Feed(BaseModel):
+    """Who follows the change feed."""
+
+    followers: int
+    mark_age_s: float | None = Field(description="since the newest mark that tells of changes; null without followers")
+    lag_s: float = Field(description="for how long the slowest follower has not fetched what it could have")
 
 
 class Client(BaseModel):
@@ -135,6 +143,7 @@ class DashboardData(BaseModel):
     samples: Samples
     totals: Totals
     queues: Queues
+    feed: Feed
     refused: dict[str, int] = Field(description="requests refused, by the type of the problem")
     clients: list[Client] = Field(description="those who sent most, first; then those who were limited most")
     stock: Stock

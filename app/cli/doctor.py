@@ -7,12 +7,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from app.cache.slot import cache_name
 from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by, ok, status_of, unknown
 from app.doctor.postgres_checks import PostgresChecks
 from app.doctor.redis_checks import RedisChecks
-from app.places import primary_of, redis_options
+from app.places import primary_of, redis_options, role_limits
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -110,9 +111,10 @@ async def _open(
             primary_of(settings),
             timeout_ms=settings.database_connect_timeout_ms,
             schema=SCHEMA,
-            namespace=settings.cache_namespace,
+            namespace=cache_name(settings.cache_namespace),
             # One more for the keys.
             connections=settings.workers * (settings.database_connections + 1),
+            role_limits=role_limits(settings),
             head=head,
         )
         opened.push_async_callback(postgres_checks.close)

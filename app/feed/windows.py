@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from app.cache.postgres.table_source import read_rows
 from app.feed import queries
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, Event, EventType, Position
-from app.postgres.database import Database
+from app.postgres.database import Database, Statement
 from app.products.payload import SCHEMA, movement_fields
 from app.products.product import Movement, Reason
 from app.products.source import PRODUCTS
@@ -19,9 +19,12 @@ from app.products.source import PRODUCTS
 CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was requested; raises if the server is an old primary."""
 
+Key = tuple[str, int, int]
+"""The members of a ``Position``, in order. A step has thousands of them, and as tuples they come from the driver."""
+
 ALL_TYPES = frozenset(EventType)
-START = Position("", 0, PRODUCT_LINE)
-"""A position before every event."""
+START: Key = ("", 0, PRODUCT_LINE)
+"""A key before that of every event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,49 +71,70 @@ class Windows:
         [[made]] = await read_rows(self._pool, queries.MARK, self._margin)
         return bool(made)
 
-    async def read(
-        self, since: int, upto: int, *, limit: int, types: frozenset[EventType] = ALL_TYPES, after: Position = START
-    ) -> list[Event]:
-        """Return the first events of a window after a position.
+    async def read(self, since: int, upto: int, *, limit: int) -> list[Event]:
+        """Return the first events of a window, of all types.
 
         Raises:
             CursorTooOld: the mark ``since`` was removed.
             CursorOfAnotherHistory: there is no mark ``upto`` in the present epoch.
             Exception: as ``newest``.
         """
-        parameters = {
-            "knows": SCHEMA,
-            "since": since,
-            "upto": upto,
-            "products": EventType.PRODUCT in types,
-            "movements": EventType.MOVEMENT in types,
-            "id": after.product_id,
-            "version": after.version,
-            "line": after.line,
-            "limit": limit,
-        }
+        schema, rows = await self._found(self.statement, _search(since, upto, ALL_TYPES, limit, START))
+        return _events(schema, rows)
+
+    async def step(self, since: int, upto: int, *, limit: int, types: frozenset[EventType]) -> int:
+        """Return the last mark up to which there are about ``limit`` events, but at least the next. Raises as ``newest``."""
+        [[number]] = await read_rows(self._pool, queries.STEP, _search(since, upto, types, limit))
+        return int(number)
+
+    async def keys(self, since: int, upto: int, *, limit: int, types: frozenset[EventType], after: Key) -> list[Key]:
+        """Return where the first events of a window after one of them are. Raises as ``read``."""
+        _, rows = await self._found(queries.KEYS, _search(since, upto, types, limit, after))
+        return [(product_id, version, line) for product_id, version, line in rows]
+
+    async def events(self, since: int, upto: int, keys: Sequence[Key]) -> list[Event]:
+        """Return the events of a window at some of its keys. A product that changed since is left out. Raises as ``read``."""
+        ids, versions, lines = zip(*keys, strict=True)
+        given = {"ids": list(ids), "versions": list(versions), "lines": list(lines)}
+        schema, rows = await self._found(queries.EVENTS, {"knows": SCHEMA, "since": since, "upto": upto, **given})
+        return _events(schema, rows)
+
+    async def _found(self, statement: Statement, parameters: dict[str, Any]) -> tuple[int, list[Sequence[Any]]]:
+        """Return the schema of the payload, and the rows without the columns that say whether the window is there."""
         asked_at = self._clock()
-        rows = await read_rows(self._pool, self.statement, parameters)
+        rows = await read_rows(self._pool, statement, parameters)
         epoch, schema, first, last, *_ = rows[0]
         self._check_epoch(epoch, asked_at)
         if last is None:
             raise CursorOfAnotherHistory
         if first is None:
             raise CursorTooOld
-        return [_event(schema, columns) for _, _, _, _, *columns in rows if columns[0] is not None]
+        return schema, [columns for _, _, _, _, *columns in rows if columns[0] is not None]
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` old marks; return their number. Raises a ``DatabaseError``."""
         return len(await self._pool.rows(queries.FORGET, {"age_s": age_s, "limit": limit}))
 
 
-def _event(schema: int, columns: Sequence[Any]) -> Event:
+def _search(since: int, upto: int, types: frozenset[EventType], limit: int, after: Key | None = None) -> dict[str, Any]:
+    place = {} if after is None else dict(zip(("id", "version", "line"), after, strict=True))
+    wanted = {"products": EventType.PRODUCT in types, "movements": EventType.MOVEMENT in types}
+    return {"knows": SCHEMA, "since": since, "upto": upto, "limit": limit, **wanted, **place}
+
+
+def _events(schema: int, rows: Iterable[Sequence[Any]]) -> list[Event]:
+    return [event for columns in rows if (event := _event(schema, columns)) is not None]
+
+
+def _event(schema: int, columns: Sequence[Any]) -> Event | None:
     product_id, version, line, delta, stock_after, reason, reference, created_at, present, *rest = columns
     position = Position(product_id, version, line)
     if line != PRODUCT_LINE:
         movement = Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at)
         members = {"type": EventType.MOVEMENT.value, **movement_fields(movement)}
         return Event(EventType.MOVEMENT, position, json.dumps(members, separators=(",", ":")).encode())
+    if present is None:
+        return None
     product = b"null"
     if present:
         payload = PRODUCTS.payload_of(schema)

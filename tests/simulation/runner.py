@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
@@ -34,8 +35,6 @@ class Scenario:
     deed_pause_s: float
     redis_rate: float
     postgres_rate: float
-    purge: tuple[int, float]
-    """Pages of Redis's key space, and the seconds that each takes: a purge may outlast any fence."""
     config: CacheConfig
     publish_rate: float = 0.0
     """The share of publishes that fail, if it is another than ``redis_rate``."""
@@ -63,7 +62,6 @@ class Scenario:
             deed_pause_s=chance.choice((0.1, 0.3, 0.8)),
             redis_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             postgres_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
-            purge=chance.choice((*[(1, 0.0)] * 6, *[(5, 0.0)] * 3, (40, 0.06))),
             config=cache_config(
                 audit_interval_ms=interval_ms,
                 audit_page_rows=chance.choice((1, 1_000)),
@@ -106,6 +104,7 @@ def simulate(
     trace: bool = False,
     scenario: Scenario | None = None,
     plan: Plan | None = None,
+    play: "Callable[[World, Scenario], Play] | None" = None,
 ) -> Outcome:
     """Run and judge the history of a seed."""
     chance = random.Random(seed)
@@ -114,7 +113,7 @@ def simulate(
     plan = plan or Chance(chance, rates)
     loop = SeededLoop(chance)
     world = World(loop, chance, plan, scenario.config, parts, namespaces=scenario.namespaces, trace=trace)
-    run = _Run(world, scenario)
+    run = (play or Play)(world, scenario)
     try:
         loop.run_until_complete(loop.create_task(run.play()))
         virtual_s, steps = loop.time(), loop.steps
@@ -138,7 +137,7 @@ def simulate(
     )
 
 
-class _Run:
+class Play:
     """Plays one scenario in its world."""
 
     def __init__(self, world: World, scenario: Scenario) -> None:
@@ -154,8 +153,6 @@ class _Run:
         )
         # A stopped process may hold a row's lock.
         world.writes_may_fail = world.postgres_is_troubled or any(deed in PROCESS_DEEDS for deed in scenario.deeds)
-        for server in world.redis:
-            server.pages, server.page_s = scenario.purge
         world.on_start = self._start_clients
         background = [world.spawn(world.keep_images())]
         for host in scenario.hosts:
@@ -238,10 +235,9 @@ class _Run:
                     await asyncio.sleep(config.audit_interval_ms / 1_000)
 
     def _hits_again_s(self) -> float:
-        """In how long every key must be hit again: a lease may be left, and a purge may have to be begun once more."""
+        """In how long every key must be hit again: a lease may be left."""
         world, config = self._world, self._world.config
-        pages, page_s = self._scenario.purge
-        return world.lives.lease_s + 2 * pages * page_s + (config.fence_ttl_max_ms + 4 * config.audit_interval_ms) / 1_000
+        return world.lives.lease_s + (config.fence_ttl_max_ms + 4 * config.audit_interval_ms) / 1_000
 
 
 def quiet(scenario: Scenario) -> Scenario:

@@ -1,8 +1,10 @@
 """The cache's SQL statements. The text below each describes its result and the reason for its form.
 
-Statements about audits take several namespaces at once, as arrays of the same length, so that an audit of all tables costs the
-statements of one. A table's name stands in the audit rows and in the epoch as ``relation``; ``knows`` is the newest schema of
-its payload that this release knows. ``named`` inserts the names of tables and columns where PostgreSQL takes no parameter.
+Those that write audit rows turn ``synchronous_commit`` on for themselves: writers rely on these rows, and behind a pooler no
+session can be relied on to have it on. Statements about audits take several namespaces at once, as arrays of the same length,
+so that an audit of all tables costs the statements of one. A table's name stands in the audit rows and in the epoch as
+``relation``; ``knows`` is the newest schema of its payload that this release knows. ``named`` inserts the names of tables and
+columns where PostgreSQL takes no parameter.
 """
 
 from collections.abc import Sequence
@@ -111,7 +113,8 @@ SELECT %(relation)s::text, %(namespace)s, 1, worst.epoch, worst.until, worst.unt
 FROM (
     SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch,
         clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
-) AS worst
+) AS worst,
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
 WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = worst.epoch)
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     announced = a.announced + 1, epoch = excluded.epoch,
@@ -123,13 +126,15 @@ WHERE a.epoch <> excluded.epoch
 
 ANNOUNCE: LiteralString = """
 WITH wanted AS MATERIALIZED (
-    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin
+    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin,
+        to_regclass('ix_cache_audits_namespace') IS NOT NULL AS first_release
     FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[], %(servers)s::text[])
         WITH ORDINALITY AS w (relation, namespace, knows, server, number),
         larder_try_epoch(w.relation, w.knows::integer) AS tried
 ), rivals AS MATERIALIZED (
     SELECT DISTINCT ON (w.number) w.number, o.namespace FROM wanted w JOIN cache_audits o
-        ON o.relation = w.relation AND o.namespace <> w.namespace AND o.fenced_until + w.margin > w.moment
+        ON o.relation = w.relation AND o.namespace <> w.namespace
+        AND (o.fenced_until + w.margin > w.moment OR w.first_release AND o.namespace NOT LIKE '%%~%%')
 ), start AS MATERIALIZED (
     SELECT w.*, w.moment + make_interval(secs => %(ttl_s)s) AS until,
         CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = w.relation AND o.epoch = w.epoch)
@@ -138,7 +143,9 @@ WITH wanted AS MATERIALIZED (
 ), said AS (
     INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
     SELECT s.relation, s.namespace, 1, s.server, s.epoch, greatest(s.until, s.worst), s.worst
-    FROM start s ORDER BY s.relation, s.namespace
+    FROM start s,
+        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
+    ORDER BY s.relation, s.namespace
     ON CONFLICT (relation, namespace, partition) DO UPDATE SET
         announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
         fenced_until = greatest(a.fenced_until, excluded.fenced_until),
@@ -162,11 +169,15 @@ objection to the table's present state.
 While no row has the present epoch, nothing is known about live fences or the servers that they name, because the rows may come
 from a restore. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
 was before. Rows are written in one order, so that two instances cannot deadlock.
+
+Release 0.1.0 does not look for other namespaces. While it may run, which an index of its own shows until ``larder_finish``, a
+namespace that it may use counts as trusted, whatever its row says.
 """
 
 COMPLETE: LiteralString = """
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
 FROM set_config('larder.snapshot', %(snapshot)s, true),
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable,
     unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
     AS c (relation, namespace, cycle, epoch)
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle

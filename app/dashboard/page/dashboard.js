@@ -127,7 +127,13 @@ function showLamps(data) {
   ]);
 }
 
-function showLists({ servers, totals, queues, refused, clients }) {
+function followersOf({ followers, mark_age_s, lag_s }) {
+  if (!followers) return "none";
+  const mark = mark_age_s === null ? "no mark yet" : `newest mark ${ago(mark_age_s)}`;
+  return `${whole(followers)}, ${mark}, slowest ${lag_s.toFixed(1)} s behind`;
+}
+
+function showLists({ servers, totals, queues, feed, refused, clients }) {
   pairs("proof", [
     ["Last audit of these workers", ago(servers.audit_age_s)],
     ["Audits", whole(totals.audits)],
@@ -135,7 +141,7 @@ function showLists({ servers, totals, queues, refused, clients }) {
     ["Slots repaired", whole(totals.repairs)],
     ["Audits given up", whole(totals.audit_failures)],
     ["Audits left to another server", whole(totals.audit_deferrals)],
-    ["Times the cache was started clean", whole(totals.purges)],
+    ["Times the cache was started clean", whole(totals.clean_starts)],
     ["Writes that had to wait", whole(totals.settles)],
     ["Waits that took too long", whole(totals.settle_timeouts), totals.settle_timeouts > 0],
     ["Flagged answers", whole(totals.unverified)],
@@ -147,6 +153,7 @@ function showLists({ servers, totals, queues, refused, clients }) {
     ["Waiting for PostgreSQL", whole(queues.waiting_for_postgresql)],
     ["Oldest waiting write", `${queues.longest_wait_s.toFixed(2)} s`],
     ["Pressure (sheds above 0.5)", queues.pressure.toFixed(2), queues.pressure > 0.5],
+    ["Followers of the feed", followersOf(feed)],
     ["Workers replaced", whole(servers.worker_restarts), servers.worker_restarts > 0],
     ["Statements since the start", whole(totals.statements)],
     ["Reads since the start", whole(totals.reads)],
