@@ -17,10 +17,10 @@ KEY = "mug"
 @pytest.mark.usefixtures("mug")
 async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> None:
     """No lease, no fill: who finds another's lease loads, answers, and leaves the slot alone."""
-    await slots.set(KEY, b"Lsomebody-else")
+    lease = await slots.lease(KEY)
     read = await other.cache.read(KEY)
     assert (read.state.version, read.status) == (1, Status.MISS)
-    assert await slots.get(KEY) == b"Lsomebody-else"
+    assert await slots.get(KEY) == lease
     assert "publish" not in other.store.calls.count()
 
 
@@ -64,7 +64,7 @@ async def test_a_token_is_sent_once(mug: Process, slots: Slots) -> None:
 @pytest.mark.guarantee("G5")
 async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     """G5: one load runs, one waits; a hundred requests that came meanwhile share the one that waits."""
-    await slots.set(KEY, b"Lsomebody-else")  # so that every read is a miss
+    await slots.lease(KEY)  # so that every read is a miss
     gate = mug.source.calls.hold("load")
     first = asyncio.create_task(mug.cache.read(KEY))
     await gate.arrival()
@@ -76,6 +76,20 @@ async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     assert {read.state.version for read in reads} == {1}
     assert mug.source.calls.of("load") == [(KEY,), (KEY,)]
     assert mug.source.most_running == 1
+
+
+@pytest.mark.guarantee("G5")
+async def test_fills_overlap_the_next_load(mug: Process) -> None:
+    """The slots of one batch are filled while the next batch is loaded."""
+    fill = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.cache.read("one"))
+    await fill.arrival()
+    load = mug.source.calls.hold("load")
+    second = asyncio.create_task(mug.cache.read("two"))
+    await load.arrival()
+    load.open()
+    fill.open()
+    assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
 
 
 async def test_cancelled_reader_leaves_the_load_to_the_others(mug: Process, slots: Slots) -> None:
