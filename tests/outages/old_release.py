@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.harness import loop
 from tests.harness.servers import session_directory
 from tests.outages.release import Release
-from tests.outages.scenarios import earlier_format, rolling_deploy, two_namespaces
+from tests.outages.scenarios import namespace_roll, rolling_deploy, two_namespaces
 from tests.outages.scenarios.report import Report
 
 _REVISION = "0002"
@@ -26,7 +26,7 @@ async def _main(what: str, old: Release, seconds: float) -> Report:
         if what == "roll":
             await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION)
         elif what == "format":
-            await earlier_format.deploy(directory, seconds, report, replace(old, knows_keys=True), Release())
+            await namespace_roll.deploy(directory, seconds, report, replace(old, knows_keys=True), Release())
         else:
             await two_namespaces.compare(directory, seconds, report, old, revision=_REVISION)
     return report

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.outages.scenarios import (
+    copied_keys,
     held_rows,
     ledger_locked,
     missing_trigger,
+    namespace_roll,
     one_without_postgres,
     redis_killed,
     reset,
@@ -36,6 +38,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "two-databases": Scenario("two databases of one server, one Redis", two_databases.run_on_one_server, 60, 3),
     "two-clusters": Scenario("two databases of two servers, one Redis", two_databases.run_on_two_servers, 60, 3),
     "two-namespaces": Scenario("one database, two cache namespaces", two_namespaces.run, 30, 3),
+    "namespace-roll": Scenario("a rolling deploy to another cache namespace", namespace_roll.run, 60, 6),
+    "copied-keys": Scenario("keys are copied one by one to another Redis, which is used then", copied_keys.run, 60, 4),
     "two-redis": Scenario("one database, two Redis servers", two_redis.run, 60, 4),
     "one-without-postgres": Scenario("PostgreSQL refuses one of three", one_without_postgres.run_refused, 30, 5),
     "one-hanging-postgres": Scenario("PostgreSQL hangs for one of three", one_without_postgres.run_hanging, 30, 5),
