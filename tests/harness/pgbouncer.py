@@ -63,6 +63,7 @@ class PgBouncer:
             "unix_socket_dir": "",
             "auth_type": "trust",
             "auth_file": str(directory / "users.txt"),
+            "pidfile": str(directory / "pgbouncer.pid"),
             "admin_users": _ADMIN,
             "max_client_conn": "500",
             "default_pool_size": "40",

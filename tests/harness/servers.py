@@ -19,6 +19,7 @@ from app.private_servers import PrivateServerError, ServerDirectory
 from app.private_servers.process import end_orphan, orphan
 
 _PATIENCE_S = 5.0
+_PID_FILES = ("postmaster.pid", "redis.pid", "pgbouncer.pid")
 
 
 @asynccontextmanager
@@ -43,7 +44,7 @@ async def _reclaim(directory: Path) -> None:
     except PrivateServerError:
         return
     with locked:
-        for pid_file in (*directory.rglob("postmaster.pid"), *directory.rglob("redis.pid")):
+        for pid_file in (path for name in _PID_FILES for path in directory.rglob(name)):
             if (process := orphan(pid_file, pid_file.parent)) is not None:
                 await end_orphan(process, signal.SIGINT, patience_s=_PATIENCE_S)
         shutil.rmtree(directory, ignore_errors=True)
