@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from app.products.product import Movement, Product
 
-SCHEMA = 2
+SCHEMA = 3
 """The newest schema of the payload that this release knows. The database refuses a release whose number is lower."""
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
@@ -31,8 +31,14 @@ def product_payload(product: Product) -> bytes:
     return (
         f'{{"id":"{product.id}","name":{_text(product.name)},"price_cents":{product.price_cents},"stock":{product.stock},'
         f'"reorder_point":{product.reorder_point},"version":{product.version},'
-        f'"created_at":"{timestamp(product.created_at)}","updated_at":"{timestamp(product.updated_at)}"}}'
+        f'"created_at":"{timestamp(product.created_at)}","updated_at":"{timestamp(product.updated_at)}"{_held(product)}}}'
     ).encode()
+
+
+def _held(product: Product) -> str:
+    if product.reserved is None:
+        return ""
+    return f',"reserved":{product.reserved},"available":{max(0, product.free)}'
 
 
 def movement_fields(movement: Movement) -> dict[str, object]:
@@ -47,4 +53,7 @@ def movement_fields(movement: Movement) -> dict[str, object]:
         "reason": movement.reason.value,
         "reference": movement.reference,
         "created_at": timestamp(movement.created_at),
+        "reserved_delta": movement.reserved_delta,
+        "reserved_after": movement.reserved_after,
+        "reservation_id": movement.reservation_id,
     }

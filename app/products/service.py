@@ -11,15 +11,20 @@ from app.postgres.errors import CommitUnknown
 from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
-from app.products.idempotency import NO_ORIGIN, Origin, Replayed, WriteRequest
+from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
+from app.products.reservation import Reservation
+from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
 from app.products.transactions import Patience, ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02
 """Pause between two checks whether another request with the same idempotency key has finished."""
+
+TIDY_ORIGIN = Origin(idempotency_key=IdempotencyKey("\x1ftidier", "tidy", b"", lambda _: None))
+"""Its key is locked during the transaction, so that one process at a time tidies. No client has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,31 @@ class Products:
         """
         if not command.keys and origin.idempotency_key is None:
             return ()
+        return (await self._carry_out(command, origin)).effects
+
+    async def reserve(self, command: ReservationCommand, origin: Origin = NO_ORIGIN) -> Reservation:
+        """Carry out a command on a reservation; return the reservation after it. Raises as ``write``."""
+        reservation = (await self._carry_out(command, origin)).reservation
+        assert reservation is not None  # noqa: S101 - every such command is about one
+        return reservation
+
+    async def tidy(self, reservation_ids: Sequence[str]) -> bool:
+        """Give back what these ended reservations still hold; return whether nobody else is doing that now.
+
+        Raises as ``write``.
+        """
+        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None)
+        await self._cache.settle(acknowledgement)
+        return isinstance(decision, Done)
+
+    async def _carry_out(self, command: Command, origin: Origin) -> Done:
+        """Carry out a command. Raises as ``write``."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         ticket = Ticket(WriteRequest(command, origin), deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 decision, acknowledgement = await self._submit(ticket)
-                if not isinstance(decision, Denied):
+                if not isinstance(decision, Denied) or decision.closed:
                     await self._cache.settle(acknowledgement)
         except TimeoutError as error:
             if ticket.under_way:
@@ -145,8 +169,8 @@ class Products:
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
         match decision:
-            case Done(effects):
-                return effects
+            case Done():
+                return decision
             case Repeated(answer):
                 raise Replayed(answer)
             case Denied(refusal):

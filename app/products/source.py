@@ -13,13 +13,13 @@ from app.products.product import Gone, LedgerPosition, Movement, Position, Produ
 
 
 def row_of(product_id: str, columns: Sequence[Any]) -> Row:
-    """Return a row made of the queries' columns: name, price, stock, reorder point, version, created, updated, deleted."""
-    name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at = columns
+    """Return a row made of the queries' columns: name, price, stock, reorder point, version, three times, reserved."""
+    name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, reserved = columns
     if version is None:
         return Gone(product_id, 0)
     if deleted_at is not None:
         return Gone(product_id, version)
-    return Product(product_id, name, price_cents, stock, reorder_point, version, created_at, updated_at)
+    return Product(product_id, name, price_cents, stock, reorder_point, version, created_at, updated_at, reserved)
 
 
 def state_of(row: Row, epoch: str) -> State:
@@ -33,14 +33,18 @@ def _payload(**columns: Any) -> bytes:
     return product_payload(Product(**columns))
 
 
+def _payload_before(reserved: int, **columns: Any) -> bytes:  # noqa: ARG001 - nothing is held before the finish
+    return product_payload(Product(**columns))
+
+
 PRODUCTS = Entity(
     namespace="products",
     schema=SCHEMA,
     table="products",
     key="id",
-    columns=("name", "price_cents", "stock", "reorder_point", "created_at", "updated_at"),
+    columns=("name", "price_cents", "stock", "reorder_point", "created_at", "updated_at", "reserved"),
     payload=_payload,
-    payloads={1: _payload},  # both schemas have the same members; the number only changed the form of the epoch
+    payloads={1: _payload_before, 2: _payload_before},  # the same members; 2 only changed the form of the epoch
     tombstone="deleted_at",
 )
 """The products for the cache."""
@@ -106,5 +110,5 @@ class ProductSource(TableRows):
 
 
 def _movement(columns: Sequence[Any]) -> Movement:
-    product_id, version, line, delta, stock_after, reason, reference, created_at = columns
-    return Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at)
+    product_id, version, line, delta, stock_after, reason, reference, created_at, *reserved = columns
+    return Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at, *reserved)

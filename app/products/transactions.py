@@ -5,32 +5,32 @@ the stored answers and COMMIT. The read-back comes after all changes, so that it
 statements.
 
 A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
-others are carried out.
+others are carried out. A request that lacks units costs a fourth round trip, which reads the ended reservations of its product.
 """
 
 import asyncio
-import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
 from app.cache.ports import State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
 from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
-from app.products import queries
-from app.products.commands import UNSTAMPED, Change, Effect
+from app.products import queries, reservation_queries
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.payload import SCHEMA
-from app.products.product import Gone, Product, Row
+from app.products.product import Gone, Row
+from app.products.reservation import OverLine, OverLines
+from app.products.reservation_commands import ReservationCommand, Tidy, named_in
+from app.products.reservation_source import reservation_of
+from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import PRODUCTS, row_of, state_of
-
-Statement = tuple[LiteralString, Mapping[str, Any] | None]
+from app.products.steps import Statement, stamp, steps_of, store_answer
 
 CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
@@ -62,15 +62,6 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A statement that changes something. ``row_count`` is the number of rows that it must return."""
-
-    statement: LiteralString
-    parameters: Mapping[str, Any]
-    row_count: int = 0
 
 
 class ProductTransactions:
@@ -140,9 +131,8 @@ class _Transaction:
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
-        self._before: dict[str, Row] = {}
-        self._after: dict[str, Row] = {}
-        self._newest: Mapping[str, int] = {}
+        self._facts = Facts({})
+        self._shelf = Shelf(self._facts)
         self.has_rows = False
         """Whether the rows are locked, so that a lock timeout concerns something else."""
 
@@ -152,16 +142,20 @@ class _Transaction:
         self.has_rows = False
         await self._lock(session)
         self.has_rows = True
-        decisions: Sequence[Decision] = [self._decide(request) for request in self._batch]
+        decisions = self._decide_all()
+        while self._shelf.missing:
+            await self._read_over(session)
+            decisions = self._decide_all()
         publish_keys = sorted(
-            {key for request, decision in zip(self._batch, decisions, strict=True) for key in _visible_keys(request, decision)}
+            {effect.row.id for effect in self._shelf.closings}
+            | {key for decision in decisions if isinstance(decision, Done | Repeated) for key in decision.product_ids}
         )
         decisions, states = await self._change(session, decisions, publish_keys)
         await _let_others_run(len(publish_keys))
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
-            if (statement := _store_answer(request, decision)) is not None
+            if (statement := store_answer(request, decision)) is not None
         ]
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
@@ -174,69 +168,110 @@ class _Transaction:
 
     async def _lock(self, session: Session) -> None:
         ids = sorted({key for request in self._batch for key in request.command.keys})
+        reservation_ids = sorted({key for request in self._batch for key in named_in(request.command)})
         sent_keys = [key for request in self._batch if (key := request.origin.idempotency_key)]
         by_key = {"callers": [sent.caller for sent in sent_keys], "keys": [sent.key for sent in sent_keys]}
-        statements: list[Statement] = []
-        if self._patience:
-            begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
-            wait: Statement = (queries.WAIT, {"ids": list(self._patience.ids)})
-            if self._patience.doubtful:
-                await session.pipeline(*begin)
-                await session.rows(*wait)
-            else:
-                statements += [*begin, wait]
-        else:
-            statements.append(("BEGIN", None))
+        statements = await self._begin(session)
         if sent_keys:
             statements += [(queries.LOCK_KEYS, by_key), (queries.STORED_ANSWERS, by_key)]
-        statements.append((queries.LOCK, {"ids": ids}))
-        if self._again:
-            statements.append((queries.NEWEST_MOVEMENTS, {"ids": ids}))
+        places = len(statements)
+        if reservation_ids:
+            statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": reservation_ids}))
+            statements.append((reservation_queries.LOCK_RESERVATIONS, {"ids": reservation_ids}))
+        else:
+            statements.append((queries.LOCK, {"ids": ids}))
+        if reads_reservations := any(isinstance(r.command, ReservationCommand | Tidy) for r in self._batch):
+            statements.append((reservation_queries.READ, {"ids": reservation_ids}))
         answers = await session.pipeline(*statements)
-        if self._again:
-            self._newest = dict(answers.pop())
-        rows = answers.pop()
         if sent_keys:
-            locked, stored = answers[-2:]
+            locked, stored = answers[places - 2 : places]
             self._locked = {(caller, key) for caller, key, taken in locked if taken}
             self._stored = {
                 (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
                 for caller, key, request_hash, code, body, version_tag, location, product_ids in stored
             }
-        self._held = {product_id for held, product_id, *_ in rows if held}
-        self._before = {product_id: Gone(product_id, 0) for product_id in ids}
-        self._before.update((product_id, row_of(product_id, columns)) for held, product_id, *columns in rows if not held)
-        self._after = dict(self._before)
+        self._note_rows(ids, answers[places])
+        if reads_reservations:
+            self._note_reservations(answers[-1])
+        if self._again:
+            self._facts.newest = dict(await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)}))
 
-    def _decide(self, request: WriteRequest) -> Decision:
+    async def _begin(self, session: Session) -> list[Statement]:
+        """Return the first statements of the transaction. Rows that are probably held are waited for at once."""
+        if self._patience is None:
+            return [("BEGIN", None)]
+        begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
+        wait: Statement = (queries.WAIT, {"ids": list(self._patience.ids)})
+        if not self._patience.doubtful:
+            return [*begin, wait]
+        await session.pipeline(*begin)
+        await session.rows(*wait)
+        return []
+
+    def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
+        rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
+        swept = {}
+        self._held = set()
+        for held, product_id, *columns, swept_at in found:
+            if held:
+                self._held.add(product_id)
+                rows.setdefault(product_id, Gone(product_id, 0))
+                continue
+            rows[product_id] = row_of(product_id, columns)
+            if swept_at is not None:
+                swept[product_id] = swept_at
+        self._facts = Facts(rows, swept)
+
+    def _note_reservations(self, found: Sequence[Sequence[Any]]) -> None:
+        self._facts.moment, self._facts.enabled = found[0][:2]
+        self._facts.reservations = {columns[0]: reservation_of(columns) for _, _, *columns in found if columns[0] is not None}
+
+    async def _read_over(self, session: Session) -> None:
+        """Read the ended lines of the products that lack units, and the moment if no command has needed it so far."""
+        facts, ids = self._facts, list(self._shelf.missing)
+        limit = max(1, MAX_OVER // len(ids))
+        parameters = {
+            "ids": ids,
+            "known": [facts.moment_of((key,)).isoformat() for key in ids],
+            "swept": [facts.swept[key].isoformat() if key in facts.swept else "-infinity" for key in ids],
+            "moment": facts.moment.isoformat() if facts.moment is not None else "",
+            "limit": limit + 1,
+        }
+        lines: dict[str, list[OverLine]] = {key: [] for key in ids}
+        for moment, product_id, *columns in await session.rows(reservation_queries.READ_OVER, parameters):
+            facts.moment = moment
+            if columns[0] is not None:
+                lines[product_id].append(OverLine(*columns))
+        facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
+
+    def _decide_all(self) -> Sequence[Decision]:
+        self._shelf = Shelf(self._facts)
+        locked = set(self._locked)
+        return [self._decide(request, locked) for request in self._batch]
+
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
         key = request.origin.idempotency_key
-        if key and (earlier := self._earlier_decision(key)):
+        if key and (earlier := self._earlier_decision(key, locked)):
             return earlier
-        if self._held and (held := sorted(self._held.intersection(request.command.keys))):
+        product_ids = list(self._shelf.products_of(request.command))
+        if self._held and not isinstance(request.command, Tidy) and (held := sorted(self._held.intersection(product_ids))):
             return Postponed(held)
+        closings = len(self._shelf.closings)
         try:
-            effects = [self._above_the_ledger(effect) for effect in request.command.decide(self._after)]
+            effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
-            return Denied(refusal)
-        self._after.update((e.row.id, e.row) for e in effects if e.change is not Change.UNCHANGED)
-        return Done(effects)
+            return Denied(refusal, len(self._shelf.closings) > closings, product_ids)
+        return Done(effects, reservation, product_ids if not isinstance(request.command, Tidy) else ())
 
-    def _above_the_ledger(self, effect: Effect) -> Effect:
-        """Raise the effect's version above the ledger's. A product that was restored without its ledger is behind it."""
-        newest = self._newest.get(effect.row.id, 0)
-        if effect.change is Change.UNCHANGED or effect.row.version > newest:
-            return effect
-        return replace(effect, row=replace(effect.row, version=newest + 1))
-
-    def _earlier_decision(self, key: IdempotencyKey) -> Denied | Repeated | Postponed | None:
+    def _earlier_decision(self, key: IdempotencyKey, locked: set[tuple[str, str]]) -> Denied | Repeated | Postponed | None:
         name = (key.caller, key.key)
         if stored := self._stored.get(name):
             if stored.request_hash != key.request_hash:
                 return Denied(KeyReused("the idempotency key was used for another request"))
             return Repeated(stored.answer, stored.product_ids)
-        if name not in self._locked:
+        if name not in locked:
             return Postponed()
-        self._locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
+        locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
         return None
 
     async def _change(
@@ -245,8 +280,7 @@ class _Transaction:
         if not publish_keys:
             return decisions, ()
         await _let_others_run(len(publish_keys))
-        changed = {key: row for key, row in self._after.items() if row is not self._before[key]}
-        steps = _record(self._batch, decisions) + _steps(self._before, changed)
+        steps = steps_of(self._batch, decisions, self._shelf, self._facts.rows)
         statements = [(step.statement, step.parameters) for step in steps]
         *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
@@ -261,7 +295,8 @@ class _Transaction:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await _let_others_run(len(publish_keys))
         stamped = [
-            Done([_stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d for d in decisions
+            replace(d, effects=[stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d
+            for d in decisions
         ]
         return stamped, states
 
@@ -270,123 +305,3 @@ async def _let_others_run(rows: int) -> None:
     """Let other requests be served between two steps that take long for many rows."""
     if rows > _MANY_ROWS:
         await asyncio.sleep(0)
-
-
-def _visible_keys(request: WriteRequest, decision: Decision) -> Sequence[str]:
-    """Return the products whose present rows must be published before this decision is answered (R10)."""
-    if isinstance(decision, Repeated):
-        return decision.product_ids
-    return request.command.keys if isinstance(decision, Done) else ()
-
-
-def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision]) -> list[_Step]:
-    entries = [
-        (movement, request.origin)
-        for request, decision in zip(batch, decisions, strict=True)
-        if isinstance(decision, Done)
-        for effect in decision.effects
-        for movement in effect.movements()
-    ]
-    if not entries:
-        return []
-    # The order is the same everywhere, as for the locks. Otherwise two transactions that create the same products could wait
-    # for each other.
-    entries.sort(key=lambda entry: (entry[0].product_id, entry[0].version, entry[0].line))
-    rows = [
-        {
-            "id": movement.product_id,
-            "version": movement.version,
-            "line": movement.line,
-            "delta": movement.delta,
-            "stock": movement.stock_after,
-            "reason": movement.reason,
-            "reference": movement.reference,
-            "actor": origin.actor,
-            "request": origin.request_id,
-            "key": origin.idempotency_key.key if origin.idempotency_key else None,
-        }
-        for movement, origin in entries
-    ]
-    return [_Step(queries.RECORD, {"rows": json.dumps(rows)}, row_count=len(rows))]
-
-
-def _steps(before: Mapping[str, Row], changed: Mapping[str, Row]) -> list[_Step]:
-    products = [row for row in changed.values() if isinstance(row, Product)]
-    new = [row for row in products if before[row.id].version == 0]
-    known = [row for row in products if before[row.id].version > 0]
-    gone = [row for row in changed.values() if isinstance(row, Gone)]
-    # These were created and deleted within this transaction. A tombstone keeps the version in case the id is created again.
-    never_stored = [row for row in gone if before[row.id].version == 0]
-    buried = [row for row in gone if before[row.id].version > 0]
-    steps: list[_Step] = []
-    if new or never_stored:
-        placeholders = [Product(row.id, row.id, 0, 0, 0, row.version, UNSTAMPED, UNSTAMPED) for row in never_stored]
-        inserted = sorted([*new, *placeholders], key=lambda row: row.id)
-        dead = {row.id for row in never_stored}
-        gone_at_once = [row.id in dead for row in inserted]
-        steps.append(_Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, row_count=len(inserted)))
-    if known:
-        rows = [
-            {
-                "id": row.id,
-                "name": row.name,
-                "price": row.price_cents,
-                "stock": row.stock,
-                "reorder_point": row.reorder_point,
-                "version": row.version,
-                "created": row.created_at == UNSTAMPED,
-            }
-            for row in known
-        ]
-        steps.append(_Step(queries.UPDATE, {"rows": json.dumps(rows), "ids": [row.id for row in known]}))
-    if buried:
-        parameters = {"ids": [row.id for row in buried], "versions": [row.version for row in buried]}
-        steps.append(_Step(queries.BURY, parameters))
-    return steps
-
-
-def _columns(rows: Sequence[Product]) -> dict[str, Any]:
-    return {
-        "ids": [row.id for row in rows],
-        "names": [row.name for row in rows],
-        "prices": [row.price_cents for row in rows],
-        "stocks": [row.stock for row in rows],
-        "reorder_points": [row.reorder_point for row in rows],
-        "versions": [row.version for row in rows],
-    }
-
-
-def _stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
-    """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
-    row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
-        if isinstance(last, Product) and row.version == last.version:
-            row = last
-        else:
-            at = last.updated_at if isinstance(last, Product) else recorded_at or UNSTAMPED
-            row = replace(row, created_at=at if row.created_at == UNSTAMPED else row.created_at, updated_at=at)
-    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
-
-
-def _store_answer(request: WriteRequest, decision: Decision) -> Statement | None:
-    """Return the statement that stores the answer to a request with a key, or ``None`` if there is nothing to store."""
-    key = request.origin.idempotency_key
-    if key is None or isinstance(decision, Repeated | Postponed):
-        return None
-    result = decision.effects if isinstance(decision, Done) else decision.refusal
-    if isinstance(result, KeyReused):
-        return None
-    answer = key.render(result)
-    if answer is None:
-        return None
-    parameters = {
-        "caller": key.caller,
-        "key": key.key,
-        "request_hash": key.request_hash,
-        "status": answer.code,
-        "body": answer.body,
-        "etag": answer.version_tag,
-        "location": answer.location,
-        "product_ids": list(request.command.keys),
-    }
-    return queries.STORE_ANSWER, parameters
