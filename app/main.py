@@ -32,6 +32,7 @@ from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
+from app.products.tidier import Tidier
 from app.products.transactions import ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, names_in
 
@@ -79,12 +80,22 @@ async def running(
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=check_epoch)
-        products = Products(cache.protocol, ProductSource(database), transactions, write_limits(settings))
+        source = ProductSource(database)
+        products = Products(cache.protocol, source, transactions, write_limits(settings))
         opened.push_async_callback(products.aclose)
         pruner = AnswerPruner(
             transactions, cache.stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
         )
         await opened.enter_async_context(in_background("answer pruner", pruner.run()))
+        tidier = Tidier(
+            products,
+            source.reservations,
+            cache.stats,
+            pause_s=settings.reservation_tidy_ms / 1000,
+            keep_s=settings.reservation_keep_s,
+        )
+        if settings.reservation_tidy_ms:
+            await opened.enter_async_context(in_background("tidier", tidier.run()))
         ring = key_ring(settings, database, check_epoch)
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read

@@ -174,6 +174,15 @@ class Settings(BaseModel):
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")
     idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
     idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
+    reservation_tidy_ms: int = Field(
+        500,
+        ge=0,
+        le=60_000,
+        description="pause between two looks for ended reservations whose units nobody has needed; 0: none",
+    )
+    reservation_keep_s: int = Field(
+        2_592_000, ge=86_400, le=315_360_000, description="how long a reservation is kept after its last unit ended"
+    )
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
     @model_validator(mode="after")

@@ -235,6 +235,12 @@ CREATE TRIGGER zz_larder_fixed_truncate BEFORE TRUNCATE ON reservation_lines
 ALTER TABLE reservation_lines ENABLE ALWAYS TRIGGER zz_larder_fixed_truncate;
 """
 
+# Where nobody has ever audited and nothing is sold, no instance of the release before can be running: nothing to wait for.
+FINISH_IF_NEW = r"""
+SELECT larder_finish('products', 3)
+WHERE NOT EXISTS (SELECT FROM cache_audits) AND NOT EXISTS (SELECT FROM products);
+"""
+
 NOT_IN_USE = r"""
 DO $$
 BEGIN
@@ -257,15 +263,13 @@ ALTER TABLE stock_movements DROP CONSTRAINT ck_stock_movements_reason,
 
 
 def upgrade() -> None:
-    for statement in (COLUMNS, TABLES, MOMENT, LEDGER, CLOSE, CHANGE, FIXED):
+    for statement in (COLUMNS, TABLES, MOMENT, LEDGER, CLOSE, CHANGE, FIXED, FINISH_IF_NEW):
         op.execute(statement)
 
 
 def downgrade() -> None:
     op.execute(NOT_IN_USE)
-    first, second = (
-        runpy.run_path(str(Path(__file__).with_name(name))) for name in ("0001_products.py", "0002_ledger.py")
-    )
+    first, second = (runpy.run_path(str(Path(__file__).with_name(name))) for name in ("0001_products.py", "0002_ledger.py"))
     op.execute(_replacing(first["TRIGGERS"], "larder_products_change"))
     op.execute(_replacing(second["LEDGER"], "larder_products_ledger"))
     op.execute(_replacing(second["TRUNCATE"], "larder_products_truncate"))

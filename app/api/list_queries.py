@@ -21,13 +21,14 @@ from app.api.models import ID_RULE, MAX_REFERENCE, UNSTORABLE
 from app.api.problems import FieldError, invalid
 from app.products.payload import timestamp
 from app.products.product import MAX_NAME_LENGTH, LedgerPosition, Position, is_product_id
+from app.products.reservation import ReservationPosition, Status, is_reservation_id
 
 MAX_IDS = 250
 MAX_LIMIT = 250
 DEFAULT_LIMIT = 50
 MAX_PARAMETERS = 1_000
 MAX_SAMPLES = 10**12
-_LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM = 2, 3, 4
+_LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM, _RESERVATIONS_FORM = 2, 3, 4, 5
 _MAX_VERSION = 2**63 - 1
 _MAX_LINE = 2**31 - 1
 _MAX_SHOWN = 80
@@ -103,6 +104,33 @@ class LedgerQuery:
         return _next_page("/stock/movements", {"reference": self.owner, "limit": self.limit, "after": cursor})
 
 
+@dataclass(frozen=True, slots=True)
+class ReservationQuery:
+    """A page of the reservations with a reference, or of those that hold units of a product."""
+
+    owner: str
+    of_product: bool
+    status: Status | None
+    limit: int
+    after: ReservationPosition | None = None
+
+    def next_page(self, end: ReservationPosition) -> NextPage:
+        """Return the page that begins where this one ended, with the same filters."""
+        cursor = _pack(_RESERVATIONS_FORM, self.owner, self.of_product, self.status or "", timestamp(end.created_at), end.id)
+        owner = "product_id" if self.of_product else "reference"
+        return _next_page("/reservations", {owner: self.owner, "status": self.status, "limit": self.limit, "after": cursor})
+
+    def position(self, cursor: str) -> ReservationPosition | None:
+        """Return the position in a cursor, or ``None`` if it is not a cursor of this list or belongs to other filters."""
+        match _unpack(cursor, _RESERVATIONS_FORM):
+            case [str(owner), bool(of_product), str(status), str(created_at), str(reservation_id)]:
+                ours = (owner, of_product, status) == (self.owner, self.of_product, self.status or "")
+                moment = _moment(created_at)
+                sound = moment is not None and is_reservation_id(reservation_id)
+                return ReservationPosition(moment, reservation_id) if ours and sound and moment else None
+        return None
+
+
 def product_query(request: Request) -> ProductsById | ProductPage:
     """Read the query of GET /products.
 
@@ -146,6 +174,38 @@ def reference_ledger(request: Request) -> LedgerQuery:
     elif not 1 <= len(reference) <= MAX_REFERENCE or UNSTORABLE.search(reference):
         errors.append(_text_error("reference", MAX_REFERENCE))
     return _ledger_query(_REFERENCE_LEDGER_FORM, reference or "", values, errors, "reference")
+
+
+def reservation_query(request: Request) -> ReservationQuery:
+    """Read the query of GET /reservations.
+
+    Raises:
+        Problem: 422, as above, or neither a reference nor a product was sent, or both.
+    """
+    values, errors = _ledger_values(request, ("reference", "product_id", "status", "limit", "after"))
+    reference, product_id, status = (values.get(name) for name in ("reference", "product_id", "status"))
+    if (reference is None) == (product_id is None):
+        errors.append(FieldError("is required, or product_id; only one of them may be sent", parameter="reference"))
+    if reference is not None and (not 1 <= len(reference) <= MAX_REFERENCE or UNSTORABLE.search(reference)):
+        errors.append(_text_error("reference", MAX_REFERENCE))
+    if product_id is not None and not is_product_id(product_id):
+        errors.append(FieldError(ID_RULE, parameter="product_id"))
+    if status is not None and status not in set(Status):
+        errors.append(FieldError(f"must be one of {', '.join(Status)}", parameter="status"))
+        status = None
+    query = ReservationQuery(
+        product_id or reference or "",
+        product_id is not None,
+        Status(status) if status is not None else None,
+        read_limit(values.get("limit")) or DEFAULT_LIMIT,
+    )
+    if (cursor := values.get("after")) is not None:
+        after = query.position(cursor)
+        if after is None:
+            errors.append(FieldError("must be `next` of a page that was made with the same filters", parameter="after"))
+        query = replace(query, after=after)
+    _refuse(errors)
+    return query
 
 
 def samples_seen(request: Request) -> int:
@@ -266,14 +326,19 @@ def _ledger_position(cursor: str, form: int, owner: str) -> LedgerPosition | Non
             return None
     if found != owner or type(version) is not int or type(line) is not int or not is_product_id(product_id):
         return None
-    try:
-        moment = datetime.fromisoformat(created_at)
-        sound = timestamp(moment) == created_at
-    except (ValueError, OverflowError):
-        return None
-    if not (sound and 1 <= version <= _MAX_VERSION and 0 <= line <= _MAX_LINE):
+    moment = _moment(created_at)
+    if not (moment and 1 <= version <= _MAX_VERSION and 0 <= line <= _MAX_LINE):
         return None
     return LedgerPosition(product_id, version, line, moment)
+
+
+def _moment(text: str) -> datetime | None:
+    """Return the moment that ``timestamp`` wrote so, or ``None`` if it wrote none so."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment if timestamp(moment) == text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _pack(form: int, *parts: str | int) -> str:

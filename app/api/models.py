@@ -77,6 +77,12 @@ GivenReason = Annotated[
     Literal["sale", "return", "receipt", "damage", "correction", "other"],
     Field(description="why the stock changes; it does not restrict the sign of the delta"),
 ]
+TakeReserved = Annotated[
+    bool,
+    Field(
+        description="true: held units are taken, too, because they are missing or broken; otherwise only free units are taken"
+    ),
+]
 Ignored = Annotated[
     Any,
     Field(
@@ -170,6 +176,7 @@ class StockAdjustment(RequestModel):
     delta: Delta
     reason: GivenReason
     reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
+    take_reserved: TakeReserved = False
 
 
 class AdjustmentLine(RequestModel):
@@ -186,6 +193,7 @@ class StockAdjustments(RequestModel):
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
     reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
+    take_reserved: TakeReserved = False
 
 
 class Batch(RequestModel):
@@ -205,6 +213,10 @@ class Product(BaseModel):
     version: Annotated[int, Field(ge=1)]
     created_at: Timestamp
     updated_at: Timestamp
+    reserved: Quantity = Field(
+        default_factory=int, description="units that reservations hold; missing until the upgrade is finished"
+    )
+    available: Quantity = Field(default_factory=int, description="units that are free: stock - reserved, at least 0")
 
 
 class ProductList(BaseModel):
@@ -222,12 +234,22 @@ class ProductSet(BaseModel):
 
 
 class StockShortage(BaseModel):
-    """A product with less stock than the request takes, at the moment of that decision."""
+    """A product with fewer units than the request takes, at the moment of that decision."""
 
     product_id: str
-    available: Quantity
+    available: Quantity = Field(description="what the request could have: the free units, or all that are there for a commit")
     requested: int = Field(description="the sum of the request's lines for this product, as units to take")
     version: Annotated[int, Field(ge=1)]
+    stock: Quantity
+    reserved: Quantity
+
+
+class LineExcess(BaseModel):
+    """A line of a reservation that holds fewer units than the request names."""
+
+    line: int
+    open: Quantity
+    requested: int
 
 
 class FieldFault(BaseModel):
@@ -254,7 +276,12 @@ class ProblemDocument(BaseModel):
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )
     shortages: list[StockShortage] = Field(default_factory=list, description="409: the products without enough stock")
-    product_id: str = Field(default_factory=str, description="409: the product that exists already")
+    product_id: str = Field(default_factory=str, description="409: the product that exists already, or that is reserved")
+    reserved: int = Field(default_factory=int, description="409: units of the product that are held")
+    reservation_id: str = Field(default_factory=str, description="404 and 409: the reservation")
+    reservation_status: str = Field(default_factory=str, description="409: how the last unit of the reservation ended")
+    expires_at: str = Field(default_factory=str, description="409: when the reservation ended")
+    lines: list[LineExcess] = Field(default_factory=list, description="409: the lines that hold less than the request names")
     product_ids: list[str] = Field(default_factory=list, description="409: the products whose stock would exceed 2^53-1")
     limit_bytes: int = Field(default_factory=int, description="413: most bytes that a body may have")
 
@@ -284,9 +311,25 @@ class Movement(BaseModel):
     line: Annotated[int, Field(ge=0, description="counted from 0, within the request")]
     delta: int
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
-    reason: Literal["sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion"]
+    reason: Literal[
+        "sale",
+        "return",
+        "receipt",
+        "damage",
+        "correction",
+        "other",
+        "opening",
+        "count",
+        "deletion",
+        "hold",
+        "release",
+        "expiry",
+    ]
     reference: str | None
     created_at: Timestamp
+    reserved_delta: int = Field(description="by how much the held units changed")
+    reserved_after: Quantity = Field(description="the held units at that version")
+    reservation_id: str | None = Field(description="the reservation whose units these are")
 
 
 class MovementList(BaseModel):

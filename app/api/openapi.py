@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.access.keys import Scope
-from app.api import dashboard_models, models
+from app.api import dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
 from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT, MAX_SAMPLES
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
+from app.products.reservation import Status
 
 PRODUCT_EXAMPLE: dict[str, object] = {
     "id": "mug-blue",
@@ -29,6 +30,8 @@ PRODUCT_EXAMPLE: dict[str, object] = {
     "version": 7,
     "created_at": "2026-01-31T09:05:00.000000Z",
     "updated_at": "2026-01-31T17:40:12.345678Z",
+    "reserved": 2,
+    "available": 38,
 }
 BATCH_EXAMPLE: dict[str, object] = {
     "items": [
@@ -46,15 +49,30 @@ MOVEMENT_EXAMPLE: dict[str, object] = {
     "reason": "sale",
     "reference": "order-17",
     "created_at": "2026-01-31T17:40:12.345678Z",
+    "reserved_delta": 0,
+    "reserved_after": 2,
+    "reservation_id": None,
+}
+RESERVATION_EXAMPLE: dict[str, object] = {
+    "id": "019c133e00007f3a9b0c4d5e6f708192",
+    "reference": "cart-9",
+    "status": "held",
+    "lines": [{"line": 0, "product_id": "mug-blue", "quantity": 2, "committed": 0, "released": 0, "expired": 0}],
+    "expires_at": "2026-01-31T17:50:12.345678Z",
+    "version": 1,
+    "created_at": "2026-01-31T17:40:12.345678Z",
+    "updated_at": "2026-01-31T17:40:12.345678Z",
 }
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
-    models.StockAdjustment, models.StockAdjustments,
+    models.StockAdjustment, models.StockAdjustments, reservation_models.NewReservation, reservation_models.Extension,
+    reservation_models.CommitRequest, reservation_models.ReleaseRequest,
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
     models.Adjusted, models.AdjustedLines, models.MovementList, dashboard_models.DashboardData,
+    reservation_models.Reservation, reservation_models.ReservationList,
 )  # fmt: skip
 
 
@@ -115,6 +133,26 @@ MOVEMENTS = Success(
     headers={"Cache-Status": _STATUS, "Link": "the next page"},
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
+_RESERVATION_TAG = {"ETag": "the reservation's version, as a strong entity tag"}
+RESERVATION = Success("The reservation", ("Reservation",), RESERVATION_EXAMPLE, headers=_RESERVATION_TAG | _REPLAYED)
+RESERVATION_MADE = Success(
+    "The new reservation",
+    ("Reservation",),
+    RESERVATION_EXAMPLE,
+    headers=_RESERVATION_TAG | {"Location": "where it is"} | _REPLAYED,
+)
+RESERVATION_READ = Success(
+    "The reservation", ("Reservation",), RESERVATION_EXAMPLE, headers=_RESERVATION_TAG | {"Cache-Status": _STATUS}
+)
+RESERVATION_NOT_MODIFIED = Success(
+    "The reservation is at a version that If-None-Match names", headers=_RESERVATION_TAG | {"Cache-Status": _STATUS}
+)
+RESERVATIONS = Success(
+    "A page of reservations, newest first",
+    ("ReservationList",),
+    {"items": [RESERVATION_EXAMPLE], "next": None},
+    headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
 PRODUCTS = Success(
     "The requested products, or a page of the list",
     ("ProductSet", "ProductList"),
@@ -198,6 +236,29 @@ REFERENCE_PARAMETERS = [
     ),
     *MOVEMENT_PARAMETERS,
 ]
+RESERVATION_HEADERS = [
+    _parameter("header", "If-None-Match", "answer 304 if the reservation is at one of these versions", _TAGS),
+    _parameter("header", "If-Match", "go on only if the reservation is at one of these versions", _TAGS),
+]
+RESERVATION_PARAMETERS = [
+    _parameter(
+        "query",
+        "reference",
+        "what the requests named as their reference; this or `product_id` is needed",
+        {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
+    ),
+    _parameter(
+        "query",
+        "product_id",
+        "the product of which they hold units now; this or `reference` is needed",
+        {"type": "string", "pattern": ID_PATTERN},
+        example="mug-blue",
+    ),
+    _parameter(
+        "query", "status", "only those with this status", {"type": "string", "enum": [status.value for status in Status]}
+    ),
+    *MOVEMENT_PARAMETERS,
+]
 SAMPLES_PARAMETERS = [
     _parameter(
         "query",
@@ -238,6 +299,13 @@ def body(model: str, example: object, *, conditional: bool = False) -> dict[str,
     return described
 
 
+def reservation_body(model: str, example: object) -> dict[str, Any]:
+    """Describe a write to one reservation."""
+    described = body(model, example)
+    if_match = _IF_MATCH | {"description": 'go on only if the reservation is at one of these versions: `"1"`'}
+    return described | {"parameters": [if_match, *described["parameters"]]}
+
+
 def patch_media(described: dict[str, Any]) -> dict[str, Any]:
     """Put the media type of merge patches before plain JSON."""
     content = described["requestBody"]["content"]
@@ -253,8 +321,9 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, key
     for methods in schema["paths"].values():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path":
-                    parameter["example"] = PRODUCT_EXAMPLE["id"]  # what Swagger UI offers to send
+                if parameter["in"] == "path":  # what Swagger UI offers to send
+                    example = RESERVATION_EXAMPLE if parameter["name"] == "reservation_id" else PRODUCT_EXAMPLE
+                    parameter["example"] = example["id"]
             _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
     schema.setdefault("components", {})["securitySchemes"] = {
         _KEY_SCHEME: {

@@ -68,7 +68,8 @@ async def put_stock(request: Request, product_id: ProductId) -> Response:
     operation_id="adjustStock",
     summary="Add to a product's stock, or take from it",
     description=(
-        "PostgreSQL decides under the row's lock, so the stock never falls below zero. With an Idempotency-Key the request can"
+        "PostgreSQL decides under the row's lock, so the stock never falls below zero, and units that a reservation holds are"
+        " taken only with `take_reserved`. With an Idempotency-Key the request can"
         " be repeated safely."
     ),
     response_class=Response,
@@ -84,7 +85,10 @@ async def adjust_stock(request: Request, product_id: ProductId) -> Response:
     sent = await write_request(request, StockAdjustment, product_id)
     lines = [Line(product_id, sent.body.delta)]
     return await sent.answer(
-        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference, sent.condition), _render_adjustment
+        commands.Adjust(
+            lines, Reason(sent.body.reason), sent.body.reference, sent.condition, take_reserved=sent.body.take_reserved
+        ),
+        _render_adjustment,
     )
 
 
@@ -117,7 +121,8 @@ async def adjust_stocks(request: Request) -> Response:
     sent = await write_request(request, StockAdjustments)
     lines = [Line(line.product_id, line.delta) for line in sent.body.lines]
     return await sent.answer(
-        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference), partial(_render_lines, lines)
+        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference, take_reserved=sent.body.take_reserved),
+        partial(_render_lines, lines),
     )
 
 

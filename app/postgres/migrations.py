@@ -24,6 +24,12 @@ _FINISH = text("SELECT larder_finish(:relation, :schema)")
 LOCK_WAIT_S = 2
 """How long a migration waits for a table. Other users of the table wait behind it, so this must be short."""
 
+_NOT_VALIDATED = """
+SELECT conrelid::regclass::text, quote_ident(conname) FROM pg_constraint
+WHERE contype = 'c' AND NOT convalidated AND connamespace = current_schema()::regnamespace ORDER BY 1, 2
+"""
+"""The CHECKs that hold for new rows, and of which nobody has shown that they hold for the old ones."""
+
 _IN_THE_WAY = """
 SELECT format('process %s (%s, %s for %s s)',
     a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type), a.state,
@@ -80,6 +86,7 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
             for relation, schema in (schemas or {}).items():
                 await connection.execute(_FINISH, {"relation": relation, "schema": schema})
         await connection.commit()
+        await _validate(connection)
         return found
 
 
@@ -100,6 +107,14 @@ async def finish(database_url: str, relation: str, schema: int) -> bool:
         done = bool(await connection.scalar(_FINISH, {"relation": relation, "schema": schema}))
         await connection.commit()
         return done
+
+
+async def _validate(connection: AsyncConnection) -> None:
+    """Check the rows of CHECKs that migrations added NOT VALID. Readers and writers of the tables go on meanwhile."""
+    for table, constraint in (await connection.execute(text(_NOT_VALIDATED))).all():
+        await _limit_lock_wait(connection)
+        await connection.execute(text(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}"))
+        await connection.commit()
 
 
 async def _limit_lock_wait(connection: AsyncConnection) -> None:

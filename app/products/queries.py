@@ -84,7 +84,8 @@ WHERE p.id = c.id
 
 LIST_BY_ID: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
-    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved, '' AS name_key
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
 FROM products
 WHERE deleted_at IS NULL AND id > %(after_id)s
 ORDER BY id LIMIT %(limit)s
@@ -92,7 +93,8 @@ ORDER BY id LIMIT %(limit)s
 
 LIST_BELOW_REORDER_POINT: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
-    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved, '' AS name_key
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
 FROM products
 WHERE deleted_at IS NULL AND stock < reorder_point AND id > %(after_id)s
     AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))

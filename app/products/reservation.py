@@ -1,5 +1,6 @@
 """A reservation, which holds units of products for somebody until it ends. This module does no I/O."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,9 @@ from enum import StrEnum
 
 MAX_LIFE_S = 2_592_000
 """The longest life of a reservation from its creation, in seconds: 30 days."""
+
+
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Status(StrEnum):
@@ -107,3 +111,8 @@ class ReservationPosition:
 
     created_at: datetime
     id: str
+
+
+def is_reservation_id(text: str) -> bool:
+    """Return whether ``text`` may be a reservation's id. Only the service makes them."""
+    return _ID.fullmatch(text) is not None

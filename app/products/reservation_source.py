@@ -65,7 +65,7 @@ class ReservationSource:
             "limit": limit,
         }
         rows = await read_rows(self._lists, statement, parameters)
-        if not rows:
+        if not rows:  # perhaps because the migration is not finished
             [[enabled]] = await read_rows(self._lists, reservation_queries.ENABLED, {})
             if not enabled:
                 raise NotEnabled("there are no reservations before the migration is finished")

@@ -14,7 +14,7 @@ from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgre
 from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
-from app.products.reservation import Reservation
+from app.products.reservation import Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
 from app.products.transactions import Patience, ProductTransactions
@@ -41,6 +41,14 @@ class LedgerPage:
 
     items: Sequence[Movement]
     next: LedgerPosition | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationPage:
+    """A page of reservations, newest first, and where the page ended (``None`` if nothing follows)."""
+
+    items: Sequence[Reservation]
+    next: ReservationPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,24 @@ class Products:
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
         """Return a page of the movements with one reference, newest first. Raises as ``get``."""
         return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
+
+    async def reservation(self, reservation_id: str) -> Reservation:
+        """Return a reservation, from PostgreSQL. Raises ``ReservationMissing``, ``NotEnabled``, and as ``get``."""
+        return await self._source.reservations.get(reservation_id)
+
+    async def reservations(
+        self, owner: str, *, of_product: bool, status: Status | None, limit: int, after: ReservationPosition | None = None
+    ) -> ReservationPage:
+        """Return a page of reservations, newest first. Raises ``NotEnabled``, and as ``get``.
+
+        ``owner`` is a reference, or a product of which they hold units.
+        """
+        source = self._source.reservations
+        read = source.by_product if of_product else source.by_reference
+        found = await read(owner, status=status, limit=limit + 1, after=after)
+        shown = found[:limit]
+        end = ReservationPosition(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+        return ReservationPage(shown, end)
 
     async def latest_movements(self, *, limit: int) -> Sequence[Movement]:
         """Return the newest movements of the 200 products that were changed last, newest first. Raises as ``get``."""

@@ -10,6 +10,7 @@ from app.postgres.database import Database
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
+from app.products.reservation_source import ReservationSource
 
 
 def row_of(product_id: str, columns: Sequence[Any]) -> Row:
@@ -54,11 +55,14 @@ _BEYOND = 2**63 - 1
 
 
 class ProductSource(TableRows):
-    """The products in PostgreSQL: their rows for the cache, the product list and the ledger."""
+    """The products in PostgreSQL: their rows for the cache, the product list and the ledger, and their reservations."""
+
+    reservations: ReservationSource
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.loads, PRODUCTS)
         self._lists = database.lists
+        self.reservations = ReservationSource(database)
 
     async def page(
         self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from app.cache.errors import CacheError
 from app.cache.stats import Stats
 from app.postgres.errors import DatabaseError
-from app.products.errors import NotEnabled, OutcomeUnknown
+from app.products.errors import OutcomeUnknown
 from app.products.reservation_source import ReservationSource
 from app.products.service import Products
 
@@ -47,6 +47,7 @@ class Tidier:
 
     async def run(self) -> None:
         """Tidy after every pause until cancelled."""
+        failing = False
         while True:
             await asyncio.sleep(self._pause_s)
             try:
@@ -54,8 +55,13 @@ class Tidier:
                 if self._clock() >= self._forget_at:
                     self._forget_at = self._clock() + FORGET_EVERY_S
                     await self.forget()
-            except (DatabaseError, CacheError, OutcomeUnknown, NotEnabled) as error:
-                log.info("ended reservations could not be tidied now, this is tried again later: %s", error)
+                failing = False
+            except (DatabaseError, CacheError, OutcomeUnknown) as error:
+                log.log(
+                    logging.DEBUG if failing else logging.INFO,
+                    "ended reservations could not be tidied now, this is tried again all the time: %s", error,
+                )  # fmt: skip
+                failing = True
             except Exception:
                 self._stats.unexpected += 1
                 log.exception("ended reservations could not be tidied now, this is tried again later")

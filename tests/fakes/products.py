@@ -11,9 +11,13 @@ from typing_extensions import override
 from app.cache.ports import State
 from app.products.commands import Change, Effect
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
-from app.products.errors import KeyReused, Refused
+from app.products.errors import KeyReused, Refused, ReservationMissing
 from app.products.idempotency import StoredAnswer, WriteRequest
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Row
+from app.products.reservation import OverLine, OverLines, Reservation, ReservationPosition, Status
+from app.products.reservation_commands import named_in
+from app.products.reservation_source import ReservationSource
+from app.products.shelf import Facts, Shelf
 from app.products.source import ProductSource, state_of
 from app.products.transactions import Committed, Patience, ProductTransactions
 
@@ -27,6 +31,8 @@ class MemoryProducts(ProductSource):
         self.rows: dict[str, Row] = {}
         self.ledger: list[Movement] = []
         self.answers: dict[tuple[str, str], StoredAnswer] = {}
+        self.holds = MemoryReservations()
+        self.reservations = self.holds
         self.now = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
         """The time of the newest transaction."""
 
@@ -72,6 +78,75 @@ class MemoryProducts(ProductSource):
         return any(movement.product_id == product_id for movement in self.ledger)
 
 
+class MemoryReservations(ReservationSource):
+    """The reservations, and what reads of them find."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Reservation] = {}
+
+    def over_lines(self, product_id: str, moment: datetime) -> OverLines:
+        """The open lines of a product whose end has come, the oldest first."""
+        lines = [
+            OverLine(held.id, number, line.open, held.expires_at, held.reference)
+            for held in self.rows.values()
+            for number, line in enumerate(held.lines)
+            if line.product_id == product_id and line.open and held.expires_at <= moment
+        ]
+        return OverLines(sorted(lines, key=lambda line: (line.expires_at, line.reservation_id, line.line)), complete=True)
+
+    def apply(self, shelf: Shelf) -> None:
+        """Write what a transaction has decided."""
+        self.rows |= {new.id: new for new in shelf.new}
+        for (key, number), use in shelf.uses.items():
+            lines = list(self.rows[key].lines)
+            line = lines[number]
+            lines[number] = replace(
+                line,
+                committed=line.committed + use.committed,
+                released=line.released + use.released,
+                expired=line.expired + use.expired,
+            )
+            self.rows[key] = replace(self.rows[key], lines=lines)
+        for key, change in shelf.changes.items():
+            held = self.rows[key]
+            self.rows[key] = replace(
+                held,
+                version=held.version + change.rise,
+                status=change.status or held.status,
+                expires_at=change.expires_at or held.expires_at,
+                updated_at=max(change.moment, held.updated_at),
+            )
+
+    @override
+    async def get(self, reservation_id: str) -> Reservation:
+        if reservation_id not in self.rows:
+            raise ReservationMissing(reservation_id)
+        return self.rows[reservation_id]
+
+    @override
+    async def by_reference(
+        self, reference: str, *, status: Status | None, limit: int, after: ReservationPosition | None
+    ) -> list[Reservation]:
+        return self._newest([held for held in self.rows.values() if held.reference == reference], status, limit, after)
+
+    @override
+    async def by_product(
+        self, product_id: str, *, status: Status | None, limit: int, after: ReservationPosition | None
+    ) -> list[Reservation]:
+        holding = [h for h in self.rows.values() if any(x.open and x.product_id == product_id for x in h.lines)]
+        return self._newest(holding, status, limit, after)
+
+    def _newest(
+        self, found: list[Reservation], status: Status | None, limit: int, after: ReservationPosition | None
+    ) -> list[Reservation]:
+        ordered = sorted(found, key=lambda held: (held.created_at, held.id), reverse=True)
+        return [
+            held
+            for held in ordered
+            if status in (None, held.status) and (after is None or (held.created_at, held.id) < (after.created_at, after.id))
+        ][:limit]
+
+
 class MemoryTransactions(ProductTransactions):
     """Transactions on these tables, one after another: nobody else ever holds a row."""
 
@@ -85,14 +160,14 @@ class MemoryTransactions(ProductTransactions):
         await asyncio.sleep(0)
         self._products.now += timedelta(microseconds=1)
         self.requests += batch
+        self._closed: set[str] = set()
         taken: set[tuple[str, str]] = set()
         decisions = [self._decide(request, taken) for request in batch]
         touched: set[str] = set()
-        for request, decision in zip(batch, decisions, strict=True):
-            if isinstance(decision, Done):
-                touched.update(request.command.keys)
-            elif isinstance(decision, Repeated):
+        for decision in decisions:
+            if isinstance(decision, Done | Repeated):
                 touched.update(decision.product_ids)
+        touched |= self._closed
         return Committed(decisions, [state_of(self._products.row(key), EPOCH) for key in sorted(touched)])
 
     def _decide(self, request: WriteRequest, taken: set[tuple[str, str]]) -> Decision:
@@ -108,28 +183,43 @@ class MemoryTransactions(ProductTransactions):
             return Repeated(earlier.answer, earlier.product_ids)
         taken.add(name)
         decision = self._carry_out(request)
-        if answer := key.render(decision.effects if isinstance(decision, Done) else decision.refusal):
-            self._products.answers[name] = StoredAnswer(key.request_hash, answer, request.command.keys)
+        if answer := key.render(decision.result if isinstance(decision, Done) else decision.refusal):
+            self._products.answers[name] = StoredAnswer(key.request_hash, answer, decision.product_ids)
         return decision
 
     def _carry_out(self, request: WriteRequest) -> Done | Denied:
-        products = self._products
+        products, command = self._products, request.command
+        known = products.holds.rows
+        named = {key: known[key] for key in named_in(command) if key in known}
+        keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
+        facts = Facts({key: products.row(key) for key in keys}, reservations=named, moment=products.now)
+        facts.over |= {key: products.holds.over_lines(key, facts.moment_of((key,))) for key in keys}
+        shelf = Shelf(facts)
+        decision: Done | Denied
         try:
-            effects = request.command.decide({key: products.row(key) for key in request.command.keys})
+            effects, reservation = shelf.decide(command)
         except Refused as refusal:
-            return Denied(refusal)
-        done = [_stamped(effect, products.now) for effect in effects]
-        for effect in done:
+            decision = Denied(refusal, bool(shelf.closings), list(keys))
+        else:
+            decision = Done([_stamped(effect, products.now) for effect in effects], reservation, list(keys))
+        for effect in [*(_stamped(effect, products.now) for effect in shelf.closings), *self._effects_of(decision)]:
             if effect.change is not Change.UNCHANGED:
                 products.rows[effect.row.id] = effect.row
             products.ledger += effect.movements()
-        return Done(done)
+        products.holds.apply(shelf)
+        self._closed |= {effect.row.id for effect in shelf.closings}
+        return decision
+
+    @staticmethod
+    def _effects_of(decision: Done | Denied) -> Sequence[Effect]:
+        return decision.effects if isinstance(decision, Done) else ()
 
 
 def _stamped(effect: Effect, now: datetime) -> Effect:
     row = effect.row
     if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
-        row = replace(row, created_at=now if effect.change is Change.CREATED else row.created_at, updated_at=now)
+        created_at = now if effect.change is Change.CREATED else row.created_at
+        row = replace(row, created_at=created_at, updated_at=now, reserved=row.reserved or 0)
     return replace(effect, row=row, recorded_at=now if effect.entries else None)
 
 

@@ -48,7 +48,7 @@ def _entries(count: int) -> dict[str, Any]:
 
 
 def _load(count: int) -> dict[str, Any]:
-    return {"relation": "products", "knows": 2, "keys": ids(count), "limit": 1_000}
+    return {"relation": "products", "knows": 3, "keys": ids(count), "limit": 1_000}
 
 
 def _keys(count: int) -> dict[str, Any]:
@@ -60,14 +60,14 @@ _AUDIT = {
     "relations": ["products"],
     "namespace": "n",
     "namespaces": ["n"],
-    "schemas": [2],
+    "schemas": [3],
     "servers": ["s"],
     "epochs": ["e"],
     "cycles": [1],
     "ttl_s": 2.0,
     "max_ttl_s": 2.0,
     "margin_s": 0.05,
-    "knows": 2,
+    "knows": 3,
 }
 _PAGES: Sequence[Parameters] = [
     {"limit": 51, "prefix": prefix, "after_id": after_id, "after_key": after_key}
@@ -85,7 +85,7 @@ _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "loc
 CASES: Mapping[str, Sequence[Parameters]] = {
     "LOAD": [_load(count) for count in (1, 32, 250, 2_000, 10_000)],
     "LOAD_AND_CHANGED": [_load(count) for count in (1, 32)],
-    "READ_BACK": [{"ids": ids(count), "knows": 2} for count in (1, 32, 2_000)],
+    "READ_BACK": [{"ids": ids(count), "knows": 3} for count in (1, 32, 2_000)],
     "LOCK_TIMEOUT": [{"timeout": "100"}],
     "WAIT": [{"ids": ids(count)} for count in (1, 32)],
     "NEWEST_MOVEMENTS": [{"ids": ids(count)} for count in (1, 200)],
