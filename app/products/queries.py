@@ -45,11 +45,11 @@ FROM unnest(%(ids)s::text[]) AS wanted (id)
 """Returns the newest version in the ledger of each product. It is above that of a product that was restored alone."""
 
 INSERT: LiteralString = """
-INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
-SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END FROM unnest(
+INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at, reserved)
+SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END, reserved FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[]
-) AS c (id, name, price_cents, stock, reorder_point, version, gone)
+    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[], %(reserved)s::bigint[]
+) AS c (id, name, price_cents, stock, reorder_point, version, gone, reserved)
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
@@ -76,7 +76,7 @@ sent separately, so that even a plan that was made while the table was empty fin
 """
 
 BURY: LiteralString = """
-UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.version
+UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, reserved = 0, version = c.version
 FROM unnest(%(ids)s::text[], %(versions)s::bigint[]) AS c (id, version)
 WHERE p.id = c.id
 """

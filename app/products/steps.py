@@ -118,6 +118,7 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
         "stocks": [row.stock for row in rows],
         "reorder_points": [row.reorder_point for row in rows],
         "versions": [row.version for row in rows],
+        "reserved": [row.reserved or 0 for row in rows],
     }
 
 

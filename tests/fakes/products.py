@@ -35,6 +35,8 @@ class MemoryProducts(ProductSource):
         self.reservations = self.holds
         self.now = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
         """The time of the newest transaction."""
+        self.moment: datetime | None = None
+        """The moment of decisions on reservations, where a test sets it; otherwise it is the transaction's time."""
 
     def row(self, product_id: str) -> Row:
         """The row as it stands; an id without one is gone, at version 0."""
@@ -192,7 +194,7 @@ class MemoryTransactions(ProductTransactions):
         known = products.holds.rows
         named = {key: known[key] for key in named_in(command) if key in known}
         keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
-        facts = Facts({key: products.row(key) for key in keys}, reservations=named, moment=products.now)
+        facts = Facts({key: products.row(key) for key in keys}, reservations=named, moment=products.moment or products.now)
         facts.over |= {key: products.holds.over_lines(key, facts.moment_of((key,))) for key in keys}
         shelf = Shelf(facts)
         decision: Done | Denied

@@ -33,7 +33,7 @@ STATEMENTS: Mapping[str, LiteralString] = {
 
 
 def _columns(count: int, prefix: str) -> dict[str, Any]:
-    numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points")}
+    numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points", "reserved")}
     return {"ids": [prefix + key for key in ids(count)], "names": ["Mug"] * count, **numbers, "versions": [70_000] * count}
 
 
