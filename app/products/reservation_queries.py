@@ -171,17 +171,3 @@ WITH old AS MATERIALIZED (
 DELETE FROM reservations WHERE id IN (SELECT id FROM old) RETURNING 1
 """
 """Removes the reservations that were closed longest ago, a limited number at a time."""
-
-DEVIATIONS: LiteralString = """
-SELECT p.id, p.stock, p.reserved, coalesce(m.delta, 0), coalesce(m.reserved_delta, 0), coalesce(l.open, 0)
-FROM products p
-LEFT JOIN (
-    SELECT product_id, sum(delta) AS delta, sum(reserved_delta) AS reserved_delta FROM stock_movements GROUP BY product_id
-) m ON m.product_id = p.id
-LEFT JOIN (
-    SELECT product_id, sum(open) AS open FROM reservation_lines WHERE open > 0 GROUP BY product_id
-) l ON l.product_id = p.id
-WHERE p.stock <> coalesce(m.delta, 0) OR p.reserved <> coalesce(m.reserved_delta, 0) OR p.reserved <> coalesce(l.open, 0)
-ORDER BY p.id LIMIT %(limit)s
-"""
-"""Returns products whose stock or held units do not agree with the ledger, or with the open lines of reservations."""

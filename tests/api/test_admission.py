@@ -42,7 +42,7 @@ class Guarded:
         for path, methods in self.service.app.openapi()["paths"].items():
             for method, operation in methods.items():
                 if method in METHODS:
-                    yield method.upper(), path.format(product_id="mug-blue"), operation
+                    yield method.upper(), path.format(product_id="mug-blue", reservation_id="0" * 32), operation
 
 
 @pytest.fixture

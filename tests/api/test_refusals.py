@@ -243,7 +243,7 @@ SERVICE_ERRORS = {
     products.OutcomeUnknown("x"): "outcome-unknown",
     RuntimeError("SELECT secret FROM postgresql://user:password@host"): "internal-error",
 }
-BASES = {cache.CacheError, postgres.DatabaseError, products.Refused}
+BASES = {cache.CacheError, postgres.DatabaseError, products.Refused, products.UnitsNeeded}
 INTERNAL = {cache.InvalidKey, cache.NeedsOwnCycle}
 """Errors that reach no client: ids are checked before the cache is asked, and audits answer nobody."""
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from app.postgres.database import Database
-from app.products import reservation_queries
+from app.products import balance
 from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Decision, Denied, Done
 from app.products.idempotency import WriteRequest
@@ -174,7 +174,7 @@ class OnPostgres(Service):
         await self._hand.execute("UPDATE test_clock SET moment = %s", [moment])
 
     async def check(self) -> None:
-        for deviations in (reservation_queries.DEVIATIONS, WRONGLY_CLOSED, OPEN_BELOW_THE_MARK):
+        for deviations in (balance.DEVIATIONS, WRONGLY_CLOSED, OPEN_BELOW_THE_MARK):
             found = await self._hand.execute(deviations, {"limit": 9})
             assert await found.fetchall() == []
 
