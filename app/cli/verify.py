@@ -17,6 +17,8 @@ from app.products.balance import Deviation, deviations
 from app.products.source import ProductSource
 
 FAULTY = 1
+SUMS_TIMEOUT_MS = 600_000
+"""Deadline of the statement that compares all sums."""
 LISTED = 100
 """Most findings that are listed one by one."""
 
@@ -53,7 +55,8 @@ async def _verify(*, repair: bool) -> int:
     await check_database(settings)
     if warning := await check_redis(settings):
         raise CommandFailed(f"{warning} Without it there is nothing to compare.")
-    database = open_database(settings)
+    # One statement reads every row of the ledger, which may take longer than a client would wait.
+    database = open_database(settings.model_copy(update={"database_statement_timeout_ms": SUMS_TIMEOUT_MS}))
     try:
         unbalanced = await deviations(database, limit=LISTED)
         async with open_audit_store(settings) as store:

@@ -145,7 +145,7 @@ ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s
 OVER: LiteralString = """
 SELECT o.id FROM (
     SELECT e.id, e.expires_at, sum(n.lines) OVER (ORDER BY e.expires_at, e.id) - n.lines AS before FROM (
-        SELECT id, expires_at FROM reservations WHERE closed_at IS NULL AND expires_at <= larder_moment()
+        SELECT id, expires_at FROM reservations WHERE closed_at IS NULL AND expires_at <= (SELECT larder_moment())
         ORDER BY expires_at, id LIMIT %(limit)s
     ) e CROSS JOIN LATERAL (SELECT count(*) AS lines FROM reservation_lines l WHERE l.reservation_id = e.id) n
 ) o
@@ -155,7 +155,7 @@ WHERE o.before < %(lines)s ORDER BY o.expires_at, o.id
 
 OVERDUE: LiteralString = """
 SELECT count(*), coalesce(extract(epoch FROM larder_moment() - min(expires_at)), 0)::float8 FROM (
-    SELECT expires_at FROM reservations WHERE closed_at IS NULL AND expires_at <= larder_moment()
+    SELECT expires_at FROM reservations WHERE closed_at IS NULL AND expires_at <= (SELECT larder_moment())
     ORDER BY expires_at LIMIT %(limit)s
 ) o
 """
@@ -163,11 +163,11 @@ SELECT count(*), coalesce(extract(epoch FROM larder_moment() - min(expires_at)),
 
 FORGET: LiteralString = """
 WITH old AS MATERIALIZED (
-    SELECT id FROM reservations WHERE closed_at < larder_moment() - make_interval(secs => %(age_s)s)
+    SELECT id FROM reservations WHERE closed_at < (SELECT larder_moment()) - make_interval(secs => %(age_s)s)
     ORDER BY closed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), lines AS (
-    DELETE FROM reservation_lines WHERE reservation_id IN (SELECT id FROM old)
+    DELETE FROM reservation_lines WHERE reservation_id = ANY(ARRAY(SELECT id FROM old))
 )
-DELETE FROM reservations WHERE id IN (SELECT id FROM old) RETURNING 1
+DELETE FROM reservations WHERE id = ANY(ARRAY(SELECT id FROM old)) RETURNING 1
 """
 """Removes the reservations that were closed longest ago, a limited number at a time."""

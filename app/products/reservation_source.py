@@ -49,6 +49,14 @@ class ReservationSource:
         rows = await read_rows(self._lists, reservation_queries.OVER, {"limit": limit, "lines": lines})
         return [reservation_id for [reservation_id] in rows]
 
+    async def overdue(self, *, limit: int) -> tuple[int, float]:
+        """Return how many ended reservations still hold units, up to ``limit``, and how long the oldest has ended.
+
+        Raises as ``get``.
+        """
+        [[count, age_s]] = await read_rows(self._lists, reservation_queries.OVERDUE, {"limit": limit})
+        return count, age_s
+
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove reservations that were closed more than ``age_s`` ago; return their number. Raises as ``get``."""
         return len(await read_rows(self._lists, reservation_queries.FORGET, {"age_s": age_s, "limit": limit}))

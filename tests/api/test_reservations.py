@@ -7,12 +7,16 @@ import httpx
 import pytest
 
 from tests.api.problem import places as places_of
-from tests.api.problem import problem
+from tests.api.problem import problem as problem_of
 from tests.fakes.products import MemoryProducts
 
 URL = "/reservations"
 Answer = dict[str, Any]
 NOBODY = "0" * 32
+
+
+def problem(answer: httpx.Response, slug: str) -> Answer:
+    return dict(problem_of(answer, slug))
 
 
 def places(answer: httpx.Response) -> list[str]:

@@ -70,15 +70,18 @@ class Shop:
 async def shop(postgres_at: tuple[str, str] | None) -> AsyncIterator[Shop]:
     if postgres_at is None:
         products = MemoryProducts()
-        shop = Shop(MemoryTransactions(products), products)
-    else:
-        database = open_database(postgres_at[0])
-        shop = Shop(ProductTransactions(database), ProductSource(database))
-    await shop.done(Create(Draft("a", "A", 1, 10)))
-    await shop.done(Create(Draft("b", "B", 1, 10)))
-    yield shop
-    if postgres_at is not None:
-        await database.close()
+        yield await stocked(Shop(MemoryTransactions(products), products))
+        return
+    database = open_database(postgres_at[0])
+    yield await stocked(Shop(ProductTransactions(database), ProductSource(database)))
+    await database.close()
+
+
+async def stocked(shop: Shop) -> Shop:
+    """Put ten units of two products into it."""
+    for product_id in "ab":
+        await shop.done(Create(Draft(product_id, product_id, 1, 10)))
+    return shop
 
 
 def wanted(**units: int) -> list[Wanted]:

@@ -1,7 +1,8 @@
 """Statements are prepared: once for each text and connection, for good, and planned once."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count as counter
 from typing import Any
@@ -14,9 +15,11 @@ from app.cache.postgres.table_source import TableSource
 from app.postgres.database import Database
 from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Denied, Done
-from app.products.errors import ProductsMissing
+from app.products.errors import ProductsMissing, ReservationMissing
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
+from app.products.reservation import Part, ReservationPosition, Status, Wanted
+from app.products.reservation_commands import Commit, Extend, Release, Reserve, Tidy
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Patience, ProductTransactions
 from tests.harness.servers import execute
@@ -61,10 +64,40 @@ async def write(database: Database, size: int, amount: int) -> None:
         for commands in rounds:
             done = await transactions.commit([request(command, kept=kept, named=named) for command in commands])
             assert {type(decision) for decision in done.decisions} == {Done}
+    await reserve(transactions, size, amount)
     # As after a lost race, and with a row to be waited for.
     nothing = [request(set_stock(f"none{number}", 7), kept=False, named=False) for number in range(size)]
     await transactions._once(nothing, Patience(1_000, ["none0"]), again=True)
     await transactions.forget(age_s=60, limit=1_000)
+
+
+async def reserve(transactions: ProductTransactions, size: int, amount: int) -> None:
+    """Hold, extend, commit, release and tidy in one transaction each; then need what an ended reservation holds."""
+    ids = [f"p{next(_numbers)}" for _ in range(size)]
+    await transactions.commit([request(Create(Draft(key, "Mug", 1, amount)), kept=False, named=False) for key in ids])
+    for kept, named in ((False, False), (True, True)):
+        making = [Reserve([Wanted(key, 2), Wanted(key, 1)], 60, "cart" if named else None) for key in ids]
+        made = await transactions.commit([request(command, kept=kept, named=named) for command in making])
+        holds = [d.reservation.id for d in made.decisions if isinstance(d, Done) and d.reservation]
+        assert len(holds) == size
+        verbs: Sequence[Callable[[str], Command]] = (
+            lambda key: Extend(key, 6_000),
+            lambda key: Commit(key, [Part(0, 1)]),
+            lambda key: Tidy([key]),
+            Release,
+        )
+        for verb in verbs:
+            done = await transactions.commit([request(verb(key), kept=kept, named=named) for key in holds])
+            assert {type(decision) for decision in done.decisions} == {Done}
+    for moment in (False, True):
+        held = [request(Reserve([Wanted(key, amount - 2)], 60), kept=False, named=False) for key in ids]
+        await transactions.commit(held)
+        await transactions.commit(
+            [request(Adjust([Line(key, 1 - amount)], Reason.SALE), kept=False, named=False) for key in ids]
+        )
+        need = Reserve([Wanted(ids[0], amount)], 60) if moment else delete(ids[0])
+        [decision] = (await transactions.commit([request(need, kept=False, named=False)])).decisions
+        assert isinstance(decision, Denied)
 
 
 async def read(database: Database, size: int, amount: int) -> None:
@@ -79,6 +112,16 @@ async def read(database: Database, size: int, amount: int) -> None:
     for place in (None, LedgerPosition("p1", amount, 0, datetime.now(UTC))):
         await source.movements("p1", limit=amount, after=place)
         await source.movements_by_reference("count", limit=amount, after=place)
+    reservations = source.reservations
+    with suppress(ReservationMissing):
+        await reservations.get("none")
+    for end in (None, ReservationPosition(datetime.now(UTC), "r")):
+        for status in (None, Status.HELD):
+            await reservations.by_reference("none", status=status, limit=amount, after=end)
+            await reservations.by_product("none", status=status, limit=amount, after=end)
+    await reservations.over(limit=amount, lines=amount)
+    await reservations.overdue(limit=amount)
+    await reservations.forget(age_s=60, limit=amount)
     await source.has_ledger("p1")
     await source.latest_movements(limit=amount)
 
