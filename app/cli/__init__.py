@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     )
     parser.add_argument("--version", action="version", version=f"larder {version('larder')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    names = set(arguments[:1]) & COMMANDS.keys() or COMMANDS
+    names = set(arguments[:1]) & COMMANDS.keys() or (() if arguments[:1] == ["--version"] else COMMANDS)
     commands = {name: cast("Command", import_module(COMMANDS[name])) for name in names}
     for command in commands.values():
         command.add_parser(subparsers)

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from app.cli.environment import check_database, check_redis, read_settings
-from app.cli.migrate import migrate
 from app.server.address import bind, check_exposure
 from app.server.process import log_to_stderr
 from app.server.signals import StopSignals
@@ -43,6 +42,8 @@ async def run(arguments: argparse.Namespace) -> int:
         if warning := await check_redis(settings):
             print(f"larder serve: {warning}", file=sys.stderr)
         if arguments.migrate:
+            from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
+
             await migrate(settings.database_url)
 
         async def ready(url: str) -> None:

@@ -87,8 +87,13 @@ async def _promote_standby(cluster: Cluster, directory: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
-    [_truncate, _recreate_database, _restore, partial(_restore, filler=300_000), _promote_standby],
-    ids=["truncated", "database recreated", "pg_restore --clean", "slow pg_restore --clean", "standby promoted"],
+    [
+        pytest.param(_truncate, id="truncated"),
+        pytest.param(_recreate_database, id="database recreated", marks=pytest.mark.alone),
+        pytest.param(_restore, id="pg_restore --clean", marks=pytest.mark.alone),
+        pytest.param(partial(_restore, filler=300_000), id="slow pg_restore --clean", marks=pytest.mark.alone),
+        pytest.param(_promote_standby, id="standby promoted", marks=pytest.mark.alone),
+    ],
 )
 async def test_versions_go_back(stage: Stages, outage_directory: Path, change: Change) -> None:
     """R6: the cache starts clean, hits come back, and no read shows the past (G1), nor later than G4 allows."""
@@ -103,6 +108,7 @@ async def test_versions_go_back(stage: Stages, outage_directory: Path, change: C
 
 @pytest.mark.guarantee("G1")
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stages, outage_directory: Path) -> None:
     """G1: rows are back, keys and indexes too, and triggers come last; what is acknowledged meanwhile must be seen, too.
 
