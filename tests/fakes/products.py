@@ -17,7 +17,7 @@ from app.products.product import Gone, LedgerPosition, Movement, Position, Produ
 from app.products.reservation import OverLine, OverLines, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import named_in
 from app.products.reservation_source import ReservationSource
-from app.products.shelf import Facts, Shelf
+from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import ProductSource, state_of
 from app.products.transactions import Committed, Patience, ProductTransactions
 
@@ -35,6 +35,8 @@ class MemoryProducts(ProductSource):
         self.reservations = self.holds
         self.now = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
         """The time of the newest transaction."""
+        self.swept: dict[str, datetime] = {}
+        """For each product, the moment up to which no ended line is open."""
         self.moment: datetime | None = None
         """The moment of decisions on reservations, where a test sets it; otherwise it is the transaction's time."""
 
@@ -86,15 +88,17 @@ class MemoryReservations(ReservationSource):
     def __init__(self) -> None:
         self.rows: dict[str, Reservation] = {}
 
-    def over_lines(self, product_id: str, moment: datetime) -> OverLines:
-        """The open lines of a product whose end has come, the oldest first."""
+    def over_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> OverLines:
+        """The open lines of a product whose end has come, the oldest first. Up to ``swept`` none is looked for."""
         lines = [
             OverLine(held.id, number, line.open, held.expires_at, held.reference)
             for held in self.rows.values()
             for number, line in enumerate(held.lines)
             if line.product_id == product_id and line.open and held.expires_at <= moment
+            if swept is None or held.expires_at > swept
         ]
-        return OverLines(sorted(lines, key=lambda line: (line.expires_at, line.reservation_id, line.line)), complete=True)
+        lines.sort(key=lambda line: (line.expires_at, line.reservation_id, line.line))
+        return OverLines(lines[:limit], complete=len(lines) <= limit)
 
     def apply(self, shelf: Shelf) -> None:
         """Write what a transaction has decided."""
@@ -152,8 +156,11 @@ class MemoryReservations(ReservationSource):
 class MemoryTransactions(ProductTransactions):
     """Transactions on these tables, one after another: nobody else ever holds a row."""
 
-    def __init__(self, products: MemoryProducts) -> None:
+    def __init__(self, products: MemoryProducts, shelf: type[Shelf] = Shelf, limit: int = MAX_OVER) -> None:
         self._products = products
+        self._shelf = shelf
+        self.limit = limit
+        """Most ended lines of a product that one transaction looks at."""
         self.requests: list[WriteRequest] = []
         """Every request that a transaction has decided on, repetitions too."""
 
@@ -194,9 +201,12 @@ class MemoryTransactions(ProductTransactions):
         known = products.holds.rows
         named = {key: known[key] for key in named_in(command) if key in known}
         keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
-        facts = Facts({key: products.row(key) for key in keys}, reservations=named, moment=products.moment or products.now)
-        facts.over |= {key: products.holds.over_lines(key, facts.moment_of((key,))) for key in keys}
-        shelf = Shelf(facts)
+        rows = {key: products.row(key) for key in keys}
+        facts = Facts(rows, products.swept, named, products.moment or products.now)
+        facts.over |= {
+            key: products.holds.over_lines(key, products.swept.get(key), facts.moment_of((key,)), self.limit) for key in keys
+        }
+        shelf = self._shelf(facts)
         decision: Done | Denied
         try:
             effects, reservation = shelf.decide(command)
@@ -209,6 +219,7 @@ class MemoryTransactions(ProductTransactions):
                 products.rows[effect.row.id] = effect.row
             products.ledger += effect.movements()
         products.holds.apply(shelf)
+        products.swept |= shelf.swept
         self._closed |= {effect.row.id for effect in shelf.closings}
         return decision
 

@@ -1,182 +1,26 @@
-"""Random histories of reservations against a model in plain Python, without a tidier, one by one and joined in one batch."""
+"""Random histories of reservations against a model in plain Python, without a tidier, one by one and joined in one batch.
+
+The rules are also run with a guard switched off: each such mutant is caught.
+"""
 
 import random
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 
 import psycopg
 import pytest
 
 from app.postgres.database import Database
-from app.products import balance
-from app.products.commands import Adjust, Command, Create, delete, set_stock
-from app.products.decision import Decision, Denied, Done
+from app.products.commands import Adjust
+from app.products.decision import Denied, Done
+from app.products.errors import ReservationExpired, TooManyOver
 from app.products.idempotency import WriteRequest
-from app.products.product import Draft, Line, Reason
-from app.products.reservation import Part, Reservation, Status, Wanted
-from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
-from app.products.source import ProductSource
-from app.products.transactions import ProductTransactions
-from tests.fakes.products import MemoryProducts, MemoryTransactions
-from tests.products.reservation_model import Model
-
-Connection = psycopg.AsyncConnection[Any]
-PRODUCTS = ("a", "b", "c")
-BEGIN = datetime(2100, 1, 1, tzinfo=UTC)
-"""The moments of these tests lie beyond the times that PostgreSQL's own clock puts into rows."""
-TEST_CLOCK: LiteralString = """
-CREATE TABLE test_clock (moment timestamptz NOT NULL);
-INSERT INTO test_clock VALUES ('2100-01-01Z');
-CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT moment FROM test_clock';
-"""
-WRONGLY_CLOSED: LiteralString = """
-SELECT id FROM reservations r
-WHERE (closed_at IS NULL) <> EXISTS (SELECT FROM reservation_lines WHERE reservation_id = r.id AND open > 0)
-"""
-OPEN_BELOW_THE_MARK: LiteralString = """
-SELECT p.id FROM products p JOIN reservation_lines l ON l.product_id = p.id
-WHERE l.open > 0 AND l.expires_at <= p.reserved_swept
-"""
-
-
-@dataclass(slots=True)
-class History:
-    """One random history: each step is carried out by the model and gives the command for the service."""
-
-    chance: random.Random
-    model: Model = field(default_factory=Model)
-    ids: list[str] = field(default_factory=list)
-
-    def step(self) -> tuple[Command, str]:
-        """Choose a command; return it, and what the model says to it."""
-        chance, model = self.chance, self.model
-        product = chance.choice(PRODUCTS)
-        match chance.choice(["reserve"] * 3 + ["change"] * 5 + ["adjust"] * 2 + ["count", "delete", "create"]):
-            case "reserve":
-                lines = [(chance.choice(PRODUCTS), chance.randint(1, 5)) for _ in range(chance.randint(1, 3))]
-                life_s = chance.randint(1, 9)
-                command = Reserve([Wanted(*line) for line in lines], life_s)
-                said = model.reserve(lines, life_s)
-                if said == "ok":
-                    self.ids.append(command._id)
-                return command, said
-            case "change" if self.ids:
-                return self._change(chance.randrange(len(self.ids)))
-            case "count":
-                stock = chance.randint(0, 12)
-                return set_stock(product, stock), model.count(product, stock)
-            case "delete":
-                return delete(product), model.delete(product)
-            case "create":
-                stock = chance.randint(5, 15)
-                return Create(Draft(product, product, 1, stock)), model.create(product, stock)
-            case _:
-                delta, fact = chance.choice([-4, -3, -2, -1, 3, 5]), chance.random() < 0.2
-                said = model.adjust(product, delta, take_reserved=fact)
-                return Adjust([Line(product, delta)], Reason.SALE, take_reserved=fact), said
-
-    def _change(self, number: int) -> tuple[Command, str]:
-        chance, model, key = self.chance, self.model, self.ids[number]
-        parts: dict[int, int] | None = None
-        if chance.random() < 0.5:
-            lines = range(len(model.holds[number].lines))
-            parts = {line: chance.randint(1, 3) for line in lines if chance.random() < 0.6} or None
-        listed = [Part(line, n) for line, n in parts.items()] if parts else None
-        match chance.choice(["extend", "commit", "commit", "release"]):
-            case "extend":
-                life_s = chance.randint(1, 12)
-                return Extend(key, life_s), model.extend(number, life_s)
-            case "commit":
-                rest = chance.choice(list(Rest))
-                return Commit(key, listed, rest), model.commit(number, parts, give_rest=rest is Rest.RELEASE)
-            case _:
-                return Release(key, listed), model.release(number, parts)
-
-    def check(self, stocks: dict[str, tuple[int, int]], reservations: Sequence[Reservation]) -> None:
-        """Compare rows with the model. What it counts as expired may still be open."""
-        found = {held.id: held for held in reservations}
-        for key, hold in zip(self.ids, self.model.holds, strict=True):
-            held = found[key]
-            assert [line.committed for line in held.lines] == hold.sold
-            assert [line.released for line in held.lines] == hold.released
-            over = any(hold.expired)
-            for line, n, expired in zip(held.lines, hold.open, hold.expired, strict=True):
-                assert line.open + line.expired == n + expired
-                assert over or line.expired == 0
-            assert (held.expires_at - BEGIN).total_seconds() == pytest.approx(hold.ends)
-            assert held.status is not Status.EXPIRED or over
-        for key, stock in self.model.stock.items():
-            reserved = sum(x.open for held in reservations for x in held.lines if x.product_id == key)
-            assert stocks.get(key) == (None if stock is None else (stock, reserved))
-
-
-def said(decision: Decision) -> str:
-    if isinstance(decision, Denied):
-        return type(decision.refusal).__name__
-    assert isinstance(decision, Done)
-    return "ok"
-
-
-class Service:
-    """Transactions and what they leave, with a clock that the test moves."""
-
-    def __init__(self, transactions: ProductTransactions, source: ProductSource) -> None:
-        self.transactions = transactions
-        self.source = source
-
-    async def at(self, moment: datetime) -> None:
-        """Move the clock."""
-        raise NotImplementedError
-
-    async def check(self) -> None:
-        """Assert the invariants of the tables."""
-
-    async def run(self, history: History, *, steps: int, joined: int) -> set[str]:
-        """Run a history in batches of up to ``joined`` commands; return what was said."""
-        heard = set()
-        await self.at(BEGIN)
-        for product in PRODUCTS:
-            await self.transactions.commit([WriteRequest(Create(Draft(product, product, 1, 10)))])
-            history.model.create(product, 10)
-        for _ in range(steps):
-            if history.chance.random() < 0.5:
-                history.model.advance(history.chance.choice([0.5, 1, 2, 4]))
-                await self.at(BEGIN + timedelta(seconds=history.model.now))
-            chosen = [history.step() for _ in range(history.chance.randint(1, joined))]
-            committed = await self.transactions.commit([WriteRequest(command) for command, _ in chosen])
-            answers = [said(decision) for decision in committed.decisions]
-            assert answers == [expected for _, expected in chosen], chosen
-            heard |= set(answers)
-            page = await self.source.page(limit=9, after=None, prefix="")
-            stocks = {product.id: (product.stock, product.reserved or 0) for product, _ in page}
-            history.check(stocks, [await self.source.reservations.get(key) for key in history.ids])
-            await self.check()
-        return heard
-
-
-class OnMemory(Service):
-    def __init__(self) -> None:
-        self._tables = MemoryProducts()
-        super().__init__(MemoryTransactions(self._tables), self._tables)
-
-    async def at(self, moment: datetime) -> None:
-        self._tables.moment = moment
-
-
-class OnPostgres(Service):
-    def __init__(self, database: Database, hand: Connection) -> None:
-        super().__init__(ProductTransactions(database), ProductSource(database))
-        self._hand = hand
-
-    async def at(self, moment: datetime) -> None:
-        await self._hand.execute("UPDATE test_clock SET moment = %s", [moment])
-
-    async def check(self) -> None:
-        for deviations in (balance.DEVIATIONS, WRONGLY_CLOSED, OPEN_BELOW_THE_MARK):
-            found = await self._hand.execute(deviations, {"limit": 9})
-            assert await found.fetchall() == []
+from app.products.product import Line, Reason
+from app.products.reservation import Reservation, Status, Wanted
+from app.products.reservation_commands import Commit, Reserve
+from app.products.shelf import Shelf
+from tests.products.reservation_histories import BEGIN, TEST_CLOCK, History, OnMemory, OnPostgres, Service
+from tests.products.reservation_mutants import BY_NAME
 
 
 @pytest.fixture
@@ -192,12 +36,100 @@ EVERY_ANSWER = {
 }  # fmt: skip
 
 
-async def test_rules_against_the_model() -> None:
-    """The rules by themselves, over many histories: each decision is the model's, and every kind of answer occurs."""
+async def histories(shelf: type[Shelf] = Shelf) -> set[str]:
+    """Run many histories on the fake; return what was said."""
     heard = set()
     for seed in range(60):
-        heard |= await OnMemory().run(History(random.Random(seed)), steps=60, joined=1)
-    assert heard == EVERY_ANSWER
+        heard |= await OnMemory(shelf).run(History(random.Random(seed)), steps=60, joined=1)
+    return heard
+
+
+async def reserve(service: Service, life_s: int, **units: int) -> Reservation:
+    """Hold units."""
+    command = Reserve([Wanted(key, quantity) for key, quantity in units.items()], life_s)
+    [decision] = (await service.transactions.commit([WriteRequest(command)])).decisions
+    assert isinstance(decision, Done), decision
+    assert decision.reservation is not None
+    return decision.reservation
+
+
+async def clock_goes_back(service: Service) -> None:
+    """What was over for one is never alive for the next, and a new hold ends after all moments that its product knows."""
+    await service.stock()
+    first = await reserve(service, 5, a=10, b=1)
+    await service.at(BEGIN + timedelta(seconds=100))
+    await reserve(service, 1, a=10)
+    await service.at(BEGIN + timedelta(seconds=1))
+    [decision] = (await service.transactions.commit([WriteRequest(Commit(first.id))])).decisions
+    assert isinstance(decision, Denied)
+    assert isinstance(decision.refusal, ReservationExpired)
+    assert (await service.source.reservations.get(first.id)).status is Status.EXPIRED
+    last = await reserve(service, 1, b=10)
+    await service.at(BEGIN + timedelta(seconds=101))
+    await reserve(service, 9, a=10)
+    await service.at(BEGIN + timedelta(seconds=2))
+    await service.transactions.commit([WriteRequest(Adjust([Line("a", 1)], Reason.RECEIPT))])
+    again = await reserve(service, 1, a=1)
+    assert again.expires_at > BEGIN + timedelta(seconds=101)
+    assert last.expires_at > BEGIN
+    await service.check()
+
+
+async def half_of_the_ended(service: Service) -> None:
+    """Who needs some of the units leaves the others, and the next who needs them finds them."""
+    await service.stock()
+    for life_s in (2, 4, 4, 6):
+        await reserve(service, life_s, a=2)
+    await service.at(BEGIN + timedelta(seconds=50))
+    for units in (4, 1, 5):
+        await reserve(service, 1, a=units)
+        await service.check()
+
+
+SCENARIOS = (clock_goes_back, half_of_the_ended)
+
+
+async def everything(shelf: type[Shelf]) -> None:
+    """Run the scenarios and the histories on the fake."""
+    for scenario in SCENARIOS:
+        await scenario(OnMemory(shelf))
+    await histories(shelf)
+
+
+async def test_rules_against_the_model() -> None:
+    """The rules by themselves, over many histories: each decision is the model's, and every kind of answer occurs."""
+    assert await histories() == EVERY_ANSWER
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_scenarios_of_time(on_postgres: OnPostgres, scenario: Callable[[Service], Awaitable[None]]) -> None:
+    """They end well on the fake and on PostgreSQL."""
+    await scenario(OnMemory())
+    await scenario(on_postgres)
+
+
+@pytest.mark.parametrize("mutant", BY_NAME.values())
+async def test_a_guard_that_is_switched_off_is_noticed(mutant: type[Shelf]) -> None:
+    """Each mutant of the rules is caught by a history or by a scenario."""
+    with pytest.raises(AssertionError):
+        await everything(mutant)
+
+
+async def test_more_ended_lines_than_one_request_may_close() -> None:
+    """It is never refused for lack of stock: it is asked to come again, and each time it gets nearer."""
+    service = OnMemory(limit=3)
+    await service.stock()
+    for _ in range(10):
+        await reserve(service, 1, a=1)
+    await service.at(BEGIN + timedelta(seconds=9))
+    request = WriteRequest(Adjust([Line("a", -10)], Reason.SALE))
+    for _ in range(3):
+        [decision] = (await service.transactions.commit([request])).decisions
+        assert isinstance(decision, Denied)
+        assert isinstance(decision.refusal, TooManyOver)
+        assert decision.closed
+    [decision] = (await service.transactions.commit([request])).decisions
+    assert isinstance(decision, Done)
 
 
 @pytest.mark.parametrize("joined", [1, 6])
