@@ -52,6 +52,14 @@ async def pass_an_hour(settings: Settings) -> None:
         await hand.execute(LATER)
 
 
+async def until_waiting(settings: Settings, number: int) -> None:
+    """Return when so many sessions wait for a lock."""
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while len(await rows(settings, waits)) < number:
+            await asyncio.sleep(0)
+
+
 async def outcome(larder: Instance, command: ReservationCommand) -> str:
     try:
         return (await larder.products.reserve(command)).status.value
@@ -83,17 +91,23 @@ async def test_two_instances_commit_one_hold(larder: Instance, other: Instance) 
         await larder.products.write(set_stock("b", 10))
 
 
+async def test_commits_that_waited_together(larder: Instance, other: Instance, settings: Settings) -> None:
+    """Both waited for the product; the second one reads the lines after its wait, and finds that they are sold."""
+    await larder.stock("a")
+    made = await hold(larder, a=3)
+    async with held(settings, ROWS, ["a"]):
+        commits = [asyncio.create_task(outcome(at, Commit(made.id))) for at in (larder, other)]
+        await until_waiting(settings, 2)
+    assert sorted([await commit for commit in commits]) == ["ReservationClosed", "committed"]
+
+
 async def test_a_commit_that_waited_is_decided_by_the_clock_after_its_wait(larder: Instance, settings: Settings) -> None:
     """It began before the end and got its row after it: the hold is over, and that is final."""
     await larder.stock("a")
     made = await hold(larder, a=4)
-    async with by_hand(settings) as hand, hand.transaction():
-        await hand.execute(ROWS, (["a"],))
+    async with held(settings, ROWS, ["a"]):
         commit = asyncio.create_task(larder.products.reserve(Commit(made.id)))
-        async with by_hand(settings) as somebody, asyncio.timeout(20):
-            waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            while not await (await somebody.execute(waits)).fetchall():
-                await asyncio.sleep(0)
+        await until_waiting(settings, 1)
         await pass_an_hour(settings)
     with pytest.raises(ReservationExpired):
         await commit
