@@ -14,7 +14,7 @@ from typing_extensions import override
 from app.api import collection, dashboard, html_pages, openapi, operation, problems, products, reservations, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
-from app.api.routes import RequestRoute
+from app.api.routes import DirectRoutes, RequestRoute
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
@@ -35,6 +35,7 @@ class LarderApi(FastAPI):
         # routes, which need it.
         handlers = {kind: handler for kind, handler in self.exception_handlers.items() if kind not in {500, Exception}}
         inner: ASGIApp = ExceptionMiddleware(AsyncExitStackMiddleware(self.router), handlers=handlers)
+        inner = DirectRoutes(inner, self.routes)
         for layer, args, options in reversed(self.user_middleware):
             inner = layer(inner, *args, **options)
         return inner

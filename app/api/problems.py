@@ -310,6 +310,12 @@ def problem_of(refusal: products.Refused) -> Problem:
     return EXCEPTIONS[type(refusal)](refusal)
 
 
+def problem_for(error: Exception) -> Problem | None:
+    """Return the problem that answers an exception; ``None`` if it is unexpected."""
+    make = next((EXCEPTIONS[kind] for kind in type(error).__mro__ if kind in EXCEPTIONS), None)
+    return None if make is None else make(error)
+
+
 def _allowed_methods(request: Request) -> str:
     """Return the names of all methods that the routes at this path take, with HEAD if one takes GET."""
     found = set()

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
+from .pipeline import pipeline
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]
@@ -74,7 +75,7 @@ class Session:
     async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
         self.statements += len(statements)
         self.pipeline_failed = True
-        async with self._connection.pipeline():
+        async with pipeline(self._connection):
             cursors = [await self._connection.execute(*statement) for statement in statements]
         self.pipeline_failed = False
         return cursors

@@ -26,6 +26,8 @@ from app.server.timeouts import TimeLimits, sweep
 from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshakes, ServerTls
 from app.settings import Settings
 
+GARBAGE_OBJECTS = 20_000
+"""New containers after which garbage is collected. Python's default is 700, which is less than one batch of writes makes."""
 _UVICORN_LOGGER = "uvicorn.error"
 _TICKS_PER_SWEEP = 5
 """uvicorn ticks ten times a second."""
@@ -99,6 +101,7 @@ class Server(uvicorn.Server):
         # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
         self._renewing = asyncio.create_task(self._tls.keep()) if self._tls else None
         self._acceptors = [Acceptor(listener, self.adopt) for listener in sockets or []]
         for acceptor in self._acceptors:

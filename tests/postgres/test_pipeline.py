@@ -1,0 +1,91 @@
+"""A round trip of several statements on a real PostgreSQL: how it is sent, and what becomes of it when a statement fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from app.postgres.errors import DatabaseFailed
+from app.postgres.pipeline import pipeline
+from app.postgres.session import Connection, Session
+from tests.harness.proxy import HOST, Proxy, Target
+
+LARGE = "x" * 8_000_000
+"""More than the sockets' buffers hold."""
+
+
+class Packets:
+    """Counts what a client sends over all connections of a proxy."""
+
+    def __init__(self) -> None:
+        self.sent_count = 0
+
+    def sent(self, _data: bytes) -> bool:
+        self.sent_count += 1
+        return True
+
+    def answered(self, _data: bytes) -> bool:
+        return True
+
+
+@pytest.fixture
+def packets() -> Packets:
+    return Packets()
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[Session]:
+    async with await _connect(database_url) as connection:
+        yield Session(connection, 20.0)
+
+
+async def _connect(url: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=0)
+
+
+@asynccontextmanager
+async def _through_proxy(url: str, packets: Packets) -> AsyncIterator[str]:
+    proxy = Proxy(_target(url), lambda: packets)
+    await proxy.open()
+    yield make_conninfo(url, host=HOST, port=proxy.port)
+    await proxy.aclose()
+
+
+def _target(url: str) -> Target:
+    found = conninfo_to_dict(url)
+    host, port = str(found["host"]), int(found.get("port") or 5432)
+    return Target(Path(host, f".s.PGSQL.{port}")) if host.startswith("/") else Target(host=host, port=port)
+
+
+async def test_nothing_is_sent_before_the_end(database_url: str, packets: Packets) -> None:
+    """Then everything is sent in one packet, although the loop has run between the statements."""
+    async with _through_proxy(database_url, packets) as url, await _connect(url) as connection:
+        for _ in range(2):  # the second time the statements are prepared
+            before = packets.sent_count
+            async with pipeline(connection):
+                cursors = []
+                for number in range(5):
+                    cursors.append(await connection.execute("SELECT %(n)s::int", {"n": number}))
+                    for _ in range(20):
+                        await asyncio.sleep(0)
+                assert packets.sent_count == before
+            assert [await cursor.fetchone() for cursor in cursors] == [(number,) for number in range(5)]
+            assert packets.sent_count == before + 1
+
+
+async def test_the_error_is_that_of_the_statement_that_failed(session: Session) -> None:
+    """Those after it are skipped, and the session goes on."""
+    with pytest.raises(DatabaseFailed, match="division by zero"):
+        await session.pipeline(("SELECT 1", None), ("SELECT 1 / 0", None), ("SELECT 2", None))
+    assert await session.pipeline(("SELECT 3", None), ("SELECT 4", None)) == [[(3,)], [(4,)]]
+
+
+async def test_a_round_trip_may_be_larger_than_all_buffers(session: Session) -> None:
+    """Results are read while statements are still being sent; otherwise both sides would wait for each other."""
+    async with asyncio.timeout(60):
+        rows = await session.pipeline(*[("SELECT %(text)s::text", {"text": LARGE})] * 3)
+    assert [len(row[0][0]) for row in rows] == [len(LARGE)] * 3
