@@ -134,7 +134,7 @@ async def commit_reservation(request: Request, reservation_id: ReservationId) ->
     description="Without `lines` all open units are given back. One that was released or has expired stays as it is.",
     response_class=Response,
     responses=answers({200: RESERVATION}, (*_CHANGE_PROBLEMS, "reservation-closed", "not-held")),
-    openapi_extra=reservation_body("ReleaseRequest", {}),
+    openapi_extra=reservation_body("ReleaseRequest", {"lines": [{"line": 0, "quantity": 1}]}),
 )
 @requires(Scope.STOCK_RESERVE)
 async def release_reservation(request: Request, reservation_id: ReservationId) -> Response:

@@ -121,7 +121,7 @@ async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, t
     missing = problem(await client.post(MANY, json={"lines": lines, "reason": "sale"}), "product-not-found")
     assert missing["missing"] == ["none", "nil"]
     huge = problem(await client.post(MANY, json={"lines": [lines[1]] * 3, "reason": "sale"}), "insufficient-stock")
-    assert huge["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 3 * MAX, "version": 1}]
+    assert huge["shortages"] == [exactly | {"requested": 3 * MAX}]
     assert len(tables.ledger) == 1
 
 
