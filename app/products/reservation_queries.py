@@ -21,10 +21,10 @@ SELECT true, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM
 WHERE (SELECT count(*) FROM free) < (SELECT count(*) FROM wanted)
     AND id IN (SELECT id FROM wanted) AND id <> ALL(ARRAY(SELECT id FROM free))
 """
-"""Locks as ``queries.LOCK`` does, and also the products of the lines of reservations. Those never change."""
+"""Locks as ``queries.LOCK`` does, and also the products of the lines of reservations. Those never change.
 
-LOCK_RESERVATIONS: LiteralString = "SELECT FROM reservations WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE"
-"""Locks reservations, after all products."""
+Whoever changes a reservation holds the row of one of its products, so whoever holds them all needs no lock on the reservation.
+"""
 
 READ: LiteralString = """
 WITH now AS MATERIALIZED (

@@ -177,7 +177,6 @@ class _Transaction:
         places = len(statements)
         if reservation_ids:
             statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": reservation_ids}))
-            statements.append((reservation_queries.LOCK_RESERVATIONS, {"ids": reservation_ids}))
         else:
             statements.append((queries.LOCK, {"ids": ids}))
         if reads_reservations := any(isinstance(r.command, ReservationCommand | Tidy) for r in self._batch):
