@@ -18,7 +18,7 @@ from .errors import NotSettled
 from .history import History
 from .limits import Limits
 from .policies import WritePolicy
-from .ports import State
+from .ports import Clock, State
 from .postgres.shared_audit import open_shared_audit
 from .postgres.table_audit import TableAuditSources
 from .postgres.table_source import TableRows, TableSource
@@ -38,7 +38,7 @@ DEFAULTS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """What belongs to one namespace."""
 
     entity: Entity
@@ -51,7 +51,7 @@ class _Part:
 class Cache:
     """The cache of one entity. Keys are given as the table has them, e.g. ``7`` or ``"p-1"``."""
 
-    def __init__(self, part: _Part, caches: "Caches", ttl_max_s: int) -> None:
+    def __init__(self, part: Part, caches: "Caches", ttl_max_s: int) -> None:
         self._caches = caches
         self._ttl_max_s = ttl_max_s
         self.entity = part.entity
@@ -120,12 +120,15 @@ class Caches:
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         transactions: TableTransactions,
         links: RedisLinks,
         loop: AuditLoop,
         limits: Limits,
+        *,
+        clock: Clock = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._caches = {part.entity.table: Cache(part, self, limits.ttl_max_s) for part in parts}
         self._transactions = transactions
         self.store = links
@@ -163,7 +166,7 @@ class Caches:
         lives_s = [one.cache.checked_ttl_s(ttl_s) for one in touched]
         leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts, policy) for one in touched))
         try:
-            found = await self._transactions.commit(_keys_of(touched), change, _check_of(touched))
+            found = await self._transactions.commit(_keys_of(touched), change, _check_of(touched, self._clock()))
         except BaseException:
             for one, taken in zip(touched, leases, strict=True):
                 one.cache.protocol.release(taken)
@@ -188,7 +191,7 @@ class Caches:
         """
         touched = self._touched(wanted)
         leases = [await one.cache.protocol.lease(()) for one in touched]  # rows are locked, so nothing is asked of Redis
-        found, xid = await self._transactions.read_back(connection, _keys_of(touched), _check_of(touched))
+        found, xid = await self._transactions.read_back(connection, _keys_of(touched), _check_of(touched, self._clock()))
         return OwnTransaction(self._transactions, xid, wanted, touched, found, leases)
 
     def _touched(self, wanted: Mapping[Entity, Sequence[Key]]) -> "list[_Touched]":
@@ -245,9 +248,8 @@ def _keys_of(touched: Sequence[_Touched]) -> list[tuple[Entity, Sequence[str]]]:
     return [(one.cache.entity, one.texts) for one in touched]
 
 
-def _check_of(touched: Sequence[_Touched]) -> Callable[[Sequence[ReadBack]], None]:
-    """Return the check of a transaction that begins now: its database must be the present primary."""
-    began = time.monotonic()
+def _check_of(touched: Sequence[_Touched], began: float) -> Callable[[Sequence[ReadBack]], None]:
+    """Return the check of a transaction that began at that moment: its database must be the present primary."""
 
     def check(found: Sequence[ReadBack]) -> None:
         for one, read_back in zip(touched, found, strict=True):
@@ -333,7 +335,7 @@ async def open_caches(
         yield Caches(parts, transactions, links, loop, limits)
 
 
-def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> _Part:
+def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> Part:
     config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
@@ -342,7 +344,7 @@ def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLin
     protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history)
     audit_stores = RedisAuditStores(alone, entity.namespace)
     audit_sources = TableAuditSources(database, entity, entity.namespace)
-    return _Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
+    return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
 
 
 def _opener(database: Database, link: RedisLink, entities: Sequence[Entity]) -> OpenTogether:

@@ -5,8 +5,8 @@ event loop's iteration. The audits begin together, and the answers to a step rea
 next step together as well. One that has fallen behind sends its call alone, and nobody waits for it.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from typing_extensions import override
 
@@ -119,13 +119,14 @@ class _NamespaceSource(AuditSource):
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
         page = await self._shared.snapshots.submit((self._namespace, since, limits, page_rows))
         known = since is not None and since.xid is not None and since.epoch == page.epoch
-        yield Snapshot(page.epoch, page.xmin, self._pages(page, known=known), page.rival)
+        async with aclosing(self._pages(page, known=known)) as pages:
+            yield Snapshot(page.epoch, page.xmin, pages, page.rival)
 
     @override
     async def complete(self, cycle: int) -> None:
         await self._shared.completions.submit((self._namespace, cycle, self._announced_epoch))
 
-    async def _pages(self, page: FirstPage, *, known: bool) -> AsyncIterator[Sequence[tuple[str, int]]]:
+    async def _pages(self, page: FirstPage, *, known: bool) -> AsyncGenerator[Sequence[tuple[str, int]], None]:
         if not known:
             return
         if page.rows is None:

@@ -16,7 +16,8 @@ from app.cache.postgres.table_audit import TableAuditSource
 from app.cache.postgres.table_source import TableRows, TableSource
 from app.postgres.database import Database, Session
 from tests.contracts.entities import Subject
-from tests.fakes.postgres import NAMESPACE, AuditRow, MemoryPostgres, Transaction
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.rows import NAMESPACE, AuditRow, Transaction
 from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.wire import Direct
 from tests.limits import open_database

@@ -1,5 +1,7 @@
 """A PostgreSQL primary in memory, as far as the cache can tell: rows with versions and transaction ids, snapshots, epochs.
 
+There are two tables (``table_of``) and one epoch for both: a truncation empties both.
+
 Transactions take row locks and commit at one point; a snapshot sees what had committed when it was taken. The server can be
 restarted, truncated, restored from a dump, or replaced by a promoted standby that lags: the last three begin a new epoch,
 and versions, transaction ids and the audit row may go back.
@@ -8,78 +10,13 @@ and versions, transaction ids and the audit row may go back.
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from app.cache import ports as cache
 from app.cache.history import hash_of
 from app.cache.ports import Absent, Announced, AuditProgress, Deferred, FenceLimits, State, Value
+from tests.fakes.rows import NAMESPACE, Aborted, AuditRow, Change, Image, Moment, Refused, Row, Transaction, table_of
 from tests.fakes.wire import Disconnected
-
-NAMESPACE = "products.1"
-
-
-class Aborted(Exception):
-    """The transaction was rolled back: nothing of it will ever be seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row, or the tombstone of one."""
-
-    version: int
-    content: str
-    deleted: bool
-    changed_xid: int
-
-
-@dataclass(slots=True)
-class AuditRow:
-    """A namespace's audit row; times are the database host's clock, in seconds."""
-
-    announced: int = 0
-    completed: int = 0
-    fenced_until: float = float("-inf")
-    other_until: float = float("-inf")
-    server: str = ""
-    epoch: str = ""
-    barred: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """Everything a dump or a standby holds, as of one moment."""
-
-    rows: dict[str, Row]
-    audits: dict[str, AuditRow]
-    next_xid: int
-    marks: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A snapshot: rows as of when it was taken, the oldest transaction it may lack, and the epoch."""
-
-    epoch: str
-    xmin: int
-    rows: dict[str, Row]
-    truncations: int
-
-
-@dataclass(eq=False, slots=True)
-class Transaction:
-    """A transaction in progress, with the rows that it has locked and changed."""
-
-    client: str
-    incarnation: int
-    mark: str = ""
-    """Names the transaction for retries, like an idempotency key, and is committed with it."""
-    xid: int | None = None
-    changed: dict[str, Row] = field(default_factory=dict)
-    over: bool = False
-
-
-Change = Callable[[Row | None], str | None]
-"""From a live row, or ``None``, to its new content, or ``None`` to delete it."""
 
 
 class MemoryPostgres:
@@ -97,6 +34,10 @@ class MemoryPostgres:
         self.audits: dict[str, AuditRow] = {}
         self.system = system
         self.timeline = 1
+        self.locked: set[str] = set()
+        """Tables that somebody holds with ACCESS EXCLUSIVE; every lock on them is refused at once."""
+        self.untriggered: set[str] = set()
+        """Tables that lack a trigger, and therefore have no epoch."""
         self.next_xid = 700
         self.down = False
         self.incarnation = 1
@@ -117,20 +58,34 @@ class MemoryPostgres:
     def state(self, key: str) -> State:
         """The committed state of a key."""
         self.answer()
+        self.admit(key)
         return as_state(key, self.epoch, self.rows.get(key))
 
-    def tell_epoch(self) -> str:
+    def admit(self, name: str) -> None:
+        """Raise ``Refused`` if the table of a namespace or key cannot be read, or must not be cached."""
+        self.check_triggers(name)
+        if table_of(name) in self.locked:
+            raise Refused(f"{table_of(name)} is locked")
+
+    def check_triggers(self, name: str) -> None:
+        """Raise ``Refused`` if the table of a namespace or key lacks a trigger."""
+        if table_of(name) in self.untriggered:
+            raise Refused(f"a trigger of {table_of(name)} is missing")
+
+    def tell_epoch(self, namespace: str = NAMESPACE) -> str:
         """The present epoch."""
         self.answer()
+        self.check_triggers(namespace)
         return self.epoch
 
-    def standing(self) -> AuditProgress:
-        """The epoch, and the audit rows that speak of it."""
+    def standing(self, namespace: str = NAMESPACE) -> AuditProgress:
+        """The epoch, and the audit rows of the namespace's table that speak of it."""
         self.answer()
+        self.check_triggers(namespace)
         rows = {
             name: cache.AuditRow(row.announced, row.completed, row.fenced_until - self.now())
             for name, row in self.audits.items()
-            if self._speaks(row)
+            if table_of(name) == table_of(namespace) and self._speaks(row)
         }
         return AuditProgress(self.epoch, rows)
 
@@ -164,13 +119,14 @@ class MemoryPostgres:
     def announce(self, namespace: str, server: str, limits: FenceLimits) -> Announced | Deferred:
         """Step 2 of R5, committed at once."""
         self.answer()
+        self.check_triggers(namespace)
         if rival := self._rival_at_announcement(namespace, limits):
             return Deferred(f"namespace {rival} is trusted", self.epoch)
         row = self.audits.setdefault(namespace, AuditRow())
         if row.barred or not self._may_announce(row, server, limits):
             return Deferred("barred" if row.barred else f"server {row.server} is trusted", self.epoch)
         row.fenced_until = self._fenced_until(row, limits.ttl_ms / 1_000)
-        if not self._is_announced():
+        if not self._is_announced(namespace):
             self._assume_worst(row, limits.ttl_max_ms / 1_000)
         row.announced += 1
         row.server = server
@@ -189,23 +145,26 @@ class MemoryPostgres:
     def adopt(self, namespace: str, max_ttl_s: float) -> AuditProgress:
         """Announce for an epoch that no audit has announced."""
         self.answer()
-        if not self._is_announced():
+        self.check_triggers(namespace)
+        if not self._is_announced(namespace):
             row = self.audits.setdefault(namespace, AuditRow())
             self._assume_worst(row, max_ttl_s)
             row.announced += 1
             row.epoch = self.epoch
             self.next_xid += 1
-        return self.standing()
+        return self.standing(namespace)
 
     def rival(self, namespace: str, limits: FenceLimits) -> str:
         """Another namespace of the table whose fence may live; empty when there is none."""
         self.answer()
         ahead = self.now() - limits.margin_ms / 1_000
-        return next((name for name, row in self.audits.items() if name != namespace and row.fenced_until > ahead), "")
+        others = {name: row for name, row in self.audits.items() if name != namespace and table_of(name) == table_of(namespace)}
+        return next((name for name, row in others.items() if row.fenced_until > ahead), "")
 
-    def know_history(self, namespace: str = NAMESPACE) -> None:
+    def know_history(self, *namespaces: str) -> None:
         """Begin as a server on which nobody ever set a fence: no audit has to wait for one to lapse."""
-        self.audits.setdefault(namespace, AuditRow()).epoch = self.epoch
+        for namespace in namespaces or (NAMESPACE,):
+            self.audits.setdefault(namespace, AuditRow()).epoch = self.epoch
 
     def applied(self, mark: str) -> bool:
         """Whether a transaction with this mark is committed."""
@@ -336,8 +295,9 @@ class MemoryPostgres:
     def _speaks(self, row: AuditRow) -> bool:
         return row.epoch == self.epoch
 
-    def _is_announced(self) -> bool:
-        return any(row.epoch == self.epoch for row in self.audits.values())
+    def _is_announced(self, namespace: str) -> bool:
+        table = table_of(namespace)
+        return any(table_of(name) == table and row.epoch == self.epoch for name, row in self.audits.items())
 
     def _may_announce(self, row: AuditRow, server: str, limits: FenceLimits) -> bool:
         lapsed = row.fenced_until + limits.margin_ms / 1_000 <= self.now()

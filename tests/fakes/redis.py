@@ -1,4 +1,4 @@
-"""A Redis server in memory: the namespace's slots, fence, watermark and claim, and the scripts that work on them.
+"""A Redis server in memory: each namespace's slots, fence, watermark and claim, and the scripts that work on them.
 
 A server can be restarted (empty or from a snapshot), demoted and promoted, filled up and stopped. Clients ask for its
 identity when they connect; a restart breaks their connections, a demotion does not.
@@ -36,10 +36,16 @@ class Data:
     watermark: Watermark | None = None
     claim: tuple[str, float] = ("", 0.0)
     """The token of the claim on this interval's audit, and when it expires."""
+    others: dict[str, "Data"] = field(default_factory=dict)
+    """What further namespaces store, by name."""
 
     def copy(self) -> "Data":
         """Return what a snapshot, or a replica that is up to date, holds."""
-        return replace(self, slots=dict(self.slots))
+        return replace(self, slots=dict(self.slots), others={name: data.copy() for name, data in self.others.items()})
+
+    def of(self, namespace: str) -> "Data":
+        """Return what a namespace stores; the first namespace of a server has no name here."""
+        return self.others.setdefault(namespace, Data()) if namespace else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class RedisServer:
         """Seconds that each page of the key space takes."""
         self.starts = 1
         self.histories = 1
+        self.namespace = ""
+        """The namespace of the command that runs."""
         self._stored = stored
 
     @property
@@ -88,6 +96,11 @@ class RedisServer:
         if not self.master:
             raise RedisError("not a master")
         return f"{self.name}.{self.starts}-{self.histories}"
+
+    @property
+    def space(self) -> Data:
+        """What the namespace of the command that runs stores."""
+        return self.data.of(self.namespace)
 
     def restart(self, data: Data) -> None:
         """Start anew with this memory: a new run id, and every connection broken."""
@@ -121,14 +134,14 @@ class RedisServer:
         self._change(grows=True)
         if self.raw(key) is not None:
             return False
-        self.data.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
+        self.space.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
         return True
 
     def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
-        watermark, fence = self.data.watermark, self._live_fence()
+        watermark, fence = self.space.watermark, self._live_fence()
         outcomes = tuple(self._publish(publication, lifetimes) for publication in publications)
         proven = (
             watermark is not None
@@ -145,26 +158,26 @@ class RedisServer:
         self._change()
         for key, token in tokens.items():
             if self.raw(key) == slot.LEASE + token.encode():
-                del self.data.slots[key]
+                del self.space.slots[key]
 
     def drop(self, key: str) -> None:
         """``DEL key``."""
         self._change()
-        self.data.slots.pop(key, None)
+        self.space.slots.pop(key, None)
 
     def begin(self, identity: str, token: str, claim_s: float) -> Begun:
         """Try to claim the interval; return time, server and watermark."""
         self._change(grows=True)
-        claimed = self.data.claim[1] <= self.now()
+        claimed = self.space.claim[1] <= self.now()
         if claimed:
-            self.data.claim = (token, self.now() + claim_s)
-        return Begun(int(self.now() * 1_000), identity, self.data.watermark, claimed)
+            self.space.claim = (token, self.now() + claim_s)
+        return Begun(int(self.now() * 1_000), identity, self.space.watermark, claimed)
 
     def give_back(self, token: str) -> None:
         """Give a claim back, if it is still this token's."""
         self._change()
-        if self.data.claim[0] == token:
-            self.data.claim = ("", 0.0)
+        if self.space.claim[0] == token:
+            self.space.claim = ("", 0.0)
 
     def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """Delete every slot that is older than its row, of another epoch, or leased."""
@@ -174,35 +187,35 @@ class RedisServer:
             raw = self.raw(key)
             repair = Repairs() if raw is None else self._fault(raw, epoch, version)
             if repair != Repairs():
-                del self.data.slots[key]
+                del self.space.slots[key]
             repairs += repair
         return repairs
 
     def purge(self, page: int, token: str, claim_s: float) -> int:
         """Delete the slots of one page of the key space, as ``SCAN`` does, and keep the claim; return how many."""
         self._change()
-        found = [key for key in self.data.slots if crc32(key.encode()) % self.pages == page]
+        found = [key for key in self.space.slots if crc32(key.encode()) % self.pages == page]
         for key in found:
-            del self.data.slots[key]
-        self.data.claim = (token, self.now() + claim_s)
+            del self.space.slots[key]
+        self.space.claim = (token, self.now() + claim_s)
         return len(found)
 
     def mark(self, mark: Watermark | None) -> None:
         """Put a mark in place of the watermark."""
         self._change(grows=True)
-        self.data.watermark = mark
+        self.space.watermark = mark
 
     def take_fence(self) -> None:
         """``DEL fence``."""
         self._change()
-        self.data.fence = None
+        self._place_of_fence().fence = None
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         """Step 5 of R5: set watermark and fence."""
         self._change(grows=True)
         if not self._is_still(begun):
             return False
-        found = self.data.watermark
+        found = self.space.watermark
         if found != begun.watermark and (found is None or found.epoch != proven.epoch):
             return False
         if found is not None and found.epoch == proven.epoch:
@@ -211,20 +224,20 @@ class RedisServer:
         if expires_at <= self.now():
             self._leave_late(proven)
             return False
-        self.data.watermark = proven
+        self.space.watermark = proven
         fence = self._live_fence()
         if fence is not None and (fence.server, fence.epoch) == (begun.server, proven.epoch):
             expires_at = max(expires_at, fence.expires_at)
-        self.data.fence = Fence(begun.server, proven.epoch, expires_at)
+        self._place_of_fence().fence = Fence(begun.server, proven.epoch, expires_at)
         return True
 
     def raw(self, key: str) -> bytes | None:
         """A slot's bytes, ``None`` when it is empty or its time is over."""
-        found = self.data.slots.get(key)
+        found = self.space.slots.get(key)
         if found is None:
             return None
         if found[1] <= self.now():
-            del self.data.slots[key]
+            del self.space.slots[key]
             return None
         return found[0]
 
@@ -244,14 +257,17 @@ class RedisServer:
             raise RedisError("OOM")
 
     def _live_fence(self) -> Fence | None:
-        fence = self.data.fence
+        fence = self._place_of_fence().fence
         return fence if fence is not None and fence.expires_at > self.now() else None
+
+    def _place_of_fence(self) -> Data:
+        return self.space
 
     def _is_still(self, begun: Begun) -> bool:
         return self.identity == begun.server
 
     def _leave_late(self, proven: Watermark) -> None:
-        self.data.watermark = proven
+        self.space.watermark = proven
 
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
@@ -263,11 +279,11 @@ class RedisServer:
         if publication.deletes and outcome is Outcome.STORED:
             outcome = Outcome.DELETED
         if outcome is Outcome.STORED:
-            self.data.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
+            self.space.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
         elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED, Outcome.DELETED):
-            self.data.slots.pop(state.key, None)
+            self.space.slots.pop(state.key, None)
         return outcome
 
     def _decide(self, raw: bytes | None, publication: Publication) -> Outcome:
@@ -282,7 +298,7 @@ class RedisServer:
         return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
 
     def _trusted(self, state: State) -> bool:
-        found = self.data.watermark
+        found = self.space.watermark
         return found is not None and found.xid is not None and hash_of(found.epoch) == hash_of(state.epoch)
 
     def _on_empty(self) -> Outcome:

@@ -1,8 +1,8 @@
 """The source's ports over an in-memory PostgreSQL, and the transactions of writers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +20,8 @@ from app.cache.ports import (
     State,
     Watermark,
 )
-from tests.fakes.postgres import NAMESPACE, Aborted, Change, MemoryPostgres, Moment, Transaction
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.rows import NAMESPACE, Aborted, Change, Moment, Refused, Transaction, table_of
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
@@ -64,10 +65,10 @@ class MemorySource(Source, HistorySource):
                 self.running[key] -= 1
 
     async def tell_epoch(self) -> str:
-        return await self._ask("epoch", self._postgres.tell_epoch)
+        return await self._ask("epoch", lambda: self._postgres.tell_epoch(self._namespace))
 
     async def standing(self) -> AuditProgress:
-        return await self._ask("standing", self._postgres.standing)
+        return await self._ask("standing", lambda: self._postgres.standing(self._namespace))
 
     async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
         return await self._ask("adopt", lambda: self._postgres.adopt(self._namespace, fence_ttl_max_ms / 1_000))
@@ -91,7 +92,7 @@ class MemoryAuditSource(AuditSource):
         self._epoch = ""
 
     async def tell_epoch(self) -> str:
-        return await self._ask("epoch", self._postgres.tell_epoch)
+        return await self._ask("epoch", lambda: self._postgres.tell_epoch(self._namespace))
 
     async def announce(self, server: str, limits: FenceLimits) -> Announced | Deferred:
         announced = await self._ask("announce", lambda: self._postgres.announce(self._namespace, server, limits))
@@ -102,7 +103,8 @@ class MemoryAuditSource(AuditSource):
     async def snapshot(self, since: Watermark | None, limits: FenceLimits, page_rows: int) -> AsyncIterator[Snapshot]:
         try:
             moment, rival = await self._ask("snapshot", lambda: self._take(limits))
-            yield Snapshot(moment.epoch, moment.xmin, self._pages(moment, since, page_rows), rival)
+            async with aclosing(self._pages(moment, since, page_rows)) as pages:
+                yield Snapshot(moment.epoch, moment.xmin, pages, rival)
         finally:
             self._postgres.let_go(self._wire.client)
 
@@ -115,13 +117,16 @@ class MemoryAuditSource(AuditSource):
     def _take(self, limits: FenceLimits) -> tuple[Moment, str]:
         if self._lost:
             raise Disconnected("the client is gone")
+        self._postgres.admit(self._namespace)
         return self._postgres.take_snapshot(self._wire.client), self._postgres.rival(self._namespace, limits)
 
-    async def _pages(self, moment: Moment, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
+    async def _pages(
+        self, moment: Moment, since: Watermark | None, page_rows: int
+    ) -> AsyncGenerator[Sequence[tuple[str, int]], None]:
         if since is None or since.xid is None or since.epoch != moment.epoch:
             return
         xid = since.xid
-        rows = await self._ask("page", lambda: self._postgres.changed_since(moment, xid))
+        rows = await self._ask("page", lambda: changes_of(self._postgres, self._namespace, moment, xid))
         for start in range(0, len(rows), page_rows):
             yield rows[start : start + page_rows]
 
@@ -135,12 +140,18 @@ class MemoryAuditSource(AuditSource):
             raise SourceUnavailable(f"{name}: this audit's session is lost")
         try:
             return await self._wire.call(name, in_session)
-        except Disconnected as error:
+        except (Disconnected, Refused) as error:
             self._lost = True
             raise SourceUnavailable(f"{name}: {error}") from error
         except BaseException:
             self._lost = True
             raise
+
+
+def changes_of(postgres: MemoryPostgres, namespace: str, moment: Moment, xid: int) -> list[tuple[str, int]]:
+    """Return keys and versions of the rows of a namespace's table that a transaction from ``xid`` on changed."""
+    table = table_of(namespace)
+    return [(key, version) for key, version in postgres.changed_since(moment, xid) if table_of(key) == table]
 
 
 @asynccontextmanager
@@ -151,8 +162,16 @@ async def open_audit_source(
     yield kind(postgres, wire, namespace)
 
 
-async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Change], mark: str = "") -> list[State]:
+async def transact(
+    postgres: MemoryPostgres,
+    wire: Wire,
+    changes: dict[str, Change],
+    mark: str = "",
+    check: Callable[[Sequence[State]], None] = lambda _: None,
+) -> list[State]:
     """Run a writer's transaction; return the last state of every row named, as read back before COMMIT.
+
+    ``check`` looks at them; what it raises rolls back.
 
     Raises:
         SourceUnavailable: it was rolled back.
@@ -166,6 +185,7 @@ async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Chan
         for key in sorted(changes):
             state: State = await wire.call("change", _changing(postgres, begun, key, changes[key]))
             states.append(state)
+        check(states)
         committing = True
         await wire.call("commit", lambda: postgres.commit(begun))
     except BaseException as error:
@@ -184,7 +204,11 @@ async def transact(postgres: MemoryPostgres, wire: Wire, changes: dict[str, Chan
 def _changing(
     postgres: MemoryPostgres, transaction: Transaction, key: str, change: Change
 ) -> "Callable[[], State | asyncio.Future[State]]":
-    return lambda: postgres.change(transaction, key, change)
+    def apply() -> "State | asyncio.Future[State]":
+        postgres.admit(key)
+        return postgres.change(transaction, key, change)
+
+    return apply
 
 
 ROLLBACK_AFTER_S = 1.0

@@ -15,7 +15,8 @@ from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
-_tokens = count(1)
+TOKENS = count(1)
+"""Numbers for the tokens of claims: no two cycles have the same."""
 Route = Callable[[], RedisServer]
 """The server that a new connection reaches now."""
 
@@ -35,10 +36,11 @@ class Connection:
             raise Disconnected(f"{server.name} refuses connections")
         return cls(server, server.starts, server.identity)
 
-    def run(self, command: Callable[[RedisServer, str], Reply]) -> Reply:
-        """Run a command, unless the server was started anew or took over other data since."""
+    def run(self, command: Callable[[RedisServer, str], Reply], namespace: str = "") -> Reply:
+        """Run a command of a namespace, unless the server was started anew or took over other data since."""
         if self.server.starts != self.start:
             raise Disconnected(f"{self.server.name} was restarted")
+        self.server.namespace = namespace
         reply = command(self.server, self.identity)
         if self.server.identity != self.identity:
             raise Disconnected(f"{self.server.name} has taken over other data")
@@ -48,7 +50,15 @@ class Connection:
 class MemoryStore(Store):
     """The ``Store`` port. Connections are pooled; a connection without a definite reply is never used again."""
 
-    def __init__(self, route: Route, wire: Wire, chance: random.Random, lifetimes: Lifetimes | None = None) -> None:
+    def __init__(
+        self,
+        route: Route,
+        wire: Wire,
+        chance: random.Random,
+        lifetimes: Lifetimes | None = None,
+        namespace: str = "",
+    ) -> None:
+        self._namespace = namespace
         self._route = route
         self._wire = wire
         self._chance = chance
@@ -77,7 +87,7 @@ class MemoryStore(Store):
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:
             connection = self._free.pop() if self._free else await connect(self._route, self._wire)
-            reply = await self._wire.call(name, lambda: connection.run(command))
+            reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
             raise StoreUnavailable(f"{name}: {error}") from error
         self._free.append(connection)
@@ -87,11 +97,12 @@ class MemoryStore(Store):
 class MemoryAuditStore(AuditStore):
     """The ``AuditStore`` port: one connection, which the first failure ends."""
 
-    def __init__(self, connection: Connection, route: Route, wire: Wire) -> None:
+    def __init__(self, connection: Connection, route: Route, wire: Wire, namespace: str = "") -> None:
         self._connection: Connection | None = connection
+        self._namespace = namespace
         self._route = route
         self._wire = wire
-        self._token = f"{wire.client} {next(_tokens)}"
+        self._token = f"{wire.client} {next(TOKENS)}"
 
     async def begin(self, claim_ms: int) -> Begun:
         return await self._run("begin", lambda server, identity: server.begin(identity, self._token, claim_ms / 1_000))
@@ -125,7 +136,7 @@ class MemoryAuditStore(AuditStore):
         if connection is None:
             raise StoreUnavailable(f"{name}: this audit's connection is lost")
         try:
-            reply = await self._wire.call(name, lambda: connection.run(command))
+            reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
             raise StoreUnavailable(f"{name}: {error}") from error
         self._connection = connection
@@ -139,14 +150,14 @@ def _purge(page: int, token: str, claim_s: float, server: RedisServer, identity:
 
 @asynccontextmanager
 async def open_audit_store(
-    route: Route, wire: Wire, kind: type[MemoryAuditStore] = MemoryAuditStore
+    route: Route, wire: Wire, kind: type[MemoryAuditStore] = MemoryAuditStore, namespace: str = ""
 ) -> AsyncIterator[MemoryAuditStore]:
     """Open the store for one audit cycle."""
     try:
         connection = await connect(route, wire)
     except (Disconnected, RedisError) as error:
         raise StoreUnavailable(f"connect: {error}") from error
-    store = kind(connection, route, wire)
+    store = kind(connection, route, wire, namespace)
     try:
         yield store
     except Exception:

@@ -34,6 +34,7 @@ class Read:
     flagged: bool = False
     status: str = ""
     epoch_order: int = 0
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class Verdict:
     writes: int
     acknowledged: int
     statuses: Counter[str] = field(default_factory=Counter)
+    checked_of: Counter[str] = field(default_factory=Counter)
+    """Checked reads by namespace."""
 
     @property
     def stale_per_million(self) -> float:
@@ -141,6 +144,7 @@ def check(reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
 
     violations: list[Violation] = []
     statuses: Counter[str] = Counter()
+    checked_of: Counter[str] = Counter()
     total_reads = checked = bound = hits = flagged = 0
     for read in reads:
         total_reads += 1
@@ -149,6 +153,7 @@ def check(reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
             flagged += 1
             continue
         checked += 1
+        checked_of[read.namespace] += 1
         hits += read.status == "hit"
         writes_of_key = bounds.get(read.key)
         missed = writes_of_key.before(read.called) if writes_of_key else None
@@ -158,7 +163,7 @@ def check(reads: Iterable[Read], writes: Iterable[Write]) -> Verdict:
         if _is_past(read, missed, writes_of_key):
             violations.append(Violation(read, missed))
     violations.sort(key=lambda violation: violation.read.called)
-    return Verdict(violations, total_reads, checked, bound, hits, flagged, total_writes, acknowledged, statuses)
+    return Verdict(violations, total_reads, checked, bound, hits, flagged, total_writes, acknowledged, statuses, checked_of)
 
 
 def _is_past(read: Read, missed: Write, writes: _Acknowledged) -> bool:

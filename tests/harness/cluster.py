@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
@@ -145,11 +145,12 @@ class Instance:
             answer = await self.endpoint.request("GET", "/metrics", timeout_s=3)
         except NoAnswerError:
             return {}
-        found = {}
+        found: dict[str, float] = {}
         for line in answer.body.decode().splitlines():
             name, _, value = line.rpartition(" ")
-            if name.startswith("larder_cache_"):  # an instance has one namespace
-                found[_NAMESPACE.sub("", name).replace("{}", "")] = float(value)
+            if name.startswith("larder_cache_"):  # summed over the namespaces
+                plain = _NAMESPACE.sub("", name).replace("{}", "")
+                found[plain] = found.get(plain, 0.0) + float(value)
         return found
 
     async def hits(self, key: str) -> bool:
@@ -242,13 +243,17 @@ class Cluster:
         return time.monotonic() - began
 
 
+Prepare = Callable[[Cluster], Awaitable[None]]
+"""Makes what a program needs in the database beside the products."""
+
+
 @asynccontextmanager
 async def start_cluster(
-    directory: Path, *, instances: int = 3, program: Program = larder, revision: str = "head"
+    directory: Path, *, instances: int = 3, program: Program = larder, revision: str = "head", prepare: Prepare | None = None
 ) -> AsyncIterator[Cluster]:
     """Start servers, proxies and services in ``directory``, empty but for the probe; stop them at the end.
 
-    ``revision`` is where the migrations of an older ``program`` end.
+    ``revision`` is where the migrations of an older ``program`` end. ``prepare`` runs after them, before the services start.
     """
     async with AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=NO_DISK)
@@ -261,6 +266,8 @@ async def start_cluster(
             await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
+        if prepare is not None:
+            await prepare(cluster)
         for number in range(instances):
             cluster.instances.append(await opened.enter_async_context(an_instance(cluster, number, program=program)))
         await asyncio.gather(*(instance.restart(cluster.database) for instance in cluster.instances))

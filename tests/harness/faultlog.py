@@ -11,9 +11,9 @@ EVERYWHERE = -1
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. ``layer`` is redis, postgres, service, rows, ledger or sql. ``instance`` is a number or ``EVERYWHERE``.
+    """One fault. ``layer`` is redis, postgres, service, rows, ledger, suppliers or sql.
 
-    ``keys`` has the affected products; it is empty if all are affected.
+    ``instance`` is a number or ``EVERYWHERE``. ``keys`` has the affected products; it is empty if all are affected.
     """
 
     kind: str

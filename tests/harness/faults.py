@@ -158,7 +158,8 @@ async def _redis_evict(scene: Scene, _instance: Instance) -> None:
             for _ in range(scene.chance.randint(5, 30)):
                 slots = [f"wtc:{NAMESPACE}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
                 odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
-                await client.delete(*slots, *([f"{odd}:{NAMESPACE}"] if scene.chance.random() < 0.1 else []))
+                of = scene.chance.choice((NAMESPACE, f"{NAMESPACE}-suppliers"))
+                await client.delete(*slots, *([f"{odd}:{of}"] if scene.chance.random() < 0.1 else []))
                 await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
 
 
@@ -240,6 +241,15 @@ async def _ledger_locked(scene: Scene, instance: Instance) -> None:
 async def _ask_ledger(instance: Instance) -> None:
     with suppress(NoAnswerError):
         await instance.endpoint.request("GET", "/stock/movements?reference=x")
+
+
+async def _suppliers_locked(scene: Scene, _: Instance) -> None:
+    """Lock the table of the second namespace as DDL does."""
+    with suppress(psycopg.Error):
+        async with _transaction(scene) as session:
+            with scene.log.on("suppliers-locked", "suppliers"):
+                await session.execute("LOCK TABLE suppliers IN ACCESS EXCLUSIVE MODE")
+                await asyncio.sleep(scene.chance.uniform(*_HELD_S))
 
 
 # ---------------------------------------------------------------------- by hand
@@ -327,6 +337,7 @@ KINDS = (
     Kind("service-stop", _service_stop, "service {}"),
     Kind("rows-held", _rows_held, "rows"),
     Kind("ledger-locked", _ledger_locked, "ledger"),
+    Kind("suppliers-locked", _suppliers_locked, "suppliers"),
     Kind("sql-update", _by_hand("sql-update", _UPDATE, deleted=False), "sql"),
     Kind("sql-delete", _by_hand("sql-delete", _DELETE, deleted=True), "sql"),
 )

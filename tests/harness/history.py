@@ -15,8 +15,9 @@ from tests.harness.client import Answer
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
 from tests.harness.faultlog import Fault, FaultLog
 
-_PRODUCT = re.compile(
-    rb'\{"id":"([^"]+)","name":"e(\d+)[^"]*","price_cents":(\d+),"stock":(\d+),"reorder_point":\d+,"version":(\d+),'
+_ROW = re.compile(
+    rb'\{"id":"([^"]+)","name":"e(\d+)[^"]*",'
+    rb'(?:"price_cents":(\d+),"stock":(\d+),"reorder_point":\d+|"terms":(\d+)),"version":(\d+)[,}]'
 )
 BLAME_S = 2.5
 """Seconds after a fault of PostgreSQL or of the service during which a failed request is attributed to it."""
@@ -24,7 +25,7 @@ BLAME_S = 2.5
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A product as an answer showed it."""
+    """A product as an answer showed it, or a supplier, whose terms stand for a stock."""
 
     key: str
     epoch_order: int
@@ -116,8 +117,8 @@ class History:
     def states(self, answer: Answer) -> list[State]:
         """Return all products of an answer, after comparing each with what was seen of the same version before."""
         found = []
-        for key, epoch, price, stock, version in _PRODUCT.findall(answer.body):
-            state = State(key.decode(), int(epoch), int(price), int(stock), int(version))
+        for key, epoch, price, stock, terms, version in _ROW.findall(answer.body):
+            state = State(key.decode(), int(epoch), int(price or 0), int(stock or terms), int(version))
             known = self._bodies.setdefault((state.key, state.epoch_order, state.version), state)
             if self._epochs is not None and state.epoch_order not in self._epochs:
                 self._contradictions.append(f"a product of another database: {state}")
@@ -167,6 +168,8 @@ class History:
         stock needs the ledger, and other writes share its transaction.
         """
         since, until = failure.called - BLAME_S, failure.returned
+        if "of suppliers" in failure.kind and self._faults.overlapping(("suppliers",), None, since, until):
+            return True
         if failure.kind.startswith("read"):
             return self._faults.overlapping(("postgres", "service"), failure.instance, since, until)
         held = "overloaded" in failure.answer and self._faults.holding(failure.keys, since, until)
@@ -183,6 +186,8 @@ class History:
 
     def _count(self, verdict: Verdict) -> None:
         self.counts["reads checked"] += verdict.checked
+        for namespace, number in verdict.checked_of.items():
+            self.counts[f"reads checked of {namespace}"] += number
         self.counts["of them bound by an acknowledged write"] += verdict.bound
         self.counts["unflagged hits"] += verdict.hits
         self.counts["flagged reads (not checked)"] += verdict.flagged

@@ -99,6 +99,10 @@ class Workload:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
+    def seen(self, key: str) -> int | None:
+        """Return the version of a row that was seen last."""
+        return self._seen.get(key)
+
     def next_mark(self) -> int:
         """Return a number that no write has used yet."""
         self._mark += 1
@@ -131,12 +135,15 @@ class Workload:
 
     async def read(self, instance: Instance, key: str, kind: str = "read", headers: str = "") -> bool:
         """Read one product and record the answer; return whether it was served."""
-        return await self._read(instance, [key], kind, f"/products/{key}", headers)
+        return await self.fetch(instance, [key], kind, f"/products/{key}", headers)
 
     async def _read_many(self, instance: Instance, keys: Sequence[str]) -> bool:
-        return await self._read(instance, keys, "read many", "/products?" + "&".join(f"id={key}" for key in keys))
+        return await self.fetch(instance, keys, "read many", "/products?" + "&".join(f"id={key}" for key in keys))
 
-    async def _read(self, instance: Instance, keys: Sequence[str], kind: str, path: str, headers: str = "") -> bool:
+    async def fetch(
+        self, instance: Instance, keys: Sequence[str], kind: str, path: str, headers: str = "", *, namespace: str = "products"
+    ) -> bool:
+        """Send a read of some rows and record the answer; return whether it was served."""
         called = time.monotonic()
         try:
             answer = await instance.endpoint.request("GET", path, headers=headers)
@@ -162,6 +169,7 @@ class Workload:
                 flagged=flagged,
                 status=status,
                 epoch_order=state.epoch_order if state else 0,
+                namespace=namespace,
                 instance=instance.number,
                 kind=kind,
             )
@@ -206,7 +214,7 @@ class Workload:
             return await self.write(instance, self._put("put", key))
         if dice < 0.90:
             return await self.write(instance, self._batch(key))
-        version = self._seen.get(key)
+        version = self.seen(key)
         if version is not None:
             # Of the version seen last: if it happens, the tombstone's version is the next one.
             delete = Order("delete", (key,), self.next_mark(), "DELETE", f"/products/{key}", deletes=version)
@@ -286,13 +294,16 @@ class Workload:
             self.history.writes.append(replace(plain, key=key, version=version, epoch_order=epoch))
             if version is not None:
                 self._seen[key] = version
-            if troubled:
+            if troubled and order.of_products:
                 self._suspects[key] = (plain.returned, plain.called + SUSPECT_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A write to send. ``deletes`` is the version that a delete names."""
+    """A write to send. ``deletes`` is the version that a delete names.
+
+    Without ``of_products`` its keys are not among those that the readers of products read more often after a failed publish.
+    """
 
     kind: str
     keys: tuple[str, ...]
@@ -301,6 +312,7 @@ class Order:
     path: str
     document: object = None
     deletes: int | None = None
+    of_products: bool = True
 
 
 def count(key: str, mark: int) -> Order:

@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.harness import loop
-from tests.harness.cluster import larder
 from tests.harness.servers import session_directory
-from tests.outages.drawn_policies import DrawnPolicies
 from tests.outages.run import Outcome, run
 from tests.outages.summary import table
 
@@ -20,10 +18,9 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def _main(minutes: float, seed: int, policies: str | None) -> Outcome:
-    program = larder if policies is None else DrawnPolicies(policies)
+async def _main(minutes: float, seed: int, policies: str) -> Outcome:
     async with session_directory() as directory:
-        return await run(directory, seconds=minutes * 60, seed=seed, program=program, say=_say)
+        return await run(directory, seconds=minutes * 60, seed=seed, policies=policies, say=_say)
 
 
 def main() -> int:
@@ -33,10 +30,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: by chance)")
     parser.add_argument(
         "--policies",
-        nargs="?",
-        const="",
+        default="",
         metavar="NAMES",
-        help="draw the policy of every write from these, separated by commas; without names from all",
+        help="draw the policy of every write from these, separated by commas (default: all)",
     )
     parser.add_argument("--save", type=Path, help="where to write the history when something is violated")
     arguments = parser.parse_args()

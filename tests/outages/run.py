@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Program, larder, start_cluster
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, start_cluster
 from tests.harness.faultlog import FaultLog
 from tests.harness.faults import KINDS, Kind, Scene
 from tests.harness.history import HAND_BOUNDS, History, Judgement
 from tests.harness.spare import start_spare
 from tests.harness.workload import Load, Workload
 from tests.outages.liveness import TAKES_OVER_S, Liveness
+from tests.outages.suppliers import SupplierClients
+from tests.outages.suppliers_program import WithSuppliers, create_suppliers
 
 ROUND_S = 60.0
 HEALED_S = FENCE_TTL_S + AUDIT_INTERVAL_S
@@ -47,23 +49,30 @@ async def run(
     seconds: float,
     seed: int,
     load: Load | None = None,
-    program: Program = larder,
+    policies: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Run for about ``seconds``, or until something is violated."""
+    """Run for about ``seconds``, or until something is violated.
+
+    ``policies`` are those from which every write draws, separated by commas; all if there are none.
+    """
     chance = Random(seed)
     async with AsyncExitStack() as opened:
-        cluster = await opened.enter_async_context(start_cluster(directory, program=program))
+        cluster = await opened.enter_async_context(
+            start_cluster(directory, program=WithSuppliers(policies), prepare=create_suppliers)
+        )
         log = FaultLog()
         history = History(log, HAND_BOUNDS, epochs=(0,))
         workload = Workload(cluster, history, log, load or Load(), chance)
         spare = await opened.enter_async_context(start_spare(directory, cluster, [*workload.hot, *workload.cold]))
         scene = Scene(cluster, workload, history, log, chance, spare)
         liveness = Liveness(cluster, workload, log)
+        suppliers = SupplierClients(cluster, workload, chance)
         outcome = Outcome(seed)
         meter = _Meter(scene, outcome.metrics)
         await workload.fill()
         await liveness.fill()
+        await suppliers.fill()
         await cluster.until_trusted()
         liveness.trusted()
         deck = _Deck(chance)
@@ -71,6 +80,7 @@ async def run(
         while not outcome.violations and time.monotonic() < began + seconds:
             workload.start()
             liveness.start()
+            suppliers.start()
             end = min(time.monotonic() + ROUND_S, began + seconds)
             while time.monotonic() < end and not outcome.violations:
                 kinds = await _period(scene, deck)
@@ -79,8 +89,10 @@ async def run(
                 liveness.trusted()
                 await meter.read()
             await liveness.stop()
+            await suppliers.stop()
             await workload.stop()
-            await _read_everything(scene, liveness.keys)
+            await _read_everything(scene, [*liveness.keys, *suppliers.products])
+            await suppliers.read_all()
             judgement = history.judge()
             judgement.violations += liveness.looks.judge()
             _add(outcome, judgement, history)

@@ -17,8 +17,9 @@ from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.history import hash_of
 from app.cache.ports import State
 from app.cache.stats import Stats
-from tests.fakes.postgres import NAMESPACE, MemoryPostgres, Row
+from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.rows import NAMESPACE, Row
 from tests.fakes.source import open_audit_source, transact
 from tests.fakes.store import open_audit_store
 from tests.fakes.wire import Disconnected

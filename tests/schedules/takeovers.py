@@ -6,7 +6,7 @@ timed on a real server. ``tests/outages`` does the same to real servers at rando
 
 import asyncio
 
-from tests.fakes.postgres import NAMESPACE
+from tests.fakes.rows import NAMESPACE
 from tests.schedules.on_fakes import FakeStage
 from tests.schedules.stage import KEY, trusted_again
 

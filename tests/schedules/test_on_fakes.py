@@ -5,7 +5,8 @@ import pytest
 from tests.schedules import audits, takeovers, traffic, worlds
 from tests.schedules.on_fakes import Schedule, play
 from tests.schedules.stage import schedules_of
-from tests.simulation.mutants import ALSO_CAUGHT_ON, BY_NAME, MUTANTS, SEEDS, Mutant, hunt, together
+from tests.simulation.mutants import ALSO_CAUGHT_ON, BY_NAME, CROWDED, LOCKED, MUTANTS, SEEDS, UNAUDITED, Mutant, hunt, together
+from tests.simulation.runner import Scenario, simulate
 
 SCHEDULES = [schedule for module in (audits, takeovers, traffic, worlds) for schedule in schedules_of(module)]
 
@@ -38,6 +39,12 @@ def test_guard_that_is_off_on_its_schedule(mutant: Mutant) -> None:
 def test_guard_that_is_off_by_chance(mutant: Mutant) -> None:
     """Mutants that no single schedule catches are found by random histories."""
     assert hunt(mutant, SEEDS) is not None
+
+
+@pytest.mark.parametrize("scenario", [LOCKED, UNAUDITED, CROWDED], ids=["locked", "unaudited", "crowded"])
+def test_shipped_code_in_a_scenario_of_mutants(scenario: Scenario) -> None:
+    """With every guard on, nothing is violated where mutants are hunted."""
+    assert [outcome.first() for seed in range(1, 6) if (outcome := simulate(seed, scenario=scenario)).bad] == []
 
 
 @pytest.mark.parametrize("name", ["AuditKeepsOlder", "TrustsWithoutFence", "StoresAnyVersion", "JoinsReadUnderWay"])

@@ -31,6 +31,7 @@ def main() -> int:
             "reads": verdict.reads, "reads checked": verdict.checked, "reads bound by a write": verdict.bound,
             "unflagged hits": verdict.hits, "writes acknowledged": verdict.acknowledged, "steps": outcome.steps,
         })  # fmt: skip
+        totals.update({f"reads checked of {table}": number for table, number in verdict.checked_of.items()})
         if arguments.digests:
             print(f"{seed} {outcome.digest}")
         if arguments.trace:

@@ -40,7 +40,7 @@ class Plan(Protocol):
 
 
 class Chance(Plan):
-    """Fates by chance, at a rate for each kind of server."""
+    """Fates by chance, at a rate for each kind of server, or for a command that has a rate of its own."""
 
     def __init__(self, chance: random.Random, rates: dict[str, float]) -> None:
         self._chance = chance
@@ -48,8 +48,7 @@ class Chance(Plan):
 
     @override
     def fate(self, kind: str, name: str) -> Fate:
-        del name
-        rate = self.rates.get(kind, 0.0)
+        rate = self.rates.get(name) or self.rates.get(kind, 0.0)
         if rate and self._chance.random() < rate:
             return FAULTS[int(self._chance.random() * len(FAULTS))]
         return Fate.CARRIED

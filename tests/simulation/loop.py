@@ -108,6 +108,10 @@ class SeededLoop(asyncio.BaseEventLoop):
         error = context.get("exception")
         self.unhandled.append(f"{context.get('message')}: {error!r}")
 
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        """Note a generator that was left half-way: when it is ended depends on the garbage collector, not on the seed."""
+        self.unhandled.append(f"{agen.__qualname__} was left half-way")
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Cancelled timers leave the heap when their time comes."""
 

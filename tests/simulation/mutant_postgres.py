@@ -5,7 +5,8 @@
 from dataclasses import replace
 
 from app.cache.ports import FenceLimits
-from tests.fakes.postgres import AuditRow, MemoryPostgres, Moment
+from tests.fakes.postgres import MemoryPostgres
+from tests.fakes.rows import AuditRow, Moment
 
 
 class AnnouncesWithoutGreatest(MemoryPostgres):

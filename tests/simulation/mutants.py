@@ -17,8 +17,10 @@ from app.cache.ports import State
 from app.cache.write_through import WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.shared_audit import MemorySharedSource
 from tests.fakes.source import MemoryAuditSource, MemorySource
 from tests.fakes.store import MemoryAuditStore, MemoryStore
+from tests.limits import cache_config
 from tests.schedules import audits, takeovers, traffic, worlds
 from tests.schedules.on_fakes import Schedule
 from tests.simulation import mutant_audit as audit
@@ -27,8 +29,9 @@ from tests.simulation import mutant_history as history
 from tests.simulation import mutant_ports as ports
 from tests.simulation import mutant_postgres as postgres
 from tests.simulation import mutant_redis as redis
+from tests.simulation import mutant_shared as shared
 from tests.simulation.parts import SHIPPED, Parts
-from tests.simulation.runner import simulate
+from tests.simulation.runner import Scenario, simulate
 
 
 def short_patience(config: CacheConfig) -> CacheConfig:
@@ -61,6 +64,8 @@ class Mutant:
     parts: Parts
     schedule: Schedule | None = None
     behind: tuple[str, ...] = ()
+    scenario: Scenario | None = None
+    """The scenario of its random histories; by default each seed draws one."""
 
 
 def together(*parts: Parts) -> Parts:
@@ -84,6 +89,7 @@ _FIELDS = (
     (MemorySource, "source"),
     (MemoryAuditStore, "audit_store"),
     (MemoryAuditSource, "audit_source"),
+    (MemorySharedSource, "shared_source"),
 )
 
 
@@ -102,6 +108,28 @@ def _mutant(rule: str, kind: type, schedule: Schedule | None = None, *, behind: 
 def _other(name: str, rule: str, drops: str | Callable[..., object], parts: Parts, schedule: Schedule | None = None) -> Mutant:
     return Mutant(name, rule, drops if isinstance(drops, str) else (drops.__doc__ or "").strip(), parts, schedule)
 
+
+LOCKED = Scenario(
+    keys=("a", "suppliers/a"),
+    hosts=("one", "two"),
+    clients=4,
+    duration_s=4.0,
+    think_s=0.02,
+    deeds=("lock_suppliers",),
+    deed_pause_s=0.1,
+    redis_rate=0.0,
+    postgres_rate=0.0,
+    purge=(1, 0.0),
+    config=cache_config(
+        audit_interval_ms=150, audit_page_rows=1_000, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20
+    ),
+    publish_rate=0.6,
+)
+"""Two namespaces, one of which is locked again and again, while publishes are lost."""
+UNAUDITED = replace(LOCKED, deeds=("claim_suppliers",))
+"""Two namespaces, one of which nobody audits at times, while publishes are lost."""
+CROWDED = replace(LOCKED, keys=("a",), deeds=(), duration_s=2.0, think_s=0.005, publish_rate=0.0)
+"""Everybody reads and writes one key, and nothing fails."""
 
 MUTANTS = [
     _mutant("R1", redis.ReadsAnyServersFence, takeovers.server_restarts_from_a_snapshot),
@@ -194,7 +222,7 @@ MUTANTS = [
     _mutant("R6", audit.PurgesNothing, takeovers.server_takes_over_old_data_without_a_watermark),
     _mutant("R6", audit.PurgesFirst, audits.fill_between_purge_and_snapshot, behind=(redis.TrustsWithoutWatermark,)),
     _mutant("R7", cache.JoinsLoadUnderWay, traffic.load_under_way_during_a_write),
-    _mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write),
+    replace(_mutant("R7", cache.JoinsReadUnderWay, traffic.read_under_way_during_a_write), scenario=CROWDED),
     _mutant("R1", cache.KeepsReadings, traffic.absence_is_handed_on_before_a_write),
     _other(
         "ReplayPublishesNothing",
@@ -211,6 +239,8 @@ MUTANTS = [
         traffic.another_writes_the_same,
     ),
     _mutant("Epoch", postgres.SameEpochForEver),
+    replace(_mutant("R5", shared.SharedFence), scenario=UNAUDITED),
+    replace(_mutant("R5.6", shared.FailingNamespaceCompletes), scenario=LOCKED),
     _mutant("G5", cache.SendsLoadsApart),
     _other("UnknownIsSuccess", "G2", UNKNOWN_IS_SUCCESS, replace(SHIPPED, unknown_is_success=True)),
 ]
@@ -232,7 +262,7 @@ SEEDS = range(1, 121)
 def hunt(mutant: Mutant, seeds: range) -> tuple[int, str] | None:
     """The first seed whose history shows a violation with this guard off, and the violation; ``None`` if none does."""
     for seed in seeds:
-        outcome = simulate(seed, mutant.parts)
+        outcome = simulate(seed, mutant.parts, scenario=mutant.scenario)
         if outcome.bad:
             return seed, outcome.first()
     return None

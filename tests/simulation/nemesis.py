@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.fakes.postgres import Aborted, Row
 from tests.fakes.redis import Data, RedisServer
+from tests.fakes.rows import SUPPLIERS, Aborted, Row, table_of
 from tests.fakes.wire import Disconnected
 from tests.simulation.world import World
 
@@ -51,6 +51,8 @@ class Nemesis:
             if server is not world.master:
                 server.demote(world.master.data.copy())
         world.master.down = world.postgres.down = False
+        world.postgres.locked.clear()
+        world.postgres.untriggered.clear()
         for host in world.routes:
             world.routes[host] = world.master
 
@@ -64,15 +66,16 @@ class Nemesis:
 
     async def evict_slot(self) -> None:
         """One slot is gone."""
-        self._world.master.data.slots.pop(self._chance.choice(self._keys), None)
+        key = self._chance.choice(self._keys)
+        self._space(table_of(key)).slots.pop(key, None)
 
     async def evict_fence(self) -> None:
         """The fence is gone."""
-        self._world.master.data.fence = None
+        self._any_space().fence = None
 
     async def evict_watermark(self) -> None:
         """The watermark is gone."""
-        self._world.master.data.watermark = None
+        self._any_space().watermark = None
 
     async def flush(self) -> None:
         """``FLUSHALL``."""
@@ -186,6 +189,35 @@ class Nemesis:
             self._world.note("psql", repr(error))
         postgres.roll_back(transaction)
 
+    # The second namespace alone
+
+    async def lock_suppliers(self) -> None:
+        """Somebody holds the second table with ACCESS EXCLUSIVE."""
+        await self._without(self._world.postgres.locked)
+
+    async def drop_trigger(self) -> None:
+        """A trigger of the second table is dropped, and put back later."""
+        await self._without(self._world.postgres.untriggered)
+
+    async def claim_suppliers(self) -> None:
+        """Somebody has the claim on the audits of the second namespace, and does nothing."""
+        for _ in range(self._chance.randint(1, 20)):
+            self._space("suppliers").claim = ("nobody", self._world.master.now() + 0.1)
+            await asyncio.sleep(0.05)
+
+    async def _without(self, tables: set[str]) -> None:
+        tables.add(table_of(SUPPLIERS))
+        await self._wait(self._chance.choice((0.1, 3)))
+        tables.clear()
+
+    def _space(self, table: str) -> Data:
+        return self._world.master.data.of("" if table == "products" else SUPPLIERS)
+
+    def _any_space(self) -> Data:
+        if len(self._world.namespaces) == 1:
+            return self._world.master.data
+        return self._space(self._chance.choice(("products", "suppliers")))
+
     # Processes
 
     async def pause_process(self) -> None:
@@ -229,4 +261,6 @@ REDIS_DEEDS = (
 )  # fmt: skip
 POSTGRES_DEEDS = ("cut_postgres", "restart_postgres", "truncate", "restore", "promote", "write_by_hand")
 PROCESS_DEEDS = ("pause_process", "kill_process")
+SUPPLIER_DEEDS = ("lock_suppliers", "drop_trigger", "claim_suppliers")
+"""What befalls the second namespace alone; they refuse its loads and transactions, as a PostgreSQL in trouble does."""
 DEEDS = REDIS_DEEDS + POSTGRES_DEEDS + PROCESS_DEEDS

@@ -15,6 +15,7 @@ from app.cache.shared_audit import SharedCycle
 from app.cache.write_through import Peeked, Read, Status, WriteThrough
 from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisServer
+from tests.fakes.shared_audit import MemorySharedSource, MemorySharedStore
 from tests.fakes.source import MemoryAuditSource, MemorySource
 from tests.fakes.store import MemoryAuditStore, MemoryStore
 
@@ -45,6 +46,8 @@ class Parts:
     source: type[MemorySource] = MemorySource
     audit_store: type[MemoryAuditStore] = MemoryAuditStore
     audit_source: type[MemoryAuditSource] = MemoryAuditSource
+    shared_store: type[MemorySharedStore] = MemorySharedStore
+    shared_source: type[MemorySharedSource] = MemorySharedSource
     config: Callable[[CacheConfig], CacheConfig] = as_it_is
     replayed: Callable[[list[State]], list[State]] = as_it_is
     """What a write publishes that was done before."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
 from app.cache.write_through import Status
+from tests.fakes.rows import NAMESPACE, SUPPLIERS, table_of
 from tests.harness.checker import Verdict, check
 from tests.limits import cache_config
 from tests.simulation.faults import Chance, Plan
 from tests.simulation.loop import Deadlock, SeededLoop
-from tests.simulation.nemesis import DEEDS, POSTGRES_DEEDS, PROCESS_DEEDS, Nemesis
+from tests.simulation.nemesis import DEEDS, POSTGRES_DEEDS, PROCESS_DEEDS, SUPPLIER_DEEDS, Nemesis
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.workload import Client
 from tests.simulation.world import Process, World
@@ -36,18 +37,29 @@ class Scenario:
     purge: tuple[int, float]
     """Pages of Redis's key space, and the seconds that each takes: a purge may outlast any fence."""
     config: CacheConfig
+    publish_rate: float = 0.0
+    """The share of publishes that fail, if it is another than ``redis_rate``."""
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces of its keys."""
+        both = any(table_of(key) == table_of(SUPPLIERS) for key in self.keys)
+        return (NAMESPACE, SUPPLIERS) if both else (NAMESPACE,)
 
     @classmethod
     def of(cls, chance: random.Random) -> "Scenario":
         """A scenario by chance. Each history has only some kinds of faults, so that rare ones are not drowned by others."""
+        both = chance.random() < 0.5
+        further = ("suppliers/a", "suppliers/b")[: chance.choice((1, 2))] if both else ()
+        possible = DEEDS + SUPPLIER_DEEDS if both else DEEDS
         interval_ms, ttl_ms = chance.choice(((150, 400), (200, 600), (300, 1_000)))
         return cls(
-            keys=("a", "b", "c")[: chance.choice((1, 1, 2, 3))],
+            keys=("a", "b", "c")[: chance.choice((1, 1, 2, 3))] + further,
             hosts=("one", "two", "three")[: chance.choice((2, 2, 3))],
             clients=chance.choice((1, 2, 3)),
             duration_s=chance.choice((1.0, 2.0, 4.0)),
             think_s=chance.choice((0.02, 0.05, 0.15)),
-            deeds=tuple(deed for deed in DEEDS if chance.random() < chance.choice((0.0, 0.15, 0.5))),
+            deeds=tuple(deed for deed in possible if chance.random() < chance.choice((0.0, 0.15, 0.5))),
             deed_pause_s=chance.choice((0.1, 0.3, 0.8)),
             redis_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             postgres_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
@@ -98,9 +110,10 @@ def simulate(
     """Run and judge the history of a seed."""
     chance = random.Random(seed)
     scenario = scenario or Scenario.of(chance)
-    plan = plan or Chance(chance, {"redis": scenario.redis_rate, "postgres": scenario.postgres_rate})
+    rates = {"redis": scenario.redis_rate, "publish": scenario.publish_rate, "postgres": scenario.postgres_rate}
+    plan = plan or Chance(chance, rates)
     loop = SeededLoop(chance)
-    world = World(loop, chance, plan, scenario.config, parts, trace=trace)
+    world = World(loop, chance, plan, scenario.config, parts, namespaces=scenario.namespaces, trace=trace)
     run = _Run(world, scenario)
     try:
         loop.run_until_complete(loop.create_task(run.play()))
@@ -136,7 +149,9 @@ class _Run:
     async def play(self) -> None:
         """Trouble first, then peace, in which everything must heal."""
         world, scenario = self._world, self._scenario
-        world.postgres_is_troubled = bool(scenario.postgres_rate) or any(deed in POSTGRES_DEEDS for deed in scenario.deeds)
+        world.postgres_is_troubled = bool(scenario.postgres_rate) or any(
+            deed in POSTGRES_DEEDS + SUPPLIER_DEEDS for deed in scenario.deeds
+        )
         # A stopped process may hold a row's lock.
         world.writes_may_fail = world.postgres_is_troubled or any(deed in PROCESS_DEEDS for deed in scenario.deeds)
         for server in world.redis:
@@ -155,8 +170,8 @@ class _Run:
         await self._finish_clients()
         await self._heal()
         for process in [*world.processes.values(), *world.graveyard]:
-            if process.source.crowded:
-                world.broken(f"G5: two loads at once in {process.name} of {sorted(set(process.source.crowded))}")
+            for crowded in (sorted(set(source.crowded)) for source in process.sources if source.crowded):
+                world.broken(f"G5: two loads at once in {process.name} of {crowded}")
         for unhandled in world.loop.unhandled:
             world.broken(f"unhandled: {unhandled}")
         for task in background:

@@ -1,8 +1,9 @@
 """The event loop without time: who runs next, paused processes, lost wake-ups."""
 
 import asyncio
+import gc
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -128,3 +129,21 @@ def test_lost_wake_up() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             loop.run_until_complete(task)
+
+
+def test_generator_left_half_way() -> None:
+    """A generator that nobody ends is noted: the garbage collector would end it at a moment that no seed decides."""
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+
+    async def first() -> int:
+        async for number in numbers():
+            return number
+        return 0
+
+    with loop_of(1) as loop:
+        assert loop.run_until_complete(first()) == 1
+        gc.collect()
+        assert [noted.rpartition(".")[2] for noted in loop.unhandled] == ["numbers was left half-way"]

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
 from app.cache.errors import NotSettled, SourceUnavailable, StoreUnavailable
 from app.cache.ports import Absent, State
+from app.cache.write_through import Acknowledgement, Status, WriteThrough
 from app.cache.write_through import Read as Answer
-from app.cache.write_through import Status
-from tests.fakes.postgres import Change, Row
+from tests.fakes.rows import Change, Row, table_of
+from tests.fakes.shared_audit import MemorySession
 from tests.fakes.source import Committed, CommitUnknown, transact
 from tests.harness.checker import Read, Write
 from tests.simulation.parts import read_as_served
@@ -41,7 +43,8 @@ class Client:
         if share < 0.5:
             await self.read(chance.choice(self._keys))
         elif share < 0.56:
-            await self.read_many(list(self._keys))
+            table = table_of(chance.choice(self._keys))
+            await self.read_many([key for key in self._keys if table_of(key) == table])
         elif share < 0.62:
             await self.read(chance.choice(self._keys), refresh=True)
         elif share < 0.65:
@@ -61,7 +64,7 @@ class Client:
     async def drop(self, key: str) -> None:
         """Drop an entry."""
         try:
-            await self._process.cache.drop(key)
+            await self._process.cache_of(key).drop(key)
         except StoreUnavailable:
             self._world.history.counts["drop failed"] += 1
 
@@ -74,9 +77,9 @@ class Client:
         called = history.tick()
         try:
             if refresh or len(keys) > 1:
-                answers = await process.cache.read_many(keys, refresh=refresh)
+                answers = await process.cache_of(keys[0]).read_many(keys, refresh=refresh)
             else:
-                answers = [await read_as_served(process.cache, keys[0])]
+                answers = [await read_as_served(process.cache_of(keys[0]), keys[0])]
         except SourceUnavailable as error:
             history.counts["read failed"] += 1
             if not world.postgres_is_troubled:
@@ -88,13 +91,15 @@ class Client:
             flagged = answer.status is Status.UNVERIFIED
             world.note(process.name, f"read {key} [{called}]: {answer.status} {state.version} {state.epoch[:4]}")
             history.reads.append(
-                Read(key, called, returned, state.version, flagged, answer.status.value, world.order(state.epoch))
+                Read(
+                    key, called, returned, state.version, flagged, answer.status.value, world.order(state.epoch), table_of(key)
+                )
             )
             if state.key != key or not world.committed(state):
                 world.broken(f"a read of {key} invented {state}")
         return answers
 
-    async def _write(self, attempt: Attempt) -> None:
+    async def _write(self, attempt: Attempt) -> None:  # noqa: C901 - one branch for each way in which a write ends
         world, history, process = self._world, self._world.history, self._process
         called = history.tick()
         states: list[State] = []
@@ -113,7 +118,13 @@ class Client:
             return Committed(states if changed else world.parts.unchanged(states))
 
         try:
-            _, acknowledgement = await process.cache.write(attempt.keys, run, policy=world.draw_policy())
+            if len({table_of(key) for key in attempt.keys}) > 1:
+                history.counts["writes over both namespaces"] += 1
+                states.extend(await self._write_both(attempt))
+            else:
+                cache = process.cache_of(attempt.keys[0])
+                _, acknowledgement = await cache.write(attempt.keys, run, policy=world.draw_policy())
+                await self._settle(cache, acknowledgement)
         except (SourceUnavailable, CommitUnknown) as error:
             world.note(process.name, f"write {attempt.mark}: {type(error).__name__}")
             history.counts[f"write {type(error).__name__}"] += 1
@@ -121,21 +132,16 @@ class Client:
             if not world.writes_may_fail:
                 world.broken(f"G3: a write failed although PostgreSQL is well: {error!r}")
             return
-        history.counts["writes settled"] += not acknowledgement.proven
-        began, paused_s = world.loop.time(), process.paused_s
-        try:
-            await process.cache.settle(acknowledgement)
         except NotSettled as error:
             history.counts["write NotSettled"] += 1
             attempt.process = None
             if not world.postgres_is_troubled:
                 world.broken(f"a write could not settle although PostgreSQL is well: {error}")
             return
-        self._bound("settle", world.loop.time() - began - (process.paused_s - paused_s), self._settle_bound_s())
         returned = history.tick()
         if attempt in world.attempts:
             world.attempts.remove(attempt)
-        world.note(process.name, f"acknowledged {attempt.mark}{'' if acknowledgement.proven else ' (settled)'}")
+        world.note(process.name, f"acknowledged {attempt.mark}")
         for state in states:
             deleted = isinstance(state, Absent)
             history.writes.append(
@@ -151,6 +157,26 @@ class Client:
             )
             if not world.committed(state):
                 world.broken(f"G2: {state} was acknowledged and never committed")
+
+    async def _settle(self, cache: WriteThrough, acknowledgement: Acknowledgement) -> None:
+        loop, process = self._world.loop, self._process
+        self._world.history.counts["writes settled"] += not acknowledgement.proven
+        began, paused_s = loop.time(), process.paused_s
+        await cache.settle(acknowledgement)
+        self._bound("settle", loop.time() - began - (process.paused_s - paused_s), self._settle_bound_s())
+
+    async def _write_both(self, attempt: Attempt) -> list[State]:
+        """Write keys of both namespaces in one commit, with the shipped code for it."""
+        process, changed = self._process, set[str]()
+
+        async def change(session: Any) -> None:
+            noted = cast("MemorySession", session)
+            noted.mark = attempt.mark
+            noted.changes.update({key: self._change(attempt, key, changed) for key in attempt.keys})
+
+        wanted = {entity: [key for key in attempt.keys if table_of(key) == table] for table, entity in process.entities.items()}
+        written = await process.caches.write(wanted, change, writes=self._world.draw_policy())
+        return [state for states in written.values() for state in states.values()]
 
     async def _transact(self, attempt: Attempt, changed: set[str]) -> list[State]:
         world, process = self._world, self._process
@@ -180,7 +206,8 @@ class Client:
         open_attempts = [attempt for attempt in world.attempts if attempt.process is None or not attempt.process.alive]
         if open_attempts and chance.random() < 0.6:
             return chance.choice(open_attempts)
-        count = 2 if len(self._keys) > 1 and chance.random() < 0.2 else 1
+        many = 0.4 if len(world.namespaces) > 1 else 0.2
+        count = 2 if len(self._keys) > 1 and chance.random() < many else 1
         keys = tuple(chance.sample(list(self._keys), count))
         world.history.counts["writes begun"] += 1
         mark = f"w{world.history.counts['writes begun']}"

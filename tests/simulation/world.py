@@ -5,24 +5,33 @@ import hashlib
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
+from app.cache.caches import Caches, Part
 from app.cache.config import CacheConfig
+from app.cache.entity import Entity
 from app.cache.history import hash_of
+from app.cache.limits import Limits
 from app.cache.policies import WritePolicy
 from app.cache.ports import State
+from app.cache.postgres.table_write import TableTransactions
+from app.cache.redis.store import RedisLinks
+from app.cache.shared_audit import SharedCycle
 from app.cache.stats import Stats
-from tests.fakes.postgres import NAMESPACE, Image
+from app.cache.write_through import WriteThrough
 from tests.fakes.redis import Data, Lifetimes, RedisServer
-from tests.fakes.source import open_audit_source
+from tests.fakes.rows import NAMESPACE, Image, table_of
+from tests.fakes.shared_audit import MemoryTransactions, space_of
+from tests.fakes.source import MemorySource, open_audit_source
 from tests.fakes.store import open_audit_store
 from tests.harness.checker import Read, Write
 from tests.simulation.faults import FaultyWire, Network, Plan
 from tests.simulation.loop import PROCESS, SeededLoop
-from tests.simulation.parts import Parts, no_shared_cycle
+from tests.simulation.parts import Parts
 
 REDIS_DEADLINE_S = 0.1
 POSTGRES_DEADLINE_S = 0.6
@@ -65,8 +74,17 @@ class World:
     """Servers, network, processes and record of one history."""
 
     def __init__(
-        self, loop: SeededLoop, chance: random.Random, plan: Plan, config: CacheConfig, parts: Parts, *, trace: bool
+        self,
+        loop: SeededLoop,
+        chance: random.Random,
+        plan: Plan,
+        config: CacheConfig,
+        parts: Parts,
+        *,
+        namespaces: Sequence[str] = (NAMESPACE,),
+        trace: bool,
     ) -> None:
+        self.namespaces = namespaces
         self.loop = loop
         self.chance = chance
         self.parts = parts
@@ -79,7 +97,7 @@ class World:
         self.postgres = parts.postgres(lambda: loop.time() + postgres_ahead_s)
         if chance.random() < 0.9:
             # Else the first fence has to wait for those that may live, and a short history sees little of a trusted cache.
-            self.postgres.know_history()
+            self.postgres.know_history(*namespaces)
         self.redis[1].down = True
         self.master = self.redis[0]
         self.routes: dict[str, RedisServer] = {}
@@ -155,7 +173,6 @@ class Process:
         self.world = world
         self.name = f"{name}.{deaths}" if deaths else name
         self.host = name
-        self.stats = Stats()
         self.paused_s = 0.0
         self.tasks: list[asyncio.Task[None]] = []
         self.context = Context()
@@ -166,25 +183,54 @@ class Process:
         world.routes.setdefault(name, world.master)
         ahead_s = world.chance.uniform(0, 1_000)
         self.clock: Callable[[], float] = lambda: loop.time() + ahead_s
-        self.source = parts.source(world.postgres, self.postgres_wire)
-        store = parts.store(self.route, self.redis_wire, world.chance, world.lives)
-        history = parts.history()
-        self.cache = parts.cache(store, self.source, self.source, world.config, self.stats, history=history, clock=self.clock)
         # A deploy that changes the fence's life: not every instance has the same setting.
         config = replace(
             world.config, fence_ttl_ms=world.chance.choice((world.config.fence_ttl_ms, world.config.fence_ttl_max_ms))
         )
-        self.audit = parts.audit(
-            lambda: open_audit_store(self.route, self.redis_wire, parts.audit_store),
-            lambda: open_audit_source(world.postgres, self.postgres_wire, kind=parts.audit_source),
+        self.sources: list[MemorySource] = []
+        opened = [self._open(namespace, config) for namespace in world.namespaces]
+        loop_of_audits = parts.loop(
+            {part.entity.namespace: part.audit for part in opened},
+            self._open_together,
             config,
-            self.stats,
+            clock=self.clock,
+            chance=world.chance,
+        )
+        self.entities = {part.entity.table: part.entity for part in opened}
+        transactions = cast("TableTransactions", MemoryTransactions(world.postgres, self.postgres_wire))
+        no_links = cast("RedisLinks", None)  # which only the metrics of the service look at
+        self.caches = Caches(opened, transactions, no_links, loop_of_audits, Limits(), clock=self.clock)
+        for part in opened:
+            self.run(part.protocol.start())
+        self.run(loop_of_audits.run())
+
+    def _open(self, namespace: str, config: CacheConfig) -> Part:
+        """Open the cache of one namespace."""
+        world, parts, space = self.world, self.world.parts, space_of(namespace)
+        source = parts.source(world.postgres, self.postgres_wire, namespace)
+        self.sources.append(source)
+        store = parts.store(self.route, self.redis_wire, world.chance, world.lives, space)
+        history, stats = parts.history(), Stats()
+        protocol = parts.cache(store, source, source, world.config, stats, history=history, clock=self.clock)
+        audit = parts.audit(
+            lambda: open_audit_store(self.route, self.redis_wire, parts.audit_store, space),
+            lambda: open_audit_source(world.postgres, self.postgres_wire, namespace, parts.audit_source),
+            config,
+            stats,
             history=history,
             clock=self.clock,
         )
-        loop_of_audits = parts.loop({NAMESPACE: self.audit}, no_shared_cycle, config, clock=self.clock, chance=world.chance)
-        self.run(self.cache.start())
-        self.run(loop_of_audits.run())
+        return Part(Entity(namespace, 1, table_of(namespace), "id", (), _no_payload), protocol, history, stats, audit)
+
+    @asynccontextmanager
+    async def _open_together(self, namespaces: Sequence[str]) -> AsyncIterator[SharedCycle]:
+        parts = self.world.parts
+        source = parts.shared_source(self.world.postgres, self.postgres_wire)
+        yield SharedCycle(parts.shared_store(self.route, self.redis_wire), source, namespaces)
+
+    def cache_of(self, key: str) -> WriteThrough:
+        """The cache of the table that a key belongs to."""
+        return self.caches[self.entities[table_of(key)]].protocol
 
     @property
     def wires(self) -> tuple[FaultyWire, FaultyWire]:
@@ -224,3 +270,7 @@ class Process:
         if self.alive:
             self.paused_s += seconds
             self.world.loop.resume(self.name)
+
+
+def _no_payload(**_: object) -> bytes:
+    raise AssertionError("the source in memory makes the payloads")

@@ -1,7 +1,7 @@
 """A table in PostgreSQL as the source of an audit cycle: one session from announcement to completion."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 from psycopg.sql import SQL
@@ -66,7 +66,8 @@ class TableAuditSource(AuditSource):
         )
         xmin, epoch, rival = snapshot_columns(row)
         known = since if since is not None and since.xid is not None and since.epoch == epoch else None
-        yield Snapshot(epoch, xmin, self._pages(known, page_rows), rival)
+        async with aclosing(self._pages(known, page_rows)) as pages:  # or the garbage collector ends it, some time
+            yield Snapshot(epoch, xmin, pages, rival)
         await self._session.rows("COMMIT")
 
     @override
@@ -74,7 +75,7 @@ class TableAuditSource(AuditSource):
         parameters = {**self._parameters, "cycles": [cycle], "epochs": [self._announced_epoch]}
         await self._session.rows(table_queries.COMPLETE, parameters)
 
-    async def _pages(self, since: Watermark | None, page_rows: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
+    async def _pages(self, since: Watermark | None, page_rows: int) -> AsyncGenerator[Sequence[tuple[str, int]], None]:
         if since is None:
             return
         fetch = (SQL("FETCH {} FROM changes").format(page_rows), None)  # FETCH takes no parameters
