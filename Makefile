@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages long-outages pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
+.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -68,6 +68,9 @@ outages: $(STAMP) ## run the tests that judge how long servers take under load, 
 long-outages: $(STAMP) ## run the long forms of those tests: every alert, every drill
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
+topologies: $(STAMP) ## run the long forms of failovers, by 21 of them under load (about ten minutes)
+	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
+
 pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
 	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)
 
@@ -120,8 +123,8 @@ lock: ## renew the lock files from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock needs uv (a Python package of that name)" >&2; exit 1; }
 	@$(LOCK) --output-file requirements.txt
 	@$(LOCK) --group run --extra private-servers --output-file requirements-run.txt
-	@$(LOCK) --group dev --extra private-servers --output-file requirements-dev.txt
-	@$(LOCK) --group ci --extra private-servers --output-file requirements-ci.txt
+	@$(LOCK) --group dev --extra private-servers --extra traces --output-file requirements-dev.txt
+	@$(LOCK) --group ci --extra private-servers --extra traces --output-file requirements-ci.txt
 	@$(LOCK:pyproject.toml=) --group build --output-file requirements-build.txt
 
 resolve: $(CI_STAMP) ## for which Pythons and platforms can what `make run` installs be had? (asks the package index)

@@ -1,5 +1,6 @@
 """The composition root. It makes every part of the service, opens them in order, and closes them in reverse order."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -25,8 +26,7 @@ from app.api.worker_metrics import SharedMetrics
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
-from app.cache.redis.store import RedisOptions
-from app.cache.redis.tls import RedisTls
+from app.places import primary_of, redis_options
 from app.postgres.database import Database, Shares
 from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
@@ -34,7 +34,10 @@ from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
 from app.products.transactions import ProductTransactions
-from app.settings import PRODUCTS_CACHE, Settings, names_in
+from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in
+from app.telemetry.request_lines import RequestLines
+from app.telemetry.spans import Spans
+from app.telemetry.telemetry import Telemetry
 
 _log = logging.getLogger("larder")
 
@@ -49,10 +52,15 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
         shared: the metrics of all workers, if there are several on this address.
     """
     requests = RequestStats()
+    spans = open_spans(settings)
+    telemetry = Telemetry(RequestLines(settings.log_requests_percent), spans, settings.trace_percent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
-        async with running(settings, requests, shared) as larder:
+        async with AsyncExitStack() as opened:
+            if spans is not None:
+                opened.push_async_callback(asyncio.to_thread, spans.close)
+            larder = await opened.enter_async_context(running(settings, requests, shared, telemetry))
             app.state.larder = larder
             yield {STATE: larder}
 
@@ -63,25 +71,49 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
         open_to_all=settings.access == "open",
         docs=settings.docs,
         cors_origins=names_in(settings.cors_origins),
+        telemetry=telemetry,
     )
+
+
+def open_spans(settings: Settings) -> Spans | None:
+    """Return where traces are sent; ``None`` if they are off.
+
+    Raises:
+        SettingsError: the packages for it are not installed.
+    """
+    if not settings.traces_url:
+        return None
+    try:
+        from app.telemetry.otlp import OtlpSpans  # noqa: PLC0415 - an optional extra, imported only when it is used
+    except ImportError as error:
+        raise SettingsError(
+            f"LARDER_TRACES_URL needs the extra larder[traces]: install it, or unset the variable ({error})"
+        ) from error
+    return OtlpSpans(settings.traces_url, version("larder"))
 
 
 @asynccontextmanager
 async def running(
-    settings: Settings, requests: RequestStats | None = None, shared: SharedMetrics | None = None
+    settings: Settings,
+    requests: RequestStats | None = None,
+    shared: SharedMetrics | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Larder]:
     """Open every part of the service, without HTTP."""
+    telemetry = telemetry or Telemetry()
     async with AsyncExitStack() as opened:
         database = open_database(settings)
         opened.push_async_callback(database.close)
         caches = await opened.enter_async_context(
-            open_caches(database, redis_options(settings), [products_of(settings)], limits=cache_limits(settings))
+            open_caches(
+                database, redis_options(settings), [products_of(settings)], limits=cache_limits(settings), tracer=telemetry
+            )
         )
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=check_epoch)
         source = ProductSource(database)
-        products = Products(cache.protocol, source, transactions, write_limits(settings))
+        products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
         pruner = AnswerPruner(
             transactions, cache.stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
@@ -113,6 +145,7 @@ async def running(
             load,
             database,
             shared,
+            telemetry=telemetry,
         )
         if shared is not None:
             await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
@@ -123,12 +156,13 @@ async def running(
 def open_database(settings: Settings) -> Database:
     """Return the connections to PostgreSQL; each is opened when it is first used."""
     return Database(
-        settings.database_url,
+        primary_of(settings),
         connections=settings.database_connections,
         connect_timeout_ms=settings.database_connect_timeout_ms,
         acquire_timeout_ms=settings.database_acquire_timeout_ms,
         statement_timeout_ms=settings.database_statement_timeout_ms,
         lock_timeout_ms=settings.database_lock_timeout_ms,
+        connection_max_age_s=settings.database_connection_max_age_s,
     )
 
 
@@ -154,22 +188,6 @@ def admission(settings: Settings, ring: KeyRing | None) -> Admission:
     hosts = names_in(settings.allowed_hosts)
     checked = hosts if hosts or settings.access == "open" else None
     return Admission(ring, allowed_hosts=checked, cors_origins=names_in(settings.cors_origins))
-
-
-def redis_options(settings: Settings) -> RedisOptions:
-    """Return where Redis is and how long to wait for it."""
-    return RedisOptions(
-        settings.redis_url,
-        timeout_ms=settings.redis_timeout_ms,
-        connect_timeout_ms=settings.redis_connect_timeout_ms,
-        retry_ms=settings.redis_retry_ms,
-        tls=redis_tls(settings),
-    )
-
-
-def redis_tls(settings: Settings) -> RedisTls:
-    """Return how a connection to Redis by TLS is verified."""
-    return RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
 
 
 def write_limits(settings: Settings) -> WriteLimits:

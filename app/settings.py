@@ -22,6 +22,8 @@ CACHES = (PRODUCTS_CACHE,)
 WRITE_POLICIES = ("through", "update", "aside", "around")
 """The values of ``app.cache.policies.WritePolicy``."""
 
+_PASSWORD = re.compile(r"^[^/]*//[^/@:]*:[^/@]+@|[?&]password=")
+"""What a URL with a password has."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
 
@@ -36,7 +38,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_url: str = Field("", description="PostgreSQL URL; `larder dev` starts a private server when empty")
-    redis_url: str = Field("", description="Redis URL (redis, rediss or unix); `larder dev` starts a private server when empty")
+    redis_url: str = Field(
+        "",
+        description="Redis URL (redis, rediss or unix; sentinel or rediss+sentinel);"
+        " `larder dev` starts a private server when empty",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one")
     tls_certificate: str = Field(
@@ -102,7 +108,18 @@ class Settings(BaseModel):
         le=500,
         description="connections to PostgreSQL per worker: one for audits, a fifth each for loads and lists, others for writes",
     )
-    database_connect_timeout_ms: Milliseconds = Field(3_000, description="deadline for opening a connection to PostgreSQL")
+    database_password_file: str = Field(
+        "", description="file with PostgreSQL's password, instead of one in the URL; read for each connection"
+    )
+    database_password_command: str = Field(
+        "", description="program and arguments that print it, run without a shell for each connection"
+    )
+    database_connection_max_age_s: int = Field(
+        0, ge=0, le=604_800, description="age at which a connection to PostgreSQL is replaced; 0 is never"
+    )
+    database_connect_timeout_ms: Milliseconds = Field(
+        3_000, description="deadline for opening a connection to PostgreSQL, for all of its hosts together"
+    )
     database_acquire_timeout_ms: Milliseconds = Field(2_000, description="wait for a free connection before 503 `overloaded`")
     database_statement_timeout_ms: Milliseconds = Field(5_000, description="deadline of one statement")
     database_lock_timeout_ms: Milliseconds = Field(2_000, description="how long a read waits for a table that is locked")
@@ -112,10 +129,28 @@ class Settings(BaseModel):
 
     redis_timeout_ms: Milliseconds = Field(250, description="deadline of one Redis round trip")
     redis_connect_timeout_ms: Milliseconds = Field(500, description="deadline for opening a connection to Redis")
+    redis_password_file: str = Field(
+        "", description="file with Redis's password, instead of one in the URL; read for each connection"
+    )
+    redis_password_command: str = Field(
+        "", description="program and arguments that print it, run without a shell for each connection"
+    )
+    redis_connection_max_age_s: int = Field(
+        0, ge=0, le=604_800, description="age at which a connection to Redis is replaced; 0 is never"
+    )
+    sentinel_username: str = Field("", description="user at the sentinels; the user of the URL is Redis's")
+    sentinel_password: str = Field("", description="password of the sentinels; none is shown to them if empty")
+    sentinel_password_file: str = Field("", description="file with it, read for each connection")
+    sentinel_password_command: str = Field(
+        "", description="program and arguments that print it, run without a shell for each connection"
+    )
     redis_ca_file: str = Field("", description="PEM file of the authorities of Redis's certificate; the system's if empty")
     redis_cert_file: str = Field("", description="PEM file of Larder's own certificate, for a Redis that asks for one")
     redis_key_file: str = Field("", description="PEM file of that certificate's key, without a passphrase")
-    redis_tls_name: str = Field("", description="name that Redis's certificate must show; the URL's host if empty")
+    redis_tls_name: str = Field(
+        "",
+        description="name that Redis's certificate must show; the address that is connected to if empty",
+    )
     redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
 
     cache_namespace: str = Field(
@@ -185,17 +220,52 @@ class Settings(BaseModel):
     )
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="`json`: an object per line; `text`: for people; `auto`: text if stderr is a terminal, otherwise JSON",
+    )
+    log_requests_percent: float = Field(
+        0, ge=0, le=100, description="share of the requests that have a line in the log although nothing is wrong with them"
+    )
+    traces_url: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description="where an OpenTelemetry collector takes traces by OTLP over HTTP, as `http://127.0.0.1:4318/v1/traces`;"
+        " needs the extra `larder[traces]`",
+    )
+    trace_percent: float = Field(
+        1, ge=0, le=100, description="share of the requests that is traced, unless a `traceparent` says whether one is"
+    )
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("tls_certificate and tls_key belong together: set both, or neither")
         if bool(self.redis_cert_file) != bool(self.redis_key_file):
             raise ValueError("redis_cert_file and redis_key_file belong together: set both, or neither")
-        by_tls = self.redis_url.startswith("rediss://")
+        by_tls = self.redis_url.startswith(("rediss://", "rediss+sentinel://"))
         if not by_tls and (self.redis_ca_file or self.redis_cert_file or self.redis_tls_name):
-            raise ValueError("redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss://")
+            raise ValueError(
+                "redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss:// or"
+                " rediss+sentinel://"
+            )
+        by_sentinels = self.redis_url.startswith(("sentinel://", "rediss+sentinel://"))
+        for name in ("sentinel_username", "sentinel_password", "sentinel_password_file", "sentinel_password_command"):
+            if getattr(self, name) and not by_sentinels:
+                raise ValueError(f"{name} needs a redis_url that begins with sentinel:// or rediss+sentinel://")
         if "ssl_" in self.redis_url.partition("?")[2]:
             raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
+        return self
+
+    @model_validator(mode="after")
+    def _passwords_agree(self) -> Self:
+        for server, url in (("database", self.database_url), ("redis", self.redis_url), ("sentinel", "")):
+            kinds = ("password", "password_file", "password_command")
+            given = [name for kind in kinds if getattr(self, name := f"{server}_{kind}", "")]
+            if len(given) > 1:
+                raise ValueError(f"{given[0]} and {given[1]} exclude each other: set one of them")
+            if given and _PASSWORD.search(url):
+                raise ValueError(f"{given[0]} needs a {server}_url without a password: remove it there")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml and worlds.pml through Spin and judge it.
+"""Run every configuration of larder.pml, worlds.pml and tables.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -25,6 +25,7 @@ from pathlib import Path
 
 MODEL = Path(__file__).with_name("larder.pml")
 WORLDS = Path(__file__).with_name("worlds.pml")
+TABLES = Path(__file__).with_name("tables.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -81,6 +82,16 @@ WORLD_CONFIGURATIONS = {
     "finish": "FINISH OLD_WRITER",
     "finish-loaders": "FINISH OLD_LOADER NEW_LOADER CYCLES=1",
     "two-namespaces": "NAMESPACES=2",
+}
+
+# Of tables.pml.
+TABLE_CONFIGURATIONS = {
+    "two-tables": "CYCLES=2",
+    "two-tables-apart": "CYCLES=2 AUDITORS=2 APART",
+    "two-tables-writers": "CYCLES=1 SECOND_WRITER",
+    "two-tables-fill": "CYCLES=1 EVICT LOADER",
+    "two-tables-late": "CYCLES=1 EVICT_WATERMARK LOADER",
+    "two-tables-lost-trust": "CYCLES=1 EVICT_FENCE",
 }
 
 # name: (configuration, what is dropped or asked for)
@@ -159,6 +170,18 @@ WORLD_MUTANTS = {
     "goal-late-publish-after-finish": ("finish", "GOAL=4"),
 }
 
+TABLE_MUTANTS = {
+    "shared-fence": ("two-tables", "M_SHARED_FENCE"),
+    "shared-watermark": ("two-tables", "M_SHARED_WATERMARK"),
+    "shared-audit-row": ("two-tables", "M_SHARED_ROW"),
+    "one-of-two-proven": ("two-tables", "M_ONE_OF_TWO"),
+    "failing-table-completes": ("two-tables", "M_FAILING_COMPLETES"),
+    "goal-one-table-settles": ("two-tables", "GOAL=1"),
+    "goal-both-tables-settled-by-audit": ("two-tables", "GOAL=2"),
+    "goal-one-table-goes-on": ("two-tables", "GOAL=3"),
+    "goal-table-goes-on-alone": ("two-tables", "GOAL=4"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -183,7 +206,11 @@ class Outcome:
 
 def all_cases() -> list[Case]:
     """Every search, the sound ones (longest) first."""
-    models = ((MODEL, CONFIGURATIONS, MUTANTS), (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS))
+    models = (
+        (MODEL, CONFIGURATIONS, MUTANTS),
+        (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS),
+        (TABLES, TABLE_CONFIGURATIONS, TABLE_MUTANTS),
+    )
     sound = [
         Case(name, tuple(flags.split()), must_fail=False, model=model)
         for model, configurations, _ in models

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from app import main
+from app import main, places
 from app.cache.config import CacheConfig
 from app.cache.redis.store import Lifetimes, RedisOptions
 from app.postgres.database import Database
@@ -27,7 +27,7 @@ def redis_options(url: str, **changes: int) -> RedisOptions:
     """Where Redis is, with deadlines that a busy machine keeps; ``changes`` are named without ``redis_``."""
     longer = {"redis_timeout_ms": 5_000, "redis_connect_timeout_ms": 5_000}
     changed = {f"redis_{name}": value for name, value in changes.items()}
-    return main.redis_options(SETTINGS.model_copy(update={"redis_url": url, **longer, **changed}))
+    return places.redis_options(SETTINGS.model_copy(update={"redis_url": url, **longer, **changed}))
 
 
 def write_limits(**changes: int) -> WriteLimits:

@@ -83,7 +83,7 @@ class Admission:
         self.cors = frozenset(cors_origins)
         self._allowed = None if allowed_hosts is None else frozenset(name.lower() for name in allowed_hosts)
         self._clock = clock
-        self._refusals, self._writes = SparseLog(log, clock), SparseLog(log, clock)
+        self._writes = SparseLog(log, clock)
 
     @property
     def clients(self) -> Iterable[Client]:
@@ -129,7 +129,6 @@ class Admission:
                     caller.client.check_quotas(now)
         except AccessError as refusal:
             self.refused[refusal.reason] += 1
-            self._refusals.info("refused as %s: %r: %s", refusal.reason, f"{scope['method']} {scope['path']}"[:200], refusal)
             raise
         return caller
 

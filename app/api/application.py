@@ -15,6 +15,7 @@ from app.api import collection, dashboard, html_pages, openapi, operation, probl
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import DirectRoutes, RequestRoute
+from app.telemetry.telemetry import Telemetry
 
 DESCRIPTION = (
     "Products and their stock, kept in PostgreSQL and served from a cache that never answers with the past. "
@@ -58,6 +59,7 @@ def build(
     open_to_all: bool = False,
     docs: bool = True,
     cors_origins: Sequence[str] = (),
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """Make the application; its lifespan, or a test, puts a ``Larder`` into ``app.state.larder`` before the first request."""
     app = LarderApi(
@@ -100,5 +102,5 @@ def build(
             ],
         )
     app.add_middleware(HostLayer)
-    app.add_middleware(OutermostLayer, requests=requests)
+    app.add_middleware(OutermostLayer, requests=requests, telemetry=telemetry or Telemetry())
     return app

@@ -19,6 +19,7 @@ from app.cache.ports import Reading
 from app.cache.stats import Stats
 from app.products.service import Products
 from app.settings import Settings
+from app.telemetry.telemetry import Telemetry
 
 STATE = "larder"
 """Key in the lifespan's state under which the server's protocol finds the running service."""
@@ -45,6 +46,7 @@ class Larder:
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
+    telemetry: Telemetry = field(default_factory=Telemetry)
     clock: Callable[[], float] = time.monotonic
     readiness: Shared[None] = field(init=False)
     """Whether PostgreSQL can be used, found out at most once a second."""

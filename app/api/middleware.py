@@ -9,37 +9,46 @@ import logging
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.admission import CALLER
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
-from app.api.problems import FieldError, Problem, invalid
+from app.api.problems import PROBLEM, FieldError, Problem, invalid
+from app.cache.tracing import Place
 from app.sparse_log import SparseLog
+from app.telemetry.request_lines import Answered
+from app.telemetry.spans import Parent
+from app.telemetry.telemetry import Telemetry
 
-_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+BEGAN = "began"
+"""Key in the request state under which the server leaves when it looked for the answer in Redis, on the monotonic clock."""
+SAMPLED = "sampled"
+"""Key in the request state under which the server leaves whether the request is traced, if it has decided that."""
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _log = logging.getLogger("larder.http")
 _sparse_log = SparseLog(_log)
 _SLASH = FieldError("must not contain an encoded slash: no id has one", parameter="path")
 
 
-def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the trace id of a valid ``traceparent`` (W3C Trace Context), otherwise a new id of the same form."""
+def parent_of(headers: Sequence[tuple[bytes, bytes]]) -> Parent | None:
+    """Return the client's span if there is a valid ``traceparent`` (W3C Trace Context)."""
     found = [value for name, value in headers if name == b"traceparent"]
-    if len(found) == 1:
-        parent = _TRACEPARENT.fullmatch(found[0])
-        # Version 00 has no fifth part; a later one may.
-        if parent and not (parent[1] == b"00" and parent[3]):
-            return parent[2]
-    return b"%032x" % random.getrandbits(128)
+    parent = _TRACEPARENT.fullmatch(found[0]) if len(found) == 1 else None
+    # Version 00 has no fifth part; a later one may.
+    if parent is None or (parent[1] == b"00" and parent[5]):
+        return None
+    return Parent(parent[2].decode(), parent[3].decode(), bool(int(parent[4], 16) & 1))
 
 
 class _Answer:
     """Passes one answer on. It adds the id, records the status, and leaves out the body of an answer to HEAD."""
 
-    __slots__ = ("_bodiless", "_id", "_send", "status")
+    __slots__ = ("_bodiless", "_id", "_send", "cache_status", "status")
 
     def __init__(self, send: Send, identity: bytes, *, bodiless: bool) -> None:
         self._send = send
@@ -47,11 +56,14 @@ class _Answer:
         self._bodiless = bodiless
         self.status = 0
         """The status of the answer; 0 before it has begun."""
+        self.cache_status = ""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._id)]
+            headers = message.get("headers", ())
+            self.cache_status = next((value.decode() for name, value in headers if name == b"cache-status"), "")
+            message["headers"] = [*headers, (b"x-request-id", self._id)]
         elif self._bodiless and message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await self._send(message)
@@ -60,20 +72,25 @@ class _Answer:
 class OutermostLayer:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, requests: RequestStats) -> None:
+    def __init__(self, app: ASGIApp, requests: RequestStats, telemetry: Telemetry) -> None:
         self._app = app
         self._requests = requests
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        state, now = scope.setdefault("state", {}), time.monotonic()
+        began = state.get(BEGAN, now)
         method = scope["method"]
-        identity = request_id(scope["headers"])
-        answer = _Answer(send, identity, bodiless=method == "HEAD")
-        scope.setdefault("state", {})["request_id"] = identity.decode()
+        parent = parent_of(scope["headers"])
+        identity = parent.trace_id if parent is not None else f"{random.getrandbits(128):032x}"
+        answer = _Answer(send, identity.encode(), bodiless=method == "HEAD")
+        state["request_id"] = identity
+        peeked = {Place.STORE: now - began} if BEGAN in state else {}
+        told = self._telemetry.begin(identity, parent, peeked, sampled=state.get(SAMPLED))
         if method == "HEAD":
             # Routes take only GET. The scope is copied, so that the server's own scope keeps HEAD.
             scope = {**scope, "method": "GET"}
@@ -92,9 +109,9 @@ class OutermostLayer:
         except Problem as refusal:
             await refusal.response(scope)(scope, receive, answer)
         except ClientDisconnect:
-            _sparse_log.info("request %s: the client left before it had sent its body", identity.decode())
+            _sparse_log.info("request %s: the client left before it had sent its body", identity)
         except Exception:
-            _log.exception("request %s: %s %r failed", identity.decode(), method, scope["path"])
+            _log.exception("request %s: %s %r failed", identity, method, scope["path"])
             if answer.status:
                 raise
             kind = TYPES["internal-error"]
@@ -102,7 +119,32 @@ class OutermostLayer:
             await response(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.observe(method, route, answer.status, time.perf_counter() - began)
+            duration_s = time.monotonic() - began
+            self._requests.observe(method, route, answer.status, duration_s)
+            caller, (problem, reason) = state.get(CALLER), state.get(PROBLEM, ("", ""))
+            self._telemetry.end(
+                told,
+                Answered(
+                    identity,
+                    method,
+                    route,
+                    scope["path"],
+                    answer.status,
+                    duration_s,
+                    caller.name if caller is not None else "",
+                    caller.key_id if caller is not None else "",
+                    peer_of(scope),
+                    answer.cache_status,
+                    problem,
+                    reason,
+                ),
+            )
+
+
+def peer_of(scope: Mapping[str, Any]) -> str:
+    """Return the address from which a connection comes; empty for a Unix socket."""
+    peer = scope.get("client")
+    return peer[0] if peer else ""
 
 
 class HostLayer:

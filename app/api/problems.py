@@ -27,6 +27,8 @@ from app.products.payload import timestamp
 from app.products.product import MAX_INTEGER
 from app.products.reservation import MAX_LIFE_S
 
+PROBLEM = "problem"
+"""Key in the request state under which the type of its problem and the reason for the operator are found."""
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Most errors that one answer lists."""
@@ -48,7 +50,10 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An error answer with its type, what happened, and further members and headers."""
+    """An error answer with its type, what happened, and further members and headers.
+
+    The exception that caused it, if there is one, says the reason to the operator.
+    """
 
     def __init__(
         self, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
@@ -71,6 +76,8 @@ class Problem(Exception):
         if self.kind.retry_after_s is not None:
             headers["Retry-After"] = str(self.kind.retry_after_s)
         headers |= self.headers
+        if (state := scope.get("state")) is not None:
+            state[PROBLEM] = self.kind.slug, str(self.__cause__ or "") or self.detail
         path = quote(scope["raw_path"], safe="/%:@!$&'()*+,;=~")
         return Response(self.body(path), self.kind.status, headers, MEDIA_TYPE)
 
@@ -345,7 +352,9 @@ def _routing_problem(request: Request, error: HTTPException) -> Problem:
 
 def _handler(make: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return make(error).response(request.scope)
+        problem = make(error)
+        problem.__cause__ = error
+        return problem.response(request.scope)
 
     return answer
 

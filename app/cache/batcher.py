@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from .errors import Overloaded
+from .tracing import Joined, Unit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Waiting = tuple[Item, "asyncio.Future[Result]", Unit | None]
 
 
 class Batcher(Generic[Item, Result]):
@@ -29,6 +31,7 @@ class Batcher(Generic[Item, Result]):
         queue_limit: most items that wait, beyond which ``Overloaded`` is raised at once.
         yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers
             send their next requests in these iterations, and so share one batch instead of two.
+        joined: makes the context in which a batch is sent, from the units of its items that have one.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Batcher(Generic[Item, Result]):
         max_weight: int,
         queue_limit: int,
         yields: int = 0,
+        joined: Joined | None = None,
     ) -> None:
         self._send = send
         self._weight = weight
@@ -47,7 +51,8 @@ class Batcher(Generic[Item, Result]):
         self._max_weight = max_weight
         self._queue_limit = queue_limit
         self._yields = yields
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._joined = joined
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     @property
@@ -60,8 +65,8 @@ class Batcher(Generic[Item, Result]):
         """The item that has waited longest, or ``None`` if none waits."""
         return self._waiting[0][0] if self._waiting else None
 
-    def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """Put an item into the next batch and return the future of its result.
+    def submit(self, item: Item, unit: Unit | None = None) -> "asyncio.Future[Result]":
+        """Put an item into the next batch and return the future of its result. ``unit`` is the one that waits for it.
 
         Raises:
             Overloaded: ``queue_limit`` items are waiting already.
@@ -69,7 +74,7 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded(f"{self._queue_limit} requests are waiting already")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, unit))
         if self._sender is None:
             self._sender = asyncio.create_task(self._drain())
         return future
@@ -91,12 +96,12 @@ class Batcher(Generic[Item, Result]):
             # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
             self._sender = None
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> "list[_Waiting[Item, Result]]":
+        batch: list[_Waiting[Item, Result]] = []
         weight = 0
         groups: set[Hashable] = set()
         while self._waiting:
-            item, future = self._waiting[0]
+            item, future, _ = self._waiting[0]
             if future.done():  # cancelled while it waited
                 self._waiting.popleft()
                 continue
@@ -110,20 +115,25 @@ class Batcher(Generic[Item, Result]):
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _deliver(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _deliver(self, batch: "list[_Waiting[Item, Result]]") -> None:
         if not batch:
             return
         try:
-            results: Sequence[Result | Exception] = await self._send([item for item, _ in batch])
+            results: Sequence[Result | Exception]
+            if self._joined is None:
+                results = await self._send([item for item, _, _ in batch])
+            else:
+                with self._joined([unit for _, _, unit in batch if unit is not None]):
+                    results = await self._send([item for item, _, _ in batch])
         except asyncio.CancelledError:
-            for _, future in batch:
+            for _, future, _ in batch:
                 future.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - pass any error to the waiting callers
             results = [error] * len(batch)
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future, _), result in zip(batch, results, strict=True):
             if future.done():  # cancelled meanwhile
                 continue
             if isinstance(result, Exception):

@@ -25,10 +25,12 @@ from .postgres.table_source import TableRows, TableSource
 from .postgres.table_write import Change, ReadBack, TableTransactions
 from .redis.audit_store import RedisAuditStores, RedisSharedAudit
 from .redis.connection import RedisLink
+from .redis.sentinel_watch import SentinelWatch
 from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
 from .round_trips import Leases
 from .shared_audit import SharedCycle
 from .stats import Stats
+from .tracing import UNTRACED, Tracer
 from .write_through import Acknowledgement, Read, WriteThrough
 
 MOST_ALONE = 3
@@ -291,7 +293,12 @@ async def _publish(
 
 @asynccontextmanager
 async def open_caches(
-    database: str | Database, redis: str | RedisOptions, entities: Sequence[Entity], *, limits: Limits = DEFAULTS
+    database: str | Database,
+    redis: str | RedisOptions,
+    entities: Sequence[Entity],
+    *,
+    limits: Limits = DEFAULTS,
+    tracer: Tracer = UNTRACED,
 ) -> AsyncIterator[Caches]:
     """Open the caches of several entities, with shared connections and one loop of audits.
 
@@ -299,9 +306,11 @@ async def open_caches(
 
     Args:
         database: URL of the PostgreSQL primary whose migrations prepared the tables.
-        redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``.
+        redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``, or of its sentinels, e.g.
+            ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``.
         entities: the tables to cache, each with a namespace of its own.
         limits: deadlines and sizes.
+        tracer: who is told what reads wait for.
     """
     if len({entity.table for entity in entities}) < len(entities) or len({e.namespace for e in entities}) < len(entities):
         raise ValueError("each table and each namespace may be given once")
@@ -310,6 +319,7 @@ async def open_caches(
             database = _open_database(database, limits, further_audits=min(MOST_ALONE, len(entities) - 1))
             opened.push_async_callback(database.close)
         options = _redis_options(redis, limits) if isinstance(redis, str) else redis
+        opened.push_async_callback(options.place.aclose)
         links = RedisLinks(options)
         opened.push_async_callback(links.close)
         shared, alone = options.link(), options.link()
@@ -317,7 +327,7 @@ async def open_caches(
             opened.push_async_callback(link.close)
         await links.start()
         await (shared if len(entities) > 1 else alone).start_once()
-        parts = [_part(entity, database, links, alone, limits) for entity in entities]
+        parts = [_part(entity, database, links, alone, limits, tracer=tracer) for entity in entities]
         for part in parts:
             opened.push_async_callback(part.protocol.aclose)
         loop = AuditLoop(
@@ -327,6 +337,9 @@ async def open_caches(
         for part in parts:
             await part.protocol.start()
         await opened.enter_async_context(in_background("audit", loop.run()))
+        if options.place.has_sentinels:
+            watch = SentinelWatch(options.place, (*links.all, shared, alone), limits.audit_interval_ms / 1000)
+            await opened.enter_async_context(in_background("sentinel watch", watch.run()))
         transactions = TableTransactions(
             database,
             lock_timeout_ms=limits.database_lock_timeout_ms,
@@ -335,13 +348,13 @@ async def open_caches(
         yield Caches(parts, transactions, links, loop, limits)
 
 
-def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits) -> Part:
+def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits, *, tracer: Tracer) -> Part:
     config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
     store = RedisStore(links, entity.namespace, lifetimes)
     source = TableSource(database.loads, entity, entity.namespace)
-    protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history)
+    protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history, tracer=tracer)
     audit_stores = RedisAuditStores(alone, entity.namespace)
     audit_sources = TableAuditSources(database, entity, entity.namespace)
     return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))

@@ -2,6 +2,7 @@
 
 CacheError
 ├── StoreUnavailable    Redis gave no definite answer; reads go to the source, writes settle
+│   └── WrongSentinel   what a sentinel, or a server in its place, says does not change by waiting
 ├── SourceUnavailable   the database could not be read
 │   └── SourceRefused   the database answers, but must not be used now
 │       └── SourceDeposed   it is an old primary: another one has taken over
@@ -18,6 +19,10 @@ class CacheError(Exception):
 
 class StoreUnavailable(CacheError):
     """The store gave no definite answer in time. Its commands may or may not have been applied."""
+
+
+class WrongSentinel(StoreUnavailable):
+    """A sentinel refuses the password or knows no such service, or there is a data server in its place, or the reverse."""
 
 
 class SourceUnavailable(CacheError):

@@ -1,12 +1,15 @@
 """Loads from the source, and the fills of slots from them (R2).
 
-At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7).
+At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7). The slots of one batch are
+filled while the next batch is loaded.
 """
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from .batcher import Batcher
 from .config import CacheConfig
@@ -15,6 +18,7 @@ from .history import History
 from .ports import Clock, Outcome, Publication, Source, State
 from .round_trips import RoundTrips
 from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +42,53 @@ class Loaded:
     stored: bool
 
 
+class Row(NamedTuple):
+    """A loaded state, and the fill of its batch, whose result has the keys that were stored."""
+
+    state: State
+    fill: "asyncio.Task[set[str]] | None"
+
+    async def filled(self) -> Loaded:
+        """Return the state once the fill has ended."""
+        stored = await asyncio.shield(self.fill) if self.fill else ()
+        return Loaded(self.state, self.state.key in stored)
+
+
 class Loads:
     """One process's loads."""
 
     def __init__(
-        self, source: Source, trips: RoundTrips, config: CacheConfig, stats: Stats, history: History, *, clock: Clock
+        self,
+        source: Source,
+        trips: RoundTrips,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        *,
+        clock: Clock,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._source = source
         self._trips = trips
         self._stats = stats
         self._history = history
         self._clock = clock
-        self._batches: Batcher[Load, Loaded] = Batcher(
-            self._send, group_key=lambda load: load.key, max_weight=config.batch_keys, queue_limit=config.queue_limit
+        self._tracer = tracer
+        self._fills: set[asyncio.Task[set[str]]] = set()
+        self._batches: Batcher[Load, Row] = Batcher(
+            self._send,
+            group_key=lambda load: load.key,
+            max_weight=config.batch_keys,
+            queue_limit=config.queue_limit,
+            joined=partial(tracer.joined, "cache.load"),
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
-        futures = [self._batches.submit(load) for load in loads]
-        return [await futures[0]] if len(futures) == 1 else list(await asyncio.gather(*futures))
+        unit = self._tracer.unit()
+        futures = [self._batches.submit(load, unit) for load in loads]
+        rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
+        return [await row.filled() for row in rows]
 
     def refill(self, keys: Iterable[str]) -> None:
         """Begin to load keys whose slots were recorded as filled, but were evicted, or deleted by an audit.
@@ -71,15 +103,18 @@ class Loads:
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""
         await self._batches.aclose()
+        while self._fills:
+            await asyncio.wait(self._fills)
 
-    async def _send(self, batch: Sequence[Load]) -> Sequence[Loaded]:
+    async def _send(self, batch: Sequence[Load]) -> Sequence[Row]:
         keys = list(dict.fromkeys(load.key for load in batch))
         # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
         # it, so this load cannot fill the slot with old data.
         tokens = await self._trips.lease(list(dict.fromkeys(load.key for load in batch if load.vacant))) or {}
         began = self._clock()
         try:
-            states = await self._source.load(keys)
+            with self._tracer.step("load", Place.SOURCE):
+                states = await self._source.load(keys)
             self._history.record(states[keys[0]].epoch, began)
         except BaseException:
             self._trips.release(tokens)
@@ -94,8 +129,16 @@ class Loads:
         fills = [
             Publication(states[key], tokens.get(key, ""), ttls_s.get(key)) for key in keys if key in tokens or key in refreshed
         ]
-        stored = await self._fill(fills, tokens)
-        return [Loaded(states[load.key], load.key in stored) for load in batch]
+        fill = asyncio.create_task(self._fill(fills, tokens)) if fills else None
+        if fill is not None:
+            self._fills.add(fill)
+            fill.add_done_callback(self._end_fill)
+        return [Row(states[load.key], fill) for load in batch]
+
+    def _end_fill(self, fill: "asyncio.Task[set[str]]") -> None:
+        self._fills.discard(fill)
+        if not fill.cancelled():
+            fill.exception()  # marks it as retrieved, because a refill has no caller who would see it
 
     async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
         """Publish loaded states; return the keys whose state was stored."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from .batcher import Batcher
@@ -14,6 +15,7 @@ from .history import History
 from .policies import WritePolicy
 from .ports import Clock, Outcome, Publication, Published, Reading, Store, Value
 from .stats import Stats
+from .tracing import UNTRACED, Joined, Place, Tracer
 
 Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)
@@ -33,36 +35,50 @@ class Leases:
 class RoundTrips:
     """The round trips of one process to the store.
 
+    They are told to the tracer only if it traces. Otherwise it is told what the requests wait for, and a hit costs nothing.
     ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys
     whose slot was last seen filled.
     """
 
-    def __init__(self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock, *, tracer: Tracer = UNTRACED
+    ) -> None:
         self._store = store
+        self._tracer = tracer
         self._stats = stats
         self._history = history
         self._clock = clock
         self.filled = FilledSlots(config.warm_keys)
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
-            self._send_reads, weight=len, max_weight=keys, queue_limit=queue, yields=READ_YIELDS
+            self._send_reads, weight=len, max_weight=keys, queue_limit=queue, yields=READ_YIELDS, joined=self._told("read")
         )
         self._leases: Batcher[Sequence[str], dict[str, str]] = Batcher(
-            self._send_leases, weight=len, max_weight=keys, queue_limit=queue
+            self._send_leases, weight=len, max_weight=keys, queue_limit=queue, joined=self._told("lease")
         )
         self._publishes: Batcher[Sequence[Publication], Published] = Batcher(
-            self._send_publishes, weight=_publish_weight, max_weight=config.batch_bytes, queue_limit=queue
+            self._send_publishes,
+            weight=_publish_weight,
+            max_weight=config.batch_bytes,
+            queue_limit=queue,
+            joined=self._told("publish"),
         )
         self._releases: Batcher[dict[str, str], None] = Batcher(
             self._send_releases, weight=len, max_weight=keys, queue_limit=queue
         )
+
+    async def read(self, keys: Sequence[str]) -> Reading:
+        """Read slots for the present unit. Raises ``StoreUnavailable``, ``Overloaded``."""
+        with self._tracer.wait(Place.STORE):
+            return await self.reads.submit(keys, self._tracer.unit())
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
         """Take leases on empty slots; return their tokens, or ``None`` when the store did not answer."""
         if not keys:
             return {}
         try:
-            return await self._leases.submit(keys)
+            with self._tracer.wait(Place.STORE):
+                return await self._leases.submit(keys, self._tracer.unit())
         except StoreUnavailable:
             return None
         except Overloaded:
@@ -73,7 +89,8 @@ class RoundTrips:
         if not publications:
             return Published((), proven=True)
         try:
-            return await self._publishes.submit(publications)
+            with self._tracer.wait(Place.STORE):
+                return await self._publishes.submit(publications, self._tracer.unit())
         except (StoreUnavailable, Overloaded):
             self._stats.publish_failures += 1
             return None
@@ -87,12 +104,16 @@ class RoundTrips:
     async def drop(self, key: str) -> None:
         """Empty one slot. Raises ``StoreUnavailable``."""
         self.filled.discard(key)
-        await self._definite(self._store.drop(key))
+        with self._tracer.step("drop", Place.STORE):
+            await self._definite(self._store.drop(key))
 
     async def aclose(self) -> None:
         """Finish the round trips that were accepted."""
         for batcher in (self.reads, self._leases, self._publishes, self._releases):
             await batcher.aclose()
+
+    def _told(self, name: str) -> Joined | None:
+        return partial(self._tracer.joined, name, place=Place.STORE) if self._tracer.traces else None
 
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
         began = self._clock()

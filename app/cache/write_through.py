@@ -58,6 +58,7 @@ from .round_trips import Leases, RoundTrips
 from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,9 @@ class WriteThrough:
         *,
         history: History,
         clock: Clock = time.monotonic,
+        tracer: Tracer = UNTRACED,
     ) -> None:
+        self._tracer = tracer
         self._history_source = history_source
         self._config = config
         self._stats = stats
@@ -136,8 +139,8 @@ class WriteThrough:
         self._clock = clock
         self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
         self._settler = Settler(history_source, config, stats, history, clock)
-        self._trips = RoundTrips(store, config, stats, history, clock)
-        self._loads = Loads(source, self._trips, config, stats, history, clock=clock)
+        self._trips = RoundTrips(store, config, stats, history, clock, tracer=tracer)
+        self._loads = Loads(source, self._trips, config, stats, history, clock=clock, tracer=tracer)
 
     async def start(self) -> None:
         """Read the source's epoch, so that the first read can hit. If that fails, the first load reads it."""
@@ -184,30 +187,31 @@ class WriteThrough:
         ttl_s: int | None = None,
     ) -> list[Read]:
         """Read several different keys in one round trip and return their states in the order of ``keys``. See ``read``."""
-        if self._sample:
-            self._sample.read(keys)
-        if self._config.bypassed:
-            return await self._bypass(keys, SWITCHED_OFF)
-        if refresh:
-            return await self._refresh(keys, ttl_s)
-        try:
-            reading = reading or await self._trips.reads.submit(keys)
-        except StoreUnavailable:
-            return await self._bypass(keys, UNREACHABLE)
-        found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
-        wanted = [
-            Load(key, vacant=raw is None, ttl_s=ttl_s)
-            for key, raw, state in zip(keys, reading.slots, found, strict=True)
-            if state is None
-        ]
-        self._stats.hits += len(keys) - len(wanted)
-        if not wanted:
-            return [Read(state, Status.HIT) for state in found if state is not None]
-        try:
-            loaded = await self._loads.run(wanted)
-        except SourceUnavailable as error:
-            return self._serve_unverified(keys, reading, stale_s, error)
-        return self._merge(found, loaded, proven=bool(reading.epoch))
+        with self._tracer.step("cache.read"):
+            if self._sample:
+                self._sample.read(keys)
+            if self._config.bypassed:
+                return await self._bypass(keys, SWITCHED_OFF)
+            if refresh:
+                return await self._refresh(keys, ttl_s)
+            try:
+                reading = reading or await self._trips.read(keys)
+            except StoreUnavailable:
+                return await self._bypass(keys, UNREACHABLE)
+            found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
+            wanted = [
+                Load(key, vacant=raw is None, ttl_s=ttl_s)
+                for key, raw, state in zip(keys, reading.slots, found, strict=True)
+                if state is None
+            ]
+            self._stats.hits += len(keys) - len(wanted)
+            if not wanted:
+                return [Read(state, Status.HIT) for state in found if state is not None]
+            try:
+                loaded = await self._loads.run(wanted)
+            except SourceUnavailable as error:
+                return self._serve_unverified(keys, reading, stale_s, error)
+            return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
         """Read only the slot of one key, without a task, because a task would cost more than the read itself.
@@ -326,7 +330,8 @@ class WriteThrough:
             NotSettled: the deadline passed first, too many writes wait, or the source is an old primary.
         """
         if not acknowledgement.proven:
-            await self._settler.settle(acknowledgement.committed_at)
+            with self._tracer.step("cache.settle", Place.AUDIT):
+                await self._settler.settle(acknowledgement.committed_at)
             if self._history.deposed:
                 await self._check_primary()
 

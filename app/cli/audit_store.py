@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from app.cache.redis.audit_store import RedisAuditStore, RedisAuditStores
-from app.main import redis_options
+from app.places import redis_options
 from app.settings import Settings
 
 
@@ -28,3 +28,4 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
             yield store
     finally:
         await link.close()
+        await options.place.aclose()

@@ -15,10 +15,10 @@ from app.cli.errors import CommandFailed
 from app.cli.migrate import migrate
 from app.main import open_database
 from app.server.address import bind, check_exposure
-from app.server.process import log_to_stderr
 from app.server.signals import StopSignals
 from app.server.supervisor import serve_by
 from app.settings import Settings
+from app.telemetry.log_format import log_to_stderr
 
 _DAY_S = 86_400
 _CLIENT = "dev"
@@ -46,10 +46,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 async def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, and then stop everything that was started."""
-    log_to_stderr()
     # Whoever tries Larder on this machine needs no key, unless the environment says so.
     access = {"LARDER_ACCESS": os.environ.get("LARDER_ACCESS") or "open"}
     settings = read_settings(access)
+    log_to_stderr(settings.log_format)
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         if warning := check_exposure(listener, settings):
             print(f"larder dev: {warning}", file=sys.stderr)
@@ -58,7 +58,7 @@ async def run(arguments: argparse.Namespace) -> int:
             await check_database(settings)
             if warning := await check_redis(settings):
                 print(f"larder dev: {warning}", file=sys.stderr)
-            await migrate(settings.database_url)
+            await migrate(settings)
 
             key = None if settings.access == "open" else await _key_of_the_session(settings)
 

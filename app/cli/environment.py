@@ -4,17 +4,23 @@ import os
 import ssl
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import psycopg
-import redis.asyncio
 import redis.exceptions
 from psycopg.conninfo import conninfo_to_dict
 
-from app.cache.redis.tls import RedisTls, pool_of
+from app.cache.errors import StoreUnavailable, WrongSentinel
+from app.cache.redis.connection import RedisConnection
 from app.cli.errors import CommandFailed
+from app.passwords import PasswordUnavailable
+from app.places import primary_of, redis_options
 from app.settings import Settings, SettingsError
 
+_REDIS_FORM = "redis://user:password@host:6379/0, or sentinel://user:password@host:26379,host:26379/0?service=name"
+_SENTINEL_CURE = (
+    "Let the URL begin with sentinel:// and name the sentinels and service=, or with redis:// and name the data server."
+    " LARDER_SENTINEL_USERNAME and LARDER_SENTINEL_PASSWORD are for the sentinels."
+)
 Kind = TypeVar("Kind", bound=BaseException)
 # Of OpenSSL: not yet valid, expired.
 _TIMES = frozenset({9, 10})
@@ -68,10 +74,18 @@ async def check_database(settings: Settings) -> None:
         raise CommandFailed(
             "LARDER_DATABASE_URL is not a PostgreSQL URL: postgresql://user:password@host:5432/database"
         ) from error
-    timeout_s = max(1, settings.database_connect_timeout_ms // 1000)
+    primary = primary_of(settings)
     try:
-        await (await psycopg.AsyncConnection.connect(url, connect_timeout=timeout_s)).close()
+        primary.check(settings.database_connect_timeout_ms)
+    except ValueError as error:
+        raise CommandFailed(f"LARDER_DATABASE_URL {error}") from error
+    try:
+        await (await primary.connect(timeout_ms=settings.database_connect_timeout_ms)).close()
     except psycopg.Error as error:
+        if unread := _within(error, PasswordUnavailable):
+            raise CommandFailed(
+                f"There is no password for PostgreSQL: {unread}. Correct LARDER_DATABASE_PASSWORD_FILE or _COMMAND."
+            ) from error
         raise CommandFailed(f"PostgreSQL at {place} (LARDER_DATABASE_URL) {_connect_failure(str(error))}") from error
 
 
@@ -84,13 +98,12 @@ async def check_redis(settings: Settings) -> str | None:
     """
     if not settings.redis_url:
         raise CommandFailed("LARDER_REDIS_URL is not set. Name a Redis, or let `larder dev` start a private one.")
-    timeout_s = settings.redis_connect_timeout_ms / 1000
-    tls = RedisTls(settings.redis_ca_file, settings.redis_cert_file, settings.redis_key_file, settings.redis_tls_name)
+    options = redis_options(settings)
+    tls = options.tls
     try:
-        place = urlsplit(settings.redis_url).netloc.rpartition("@")[2] or urlsplit(settings.redis_url).path
-        pool = pool_of(settings.redis_url, tls, connect_timeout_s=timeout_s, socket_timeout=timeout_s)
+        place = options.place
     except ValueError as error:
-        raise CommandFailed("LARDER_REDIS_URL is not a Redis URL: redis://:password@host:6379/0") from error
+        raise CommandFailed(f"LARDER_REDIS_URL is not a Redis URL: {_REDIS_FORM}") from error
     try:
         tls.context()
     except OSError as error:
@@ -99,21 +112,16 @@ async def check_redis(settings: Settings) -> str | None:
             f"The files for TLS to Redis ({files}) cannot be used ({error.strerror or error}). "
             "Correct LARDER_REDIS_CA_FILE, LARDER_REDIS_CERT_FILE and LARDER_REDIS_KEY_FILE."
         ) from error
-    client = redis.asyncio.Redis.from_pool(pool)
+    deadline_s = settings.redis_connect_timeout_ms / 1000
     try:
-        await client.ping()
-    except (redis.exceptions.RedisError, OSError) as error:
-        # redis-py wraps the refusal of a user in another error on a Unix socket, and that of a certificate always.
-        if refusal := _within(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)):
-            raise CommandFailed(
-                f"Redis at {place} (LARDER_REDIS_URL) refuses the user or password ({refusal}). Correct the URL."
-            ) from error
-        if failure := _tls_failure(_within(error, ssl.SSLCertVerificationError)):
-            raise CommandFailed(f"Redis at {place} (LARDER_REDIS_URL) {failure}") from error
-        by_tls = " by TLS" if settings.redis_url.startswith("rediss:") else ""
-        return f"Redis at {place} does not answer{by_tls} ({error}): Larder serves from PostgreSQL until it does."
+        await (await RedisConnection.open(place, connect_timeout_s=deadline_s, timeout_s=deadline_s, scripts=())).close()
+    except StoreUnavailable as error:
+        if failure := _redis_failure(error):
+            raise CommandFailed(f"Redis at {place.name} (LARDER_REDIS_URL) {failure}") from error
+        by_tls = " by TLS" if settings.redis_url.startswith("rediss") else ""
+        return f"Redis at {place.name} does not answer{by_tls} ({error}): Larder serves from PostgreSQL until it does."
     finally:
-        await client.aclose()
+        await place.aclose()
     return None
 
 
@@ -122,6 +130,18 @@ def _within(error: BaseException | None, kind: type[Kind] | tuple[type[Kind], ..
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _redis_failure(error: StoreUnavailable) -> str | None:
+    """Return what is wrong with Redis and what to do, or ``None`` if waiting may help."""
+    # redis-py wraps the refusal of a user in another error on a Unix socket, and that of a certificate always.
+    if refusal := _within(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)):
+        return f"refuses the user or password ({refusal}). Correct the URL."
+    if wrong := _within(error, WrongSentinel):
+        return f"cannot be used: {wrong}. {_SENTINEL_CURE}"
+    if unread := _within(error, PasswordUnavailable):
+        return f"needs a password, and {unread}. Correct LARDER_REDIS_PASSWORD_FILE or _COMMAND."
+    return _tls_failure(_within(error, ssl.SSLCertVerificationError))
 
 
 def _tls_failure(error: ssl.SSLCertVerificationError | None) -> str | None:

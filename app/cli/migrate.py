@@ -4,9 +4,11 @@ import argparse
 
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
+from app.places import primary_of
 from app.postgres.errors import DatabaseError
 from app.postgres.migrations import finish, payload_schema, upgrade
 from app.products.payload import SCHEMA
+from app.settings import Settings
 
 _RELATION = "products"
 
@@ -28,17 +30,18 @@ async def run(arguments: argparse.Namespace) -> int:
     """Migrate, or finish."""
     settings = read_settings()
     await check_database(settings)
-    await migrate(settings.database_url)
+    await migrate(settings)
+    primary = primary_of(settings)
     try:
         if arguments.finish:
-            done = await finish(settings.database_url, _RELATION, SCHEMA)
+            done = await finish(primary, _RELATION, SCHEMA)
             print(
                 f"Finished: the payload is at schema {SCHEMA}, and older releases refuse to work from now on."
                 if done
                 else "There was nothing to finish."
             )
             return 0
-        found = await payload_schema(settings.database_url, _RELATION)
+        found = await payload_schema(primary, _RELATION)
     except DatabaseError as error:
         raise CommandFailed(f"{error}. The migration is not finished; instances of both releases go on working.") from error
     print("The database's schema is up to date.")
@@ -50,13 +53,13 @@ async def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def migrate(database_url: str) -> None:
+async def migrate(settings: Settings) -> None:
     """Run the migrations that the database lacks.
 
     Raises:
         CommandFailed: the database is newer than this Larder, is in use, or cannot be changed; it was left as it was.
     """
     try:
-        await upgrade(database_url, schemas={_RELATION: SCHEMA})
+        await upgrade(primary_of(settings), schemas={_RELATION: SCHEMA})
     except DatabaseError as error:
         raise CommandFailed(str(error)) from error

@@ -5,10 +5,10 @@ import sys
 
 from app.cli.environment import check_database, check_redis, read_settings
 from app.server.address import bind, check_exposure
-from app.server.process import log_to_stderr
 from app.server.signals import StopSignals
 from app.server.supervisor import serve_by
 from app.settings import PREFIX, Settings
+from app.telemetry.log_format import log_to_stderr
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,7 +34,7 @@ def settings_for(workers: str | None) -> Settings:
 async def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
     settings = settings_for(arguments.workers)
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         if warning := check_exposure(listener, settings):
             print(f"larder serve: {warning}", file=sys.stderr)
@@ -44,7 +44,7 @@ async def run(arguments: argparse.Namespace) -> int:
         if arguments.migrate:
             from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
 
-            await migrate(settings.database_url)
+            await migrate(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import psycopg
 from psycopg.types.numeric import Int8Dumper
 
 from .errors import translate
 from .pool import Pool
+from .primary import Primary
 from .session import Connection, Parameters, Session, Statement, bounded
 
 # A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
@@ -29,17 +28,6 @@ KEYS_TIMEOUT_MS = 900
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
-
-
-async def connect(url: str, *, timeout_ms: int, **options: Any) -> Connection:
-    """Open a connection. The URL is passed on unchanged, because rewriting it could change its meaning.
-
-    Raises:
-        psycopg.Error: no connection could be opened.
-    """
-    return await psycopg.AsyncConnection.connect(
-        url, connect_timeout=max(1, round(timeout_ms / 1000)), client_encoding="utf8", application_name="larder", **options
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +56,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        primary: Primary | str,
         *,
         connections: int,
         connect_timeout_ms: int,
@@ -76,8 +64,10 @@ class Database:
         statement_timeout_ms: int,
         lock_timeout_ms: int,
         further_audits: int = 0,
+        connection_max_age_s: int = 0,
     ) -> None:
-        self._url = url
+        self._primary = Primary(primary) if isinstance(primary, str) else primary
+        self._connection_max_age_s = connection_max_age_s
         self._connect_timeout_ms = connect_timeout_ms
         self._acquire_timeout_s = acquire_timeout_ms / 1000
         shares = Shares.of(connections)
@@ -124,11 +114,12 @@ class Database:
             acquire_timeout_s=self._acquire_timeout_s,
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
             deadline_s=statement_timeout_ms / 1000 + 1.0,
+            max_age_s=self._connection_max_age_s,
         )
 
     async def _connect(self, options: str) -> Connection:
         try:
-            connection = await connect(self._url, timeout_ms=self._connect_timeout_ms, autocommit=True, options=options)
+            connection = await self._primary.connect(timeout_ms=self._connect_timeout_ms, autocommit=True, options=options)
         except Exception as error:
             raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
@@ -143,4 +134,4 @@ class Database:
         return connection
 
 
-__all__ = ["Database", "Parameters", "Pool", "Session", "Shares", "Statement", "connect"]
+__all__ = ["Database", "Parameters", "Pool", "Primary", "Session", "Shares", "Statement"]

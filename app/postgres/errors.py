@@ -119,7 +119,9 @@ def was_answered(error: DatabaseError) -> bool:
     """Return whether the server answered with this error and kept the session. Then the statement's effects are undone.
 
     After an error that ended the session (FATAL) or the server (PANIC) that is not known, because a COMMIT may have been under
-    way.
+    way. The same holds for errors of the connection (class 08), which a proxy or pooler sends in the server's place.
     """
     cause = error.__cause__
-    return isinstance(cause, psycopg.Error) and cause.sqlstate is not None and cause.diag.severity_nonlocalized == "ERROR"
+    if not isinstance(cause, psycopg.Error) or cause.sqlstate is None or cause.sqlstate.startswith("08"):
+        return False
+    return cause.diag.severity_nonlocalized == "ERROR"

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from .database import connect
 from .errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
+from .primary import Primary
 
 LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""
@@ -55,14 +55,15 @@ def script_directory() -> ScriptDirectory:
     raise DatabaseFailed("the migrations are missing from this installation")
 
 
-def single_use_engine(url: str, *, timeout_ms: int = 10_000) -> AsyncEngine:
+def single_use_engine(primary: Primary | str, *, timeout_ms: int = 10_000) -> AsyncEngine:
     """Return an engine without a pool, for work that runs once, such as migrations."""
+    primary = Primary(primary) if isinstance(primary, str) else primary
     return create_async_engine(
-        "postgresql+psycopg://", async_creator=partial(connect, url, timeout_ms=timeout_ms), poolclass=NullPool
+        "postgresql+psycopg://", async_creator=partial(primary.connect, timeout_ms=timeout_ms), poolclass=NullPool
     )
 
 
-async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
+async def upgrade(primary: Primary | str, revision: str = "head", *, schemas: Mapping[str, int] | None = None) -> str | None:
     """Migrate to ``revision``; return the revision found before (``None`` for an empty database).
 
     In an empty database, ``schemas`` sets each relation's payload schema at once: no older release uses it.
@@ -73,7 +74,7 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
         DatabaseNewer: it was migrated by a newer Larder; nothing was touched.
         DatabaseFailed: a migration failed; it was rolled back.
     """
-    async with _locked_connection(database_url) as connection:
+    async with _locked_connection(primary) as connection:
         encoding = await connection.scalar(text("SHOW server_encoding"))
         if encoding != "UTF8":
             raise DatabaseRefused(
@@ -90,19 +91,19 @@ async def upgrade(database_url: str, revision: str = "head", *, schemas: Mapping
         return found
 
 
-async def payload_schema(database_url: str, relation: str) -> int:
+async def payload_schema(primary: Primary | str, relation: str) -> int:
     """Return the number of the payload's schema in the database, which all instances use. Raises as ``upgrade``."""
-    async with _locked_connection(database_url) as connection:
+    async with _locked_connection(primary) as connection:
         statement = text("SELECT payload_schema FROM cache_generations WHERE relation = :relation")
         return int(await connection.scalar(statement, {"relation": relation}) or 0)
 
 
-async def finish(database_url: str, relation: str, schema: int) -> bool:
+async def finish(primary: Primary | str, relation: str, schema: int) -> bool:
     """End a rolling deploy: raise the payload's schema to ``schema``, so that older releases refuse to work from now on.
 
     Returns whether there was anything to finish. Raises as ``upgrade``; then nothing was changed.
     """
-    async with _locked_connection(database_url) as connection:
+    async with _locked_connection(primary) as connection:
         await _limit_lock_wait(connection)
         done = bool(await connection.scalar(_FINISH, {"relation": relation, "schema": schema}))
         await connection.commit()
@@ -122,9 +123,9 @@ async def _limit_lock_wait(connection: AsyncConnection) -> None:
 
 
 @asynccontextmanager
-async def _locked_connection(database_url: str) -> AsyncIterator[AsyncConnection]:
+async def _locked_connection(primary: Primary | str) -> AsyncIterator[AsyncConnection]:
     """Open a connection that holds the lock under which instances migrate one after another."""
-    engine = single_use_engine(database_url)
+    engine = single_use_engine(primary)
     try:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})

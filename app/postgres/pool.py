@@ -3,13 +3,19 @@
 A connection is opened when it is needed and none is idle, so a server's refusal reaches the caller at once
 (docs/decisions/0012). A connection that failed is closed alone. If it was lost, the idle ones of the share are closed as well,
 because they lead to the same server.
+
+A connection that has reached its age is replaced: a new one is opened first, so for that moment there is one more.
 """
 
 import asyncio
+import math
+import random
 import select
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -29,6 +35,12 @@ Result = TypeVar("Result")
 _LOST = (ConnectionLost, DatabaseReadOnly, CommitUnknown)
 """Errors after which no connection of the share is trusted, because all lead to the same server."""
 
+AGE_JITTER = 0.1
+"""The greatest share of a connection's age by which it is replaced earlier, so that not all are replaced at once."""
+RENEWAL_PAUSE_S = 5.0
+"""How long a connection that could not be replaced is kept before the next attempt."""
+
+_REPLACED = -math.inf
 _IDLE = psycopg.pq.TransactionStatus.IDLE
 
 
@@ -42,6 +54,7 @@ class Pool:
         waiting_limit: most callers who wait for a connection, beyond which ``DatabaseOverloaded`` is raised at once.
         acquire_timeout_s: longest wait for a connection.
         deadline_s: deadline of each statement.
+        max_age_s: the age at which a connection is replaced; 0 is never.
     """
 
     def __init__(
@@ -53,6 +66,7 @@ class Pool:
         waiting_limit: int,
         acquire_timeout_s: float,
         deadline_s: float,
+        max_age_s: float = 0,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -66,6 +80,10 @@ class Pool:
         self._idle: list[Connection] = []
         self._generation = 0
         """Rises when the share is dropped; connections of an earlier generation are closed after their use."""
+        self._max_age_s = max_age_s
+        self._ends: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+        """When each connection reaches its age; ``_REPLACED`` for one that has a successor and is closed after its use."""
+        self._renewal: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def session(self, *, fresh: bool = False) -> AsyncIterator[Session]:
@@ -134,6 +152,9 @@ class Pool:
 
     async def close(self) -> None:
         """Close idle connections now, those in use after their use."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
         for connection in self._take_idle():
             await _close(connection)
 
@@ -165,7 +186,13 @@ class Pool:
             await _close(connection)
             if fresh:
                 break
-        return await self._connect(), True
+        return await self._open(), True
+
+    async def _open(self) -> Connection:
+        connection = await self._connect()
+        if self._max_age_s:
+            self._ends[connection] = time.monotonic() + self._max_age_s * random.uniform(1 - AGE_JITTER, 1)
+        return connection
 
     async def _give_back(self, connection: Connection, session: Session, generation: int) -> None:
         usable = not connection.closed
@@ -178,9 +205,31 @@ class Pool:
             if session.pipeline_failed:
                 # The driver's list of prepared statements contains some that the server skipped (psycopg 3.3).
                 connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
+            if self._ends.get(connection) == _REPLACED:
+                await _close(connection)
+                return
             self._idle.append(connection)
+            if self._renewal is None and time.monotonic() > self._ends.get(connection, math.inf):
+                self._renewal = asyncio.create_task(self._renew(connection, generation))
         else:
             await _close(connection)
+
+    async def _renew(self, old: Connection, generation: int) -> None:
+        """Replace a connection that has reached its age. If no other can be opened, it is kept."""
+        try:
+            new = await self._open()
+            if generation != self._generation:
+                await _close(new)
+                return
+            self._idle.append(new)
+            self._ends[old] = _REPLACED
+            if old in self._idle:
+                self._idle.remove(old)
+                await _close(old)
+        except DatabaseError:
+            self._ends[old] = time.monotonic() + RENEWAL_PAUSE_S
+        finally:
+            self._renewal = None
 
     async def _rolled_back(self, connection: Connection) -> bool:
         with suppress(DatabaseError):

@@ -7,6 +7,7 @@ change. A retry therefore finds both or neither, even after a crash, and simulta
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from app.cache.tracing import Unit
 from app.products.commands import Command, Effect
 from app.products.errors import Refused
 from app.products.reservation import Reservation
@@ -53,6 +54,8 @@ class WriteRequest:
 
     command: Command
     origin: Origin = NO_ORIGIN
+    unit: Unit | None = None
+    """The unit of work that waits for it (``app.cache.tracing``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from app.cache.errors import NotSettled, Overloaded
 from app.cache.ports import Reading
+from app.cache.tracing import UNTRACED, Place, Tracer
 from app.cache.write_through import Peeked, Read, WriteThrough
 from app.postgres.errors import CommitUnknown
 from app.products.commands import Command, Effect
@@ -17,7 +18,7 @@ from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
-from app.products.transactions import Patience, ProductTransactions
+from app.products.transactions import Committed, Patience, ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02
@@ -77,7 +78,9 @@ class Products:
         source: ProductSource,
         transactions: ProductTransactions,
         limits: WriteLimits,
+        tracer: Tracer = UNTRACED,
     ) -> None:
+        self._tracer = tracer
         self._cache = cache
         self._source = source
         self._transactions = transactions
@@ -92,7 +95,8 @@ class Products:
 
         Raises ``SourceUnavailable``, ``Overloaded``.
         """
-        return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s, reading=reading)
+        with self._tracer.step("products.get"):
+            return await self._cache.read(product_id, refresh=refresh, stale_s=stale_s, reading=reading)
 
     def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
         """Call ``then`` with the product if the cache has it and it is proven; otherwise with the reading for ``get``."""
@@ -100,7 +104,8 @@ class Products:
 
     async def get_many(self, ids: Sequence[str], *, refresh: bool = False, stale_s: int = 0) -> list[Read]:
         """Read several different products in one round trip, in the order of ``ids``. Raises as ``get``."""
-        return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
+        with self._tracer.step("products.get_many"):
+            return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
 
     async def list_page(
         self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
@@ -110,7 +115,10 @@ class Products:
         ``prefix`` selects names that begin with it, ignoring case. ``below_reorder_point`` selects products whose stock is
         below their reorder point, always by id.
         """
-        found = await self._source.page(limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point)
+        with self._tracer.step("page", Place.SOURCE):
+            found = await self._source.page(
+                limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point
+            )
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)
 
@@ -119,14 +127,16 @@ class Products:
 
         Raises ``ProductsMissing`` for an id without any movement; otherwise as ``get``.
         """
-        found = await self._source.movements(product_id, limit=limit + 1, after=after)
-        if not found and not await self._source.has_ledger(product_id):
-            raise ProductsMissing((product_id,))
+        with self._tracer.step("movements", Place.SOURCE):
+            found = await self._source.movements(product_id, limit=limit + 1, after=after)
+            if not found and not await self._source.has_ledger(product_id):
+                raise ProductsMissing((product_id,))
         return _ledger_page(found, limit)
 
     async def movements_by_reference(self, reference: str, *, limit: int, after: LedgerPosition | None = None) -> LedgerPage:
         """Return a page of the movements with one reference, newest first. Raises as ``get``."""
-        return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
+        with self._tracer.step("movements by reference", Place.SOURCE):
+            return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
     async def reservation(self, reservation_id: str) -> Reservation:
         """Return a reservation, from PostgreSQL. Raises ``ReservationMissing``, ``NotEnabled``, and as ``get``."""
@@ -181,8 +191,12 @@ class Products:
 
     async def _carry_out(self, command: Command, origin: Origin) -> Done:
         """Carry out a command. Raises as ``write``."""
+        with self._tracer.step("products.write"):
+            return await self._write(command, origin)
+
+    async def _write(self, command: Command, origin: Origin) -> Done:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        ticket = Ticket(WriteRequest(command, origin), deadline)
+        ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 decision, acknowledgement = await self._submit(ticket)
@@ -232,11 +246,17 @@ class Products:
 
     async def _transact(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
+        units = [request.unit for request in batch if request.unit is not None]
         try:
-            committed, acknowledgement = await self._cache.write(keys, lambda: self._transactions.commit(batch, patience))
+            with self._tracer.joined("cache.write", units):
+                committed, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
         return [(decision, acknowledgement) for decision in committed.decisions]
+
+    async def _commit(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Committed:
+        with self._tracer.step("transaction", Place.SOURCE):
+            return await self._transactions.commit(batch, patience)
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

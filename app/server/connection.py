@@ -12,10 +12,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.load import Kind
+from app.api.middleware import peer_of
+from app.api.problem_types import TYPES
 from app.server.framing import PIECE_BYTES, Framing
 from app.server.refusal import problem_bytes
 from app.server.timeouts import Patience, Wait, Waiting
 from app.sparse_log import SparseLog
+from app.telemetry.request_lines import Answered
 
 _REASONS = {
     "malformed-request": "not HTTP/1.1, or too many bytes or lines of headers",
@@ -127,10 +130,11 @@ class Connection(Framing):
         self._larder.admission.refused["overloaded"] += 1
         pause_s = random.randint(1, _LONGEST_PAUSE_S)
         cycle.response_started = cycle.response_complete = True
+        identity = b"%032x" % random.getrandbits(128)
         self.transport.write(
             problem_bytes(
                 "overloaded",
-                b"%032x" % random.getrandbits(128),
+                identity,
                 cycle.default_headers,
                 last=not cycle.keep_alive,
                 bodiless=cycle.scope["method"] == "HEAD",
@@ -139,6 +143,21 @@ class Connection(Framing):
         )
         if not cycle.keep_alive:
             self.transport.close()
+        scope = cycle.scope
+        self._larder.telemetry.lines.write(
+            Answered(
+                identity.decode(),
+                scope["method"],
+                "shed",
+                scope["path"],
+                TYPES["overloaded"].status,
+                0.0,
+                peer=peer_of(scope),
+                problem="overloaded",
+                reason="the event loop lags, so the request was shed",
+            ),
+            {},
+        )
         if self.pipeline:
             self.loop.call_soon(self.on_response_complete)  # not here, since the next request may be refused, too, and so on
         else:

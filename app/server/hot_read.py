@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 
 from app.api.admission import CALLER, Admission, PlainHead
 from app.api.context import READING, STATE, Larder
+from app.api.middleware import BEGAN
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
@@ -66,7 +67,7 @@ class HotReads(HttpToolsProtocol):
         product_id = scope["path"][len(PREFIX) :]
         hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
         admission = self._larder.admission
-        if not hot or (head := _plain(scope, product_id, admission)) is None:
+        if not hot or (head := self._plain(scope, product_id, admission)) is None:
             super()._start_asgi_task(cycle, app)
             return
         if cycle.keep_alive:
@@ -83,21 +84,22 @@ class HotReads(HttpToolsProtocol):
             return  # the client has left
         # A value is counted as a hit, so it is written here even if the connection has filled up meanwhile.
         if not isinstance(found, Value):
-            self._pass_on(cycle, app, found)
+            self._pass_on(cycle, app, found, began)
             return
         cycle.response_started = cycle.response_complete = True
-        self._write_hit(found, tag, began, last=not cycle.keep_alive)
+        self._write_hit(found, tag, began, random.getrandbits(128), last=not cycle.keep_alive)
         cycle.on_response()
 
-    def _pass_on(self, cycle: RequestResponseCycle, app: Any, found: Peeked) -> None:
+    def _pass_on(self, cycle: RequestResponseCycle, app: Any, found: Peeked, began: float) -> None:
         """Let the application answer a read with what was found in the slot."""
+        cycle.scope["state"][BEGAN] = began
         if isinstance(found, Reading):
             cycle.scope["state"][READING] = found
         super()._start_asgi_task(cycle, app)
 
-    def _write_hit(self, found: Value, tag: bytes, began: float, *, last: bool) -> None:
+    def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:
+        """Answer a hit, and return the status of the answer."""
         usual = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
-        identity = random.getrandbits(128)
         closing = _LAST if last else b""
         etag = b'"%d"' % found.version
         if tag == etag:
@@ -108,24 +110,24 @@ class HotReads(HttpToolsProtocol):
         if last:
             self.transport.close()
         self._larder.requests.observe("GET", ROUTE, status, time.monotonic() - began)
+        return status
 
-
-def _plain(scope: Any, product_id: str, admission: Admission) -> PlainHead | None:
-    """Return what a plain read's headers say; ``None`` if the request is not plain."""
-    if scope["query_string"] or not is_product_id(product_id):
-        return None
-    tag = _NO_TAG
-    host = authorization = None
-    for name, value in scope["headers"]:
-        if name in _DECISIVE:
+    def _plain(self, scope: Any, product_id: str, admission: Admission) -> PlainHead | None:
+        """Return what a plain read's headers say; ``None`` if the request is not plain."""
+        if scope["query_string"] or not is_product_id(product_id):
             return None
-        if name in _KNOWN:
-            if name == b"host" and host is None:
-                host = value
-            elif name == b"authorization" and authorization is None:
-                authorization = value
-            elif name == b"if-none-match" and not tag and _ONE_TAG.fullmatch(value):
-                tag = value
-            else:
+        tag = _NO_TAG
+        host = authorization = None
+        for name, value in scope["headers"]:
+            if name in _DECISIVE:
                 return None
-    return PlainHead(tag, authorization) if host in admission.good_hosts else None
+            if name in _KNOWN:
+                if name == b"host" and host is None:
+                    host = value
+                elif name == b"authorization" and authorization is None:
+                    authorization = value
+                elif name == b"if-none-match" and not tag and _ONE_TAG.fullmatch(value):
+                    tag = value
+                else:
+                    return None
+        return PlainHead(tag, authorization) if host in admission.good_hosts else None

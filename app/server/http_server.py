@@ -21,6 +21,7 @@ from app.server.capacity import Places, connection_limit
 from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.known_heads import KnownHeads
+from app.server.observed_reads import ObservedReads
 from app.server.signals import StopSignals, grace_s
 from app.server.timeouts import TimeLimits, sweep
 from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshakes, ServerTls
@@ -45,7 +46,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http=KnownHeads,
+            http=ObservedReads if settings.log_requests_percent or settings.traces_url else KnownHeads,
             ws="none",
             lifespan="on",
             log_config=None,

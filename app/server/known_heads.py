@@ -8,6 +8,7 @@ Only a piece that begins where a request may begin is looked at. Otherwise a fir
 could be taken for a request.
 """
 
+import random
 import re
 import time
 from functools import partial
@@ -32,7 +33,7 @@ _LARGEST_BYTES = 1_024
 """Size of the largest head that is kept."""
 
 
-class _Read:
+class Read:
     """A read under way that the parser has not seen."""
 
     __slots__ = ("began", "caller", "found", "last", "piece", "tag")
@@ -50,7 +51,7 @@ class _Read:
 class KnownHeads(Connection):
     """A connection that answers reads with a known head."""
 
-    _read: _Read | None = None
+    _read: Read | None = None
     """The read under way that the parser has not seen."""
     _usual_head = b""
     """The known head of the connection's last read that had one."""
@@ -100,7 +101,7 @@ class KnownHeads(Connection):
             return False
         if not is_product_id(product_id) or (caller := larder.admission.reader(head.authorization, began)) is None:
             return False
-        self._read = read = _Read(piece, head.tag, caller, began)
+        self._read = read = Read(piece, head.tag, caller, began)
         larder.products.peek(product_id, partial(self._peeked_unseen, read))
         return True
 
@@ -113,12 +114,12 @@ class KnownHeads(Connection):
             self._usual_head, self._usual = head, plain
         return self._usual
 
-    def _peeked_unseen(self, read: _Read, found: Peeked) -> None:
+    def _peeked_unseen(self, read: Read, found: Peeked) -> None:
         if self.transport.is_closing():
             return  # the client has left
         if isinstance(found, Value):
             self._read, self._latest = None, read
-            self._write_hit(found, read.tag, read.began, last=read.last)
+            self._write_hit(found, read.tag, read.began, random.getrandbits(128), last=read.last)
             self.on_response_complete()
         else:
             read.found = found
@@ -131,7 +132,7 @@ class KnownHeads(Connection):
         if self._read is not None:
             cycle.keep_alive = not self._read.last
             cycle.scope["state"][CALLER] = self._read.caller
-            self._pass_on(cycle, app, self._read.found)
+            self._pass_on(cycle, app, self._read.found, self._read.began)
         else:
             super()._start_asgi_task(cycle, app)
 

@@ -1,7 +1,6 @@
-"""The event loop and the logs, which every process of Larder sets up first."""
+"""The event loop of a process."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,10 +13,3 @@ def run_in_loop(coroutine: Coroutine[Any, Any, int]) -> int:
         return asyncio.run(coroutine)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(coroutine)
-
-
-def log_to_stderr() -> None:
-    """Log from INFO on. Libraries that report routine events at INFO are limited to WARNING."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("uvicorn.error", "httpx", "httpcore", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -15,9 +15,10 @@ from app.main import create_app
 from app.server.errors import CannotServe
 from app.server.handover import SERVING, ConnectionReceiver
 from app.server.http_server import Server, run_server
-from app.server.process import log_to_stderr, run_in_loop
+from app.server.process import run_in_loop
 from app.server.signals import StopSignals
 from app.settings import Settings
+from app.telemetry.log_format import log_to_stderr
 
 _CANNOT_START = 1
 
@@ -33,9 +34,9 @@ def main() -> int:
 
 
 async def _serve(number: int, channel: socket.socket, directory: Path) -> int:
-    log_to_stderr()
+    settings = Settings.from_env(os.environ)
+    log_to_stderr(settings.log_format)
     with channel, StopSignals() as stop, stop.cancelling():
-        settings = Settings.from_env(os.environ)
         server = Server(create_app(settings, SharedMetrics(directory, number)), settings)
         receiver = ConnectionReceiver(channel, server.adopt, stop.stop)
         try:

@@ -66,7 +66,16 @@ def write_requests(path: Path, requests: Iterable[Request]) -> Path:
     return path
 
 
-async def run(url: str, requests: Path, *, first: int, seconds: int, status: int = 200, each: bool = False) -> Measured:
+async def run(
+    url: str,
+    requests: Path,
+    *,
+    first: int,
+    seconds: int,
+    status: int = 200,
+    each: bool = False,
+    connections: int = CONNECTIONS,
+) -> Measured:
     """Play ``requests`` from line ``first`` on, for whole ``seconds``.
 
     Args:
@@ -76,11 +85,12 @@ async def run(url: str, requests: Path, *, first: int, seconds: int, status: int
         seconds: how long.
         status: what every answer must have.
         each: look at each answer; otherwise only what wrk counts anyway is counted (see load.lua).
+        connections: clients that ask again at once.
 
     Raises:
         RuntimeError: wrk failed.
     """
-    command = ("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT), url, "--")
+    command = ("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT), url, "--")
     arguments = (str(requests), str(first), str(status), "each" if each else "errors")
     process = await asyncio.create_subprocess_exec(
         *command, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT

@@ -42,7 +42,7 @@ async def made(database: Database, client: str = "till", **more: Any) -> tuple[s
     return key, id_of(key)
 
 
-async def test_key_is_read_as_it_was_made(database: Database, table: KeyTable) -> None:
+async def test_key_is_read_as_it_was_made(database: Database, database_url: str, table: KeyTable) -> None:
     """Everything but the key itself comes back, and an expiry as the time that is left."""
     key, key_id = await made(database, rate_per_s=200.0, expires_in_s=60.0)
     found = await table.valid_keys("")
@@ -50,12 +50,14 @@ async def test_key_is_read_as_it_was_made(database: Database, table: KeyTable) -
     [stored] = found.keys
     assert (stored.id, stored.client, stored.scopes, stored.rate_per_s) == (key_id, "till", SCOPES, 200.0)
     assert 50 < stored.expires_in_s <= 60
-    async with await psycopg.AsyncConnection.connect(database._url) as connection:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
         rows = await (await connection.execute("SELECT access_keys::text FROM access_keys")).fetchall()
     assert key.split("_")[2] not in str(rows)
 
 
-async def test_generation_changes_with_what_keys_allow_and_not_with_their_use(database: Database, table: KeyTable) -> None:
+async def test_generation_changes_with_what_keys_allow_and_not_with_their_use(
+    database: Database, database_url: str, table: KeyTable
+) -> None:
     """A process that knows the generation reads no keys. Every way to change a key makes a new one, by hand, too."""
     _, key_id = await made(database)
     known = (await table.valid_keys("")).generation
@@ -68,7 +70,7 @@ async def test_generation_changes_with_what_keys_allow_and_not_with_their_use(da
         "DELETE FROM access_keys",
         "TRUNCATE access_keys",
     )
-    async with await psycopg.AsyncConnection.connect(database._url, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
         for change in changes:
             await connection.execute(change)
             found = await table.valid_keys(known)

@@ -5,14 +5,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
+from fastapi import FastAPI
 
 from app.main import create_app
 from app.settings import Settings
+
+PATIENT = {"REDIS_TIMEOUT_MS": "10000", "FENCE_TTL_MS": "20000", "FENCE_TTL_MAX_MS": "20000", "REQUEST_TIMEOUT_MS": "60000"}
+"""Settings with which a slow machine makes no misses."""
 
 
 @asynccontextmanager
 async def service(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[httpx.AsyncClient]:
     """One instance of the service and a client of it."""
+    async with (
+        application(database_url, redis_url, namespace, **more) as app,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://larder") as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def application(database_url: str, redis_url: str, namespace: str, **more: str) -> AsyncIterator[FastAPI]:
+    """One instance of the service, started."""
     given = {
         "ACCESS": "open",
         "ALLOWED_HOSTS": "larder",
@@ -21,11 +35,8 @@ async def service(database_url: str, redis_url: str, namespace: str, **more: str
         "CACHE_NAMESPACE": namespace,
     } | more
     app = create_app(Settings.from_env({f"LARDER_{name}": value for name, value in given.items()}))
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://larder") as client,
-    ):
-        yield client
+    async with app.router.lifespan_context(app):
+        yield app
 
 
 async def proven(client: httpx.AsyncClient) -> None:

@@ -190,7 +190,7 @@ async def test_refused_callers_are_in_the_metrics(guarded: Guarded) -> None:
 async def test_log_names_the_key_and_not_the_secret(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     """Who was refused and why is in the log; what the client chose is escaped, and a flood is cut short."""
     key = await guarded.key(Scope.OPERATE)
-    with caplog.at_level(logging.INFO, "larder.access"):
+    with caplog.at_level(logging.INFO, "larder.request"):
         await guarded.client.get("/products/a%0Ab", headers=key)
         for _ in range(100):
             await guarded.client.get("/products/none")

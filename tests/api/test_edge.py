@@ -8,8 +8,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.metrics import RequestStats
-from app.api.middleware import OutermostLayer, request_id
+from app.api.middleware import OutermostLayer, parent_of
 from app.postgres.errors import DatabaseUnavailable
+from app.telemetry.spans import Parent
+from app.telemetry.telemetry import Telemetry
 from tests.api.conftest import Service
 from tests.api.problem import problem
 
@@ -53,8 +55,8 @@ async def test_an_invalid_trace_is_ignored(client: httpx.AsyncClient, traceparen
 def test_two_traces_are_none() -> None:
     """A header that may come once, sent twice, is invalid."""
     line = (b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())
-    assert request_id([line]) == TRACE.encode()
-    assert request_id([line, line]) != TRACE.encode()
+    assert parent_of([line]) == Parent(TRACE, PARENT, sampled=True)
+    assert parent_of([line, line]) is None
 
 
 async def test_requests_are_counted_by_route_and_status(service: Service, client: httpx.AsyncClient) -> None:
@@ -172,7 +174,7 @@ async def test_a_fault_after_the_answer_began_breaks_it_off() -> None:
         raise RuntimeError("the inside")
 
     requests = RequestStats()
-    transport = httpx.ASGITransport(app=OutermostLayer(half, requests))
+    transport = httpx.ASGITransport(app=OutermostLayer(half, requests, Telemetry()))
     async with httpx.AsyncClient(transport=transport, base_url="http://larder") as client:
         with pytest.raises(RuntimeError, match="the inside"):
             await client.get("/")
@@ -199,7 +201,7 @@ async def test_a_cancelled_request_is_counted_and_answered(method: str, slug: st
 
     requests = RequestStats()
     scope = {"type": "http", "method": method, "path": "/", "raw_path": b"/", "headers": []}
-    request = asyncio.create_task(OutermostLayer(endless, requests)(scope, nothing, keep))
+    request = asyncio.create_task(OutermostLayer(endless, requests, Telemetry())(scope, nothing, keep))
     await began.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from app.api import list_queries
 from app.api.bodies import check_media_type, parse_json, pointer, validate
 from app.api.conditions import entity_tags, freshness_of, idempotency_key
 from app.api.list_queries import product_ledger, product_query, reference_ledger
-from app.api.middleware import request_id
+from app.api.middleware import parent_of
 from app.api.models import NewProduct, StockCount
 from app.api.problems import Problem, no_product
 from app.products.product import is_product_id
@@ -113,7 +113,7 @@ _PARSERS: list[tuple[str, Callable[[str], object], list[str]]] = [
     ("cache-control", _header("Cache-Control", freshness_of), _CACHE),
     ("if-match", _header("If-Match", lambda request: entity_tags(request, "If-Match")), _TAGS),
     ("idempotency-key", _header("Idempotency-Key", idempotency_key), _KEYS),
-    ("traceparent", lambda text: request_id([(b"traceparent", text.encode())]), _TRACES),
+    ("traceparent", lambda text: parent_of([(b"traceparent", text.encode())]), _TRACES),
     ("content-type", _header("Content-Type", lambda request: check_media_type(request, ["application/json"])), _TYPES),
     ("content-encoding", _header("Content-Encoding", lambda request: check_media_type(request, ["a"])), [_fill(" ") + "x"]),
     ("query of products", _query(product_query), _QUERIES),

@@ -209,6 +209,7 @@ SERVICE_ERRORS = {
     cache.SourceRefused("x"): "database-unavailable",
     cache.SourceDeposed("x"): "database-unavailable",
     cache.StoreUnavailable("x"): "cache-unavailable",
+    cache.WrongSentinel("its password"): "cache-unavailable",
     cache.NotSettled("x"): "outcome-unknown",
     postgres.DatabaseUnavailable("x"): "database-unavailable",
     postgres.ConnectionLost("x"): "database-unavailable",
@@ -277,7 +278,7 @@ async def test_a_fault_is_logged_with_the_id_of_its_answer(
     """Who has the answer can be told what happened."""
     service.products.fault = RuntimeError("the inside")
     answer = await client.get("/products/a")
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if record.name == "larder.http"]
     assert answer.headers["X-Request-Id"] in record.getMessage()
     assert record.exc_info is not None
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from app.api.context import STATE
@@ -31,16 +32,23 @@ class Port:
 
 
 @asynccontextmanager
-async def listen(service: Service) -> AsyncIterator[Port]:
+async def listen(service: Service, protocol: type[KnownHeads] = KnownHeads) -> AsyncIterator[Port]:
     """Listen on a free port until the end."""
-    config = uvicorn.Config(service.app, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
+    async with listen_for(service.app, protocol) as port:
+        yield port
+
+
+@asynccontextmanager
+async def listen_for(app: FastAPI, protocol: type[KnownHeads]) -> AsyncIterator[Port]:
+    """Listen on a free port for an application whose ``Larder`` is there."""
+    config = uvicorn.Config(app, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
     config.load()
     state = ServerState()
     state.default_headers = [_DATE]
     listening = Port(0, state)
 
     def connected() -> KnownHeads:
-        listening.connections.append(KnownHeads(config, state, {STATE: service.app.state.larder}))
+        listening.connections.append(protocol(config, state, {STATE: app.state.larder}))
         return listening.connections[-1]
 
     server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)

@@ -19,10 +19,10 @@ FLOORS = (
     {"app.cli"},
     {"app.server"},
     {"app.main"},
-    {"app.api"},
-    {"app.access", "app.dashboard", "app.products"},
+    {"app.api", "app.places"},
+    {"app.access", "app.dashboard", "app.products", "app.telemetry"},
     {"app.cache"},
-    {"app.importer", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
+    {"app.importer", "app.passwords", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
 )
 # What a package must not know, though it lies below or is a library.
 SQL = {"sqlalchemy", "psycopg", "alembic"}
@@ -35,6 +35,7 @@ NEVER = {
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
     # It knows the buckets of durations, and does no I/O.
     "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
+    "app.telemetry": {"app.settings", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},
     "app.postgres": {"redis", *HTTP},
@@ -174,11 +175,23 @@ def test_only_the_composition_root_knows_everyone() -> None:
     both = {
         name_of(path)
         for path in MODULES
-        if any(within(name, "app.cache.redis") for name in imports(path))
+        if any(within(name, "app.cache.redis") or within(name, "app.places") for name in imports(path))
         and any(within(name, "app.products") for name in imports(path))
     }
     assert both
     assert all(any(within(name, root) for root in EVERYONE) for name in both)
+
+
+def test_opentelemetry_is_in_one_file() -> None:
+    """The SDK is an optional extra: only the adapter imports it, and whoever imports the adapter does so when it is needed."""
+    assert {name_of(path) for path in MODULES if broken(path, {"opentelemetry"})} == {"app.telemetry.otlp"}
+    tops = {name_of(path): ast.parse(path.read_text(encoding="utf-8")).body for path in MODULES}
+    assert [
+        name
+        for name, body in tops.items()
+        for node in body
+        if isinstance(node, ast.ImportFrom) and node.module == "app.telemetry.otlp"
+    ] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -113,6 +113,42 @@ async def test_redis_by_tls_as_a_user(
 
 
 @needs_redis
+async def test_sentinel_and_its_master_by_tls(
+    larder: Larder, own_servers: Mapping[str, str], authority: Authority, tls_redis: tuple[RedisServer, int]
+) -> None:
+    """``rediss+sentinel://`` verifies the sentinel by the URL and the master, whose address is a number, by its name."""
+    _, port = tls_redis
+    pair, sentinel_port = authority.pair("sentinel", "DNS:localhost"), _free_port()
+    give(authority.certificate.parent, server_account(), pair.certificate, pair.key)
+    options = {
+        "tls-port": str(sentinel_port),
+        "tls-cert-file": str(pair.certificate),
+        "tls-key-file": str(pair.key),
+        "tls-ca-cert-file": str(authority.certificate),
+        "tls-auth-clients": "optional",
+        "tls-replication": "yes",
+        "sentinel monitor": f"larder 127.0.0.1 {port} 1",
+        "sentinel auth-user": "larder larder",
+        "sentinel auth-pass": "larder s3cret",
+    }
+    program = larder.directory / "redis-sentinel"
+    program.symlink_to(_REDIS)
+    server = await start_redis(larder.directory / "sentinel", program=program, options=options)
+    try:
+        settings = {
+            **own_servers,
+            "LARDER_REDIS_URL": f"rediss+sentinel://larder:s3cret@localhost:{sentinel_port}/0?service=larder",
+            "LARDER_SENTINEL_PASSWORD": server.password,
+            "LARDER_REDIS_CA_FILE": str(authority.certificate),
+        }
+        await _hit(larder, {**settings, "LARDER_REDIS_TLS_NAME": "localhost"})
+        failure = await larder.failure("serve", **settings)
+    finally:
+        await server.stop()
+    assert "shows a certificate of another name" in failure
+
+
+@needs_redis
 async def test_redis_whose_tls_is_wrong_is_said(
     larder: Larder,
     own_servers: Mapping[str, str],

@@ -67,15 +67,15 @@ class SourceBench(Protocol):
 class MemoryDatabase:
     """The fake."""
 
-    def __init__(self) -> None:
-        self._postgres = MemoryPostgres(time.monotonic)
-        self._postgres.know_history()
+    def __init__(self, postgres: MemoryPostgres | None = None, namespace: str = NAMESPACE) -> None:
+        self._postgres = postgres or MemoryPostgres(time.monotonic)
+        self._postgres.know_history(namespace)
         self._dump: dict[str, AuditRow] = {}
         self._changes = 0
         self.source: Source
         self.history: HistorySource
-        self.source = self.history = MemorySource(self._postgres, Direct())
-        self.namespace = NAMESPACE
+        self.source = self.history = MemorySource(self._postgres, Direct(), namespace)
+        self.namespace = namespace
 
     def open(self, namespace: str = "") -> AbstractAsyncContextManager[AuditSource]:
         return open_audit_source(self._postgres, Direct(), namespace or self.namespace)
@@ -115,10 +115,10 @@ class MemoryDatabase:
             row.fenced_until = row.other_until = float("-inf")
 
     async def settle_server(self, server: str) -> None:
-        self._postgres.audits[NAMESPACE].server = server
+        self._postgres.audits[self.namespace].server = server
 
     async def bar(self, *, barred: bool) -> None:
-        self._postgres.audits[NAMESPACE].barred = barred
+        self._postgres.audits[self.namespace].barred = barred
 
     def _change(self, transaction: Transaction, key: str) -> None:
         self._changes += 1

@@ -52,36 +52,42 @@ class StoreBench(Protocol):
 class MemoryBench:
     """The fake."""
 
-    def __init__(self) -> None:
-        self._server = fake.RedisServer("red", time.monotonic)
+    def __init__(self, server: fake.RedisServer | None = None, namespace: str = "") -> None:
+        self.server = server or fake.RedisServer("red", time.monotonic)
+        self._namespace = namespace
         lives = fake.Lifetimes(SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S)
-        self.store: Store = MemoryStore(lambda: self._server, Direct(), random.Random(1), lives)
+        self.store: Store = MemoryStore(lambda: self.server, Direct(), random.Random(1), lives, namespace)
 
     def open(self) -> AbstractAsyncContextManager[AuditStore]:
-        return open_audit_store(lambda: self._server, Direct())
+        return open_audit_store(lambda: self.server, Direct(), namespace=self._namespace)
 
     async def raw(self, key: str) -> bytes | None:
-        return self._server.raw(key)
+        raw, expires_at = self._data.slots.get(key, (None, 0.0))
+        return raw if expires_at > self.server.now() else None
 
     async def life_s(self, key: str) -> float:
-        return self._server.data.slots[key][1] - self._server.now()
+        return self._data.slots[key][1] - self.server.now()
 
     async def put(self, key: str, raw: bytes) -> None:
-        self._server.data.slots[key] = (raw, self._server.now() + SLOT_TTL_S)
+        self._data.slots[key] = (raw, self.server.now() + SLOT_TTL_S)
 
     async def watermark(self) -> Watermark | None:
-        return self._server.data.watermark
+        return self._data.watermark
 
     async def put_watermark(self, watermark: Watermark | None) -> None:
-        self._server.data.watermark = watermark
+        self._data.watermark = watermark
 
     async def fence(self) -> tuple[str, str, float] | None:
-        fence = self._server.data.fence
-        now = self._server.now()
+        fence = self._data.fence
+        now = self.server.now()
         return (fence.server, fence.epoch, fence.expires_at - now) if fence and fence.expires_at > now else None
 
     async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
-        self._server.data.fence = fake.Fence(server, epoch, self._server.now() + life_s)
+        self._data.fence = fake.Fence(server, epoch, self.server.now() + life_s)
+
+    @property
+    def _data(self) -> fake.Data:
+        return self.server.data.of(self._namespace)
 
 
 class RedisBench:

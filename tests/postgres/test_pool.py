@@ -208,3 +208,36 @@ async def test_a_share_survives_whatever_opening_raises() -> None:
     errors.append(DatabaseFailed("x"))
     with pytest.raises(DatabaseFailed):
         await pool.rows("SELECT 1")
+
+
+async def test_an_old_connection_is_replaced_when_its_successor_is_ready(database_url: str) -> None:
+    """No caller waits for the new connection, which comes beside the old one; while none can be had, the old one stays."""
+    gate = Gate()
+    refused = False
+    opened: list[Connection] = []
+
+    async def connect() -> Connection:
+        if opened:
+            await gate.enter()
+            if refused:
+                raise ConnectionLost("refused")
+        opened.append(await psycopg.AsyncConnection.connect(database_url, autocommit=True))
+        return opened[-1]
+
+    pool = Pool("aged", connect, size=1, waiting_limit=5, acquire_timeout_s=PATIENCE_S, deadline_s=PATIENCE_S, max_age_s=0.05)
+    [[old_pid]] = await pool.rows(PID)
+    await asyncio.sleep(0.06)
+    assert await pool.rows(PID) == [(old_pid,)]
+    await gate.arrival()
+    assert await pool.rows(PID) == [(old_pid,)], "the successor is not ready yet"
+    gate.open()
+    async with asyncio.timeout(PATIENCE_S):
+        while await pool.rows(PID) == [(old_pid,)]:
+            await asyncio.sleep(0.01)
+    assert opened[0].closed
+    refused = True
+    [[young]] = await pool.rows(PID)
+    await asyncio.sleep(0.06)
+    for _ in range(3):
+        assert await pool.rows(PID) == [(young,)]
+    await pool.close()

@@ -12,6 +12,7 @@ from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
 from app.cache.ports import Reading, State
 from app.cache.round_trips import Leases, Reply, RoundTrips
+from app.cache.tracing import Unit
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
 
 
@@ -53,11 +54,14 @@ class JoinsLoadUnderWay(WriteThrough):
 
 class _JoinsLoads(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        running: dict[str, asyncio.Future[Loaded]] = self.__dict__.setdefault("running", {})
+        running: dict[str, asyncio.Task[Loaded]] = self.__dict__.setdefault("running", {})
         for load in loads:
             if load.key not in running or running[load.key].done():
-                running[load.key] = self._batches.submit(load)
+                running[load.key] = asyncio.ensure_future(self._whole(load))
         return list(await asyncio.gather(*(asyncio.shield(running[load.key]) for load in loads)))
+
+    async def _whole(self, load: Load) -> Loaded:
+        return await (await self._batches.submit(load)).filled()
 
 
 class JoinsReadUnderWay(WriteThrough):
@@ -70,11 +74,11 @@ class JoinsReadUnderWay(WriteThrough):
 
 
 class _JoinsUnderWay(Batcher[Sequence[str], Reading]):
-    def submit(self, item: Sequence[str]) -> "asyncio.Future[Reading]":
+    def submit(self, item: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
         running: dict[tuple[str, ...], asyncio.Future[Reading]] = self.__dict__.setdefault("running", {})
         future = running.get(tuple(item))
         if future is None or future.done():
-            future = running[tuple(item)] = super().submit(item)
+            future = running[tuple(item)] = super().submit(item, unit)
         return future
 
 
@@ -108,7 +112,7 @@ class SendsLoadsApart(WriteThrough):
 
 class _SendsApart(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        return list(await self._send(loads))
+        return [await row.filled() for row in await self._send(loads)]
 
 
 class ListsErrorsOfTheStore(WriteThrough):

@@ -14,10 +14,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 
-from ..errors import StoreUnavailable
-from .tls import RedisTls, pool_of
+from ..errors import StoreUnavailable, WrongSentinel
+from .places import RedisPlace, address_of
+from .succession import Succession
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +43,30 @@ class RedisConnection:
         self._run_id = run_id
         self._timeout_s = timeout_s
         self._replid = ""
+        self.address = address_of(connection)
+        """The address that it was opened to."""
         self._lock = asyncio.Lock()
         self.alive = True
 
     @classmethod
     async def open(
-        cls, pool: ConnectionPool, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
+        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
     ) -> "RedisConnection":
-        """Connect, log in, load scripts, and read the server's identity.
+        """Find the server, connect, log in, load scripts, and read the server's identity.
+
+        The deadline holds for all of it, and begins when the passwords are known.
 
         Raises:
             StoreUnavailable: there was no connection in time, or the server is not a master.
         """
-        raw: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        raw = None
         try:
+            passwords = await place.passwords()
             async with asyncio.timeout(connect_timeout_s):
-                await raw.connect()  # type: ignore[no-untyped-call]  # the same
+                raw = await place.connection(passwords)
+                await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 await raw.send_command("INFO", "server")
-                run_id = _identity(await raw.read_response(disable_decoding=True), b"run_id")
+                run_id = _run_id(await raw.read_response(disable_decoding=True))
                 opened = cls(raw, run_id, timeout_s)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
         except Exception as error:
@@ -141,23 +148,16 @@ class RedisLink:
 
     def __init__(
         self,
-        url: str,
+        place: RedisPlace,
         *,
-        tls: RedisTls,
         timeout_ms: int,
         connect_timeout_ms: int,
         retry_ms: int,
+        max_age_s: int = 0,
         scripts: Sequence[str] = (),
         chance: random.Random | None = None,
     ) -> None:
-        self._pool = pool_of(
-            url,
-            tls,
-            connect_timeout_s=connect_timeout_ms / 1000,
-            decode_responses=False,
-            socket_timeout=None,
-            health_check_interval=0,
-        )
+        self._place = place
         self._timeout_s = timeout_ms / 1000
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_s = retry_ms / 1000
@@ -165,6 +165,7 @@ class RedisLink:
         self._chance = chance or random.Random()
         self._connection: RedisConnection | None = None
         self._prober: asyncio.Task[None] | None = None
+        self._succession = Succession(self._open, max_age_s, retry_ms / 1000)
         self._reason = "no connection has been tried yet"
         self._first_try: asyncio.Task[None] | None = None
         self._busy = False
@@ -179,6 +180,8 @@ class RedisLink:
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        if self._succession.max_age_s:
+            self._connection = self._succession.present(self._connection)
         if self._connection is not None and self._connection.alive:
             return self._connection
         if self._connection is not None:
@@ -258,6 +261,7 @@ class RedisLink:
 
     async def close(self) -> None:
         """Stop probing and close the connection. Calls that wait are refused."""
+        await self._succession.aclose()
         tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
         for task in tasks:
             task.cancel()
@@ -265,6 +269,20 @@ class RedisLink:
         _refuse(self._waiting, StoreUnavailable("the connection to Redis was closed"))
         if self._connection is not None:
             await self._connection.close()
+
+    async def leave(self, address: str) -> None:
+        """Close the connection if it leads elsewhere than to ``address``; another one is opened in the background."""
+        connection = self._connection
+        if connection is not None and connection.alive and connection.address != address:
+            await connection.close()
+            self._reason = f"most sentinels name {address} as the master"
+            with suppress(StoreUnavailable):
+                self.connection()  # starts the prober
+
+    async def _open(self) -> RedisConnection:
+        return await RedisConnection.open(
+            self._place, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s, scripts=self._scripts
+        )
 
     async def _probe(self, pause_s: float) -> None:
         try:
@@ -274,16 +292,15 @@ class RedisLink:
                     await asyncio.sleep(pause_s * self._chance.uniform(0.75, 1.25))
                 pause_s = self._retry_s
                 try:
-                    self._connection = await RedisConnection.open(
-                        self._pool,
-                        connect_timeout_s=self._connect_timeout_s,
-                        timeout_s=self._timeout_s,
-                        scripts=self._scripts,
-                    )
+                    opened = await self._open()
                 except StoreUnavailable as error:
                     self._reason = str(error)
                     log.debug("%s", error)
                 else:
+                    if self.up:  # the successor of an old connection was quicker
+                        await opened.close()
+                    else:
+                        self._connection = opened
                     return
         finally:
             self._prober = None
@@ -310,6 +327,12 @@ def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequ
     return packet
 
 
+def _run_id(info: bytes) -> str:
+    if b"_mode:sentinel" in info:  # redis_mode of Redis, server_mode of Valkey
+        raise WrongSentinel("it is a sentinel, not a data server")
+    return _identity(info, b"run_id")
+
+
 def _field(info: bytes, name: bytes) -> str:
     """Return one field of an INFO reply."""
     start = info.find(b"\n" + name + b":")
@@ -334,6 +357,8 @@ def _identity(info: bytes, name: bytes) -> str:
     return value
 
 
-async def _close(connection: AbstractConnection) -> None:
+async def _close(connection: AbstractConnection | None) -> None:
+    if connection is None:
+        return
     with suppress(Exception):  # the connection is given up in any case
         await connection.disconnect(nowait=True)

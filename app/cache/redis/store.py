@@ -10,6 +10,7 @@ import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 
 from typing_extensions import override
@@ -17,6 +18,7 @@ from typing_extensions import override
 from .. import slot
 from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
 from .connection import RedisCommand, RedisLink
+from .places import Credentials, RedisPlace, place_of
 from .tls import RedisTls
 
 SCRIPTS = {
@@ -51,26 +53,43 @@ class Names:
 
 
 _SYSTEM_TLS = RedisTls()
+_OF_THE_URL = Credentials()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RedisOptions:
-    """Where Redis is and how long to wait for it."""
+    """Where Redis is and how long to wait for it.
+
+    All links of a process come from one of these, so that they ask the sentinels and read the password together.
+    """
 
     url: str
     timeout_ms: int
     connect_timeout_ms: int
     retry_ms: int
     tls: RedisTls = _SYSTEM_TLS
+    credentials: Credentials = _OF_THE_URL
+    max_age_s: int = 0
+
+    @cached_property
+    def place(self) -> RedisPlace:
+        """Where the data server is. Raises ``ValueError`` if the URL is none."""
+        return place_of(
+            self.url,
+            self.tls,
+            self.credentials,
+            timeout_s=self.timeout_ms / 1000,
+            connect_timeout_s=self.connect_timeout_ms / 1000,
+        )
 
     def link(self) -> RedisLink:
         """Return a new link that is not connected yet."""
         return RedisLink(
-            self.url,
-            tls=self.tls,
+            self.place,
             timeout_ms=self.timeout_ms,
             connect_timeout_ms=self.connect_timeout_ms,
             retry_ms=self.retry_ms,
+            max_age_s=self.max_age_s,
             scripts=tuple(SCRIPTS.values()),
         )
 
@@ -87,6 +106,11 @@ class RedisLinks:
         self.publishes = options.link()
 
     @property
+    def all(self) -> Sequence[RedisLink]:
+        """Every link."""
+        return self.reads, self.leases, self.publishes
+
+    @property
     def up(self) -> bool:
         """Whether there is a connection for reads."""
         return self.reads.up
@@ -94,16 +118,16 @@ class RedisLinks:
     @property
     def failures(self) -> int:
         """Number of connections that failed since the start."""
-        return self.reads.failures + self.leases.failures + self.publishes.failures
+        return sum(link.failures for link in self.all)
 
     async def start(self) -> None:
         """Connect; if that fails, keep trying in the background."""
-        for link in (self.reads, self.leases, self.publishes):
+        for link in self.all:
             await link.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        for link in (self.reads, self.leases, self.publishes):
+        for link in self.all:
             await link.close()
 
 

@@ -46,10 +46,17 @@ class _TlsConnection(Connection):
         return {**arguments, "server_hostname": self._tls.name or self.host}
 
 
-def pool_of(url: str, tls: RedisTls, *, connect_timeout_s: float, **more: Any) -> ConnectionPool:
+def pool_of(url: str, tls: RedisTls, *, connect_timeout_s: float) -> ConnectionPool:
     """Return the pool of a URL, which makes connections without retries. Raises ``ValueError`` for another kind of URL."""
-    retry = Retry(NoBackoff(), 0)
-    pool = ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=connect_timeout_s, retry=retry, **more)
+    pool = ConnectionPool.from_url(
+        url,
+        protocol=2,
+        decode_responses=False,
+        socket_timeout=None,
+        socket_connect_timeout=connect_timeout_s,
+        health_check_interval=0,
+        retry=Retry(NoBackoff(), 0),
+    )
     if issubclass(pool.connection_class, SSLConnection):
         pool.connection_class = _TlsConnection
         pool.connection_kwargs["tls"] = tls

@@ -1,0 +1,124 @@
+"""Where the PostgreSQL primary is, and how a connection to it is opened: by one deadline, whatever the number of hosts."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from .session import Connection
+
+HOST_SHARE_MS = 500
+"""The shortest time for one of several hosts. A host that hangs must leave the others this time."""
+
+ReadPassword = Callable[[], Awaitable[str]]
+"""Returns the present password. It limits its own duration."""
+
+_PRIMARY_ONLY = ("primary", "read-write")
+
+
+class Primary:
+    """The address of the primary, which may be on one of several hosts.
+
+    Each connection resolves the names anew, and tries the host that answered last before the others.
+
+    Args:
+        url: URL or connection string of libpq. It is passed on unchanged, because rewriting it could change its meaning.
+        read_password: is called for each connection, if the URL has no password.
+    """
+
+    def __init__(self, url: str, read_password: ReadPassword | None = None) -> None:
+        self.url = url
+        self._read_password = read_password
+        self._last = 0
+
+    @cached_property
+    def _hosts(self) -> list[Mapping[str, Any]]:
+        """What to replace in the URL to name each host; nothing to replace if there is one."""
+        parts = conninfo_to_dict(self.url)
+        given = {name: str(parts[name]).split(",") for name in ("host", "hostaddr", "port") if parts.get(name)}
+        count = max(len(given.get("host", ())), len(given.get("hostaddr", ())))
+        if count <= 1:
+            return [{}]
+        if len(given.get("port", ())) == 1:
+            given["port"] *= count
+        return [{name: values[number] for name, values in given.items() if number < len(values)} for number in range(count)]
+
+    def check(self, timeout_ms: int) -> None:
+        """Check what can be known without a connection.
+
+        Raises:
+            psycopg.ProgrammingError: it is no URL of PostgreSQL.
+            ValueError: several hosts are named, and a standby could be taken, or the time does not suffice for all.
+        """
+        hosts = len(self._hosts)
+        if hosts == 1:
+            return
+        wanted = conninfo_to_dict(self.url).get("target_session_attrs") or "any"
+        if wanted not in _PRIMARY_ONLY:
+            raise ValueError(
+                f"names several hosts and target_session_attrs={wanted}, by which a standby could be taken."
+                " Add target_session_attrs=primary to the URL."
+            )
+        if timeout_ms < hosts * HOST_SHARE_MS:
+            raise ValueError(
+                f"names {hosts} hosts, each of which needs {HOST_SHARE_MS} ms, and the deadline for all is {timeout_ms} ms."
+                " Name fewer, or raise LARDER_DATABASE_CONNECT_TIMEOUT_MS."
+            )
+
+    async def connect(self, *, timeout_ms: int, **options: Any) -> Connection:
+        """Open a connection. The deadline begins when the password is known, and holds for all hosts together.
+
+        Raises:
+            psycopg.Error: no host let us in, in time, or the password could not be read.
+        """
+        if self._read_password is not None:
+            try:
+                options["password"] = await self._read_password()
+            except Exception as error:
+                raise psycopg.OperationalError(str(error)) from error
+        hosts = self._hosts
+        order = [self._last, *(number for number in range(len(hosts)) if number != self._last)]
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout_ms / 1000
+        failures = []
+        for position, number in enumerate(order):
+            left_s = end - clock()
+            share_s = min(left_s, max(left_s / (len(order) - position), HOST_SHARE_MS / 1000))
+            try:
+                connection = await _connect(self.url, share_s, {**options, **hosts[number]})
+            except psycopg.OperationalError as error:
+                if len(hosts) == 1:
+                    raise
+                failures.append(f"{_name(hosts[number])} ({_reason(error)})")
+            else:
+                self._last = number
+                return connection
+        raise psycopg.OperationalError(f"no host is a primary that answers: {'; '.join(failures)}")
+
+
+async def _connect(url: str, timeout_s: float, options: Mapping[str, Any]) -> Connection:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await psycopg.AsyncConnection.connect(
+                url,
+                # The driver's own deadline holds for each address of a name, and is a whole number of at least 2 s.
+                connect_timeout=math.ceil(timeout_s) + 1,
+                client_encoding="utf8",
+                application_name="larder",
+                **options,
+            )
+    except TimeoutError as error:
+        raise psycopg.errors.ConnectionTimeout("connection timeout expired") from error
+
+
+def _name(host: Mapping[str, Any]) -> str:
+    return f"{host.get('host') or host.get('hostaddr')}:{host.get('port') or 5432}"
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return lines[0].rpartition("failed: ")[2]

@@ -1,0 +1,1 @@
+"""What the process tells about its requests: lines in the log, and traces."""

@@ -1,0 +1,133 @@
+"""Failovers by real sentinels under load: no read is older than an acknowledged write, no request fails, and hits come back."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from app.private_servers import RedisServer
+from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, Instance, larder
+from tests.harness.sentinels import DOWN_AFTER_S, Sentinels, start_sentinels
+from tests.harness.workload import Load
+from tests.outages.stage import Stage, open_stage
+
+log = logging.getLogger(__name__)
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
+
+KINDS = ("stopped", "killed", "paused")
+PAUSE_S = 5.0
+_BUSY = Load(readers=24, reader_pause_s=0.006, writers=6, writer_pause_s=0.06)
+ELECTION_S = 1.5
+BACK_S = DOWN_AFTER_S + ELECTION_S + FENCE_TTL_S + 2 * AUDIT_INTERVAL_S
+"""When hits should be back after a master is lost. The tests give a slow machine more."""
+PATIENCE = 4.0
+
+
+@dataclass(slots=True)
+class Figures:
+    """What failovers came to."""
+
+    back_s: list[float] = field(default_factory=list)
+    """Seconds from the loss of the master to hits on every instance."""
+    reads: int = 0
+    hits: int = 0
+
+    def __str__(self) -> str:
+        times = sorted(self.back_s)
+        return (
+            f"{len(times)} failovers, {self.reads} reads checked, {self.hits} of them hits; hits on every instance again after"
+            f" {times[len(times) // 2]:.1f} s (median), {times[-1]:.1f} s (slowest)"
+        )
+
+
+@asynccontextmanager
+async def _stage(directory: Path, load: Load) -> AsyncIterator[tuple[Stage, Sentinels]]:
+    """Start three services on a Redis with sentinels."""
+    redis_directory = directory / "sentinels"
+    redis_directory.mkdir()
+    async with start_sentinels(redis_directory) as sentinels:
+
+        def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
+            command, settings = larder(instance, database)
+            own = {"LARDER_REDIS_URL": sentinels.url, "LARDER_SENTINEL_PASSWORD": sentinels.password}
+            return command, {**settings, **own}
+
+        async with open_stage(directory, load, program=program) as stage:
+            yield stage, sentinels
+
+
+async def _fail_over(on: Stage, sentinels: Sentinels, kind: str, figures: Figures) -> None:
+    """Take the master away, and wait until hits are back."""
+    master = await sentinels.master()
+    with on.log.on(f"master-{kind}", "redis"):
+        began = time.monotonic()
+        resumed = asyncio.create_task(_lose(master, kind))
+        await sentinels.other_master(master)
+        await on.cluster.until_trusted(PATIENCE * BACK_S)
+        figures.back_s.append(time.monotonic() - began)
+        await resumed
+
+
+async def _lose(master: RedisServer, kind: str) -> None:
+    if kind == "paused":
+        master.pause()
+        await asyncio.sleep(PAUSE_S)  # the fault's length: longer than an election
+        master.resume()
+    elif kind == "killed":
+        await master.kill()
+    else:
+        os.kill(master.pid, signal.SIGTERM)
+
+
+def _judge(on: Stage, figures: Figures) -> None:
+    """Check the history so far, and count it."""
+    assert on.judge() == []
+    figures.reads += len(on.history.reads)
+    figures.hits += sum(read.status == "hit" for read in on.history.reads)
+    on.history.forget()
+
+
+async def test_a_failover_under_load(outage_directory: Path) -> None:
+    """A killed master: at least 5,000 reads, none in the past, and hits again from the promoted replica."""
+    figures = Figures()
+    async with _stage(outage_directory, _BUSY) as (on, sentinels):
+        on.workload.start()
+        await _fail_over(on, sentinels, "killed", figures)
+        async with asyncio.timeout(60):
+            while len(on.history.reads) < 5_000:
+                await asyncio.sleep(0.1)
+        await on.workload.stop()
+        _judge(on, figures)
+    log.info("%s", figures)
+    assert figures.hits > figures.reads / 4
+
+
+@pytest.mark.long
+async def test_many_failovers_under_load(outage_directory: Path) -> None:
+    """Masters that are stopped, killed and paused, 21 in all: at least 200,000 reads, half of them hits, none in the past."""
+    figures = Figures()
+    async with _stage(outage_directory, _BUSY) as (on, sentinels):
+        for number in range(21):
+            kind = KINDS[number % len(KINDS)]
+            on.workload.start()
+            old = await sentinels.master()
+            await _fail_over(on, sentinels, kind, figures)
+            if kind != "paused":
+                await old.restart()  # it takes itself for the master until the sentinels find it
+            await sentinels.until_replicated()
+            while len(on.history.reads) < 10_000:
+                await asyncio.sleep(0.1)
+            await on.workload.stop()
+            _judge(on, figures)
+            log.info("%s; %s", kind, figures)
+    assert len(figures.back_s) >= 20
+    assert figures.reads >= 200_000
+    assert figures.hits > figures.reads / 2
+    assert sorted(figures.back_s)[int(0.95 * len(figures.back_s))] <= 2 * BACK_S, figures
