@@ -17,23 +17,30 @@ from app.access.key_ring import KeyRing, KeySource
 from app.access.key_table import CheckEpoch, KeyTable
 from app.access.rates import NO_LIMIT
 from app.access.rates import Limits as AccessLimits
+from app.api.accepting import Decoder
 from app.api.admission import Admission
 from app.api.application import build
 from app.api.context import STATE, Larder
 from app.api.load import Load, measure
 from app.api.metrics import RequestStats
 from app.api.worker_metrics import SharedMetrics
+from app.api.writing import StoredRendering
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
+from app.cache.write_through import WriteThrough
 from app.places import primary_of, redis_options
 from app.postgres.database import Database, Shares
+from app.products.acceptance import Acceptance
+from app.products.accepted import AcceptedStats
+from app.products.accepted_service import AcceptedWrites
+from app.products.applier import Applier, count, keep_measured
 from app.products.payload import SCHEMA
 from app.products.pruner import AnswerPruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
-from app.products.transactions import ProductTransactions
+from app.products.transactions import Committed, ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in
 from app.telemetry.request_lines import RequestLines
 from app.telemetry.spans import Spans
@@ -60,7 +67,7 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
         async with AsyncExitStack() as opened:
             if spans is not None:
                 opened.push_async_callback(asyncio.to_thread, spans.close)
-            larder = await opened.enter_async_context(running(settings, requests, shared, telemetry))
+            larder = await opened.enter_async_context(running(settings, requests, shared, telemetry, app))
             app.state.larder = larder
             yield {STATE: larder}
 
@@ -98,8 +105,9 @@ async def running(
     requests: RequestStats | None = None,
     shared: SharedMetrics | None = None,
     telemetry: Telemetry | None = None,
+    app: FastAPI | None = None,
 ) -> AsyncIterator[Larder]:
-    """Open every part of the service, without HTTP."""
+    """Open every part of the service, without HTTP. ``app`` is the application that will serve it, if there is one."""
     telemetry = telemetry or Telemetry()
     async with AsyncExitStack() as opened:
         database = open_database(settings)
@@ -111,7 +119,14 @@ async def running(
         )
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
-        transactions = ProductTransactions(database, attempts=settings.transaction_attempts, check_epoch=check_epoch)
+        accepting = Accepting(settings, app) if settings.accept_writes else None
+        transactions = ProductTransactions(
+            database,
+            attempts=settings.transaction_attempts,
+            check_epoch=check_epoch,
+            decode=accepting.decode if accepting else None,
+            taken=accepting.count if accepting else None,
+        )
         source = ProductSource(database)
         products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
@@ -145,12 +160,57 @@ async def running(
             load,
             database,
             shared,
+            accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
             telemetry=telemetry,
         )
+        if accepting is not None:
+            await opened.enter_async_context(accepting.running(larder))
         if shared is not None:
             await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
         await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
+
+
+class Accepting:
+    """The parts that accept writes and apply them later."""
+
+    def __init__(self, settings: Settings, app: FastAPI | None) -> None:
+        self._settings = settings
+        # Without HTTP, accepted writes are still applied, and the endpoints still decode them.
+        self._app = app or build(version("larder"), RequestStats())
+        self.stats = AcceptedStats()
+        self.decode = Decoder(self._app, lambda request, render: StoredRendering(request, render, every=True))
+
+    def count(self, committed: Committed) -> None:
+        """Count the accepted writes of a transaction."""
+        count(self.stats, committed)
+
+    def open(
+        self, database: Database, cache: WriteThrough, transactions: ProductTransactions, check_epoch: CheckEpoch
+    ) -> AcceptedWrites:
+        """Return the accepted writes of the database."""
+        self._acceptance = Acceptance(database, check_epoch, self.stats, queue_limit=self._settings.queue_limit)
+        return AcceptedWrites(
+            cache,
+            transactions,
+            self._acceptance,
+            self.decode,
+            self.stats,
+            request_timeout_ms=self._settings.request_timeout_ms,
+        )
+
+    @asynccontextmanager
+    async def running(self, larder: Larder) -> AsyncIterator[None]:
+        """Apply accepted writes in the background, and finish those that are being accepted at the end."""
+        self._app.state.larder = larder
+        assert larder.accepted is not None  # noqa: S101 - this object made it
+        applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats)
+        async with (
+            in_background("backlog measurement", keep_measured(self._acceptance.measure)),
+            in_background("applier", applier.run()),
+        ):
+            yield
+        await larder.accepted.aclose()
 
 
 def open_database(settings: Settings) -> Database:

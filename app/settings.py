@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from app.urls import database_url_fault, redis_url_fault
 
 PREFIX = "LARDER_"
 
@@ -26,6 +28,21 @@ _PASSWORD = re.compile(r"^[^/]*//[^/@:]*:[^/@]+@|[?&]password=")
 """What a URL with a password has."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
+
+
+_ADDRESS, _NUMBER = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"), re.compile(r"[0-9]{1,5}")
+_KUBERNETES = (
+    (re.compile("LARDER_(.+_)?SERVICE_HOST"), _ADDRESS),
+    (re.compile("LARDER_(.+_)?SERVICE_PORT(_.+)?"), _NUMBER),
+    (
+        re.compile("LARDER_(.+_)?PORT(_[0-9]{1,5}_(TCP|UDP|SCTP))?"),
+        re.compile(r"(tcp|udp|sctp)://([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}"),
+    ),
+    (re.compile("LARDER_(.+_)?PORT_[0-9]{1,5}_(TCP|UDP|SCTP)_PROTO"), re.compile("tcp|udp|sctp")),
+    (re.compile("LARDER_(.+_)?PORT_[0-9]{1,5}_(TCP|UDP|SCTP)_PORT"), _NUMBER),
+    (re.compile("LARDER_(.+_)?PORT_[0-9]{1,5}_(TCP|UDP|SCTP)_ADDR"), _ADDRESS),
+)
+"""Names and values of the variables that Kubernetes sets in every pod for each Service (``enableServiceLinks``)."""
 
 
 class SettingsError(Exception):
@@ -202,6 +219,10 @@ class Settings(BaseModel):
         description="while PostgreSQL is away, serve cached products with a flag for this long after the last proof",
     )
 
+    accept_writes: bool = Field(
+        default=False,
+        description="answer writes with `Prefer: respond-async` by 202, undecided; set it on all instances or on none",
+    )
     write_batch: int = Field(200, ge=1, le=2_000, description="most requests that share one transaction")
     request_timeout_ms: Milliseconds = Field(
         15_000, description="deadline of a write, including its wait until no reader can get an old copy"
@@ -237,6 +258,14 @@ class Settings(BaseModel):
         1, ge=0, le=100, description="share of the requests that is traced, unless a `traceparent` says whether one is"
     )
 
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _url_is_sound(cls, url: str, info: ValidationInfo) -> str:
+        fault = redis_url_fault if info.field_name == "redis_url" else database_url_fault
+        if url and (found := fault(url)):
+            raise ValueError(found)
+        return url
+
     @model_validator(mode="after")
     def _tls_agrees(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -253,8 +282,6 @@ class Settings(BaseModel):
         for name in ("sentinel_username", "sentinel_password", "sentinel_password_file", "sentinel_password_command"):
             if getattr(self, name) and not by_sentinels:
                 raise ValueError(f"{name} needs a redis_url that begins with sentinel:// or rediss+sentinel://")
-        if "ssl_" in self.redis_url.partition("?")[2]:
-            raise ValueError("redis_url must have no ssl_ options: certificates are always verified, by redis_ca_file")
         return self
 
     @model_validator(mode="after")
@@ -315,13 +342,15 @@ class Settings(BaseModel):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the ``LARDER_*`` variables; an empty one counts as not given.
 
+        What Kubernetes sets for a Service whose name begins with ``larder`` is no setting.
+
         Raises:
             SettingsError: a variable is unknown, malformed, or contradicts another one.
         """
         given = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in (os.environ if environ is None else environ).items()
-            if name.startswith(PREFIX) and value
+            if name.startswith(PREFIX) and value and not _is_of_kubernetes(name, value)
         }
         try:
             return cls.model_validate(given)
@@ -338,8 +367,15 @@ def names_in(value: str) -> list[str]:
     return [name for part in value.split(",") if (name := part.strip())]
 
 
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    """Return whether Kubernetes sets a variable of this name and value for a Service called ``larder`` or ``larder-…``."""
+    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _KUBERNETES)
+
+
 def _sentence(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
     name = PREFIX + str(location[0]).upper()
+    if message.startswith("Value error, "):
+        return f"{name} {message.removeprefix('Value error, ')}"
     return f"{name}: unknown setting" if message.startswith("Extra inputs") else f"{name}: {message}"

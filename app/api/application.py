@@ -11,7 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import collection, dashboard, html_pages, openapi, operation, problems, products, reservations, stock
+from app.api import accepting, collection, dashboard, html_pages, openapi, operation, problems, products, reservations, stock
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import DirectRoutes, RequestRoute
@@ -79,6 +79,7 @@ def build(
         stock.router,
         reservations.router,
         products.router,
+        accepting.router,
         collection.router,
         operation.cache_router,
         operation.router,
@@ -94,11 +95,11 @@ def build(
             allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
             allow_headers=[
                 *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
-                *("Idempotency-Key", "traceparent"),
+                *("Idempotency-Key", "Prefer", "traceparent"),
             ],
             expose_headers=[
                 *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),
-                *("Retry-After", "WWW-Authenticate", "X-Request-Id"),
+                *("Preference-Applied", "Retry-After", "WWW-Authenticate", "X-Request-Id"),
             ],
         )
     app.add_middleware(HostLayer)

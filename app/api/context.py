@@ -17,6 +17,8 @@ from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
+from app.products.accepted import AcceptedStats
+from app.products.accepted_service import AcceptedWrites
 from app.products.service import Products
 from app.settings import Settings
 from app.telemetry.telemetry import Telemetry
@@ -43,6 +45,8 @@ class Larder:
     database: DatabaseUse
     shared_metrics: SharedMetrics | None = None
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
+    accepted: AcceptedWrites | None = None
+    """The accepted writes; ``None`` if writes are only answered when they are decided."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
@@ -82,6 +86,7 @@ class Larder:
             access=AccessStats.of(self.admission),
             statements=self.database.statements,
             load=LoadState(self.load.pressure, self.products.longest_wait_s, self.database.waiting),
+            accepted=AcceptedStats() if self.accepted is None else self.accepted.stats,
             keys_readable=self.admission.ring is None or self.admission.ring.readable,
         )
 

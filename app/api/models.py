@@ -359,3 +359,28 @@ class AdjustedLines(BaseModel):
     """The lines, in the order sent."""
 
     lines: list[AdjustedLine]
+
+
+class AcceptedWrite(BaseModel):
+    """A write that is committed to the database and not yet decided."""
+
+    key: str
+    state: Literal["queued"]
+
+
+class KeptAnswer(BaseModel):
+    """The answer to a write, as it was when the write was decided."""
+
+    status: int
+    etag: str | None
+    location: str | None
+    body: Any = Field(description="the JSON of the answer; null if it has none")
+
+
+class WriteStatus(BaseModel):
+    """What became of a write. A write that is done is visible to every reader."""
+
+    key: str
+    state: Literal["queued", "done", "failed"]
+    answer: KeptAnswer | None = Field(description="null until the write is done")
+    reason: str | None = Field(description="why a failed write cannot be applied, for people; nothing was changed for it")

@@ -71,7 +71,8 @@ _REQUESTS: Sequence[type[BaseModel]] = (
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
-    models.Adjusted, models.AdjustedLines, models.MovementList, dashboard_models.DashboardData,
+    models.Adjusted, models.AdjustedLines, models.MovementList,
+    models.AcceptedWrite, models.WriteStatus, dashboard_models.DashboardData,
     reservation_models.Reservation, reservation_models.ReservationList,
 )  # fmt: skip
 
@@ -164,6 +165,23 @@ WRITE_PROBLEMS = (
     "idempotency-key-reused", "request-in-progress", "overloaded", "database-unavailable", "outcome-unknown", "internal-error",
 )  # fmt: skip
 """The problems that every write with a body may return."""
+ACCEPTED = Success(
+    "The write is in the database and will be decided once; whether it succeeds is not known yet",
+    ("AcceptedWrite",),
+    {"key": "feed-17", "state": "queued"},
+    headers={"Location": "its status", "Preference-Applied": "`respond-async`", "Retry-After": "seconds"},
+)
+WRITE_STATUS = Success(
+    "What became of the write: `queued`, `done` or `failed`",
+    ("WriteStatus",),
+    {
+        "key": "feed-17",
+        "state": "done",
+        "answer": {"status": 200, "etag": '"7"', "location": None, "body": PRODUCT_EXAMPLE},
+        "reason": None,
+    },
+    headers={"Retry-After": "seconds, if it is queued"},
+)
 DASHBOARD = Success("The state of the service, and the samples that were not seen", ("DashboardData",))
 PROMETHEUS = Success("Prometheus text", media_type="text/plain")
 
@@ -197,6 +215,13 @@ _TAGS = {"type": "string", "pattern": f"^(\\*|{_TAG_PATTERN}(, ?{_TAG_PATTERN})*
 _IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TAGS)
 _CREATE_ONLY = _parameter(
     "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
+)
+_PREFER = _parameter(
+    "header",
+    "Prefer",
+    "`respond-async`, perhaps with `wait=N` seconds: the write may be answered with 202 before it is decided. It needs an"
+    " Idempotency-Key. The service may ignore it.",
+    _TEXT,
 )
 _KEY = _parameter(
     "header",
@@ -290,7 +315,8 @@ LIST_PARAMETERS = [
 
 def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
     """Describe a write: its idempotency key, its body, and its preconditions if it is ``conditional``."""
-    described: dict[str, Any] = {"parameters": [_IF_MATCH, _CREATE_ONLY, _KEY] if conditional else [_KEY]}
+    parameters = [_IF_MATCH, _CREATE_ONLY, _KEY, _PREFER] if conditional else [_KEY, _PREFER]
+    described: dict[str, Any] = {"parameters": parameters, "responses": {"202": ACCEPTED.described()}}
     if model:
         described["requestBody"] = {
             "required": True,
@@ -321,9 +347,9 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, key
     for methods in schema["paths"].values():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path":  # what Swagger UI offers to send
+                if parameter["name"] in {"product_id", "reservation_id"} and parameter["in"] == "path":
                     example = RESERVATION_EXAMPLE if parameter["name"] == "reservation_id" else PRODUCT_EXAMPLE
-                    parameter["example"] = example["id"]
+                    parameter["example"] = example["id"]  # what Swagger UI offers to send
             _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
     schema.setdefault("components", {})["securitySchemes"] = {
         _KEY_SCHEME: {

@@ -75,6 +75,12 @@ _TYPES = (
         "Check the id, which is case-sensitive. POST /reservations makes a reservation and returns its id.",
     ),
     ProblemType(
+        "write-not-found", 404, "No such write",
+        "The client that asks has sent no write with this Idempotency-Key, or its answer is no longer kept."
+        " Nothing was read or changed.",
+        "Check the key. If the write was never answered, send it again under the same key: it is done once.",
+    ),
+    ProblemType(
         "method-not-allowed", 405, "The path does not take this method",
         "There is something at this path, but it does not take this method. Nothing was changed.",
         "Use one of the methods in the Allow header.",

@@ -23,6 +23,7 @@ from app.api.problem_types import TYPES
 from app.cache import errors as cache
 from app.postgres import errors as postgres
 from app.products import errors as products
+from app.products.accepted import BacklogFull
 from app.products.payload import timestamp
 from app.products.product import MAX_INTEGER
 from app.products.reservation import MAX_LIFE_S
@@ -271,6 +272,15 @@ def _quota_exceeded(error: access.QuotaExceeded) -> Problem:
     return Problem(kind.slug, detail, headers={"Retry-After": str(math.ceil(error.wait_s))})
 
 
+def _backlog_full(error: BacklogFull) -> Problem:
+    return Problem(
+        "overloaded",
+        "Too many accepted writes wait to be decided. Nothing was accepted or changed. Send the request again after"
+        " Retry-After, or without Prefer: respond-async to have it decided at once.",
+        headers={"Retry-After": str(error.retry_after_s)},
+    )
+
+
 EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     access.Unauthenticated: _unauthenticated,
@@ -298,6 +308,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.OutcomeUnknown: _explanation("outcome-unknown"),
     cache.NotSettled: _explanation("outcome-unknown"),
     cache.Overloaded: _explanation("overloaded"),
+    BacklogFull: _backlog_full,
     postgres.CommitUnknown: _explanation("outcome-unknown"),
     postgres.TransactionConflict: _explanation("overloaded"),
     postgres.DatabaseOverloaded: _explanation("overloaded"),

@@ -138,4 +138,5 @@ def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
         restarts=tally.restarts + restarts,
         load=LoadState(),
         keys_readable=True,
+        accepted=tally.accepted.counts(),
     )

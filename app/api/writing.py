@@ -18,11 +18,14 @@ from fastapi import Request
 from starlette.responses import Response
 
 from app.access.key_ring import Caller
+from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
 from app.api.context import caller_of, larder_of, products_of
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
+from app.products import commands
+from app.products.accepted import MOST_BODY_BYTES
 from app.products.commands import Change, Command, Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
@@ -46,19 +49,27 @@ class IncomingWrite(Generic[Body]):
     """The parsed and checked ``content``."""
     condition: Precondition
     key: str | None
+    preference: Preference | None = None
+    """Whether the client accepts a 202, and this service gives one."""
 
     async def answer(self, command: Command, render: Render) -> Response:
         """Carry out the command and return its answer, or the stored answer if the request was done before.
 
         Raises as ``Products.write``.
         """
-        return await self._answer(partial(products_of(self.request).write, command), render)
+        state = self.request.scope["state"]
+        if DECODED in state:
+            state[DECODED].append((command, render))
+            return Response()
+        return await self._answer(partial(products_of(self.request).write, command), render, command)
 
     async def answer_reservation(self, command: ReservationCommand, render: Callable[[Reservation], Answer]) -> Response:
         """Carry out a command on a reservation and return its answer, as ``answer`` does."""
-        return await self._answer(partial(products_of(self.request).reserve, command), render)
+        return await self._answer(partial(products_of(self.request).reserve, command), render, command)
 
-    async def _answer(self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer]) -> Response:
+    async def _answer(
+        self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
+    ) -> Response:
         request_id = self.request.scope["state"]["request_id"]
         sender = caller_of(self.request)
         caller = sender.name
@@ -66,8 +77,10 @@ class IncomingWrite(Generic[Body]):
             result = await write(Origin(request_id, caller or None))
             self._note(sender, result)
             return response_of(render(result))
-        rendering = _StoredRendering(self.request, render)
+        rendering = StoredRendering(self.request, render)
         key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
+        if self.preference is not None and (response := await self._accepted(key, command, self.preference)) is not None:
+            return response
         try:
             result = await write(Origin(request_id, caller or None, key))
         except Refused:
@@ -80,6 +93,19 @@ class IncomingWrite(Generic[Body]):
         self._note(sender, result)
         return response_of(rendering.answer)
 
+    async def _accepted(self, key: IdempotencyKey, command: Command, preference: Preference) -> Response | None:
+        """Return the 202; ``None`` if the request is too large for it or was decided before, and is answered directly."""
+        larder = larder_of(self.request)
+        if larder.accepted is None or len(self.content) > MOST_BODY_BYTES:
+            return None
+        response = await accept(larder.accepted, written_down(self.request, key, command, self.content), preference)
+        if response is not None:
+            # What it creates is known only later. The quota is charged with what it may create.
+            may_create = isinstance(command, commands.Create | commands.Put | commands.Upsert)
+            request = f"{self.request.scope['method']} {self.request.scope['path']}"
+            larder.admission.wrote(caller_of(self.request), request, keys=1, products=len(command.keys) if may_create else 0)
+        return response
+
     def _note(self, sender: Caller, result: Sequence[Effect] | Reservation) -> None:
         scope = self.request.scope
         created = 0 if isinstance(result, Reservation) else sum(effect.change is Change.CREATED for effect in result)
@@ -88,15 +114,23 @@ class IncomingWrite(Generic[Body]):
         )
 
 
-class _StoredRendering:
-    """Renders the answer to store. ``answer`` is the latest one, because a repeated attempt renders it again."""
+class StoredRendering:
+    """Renders the answer to store. ``answer`` is the latest one, because a repeated attempt renders it again.
 
-    def __init__(self, request: Request, render: Callable[[Any], Answer]) -> None:
+    Args:
+        request: the request to answer.
+        render: renders what was done.
+        every: whether every refusal is stored. Otherwise only those are that depend on the product at that moment.
+    """
+
+    def __init__(self, request: Request, render: Callable[[Any], Answer], *, every: bool = False) -> None:
         self._request = request
         self._render = render
+        self._every = every
         self.answer: Answer
 
     def __call__(self, result: Sequence[Effect] | Reservation | Refused) -> Answer | None:
+        """Return the answer; ``None`` for a refusal that is not stored."""
         if isinstance(result, Refused):
             return self._refusal(result)
         self.answer = self._render(result)
@@ -104,7 +138,7 @@ class _StoredRendering:
 
     def _refusal(self, refusal: Refused) -> Answer | None:
         problem = problem_of(refusal)
-        if problem.kind.status not in _STORED_REFUSALS:
+        if problem.kind.status not in _STORED_REFUSALS and not self._every:
             return None
         response = problem.response(self._request.scope)
         return Answer(response.status_code, bytes(response.body), response.headers.get("ETag"))
@@ -120,9 +154,10 @@ async def write_request(
         AccessError: the key was revoked while the body arrived.
     """
     sent = await json_body(request, media_types)
-    larder_of(request).admission.check_again(request.scope["headers"])
-    condition, key = _checked_head(request, product_id)
-    return IncomingWrite(request, sent.content, check(model, sent.value), condition, key)
+    if DECODED not in request.scope["state"]:
+        larder_of(request).admission.check_again(request.scope["headers"])
+    condition, key, preference = _checked_head(request, product_id)
+    return IncomingWrite(request, sent.content, check(model, sent.value), condition, key, preference)
 
 
 async def reservation_request(request: Request, model: type[Model], reservation_id: str) -> IncomingWrite[Model]:
@@ -148,12 +183,15 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
     return IncomingWrite(request, b"", None, *_checked_head(request, product_id))
 
 
-def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None]:
-    if product_id is None:
-        return refuse_conditions(request), idempotency_key(request)
-    condition, key = write_condition(request), idempotency_key(request)
-    checked_id(product_id)
-    return condition, key
+def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None]:
+    condition = refuse_conditions(request) if product_id is None else write_condition(request)
+    key = idempotency_key(request)
+    preference = None if larder_of(request).accepted is None else preference_of(request)
+    if preference is not None:
+        check_key(key)
+    if product_id is not None:
+        checked_id(product_id)
+    return condition, key, preference
 
 
 def _request_hash(request: Request, content: bytes) -> bytes:

@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": "app.cli.serve",
     "dev": "app.cli.dev",
     "migrate": "app.cli.migrate",
+    "doctor": "app.cli.doctor",
     "keys": "app.cli.keys",
     "namespace": "app.cli.namespace",
     "verify": "app.cli.verify",

@@ -7,6 +7,8 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from psycopg.pq import Conninfo
+
 from app.access.key_table import create_key, list_keys, revoke_keys
 from app.access.keys import Scope, id_of, make_key
 from app.cli.demo import load_demo, what_to_try
@@ -88,6 +90,13 @@ async def _key_of_the_session(settings: Settings) -> str:
     return key
 
 
+def _forget_libpq() -> None:
+    """Remove libpq's variables (``PGSERVICE``, ``PGREQUIREAUTH``, …), which are about other servers than the private one."""
+    for option in Conninfo.get_defaults():
+        if option.envvar:
+            os.environ.pop(option.envvar.decode(), None)
+
+
 @contextlib.asynccontextmanager
 async def _private_servers(directory: Path) -> AsyncIterator[tuple[Mapping[str, str], Sequence[str]]]:
     """Start a private server for each variable that is not set; yield the URLs by variable, and commands that reach them."""
@@ -105,6 +114,7 @@ async def _private_servers(directory: Path) -> AsyncIterator[tuple[Mapping[str, 
         try:
             servers = stack.enter_context(private_servers.ServerDirectory(directory))
             if _DATABASE in missing:
+                _forget_libpq()
                 postgres = await private_servers.start_postgres(servers.path / "postgres")
                 stack.push_async_callback(postgres.stop)
                 urls[_DATABASE] = postgres.url

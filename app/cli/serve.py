@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from app.cli.doctor import log_start
 from app.cli.environment import check_database, check_redis, read_settings
 from app.server.address import bind, check_exposure
 from app.server.signals import StopSignals
@@ -45,6 +46,7 @@ async def run(arguments: argparse.Namespace) -> int:
             from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
 
             await migrate(settings)
+        await log_start(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)

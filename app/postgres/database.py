@@ -1,21 +1,16 @@
 """Connections to PostgreSQL: how they are opened, and how they are divided among the parts of a process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from psycopg.types.numeric import Int8Dumper
 
 from .errors import translate
+from .parameters import PLANS
 from .pool import Pool
 from .primary import Primary
-from .session import Connection, Parameters, Session, Statement, bounded
-
-# A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
-_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-
-# Every statement finds its rows by an index, whatever the values, so its plan is made once and kept (docs/decisions/0010). A
-# plan made while a table is small must not scan the table when it has grown. Cursors are planned to be read to the end.
-_PLANS = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c cursor_tuple_fraction=1"
+from .session import Connection, Parameters, Session, Statement
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
@@ -102,13 +97,15 @@ class Database:
         return self.audit, self.loads, self.lists, self.writes, self.keys
 
     def _share(self, name: str, size: int, statement_timeout_ms: int, lock_timeout_ms: int) -> Pool:
-        options = (
-            f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={2 * statement_timeout_ms} -c TimeZone=UTC {_PLANS}"
-        )
+        parameters = {
+            "statement_timeout": str(statement_timeout_ms),
+            "lock_timeout": str(lock_timeout_ms),
+            "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
+            **PLANS,
+        }
         return Pool(
             name,
-            partial(self._connect, options),
+            partial(self._connect, parameters),
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
@@ -117,20 +114,16 @@ class Database:
             max_age_s=self._connection_max_age_s,
         )
 
-    async def _connect(self, options: str) -> Connection:
+    async def _connect(self, parameters: Mapping[str, str]) -> Connection:
         try:
-            connection = await self._primary.connect(timeout_ms=self._connect_timeout_ms, autocommit=True, options=options)
+            connection = await self._primary.connect(
+                timeout_ms=self._connect_timeout_ms, parameters=parameters, autocommit=True
+            )
         except Exception as error:
             raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
         connection.adapters.register_dumper(int, Int8Dumper)
-        try:
-            async with bounded(connection, self._connect_timeout_ms / 1000):  # a server may also hang after the login
-                await connection.execute(_DURABLE)
-        except BaseException:
-            connection.pgconn.finish()
-            raise
         return connection
 
 

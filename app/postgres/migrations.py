@@ -21,6 +21,21 @@ LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""
 _FINISH = text("SELECT larder_finish(:relation, :schema)")
 
+VERSION_TABLE = "larder_version"
+"""The table that says at which revision the schema is. Other programs that migrate with Alembic use its default name."""
+
+_FOREIGN_TABLE = "alembic_version"
+"""Where a Larder up to 0.2 said so. It is left behind, for instances of that release that start during the deploy."""
+
+_EARLIER = text(
+    """
+    SELECT v.version_num FROM alembic_version v WHERE to_regclass('larder_version') IS NULL
+        AND to_regclass('cache_audits') IS NOT NULL AND to_regclass('cache_generations') IS NOT NULL
+        AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('products') AND tgname = 'zz_larder_change')
+    """
+)
+"""The revision at which an earlier Larder left this schema; no row if what is here is not Larder's."""
+
 LOCK_WAIT_S = 2
 """How long a migration waits for a table. Other users of the table wait behind it, so this must be short."""
 
@@ -159,7 +174,7 @@ async def _lock_holders(connection: AsyncConnection) -> str:
 
 def _upgrade(connection: Connection, revision: str) -> str | None:
     scripts = script_directory()
-    current = MigrationContext.configure(connection).get_current_revision()
+    current = _current(connection) or _take_over(connection, scripts)
     known = {script.revision for script in scripts.walk_revisions()}
     if current is not None and current not in known:
         raise DatabaseNewer(
@@ -175,3 +190,21 @@ def _upgrade(connection: Connection, revision: str) -> str | None:
     ):
         scripts.run_env()
     return current
+
+
+def _context(connection: Connection) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+
+
+def _current(connection: Connection) -> str | None:
+    return _context(connection).get_current_revision()
+
+
+def _take_over(connection: Connection, scripts: ScriptDirectory) -> str | None:
+    """Note the revision at which an earlier Larder left the database, if one did."""
+    if not connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": _FOREIGN_TABLE}):
+        return None
+    found: str | None = connection.scalar(_EARLIER)
+    if found is not None and found in {script.revision for script in scripts.walk_revisions()}:
+        _context(connection).stamp(scripts, found)
+    return found

@@ -9,10 +9,15 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from .session import Connection
+from .errors import DatabaseError
+from .parameters import ANSWERS, LIMITS, PIN
+from .session import Connection, bounded
 
 HOST_SHARE_MS = 500
 """The shortest time for one of several hosts. A host that hangs must leave the others this time."""
+
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""How TCP keeps a resting connection alive: routers and clouds forget one that was silent for some minutes."""
 
 ReadPassword = Callable[[], Awaitable[str]]
 """Returns the present password. It limits its own duration."""
@@ -69,17 +74,42 @@ class Primary:
                 " Name fewer, or raise LARDER_DATABASE_CONNECT_TIMEOUT_MS."
             )
 
-    async def connect(self, *, timeout_ms: int, **options: Any) -> Connection:
-        """Open a connection. The deadline begins when the password is known, and holds for all hosts together.
+    async def connect(
+        self, *, timeout_ms: int, parameters: Mapping[str, str] | None = None, autocommit: bool = False
+    ) -> Connection:
+        """Open a connection, and set the session parameters that everything relies on, and ``parameters`` beside them.
+
+        It is the only way in which Larder connects. The deadline begins when the password is known, and holds for all hosts
+        together.
 
         Raises:
             psycopg.Error: no host let us in, in time, or the password could not be read.
         """
+        connection = await self._open(timeout_ms)
+        try:
+            async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
+                pinned = {**ANSWERS, **LIMITS, **(parameters or {})}
+                await connection.execute(PIN, {"names": [*pinned], "values": [*pinned.values()]}, prepare=False)
+                await connection.set_autocommit(autocommit)
+        except DatabaseError as error:
+            connection.pgconn.finish()
+            raise (
+                error.__cause__ if isinstance(error.__cause__, psycopg.Error) else psycopg.OperationalError(str(error))
+            ) from error
+        except BaseException:
+            connection.pgconn.finish()
+            raise
+        return connection
+
+    async def _open(self, timeout_ms: int) -> Connection:
+        options: dict[str, Any] = {}
         if self._read_password is not None:
             try:
                 options["password"] = await self._read_password()
             except Exception as error:
                 raise psycopg.OperationalError(str(error)) from error
+        given = conninfo_to_dict(self.url)
+        options |= {name: value for name, value in KEEPALIVES.items() if name not in given}
         hosts = self._hosts
         order = [self._last, *(number for number in range(len(hosts)) if number != self._last)]
         clock = asyncio.get_running_loop().time
@@ -108,7 +138,8 @@ async def _connect(url: str, timeout_s: float, options: Mapping[str, Any]) -> Co
                 # The driver's own deadline holds for each address of a name, and is a whole number of at least 2 s.
                 connect_timeout=math.ceil(timeout_s) + 1,
                 client_encoding="utf8",
-                application_name="larder",
+                fallback_application_name="larder",
+                autocommit=True,
                 **options,
             )
     except TimeoutError as error:

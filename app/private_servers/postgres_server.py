@@ -31,6 +31,7 @@ _LINE_PID, _LINE_SOCKET_DIRECTORY, _LINE_STATUS = 0, 4, 7
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _OPTIONS = {
     "listen_addresses": "",
+    "port": "5432",
     "unix_socket_permissions": "0700",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -60,9 +61,11 @@ class PostgresServer(PrivateServer):
 
     def url_of(self, database: str) -> str:
         """Return the libpq URL of a database of this server."""
-        # The port is a part of the socket's name.
-        port = f"&port={number}" if (number := self._options.get("port")) else ""
-        return f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='/')}{port}"
+        # The port is a part of the socket's name. It stands here in any case, because PGPORT would replace one left out.
+        port = self._options["port"]
+        return (
+            f"postgresql://{_SUPERUSER}@/{quote(database, safe='')}?port={port}&host={quote(str(self._socket_dir), safe='/')}"
+        )
 
     def prepare(self) -> None:
         """Make the files on first use, and check those of an earlier one. It blocks.

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     Double,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -189,6 +190,34 @@ idempotency_records = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
 )
 Index("ix_idempotency_records_created_at", idempotency_records.c.created_at)
+
+accepted_writes = Table(
+    "accepted_writes",
+    metadata,
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("caller", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("product_ids", ARRAY(Text), nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("conditions", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("request_id", Text),
+    Column("accepted_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+    # Set if the write cannot be applied. It is kept until an operator has dealt with it.
+    Column("failed_at", DateTime(timezone=True)),
+    Column("failure", Text),
+)
+Index("ix_accepted_writes_caller_key", accepted_writes.c.caller, accepted_writes.c.key, unique=True)
+Index("ix_accepted_writes_waiting", accepted_writes.c.seq, postgresql_where=accepted_writes.c.failed_at.is_(None))
+Index("ix_accepted_writes_failed", accepted_writes.c.seq, postgresql_where=accepted_writes.c.failed_at.is_not(None))
+Index(
+    "ix_accepted_writes_product_ids",
+    accepted_writes.c.product_ids,
+    postgresql_using="gin",
+    postgresql_with={"fastupdate": "off"},
+)
 
 cache_generations = Table(
     "cache_generations",

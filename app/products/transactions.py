@@ -15,11 +15,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.cache.errors import CacheError
 from app.cache.ports import State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
-from app.postgres.errors import DatabaseFailed, LockTimeout, TransactionConflict
-from app.products import queries, reservation_queries
+from app.postgres.errors import (
+    CommitUnknown,
+    DatabaseFailed,
+    DatabaseNewer,
+    DatabaseOverloaded,
+    DatabaseUnavailable,
+    LockTimeout,
+    TransactionConflict,
+)
+from app.products import accepted_queries, queries, reservation_queries
+from app.products.accepted import ROWS_AT_ONCE, ApplyFailed, Decode, Taken, failure_of
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
@@ -62,6 +72,10 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
+    taken: Sequence[Decision] = ()
+    """The decisions on accepted writes."""
+    failures: int = 0
+    """Number of accepted writes that were marked as failed."""
 
 
 class ProductTransactions:
@@ -74,7 +88,11 @@ class ProductTransactions:
         attempts: int = 4,
         check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
+        decode: Decode | None = None,
+        taken: "Callable[[Committed], None] | None" = None,
     ) -> None:
+        self._decode = decode
+        self._taken = taken
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
@@ -88,28 +106,54 @@ class ProductTransactions:
             RowsHeld: the rows that ``patience`` names, or the table, could not be locked in time; nothing was changed.
             TransactionConflict: another lock was not granted in time, or other transactions were always first; nothing was
                 changed.
-            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed.
+            DatabaseUnavailable, DatabaseOverloaded, DatabaseFailed: nothing was changed. It is ``DatabaseOverloaded`` if an
+                accepted write may be the reason.
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
+            work = _Transaction(batch, patience, self._check_epoch, decode=self._decode, again=attempt > 1)
             try:
-                return await self._once(batch, patience, again=attempt > 1)
+                return await self._once(work)
             except LockTimeout:
                 raise
+            except DatabaseFailed as failure:
+                if not work.taken.seqs:
+                    raise
+                # The applier tries them alone, and marks the one that is the reason.
+                raise DatabaseOverloaded(f"it failed together with writes that were accepted before: {failure}") from failure
             except TransactionConflict as conflict:
                 if attempt == self._attempts:
                     raise TransactionConflict(f"other transactions were first {attempt} times: {conflict}") from conflict
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1) * self._chance.uniform(0.5, 1.5))
         raise DatabaseFailed("a transaction needs at least one attempt")
 
-    async def _once(self, batch: Sequence[WriteRequest], patience: Patience | None, *, again: bool) -> Committed:
-        transaction = _Transaction(batch, patience, self._check_epoch, again=again)
+    async def apply(self, decode: Decode, only: int | None = None) -> Committed:
+        """Decide the lowest accepted writes, or only that of a number, unless another transaction does so now.
+
+        Raises:
+            ApplyFailed: nothing was changed, and one of these rows may be the reason.
+            DatabaseError: see ``commit``.
+        """
+        work = _Transaction((), None, self._check_epoch, decode=decode, applies=True, only=only, again=True)
         try:
-            return await self._writes.run(transaction.run)
+            return await self._once(work)
+        except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
+            raise
+        except Exception as error:
+            if not work.taken.seqs:
+                raise
+            raise ApplyFailed(work.taken.seqs, error) from error
+
+    async def _once(self, work: "_Transaction") -> Committed:
+        try:
+            committed = await self._writes.run(work.run)
         except LockTimeout as error:
-            if transaction.has_rows:
+            if work.has_rows:
                 raise
             raise RowsHeld(str(error)) from error
+        if self._taken and (committed.taken or committed.failures):
+            self._taken(committed)
+        return committed
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove up to ``limit`` answers older than ``age_s``; return their number. Raises a ``DatabaseError``."""
@@ -121,16 +165,31 @@ class _Transaction:
     """One attempt to carry out one batch."""
 
     def __init__(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, check_epoch: CheckEpoch, *, again: bool
+        self,
+        direct: Sequence[WriteRequest],
+        patience: Patience | None,
+        check_epoch: CheckEpoch,
+        *,
+        decode: Decode | None,
+        again: bool,
+        applies: bool = False,
+        only: int | None = None,
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
-        self._batch = batch
+        self._direct = direct
+        self._decode = decode
+        self._applies = applies
+        self._only = only
+        self.taken = Taken()
         self._again = again
+        self._batch: Sequence[WriteRequest] = direct
         self._began = 0.0
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
         self._held: set[str] = set()
+        self._blocked: dict[str, Sequence[str]] = {}
+        """The products of accepted writes that had to wait, each with the products whose rows they waited for."""
         self._facts = Facts({})
         self._shelf = Shelf(self._facts)
         self.has_rows = False
@@ -140,6 +199,7 @@ class _Transaction:
         """Run the transaction from the beginning."""
         self._began = time.monotonic()
         self.has_rows = False
+        self.taken = Taken()
         await self._lock(session)
         self.has_rows = True
         decisions = self._decide_all()
@@ -157,6 +217,7 @@ class _Transaction:
             for request, decision in zip(self._batch, decisions, strict=True)
             if (statement := store_answer(request, decision)) is not None
         ]
+        answers += self._remove_taken(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
         if publish_keys or answers:
@@ -164,36 +225,64 @@ class _Transaction:
         else:
             # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
             await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
-        return Committed(decisions, states)
+        count = len(self.taken.seqs)
+        return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
+
+    def _decide_all(self) -> Sequence[Decision]:
+        """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
+        self._batch = [*self.taken.requests, *self._direct]
+        self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
+        decisions: list[Decision] = []
+        for request in self.taken.requests:
+            decision = self._decide(request, locked)
+            if isinstance(decision, Postponed):
+                self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
+            decisions.append(decision)
+        self._blocked |= self.taken.blocked
+        return decisions + [self._decide(request, locked) for request in self._direct]
+
+    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+        """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
+        done: list[int] = []
+        for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
+            if isinstance(decision, Denied) and store_answer(request, decision) is None:
+                self.taken.failures[seq] = failure_of(decision.refusal)
+            elif not isinstance(decision, Postponed):
+                done.append(seq)
+        failed = self.taken.failures
+        return ([(accepted_queries.APPLIED, {"seqs": done})] if done else []) + (
+            [(accepted_queries.FAILED, {"seqs": list(failed), "failures": list(failed.values())})] if failed else []
+        )
 
     async def _lock(self, session: Session) -> None:
-        ids = sorted({key for request in self._batch for key in request.command.keys})
-        reservation_ids = sorted({key for request in self._batch for key in named_in(request.command)})
-        sent_keys = [key for request in self._batch if (key := request.origin.idempotency_key)]
-        by_key = {"callers": [sent.caller for sent in sent_keys], "keys": [sent.key for sent in sent_keys]}
         statements = await self._begin(session)
-        if sent_keys:
-            statements += [(queries.LOCK_KEYS, by_key), (queries.STORED_ANSWERS, by_key)]
-        places = len(statements)
-        if reservation_ids:
-            statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": reservation_ids}))
+        self._forget_rows()
+        ids = {key for request in self._direct for key in request.command.keys}
+        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        reads = any(isinstance(request.command, ReservationCommand | Tidy) for request in self._direct)
+        read: Statement = (reservation_queries.READ, {"ids": named})
+        if self._decode is None:
+            await self._lock_rows(session, statements, self._direct, sorted(ids), named=named, last=read if reads else None)
+            return
+        if self._applies:
+            [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
         else:
-            statements.append((queries.LOCK, {"ids": ids}))
-        if reads_reservations := any(isinstance(r.command, ReservationCommand | Tidy) for r in self._batch):
-            statements.append((reservation_queries.READ, {"ids": reservation_ids}))
-        answers = await session.pipeline(*statements)
-        if sent_keys:
-            locked, stored = answers[places - 2 : places]
-            self._locked = {(caller, key) for caller, key, taken in locked if taken}
-            self._stored = {
-                (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
-                for caller, key, request_hash, code, body, version_tag, location, product_ids in stored
-            }
-        self._note_rows(ids, answers[places])
-        if reads_reservations:
-            self._note_reservations(answers[-1])
-        if self._again:
-            self._facts.newest = dict(await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)}))
+            if named:  # the products of lines never change, so they may be read before they are locked
+                [*_, found] = await session.pipeline(*statements, (reservation_queries.PRODUCTS, {"ids": named}))
+                ids, statements = ids.union(key for [key] in found), []
+            keys = {"ids": sorted(ids), **_by_key(self._direct)}
+            waiting = (accepted_queries.TAKE_BEFORE, {**keys, "limit": ROWS_AT_ONCE + 1})
+            rows = await self._lock_rows(session, statements, self._direct, sorted(ids), waiting)
+        if rows:
+            await self.taken.add(rows, self._decode, self._only)
+            more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._facts.rows.keys())
+            await self._lock_rows(session, [], self.taken.requests, more)
+        if reads:
+            self._note_reservations(await session.rows(*read))
+
+    def _forget_rows(self) -> None:
+        self._stored, self._locked, self._held, self._blocked = {}, set(), set(), {}
+        self._facts = Facts({}, {})
 
     async def _begin(self, session: Session) -> list[Statement]:
         """Return the first statements of the transaction. Rows that are probably held are waited for at once."""
@@ -207,10 +296,54 @@ class _Transaction:
         await session.rows(*wait)
         return []
 
+    async def _lock_rows(
+        self,
+        session: Session,
+        before: Sequence[Statement],
+        requests: Sequence[WriteRequest],
+        ids: Sequence[str],
+        waiting: Statement | None = None,
+        *,
+        named: Sequence[str] = (),
+        last: Statement | None = None,
+    ) -> list[Any]:
+        """Lock the keys of requests and the rows of products; return the rows of ``waiting``, which runs between the two.
+
+        The products of the lines of the reservations ``named`` are locked, too, and ``last`` reads those reservations.
+        """
+        by_key = _by_key(requests)
+        has_keys = bool(by_key["keys"])
+        statements = list(before)
+        if has_keys:
+            statements.append((queries.LOCK_KEYS, by_key))
+        if waiting:
+            statements.append(waiting)
+        if has_keys:
+            statements.append((queries.STORED_ANSWERS, by_key))
+        locked: Statement = (queries.LOCK, {"ids": ids})
+        statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": named}) if named else locked)
+        if last:
+            statements.append(last)
+        answers = (await session.pipeline(*statements))[len(before) :]
+        if has_keys:
+            self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
+        found = answers.pop(0) if waiting else []
+        if has_keys:
+            self._stored |= {
+                (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
+                for caller, key, request_hash, code, body, version_tag, location, product_ids in answers.pop(0)
+            }
+        self._note_rows(ids, answers.pop(0))
+        if last:
+            self._note_reservations(answers.pop(0))
+        if self._again:
+            newest = await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)})
+            self._facts.newest = {**self._facts.newest, **dict(newest)}
+        return found
+
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
         swept = {}
-        self._held = set()
         for held, product_id, *columns, swept_at in found:
             if held:
                 self._held.add(product_id)
@@ -219,7 +352,8 @@ class _Transaction:
             rows[product_id] = row_of(product_id, columns)
             if swept_at is not None:
                 swept[product_id] = swept_at
-        self._facts = Facts(rows, swept)
+        self._facts.rows = {**self._facts.rows, **rows}
+        self._facts.swept = {**self._facts.swept, **swept}
 
     def _note_reservations(self, found: Sequence[Sequence[Any]]) -> None:
         self._facts.moment, self._facts.enabled = found[0][:2]
@@ -243,11 +377,6 @@ class _Transaction:
                 lines[product_id].append(OverLine(*columns))
         facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
 
-    def _decide_all(self) -> Sequence[Decision]:
-        self._shelf = Shelf(self._facts)
-        locked = set(self._locked)
-        return [self._decide(request, locked) for request in self._batch]
-
     def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
         key = request.origin.idempotency_key
         if key and (earlier := self._earlier_decision(key, locked)):
@@ -255,6 +384,8 @@ class _Transaction:
         product_ids = list(self._shelf.products_of(request.command))
         if self._held and not isinstance(request.command, Tidy) and (held := sorted(self._held.intersection(product_ids))):
             return Postponed(held)
+        if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
+            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
         closings = len(self._shelf.closings)
         try:
             effects, reservation = self._shelf.decide(request.command, self._held)
@@ -279,13 +410,13 @@ class _Transaction:
         if not publish_keys:
             return decisions, ()
         await _let_others_run(len(publish_keys))
-        steps = steps_of(self._batch, decisions, self._shelf, self._facts.rows)
-        statements = [(step.statement, step.parameters) for step in steps]
+        made = steps_of(self._batch, decisions, self._shelf, self._facts.rows)
+        statements = [(step.statement, step.parameters) for step in made]
         *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
         self._check_epoch(found[0][0], self._began)
         await _let_others_run(len(publish_keys))
         recorded_at = None
-        for step, rows in zip(steps, done, strict=True):
+        for step, rows in zip(made, done, strict=True):
             if len(rows) < step.row_count:
                 raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
             if step.statement is queries.RECORD:
@@ -304,3 +435,8 @@ async def _let_others_run(rows: int) -> None:
     """Let other requests be served between two steps that take long for many rows."""
     if rows > _MANY_ROWS:
         await asyncio.sleep(0)
+
+
+def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:
+    sent = [key for request in requests if (key := request.origin.idempotency_key)]
+    return {"callers": [key.caller for key in sent], "keys": [key.key for key in sent]}

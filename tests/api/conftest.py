@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -23,6 +24,8 @@ from app.cache.stats import Stats
 from app.cache.write_through import Peeked, Read, WriteThrough
 from app.products.service import Products
 from app.settings import Settings
+from tests.api.accepting import Serve
+from tests.api.real import service as real_service
 from tests.fakes.products import EPOCH, MemoryProducts, MemoryTransactions
 from tests.fakes.redis import Fence, RedisServer
 from tests.fakes.store import MemoryStore
@@ -213,3 +216,13 @@ def link_of(answer: httpx.Response) -> str:
     link: str = answer.headers.get("Link", "")
     assert not link or link.endswith('>; rel="next"')
     return link.partition(">")[0].removeprefix("<")
+
+
+@pytest.fixture
+def serve(database_url: str, redis_url: str, namespace: str) -> Serve:
+    """Start an instance that accepts writes."""
+
+    def start(**more: str) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return real_service(database_url, redis_url, namespace, **{"ACCEPT_WRITES": "1"} | more)
+
+    return start

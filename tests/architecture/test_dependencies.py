@@ -20,9 +20,10 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api", "app.places"},
-    {"app.access", "app.dashboard", "app.products", "app.telemetry"},
+    {"app.access", "app.dashboard", "app.doctor", "app.products", "app.telemetry"},
     {"app.cache"},
     {"app.importer", "app.passwords", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
+    {"app.urls"},
 )
 # What a package must not know, though it lies below or is a library.
 SQL = {"sqlalchemy", "psycopg", "alembic"}
@@ -35,6 +36,7 @@ NEVER = {
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
     # It knows the buckets of durations, and does no I/O.
     "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
+    "app.doctor": {"app.settings", "sqlalchemy", "alembic", *HTTP, *APART},
     "app.telemetry": {"app.settings", "redis", *SQL, *HTTP, *APART},
     "app.products": {"app.settings", "redis", *HTTP, *APART},
     "app.cache": {"app.postgres", "app.settings", *SQL, *HTTP, *APART},

@@ -42,12 +42,16 @@ class _RedisWatch(Watch):
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._bytes = b""
+        self._ended = False
+        self._resting = False
 
     def sent(self, data: bytes) -> bool:
         self._bytes += data
         while (parsed := self._one()) is not None:
             command, self._bytes = parsed
             name = command[0].decode().upper()
+            if self._is_keep_alive(name):
+                continue
             self._tap.seen.append(name)
             if name == "EVALSHA":
                 self._tap.script_bytes.append(sum(map(len, command[3:])))
@@ -57,6 +61,13 @@ class _RedisWatch(Watch):
     def answered(self, data: bytes) -> bool:
         del data
         return True
+
+    def _is_keep_alive(self, name: str) -> bool:
+        """Whether this belongs to the call of a resting link, which consists of what ends every call: it comes by the clock."""
+        self._resting = self._ended and (name == "ECHO" or (self._resting and name == "INFO"))
+        # A call ends with INFO, and so does the login.
+        self._ended = name == "INFO" or self._resting
+        return self._resting
 
     def _one(self) -> tuple[list[bytes], bytes] | None:
         head, found, rest = self._bytes.partition(b"\r\n")

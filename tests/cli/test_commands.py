@@ -144,7 +144,7 @@ async def test_wrong_password_of_redis_is_said(larder: Larder, database_url: str
 
 async def test_database_newer_than_the_code_is_left_alone(larder: Larder, database_url: str) -> None:
     """A schema of a later version is refused in one sentence, with what to do."""
-    await execute(database_url, "UPDATE alembic_version SET version_num = 'from-the-future'")
+    await execute(database_url, "UPDATE larder_version SET version_num = 'from-the-future'")
     said = await larder.failure("migrate", LARDER_DATABASE_URL=database_url)
     assert "from-the-future" in said
     assert "nothing was changed" in said

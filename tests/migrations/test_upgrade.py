@@ -11,20 +11,23 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from app.postgres.errors import DatabaseNewer, DatabaseUnavailable
-from app.postgres.migrations import LOCK, script_directory, single_use_engine, upgrade
+from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseUnavailable
+from app.postgres.migrations import LOCK, VERSION_TABLE, script_directory, single_use_engine, upgrade
 from app.products.tables import XID8, metadata
 from tests.harness.servers import execute
 
 OBJECTS = """
 SELECT 'relation ' || relname || ' ' || relkind::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
-    AND relname NOT LIKE 'alembic_version%'
+    AND relname NOT LIKE 'larder_version%'
 UNION ALL SELECT 'function ' || proname || ' ' || prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 UNION ALL SELECT 'trigger ' || tgname || ' ' || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL SELECT 'check ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'alembic_version%'
+    WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE 'larder_version%'
 ORDER BY 1
 """
+
+
+_AS_BEFORE = "CREATE TABLE alembic_version AS SELECT * FROM larder_version; DROP TABLE larder_version"
 
 
 async def downgrade(url: str, revision: str = "base") -> None:
@@ -54,6 +57,7 @@ async def test_metadata_equals_migrations(database_url: str, monkeypatch: pytest
 
     def compare(connection: Connection) -> list[object]:
         options = {
+            "version_table": VERSION_TABLE,
             "compare_type": True,
             "compare_server_default": True,
             "target_metadata": metadata,
@@ -75,14 +79,14 @@ async def test_checks_in_python_equal_those_of_the_migrations(database_url: str,
     await engine.dispose()
     constraints = """
         SELECT conname, conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE connamespace = 'public'::regnamespace AND contype <> 'n' AND conname NOT LIKE 'alembic%' ORDER BY 1
+        WHERE connamespace = 'public'::regnamespace AND contype <> 'n' AND conname NOT LIKE 'larder_version%' ORDER BY 1
     """
     columns = """
         SELECT table_name, column_name, data_type, is_nullable, column_default, collation_name FROM information_schema.columns
-        WHERE table_schema = 'public' AND table_name NOT LIKE 'alembic%' ORDER BY 1, 2
+        WHERE table_schema = 'public' AND table_name NOT LIKE 'larder_version%' ORDER BY 1, 2
     """
     indexes = """
-        SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE 'alembic%' ORDER BY 1
+        SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'larder_version' ORDER BY 1
     """
     for statement in (constraints, columns, indexes):
         made = await execute(database_url, statement)
@@ -128,12 +132,43 @@ async def test_upgrade_waits_for_the_lock(empty_database_url: str) -> None:
 
 async def test_database_from_the_future(database_url: str) -> None:
     """A database that a newer Larder migrated is refused, with a sentence for the operator, and stays as it is."""
-    await execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    await execute(database_url, "UPDATE larder_version SET version_num = '9999'")
     before = await execute(database_url, OBJECTS)
     with pytest.raises(DatabaseNewer, match=r"9999.*[Nn]othing was changed"):
         await upgrade(database_url)
     assert await execute(database_url, OBJECTS) == before
-    assert await execute(database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
+    assert await execute(database_url, "SELECT version_num FROM larder_version") == [("9999",)]
+
+
+@pytest.mark.parametrize("version", ["0001", "0002", "mlflow-7"])
+async def test_another_programs_versions_are_not_ours(empty_database_url: str, version: str) -> None:
+    """Another program's table of versions says nothing of our schema, even where its revision has the name of one of ours."""
+    await execute(empty_database_url, f"CREATE TABLE alembic_version AS SELECT '{version}' AS version_num")
+    assert await upgrade(empty_database_url) is None
+    assert await execute(empty_database_url, "SELECT version_num FROM alembic_version") == [(version,)]
+    assert await execute(empty_database_url, "SELECT count(*) FROM products") == [(0,)]
+
+
+@pytest.mark.parametrize("earlier", ["0001", "0003", "0005"])
+async def test_database_of_an_earlier_larder_is_taken_over(empty_database_url: str, earlier: str) -> None:
+    """What a Larder up to 0.2 migrated goes on from there. Its own note is left for its instances that still start."""
+    await upgrade(empty_database_url, earlier)
+    await execute(empty_database_url, _AS_BEFORE)
+    assert await upgrade(empty_database_url) == earlier
+    head = script_directory().get_current_head()
+    assert await execute(empty_database_url, "SELECT version_num FROM larder_version") == [(head,)]
+    assert await execute(empty_database_url, "SELECT version_num FROM alembic_version") == [(earlier,)]
+    assert await upgrade(empty_database_url) == head
+
+
+async def test_tables_of_another_program_are_not_taken_over(empty_database_url: str) -> None:
+    """A table named like one of ours, beside another program's versions, ends the migration; both stay as they were."""
+    await execute(empty_database_url, "CREATE TABLE products (sku text)")
+    await execute(empty_database_url, "CREATE TABLE alembic_version AS SELECT '0002' AS version_num")
+    before = await execute(empty_database_url, OBJECTS)
+    with pytest.raises(DatabaseFailed, match="already exists"):
+        await upgrade(empty_database_url)
+    assert await execute(empty_database_url, OBJECTS) == before
 
 
 async def test_failed_migration_is_rolled_back(empty_database_url: str) -> None:

@@ -122,6 +122,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "LIST_BY_NAME": _PAGES,
     "RESERVATIONS_ENABLED": [{}],
     "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],
+    "RESERVATIONS_PRODUCTS": [{"ids": _reservations(count)} for count in (1, 500)],
     "RESERVATIONS_READ": [{"ids": _reservations(count)} for count in (0, 1, 500)],
     "RESERVATIONS_READ_OVER": [
         {"ids": ids(count), "known": ["2026-01-31Z"] * count, "swept": ["-infinity"] * count, "moment": "", "limit": 2_001}

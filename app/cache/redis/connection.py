@@ -6,7 +6,6 @@ its retries and silent reconnects are off.
 """
 
 import asyncio
-import logging
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -19,12 +18,12 @@ from redis.asyncio.connection import AbstractConnection
 from ..errors import StoreUnavailable, WrongSentinel
 from .places import RedisPlace, address_of
 from .succession import Succession
-
-log = logging.getLogger(__name__)
+from .troubles import Troubles
 
 RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _IDENTITY = re.compile("[0-9a-f]{40}")
+_REST_S = 1.0
 _VARIED = 4
 """Fewest different digits in an identity that is accepted as random."""
 
@@ -156,6 +155,7 @@ class RedisLink:
         max_age_s: int = 0,
         scripts: Sequence[str] = (),
         chance: random.Random | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
         self._place = place
         self._timeout_s = timeout_ms / 1000
@@ -163,6 +163,8 @@ class RedisLink:
         self._retry_s = retry_ms / 1000
         self._scripts = scripts
         self._chance = chance or random.Random()
+        self._troubles = troubles or Troubles()
+        self._used_s = 0.0
         self._connection: RedisConnection | None = None
         self._prober: asyncio.Task[None] | None = None
         self._succession = Succession(self._open, max_age_s, retry_ms / 1000)
@@ -237,14 +239,28 @@ class RedisLink:
 
     async def _send(self, commands: "_Commands") -> tuple[str, list[Reply]]:
         connection = self.connection()
+        self._used_s = asyncio.get_running_loop().time()
         try:
             replies = await connection.call(*commands(connection.server))
         except StoreUnavailable as error:
             self._reason = str(error)
+            self._troubles.tell(error)
             with suppress(StoreUnavailable):
                 self.connection()  # starts the prober
             raise
         return connection.server, replies
+
+    async def keep_alive(self) -> None:
+        """Use the connection every second if nobody else does; never returns.
+
+        Otherwise the server or a router would end it while it rests, and the next request would meet a dead connection.
+        """
+        while True:
+            await asyncio.sleep(_REST_S)
+            rested = asyncio.get_running_loop().time() - self._used_s >= _REST_S
+            if rested and not self._busy and self._connection is not None:
+                with suppress(StoreUnavailable):
+                    await self.call()
 
     async def start(self) -> None:
         """Try to connect once; if that fails, keep trying in the background."""
@@ -295,7 +311,7 @@ class RedisLink:
                     opened = await self._open()
                 except StoreUnavailable as error:
                     self._reason = str(error)
-                    log.debug("%s", error)
+                    self._troubles.tell(error)
                 else:
                     if self.up:  # the successor of an old connection was quicker
                         await opened.close()

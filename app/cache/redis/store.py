@@ -5,11 +5,12 @@ not match the slots' pattern, so a purge of slots cannot delete them. A fence is
 ``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
 """
 
+import asyncio
 import hashlib
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 
@@ -20,6 +21,7 @@ from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Val
 from .connection import RedisCommand, RedisLink
 from .places import Credentials, RedisPlace, place_of
 from .tls import RedisTls
+from .troubles import Troubles
 
 SCRIPTS = {
     name: files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -70,6 +72,7 @@ class RedisOptions:
     tls: RedisTls = _SYSTEM_TLS
     credentials: Credentials = _OF_THE_URL
     max_age_s: int = 0
+    troubles: Troubles = field(default_factory=Troubles, compare=False, repr=False)
 
     @cached_property
     def place(self) -> RedisPlace:
@@ -91,6 +94,7 @@ class RedisOptions:
             retry_ms=self.retry_ms,
             max_age_s=self.max_age_s,
             scripts=tuple(SCRIPTS.values()),
+            troubles=self.troubles,
         )
 
 
@@ -104,6 +108,7 @@ class RedisLinks:
         self.reads = options.link()
         self.leases = options.link()
         self.publishes = options.link()
+        self._keeping: list[asyncio.Task[None]] = []
 
     @property
     def all(self) -> Sequence[RedisLink]:
@@ -124,9 +129,13 @@ class RedisLinks:
         """Connect; if that fails, keep trying in the background."""
         for link in self.all:
             await link.start()
+            self._keeping.append(asyncio.create_task(link.keep_alive()))
 
     async def close(self) -> None:
         """Close all connections."""
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         for link in self.all:
             await link.close()
 

@@ -1,0 +1,271 @@
+"""The checks of PostgreSQL. They change nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, LiteralString
+
+from psycopg import Error
+
+from app.doctor.findings import Check, Finding, no, ok
+from app.postgres.primary import Primary
+from app.postgres.session import Connection
+
+_TRANSACTIONS = 10
+_TIMEOUT_MS = 4_321
+_OLD_S = 600
+_SHOWN = 5
+_MEMBERS: Sequence[tuple[str, LiteralString]] = (
+    ("the system identifier", "SELECT system_identifier FROM pg_control_system()"),
+    ("the timeline", "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"),
+    ("the start time", "SELECT pg_postmaster_start_time()"),
+)
+_TRIGGERS: LiteralString = """
+SELECT tgname FROM unnest('{zz_larder_change,zz_larder_truncate}'::text[]) AS wanted (tgname)
+WHERE NOT EXISTS (
+    SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass('products') AND t.tgname = wanted.tgname AND tgenabled = 'A'
+)
+"""
+_GRANTS: LiteralString = """
+WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regclass('products')), wanted (name, privileges) AS (
+    VALUES ('products', 'SELECT,INSERT,UPDATE'), ('stock_movements', 'SELECT,INSERT'), ('larder_version', 'SELECT'),
+        ('idempotency_records', 'SELECT,INSERT,UPDATE,DELETE'), ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
+        ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE')
+)
+SELECT privilege || ' on ' || c.relname
+FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) AS privilege
+WHERE c.relname = wanted.name AND c.relnamespace = place.schema AND NOT has_table_privilege(c.oid, privilege)
+UNION ALL
+SELECT 'EXECUTE on ' || p.proname FROM pg_proc p, place
+WHERE p.proname LIKE 'larder%' AND p.pronamespace = place.schema AND NOT has_function_privilege(p.oid, 'EXECUTE')
+"""
+_ROOM: LiteralString = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+    (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
+    (SELECT datconnlimit FROM pg_database WHERE datname = current_database())
+"""
+_OLDEST: LiteralString = """
+SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8 FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1
+"""
+
+
+class PostgresChecks:
+    """The checks of one PostgreSQL.
+
+    Args:
+        primary: where PostgreSQL is.
+        timeout_ms: deadline for opening a connection.
+        schema: the payload's schema that this release knows.
+        namespace: the cache namespace of the service.
+        connections: how many connections the service may open in all its workers.
+        head: the newest revision that this release knows, if it was found out.
+    """
+
+    def __init__(
+        self, primary: Primary, *, timeout_ms: int, schema: int, namespace: str, connections: int, head: str | None = None
+    ) -> None:
+        self._primary = primary
+        self._timeout_ms = timeout_ms
+        self._schema = schema
+        self._namespace = namespace
+        self._connections = connections
+        self._head = head
+        self._connection: Connection | None = None
+
+    def at_start(self) -> Sequence[tuple[str, Check]]:
+        """Return the checks that a service makes when it starts."""
+        return [("Q1", self.primary), ("Q2", self.epoch), ("Q3", self.session), ("Q4", self.settings)]
+
+    def all(self) -> Sequence[tuple[str, Check]]:
+        """Return every check."""
+        return [*self.at_start(), ("Q5", self.others)]
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def clock_ms(self) -> tuple[float, float]:
+        """Return the server's clock, and the event loop's time in seconds at which it was read."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        now = await self._value("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")
+        return float(now), (began + loop.time()) / 2
+
+    async def primary(self) -> Sequence[Finding]:
+        """Whether this is the primary and may be written to."""
+        version = await self._value("SHOW server_version")
+        if await self._value("SELECT pg_is_in_recovery()"):
+            host = (await self._open()).info.host or "the local socket"
+            return [
+                no("Q1", f"{host} is a standby. Name the primary, or all hosts and target_session_attrs=primary in the URL.")
+            ]
+        if await self._value("SHOW transaction_read_only") == "on":
+            return [
+                no(
+                    "Q1",
+                    "the database is read-only for this role, so the service is not ready. End that with: ALTER DATABASE …"
+                    " RESET default_transaction_read_only (or ALTER ROLE …).",
+                )
+            ]
+        return [ok("Q1", f"PostgreSQL {version}, the primary, writable")]
+
+    async def epoch(self) -> Sequence[Finding]:
+        """Whether everything that tells one history of the database from another can be read."""
+        if not await self._value("SELECT to_regclass('products') IS NOT NULL"):
+            return [no("Q2", "there are no tables of Larder here. Run: larder migrate")]
+        findings = []
+        for name, statement in _MEMBERS:
+            try:
+                await self._value(statement)
+            except Error as error:
+                findings.append(
+                    no(
+                        "Q2",
+                        f"{name} is refused ({_reason(error)}), so this database cannot be cached. Grant EXECUTE on the"
+                        " function to Larder's role.",
+                    )
+                )
+        if missing := [row[0] for row in await self._rows(_TRIGGERS)]:
+            findings.append(
+                no(
+                    "Q2",
+                    f"trigger {missing[0]} is missing or not ENABLE ALWAYS, so the service answers 503. Wait for the end"
+                    f" of a restore, or run: ALTER TABLE products ENABLE ALWAYS TRIGGER {missing[0]}",
+                )
+            )
+        if findings:
+            return findings
+        try:
+            await self._rows("SELECT larder_epoch('products', %s)", [self._schema])
+        except Error as error:
+            return [no("Q2", f"the epoch cannot be read: {_reason(error)}. Run: larder migrate, with this release.")]
+        return [ok("Q2", "every member of the epoch can be read, and the triggers are on")]
+
+    async def session(self) -> Sequence[Finding]:
+        """Whether what is set in a session stays in it."""
+        connection = await self._open()
+        pids, kept = set(), set()
+        for _ in range(_TRANSACTIONS):
+            async with connection.transaction():
+                rows = await self._rows("SELECT pg_backend_pid(), current_setting('statement_timeout')")
+                pids.add(rows[0][0])
+                kept.add(rows[0][1])
+        if len(pids) > 1:
+            return [
+                no(
+                    "Q3",
+                    f"{len(pids)} backends answered on one connection: a pooler in transaction mode, which loses prepared"
+                    " statements and deadlines. Connect to PostgreSQL directly, or to the pooler's session mode.",
+                )
+            ]
+        if kept != {f"{_TIMEOUT_MS}ms"}:
+            return [
+                no(
+                    "Q3",
+                    "statement_timeout was dropped on the way: something between Larder and PostgreSQL ignores what a"
+                    " session sets. Connect to PostgreSQL directly.",
+                )
+            ]
+        try:
+            for _ in range(2):
+                await connection.execute("SELECT 1", prepare=True)
+        except Error as error:
+            return [no("Q3", f"a prepared statement is refused ({_reason(error)}). Connect to PostgreSQL directly.")]
+        return [ok("Q3", "one backend per connection; its parameters and prepared statements stay")]
+
+    async def settings(self) -> Sequence[Finding]:
+        """Whether the server, the schema and the rights are as the service needs them."""
+        findings = []
+        if (encoding := await self._value("SHOW server_encoding")) != "UTF8":
+            findings.append(no("Q4", f"the encoding is {encoding}, which cannot hold every name. Create a database in UTF8."))
+        if lacking := [row[0] for row in await self._rows(_GRANTS)]:
+            listed = ", ".join(lacking[:_SHOWN]) + (" and more" if len(lacking) > _SHOWN else "")
+            findings.append(no("Q4", f"the role lacks {listed}. Grant that, or let the role own the tables."))
+        elif await self._value("SELECT to_regclass('larder_version') IS NOT NULL"):
+            found = await self._value("SELECT version_num FROM larder_version")
+            if self._head is not None and found != self._head:
+                findings.append(no("Q4", f"the schema is at {found}, this release needs {self._head}. Run: larder migrate"))
+        else:
+            findings.append(no("Q4", "there is no schema of Larder, or one of an earlier release. Run: larder migrate"))
+        findings += await self._durability()
+        findings += await self._room()
+        if await self._value("SELECT lower('Ä') <> 'ä'"):
+            findings.append(
+                no(
+                    "Q4",
+                    "the database's LC_CTYPE knows only ASCII, so the search by name ignores case in a-z alone. Create it"
+                    " with LC_CTYPE 'C.UTF-8' TEMPLATE template0 to change that.",
+                    needed=False,
+                )
+            )
+        return findings or [ok("Q4", "encoding, schema, rights, durability and room for connections are as needed")]
+
+    async def others(self) -> Sequence[Finding]:
+        """Who else is there: long transactions, standbys, other namespaces that are trusted."""
+        findings = []
+        for pid, age_s in await self._rows(_OLDEST):
+            if age_s is not None and age_s > _OLD_S:
+                findings.append(
+                    no(
+                        "Q5",
+                        f"a transaction of process {pid} is {age_s / 60:.0f} min old: each audit reads the changes of that"
+                        f" time again. End it: SELECT pg_terminate_backend({pid})",
+                        needed=False,
+                    )
+                )
+        ahead = await self._rows(
+            "SELECT namespace FROM cache_audits WHERE relation = 'products' AND namespace <> %s"
+            " AND fenced_until > clock_timestamp()",
+            [self._namespace],
+        )
+        if ahead:
+            findings.append(
+                no(
+                    "Q5",
+                    f"namespace {ahead[0][0]} has the trust, so {self._namespace} reads PostgreSQL until its fence has"
+                    f" lapsed. To hand over early: larder namespace bar {ahead[0][0]}",
+                    needed=False,
+                )
+            )
+        standbys = await self._rows("SELECT application_name, sync_state FROM pg_stat_replication")
+        shown = ", ".join(f"{name} ({state or 'state not shown to this role'})" for name, state in standbys) or "no standby"
+        return findings or [ok("Q5", f"{shown}; no old transaction; no other namespace is trusted")]
+
+    async def _durability(self) -> Sequence[Finding]:
+        return [
+            no("Q4", f"{name} is off: a crash of the server loses or damages what was acknowledged. Turn it on.")
+            for name in ("fsync", "full_page_writes")
+            if await self._value("SELECT current_setting(%s)", [name]) == "off"
+        ]
+
+    async def _room(self) -> Sequence[Finding]:
+        limits = [limit for limit in (await self._rows(_ROOM))[0] if limit is not None and limit >= 0]
+        if min(limits) >= self._connections:
+            return []
+        return [
+            no(
+                "Q4",
+                f"this service may open {self._connections} connections, and the server, the role or the database permits"
+                f" {min(limits)}. Raise the limit, or lower LARDER_DATABASE_CONNECTIONS or LARDER_WORKERS.",
+                needed=False,
+            )
+        ]
+
+    async def _value(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> Any:
+        return (await self._rows(statement, parameters))[0][0]
+
+    async def _rows(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> Sequence[Any]:
+        connection = await self._open()
+        cursor = await connection.execute(statement, parameters or None)
+        return await cursor.fetchall()
+
+    async def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            limits = {"statement_timeout": str(_TIMEOUT_MS)}
+            self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
+        return self._connection
+
+
+def _reason(error: Error) -> str:
+    return str(error).strip().partition("\n")[0]
