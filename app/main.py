@@ -41,7 +41,7 @@ from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
 from app.products.transactions import Committed, ProductTransactions
-from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in
+from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
 from app.telemetry.request_lines import RequestLines
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry
@@ -259,7 +259,7 @@ def products_of(settings: Settings) -> Entity:
     """Return the products as the settings want them cached."""
     return replace(
         PRODUCTS,
-        namespace=settings.cache_namespace,
+        namespace=namespace_of(settings.cache_namespace, PRODUCTS_CACHE),
         ttl_s=settings.slot_ttl_s,
         absent_ttl_s=settings.absent_ttl_s,
         writes=WritePolicy(settings.write_policies.get(PRODUCTS_CACHE, WritePolicy.THROUGH)),

@@ -173,7 +173,8 @@ class Settings(BaseModel):
     cache_namespace: str = Field(
         "products.1",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="name of the cache in Redis; only one namespace of a database is trusted at a time",
+        description="name of the cache of products in Redis, with which the names of all other caches begin;"
+        " only one namespace of a table is trusted at a time",
     )
     writes: str = Field(
         "",
@@ -360,6 +361,15 @@ class Settings(BaseModel):
     def as_env(self) -> dict[str, str]:
         """Return the variables from which ``from_env`` reads the same settings."""
         return {PREFIX + name.upper(): str(value) for name, value in self.model_dump().items()}
+
+
+def namespace_of(cache_namespace: str, cache: str) -> str:
+    """Return the name in Redis of one of the service's caches.
+
+    The setting ``cache_namespace`` names that of products. The others' names begin with it, so that one setting keeps two
+    installations on one Redis apart.
+    """
+    return cache_namespace if cache == PRODUCTS_CACHE else f"{cache_namespace}-{cache}"
 
 
 def names_in(value: str) -> list[str]:

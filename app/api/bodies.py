@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     Raises:
         Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
     """
-    declared = request.headers.get("Content-Type", "")
+    declared = ",".join(request.headers.getlist("Content-Type"))  # two of them name no media type
     media_type, *parameters = declared.split(";")
     charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter.strip(" \t")))]
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -140,7 +141,8 @@ def parse_json(body: bytes) -> object:
     except UnicodeDecodeError as error:
         cause = f"it is not UTF-8 at byte {error.start}"
     except json.JSONDecodeError as error:
-        cause = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        mark = "it begins with a byte order mark (the bytes EF BB BF), which RFC 8259 forbids"
+        cause = mark if body.startswith(BOM_UTF8) else f"{error.msg} at line {error.lineno}, column {error.colno}"
     except RecursionError:
         cause = "it is nested too deeply"
     except ValueError as error:

@@ -12,13 +12,14 @@ from app.access.keys import Scope
 from app.api.bodies import JSON
 from app.api.context import larder_of
 from app.api.list_queries import samples_seen
-from app.api.metrics import WorkerMetrics
+from app.api.metrics import AccessStats, WorkerMetrics
 from app.api.openapi import DASHBOARD, SAMPLES_PARAMETERS, answers
 from app.api.recorder import counters_of
 from app.api.responses import NO_STORE
 from app.api.routes import request_router, requires
 from app.dashboard.record import Record
 from app.dashboard.samples import Sample
+from app.settings import PRODUCTS_CACHE, WRITE_POLICIES, Settings, names_in
 
 router = request_router("operation")
 _CLIENTS = 8
@@ -42,11 +43,12 @@ async def dashboard_data(request: Request) -> Response:
     stock = await larder.stock_glance.latest()
     document = document_of(larder.recorder.record(), larder.total(), seen, workers_wanted=larder.recorder.workers_wanted)
     document["stock"] = stock
+    document["caches"] = _caches(larder.settings)
     return Response(json.dumps(document, separators=(",", ":")), 200, {"Cache-Control": NO_STORE}, JSON)
 
 
 def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_wanted: int) -> dict[str, Any]:
-    """Return the answer without the stock.
+    """Return the answer without the stock and the settings of the caches.
 
     Args:
         record: what the recorder found out.
@@ -76,9 +78,20 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
         "refused": dict(total.access.refused.most_common()),
         "clients": [
             {"name": name, "admitted": count, "limited": total.access.limited[name]}
-            for name, count in total.access.admitted.most_common(_CLIENTS)
+            for name, count in _shown_clients(total.access)
         ],
     }
+
+
+def _caches(settings: Settings) -> list[dict[str, Any]]:
+    off = PRODUCTS_CACHE in names_in(settings.cache_off)
+    policy = settings.write_policies.get(PRODUCTS_CACHE, WRITE_POLICIES[0])
+    return [{"namespace": settings.cache_namespace, "writes": policy, "off": off}]
+
+
+def _shown_clients(access: AccessStats) -> list[tuple[str, int]]:
+    limited = [(name, access.admitted[name]) for name, count in access.limited.most_common(_CLIENTS) if count]
+    return list(dict.fromkeys([*access.admitted.most_common(_CLIENTS), *limited]))
 
 
 def _servers(record: Record, total: WorkerMetrics, moment: float, workers_wanted: int) -> dict[str, Any]:

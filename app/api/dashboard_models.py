@@ -43,6 +43,14 @@ class Servers(BaseModel):
     audit_age_s: float | None = Field(description="since one of these workers last completed an audit")
 
 
+class Cache(BaseModel):
+    """How a cache is used, by the settings of this instance."""
+
+    namespace: str = Field(description="its name in Redis and in the metrics")
+    writes: Literal["through", "update", "aside", "around"] = Field(description="the policy; `through` is the default")
+    off: bool = Field(description="whether it is switched off: reads go to PostgreSQL, writes empty its slots")
+
+
 class Sample(BaseModel):
     """Rates per second, and what was open at the end."""
 
@@ -121,10 +129,11 @@ class DashboardData(BaseModel):
     verdict: Verdict
     incidents: list[Incident] = Field(description="of the last hours, newest first")
     servers: Servers
+    caches: list[Cache]
     present: Sample | None = Field(description="the last ten seconds together")
     samples: Samples
     totals: Totals
     queues: Queues
     refused: dict[str, int] = Field(description="requests refused, by the type of the problem")
-    clients: list[Client] = Field(description="those who sent most, first")
+    clients: list[Client] = Field(description="those who sent most, first; then those who were limited most")
     stock: Stock

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import quote, urlencode
 
 from fastapi import Request
@@ -223,6 +224,18 @@ def samples_seen(request: Request) -> int:
     return int(text)
 
 
+def refuse_parameters(request: Request) -> None:
+    """Check that a write has no query: a parameter such as ``dry_run`` that is ignored would be a promise that is broken.
+
+    Raises:
+        Problem: 422.
+    """
+    if request.scope["query_string"]:
+        names = sorted({name for name, _ in _pairs_of(request)})[:MAX_IDS]
+        rule = "is not a parameter of this operation, which takes none"
+        _refuse([FieldError(rule, parameter=name[:_MAX_SHOWN]) for name in names])
+
+
 def read_limit(text: str | None) -> int | None:
     """Return the query's limit, the default if none was sent, or ``None`` if it is not legal."""
     if text is None:
@@ -276,6 +289,7 @@ def _products_by_id(ids: Sequence[str], names: set[str]) -> tuple[ProductsById, 
 
 def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]]:
     prefix, below, cursor = values.get("q"), values.get("below_reorder_point"), values.get("after")
+    prefix = prefix if prefix is None else normalize("NFC", prefix)  # as names are stored
     limit = read_limit(values.get("limit"))
     errors = _limit_errors(limit)
     if prefix is not None and not (1 <= len(prefix) <= MAX_NAME_LENGTH and not UNSTORABLE.search(prefix)):

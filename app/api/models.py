@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
+from unicodedata import category, normalize
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
@@ -22,6 +23,9 @@ MAX_LINES = 2_000
 MAX_REFERENCE = 200
 UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, each of which is half a character."""
+_INVISIBLE_CATEGORIES = frozenset({"Cf", "Zs", "Zl", "Zp"})
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Fillers, blank braille and selectors of variants: letters and marks by their category, which show nothing."""
 ID_RULE = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ : - and neither . nor .."
 
 
@@ -32,10 +36,18 @@ def _legal_id(text: str) -> str:
 
 
 def _legal_name(text: str) -> str:
+    if not text.isascii():
+        text = normalize("NFC", text)
     fault = name_fault(text)
     if fault:
         raise ValueError(fault)
+    if not text.isascii() and all(_is_invisible(character) for character in text):
+        raise ValueError("must not be blank")
     return text
+
+
+def _is_invisible(character: str) -> bool:
+    return category(character) in _INVISIBLE_CATEGORIES or bool(_INVISIBLE.fullmatch(character))
 
 
 def _legal_reference(text: str) -> str:

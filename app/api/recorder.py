@@ -146,6 +146,7 @@ class Recorder:
             redis_up=total.store_up and proven is not _NO_ANSWER,
             proven=proven is True or proven is None,
             cache_off=bool(names_in(self._settings.cache_off)),
+            around="around" in self._settings.write_policies.values() and not names_in(self._settings.cache_off),
             keys_readable=total.keys_readable,
             workers=wanted - missing,
             workers_wanted=wanted,

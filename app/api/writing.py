@@ -1,7 +1,8 @@
 """A write over HTTP: its request, checked in a fixed order, and its answer.
 
 The first of these faults is answered: the body is too large (413), not declared as JSON (415), or not JSON (400); a
-precondition or the idempotency key is malformed (400); the id in the path is not legal, or the body breaks a rule (422).
+precondition or the idempotency key is malformed (400); the id in the path is not legal, there is a query, or the body breaks a
+rule (422).
 Refusals by the service come after all of these.
 
 The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
@@ -22,6 +23,7 @@ from app.api.accepting import DECODED, Preference, accept, check_key, preference
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
 from app.api.context import caller_of, larder_of, products_of
+from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
 from app.products import commands
@@ -191,6 +193,7 @@ def _checked_head(request: Request, product_id: str | None) -> tuple[Preconditio
         check_key(key)
     if product_id is not None:
         checked_id(product_id)
+    refuse_parameters(request)
     return condition, key, preference
 
 

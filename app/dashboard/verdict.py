@@ -37,6 +37,8 @@ class State:
     """Whether a live fence was read: the cache is known to have no slot older than its row."""
     cache_off: bool = False
     """Whether the operator has switched the cache off."""
+    around: bool = False
+    """Whether every write waits, because its policy is ``around``."""
     keys_readable: bool = True
     workers: int = 1
     """Workers that have reported within a second."""
@@ -166,7 +168,7 @@ def _reads_without_postgresql(state: State) -> str:
 def _writes(state: State) -> str:
     if not state.postgresql_up:
         return "writes are refused with 503"
-    if not state.redis_up or not state.proven:
+    if not state.redis_up or not state.proven or state.around:
         return f"writes wait up to {_seconds(state.settle_s)}"
     return "writes do not wait"
 

@@ -28,7 +28,8 @@ WHERE NOT EXISTS (
 _GRANTS: LiteralString = """
 WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regclass('products')), wanted (name, privileges) AS (
     VALUES ('products', 'SELECT,INSERT,UPDATE'), ('stock_movements', 'SELECT,INSERT'), ('larder_version', 'SELECT'),
-        ('idempotency_records', 'SELECT,INSERT,UPDATE,DELETE'), ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
+        ('idempotency_records', 'SELECT,INSERT,UPDATE,DELETE'), ('accepted_writes', 'SELECT,INSERT,UPDATE,DELETE'),
+        ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
         ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE')
 )
 SELECT privilege || ' on ' || c.relname

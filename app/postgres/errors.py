@@ -16,6 +16,8 @@ DatabaseError
     └── DataRefused       a constraint or a type refuses these values
 """
 
+import re
+
 import psycopg
 
 
@@ -99,6 +101,10 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
 )
 
 
+_FULL = re.compile("too many (connections|clients)|remaining connection slots")
+"""What a server says to a login for which it has no connection left; the driver does not tell its SQLSTATE."""
+
+
 def translate(error: Exception) -> DatabaseError:
     """Return the error to raise for an error of the driver. An error of another library means that the answer is lost."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -108,6 +114,8 @@ def translate(error: Exception) -> DatabaseError:
     if state is None:
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
         refused = "authentication failed" in text or "does not exist" in text or "no password supplied" in text
+        if _FULL.search(text):
+            return DatabaseOverloaded(text)
         return (DatabaseRefused if refused else ConnectionLost if lost else DatabaseFailed)(text)
     for code, house in _BY_SQLSTATE:
         if state.startswith(code):

@@ -94,7 +94,7 @@ async def upgrade(primary: Primary | str, revision: str = "head", *, schemas: Ma
         if encoding != "UTF8":
             raise DatabaseRefused(
                 f"the database's encoding is {encoding}, which cannot hold every name; nothing was changed."
-                " Create one with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+                " Create one with: CREATE DATABASE ... ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8' TEMPLATE template0"
             )
         await _limit_lock_wait(connection)
         found = await connection.run_sync(_upgrade, revision)

@@ -85,6 +85,9 @@ class Acceptance:
             [(rows, oldest_s, failed, newest)] = await session.rows(accepted_queries.BACKLOG, {"limit": MOST_ROWS})
         stats, now = self._stats, self._clock()
         stats.rows, stats.oldest_s, stats.failed_rows = rows, oldest_s, failed
+        if newest is None:
+            self._seen = None
+            return
         applied = newest - rows
         if self._seen is not None and now > self._seen[0]:
             self._rate = max(0.0, (applied - self._seen[1]) / (now - self._seen[0]))

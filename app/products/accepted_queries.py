@@ -102,6 +102,9 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM accepted_writes WHERE failed_at IS N
         FROM accepted_writes WHERE failed_at IS NULL ORDER BY seq LIMIT 1
     ), 0),
     (SELECT count(*) FROM accepted_writes WHERE failed_at IS NOT NULL),
-    (SELECT last_value FROM accepted_writes_seq_seq)
+    (SELECT max(seq) FROM accepted_writes)
 """
-"""Returns how many rows wait, the age of the lowest in seconds, how many have failed, and the newest number drawn."""
+"""Returns how many rows wait, the age of the lowest in seconds, how many have failed, and the highest number, if any.
+
+The number comes from the table, because reading its sequence needs a right of its own.
+"""

@@ -1,9 +1,9 @@
 """``python -m benchmarks.steady.telemetry``: what lines about requests and traces cost a hit.
 
 One process of the service, and ``wrk`` beside it, reads 100 cached products. Each round starts every configuration anew, in an
-order of its own, because two processes of one program differ by a percent or two. Logs go to a file, traces to a server that
-throws them away. ``--without PATH`` adds another checkout, such as one from before the code was there, and compares it with
-what is off here, round by round. Needs ``wrk``.
+order of its own, because two processes of one program differ by several percent. Logs go to a file, traces to a server that
+throws them away. ``--without PATH`` adds another checkout, such as one from before the code was there, and compares every
+configuration with it, round by round. Ten rounds take about five minutes. Needs ``wrk``.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from benchmarks.steady.testbed import SERVE, Servers, larder, product_id, server
 PRODUCTS = 100
 WITHOUT = "without the code"
 OFF = "off"
+USUAL = (OFF, "lines and traces of 1 %", "lines and traces of all")
 _CONNECTIONS = 16
 _REQUESTS = re.compile(r"(\d+) requests in ([\d.]+)(m?s)")
 _WARM_UP_S = 1
@@ -126,19 +127,17 @@ def interval(values: Sequence[float], chance: random.Random, draws: int = 10_000
 async def main() -> int:
     """Measure all rounds and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady.telemetry")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="of load in each round")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=2, help="of load in each round")
     parser.add_argument("--without", type=Path, help="a checkout to compare with")
-    parser.add_argument("--only", action="append", help="a configuration to measure; several times for several")
+    parser.add_argument("--only", action="append", choices=configurations(""), help="a configuration; repeat it for more")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     async with sink() as collector, servers() as started:
         await started.fill(PRODUCTS)
         chosen: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
-            name: (settings, SERVE)
-            for name, settings in configurations(collector).items()
-            if not arguments.only or name in arguments.only
+            name: (settings, SERVE) for name, settings in configurations(collector).items() if name in (arguments.only or USUAL)
         }
         if arguments.without:
             chosen[WITHOUT] = {}, serve_from(arguments.without.resolve())
@@ -157,17 +156,20 @@ async def main() -> int:
 
 
 def report(found: Mapping[str, Sequence[Figure]], chance: random.Random) -> None:
-    """Print the table, and what the code costs while it is off."""
+    """Print the table, and what each configuration costs beside the one that has least."""
     print("| | hits/s | processor time, µs/hit |\n|---|---:|---:|")
     for name, figures in found.items():
         rates, costs = [figure.per_s for figure in figures], [figure.cpu_us for figure in figures]
         print(f"| {name} | {spread(rates, ',.0f')} | {spread(costs, '.1f')} |")
-    if found.keys() >= {OFF, WITHOUT}:
-        pairs = zip(found[OFF], found[WITHOUT], strict=True)
-        ratios = [100 * (ours.cpu_us / bare.cpu_us - 1) for ours, bare in pairs]
+    base = WITHOUT if WITHOUT in found else OFF
+    print()
+    for name in (name for name in found if base in found and name != base):
+        ratios = [ours.cpu_us / bare.cpu_us for ours, bare in zip(found[name], found[base], strict=True)]
         least, most = interval(ratios, chance)
-        middle = statistics.median(ratios)
-        print(f"\noff, against {WITHOUT}: {middle:+.2f} % (95 % interval of the median {least:+.2f} to {most:+.2f} %)")
+        print(
+            f"{name}, against {base}: {statistics.median(ratios):.4f} times the processor time"
+            f" (95 % interval of the median of {len(ratios)} pairs {least:.4f} to {most:.4f})"
+        )
 
 
 if __name__ == "__main__":

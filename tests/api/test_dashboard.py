@@ -2,13 +2,16 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.dashboard import document_of
 from app.api.dashboard_models import DashboardData
+from app.api.metrics import AccessStats
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.stats import Stats
 from tests.api.conftest import Front, Service
@@ -58,6 +61,24 @@ async def test_figures_are_those_of_the_counters(service: Service, client: httpx
     }
     assert found["refused"] == {"rate-limited": 7}
     assert found["queues"]["connections"] == 3
+
+
+async def test_settings_of_the_caches_are_shown(service: Service, client: httpx.AsyncClient) -> None:
+    """A cache that is switched off, and a policy that is not the default, have their namespace beside them."""
+    assert (await data(client))["caches"] == [{"namespace": "products.1", "writes": "through", "off": False}]
+    larder = service.app.state.larder
+    unusual = larder.settings.model_copy(update={"cache_off": "products", "writes": "products=around"})
+    service.app.state.larder = replace(larder, settings=unusual)
+    assert (await data(client))["caches"] == [{"namespace": "products.1", "writes": "around", "off": True}]
+
+
+async def test_a_limited_client_is_shown_whoever_sends_most(service: Service) -> None:
+    """Eight clients who send more do not hide the one that is refused."""
+    access = AccessStats(Counter({f"c{number}": 100 + number for number in range(9)}), Counter(c0=7))
+    total = replace(service.app.state.larder.total(), access=access)
+    shown = document_of(service.app.state.larder.recorder.record(), total, 0, workers_wanted=1)["clients"]
+    assert len(shown) == 9
+    assert shown[-1] == {"name": "c0", "admitted": 100, "limited": 7}
 
 
 @pytest.mark.usefixtures("mug")

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from app.private_servers import PostgresServer, RedisServer
 from tests.api.problem import problem
 from tests.api.real import proven, service
+from tests.harness.servers import execute
 
 URL = "/products/mug-blue"
 MUG = {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "stock": 40, "reorder_point": 10}
@@ -126,3 +128,12 @@ async def test_without_postgres_the_service_says_that_it_is_not_ready(
         problem(await client.get(URL), "database-unavailable")
         flagged = await client.get(URL, headers={"Cache-Control": "stale-if-error=600"})
         assert (flagged.content, flagged.headers["Cache-Status"]) == (written.content, "larder; hit; detail=unverified")
+
+
+async def test_read_only_database_is_not_ready_and_says_why(database_url: str, redis_url: str, namespace: str) -> None:
+    """What an administrator made read-only is neither a standby nor a defect: readiness and a refused write name it."""
+    name = conninfo_to_dict(database_url)["dbname"]
+    await execute(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with service(database_url, redis_url, namespace) as client:
+        for answer in (await client.get("/readyz"), await client.post("/products", json=MUG)):
+            assert "read-only" in str(problem(answer, "database-unavailable")["detail"])

@@ -161,7 +161,7 @@ async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient, body
     problem(await send(client, "POST", "/products", body), "malformed-json")
 
 
-@pytest.mark.parametrize("name", ["Mug", "x" * 200, "🍵" * 200, " a ", "e\u0301", "\u202e"])
+@pytest.mark.parametrize("name", ["Mug", "x" * 200, "🍵" * 200, " a ", "\u00e9", "a\u202e"])
 async def test_a_legal_name_is_stored_as_sent(client: httpx.AsyncClient, name: str) -> None:
     """Neither trimmed nor normalised; code points are counted, not bytes."""
     answer = await send(client, "POST", "/products", {"name": name, "price_cents": 2**53 - 1})

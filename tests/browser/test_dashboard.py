@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.private_servers import PostgresServer, RedisServer
 from tests.browser.chromium import Page, chromium
+from tests.browser.first_screen import AFTER, DURING, answer_at_a_glance
 from tests.browser.operated import Operated, operated
 
 IN_TIME_S = 2.0
@@ -22,6 +24,7 @@ AXE = Path(__file__).with_name("axe") / "axe.min.js"
 NO_INTERNET = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 PICTURES = os.environ.get("PICTURES")
 WELL = "document.body.dataset.level === 'well' && document.querySelector('#low-note').textContent"
+LAMPS = "document.querySelector('#lamps').textContent"
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 
@@ -53,6 +56,13 @@ async def seconds_until(page: Page, condition: str) -> float:
     began = time.monotonic()
     await page.until(condition)
     return time.monotonic() - began
+
+
+async def use_wrong_name(operated_service: Operated) -> None:
+    """Send a request that is refused."""
+    async with httpx.AsyncClient(base_url=operated_service.url, trust_env=False) as stranger:
+        answer = await stranger.get("/products/mug-blue", headers={"Host": "elsewhere.example"})
+    assert answer.status_code == 421
 
 
 async def violations(page: Page) -> list[str]:
@@ -92,10 +102,12 @@ async def test_outages_are_on_the_screen_in_time(
             page, says("Redis away since", "reads come from PostgreSQL", "nothing is stale")
         )
         await page.evaluate("new Promise(done => setTimeout(done, 6000))")
+        await use_wrong_name(service)
+        await answer_at_a_glance(page, DURING, f"{LAMPS}.includes('host-not-allowed')")
         await page.picture(pictures / "redis-away.webp")
         await private_redis.restart()
         took["Redis back"] = await seconds_until(page, f"!({says('Redis away')})")
-        await page.until(WELL)
+        await answer_at_a_glance(page, AFTER, f"{WELL} && {LAMPS}.includes('nobody')")
 
         service.kill_worker()
         took["worker dead"] = await seconds_until(page, says("1 of 2 workers away since", "nothing is stale"))

@@ -4,7 +4,7 @@ import pytest
 
 from app import main
 from app.cache.policies import WritePolicy
-from app.settings import WRITE_POLICIES, Settings, SettingsError
+from app.settings import PRODUCTS_CACHE, WRITE_POLICIES, Settings, SettingsError, namespace_of
 
 
 def test_policies_have_the_names_of_the_cache() -> None:
@@ -56,3 +56,11 @@ def test_wrong_setting_is_refused_with_its_cure(given: dict[str, str], sentence:
     with pytest.raises(SettingsError) as refused:
         Settings.from_env(given)
     assert str(refused.value) == sentence
+
+
+def test_namespaces_of_several_caches() -> None:
+    """One setting names them all: the products' as it is, every other one after it."""
+    settings = Settings.from_env({"LARDER_CACHE_NAMESPACE": "shop.2"})
+    assert main.products_of(settings).namespace == namespace_of(settings.cache_namespace, PRODUCTS_CACHE) == "shop.2"
+    assert namespace_of(settings.cache_namespace, "suppliers") == "shop.2-suppliers"
+    assert main.products_of(Settings.from_env({})).namespace == "products.1"

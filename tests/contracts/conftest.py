@@ -10,9 +10,14 @@ from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tables other than products on one event loop only: what differs between them is SQL."""
+    """Run tables other than products, and audits of several, on one event loop only: what differs in them is SQL."""
     other_tables = SUBJECTS.keys() - {"products"}
-    items[:] = [item for item in items if not ("[uvloop-" in item.name and any(table in item.name for table in other_tables))]
+
+    def repeats(item: pytest.Item) -> bool:
+        of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
+        return "[uvloop-" in item.name and of_others
+
+    items[:] = [item for item in items if not repeats(item)]
 
 
 @pytest.fixture(params=["memory", "redis"])

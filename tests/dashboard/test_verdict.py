@@ -124,6 +124,12 @@ def test_sentence(state: State, sentence: str) -> None:
     assert judge(state, dict.fromkeys(Trouble, AT)).sentence == sentence
 
 
+def test_writes_around_the_cache_wait() -> None:
+    """The policy makes every write wait, whether anything is wrong or not."""
+    assert judge(State(around=True), {}).writes == "writes wait up to 2 s"
+    assert judge(State(), {}).writes == "writes do not wait"
+
+
 def test_flagged_answers_end_with_their_time() -> None:
     """Once the last proof is older than the setting allows, no cached product is served, flagged or not."""
     state = state_with(Trouble.POSTGRESQL_AWAY, proven=False, unverified_s=60, proof_age_s=60.1)

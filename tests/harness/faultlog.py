@@ -11,7 +11,7 @@ EVERYWHERE = -1
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. ``layer`` is redis, postgres, service, rows, ledger, suppliers or sql.
+    """One fault. ``layer`` is redis, postgres, service, rows, ledger, suppliers, sql or machine.
 
     ``instance`` is a number or ``EVERYWHERE``. ``keys`` has the affected products; it is empty if all are affected.
     """

@@ -15,6 +15,7 @@ from random import Random
 import psycopg
 import redis.exceptions
 
+from app.settings import namespace_of
 from tests.harness.client import NoAnswerError
 from tests.harness.cluster import NAMESPACE, Cluster, Instance
 from tests.harness.faultlog import FaultLog
@@ -158,7 +159,7 @@ async def _redis_evict(scene: Scene, _instance: Instance) -> None:
             for _ in range(scene.chance.randint(5, 30)):
                 slots = [f"wtc:{NAMESPACE}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
                 odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
-                of = scene.chance.choice((NAMESPACE, f"{NAMESPACE}-suppliers"))
+                of = scene.chance.choice((NAMESPACE, namespace_of(NAMESPACE, "suppliers")))
                 await client.delete(*slots, *([f"{odd}:{of}"] if scene.chance.random() < 0.1 else []))
                 await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from tests.harness import stalls
 from tests.harness.checker import Read, Verdict, Write, check
 from tests.harness.client import Answer
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S
@@ -162,12 +163,14 @@ class History:
         self._contradictions.clear()
 
     def _excused(self, failure: Failure) -> bool:
-        """Return whether PostgreSQL, a service or a lock on the product caused the failure.
+        """Return whether PostgreSQL, a service, a lock on the product or a stall of the machine caused the failure.
 
         For a write, the fault may be at another instance: a transaction that hangs there holds its locks. Every change of a
         stock needs the ledger, and other writes share its transaction.
         """
         since, until = failure.called - BLAME_S, failure.returned
+        if self._faults.overlapping((stalls.LAYER,), None, since, until):
+            return True
         if "of suppliers" in failure.kind and self._faults.overlapping(("suppliers",), None, since, until):
             return True
         if failure.kind.startswith("read"):

@@ -21,6 +21,9 @@ def queries() -> dict[str, str]:
         assert selected is not None
         found[f"variable {variable['name']}"] = f"count by ({selected[2]}) ({selected[1]})"
     return {
-        name: expression.replace("$job", "larder").replace("$instance", ".+").replace("$__rate_interval", "1m")
+        name: expression.replace("$job", "larder")
+        .replace("$instance", ".+")
+        .replace("$namespace", ".+")
+        .replace("$__rate_interval", "1m")
         for name, expression in found.items()
     }

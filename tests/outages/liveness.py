@@ -3,8 +3,8 @@
 - The fence is renewed while one instance reaches both servers. Such an instance has hits on a product that is never written.
 - A write to a free product is answered within its budget, whatever rows others hold.
 
-An instance is judged only while it has no fault itself: it and its two servers have had none since the cache was last seen
-trusted everywhere, or for as long as it may take until another server is trusted.
+An instance is judged only while it has no fault itself: it, its two servers and the machine have had none since the cache was
+last seen trusted everywhere, or for as long as it may take until another server is trusted.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.harness import stalls
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, PROBE, Cluster, Instance
 from tests.harness.faultlog import Fault, FaultLog
 from tests.harness.workload import Order, Workload
@@ -113,7 +114,7 @@ class Looks:
     def _well(self, look: Look, layers: Sequence[str]) -> bool:
         """Return whether neither the instance nor its connections to the servers had a fault that may still have effects."""
         since = max([look.called - TAKES_OVER_S, *(moment for moment in self.trusted if moment <= look.called)])
-        if self._faults.overlapping(layers, look.instance, since, look.returned):
+        if self._faults.overlapping((*layers, stalls.LAYER), look.instance, since, look.returned):
             return False
         # While one instance has another Redis, the trust is where auditors can work: after a fault elsewhere perhaps there.
         elsewhere = [f for f in self._faults.all if f.kind in _CHANGES_OF_SERVER and f.touches(None, since, look.returned)]

@@ -44,3 +44,4 @@ def _lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield f"longest time {text}, s", f"{seconds:.2f}"
     for kind in KINDS:
         yield f"fault {kind.name}", str(outcome.faults[kind.name])
+    yield "stalls of the machine, after which liveness is not judged", str(outcome.faults["machine-stalled"])

@@ -23,7 +23,7 @@ from app.cache.policies import WritePolicy
 from app.cache.write_through import WriteThrough
 from app.cli import main
 from app.products.source import PRODUCTS
-from app.settings import Settings
+from app.settings import Settings, namespace_of
 
 _STATUS = {Status.HIT: "larder; hit", Status.MISS: "larder; fwd=miss", Status.STORED: "larder; fwd=miss; stored"}
 _PUT = (
@@ -126,19 +126,21 @@ def _add_suppliers() -> None:
     """Let the composition root open a second cache beside that of the products, and serve its routes."""
     composition: Any = importlib.import_module("app.main")
     create_app, open_caches, open_database = composition.create_app, composition.open_caches, composition.Database
-    made: list[FastAPI] = []
+    made: list[tuple[Settings, FastAPI]] = []
 
     @asynccontextmanager
     async def open_both(database: Any, redis: Any, entities: Sequence[Entity], **options: Any) -> AsyncIterator[Any]:
-        suppliers = replace(SUPPLIERS, namespace=f"{entities[0].namespace}-suppliers")
+        settings, app = made[-1]
+        suppliers = replace(SUPPLIERS, namespace=namespace_of(settings.cache_namespace, SUPPLIERS.table))
         async with open_caches(database, redis, [*entities, suppliers], **options) as caches:
-            made[-1].state.caches = caches
+            app.state.caches = caches
             yield caches
 
     def create(settings: Settings, *others: Any) -> FastAPI:
-        made.append(create_app(settings, *others))
-        made[-1].include_router(router)
-        return made[-1]
+        app: FastAPI = create_app(settings, *others)
+        app.include_router(router)
+        made.append((settings, app))
+        return app
 
     changes = {"create_app": create, "open_caches": open_both, "Database": partial(open_database, further_audits=1)}
     for name, value in changes.items():

@@ -47,6 +47,7 @@ def test_no_hits_for_too_long_whatever_happens_elsewhere(elsewhere: Fault) -> No
         Fault("postgres-hold", "postgres", 0, 9.0, 20.0),
         Fault("redis-stop", "redis", EVERYWHERE, 9.0, 9.5),
         Fault("service-stop", "service", 0, 8.0, None),
+        Fault("machine-stalled", "machine", EVERYWHERE, 8.0, 9.5),
     ],
     ids=lambda fault: fault.kind,
 )

@@ -5,6 +5,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from app.postgres.errors import DatabaseOverloaded
 from app.postgres.migrations import upgrade
 from app.postgres.parameters import ANSWERS, LIMITS, PLANS
 from app.postgres.primary import Primary
@@ -72,3 +73,15 @@ async def test_name_and_keepalives_of_the_url_are_kept(database_url: str) -> Non
     assert [one.info.parameter_status("application_name") for one in (named, plain)] == ["till", "larder"]
     await named.close()
     await plain.close()
+
+
+async def test_database_without_a_free_connection_is_overloaded(database_url: str) -> None:
+    """A login for which there is no connection left is load, not a server that is away."""
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    role = f"few_{name}"
+    await execute(database_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+    database = open_database(database_url.replace("postgres@", f"{role}@"), connections=5)
+    with pytest.raises(DatabaseOverloaded, match="too many connections"):
+        await database.loads.rows("SELECT 1")
+    await database.close()
+    await execute(database_url, f"DROP ROLE {role}")

@@ -88,6 +88,11 @@ def _load(entity: Entity, wanted: LiteralString) -> Composed:
 EPOCH: LiteralString = "SELECT larder_epoch(%(relation)s::text, %(knows)s::integer)"
 """Returns the present epoch. Fails on a standby, during a restore, and for a release that lacks the payload's schema."""
 
+READY: LiteralString = """
+SELECT larder_epoch(%(relation)s::text, %(knows)s::integer), current_setting('transaction_read_only') = 'on'
+"""
+"""Returns the present epoch, as ``EPOCH``, and whether the database refuses writes."""
+
 STANDING: LiteralString = """
 WITH history AS MATERIALIZED (SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch)
 SELECT history.epoch, a.namespace, a.announced, a.completed,

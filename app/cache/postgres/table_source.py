@@ -37,7 +37,9 @@ class TableSource(HistorySource):
 
     @override
     async def tell_epoch(self) -> str:
-        [[epoch]] = await read_rows(self._pool, table_queries.EPOCH, self._parameters)
+        [[epoch, read_only]] = await read_rows(self._pool, table_queries.READY, self._parameters)
+        if read_only:
+            raise SourceRefused("the database is read-only for this role (default_transaction_read_only)")
         return str(epoch)
 
     @override

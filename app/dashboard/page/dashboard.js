@@ -5,13 +5,16 @@ import { KEPT_S, drawPlots, element, fillTable, makePlots, spanOf } from "./plot
 const PERIOD_MS = 500;
 const LIMIT_MS = 1500;
 const HISTORY_S = 6 * 3600;
+const OVER_S = 3600;
+const OVER_NAMED = 3;
+const REFUSED_S = 10;
 const SVG = "http://www.w3.org/2000/svg";
 const WORDS = { well: "Well", impaired: "Impaired", down: "Down", unknown: "No answer" };
 const RIGHT = { well: "", impaired: "; every answer is right", down: "; no answer is wrong", unknown: "" };
 const MARKS = { well: "●", impaired: "▲", down: "■", unknown: "■" };
 
 const by = (id) => document.getElementById(id);
-const state = { key: "", seen: 0, record: null, samples: [], silentSince: null, refusedSince: null, paused: false, announced: "" };
+const state = { key: "", seen: 0, record: null, samples: [], refusals: [], silentSince: null, refusedSince: null, paused: false, announced: "" };
 
 const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 19);
 const whole = (value) => Math.round(value).toLocaleString("en");
@@ -65,6 +68,16 @@ function showUncheckable(detail) {
   });
 }
 
+// The incidents that ended last, for whoever asks whether it is over. One cause can make several, such as Redis away, then unproven.
+function showOver({ incidents, now, verdict }) {
+  const over = incidents.filter((incident) => verdict.level === "well" && incident.ended !== null && incident.ended > now - OVER_S).sort((a, b) => b.ended - a.ended);
+  by("over").hidden = !over.length;
+  if (!over.length) return;
+  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} (${lasting(incident.ended - incident.began)})`);
+  const more = over.length > OVER_NAMED ? `; ${over.length - OVER_NAMED} more within the last hour are listed below` : "";
+  by("over").replaceChildren(element("b", {}, `Over since ${clock(over[0].ended)}: `), `${named.join("; ")}${more}.`);
+}
+
 // ------------------------------------------------------------------ details
 
 function pairs(id, rows) {
@@ -73,14 +86,34 @@ function pairs(id, rows) {
       element("dt", {}, name), element("dd", {}, value))));
 }
 
-function showLamps({ servers }) {
+// Reasons and clients whose counts rose within the last seconds; a count that fell is that of a new process.
+function refusedNow({ now, refused, clients, present }) {
+  const limited = Object.fromEntries(clients.map((client) => [client.name, client.limited]));
+  state.refusals = [...state.refusals, { now, refused, limited }].filter((seen) => seen.now > now - REFUSED_S);
+  const before = state.refusals[0];
+  const risen = (name) => Object.keys(state.refusals.at(-1)[name]).filter((key) => state.refusals.at(-1)[name][key] > (before[name][key] ?? 0));
+  const reasons = risen("refused");
+  if (!reasons.length && !present?.refused) return "nobody";
+  const names = risen("limited").join(", ");
+  return [present ? `${present.refused.toFixed(1)}/s` : "", reasons.join(", "), names ? `(${names})` : ""].join(" ").trim();
+}
+
+function showLamps(data) {
+  const { servers, caches } = data;
   const missing = servers.workers < servers.workers_wanted;
+  const refused = refusedNow(data);
   pairs("lamps", [
     ["PostgreSQL", servers.postgresql_up ? "answers" : "away", servers.postgresql_up ? "good" : "bad"],
     ["Redis", servers.redis_up ? "answers" : "away", servers.redis_up ? "good" : "bad"],
     ["Cache proven current", ago(servers.proof_age_s), servers.proven ? "good" : "doubt"],
     ["Workers", `${servers.workers} of ${servers.workers_wanted}`, missing ? "bad" : "good"],
     ["Keys", servers.keys_readable ? "readable" : "cannot be read", servers.keys_readable ? "good" : "bad"],
+    ["Callers refused", refused, refused === "nobody" ? "good" : "doubt"],
+    // Settings are shown only where they are not the usual ones.
+    ...caches.flatMap(({ namespace, writes, off }) => [
+      ...(off ? [[`Cache ${namespace}`, "switched off", "doubt"]] : []),
+      ...(writes === "through" ? [] : [[`Writes to ${namespace}`, writes]]),
+    ]),
   ]);
 }
 
@@ -164,6 +197,7 @@ function show(data) {
   showVerdict(old
     ? { level: "unknown", sentence: `No worker has recorded the state since ${clock(data.observed)}; ${verdict.sentence}`, troubles: ["No worker has recorded"], advice: "The log says what ended the recording." }
     : { level: verdict.level, sentence: verdict.sentence, troubles, right: verdict.answers, advice: verdict.advice });
+  showOver(data);
   by("clock").textContent = `${clock(data.now)} UTC`;
   showLamps(data);
   showLists(data);
@@ -210,7 +244,7 @@ async function read() {
   const body = await answer.json();
   if (answer.ok && state.record !== null && body.record !== state.record) {
     // Another record: the service started anew, and numbers its samples from 0.
-    Object.assign(state, { seen: 0, samples: [], record: body.record });
+    Object.assign(state, { seen: 0, samples: [], refusals: [], record: body.record });
     return read();
   }
   if (answer.ok) {
@@ -237,7 +271,7 @@ by("key-form").addEventListener("submit", (event) => {
   by("key").value = "";
 });
 by("forget").addEventListener("click", () => {
-  Object.assign(state, { seen: 0, samples: [], record: null });
+  Object.assign(state, { seen: 0, samples: [], refusals: [], record: null });
   askForKey("");
   by("key-form").hidden = false;
 });
