@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,8 @@ from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
 from app.cache.write_through import WriteThrough
+from app.feed.feed import Feed
+from app.feed.windows import Windows
 from app.places import primary_of, redis_options
 from app.postgres.database import Database, Shares
 from app.products.acceptance import Acceptance
@@ -36,7 +39,7 @@ from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
 from app.products.payload import SCHEMA
-from app.products.pruner import AnswerPruner
+from app.products.pruner import Pruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
@@ -130,10 +133,18 @@ async def running(
         source = ProductSource(database)
         products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
-        pruner = AnswerPruner(
-            transactions, cache.stats, keep_s=settings.idempotency_keep_s, pause_s=settings.idempotency_sweep_ms / 1000
+        windows = Windows(database, settings.settle_margin_ms, check_epoch)
+        feed = Feed(windows)
+        opened.push_async_callback(feed.aclose)
+        pruner = Pruner(
+            {
+                "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
+                "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
+            },
+            cache.stats,
+            pause_s=settings.idempotency_sweep_ms / 1000,
         )
-        await opened.enter_async_context(in_background("answer pruner", pruner.run()))
+        await opened.enter_async_context(in_background("pruner", pruner.run()))
         tidier = Tidier(
             products,
             source.reservations,
@@ -152,6 +163,7 @@ async def running(
         larder = Larder(
             settings,
             products,
+            feed,
             cache.protocol,
             caches.store,
             caches.stats,

@@ -230,7 +230,15 @@ class Settings(BaseModel):
     )
     idempotency_wait_ms: Milliseconds = Field(5_000, description="wait for another request with the same key before 409")
     idempotency_keep_s: int = Field(86_400, ge=60, le=31_536_000, description="life of the answer kept for an idempotency key")
-    idempotency_sweep_ms: Milliseconds = Field(60_000, description="pause between removals of answers past their life")
+    idempotency_sweep_ms: Milliseconds = Field(
+        60_000, description="pause between removals of answers past their life, and of old marks of the change feed"
+    )
+    feed_keep_s: int = Field(
+        604_800,
+        ge=60,
+        le=31_536_000,
+        description="how long a follower of the change feed may pause before it has to begin anew",
+    )
     reservation_tidy_ms: int = Field(
         500,
         ge=0,

@@ -34,6 +34,8 @@ def redis_url_fault(url: str) -> str | None:
 
 def _option_fault(parts: SplitResult) -> str | None:
     options = parse_qsl(parts.query, keep_blank_values=True)
+    if any(name.startswith("ssl_") for name, _ in options):
+        return _SSL_OPTIONS
     if unknown := sorted({name for name, _ in options} - _REDIS_OPTIONS):
         return (
             f"has options that Larder does not take ({', '.join(unknown)}); deadlines and certificates are set by"

@@ -33,6 +33,7 @@ class Scope(StrEnum):
     STOCK_COUNT = "stock:count"
     STOCK_RESERVE = "stock:reserve"
     LEDGER_READ = "ledger:read"
+    CHANGES_READ = "changes:read"
     OPERATE = "operate"
 
     @property
@@ -48,6 +49,7 @@ _ALLOWS = {
     Scope.STOCK_COUNT: "set a stock to what was counted",
     Scope.STOCK_RESERVE: "hold units for somebody, commit and release them, and read reservations",
     Scope.LEDGER_READ: "read the ledger of stock movements",
+    Scope.CHANGES_READ: "follow every change of products and stock, with the references of all clients",
     Scope.OPERATE: "read the metrics, the dashboard with stock and movements, and the details of readiness; drop cache entries",
 }
 

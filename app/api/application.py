@@ -11,7 +11,19 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import accepting, collection, dashboard, html_pages, openapi, operation, problems, products, reservations, stock
+from app.api import (
+    accepting,
+    changes,
+    collection,
+    dashboard,
+    html_pages,
+    openapi,
+    operation,
+    problems,
+    products,
+    reservations,
+    stock,
+)
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import DirectRoutes, RequestRoute
@@ -81,6 +93,7 @@ def build(
         products.router,
         accepting.router,
         collection.router,
+        changes.router,
         operation.cache_router,
         operation.router,
         dashboard.router,
@@ -95,7 +108,7 @@ def build(
             allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
             allow_headers=[
                 *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
-                *("Idempotency-Key", "Prefer", "traceparent"),
+                *("Idempotency-Key", "Last-Event-ID", "Prefer", "traceparent"),
             ],
             expose_headers=[
                 *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),

@@ -17,6 +17,7 @@ from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
 from app.cache.stats import Stats
+from app.feed.feed import Feed
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.service import Products
@@ -35,6 +36,7 @@ class Larder:
 
     settings: Settings
     products: Products
+    feed: Feed
     source: Watchable
     store: StoreHealth
     stats: Mapping[str, Stats]
@@ -88,6 +90,7 @@ class Larder:
             load=LoadState(self.load.pressure, self.products.longest_wait_s, self.database.waiting),
             accepted=AcceptedStats() if self.accepted is None else self.accepted.stats,
             keys_readable=self.admission.ring is None or self.admission.ring.readable,
+            feed=self.feed.state,
         )
 
     def total(self) -> WorkerMetrics:

@@ -101,7 +101,7 @@ def _servers(record: Record, total: WorkerMetrics, moment: float, workers_wanted
         "redis_up": state.redis_up,
         "proven": state.proven,
         "keys_readable": state.keys_readable,
-        "workers": total.workers,
+        "workers": state.workers,
         "workers_wanted": workers_wanted,
         "worker_restarts": total.restarts,
         "proof_age_s": _age(cache.last_proven, moment),

@@ -1,4 +1,4 @@
-"""The queries of lists: the products or movements that a client requests, and the cursors that lead from page to page.
+"""The queries of lists: the products, movements or changes that a client requests, and the cursors that lead from page to page.
 
 A cursor is opaque to clients. It begins with the number of its form and the filters of its list, so that a cursor of another
 form or list is refused, not misread.
@@ -20,6 +20,8 @@ from fastapi import Request
 
 from app.api.models import ID_RULE, MAX_REFERENCE, UNSTORABLE
 from app.api.problems import FieldError, invalid
+from app.feed.events import RESERVATION_LINE, Cursor, EventType
+from app.feed.events import Position as FeedPosition
 from app.products.payload import timestamp
 from app.products.product import MAX_NAME_LENGTH, LedgerPosition, Position, is_product_id
 from app.products.reservation import ReservationPosition, Status, is_reservation_id
@@ -29,11 +31,15 @@ MAX_LIMIT = 250
 DEFAULT_LIMIT = 50
 MAX_PARAMETERS = 1_000
 MAX_SAMPLES = 10**12
-_LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM, _RESERVATIONS_FORM = 2, 3, 4, 5
+MAX_CHANGES = 1_000
+DEFAULT_CHANGES = 100
+MAX_WAIT_S = 30
+_LIST_FORM, _PRODUCT_LEDGER_FORM, _REFERENCE_LEDGER_FORM, _FEED_FORM, _RESERVATIONS_FORM = 2, 3, 4, 5, 6
 _MAX_VERSION = 2**63 - 1
 _MAX_LINE = 2**31 - 1
 _MAX_SHOWN = 80
-_LIMIT = re.compile("[1-9][0-9]{0,2}")
+_LIMIT = re.compile("[1-9][0-9]{0,3}")
+_WAIT = re.compile("[0-9]{1,2}")
 _COUNT = re.compile("[0-9]{1,13}")
 _CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
 _FILTERS = ("limit", "after", "q", "below_reorder_point")
@@ -130,6 +136,64 @@ class ReservationQuery:
                 sound = moment is not None and is_reservation_id(reservation_id)
                 return ReservationPosition(moment, reservation_id) if ours and sound and moment else None
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesQuery:
+    """Some events of the change feed: after which cursor, of which types, how many, and how long to wait for the first."""
+
+    after: Cursor | None
+    types: frozenset[EventType]
+    limit: int
+    wait_s: int
+
+
+def changes_query(request: Request) -> ChangesQuery:
+    """Read the query of GET /changes. A stream that is resumed sends its cursor in Last-Event-ID.
+
+    Raises:
+        Problem: 422, a parameter is unknown, repeated or has no legal value.
+    """
+    pairs = _pairs_of(request)
+    values, known = dict(pairs), ("after", "limit", "wait", "types")
+    errors = _name_errors(pairs, known, known, ", ".join(known))
+    limit, wait = values.get("limit", str(DEFAULT_CHANGES)), values.get("wait", "0")
+    if not (_LIMIT.fullmatch(limit) and int(limit) <= MAX_CHANGES):
+        errors.append(FieldError(f"must be an integer from 1 to {MAX_CHANGES}", parameter="limit"))
+    if not (_WAIT.fullmatch(wait) and int(wait) <= MAX_WAIT_S):
+        errors.append(FieldError(f"must be an integer from 0 to {MAX_WAIT_S}, in seconds", parameter="wait"))
+    names = values.get("types", ",".join(EventType)).split(",")
+    types = frozenset(kind for kind in EventType if kind in names)
+    if len(types) != len(names):
+        errors.append(FieldError(f"must be some of {', '.join(EventType)}, separated by commas", parameter="types"))
+    text = request.headers.get("last-event-id") or values.get("after")
+    after = None if text is None else _feed_cursor(text, types)
+    if text is not None and after is None:
+        errors.append(FieldError("must be `next` of an answer, and within a page of the same `types`", parameter="after"))
+    _refuse(errors)
+    return ChangesQuery(after, types, int(limit), int(wait))
+
+
+def feed_cursor(cursor: Cursor) -> str:
+    """Return a cursor of the change feed as clients get it."""
+    if cursor.position is None:
+        return _pack(_FEED_FORM, cursor.epoch, cursor.number)
+    place = cursor.position
+    return _pack(
+        _FEED_FORM, cursor.epoch, cursor.number, cursor.upto, place.id, place.version, place.line, *sorted(cursor.types)
+    )
+
+
+def _feed_cursor(text: str, types: frozenset[EventType]) -> Cursor | None:
+    """Return the cursor that a client sent, or ``None`` if it is none, or stands within a page of other types."""
+    match _unpack(text, _FEED_FORM):
+        case [str(epoch), int(number)] if 0 < number <= _MAX_VERSION and epoch.isascii():
+            return Cursor(epoch, number)
+        case [str(epoch), int(number), int(upto), str(product_id), int(version), int(line), *names]:
+            sound = 0 < number < upto <= _MAX_VERSION and 1 <= version <= _MAX_VERSION and RESERVATION_LINE <= line <= _MAX_LINE
+            if sound and epoch.isascii() and is_product_id(product_id) and names == sorted(types):
+                return Cursor(epoch, number, upto, FeedPosition(product_id, version, line), types)
+    return None
 
 
 def product_query(request: Request) -> ProductsById | ProductPage:

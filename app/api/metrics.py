@@ -14,9 +14,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.api.accepted_metrics import accepted_families
 from app.api.admission import Admission
+from app.api.feed_metrics import feed_families
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
+from app.feed.state import FeedState
 from app.products.accepted import AcceptedStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -141,6 +144,7 @@ class WorkerMetrics:
     accepted: AcceptedStats = field(default_factory=AcceptedStats)
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
+    feed: FeedState = field(default_factory=FeedState)
 
     @property
     def cache(self) -> Stats:
@@ -164,6 +168,7 @@ class WorkerMetrics:
             self.keys_readable and other.keys_readable,
             self.accepted + other.accepted,
             max(self.taken_at, other.taken_at),
+            self.feed + other.feed,
         )
 
 
@@ -366,16 +371,6 @@ def _load(tally: WorkerMetrics) -> Iterator[Metric]:
     )
 
 
-def _accepted(stats: AcceptedStats) -> Iterator[Metric]:
-    yield CounterMetricFamily("larder_accepted_writes", "Writes answered before they were decided.", stats.accepted)
-    yield CounterMetricFamily("larder_accepted_writes_applied", "Accepted writes that were decided.", stats.applied)
-    yield CounterMetricFamily("larder_accepted_writes_refused", "Those of them that the rules refused.", stats.refused)
-    yield CounterMetricFamily("larder_accepted_writes_failed", "Accepted writes that cannot be decided.", stats.failed)
-    yield GaugeMetricFamily("larder_accepted_backlog_rows", "Accepted writes that wait.", stats.rows)
-    yield GaugeMetricFamily("larder_accepted_backlog_age_seconds", "Age of the first that waits.", stats.oldest_s)
-    yield GaugeMetricFamily("larder_accepted_failed_rows", "Accepted writes kept for the operator.", stats.failed_rows)
-
-
 def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
     yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", tally.workers)
     yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", tally.restarts)
@@ -395,6 +390,6 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    process = chain(_load(tally), _accepted(tally.accepted), _workers(tally))
+    process = chain(feed_families(tally.feed), _load(tally), accepted_families(tally.accepted), _workers(tally))
     registry.register(_Families(chain(_requests(tally.requests), clients, cache, process)))
     return generate_latest(registry)

@@ -12,12 +12,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.access.keys import Scope
-from app.api import dashboard_models, models, reservation_models
+from app.api import change_models, dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.list_queries import DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT, MAX_SAMPLES
+from app.api.list_queries import DEFAULT_CHANGES, DEFAULT_LIMIT, MAX_CHANGES, MAX_IDS, MAX_LIMIT, MAX_SAMPLES, MAX_WAIT_S
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
+from app.feed.events import EventType
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 from app.products.reservation import Status
 
@@ -71,7 +72,7 @@ _REQUESTS: Sequence[type[BaseModel]] = (
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
-    models.Adjusted, models.AdjustedLines, models.MovementList,
+    models.Adjusted, models.AdjustedLines, models.MovementList, change_models.ChangeList,
     models.AcceptedWrite, models.WriteStatus, dashboard_models.DashboardData,
     reservation_models.Reservation, reservation_models.ReservationList,
 )  # fmt: skip
@@ -132,6 +133,19 @@ MOVEMENTS = Success(
     ("MovementList",),
     {"items": [MOVEMENT_EXAMPLE], "next": None},
     headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
+CHANGES = Success(
+    "Events in order, or none",
+    ("ChangeList",),
+    {
+        "items": [
+            {"type": "product", "id": "mug-blue", "version": 7, "product": PRODUCT_EXAMPLE},
+            {"type": "movement"} | MOVEMENT_EXAMPLE,
+            {"type": "reservation", "id": RESERVATION_EXAMPLE["id"], "version": 1, "reservation": RESERVATION_EXAMPLE},
+        ],
+        "next": "WzUsIjcuMSIsMTdd",
+        "more": False,
+    },
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
 _RESERVATION_TAG = {"ETag": "the reservation's version, as a strong entity tag"}
@@ -283,6 +297,30 @@ RESERVATION_PARAMETERS = [
         "query", "status", "only those with this status", {"type": "string", "enum": [status.value for status in Status]}
     ),
     *MOVEMENT_PARAMETERS,
+]
+CHANGES_PARAMETERS = [
+    _parameter("query", "after", "`next` of the answer before; without it the answer is the present cursor", _TEXT),
+    _parameter("header", "Last-Event-ID", "what a client of a stream sends in place of `after` to go on with it", _TEXT),
+    _parameter(
+        "query",
+        "limit",
+        "most events in the answer",
+        {"type": "integer", "minimum": 1, "maximum": MAX_CHANGES, "default": DEFAULT_CHANGES},
+    ),
+    _parameter(
+        "query",
+        "wait",
+        "seconds to wait for an event if there is none",
+        {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+    ),
+    _parameter(
+        "query",
+        "types",
+        "the types of events, all by default",
+        {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "enum": list(EventType)}},
+        style="form",
+        explode=False,
+    ),
 ]
 SAMPLES_PARAMETERS = [
     _parameter(

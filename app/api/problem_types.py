@@ -139,6 +139,19 @@ _TYPES = (
         1,
     ),
     ProblemType(
+        "cursor-too-old", 410, "The cursor is too old",
+        "The events behind the cursor are no longer kept. `resync` names what to read to begin anew. Nothing was changed.",
+        "Take a new cursor with GET /changes, then read the whole list, then go on from that cursor; in this order nothing is"
+        " missed. The operator sets how long a cursor is good with LARDER_FEED_KEEP_S.",
+    ),
+    ProblemType(
+        "cursor-of-another-history", 410, "The cursor belongs to another history of the database",
+        "The database was restored, promoted, truncated or upgraded since the cursor was made, so what changed since then"
+        " cannot be told. `resync` names what to read to begin anew. Nothing was changed.",
+        "Take a new cursor with GET /changes, then read the whole list, then go on from that cursor; in this order nothing is"
+        " missed.",
+    ),
+    ProblemType(
         "precondition-failed", 412, "The product is not as the request expects it",
         "If-Match or If-None-Match does not match the product or reservation: somebody else changed, created or deleted it, or"
         " a reservation has ended. `current_version` is the version it has now, or null when there is none."
@@ -218,6 +231,12 @@ _TYPES = (
         " this request.",
         "Repeat it after Retry-After, and send fewer requests at once.",
         1,
+    ),
+    ProblemType(
+        "feed-starting", 503, "The change feed has not begun yet",
+        "The database has begun a new history, and no audit of the cache has completed in it. Nothing was read or changed.",
+        "Repeat the request after Retry-After. Usually the first audit completes within seconds.",
+        2,
     ),
     ProblemType(
         "database-unavailable", 503, "PostgreSQL does not answer",

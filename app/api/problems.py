@@ -21,6 +21,7 @@ from starlette.routing import Match, Mount
 from app.access import errors as access
 from app.api.problem_types import TYPES
 from app.cache import errors as cache
+from app.feed import errors as feed
 from app.postgres import errors as postgres
 from app.products import errors as products
 from app.products.accepted import BacklogFull
@@ -272,6 +273,12 @@ def _quota_exceeded(error: access.QuotaExceeded) -> Problem:
     return Problem(kind.slug, detail, headers={"Retry-After": str(math.ceil(error.wait_s))})
 
 
+def _resync(slug: str) -> Callable[[Any], Problem]:
+    kind = TYPES[slug]
+    members = {"resync": ["/changes", "/products"]}
+    return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}", members=members)
+
+
 def _backlog_full(error: BacklogFull) -> Problem:
     return Problem(
         "overloaded",
@@ -304,6 +311,9 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.LifeTooLong: _life_too_long,
     products.TooManyOver: _explanation("overloaded"),
     products.KeyReused: _explanation("idempotency-key-reused"),
+    feed.FeedStarting: _explanation("feed-starting"),
+    feed.CursorTooOld: _resync("cursor-too-old"),
+    feed.CursorOfAnotherHistory: _resync("cursor-of-another-history"),
     products.RequestInProgress: _explanation("request-in-progress"),
     products.OutcomeUnknown: _explanation("outcome-unknown"),
     cache.NotSettled: _explanation("outcome-unknown"),

@@ -32,7 +32,7 @@ LOOKED_EVERY_S = 0.25
 """Pause of a worker that does not record until it looks again whether another one does."""
 SILENT_S = 1.0
 """Age of a worker's last report, or of the record, after which its writer counts as away."""
-UNANSWERED_S = 0.8
+UNANSWERED_S = 0.6
 """How long a server may leave a question unanswered until it counts as away."""
 _WAIT_S = 0.3
 """How long one observation waits for the answers, at most."""

@@ -27,7 +27,7 @@ from app.api.problems import reservation_changed
 from app.api.reservation_models import CommitRequest, Extension, NewReservation, ReleaseRequest
 from app.api.responses import BYPASSED, NO_CACHE, checked_reservation_id, entity_tag, page_response
 from app.api.routes import BATCH_COST, LIST_COST, request_router, requires
-from app.api.writing import reservation_request, write_request
+from app.api.writing import reservation_request
 from app.products.idempotency import Answer
 from app.products.payload import reservation_payload
 from app.products.reservation import Reservation
@@ -58,7 +58,7 @@ ReservationId = Annotated[str, Path(description="the reservation's id")]
 @requires(Scope.STOCK_RESERVE, BATCH_COST)
 async def create_reservation(request: Request) -> Response:
     """Hold the units."""
-    sent = await write_request(request, NewReservation)
+    sent = await reservation_request(request, NewReservation)
     return await sent.answer_reservation(Reserve(sent.body.wanted(), sent.body.expires_in_s, sent.body.reference), _render_new)
 
 

@@ -162,17 +162,22 @@ async def write_request(
     return IncomingWrite(request, sent.content, check(model, sent.value), condition, key, preference)
 
 
-async def reservation_request(request: Request, model: type[Model], reservation_id: str) -> IncomingWrite[Model]:
-    """Read a write to one reservation, which may have the precondition If-Match.
+async def reservation_request(request: Request, model: type[Model], reservation_id: str | None = None) -> IncomingWrite[Model]:
+    """Read a write of reservations. One that names a reservation may have the precondition If-Match.
+
+    It is never accepted for later: a 202 would hold nothing.
 
     Raises:
         Problem: as ``write_request``; 404 for an id that no reservation can have.
     """
     sent = await json_body(request, (JSON,))
     larder_of(request).admission.check_again(request.scope["headers"])
-    condition, key = if_match_condition(request), idempotency_key(request)
+    condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
+    key = idempotency_key(request)
+    refuse_parameters(request)
     checked = check(model, sent.value)
-    checked_reservation_id(reservation_id)
+    if reservation_id is not None:
+        checked_reservation_id(reservation_id)
     return IncomingWrite(request, sent.content, checked, condition, key)
 
 

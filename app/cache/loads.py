@@ -137,8 +137,9 @@ class Loads:
 
     def _end_fill(self, fill: "asyncio.Task[set[str]]") -> None:
         self._fills.discard(fill)
-        if not fill.cancelled():
-            fill.exception()  # marks it as retrieved, because a refill has no caller who would see it
+        # A refill has no caller who would see the error.
+        if not fill.cancelled() and fill.exception() is not None:
+            self._stats.unexpected += 1
 
     async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
         """Publish loaded states; return the keys whose state was stored."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
     "import": "app.cli.import_",
+    "follow": "app.cli.follow",
 }
 
 CANNOT_SERVE = 1

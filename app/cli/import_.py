@@ -1,12 +1,12 @@
 """``larder import``: create or replace products from a CSV file, through the HTTP interface of a running Larder."""
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from app.cli.key_option import key_in
 from app.importer.retry import RetryPolicy
 from app.importer.rows import FIELDS
 from app.importer.run import ImportRun
@@ -57,7 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             metavar=metavar,
             help=f"{meaning}, {least} to {most:,} (default: %(default)s)",
         )
-    parser.add_argument("--key-file", type=_key_in, dest="key", metavar="PATH", help="file with a key of scope products:write")
+    parser.add_argument("--key-file", type=key_in, dest="key", metavar="PATH", help="file with a key of scope products:write")
     parser.add_argument(
         "--refused", type=Path, metavar="PATH", help="where to list the refused rows (default: FILE.refused.csv)"
     )
@@ -83,17 +83,6 @@ def import_run(arguments: argparse.Namespace, retry: RetryPolicy, console: Conso
         console=console,
         key=arguments.key or "",
     )
-
-
-def _key_in(path: str) -> str:
-    # A key on the command line could be read in the list of processes.
-    try:
-        key = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
-    if not re.fullmatch(r"\S+", key):
-        raise argparse.ArgumentTypeError(f"{path} must hold one key and nothing else")
-    return key
 
 
 def _whole_number(option: str, least: int, most: int) -> Callable[[str], int]:

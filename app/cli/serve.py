@@ -46,10 +46,10 @@ async def run(arguments: argparse.Namespace) -> int:
             from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
 
             await migrate(settings)
-        await log_start(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)
+            await log_start(settings)  # requests are served meanwhile
 
         await serve_by(settings, listener, stop, ready)
     return 0

@@ -30,7 +30,8 @@ WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regcla
     VALUES ('products', 'SELECT,INSERT,UPDATE'), ('stock_movements', 'SELECT,INSERT'), ('larder_version', 'SELECT'),
         ('idempotency_records', 'SELECT,INSERT,UPDATE,DELETE'), ('accepted_writes', 'SELECT,INSERT,UPDATE,DELETE'),
         ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
-        ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE')
+        ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE'),
+        ('feed_marks', 'SELECT,UPDATE,DELETE')
 )
 SELECT privilege || ' on ' || c.relname
 FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) AS privilege

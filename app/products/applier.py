@@ -9,6 +9,7 @@ from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnava
 from app.products.accepted import AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
 from app.products.transactions import Committed
+from app.sparse_log import SparseLog
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Applier:
         self._apply = apply
         self._mark_failed = mark_failed
         self._stats = stats
+        self._log = SparseLog(log)
         self._alone: deque[int] = deque()
         """The rows that are still to be tried alone, because a transaction of several failed."""
 
@@ -46,7 +48,8 @@ class Applier:
                 log.info("accepted writes could not be applied now, this is tried again: %s", error)
                 busy = False
             except Exception:
-                log.exception("accepted writes could not be applied now, this is tried again")
+                if (left_out := self._log.take()) is not None:
+                    log.exception("accepted writes could not be applied now, this is tried again (%d lines left out)", left_out)
                 busy = False
             await asyncio.sleep(0 if busy else PAUSE_S)
 

@@ -26,9 +26,6 @@ WHERE (SELECT count(*) FROM free) < (SELECT count(*) FROM wanted)
 Whoever changes a reservation holds the row of one of its products, so whoever holds them all needs no lock on the reservation.
 """
 
-PRODUCTS: LiteralString = "SELECT DISTINCT product_id FROM reservation_lines WHERE reservation_id = ANY(%(ids)s::text[])"
-"""Returns the products of the lines of reservations, which never change."""
-
 READ: LiteralString = """
 WITH now AS MATERIALIZED (
     SELECT larder_moment() AS moment, (

@@ -34,6 +34,16 @@ class XID8(UserDefinedType[str]):
         return "xid8"
 
 
+class PgSnapshot(UserDefinedType[str]):
+    """PostgreSQL's text form of a snapshot: which transactions it contains."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Return the type's name in DDL."""
+        return "pg_snapshot"
+
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -108,6 +118,8 @@ stock_movements = Table(
     Column("reserved_delta", BigInteger, nullable=False, server_default=text("0")),
     Column("reserved_after", BigInteger, nullable=False, server_default=text("0")),
     Column("reservation_id", Text),
+    # The transaction that recorded it, for the change feed. It is 0 in rows that are no news to anybody.
+    Column("xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
     CheckConstraint("line >= 0", name="line"),
     CheckConstraint(f"stock_after BETWEEN 0 AND {_LIMIT}", name="stock_after"),
     CheckConstraint(f"reserved_after BETWEEN 0 AND {_LIMIT}", name="reserved_after"),
@@ -123,6 +135,7 @@ Index(
     *(stock_movements.c[name] for name in ("reference", "created_at", "product_id", "version", "line")),
     postgresql_where=stock_movements.c.reference.is_not(None),
 )
+Index("ix_stock_movements_xid", stock_movements.c.xid, postgresql_where=text("xid > '0'"))
 
 reservations = Table(
     "reservations",
@@ -254,8 +267,20 @@ cache_audits = Table(
     Column("server", Text, nullable=False, server_default=text("''")),
     Column("epoch", Text, nullable=False, server_default=text("''")),
     Column("barred", Boolean, nullable=False, server_default=text("false")),
+    # The snapshot of the last completed audit, of which the change feed makes its marks.
+    Column("snapshot", PgSnapshot),
     # The row is updated twice a second. Free space on its page keeps each new version on the same page.
     postgresql_with={"fillfactor": "50"},
+)
+
+# The places to which readers of the change feed have come.
+feed_marks = Table(
+    "feed_marks",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("snapshot", PgSnapshot, nullable=False),
+    Column("epoch", Text, nullable=False),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
 )
 
 access_keys = Table(

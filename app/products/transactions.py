@@ -268,7 +268,7 @@ class _Transaction:
             [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
         else:
             if named:  # the products of lines never change, so they may be read before they are locked
-                [*_, found] = await session.pipeline(*statements, (reservation_queries.PRODUCTS, {"ids": named}))
+                [*_, found] = await session.pipeline(*statements, (accepted_queries.PRODUCTS_OF_RESERVATIONS, {"ids": named}))
                 ids, statements = ids.union(key for [key] in found), []
             keys = {"ids": sorted(ids), **_by_key(self._direct)}
             waiting = (accepted_queries.TAKE_BEFORE, {**keys, "limit": ROWS_AT_ONCE + 1})

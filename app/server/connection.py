@@ -29,7 +29,7 @@ _REASONS = {
 _LONGEST_PAUSE_S = 3
 """Longest pause that a client is asked to make when its request is shed."""
 _NEVER_SHED = frozenset({"/livez", "/readyz", "/metrics", "/dashboard", "/dashboard/data"})
-_LISTS = frozenset({"/products", "/products/batch", "/stock/adjustments", "/stock/movements"})
+_LISTS = frozenset({"/changes", "/products", "/products/batch", "/stock/adjustments", "/stock/movements"})
 _log = SparseLog(logging.getLogger("larder.http"))
 
 

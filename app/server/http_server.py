@@ -119,7 +119,8 @@ class Server(uvicorn.Server):
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nothing more, and let the requests under way finish."""
+        """Accept nothing more, end the streams, and let the requests under way finish."""
+        self.lifespan.state[STATE].feed.end()
         for acceptor in self._acceptors:
             acceptor.close()
         if self._renewing is not None:

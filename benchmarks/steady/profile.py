@@ -81,7 +81,7 @@ def kinds() -> Sequence[Kind]:
         Kind("hit", workloads.reads(paths, _REQUESTS, 1)),
         Kind("miss", cold, MANY_PRODUCTS, cached=False),
         Kind("put-stock", workloads.counts(paths, _REQUESTS, 1)),
-        Kind("adjust-one", workloads.adjustments(paths[:1], _REQUESTS, 1)),
+        Kind("adjust-one", [Request("POST", f"{paths[0]}/stock/adjustments", '{"delta": 1, "reason": "receipt"}')]),
         Kind("batch-1000", [Request("POST", "/products/batch", json.dumps(batch)) for batch in batches], clients=2),
         Kind("list-50", [Request("GET", "/products?limit=50")], clients=8),
     )

@@ -22,6 +22,7 @@ from app.cache.history import History
 from app.cache.ports import HistorySource, Watermark
 from app.cache.stats import Stats
 from app.cache.write_through import Peeked, Read, WriteThrough
+from app.feed.feed import Feed
 from app.products.service import Products
 from app.settings import Settings
 from tests.api.accepting import Serve
@@ -29,6 +30,7 @@ from tests.api.real import service as real_service
 from tests.fakes.products import EPOCH, MemoryProducts, MemoryTransactions
 from tests.fakes.redis import Fence, RedisServer
 from tests.fakes.store import MemoryStore
+from tests.fakes.windows import MemoryWindows
 from tests.fakes.wire import Direct
 
 LIMIT = 8_192
@@ -131,6 +133,7 @@ class Service:
     store: Connected = field(default_factory=Connected)
     stats: Stats = field(default_factory=Stats)
     clock: Clock = field(default_factory=Clock)
+    windows: MemoryWindows = field(default_factory=lambda: MemoryWindows(time.monotonic))
 
 
 @pytest.fixture
@@ -159,6 +162,7 @@ def service() -> Service:
     service.app.state.larder = Larder(
         settings,
         cast("Products", service.products),
+        Feed(service.windows),
         service.database,
         service.store,
         {"products": service.stats},

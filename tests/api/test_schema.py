@@ -21,8 +21,8 @@ from tests.fakes.keys import Clock, MemoryKeys
 OPERATIONS = [
     "adjustStock", "adjustStocks", "batchProducts", "commitReservation", "createProduct", "createReservation", "deleteProduct",
     "dropCacheEntry", "extendReservation", "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "getReservation", "getWrite", "headProduct", "listMovements", "listProductMovements",
-    "listProducts", "listReservations", "patchProduct", "putProduct", "putStock", "releaseReservation",
+    "getProduct", "getReadiness", "getReservation", "getWrite", "headProduct", "listChanges", "listMovements",
+    "listProductMovements", "listProducts", "listReservations", "patchProduct", "putProduct", "putStock", "releaseReservation",
 ]  # fmt: skip
 # These take nothing that could be wrong.
 WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness", "getWrite"}

@@ -20,6 +20,7 @@ FLOORS = (
     {"app.server"},
     {"app.main"},
     {"app.api", "app.places"},
+    {"app.feed"},
     {"app.access", "app.dashboard", "app.doctor", "app.products", "app.telemetry"},
     {"app.cache"},
     {"app.importer", "app.passwords", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
@@ -34,6 +35,7 @@ NEVER = {
     "app.main": APART,
     "app.api": {"redis", *SQL, *APART},
     "app.access": {"app.settings", "app.cache", "redis", *SQL, *HTTP, *APART},
+    "app.feed": {"app.settings", "redis", *HTTP, *APART},
     # It knows the buckets of durations, and does no I/O.
     "app.dashboard": {"app.settings", "redis", *SQL, *HTTP, *APART},
     "app.doctor": {"app.settings", "sqlalchemy", "alembic", *HTTP, *APART},

@@ -60,7 +60,7 @@ def test_misspelt_settings_are_still_caught(variable: tuple[str, str]) -> None:
         ("unix://:pw@", "names no socket"),
         ("redis://cache.example/zero", "number of a database"),
         ("redis://cache.example?db=x", "number of a database"),
-        ("rediss://cache.example/0?ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("rediss://cache.example/0?ssl_cert_reqs=none", "certificates are always verified"),
         ("redis://cache.example/0?socket_timeout=abc", "socket_timeout"),
         ("redis://cache.example/0?max_connections=ten", "max_connections"),
         ("redis://cache.example/0?foo=bar", "foo"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.docs.tables import markdown
 
 TESTS = Path(__file__).parents[1]
-PROMISES = ("G1", "G2", "G2a", *(f"G{number}" for number in range(3, 8)), *(f"R{number}" for number in range(1, 11)))
+PROMISES = ("G1", "G2", "G2a", *(f"G{number}" for number in range(3, 8)), *(f"R{number}" for number in range(1, 12)))
 
 
 @cache

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from app.postgres.errors import DatabaseFailed, DatabaseNewer, DatabaseUnavailable
 from app.postgres.migrations import LOCK, VERSION_TABLE, script_directory, single_use_engine, upgrade
-from app.products.tables import XID8, metadata
+from app.products.tables import XID8, PgSnapshot, metadata
 from tests.harness.servers import execute
 
 OBJECTS = """
@@ -48,7 +48,9 @@ async def downgrade(url: str, revision: str = "base") -> None:
 
 async def test_metadata_equals_migrations(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alembic finds nothing to do between the tables in Python and the migrated database, types and defaults included."""
-    monkeypatch.setitem(ischema_names, "xid8", XID8)  # SQLAlchemy's register of types that it knows by name
+    # SQLAlchemy's register of types that it knows by name.
+    monkeypatch.setitem(ischema_names, "xid8", XID8)
+    monkeypatch.setitem(ischema_names, "pg_snapshot", PgSnapshot)
 
     def included(_object: object, name: str | None, *_: object) -> bool:
         # PostgreSQL reports an indexed expression without its collation, which Alembic then misses; the index is compared

@@ -9,7 +9,7 @@ from tests.outages.drills.index import DRILLS
 from tests.outages.scenarios.report import Report
 
 _PRODUCTS = 1_000
-_SHORT = frozenset({"dump", "upgrade-0004", "back"})
+_SHORT = frozenset({"dump", "upgrade-0006", "back"})
 """The drills that run for every change; the others differ from them in the revision or the kind of copy."""
 
 

@@ -31,6 +31,7 @@ async def _seconds_to_acknowledge(stage: Stage, instance: int, writes: int) -> l
 
 @pytest.mark.guarantee("G3", "R4")
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
     """Its writes are acknowledged within one audit interval + 100 ms (median), and no instance reads old data (G1)."""
     async with stage(_QUIET) as on:
@@ -51,6 +52,7 @@ async def test_redis_cut_from_one_of_three(stage: Stages) -> None:
 
 @pytest.mark.guarantee("G3", "R4")
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["killed", "hanging"])
 async def test_redis_away_from_everybody(stage: Stages, how: str) -> None:
     """After the fence has expired, a write costs no more than PostgreSQL and one deadline, and no request fails (G3)."""

@@ -95,18 +95,19 @@ def _judge(on: Stage, figures: Figures) -> None:
 
 
 async def test_a_failover_under_load(outage_directory: Path) -> None:
-    """A killed master: at least 5,000 reads, none in the past, and hits again from the promoted replica."""
+    """A killed master: no read is in the past, and most of 5,000 reads after the failover are hits on the promoted replica."""
     figures = Figures()
     async with _stage(outage_directory, _BUSY) as (on, sentinels):
         on.workload.start()
         await _fail_over(on, sentinels, "killed", figures)
+        wanted = len(on.history.reads) + 5_000
         async with asyncio.timeout(60):
-            while len(on.history.reads) < 5_000:
+            while len(on.history.reads) < wanted:
                 await asyncio.sleep(0.1)
         await on.workload.stop()
         _judge(on, figures)
     log.info("%s", figures)
-    assert figures.hits > figures.reads / 4
+    assert figures.hits > 2_500
 
 
 @pytest.mark.long

@@ -64,6 +64,7 @@ _AUDIT = {
     "servers": ["s"],
     "epochs": ["e"],
     "cycles": [1],
+    "snapshot": "10:10:",
     "ttl_s": 2.0,
     "max_ttl_s": 2.0,
     "margin_s": 0.05,
@@ -122,7 +123,6 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "LIST_BY_NAME": _PAGES,
     "RESERVATIONS_ENABLED": [{}],
     "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],
-    "RESERVATIONS_PRODUCTS": [{"ids": _reservations(count)} for count in (1, 500)],
     "RESERVATIONS_READ": [{"ids": _reservations(count)} for count in (0, 1, 500)],
     "RESERVATIONS_READ_OVER": [
         {"ids": ids(count), "known": ["2026-01-31Z"] * count, "swept": ["-infinity"] * count, "moment": "", "limit": 2_001}
@@ -144,6 +144,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "COMPLETE": [_AUDIT],
     "SNAPSHOT": [_AUDIT],
     "EPOCH": [_AUDIT],
+    "READY": [_AUDIT],
     "CHANGES": [{"xid": str(2**62)}],
     "RECORD": [_entries(count) for count in (1, 32, 2_000)],
     "MOVEMENTS": _LEDGERS,

@@ -1,6 +1,8 @@
 """Requests that are done once, on a real database: whoever dies in between, and whoever asks at the same time."""
 
 import asyncio
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
 from app.products.idempotency import Replayed
 from app.products.product import Line, Product, Reason
-from app.products.pruner import AnswerPruner
+from app.products.pruner import Pruner
 from app.products.service import Products
 from app.products.transactions import ProductTransactions
 from app.settings import Settings
@@ -160,8 +162,8 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
         await connection.execute("UPDATE idempotency_records SET created_at = created_at - interval '2 days' WHERE key < 'f'")
     transactions = ProductTransactions(database)
     assert [await transactions.forget(age_s=86_400, limit=2) for _ in range(2)] == [2, 2]
-    pruner = AnswerPruner(transactions, Stats(), keep_s=86_400, pause_s=60, step=1)
-    assert [await pruner.prune(), await pruner.prune()] == [1, 0]
+    pruner = Pruner({"answers": partial(transactions.forget, age_s=86_400)}, Stats(), pause_s=60, step=1)
+    assert [await pruner.prune("answers"), await pruner.prune("answers")] == [1, 0]
     assert await rows(settings, "SELECT key FROM idempotency_records ORDER BY key") == [("f",), ("g",)]
     with pytest.raises(Replayed):
         await _take(larder.products, "f")
@@ -170,25 +172,21 @@ async def test_old_answers_are_removed_in_steps(larder: Instance, settings: Sett
     assert done.row.version == 9
 
 
-class _Odd(ProductTransactions):
-    """Fails once in a way that nobody foresaw, and then has nothing to remove."""
+async def test_the_pruner_survives_whatever_is_raised() -> None:
+    """It is counted, and the pruner goes on with what else there is to remove, and then again."""
+    stats, gate, removed = Stats(), Gate(), Counter[str]()
 
-    def __init__(self, again: Gate) -> None:
-        self.again = again
-        self.failed = False
-
-    async def forget(self, *, age_s: float, limit: int) -> int:
-        del age_s, limit
-        if self.failed:
-            await self.again.enter()
-        self.failed = True
+    async def odd(*, limit: int) -> int:
+        del limit
+        if removed["others"]:
+            await gate.enter()
         raise RuntimeError("nobody foresaw this")
 
+    async def others(*, limit: int) -> int:
+        removed["others"] += 1
+        return limit - 1
 
-async def test_the_pruner_survives_whatever_is_raised() -> None:
-    """It is counted, and the pruner goes on."""
-    stats, gate = Stats(), Gate()
-    pruner = asyncio.create_task(AnswerPruner(_Odd(gate), stats, keep_s=60, pause_s=0).run())
+    pruner = asyncio.create_task(Pruner({"odd ones": odd, "others": others}, stats, pause_s=0).run())
     await gate.arrival()
     assert stats.unexpected == 1
     pruner.cancel()

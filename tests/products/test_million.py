@@ -8,6 +8,7 @@ from typing import Any, LiteralString
 import pytest
 
 from app.cache.postgres import table_queries
+from app.feed.queries import WINDOW
 from app.postgres.database import Session
 from app.products import queries
 from tests.harness.million import BUSY, HOT
@@ -26,6 +27,23 @@ SELECT c.relname, pg_stat_get_xact_numscans(c.oid)
 FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
 WHERE coalesce(i.indrelid, c.oid) = ANY(%(tables)s::regclass[]) AND c.relkind IN ('r', 'i')
 """
+
+
+_TWO_MARKS: LiteralString = """
+INSERT INTO feed_marks (number, snapshot, epoch)
+SELECT number, pg_current_snapshot(), larder_epoch('products', 2) FROM generate_series(1, 2) AS number
+"""
+_WINDOW: Parameters = {
+    "knows": 2,
+    "since": 1,
+    "upto": 2,
+    "products": True,
+    "movements": True,
+    "id": "",
+    "version": 0,
+    "line": -1,
+    "limit": 1_000,
+}
 
 
 @asynccontextmanager
@@ -54,6 +72,13 @@ async def wrong_plans(session: Session) -> dict[str, list[str]]:
             if found := scans(await explain(session, STATEMENTS[name], parameters)):
                 wrong.setdefault(name, []).extend(found)
     return wrong
+
+
+@pytest.mark.parametrize("settings", [AS_SERVED, AS_POSTGRESQL_COMES, KEPT_WITHOUT_HELP], ids=["served", "custom", "generic"])
+async def test_plan_of_a_window_of_the_feed(million: str, settings: Mapping[str, str]) -> None:
+    """It reads products and movements by an index, however it is planned."""
+    async with session_of(million, settings) as session:
+        assert scans(await explain(session, WINDOW.as_string(), _WINDOW)) == []
 
 
 @pytest.mark.parametrize("settings", [AS_SERVED, AS_POSTGRESQL_COMES, KEPT_WITHOUT_HELP], ids=["served", "custom", "generic"])
@@ -86,6 +111,9 @@ async def test_indices(million: str) -> None:
                 counts = await scanned(session, (STATEMENTS[name], parameters), *fetch)
                 assert {table: counts[table] for table in TABLES} == dict.fromkeys(TABLES, 0), (name, counts)
                 used.update(counts)
+        window = await scanned(session, (_TWO_MARKS, None), (WINDOW, _WINDOW))
+        assert {table: window[table] for table in TABLES} == dict.fromkeys(TABLES, 0)
+        used.update(window)
     assert {index for index in used if index not in TABLES and not used[index]} == set(), "nothing needs these"
     assert len(used) > 2 * len(TABLES)
 
@@ -143,8 +171,8 @@ async def test_pages(million: str, name: str) -> None:
 async def test_audit_without_changes(million: str) -> None:
     """An audit that finds nothing new touches the end of one index; it is looked for twice a second."""
     async with session_of(million) as session:
-        [[xmin, *_]] = await session.rows(table_queries.SNAPSHOT, CASES["SNAPSHOT"][0])
-        plan = await explain(session, STATEMENTS["CHANGES"], {"xid": xmin}, run=True)
+        [[snapshot, *_]] = await session.rows(table_queries.SNAPSHOT, CASES["SNAPSHOT"][0])
+        plan = await explain(session, STATEMENTS["CHANGES"], {"xid": snapshot.partition(":")[0]}, run=True)
     assert plan["Actual Rows"] == 0
     assert buffers(plan) <= 5
 

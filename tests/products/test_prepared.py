@@ -105,7 +105,9 @@ async def read(database: Database, size: int, amount: int) -> None:
     """Ask for everything that there is to ask."""
     source = ProductSource(database)
     await source.load([f"p{number}" for number in range(size)])
-    await TableSource(database.loads, PRODUCTS, "n").adopt(2_000)
+    history = TableSource(database.loads, PRODUCTS, "n")
+    await history.tell_epoch()
+    await history.adopt(2_000)
     for position in (None, Position("p1", "mug")):
         for prefix in ("", "m"):
             await source.page(limit=amount, after=position, prefix=prefix)

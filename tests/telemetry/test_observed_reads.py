@@ -68,7 +68,7 @@ async def test_traced_hit_is_answered_by_the_application(database_url: str, redi
 
 
 async def test_share_of_hits(database_url: str, redis_url: str, namespace: str) -> None:
-    """Of a share of 50 %, about half of 200 hits are traced, and a miss is not asked twice whether it is."""
+    """About half of 200 hits are traced with a share of 50 %, and it is drawn only once whether a miss is."""
     async with (
         collector() as taken,
         _served(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="50") as client,

@@ -46,6 +46,10 @@ class TablesAudit(SharedAuditSource):
         self._session = session
         self._entities = entities
         self._lock = asyncio.Lock()
+        self._snapshots: list[str] = []
+        """The snapshots of this cycle, in the order in which they were taken."""
+        self._snapshot_of: dict[str, int] = {}
+        """The place in that list of the snapshot that a namespace was audited in."""
         self.lost: DatabaseError | None = None
         """The error that ended the session, if it is over."""
 
@@ -125,6 +129,8 @@ class TablesAudit(SharedAuditSource):
             if was_answered(error):
                 await self._session.rows("ROLLBACK")
             raise
+        self._snapshots.append(snapshots[0][0])
+        self._snapshot_of |= {name: len(self._snapshots) - 1 for _, name in members}
         rows: list[list[tuple[str, int]]] = [[] for _ in requests]
         for number, key, version in changed:
             rows[number].append((key, version))
@@ -138,9 +144,15 @@ class TablesAudit(SharedAuditSource):
             **table_queries.array_parameters([(self._entities[name], name) for name, _, _ in requests]),
             "cycles": [cycle for _, cycle, _ in requests],
             "epochs": [epoch for _, _, epoch in requests],
+            "snapshot": self._oldest_snapshot([name for name, _, _ in requests]),
         }
         await self._session.rows(table_queries.COMPLETE, parameters)
         return [None] * len(requests)
+
+    def _oldest_snapshot(self, names: Sequence[str]) -> str:
+        """Return one snapshot for all namespaces, which contains nothing that another one lacks; empty if one had none."""
+        places = [self._snapshot_of.get(name) for name in names]
+        return self._snapshots[min(place for place in places if place is not None)] if None not in places else ""
 
 
 def _first_page(row: Sequence[Any], rows: Sequence[tuple[str, int]] | None) -> FirstPage:

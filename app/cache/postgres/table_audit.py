@@ -42,6 +42,7 @@ class TableAuditSource(AuditSource):
         self._namespace = namespace
         self._parameters = table_queries.array_parameters([(entity, namespace)])
         self._announced_epoch = ""
+        self._snapshot = ""
 
     @override
     async def tell_epoch(self) -> str:
@@ -64,6 +65,7 @@ class TableAuditSource(AuditSource):
             (table_queries.lock([self._entity], wait=True), None),
             (table_queries.SNAPSHOT, {**self._parameters, "margin_s": limits.margin_ms / 1000}),
         )
+        self._snapshot = row[0]
         xmin, epoch, rival = snapshot_columns(row)
         known = since if since is not None and since.xid is not None and since.epoch == epoch else None
         async with aclosing(self._pages(known, page_rows)) as pages:  # or the garbage collector ends it, some time
@@ -72,7 +74,8 @@ class TableAuditSource(AuditSource):
 
     @override
     async def complete(self, cycle: int) -> None:
-        parameters = {**self._parameters, "cycles": [cycle], "epochs": [self._announced_epoch]}
+        own = {"cycles": [cycle], "epochs": [self._announced_epoch], "snapshot": self._snapshot}
+        parameters = {**self._parameters, **own}
         await self._session.rows(table_queries.COMPLETE, parameters)
 
     async def _pages(self, since: Watermark | None, page_rows: int) -> AsyncGenerator[Sequence[tuple[str, int]], None]:
@@ -104,10 +107,10 @@ def announcement(row: Sequence[Any], namespace: str) -> Announced | Deferred:
 
 def snapshot_columns(row: Sequence[Any]) -> tuple[int, str, str]:
     """Return xmin, epoch and rival of a row of ``SNAPSHOT``. Raises ``SourceRefused`` for a table that has no epoch now."""
-    xmin, epoch, objection, rival = row
+    snapshot, epoch, objection, rival = row
     if epoch is None:
         raise SourceRefused(objection)
-    return int(xmin), epoch, rival
+    return int(snapshot.partition(":")[0]), epoch, rival
 
 
 def _reason(namespace: str, rival: str | None, incumbent: str | None, *, barred: bool) -> str:

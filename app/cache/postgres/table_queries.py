@@ -166,14 +166,19 @@ was before. Rows are written in one order, so that two instances cannot deadlock
 
 COMPLETE: LiteralString = """
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
-FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
+FROM set_config('larder.snapshot', %(snapshot)s, true),
+    unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
     AS c (relation, namespace, cycle, epoch)
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle
 """
-"""Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one."""
+"""Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one.
+
+The setting ``larder.snapshot`` says for the length of the statement which snapshot proved the cycles. A trigger on the audit
+rows may read it, as that of the change feed does.
+"""
 
 SNAPSHOT: LiteralString = """
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text, tried.epoch, tried.objection, coalesce((
+SELECT pg_current_snapshot()::text, tried.epoch, tried.objection, coalesce((
     SELECT namespace FROM cache_audits
     WHERE relation = w.relation AND namespace <> w.namespace
         AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()

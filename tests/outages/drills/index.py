@@ -13,6 +13,9 @@ Drill = Callable[[Path, int, Report], Awaitable[None]]
 DRILLS: Mapping[str, Drill] = {
     "dump": dump.run,
     "point-in-time": recovery.run,
-    **{f"upgrade-{revision}": partial(upgrade.run_from, revision) for revision in ("0001", "0002", "0003", "0004")},
+    **{
+        f"upgrade-{revision}": partial(upgrade.run_from, revision)
+        for revision in ("0001", "0002", "0003", "0004", "0005", "0006")
+    },
     "back": upgrade.run_back,
 }

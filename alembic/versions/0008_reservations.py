@@ -5,8 +5,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -40,6 +40,7 @@ CREATE TABLE reservations (
     status text NOT NULL DEFAULT 'held',
     expires_at timestamptz NOT NULL,
     version bigint NOT NULL DEFAULT 1,
+    changed_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
     closed_at timestamptz,
@@ -54,6 +55,8 @@ CREATE INDEX ix_reservations_reference ON reservations (reference, created_at, i
 -- For the tidier: those with open lines, the oldest end first. And for the pruner: those without.
 CREATE INDEX ix_reservations_expires_at ON reservations (expires_at, id) WHERE closed_at IS NULL;
 CREATE INDEX ix_reservations_closed_at ON reservations (closed_at) WHERE closed_at IS NOT NULL;
+-- For the change feed.
+CREATE INDEX ix_reservations_changed_xid ON reservations (changed_xid);
 
 -- No foreign key to products: it would forbid TRUNCATE of products, and cost a look at each product's row for each line.
 CREATE TABLE reservation_lines (
@@ -207,6 +210,7 @@ BEGIN
             AND NEW.expires_at >= OLD.expires_at AND NEW.updated_at >= OLD.updated_at
             AND (OLD.status <> 'expired' OR NEW.status = 'expired') AND (OLD.closed_at IS NULL OR NEW.closed_at = OLD.closed_at)
         THEN
+            NEW.changed_xid := pg_current_xact_id();
             RETURN NEW;
         END IF;
     ELSIF TG_OP = 'UPDATE' THEN
@@ -233,6 +237,28 @@ ALTER TABLE reservation_lines ENABLE ALWAYS TRIGGER zz_larder_fixed;
 CREATE TRIGGER zz_larder_fixed_truncate BEFORE TRUNCATE ON reservation_lines
     FOR EACH STATEMENT EXECUTE FUNCTION larder_reservations_fixed();
 ALTER TABLE reservation_lines ENABLE ALWAYS TRIGGER zz_larder_fixed_truncate;
+"""
+
+# The change feed tells of reservations, too.
+CHANGED = r"""
+CREATE OR REPLACE FUNCTION larder_feed_changed(since pg_snapshot, upto pg_snapshot) RETURNS boolean LANGUAGE plpgsql STABLE
+    SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+DECLARE
+    first xid8 := pg_snapshot_xmax(since);
+    beyond xid8 := pg_snapshot_xmax(upto);
+    ended xid8[] := ARRAY(SELECT x FROM pg_snapshot_xip(since) AS x WHERE pg_visible_in_snapshot(x, upto));
+BEGIN
+    RETURN EXISTS (SELECT FROM products
+            WHERE changed_xid >= first AND changed_xid < beyond AND pg_visible_in_snapshot(changed_xid, upto))
+        OR EXISTS (SELECT FROM stock_movements
+            WHERE xid >= first AND xid < beyond AND xid > '0' AND pg_visible_in_snapshot(xid, upto))
+        OR EXISTS (SELECT FROM reservations
+            WHERE changed_xid >= first AND changed_xid < beyond AND pg_visible_in_snapshot(changed_xid, upto))
+        OR EXISTS (SELECT FROM products WHERE changed_xid = ANY (ended))
+        OR EXISTS (SELECT FROM stock_movements WHERE xid = ANY (ended) AND xid > '0')
+        OR EXISTS (SELECT FROM reservations WHERE changed_xid = ANY (ended));
+END
+$$;
 """
 
 # Where nobody has ever audited and nothing is sold, no instance of the release before can be running: nothing to wait for.
@@ -263,16 +289,20 @@ ALTER TABLE stock_movements DROP CONSTRAINT ck_stock_movements_reason,
 
 
 def upgrade() -> None:
-    for statement in (COLUMNS, TABLES, MOMENT, LEDGER, CLOSE, CHANGE, FIXED, FINISH_IF_NEW):
+    for statement in (COLUMNS, TABLES, MOMENT, LEDGER, CLOSE, CHANGE, FIXED, CHANGED, FINISH_IF_NEW):
         op.execute(statement)
 
 
 def downgrade() -> None:
     op.execute(NOT_IN_USE)
-    first, second = (runpy.run_path(str(Path(__file__).with_name(name))) for name in ("0001_products.py", "0002_ledger.py"))
+    first, second, feed = (
+        runpy.run_path(str(Path(__file__).with_name(name)))
+        for name in ("0001_products.py", "0002_ledger.py", "0007_change_feed.py")
+    )
     op.execute(_replacing(first["TRIGGERS"], "larder_products_change"))
     op.execute(_replacing(second["LEDGER"], "larder_products_ledger"))
     op.execute(_replacing(second["TRUNCATE"], "larder_products_truncate"))
+    op.execute(_replacing(feed["CHANGED"], "larder_feed_changed"))
     op.execute("DROP TABLE reservation_lines, reservations")
     op.execute("DROP FUNCTION larder_reservations_fixed(), larder_close_lines(text), larder_moment()")
     op.execute(COLUMNS_BEFORE)
@@ -282,5 +312,5 @@ def downgrade() -> None:
 
 def _replacing(script: str, function: str) -> str:
     """Return the definition of one function in an earlier migration, as one that replaces the present function."""
-    _, _, after = script.partition(f"FUNCTION {function}()")
-    return f"CREATE OR REPLACE FUNCTION {function}(){after.partition('$$;')[0]}$$;"
+    _, _, after = script.partition(f"FUNCTION {function}(")
+    return f"CREATE OR REPLACE FUNCTION {function}({after.partition('$$;')[0]}$$;"
