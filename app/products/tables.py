@@ -145,6 +145,7 @@ reservations = Table(
     Column("status", Text, nullable=False, server_default=text("'held'")),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("version", BigInteger, nullable=False, server_default=text("1")),
+    Column("changed_xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
     # Set when no line is open any more.
@@ -165,6 +166,7 @@ Index(
     reservations.c.id,
     postgresql_where=reservations.c.closed_at.is_(None),
 )
+Index("ix_reservations_changed_xid", reservations.c.changed_xid)
 Index("ix_reservations_closed_at", reservations.c.closed_at, postgresql_where=reservations.c.closed_at.is_not(None))
 
 reservation_lines = Table(

@@ -1,7 +1,8 @@
 """``python -m tests.outages.old_release WHAT --old DIRECTORY``: scenarios with an earlier release in its own checkout.
 
-``roll`` deploys this checkout over release 0.1.0; ``namespaces`` runs that release with two cache namespaces. Both print
-the figures of the scenario of the same kind; exit status 0 when every promise was kept.
+``roll`` deploys this checkout over release 0.1.0; ``namespaces`` runs that release with two cache namespaces.
+``reservations`` deploys this checkout over the last revision that has none. All print the figures of the scenario of the same
+kind; exit status 0 when every promise was kept.
 """
 
 import argparse
@@ -16,13 +17,16 @@ from tests.outages.scenarios.report import Report
 
 _REVISION = "0002"
 """The last migration of release 0.1.0."""
+_BEFORE_RESERVATIONS = "0007"
 
 
 async def _main(what: str, old: Release, seconds: float) -> Report:
     report = Report()
     async with session_directory() as directory:
         if what == "roll":
-            await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION)
+            await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION, says_why=False)
+        elif what == "reservations":
+            await rolling_deploy.deploy_reservations(directory, seconds, report, old, revision=_BEFORE_RESERVATIONS)
         else:
             await two_namespaces.compare(directory, seconds, report, old, revision=_REVISION)
     return report
@@ -31,11 +35,13 @@ async def _main(what: str, old: Release, seconds: float) -> Report:
 def main() -> int:
     """Run the scenario that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.outages.old_release", description=__doc__)
-    parser.add_argument("what", choices=("roll", "namespaces"))
-    parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of release 0.1.0")
+    parser.add_argument("what", choices=("roll", "namespaces", "reservations"))
+    parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of the earlier release")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long under load")
     arguments = parser.parse_args()
-    report = loop.run(_main(arguments.what, Release(arguments.old.resolve(), knows_keys=False), arguments.seconds))
+    report = loop.run(
+        _main(arguments.what, Release(arguments.old.resolve(), knows_keys=arguments.what == "reservations"), arguments.seconds)
+    )
     sys.stdout.write(f"{report.table()}\n")
     return int(bool(report.broken))
 
