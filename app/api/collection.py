@@ -48,7 +48,8 @@ _COST_AT_ONCE = 300
     description=(
         "With `id` (up to 250 times), the answer has those products, read through the cache in one round trip. Otherwise it is"
         " a page of the list, read from PostgreSQL: by id, or with `q` (a prefix of the name, ignoring case) by name."
-        " `below_reorder_point=true` keeps only products below that point, always by id."
+        " `below_reorder_point=true` keeps only products below that point, and `uncovered=true` those of which more is held"
+        " than is there, always by id."
     ),
     response_class=Response,
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
@@ -64,7 +65,11 @@ async def list_products(request: Request) -> Response:
         missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
         return json_list("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
     page = await products.list_page(
-        limit=query.limit, after=query.after, prefix=query.prefix, below_reorder_point=query.below_reorder_point
+        limit=query.limit,
+        after=query.after,
+        prefix=query.prefix,
+        below_reorder_point=query.below_reorder_point,
+        uncovered=query.uncovered,
     )
     return page_response(page.items, query.next_page(page.next) if page.next else None)
 

@@ -42,7 +42,7 @@ _LIMIT = re.compile("[1-9][0-9]{0,3}")
 _WAIT = re.compile("[0-9]{1,2}")
 _COUNT = re.compile("[0-9]{1,13}")
 _CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
-_FILTERS = ("limit", "after", "q", "below_reorder_point")
+_FILTERS = ("limit", "after", "q", "below_reorder_point", "uncovered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +68,32 @@ class ProductPage:
     prefix: str
     below_reorder_point: bool
     after: Position | None = None
+    uncovered: bool = False
+    """Only products of which more is held than is there. It excludes ``below_reorder_point``."""
 
     @property
     def by_name(self) -> bool:
         """Whether the order is by name; otherwise it is by id."""
-        return bool(self.prefix) and not self.below_reorder_point
+        return bool(self.prefix) and not self.below_reorder_point and not self.uncovered
+
+    @property
+    def _selected(self) -> bool | str:
+        return "uncovered" if self.uncovered else self.below_reorder_point
 
     def next_page(self, end: Position) -> NextPage:
         """Return the page that begins where this one ended, with the same filters."""
-        cursor = _pack(_LIST_FORM, self.prefix, self.below_reorder_point, end.id, end.name_key)
-        below = "true" if self.below_reorder_point else None
-        return _next_page(
-            "/products", {"limit": self.limit, "q": self.prefix or None, "below_reorder_point": below, "after": cursor}
-        )
+        cursor = _pack(_LIST_FORM, self.prefix, self._selected, end.id, end.name_key)
+        selected = {
+            name: "true" if chosen else None
+            for name, chosen in (("below_reorder_point", self.below_reorder_point), ("uncovered", self.uncovered))
+        }
+        return _next_page("/products", {"limit": self.limit, "q": self.prefix or None, **selected, "after": cursor})
 
     def position(self, cursor: str) -> Position | None:
         """Return the position in a cursor, or ``None`` if it is not a cursor of this list or belongs to other filters."""
         match _unpack(cursor, _LIST_FORM):
-            case [str(prefix), bool(below), str(product_id), str(name_key)]:
-                ours = (prefix, below) == (self.prefix, self.below_reorder_point) and is_product_id(product_id)
+            case [str(prefix), bool() | str() as selected, str(product_id), str(name_key)]:
+                ours = (prefix, selected) == (self.prefix, self._selected) and is_product_id(product_id)
                 sound = not UNSTORABLE.search(name_key) and (self.by_name or not name_key)
                 return Position(product_id, name_key) if ours and sound else None
         return None
@@ -204,7 +211,7 @@ def product_query(request: Request) -> ProductsById | ProductPage:
     """
     pairs = _pairs_of(request)
     names = {name for name, _ in pairs}
-    errors = _name_errors(pairs, ("id", *_FILTERS), _FILTERS, "id, or limit, after, q and below_reorder_point")
+    errors = _name_errors(pairs, ("id", *_FILTERS), _FILTERS, "id, or limit, after, q, below_reorder_point and uncovered")
     query: ProductsById | ProductPage
     if "id" in names:
         query, more = _products_by_id([value for name, value in pairs if name == "id"], names)
@@ -353,14 +360,20 @@ def _products_by_id(ids: Sequence[str], names: set[str]) -> tuple[ProductsById, 
 
 def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]]:
     prefix, below, cursor = values.get("q"), values.get("below_reorder_point"), values.get("after")
+    uncovered = values.get("uncovered")
     prefix = prefix if prefix is None else normalize("NFC", prefix)  # as names are stored
     limit = read_limit(values.get("limit"))
     errors = _limit_errors(limit)
     if prefix is not None and not (1 <= len(prefix) <= MAX_NAME_LENGTH and not UNSTORABLE.search(prefix)):
         errors.append(_text_error("q", MAX_NAME_LENGTH))
-    if below not in {None, "true", "false"}:
-        errors.append(FieldError("must be true or false", parameter="below_reorder_point"))
-    page = ProductPage(limit or DEFAULT_LIMIT, prefix or "", below == "true")
+    errors += [
+        FieldError("must be true or false", parameter=name)
+        for name, value in (("below_reorder_point", below), ("uncovered", uncovered))
+        if value not in {None, "true", "false"}
+    ]
+    if below == uncovered == "true":
+        errors.append(FieldError("cannot be combined with below_reorder_point", parameter="uncovered"))
+    page = ProductPage(limit or DEFAULT_LIMIT, prefix or "", below == "true", uncovered=uncovered == "true")
     if cursor is not None:
         after = page.position(cursor)
         if after is None:

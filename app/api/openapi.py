@@ -347,6 +347,12 @@ LIST_PARAMETERS = [
     _parameter(
         "query", "below_reorder_point", "true: those with stock < reorder_point, by id", {"type": "boolean", "default": False}
     ),
+    _parameter(
+        "query",
+        "uncovered",
+        "true: those with reserved > stock, by id; not together with `below_reorder_point`",
+        {"type": "boolean", "default": False},
+    ),
     _CACHE_CONTROL,
 ]
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, FailFast, Field, model_validator
 
 from app.api.models import MAX_LINES, Id, Quantity, Reference, RequestModel, Rows, Timestamp
 from app.products.product import MAX_INTEGER
-from app.products.reservation import Part, Wanted
+from app.products.reservation import RESERVATION_ID_PATTERN, Part, Wanted
 from app.products.reservation_commands import Rest
 
 MAX_EXPIRES_IN_S = 604_800
@@ -34,6 +34,10 @@ class NewReservation(RequestModel):
     lines: Annotated[list[NewLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     expires_in_s: ExpiresIn
     reference: OwnReference = None
+    replaces: Annotated[
+        Annotated[str, Field(pattern=RESERVATION_ID_PATTERN)] | None,
+        Field(description="a reservation to release in the same decision; what it still holds counts as free for this one"),
+    ] = None
 
     def wanted(self) -> list[Wanted]:
         """Return the lines to hold."""

@@ -36,6 +36,7 @@ from app.products.reservation_commands import Commit, Extend, Release, Reserve
 router = request_router("reservations")
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "not-enabled", "internal-error")
 _CHANGE_PROBLEMS = (*WRITE_PROBLEMS, "reservation-not-found", "precondition-failed", "not-enabled")
+_NEW_PROBLEMS = ("product-not-found", "reservation-not-found", "insufficient-stock", "reservation-closed", "not-enabled")
 ReservationId = Annotated[str, Path(description="the reservation's id")]
 
 
@@ -45,11 +46,12 @@ ReservationId = Annotated[str, Path(description="the reservation's id")]
     summary="Hold units for a while: all lines or none",
     description=(
         "The units are still in stock, but only a commit of this reservation takes them. At its end whoever needs them gets"
-        " them. A product may have several lines: their sum is checked."
+        " them. A product may have several lines: their sum is checked. With `replaces`, another reservation is released in the"
+        " same decision, so that a cart can change without losing what it holds."
     ),
     status_code=201,
     response_class=Response,
-    responses=answers({201: RESERVATION_MADE}, (*WRITE_PROBLEMS, "product-not-found", "insufficient-stock", "not-enabled")),
+    responses=answers({201: RESERVATION_MADE}, (*WRITE_PROBLEMS, *_NEW_PROBLEMS)),
     openapi_extra=body(
         "NewReservation",
         {"lines": [{"product_id": "mug-blue", "quantity": 2}], "expires_in_s": 600, "reference": "cart-9"},
@@ -59,7 +61,8 @@ ReservationId = Annotated[str, Path(description="the reservation's id")]
 async def create_reservation(request: Request) -> Response:
     """Hold the units."""
     sent = await reservation_request(request, NewReservation)
-    return await sent.answer_reservation(Reserve(sent.body.wanted(), sent.body.expires_in_s, sent.body.reference), _render_new)
+    command = Reserve(sent.body.wanted(), sent.body.expires_in_s, sent.body.reference, sent.body.replaces)
+    return await sent.answer_reservation(command, _render_new)
 
 
 @router.get(

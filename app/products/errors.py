@@ -87,10 +87,13 @@ class UnitsNeeded(Refused):
 class InsufficientStock(UnitsNeeded):
     """The request takes more than it can have; no line of it was done."""
 
-    def __init__(self, shortages: Sequence[Shortage]) -> None:
+    def __init__(self, shortages: Sequence[Shortage], own: Mapping[str, int] | None = None) -> None:
         self.shortages = tuple(shortages)
         names = ", ".join(shortage.product_id for shortage in self.shortages)
-        super().__init__(f"not enough stock of {names}", {s.product_id: s.requested for s in self.shortages})
+        own = own or {}  # units that the request gives up and takes again, which need not be free
+        super().__init__(
+            f"not enough stock of {names}", {s.product_id: s.requested - own.get(s.product_id, 0) for s in self.shortages}
+        )
 
 
 class ProductReserved(UnitsNeeded):

@@ -102,6 +102,17 @@ ORDER BY id LIMIT %(limit)s
 """
 """Returns products below their reorder point. A prefix filters them; the order is by id in any case."""
 
+LIST_UNCOVERED: LiteralString = """
+SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
+FROM products
+WHERE deleted_at IS NULL AND reserved > stock AND id > %(after_id)s
+    AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
+ORDER BY id LIMIT %(limit)s
+"""
+"""Returns products of which more is held than is there. A prefix filters them; the order is by id in any case."""
+
 LIST_BY_NAME: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
     CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,

@@ -10,7 +10,8 @@ MAX_LIFE_S = 2_592_000
 """The longest life of a reservation from its creation, in seconds: 30 days."""
 
 
-_ID = re.compile(r"[0-9a-f]{32}")
+RESERVATION_ID_PATTERN = "^[0-9a-f]{32}$"
+_ID = re.compile(RESERVATION_ID_PATTERN)
 
 
 class Status(StrEnum):

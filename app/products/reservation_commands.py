@@ -57,6 +57,8 @@ class Decided:
 
     reservation: Reservation
     effects: Sequence[Effect] = ()
+    replaced: Reservation | None = None
+    """The reservation that this one replaces, after its release."""
 
 
 class ReservationCommand(Command, ABC):
@@ -65,7 +67,7 @@ class ReservationCommand(Command, ABC):
     def __init__(self, keys: Sequence[str], weight: int, reservation_id: str | None = None) -> None:
         super().__init__(keys, weight)
         self.reservation_id = reservation_id
-        """The reservation that must exist. The products of its lines are locked with it."""
+        """The reservation that must exist. The products of its lines are locked, too."""
 
     @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
@@ -77,31 +79,65 @@ class ReservationCommand(Command, ABC):
 
 
 class Reserve(ReservationCommand):
-    """Hold units of products: all lines or none. A product may have several lines; their sum is checked."""
+    """Hold units of products: all lines or none. A product may have several lines; their sum is checked.
 
-    def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None) -> None:
-        super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines) + 1)
-        self._id = new_product_id()
+    With ``replaces``, what that reservation still holds is given back in the same decision, and counts as free for this one.
+    """
+
+    def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None, replaces: str | None = None) -> None:
+        super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines) + 1, replaces)
+        self.id = new_product_id()
+        """The id of the new reservation."""
         self._lines = lines
         self._life_s = life_s
         self._reference = reference
 
     @override
     def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+        entries: defaultdict[str, list[Entry]] = defaultdict(list)
+        replaced = self._give_up(reservation, moment, entries)
+        own = {key: -sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()}
         products = {key: row for key in self.keys if isinstance(row := rows[key], Product)}
         if len(products) < len(self.keys):
             raise ProductsMissing([key for key in self.keys if key not in products])
-        entries: defaultdict[str, list[Entry]] = defaultdict(list)
+        wanted: defaultdict[str, int] = defaultdict(int)
         for number, line in enumerate(self._lines):
-            entries[line.product_id].append(Entry(number, 0, Reason.HOLD, self._reference, line.quantity, self._id))
-        wanted = {key: sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()}
-        short = [shortage_of(p, p.free, wanted[p.id]) for p in products.values() if p.free < wanted[p.id]]
+            wanted[line.product_id] += line.quantity
+            entries[line.product_id].append(Entry(number, 0, Reason.HOLD, self._reference, line.quantity, self.id))
+        within = {key: product.free + own.get(key, 0) for key, product in products.items()}
+        short = [shortage_of(p, within[p.id], wanted[p.id]) for p in products.values() if within[p.id] < wanted[p.id]]
         if short:
-            raise InsufficientStock(short)
-        effects = [_changed(products[key], 0, wanted[key], listed) for key, listed in entries.items()]
+            raise InsufficientStock(short, own)
+        effects = [
+            _changed(row, 0, sum(entry.reserved_delta for entry in listed), listed)
+            for key, listed in entries.items()
+            if isinstance(row := rows[key], Product)
+        ]
         lines = [HeldLine(line.product_id, line.quantity) for line in self._lines]
         ends = moment + timedelta(seconds=self._life_s)
-        return Decided(Reservation(self._id, self._reference, Status.HELD, ends, 1, moment, moment, lines), effects)
+        return Decided(Reservation(self.id, self._reference, Status.HELD, ends, 1, moment, moment, lines), effects, replaced)
+
+    def _give_up(
+        self, reservation: Reservation | None, moment: datetime, entries: Mapping[str, list[Entry]]
+    ) -> Reservation | None:
+        """Return the replaced reservation after its release, which is recorded in ``entries``; ``None`` if nothing changes."""
+        if self.reservation_id is None:
+            return None
+        if reservation is None:
+            raise ReservationMissing(self.reservation_id)
+        if not reservation.is_open:
+            if reservation.status is Status.COMMITTED:
+                raise ReservationClosed(reservation.id, reservation.status, reservation.version)
+            return None
+        lines = list(reservation.lines)
+        for number, line in enumerate(lines):
+            if line.open:
+                place = len(self._lines) + number  # after the lines of the new reservation
+                entry = Entry(place, 0, Reason.RELEASE, reservation.reference, -line.open, reservation.id)
+                entries[line.product_id].append(entry)
+                lines[number] = replace(line, released=line.released + line.open)
+        version = reservation.version + 1
+        return replace(reservation, lines=lines, status=Status.RELEASED, version=version, updated_at=moment)
 
 
 class NamedCommand(ReservationCommand):

@@ -108,7 +108,13 @@ class Products:
             return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
 
     async def list_page(
-        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
+        self,
+        *,
+        limit: int,
+        after: Position | None = None,
+        prefix: str = "",
+        below_reorder_point: bool = False,
+        uncovered: bool = False,
     ) -> Page:
         """Return a page of the products by id, or by name if ``prefix`` is given. Raises as ``get``.
 
@@ -117,7 +123,11 @@ class Products:
         """
         with self._tracer.step("page", Place.SOURCE):
             found = await self._source.page(
-                limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point
+                limit=limit + 1,
+                after=after,
+                prefix=prefix,
+                below_reorder_point=below_reorder_point,
+                uncovered=uncovered,
             )
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)

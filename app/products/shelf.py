@@ -17,7 +17,7 @@ from app.products.commands import Change, Command, Effect, Entry
 from app.products.errors import NotEnabled, TooManyOver, UnitsNeeded
 from app.products.product import Product, Reason, Row
 from app.products.reservation import OverLine, OverLines, Reservation, Status
-from app.products.reservation_commands import ReservationCommand, Tidy, Use, named_in, use_lines
+from app.products.reservation_commands import ReservationCommand, Reserve, Tidy, Use, named_in, use_lines
 
 MAX_OVER = 2_000
 """Most ended lines of a product that one transaction reads in order to give their units back."""
@@ -123,10 +123,11 @@ class Shelf:
             return self._put(command.decide(self.rows)), None
         before = self._reservations.get(command.reservation_id or "")
         decided = command.decide_at(self._moment_of(command, before), self.rows, before)
-        if before is None:
+        if isinstance(command, Reserve):
             self.new.append(decided.reservation)
-        elif decided.reservation is not before:
-            self._change(before, decided.reservation)
+        after = decided.replaced if isinstance(command, Reserve) else decided.reservation
+        if before is not None and after is not None and after is not before:
+            self._change(before, after)
         return self._put(decided.effects), decided.reservation
 
     def _moment_of(self, command: Command, reservation: Reservation | None) -> datetime:

@@ -65,13 +65,21 @@ class ProductSource(TableRows):
         self.reservations = ReservationSource(database)
 
     async def page(
-        self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
+        self,
+        *,
+        limit: int,
+        after: Position | None,
+        prefix: str,
+        below_reorder_point: bool = False,
+        uncovered: bool = False,
     ) -> list[tuple[Product, Position]]:
         """Return the products after a position, by id, or by name when only ``prefix`` is given. Raises as ``load``."""
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
             rows = await read_rows(self._lists, queries.LIST_BELOW_REORDER_POINT, parameters)
+        elif uncovered:
+            rows = await read_rows(self._lists, queries.LIST_UNCOVERED, parameters)
         else:
             rows = await read_rows(self._lists, queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []

@@ -100,6 +100,7 @@ Index(
     products.c.id,
     postgresql_where=text("deleted_at IS NULL AND stock < reorder_point"),
 )
+Index("ix_products_uncovered", products.c.id, postgresql_where=text("deleted_at IS NULL AND reserved > stock"))
 
 stock_movements = Table(
     "stock_movements",

@@ -192,3 +192,51 @@ async def test_a_held_product_is_not_deleted(client: httpx.AsyncClient, held: An
                                                                  "reason": "sale"}), "insufficient-stock")  # fmt: skip
     assert (await client.post(adjust, json=sale | {"take_reserved": True})).json()["product"]["available"] == 0
     assert problem(await change(client, held, "commit"), "insufficient-stock")["shortages"][0]["available"] == 0
+
+
+async def test_uncovered_products_are_listed(client: httpx.AsyncClient, held: Answer) -> None:
+    """Those of which a count has found less than is held; the link keeps the filter."""
+    for product_id in ("cup", "pot"):
+        await client.put(f"/products/{product_id}", json={"name": product_id, "price_cents": 1, "stock": 2})
+        body = {"lines": [{"product_id": product_id, "quantity": 2}], "expires_in_s": 9}
+        assert (await client.post(URL, json=body)).status_code == 201
+        assert (await client.put(f"/products/{product_id}/stock", json={"stock": 1})).status_code == 200
+    first = await client.get("/products?uncovered=true&limit=1")
+    assert [item["id"] for item in first.json()["items"]] == ["cup"]
+    rest = await client.get(f"/products?uncovered=true&after={first.json()['next']}")
+    assert [item["id"] for item in rest.json()["items"]] == ["pot"]
+    assert places(await client.get(f"/products?after={first.json()['next']}")) == ["after"]
+    assert [item["available"] for item in rest.json()["items"]] == [0]
+    named = await client.get("/products?uncovered=true&q=P")
+    assert [item["id"] for item in named.json()["items"]] == ["pot"]
+
+
+async def test_a_reservation_that_replaces_another(client: httpx.AsyncClient, held: Answer) -> None:
+    """Its own units are free for it, in one version of the product; if it is refused, the old one stays."""
+    again = await hold(client, 40, replaces=held["id"], reference="cart-9")
+    assert again.status_code == 201
+    assert (await client.get(f"{URL}/{held['id']}")).json()["status"] == "released"
+    product = (await client.get("/products/mug-blue")).json()
+    assert (product["reserved"], product["version"]) == (40, 3)
+    entries = (await client.get("/products/mug-blue/stock/movements?limit=2")).json()["items"]
+    assert sorted((entry["reason"], entry["reserved_delta"], entry["line"]) for entry in entries) == [
+        ("hold", 40, 0), ("release", -2, 1),
+    ]  # fmt: skip
+    refused = problem(await hold(client, 41, replaces=again.json()["id"]), "insufficient-stock")
+    assert refused["shortages"][0]["available"] == 40
+    assert (await client.get(f"{URL}/{again.json()['id']}")).json()["status"] == "held"
+    assert (await change(client, again.json(), "commit", {"lines": [{"line": 0, "quantity": 1}], "rest": "keep"})).is_success
+    last = await hold(client, 39, replaces=again.json()["id"])
+    assert last.status_code == 201
+    await change(client, last.json(), "commit")
+    closed = problem(await hold(client, 1, replaces=last.json()["id"]), "reservation-closed")
+    assert closed["reservation_status"] == "committed"
+    assert problem(await hold(client, 1, replaces=NOBODY), "reservation-not-found")
+    assert places(await hold(client, 1, replaces="mine")) == ["#/replaces"]
+
+
+async def test_an_ended_reservation_is_replaced(client: httpx.AsyncClient, tables: MemoryProducts, held: Answer) -> None:
+    """It has nothing to give up any more, and is no obstacle."""
+    tables.now += timedelta(seconds=601)
+    assert (await hold(client, 40, replaces=held["id"])).status_code == 201
+    assert (await client.get(f"{URL}/{held['id']}")).json()["status"] == "expired"

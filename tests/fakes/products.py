@@ -51,14 +51,22 @@ class MemoryProducts(ProductSource):
 
     @override
     async def page(
-        self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
+        self,
+        *,
+        limit: int,
+        after: Position | None,
+        prefix: str,
+        below_reorder_point: bool = False,
+        uncovered: bool = False,
     ) -> list[tuple[Product, Position]]:
         products = [row for row in self.rows.values() if isinstance(row, Product)]
         if prefix:
             products = [p for p in products if p.name.lower().startswith(prefix.lower())]
         if below_reorder_point:
             products = [p for p in products if p.stock < p.reorder_point]
-        by_name = prefix and not below_reorder_point
+        if uncovered:
+            products = [p for p in products if p.stock < (p.reserved or 0)]
+        by_name = prefix and not below_reorder_point and not uncovered
         placed = sorted(((p.name.lower() if by_name else "", p.id), p) for p in products)
         begin = (after.name_key, after.id) if after else ("", "")
         return [(product, Position(place[1], place[0])) for place, product in placed if place > begin][:limit]

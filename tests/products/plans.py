@@ -120,6 +120,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "BURY": [{"ids": ids(count), "versions": [70_000] * count} for count in (1, 200)],
     "LIST_BY_ID": _PAGES,
     "LIST_BELOW_REORDER_POINT": _PAGES,
+    "LIST_UNCOVERED": _PAGES,
     "LIST_BY_NAME": _PAGES,
     "RESERVATIONS_ENABLED": [{}],
     "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],

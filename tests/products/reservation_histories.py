@@ -58,10 +58,12 @@ class History:
             case "reserve":
                 lines = [(chance.choice(PRODUCTS), chance.randint(1, 5)) for _ in range(chance.randint(1, 3))]
                 life_s = chance.randint(1, 9)
-                command = Reserve([Wanted(*line) for line in lines], life_s)
-                said = model.reserve(lines, life_s)
+                replaced = chance.randrange(len(self.ids)) if self.ids and chance.random() < 0.4 else None
+                replaces = None if replaced is None else self.ids[replaced]
+                command = Reserve([Wanted(*line) for line in lines], life_s, replaces=replaces)
+                said = model.reserve(lines, life_s, replaced)
                 if said == "ok":
-                    self.ids.append(command._id)
+                    self.ids.append(command.id)
                 return command, said
             case "change" if self.ids:
                 return self._change(chance.randrange(len(self.ids)))

@@ -44,11 +44,17 @@ class Model:
                 hold.expired = [e + n for e, n in zip(hold.expired, hold.open, strict=True)]
                 hold.open = [0] * len(hold.open)
 
-    def reserve(self, lines: Lines, life_s: int) -> str:
+    def reserve(self, lines: Lines, life_s: int, replaced: int | None = None) -> str:
+        given_up = None if replaced is None else self.holds[replaced]
+        if given_up and not any(given_up.open) and given_up.last == "sold":
+            return "ReservationClosed"
         if any(self.stock.get(key) is None for key, _ in lines):
             return "ProductsMissing"
-        if any(self._stock(key) - self.held(key) < _sum(lines, key) for key, _ in lines):
+        own = [(key, n) for (key, _), n in zip(given_up.lines, given_up.open, strict=True)] if given_up else []
+        if any(self._stock(key) - self.held(key) + _sum(own, key) < _sum(lines, key) for key, _ in lines):
             return "InsufficientStock"
+        if replaced is not None and own and any(n for _, n in own):
+            self.release(replaced, None)
         none = [0] * len(lines)
         self.holds.append(Hold(lines, self.now + life_s, [n for _, n in lines], [*none], [*none], [*none]))
         return "ok"

@@ -112,6 +112,7 @@ async def read(database: Database, size: int, amount: int) -> None:
         for prefix in ("", "m"):
             await source.page(limit=amount, after=position, prefix=prefix)
         await source.page(limit=amount, after=position, prefix="", below_reorder_point=True)
+        await source.page(limit=amount, after=position, prefix="", uncovered=True)
     for place in (None, LedgerPosition("p1", amount, 0, datetime.now(UTC))):
         await source.movements("p1", limit=amount, after=place)
         await source.movements_by_reference("count", limit=amount, after=place)

@@ -1,8 +1,8 @@
 """A rolling deploy of a release that adds members to a product: expand, both releases side by side, finish.
 
 The next release is made from this checkout (``next_release``), and so is the last one, which has no reservations. One instance
-of the old release is forgotten: it must refuse after the finish. No client reads old data in any phase, and both releases return
-the old bytes until the finish. If a client repeats a sale with its key, at any instance, it is done once.
+of the old release is forgotten: it must refuse after the finish. No client reads old data in any phase, and both releases
+return the old bytes until the finish. If a client repeats a sale with its key, at any instance, it is done once.
 """
 
 import asyncio
