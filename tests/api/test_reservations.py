@@ -194,7 +194,7 @@ async def test_a_held_product_is_not_deleted(client: httpx.AsyncClient, held: An
     assert problem(await change(client, held, "commit"), "insufficient-stock")["shortages"][0]["available"] == 0
 
 
-async def test_uncovered_products_are_listed(client: httpx.AsyncClient, held: Answer) -> None:
+async def test_uncovered_products_are_listed(client: httpx.AsyncClient) -> None:
     """Those of which a count has found less than is held; the link keeps the filter."""
     for product_id in ("cup", "pot"):
         await client.put(f"/products/{product_id}", json={"name": product_id, "price_cents": 1, "stock": 2})
