@@ -29,6 +29,7 @@ from app.api.writing import StoredRendering
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
+from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
 from app.feed.feed import Feed
 from app.feed.windows import Windows
@@ -145,14 +146,8 @@ async def running(
             pause_s=settings.idempotency_sweep_ms / 1000,
         )
         await opened.enter_async_context(in_background("pruner", pruner.run()))
-        tidier = Tidier(
-            products,
-            source.reservations,
-            cache.stats,
-            pause_s=settings.reservation_tidy_ms / 1000,
-            keep_s=settings.reservation_keep_s,
-        )
-        if settings.reservation_tidy_ms:
+        tidier = tidier_of(settings, products, source, cache.stats)
+        if tidier is not None:
             await opened.enter_async_context(in_background("tidier", tidier.run()))
         ring = key_ring(settings, database, check_epoch)
         if ring is not None:
@@ -173,6 +168,7 @@ async def running(
             database,
             shared,
             accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
+            tidier,
             telemetry=telemetry,
         )
         if accepting is not None:
@@ -223,6 +219,14 @@ class Accepting:
         ):
             yield
         await larder.accepted.aclose()
+
+
+def tidier_of(settings: Settings, products: Products, source: ProductSource, stats: Stats) -> Tidier | None:
+    """Return what tidies ended reservations, or ``None`` if it is switched off."""
+    if not settings.reservation_tidy_ms:
+        return None
+    pause_s, keep_s = settings.reservation_tidy_ms / 1000, settings.reservation_keep_s
+    return Tidier(products, source.reservations, stats, pause_s=pause_s, keep_s=keep_s)
 
 
 def open_database(settings: Settings) -> Database:

@@ -17,10 +17,12 @@ from prometheus_client.registry import Collector
 from app.api.accepted_metrics import accepted_families
 from app.api.admission import Admission
 from app.api.feed_metrics import feed_families
+from app.api.reservation_metrics import reservation_families
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
 from app.feed.state import FeedState
 from app.products.accepted import AcceptedStats
+from app.products.reservation import HeldUnits
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_CLIENTS = 100
@@ -145,6 +147,7 @@ class WorkerMetrics:
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
     feed: FeedState = field(default_factory=FeedState)
+    held: HeldUnits = field(default_factory=HeldUnits)
 
     @property
     def cache(self) -> Stats:
@@ -169,6 +172,7 @@ class WorkerMetrics:
             self.accepted + other.accepted,
             max(self.taken_at, other.taken_at),
             self.feed + other.feed,
+            self.held + other.held,
         )
 
 
@@ -390,6 +394,12 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    process = chain(feed_families(tally.feed), _load(tally), accepted_families(tally.accepted), _workers(tally))
+    process = chain(
+        feed_families(tally.feed),
+        reservation_families(tally.held),
+        _load(tally),
+        accepted_families(tally.accepted),
+        _workers(tally),
+    )
     registry.register(_Families(chain(_requests(tally.requests), clients, cache, process)))
     return generate_latest(registry)

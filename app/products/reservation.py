@@ -107,6 +107,20 @@ class OverLines:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldUnits:
+    """What reservations hold, of all products together, as one look found it. Several processes see the same units."""
+
+    units: int = 0
+    over: int = 0
+    """Those of ended reservations, which nobody has needed yet."""
+    oldest_s: float = 0.0
+    """Seconds since the oldest of these reservations ended."""
+
+    def __add__(self, other: "HeldUnits") -> "HeldUnits":
+        return HeldUnits(max(self.units, other.units), max(self.over, other.over), max(self.oldest_s, other.oldest_s))
+
+
+@dataclass(frozen=True, slots=True)
 class ReservationPosition:
     """Where a page of reservations ended."""
 

@@ -7,7 +7,10 @@ from app.cache.postgres.table_source import read_rows
 from app.postgres.database import Database
 from app.products import reservation_queries
 from app.products.errors import NotEnabled, ReservationMissing
-from app.products.reservation import HeldLine, Reservation, ReservationPosition, Status
+from app.products.reservation import HeldLine, HeldUnits, Reservation, ReservationPosition, Status
+
+MOST_COUNTED = 2_000
+"""Most lines in which held units are counted for metrics and the dashboard."""
 
 
 def reservation_of(columns: Sequence[Any]) -> Reservation:
@@ -49,13 +52,14 @@ class ReservationSource:
         rows = await read_rows(self._lists, reservation_queries.OVER, {"limit": limit, "lines": lines})
         return [reservation_id for [reservation_id] in rows]
 
-    async def overdue(self, *, limit: int) -> tuple[int, float]:
-        """Return how many ended reservations still hold units, up to ``limit``, and how long the oldest has ended.
+    async def held(self) -> HeldUnits:
+        """Return how many units are held, counted in at most ``MOST_COUNTED`` lines, the oldest ends first.
 
         Raises as ``get``.
         """
-        [[count, age_s]] = await read_rows(self._lists, reservation_queries.OVERDUE, {"limit": limit})
-        return count, age_s
+        limits = {"limit": MOST_COUNTED, "lines": MOST_COUNTED}
+        [[units, over, oldest_s]] = await read_rows(self._lists, reservation_queries.HELD, limits)
+        return HeldUnits(units, over, oldest_s)
 
     async def forget(self, *, age_s: float, limit: int) -> int:
         """Remove reservations that were closed more than ``age_s`` ago; return their number. Raises as ``get``."""

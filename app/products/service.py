@@ -15,7 +15,7 @@ from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgre
 from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
-from app.products.reservation import Reservation, ReservationPosition, Status
+from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
 from app.products.transactions import Committed, Patience, ProductTransactions
@@ -165,6 +165,10 @@ class Products:
         shown = found[:limit]
         end = ReservationPosition(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
         return ReservationPage(shown, end)
+
+    async def held_units(self) -> HeldUnits:
+        """Return how many units reservations hold. Raises as ``get``."""
+        return await self._source.reservations.held()
 
     async def latest_movements(self, *, limit: int) -> Sequence[Movement]:
         """Return the newest movements of the 200 products that were changed last, newest first. Raises as ``get``."""

@@ -12,6 +12,7 @@ from app.cache.errors import CacheError
 from app.cache.stats import Stats
 from app.postgres.errors import DatabaseError
 from app.products.errors import OutcomeUnknown
+from app.products.reservation import HeldUnits
 from app.products.reservation_source import ReservationSource
 from app.products.service import Products
 
@@ -22,6 +23,7 @@ STEP = 500
 STEP_LINES = 2_000
 """Lines after which no further reservation joins a step."""
 FORGET_EVERY_S = 600.0
+COUNT_EVERY_S = 2.0
 
 
 class Tidier:
@@ -44,6 +46,9 @@ class Tidier:
         self._keep_s = keep_s
         self._clock = clock
         self._forget_at = clock() + FORGET_EVERY_S
+        self._count_at = clock()
+        self.held = HeldUnits()
+        """What reservations held when it was last counted, for the metrics."""
 
     async def run(self) -> None:
         """Tidy after every pause until cancelled."""
@@ -52,6 +57,9 @@ class Tidier:
             await asyncio.sleep(self._pause_s)
             try:
                 await self.tidy()
+                if self._clock() >= self._count_at:
+                    self._count_at = self._clock() + COUNT_EVERY_S
+                    self.held = await self._source.held()
                 if self._clock() >= self._forget_at:
                     self._forget_at = self._clock() + FORGET_EVERY_S
                     await self.forget()

@@ -14,7 +14,7 @@ from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused, ReservationMissing
 from app.products.idempotency import StoredAnswer, WriteRequest
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Row
-from app.products.reservation import OverLine, OverLines, Reservation, ReservationPosition, Status
+from app.products.reservation import HeldUnits, OverLine, OverLines, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import named_in
 from app.products.reservation_source import ReservationSource
 from app.products.shelf import MAX_OVER, Facts, Shelf
@@ -31,7 +31,7 @@ class MemoryProducts(ProductSource):
         self.rows: dict[str, Row] = {}
         self.ledger: list[Movement] = []
         self.answers: dict[tuple[str, str], StoredAnswer] = {}
-        self.holds = MemoryReservations()
+        self.holds = MemoryReservations(lambda: self.moment or self.now)
         self.reservations = self.holds
         self.now = datetime(2026, 1, 31, 9, 5, tzinfo=UTC)
         """The time of the newest transaction."""
@@ -93,8 +93,9 @@ class MemoryProducts(ProductSource):
 class MemoryReservations(ReservationSource):
     """The reservations, and what reads of them find."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], datetime]) -> None:
         self.rows: dict[str, Reservation] = {}
+        self._clock = clock
 
     def over_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> OverLines:
         """The open lines of a product whose end has come, the oldest first. Up to ``swept`` none is looked for."""
@@ -149,6 +150,14 @@ class MemoryReservations(ReservationSource):
     ) -> list[Reservation]:
         holding = [h for h in self.rows.values() if any(x.open and x.product_id == product_id for x in h.lines)]
         return self._newest(holding, status, limit, after)
+
+    @override
+    async def held(self) -> HeldUnits:
+        now = self._clock()
+        units = {held.id: sum(line.open for line in held.lines) for held in self.rows.values()}
+        over = [held for held in self.rows.values() if units[held.id] and held.expires_at <= now]
+        oldest_s = max(((now - held.expires_at).total_seconds() for held in over), default=0.0)
+        return HeldUnits(sum(units.values()), sum(units[held.id] for held in over), oldest_s)
 
     def _newest(
         self, found: list[Reservation], status: Status | None, limit: int, after: ReservationPosition | None

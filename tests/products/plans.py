@@ -137,7 +137,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "RESERVATIONS_LIST_BY_REFERENCE": _HOLDS,
     "RESERVATIONS_LIST_BY_PRODUCT": _HOLDS,
     "RESERVATIONS_OVER": [{"limit": 500, "lines": 2_000}],
-    "RESERVATIONS_OVERDUE": [{"limit": 500}],
+    "RESERVATIONS_HELD": [{"limit": 2_000, "lines": 2_000}],
     "RESERVATIONS_FORGET": [{"age_s": age_s, "limit": 500} for age_s in (60.0, 2_592_000.0)],
     "STANDING": [_AUDIT],
     "ADOPT": [_AUDIT],

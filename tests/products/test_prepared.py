@@ -124,7 +124,7 @@ async def read(database: Database, size: int, amount: int) -> None:
             await reservations.by_reference("none", status=status, limit=amount, after=end)
             await reservations.by_product("none", status=status, limit=amount, after=end)
     await reservations.over(limit=amount, lines=amount)
-    await reservations.overdue(limit=amount)
+    await reservations.held()
     await reservations.forget(age_s=60, limit=amount)
     await source.has_ledger("p1")
     await source.latest_movements(limit=amount)

@@ -11,9 +11,16 @@ import pytest
 from app.cache.ports import Value
 from app.products import balance
 from app.products.commands import Adjust, delete, set_stock
-from app.products.errors import InsufficientStock, ProductReserved, Refused, ReservationClosed, ReservationExpired
+from app.products.errors import (
+    InsufficientStock,
+    ProductReserved,
+    Refused,
+    ReservationClosed,
+    ReservationExpired,
+    Shortage,
+)
 from app.products.product import Line, Reason
-from app.products.reservation import Part, Reservation, Status, Wanted
+from app.products.reservation import HeldUnits, Part, Reservation, Status, Wanted
 from app.products.reservation_commands import Commit, Extend, Release, ReservationCommand, Reserve
 from app.products.source import ProductSource
 from app.products.tidier import Tidier
@@ -189,55 +196,59 @@ async def test_the_tidier_gives_back_what_nobody_needs(larder: Instance, other: 
     database = open_database(settings.database_url)
     source = ProductSource(database).reservations
     tidiers = [Tidier(at.products, source, at.products._cache._stats, pause_s=1.0, keep_s=86_400.0) for at in (larder, other)]
-    overdue, oldest_s = await source.overdue(limit=9)
-    assert overdue == 2
-    assert 3_500 < oldest_s < 3_600
+    counted = await source.held()
+    assert (counted.units, counted.over) == (6, 4)
+    assert 3_500 < counted.oldest_s < 3_600
 
     async def tidy_until(left: int) -> None:
         # The one whose turn it is leaves out what the other one is looking at, and comes again.
         async with asyncio.timeout(20):
-            while (await source.overdue(limit=9))[0] > left:
+            while (await source.held()).over > left:
                 await asyncio.gather(*(tidier.tidy() for tidier in tidiers))
 
     async with held(settings, ROWS, ["b"]):
-        await tidy_until(1)
+        await tidy_until(2)
     assert [(await larder.products.reservation(r.id)).status for r in (first, second)] == [Status.EXPIRED, Status.HELD]
     await tidy_until(0)
     assert (await larder.products.reservation(second.id)).status is Status.EXPIRED
     assert (await larder.products.reservation(third.id)).status is Status.HELD
     assert b'"available":10' in (await available(other, "a"))[0]
-    assert await source.overdue(limit=9) == (0, 0.0)
+    assert await source.held() == HeldUnits(2, 0, 0.0)
     assert await source.forget(age_s=86_400.0, limit=9) == 0
     assert await source.forget(age_s=-1.0, limit=9) == 2
     await database.close()
 
 
 async def test_the_last_units(larder: Instance, other: Instance, settings: Settings) -> None:
-    """Thirty clients of two instances want fifty units: none is held or sold twice, and none is withheld after its end."""
+    """A hundred clients of two instances want fifty units: none is held or sold twice, and none is withheld after its end."""
     await larder.stock("a")
     await larder.products.write(set_stock("a", 50))
-    chance = random.Random(1)
-    clients = [_client(chance.choice([larder, other]), chance.randint(1, 3), chance.random()) for _ in range(30)]
+    chance, refused = random.Random(1), list[Shortage]()
+    clients = [_client(chance.choice([larder, other]), chance.randint(1, 3), chance.random(), refused) for _ in range(100)]
     async with asyncio.timeout(60):
         await asyncio.gather(*clients)
-    ledger = await rows(settings, "SELECT stock_after, reserved_after FROM stock_movements ORDER BY version, line")
-    assert all(reserved <= stock for stock, reserved in ledger)
-    assert max(reserved for _, reserved in ledger) > 10
+    ledger = await rows(settings, "SELECT version, stock_after, reserved_after FROM stock_movements ORDER BY version, line")
+    assert all(reserved <= stock for _, stock, reserved in ledger)
+    assert max(reserved for _, _, reserved in ledger) > 10
+    free = {version: stock - reserved for version, stock, reserved in ledger}
+    assert refused
+    assert all(free[shortage.version] == shortage.available < shortage.requested for shortage in refused)
     await pass_an_hour(settings)
     [(left,)] = await rows(settings, "SELECT stock FROM products")
     assert 0 < left < 50
     assert (await hold(larder, a=left)).status is Status.HELD
 
 
-async def _client(at: Instance, units: int, mood: float) -> None:
-    """Hold some units several times; commit some, release some, and leave some to their end."""
-    for _ in range(4):
+async def _client(at: Instance, units: int, mood: float, refused: list[Shortage]) -> None:
+    """Hold some units several times; commit a few, release many, and leave some to their end."""
+    for _ in range(3):
         try:
             made = await hold(at, 1, a=units)
-        except InsufficientStock:
+        except InsufficientStock as refusal:
+            refused += refusal.shortages
             continue
         if mood < 0.7:
-            command = Commit(made.id) if mood < 0.5 else Release(made.id)
+            command = Commit(made.id) if mood < 0.1 else Release(made.id)
             assert await outcome(at, command) in {"committed", "released", "ReservationExpired"}
 
 
