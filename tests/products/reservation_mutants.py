@@ -1,14 +1,20 @@
-"""The rules of reservations, each time with one guard switched off. docs/guards.toml names the guard of each."""
+"""The rules and transactions of reservations, each time with one guard off. docs/guards.toml names the guard of each."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from typing_extensions import override
 
+from app.postgres.database import Session
+from app.products import queries, reservation_queries
 from app.products.errors import UnitsNeeded
 from app.products.reservation import OverLine, Status
+from app.products.reservation_commands import named_in
 from app.products.shelf import Facts, Shelf
+from app.products.steps import Statement
+from app.products.transactions import Committed, ProductTransactions, _Transaction
 
 
 class LeavesReservationHeld(Shelf):
@@ -78,4 +84,54 @@ BY_NAME: Mapping[str, type[Shelf]] = {
         BelievesTheClock,
         NeverClosesNamed,
     )
+}
+
+
+class _Early(_Transaction):
+    """Reads the reservations before it waits for the rows, as well as after that."""
+
+    @override
+    async def _begin(self, session: Session) -> list[Statement]:
+        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        [_, self._read_early] = await session.pipeline(("BEGIN", None), (reservation_queries.READ, {"ids": named}))
+        if self._patience is None:
+            return []
+        limit: Statement = (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})
+        return [limit, (queries.WAIT, {"ids": list(self._patience.ids)})]
+
+
+class _EarlyMoment(_Early):
+    @override
+    def _note_reservations(self, found: Sequence[Sequence[Any]]) -> None:
+        super()._note_reservations(found)
+        self._facts.moment = self._read_early[0][0]
+
+
+class _EarlyLines(_Early):
+    @override
+    def _note_reservations(self, found: Sequence[Sequence[Any]]) -> None:
+        super()._note_reservations(self._read_early)
+        self._facts.moment = found[0][0]
+
+
+class ReadsMomentBeforeLocks(ProductTransactions):
+    """The moment of the decisions is that at which a transaction begins to wait."""
+
+    @override
+    async def _once(self, work: _Transaction) -> Committed:
+        work.__class__ = _EarlyMoment
+        return await super()._once(work)
+
+
+class ReadsLinesBeforeLocks(ProductTransactions):
+    """A transaction decides on the lines as they were when it began to wait."""
+
+    @override
+    async def _once(self, work: _Transaction) -> Committed:
+        work.__class__ = _EarlyLines
+        return await super()._once(work)
+
+
+OF_TRANSACTIONS: Mapping[str, type[ProductTransactions]] = {
+    mutant.__name__: mutant for mutant in (ReadsMomentBeforeLocks, ReadsLinesBeforeLocks)
 }

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from app.cache.ports import Value
+from app.postgres.errors import DatabaseFailed
 from app.products import balance
 from app.products.commands import Adjust, delete, set_stock
 from app.products.errors import (
@@ -27,6 +28,7 @@ from app.products.tidier import Tidier
 from app.settings import Settings
 from tests.limits import open_database
 from tests.products.instances import ROWS, Instance, by_hand, held, instance, once, rows
+from tests.products.reservation_mutants import ReadsLinesBeforeLocks, ReadsMomentBeforeLocks
 
 LATER: LiteralString = """
 CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
@@ -98,30 +100,54 @@ async def test_two_instances_commit_one_hold(larder: Instance, other: Instance) 
         await larder.products.write(set_stock("b", 10))
 
 
-async def test_commits_that_waited_together(larder: Instance, other: Instance, settings: Settings) -> None:
-    """Both waited for the product; the second one reads the lines after its wait, and finds that they are sold."""
+async def commits_that_waited(larder: Instance, other: Instance, settings: Settings) -> list[str]:
+    """Two commits of one hold wait for its product; return what they are told."""
     await larder.stock("a")
     made = await hold(larder, a=3)
     async with held(settings, ROWS, ["a"]):
         commits = [asyncio.create_task(outcome(at, Commit(made.id))) for at in (larder, other)]
         await until_waiting(settings, 2)
-    assert sorted([await commit for commit in commits]) == ["ReservationClosed", "committed"]
+    return sorted([await commit for commit in commits])
 
 
-async def test_a_commit_that_waited_is_decided_by_the_clock_after_its_wait(larder: Instance, settings: Settings) -> None:
-    """It began before the end and got its row after it: the hold is over, and that is final."""
+async def test_commits_that_waited_together(larder: Instance, other: Instance, settings: Settings) -> None:
+    """Both waited for the product; the second one reads the lines after its wait, and finds that they are sold."""
+    assert await commits_that_waited(larder, other, settings) == ["ReservationClosed", "committed"]
+
+
+async def test_mutant_lines_before_the_wait(larder: Instance, other: Instance, settings: Settings) -> None:
+    """The test above sees transactions that read the lines before their wait. A CHECK of the table keeps the worst away."""
+    for at in (larder, other):
+        at.products._transactions.__class__ = ReadsLinesBeforeLocks
+    with pytest.raises(DatabaseFailed):
+        await commits_that_waited(larder, other, settings)
+
+
+async def late_commit(larder: Instance, settings: Settings) -> str:
+    """A commit begins before the end of its hold and gets its row after it; return what it is told."""
     await larder.stock("a")
     made = await hold(larder, a=4)
     async with held(settings, ROWS, ["a"]):
-        commit = asyncio.create_task(larder.products.reserve(Commit(made.id)))
+        commit = asyncio.create_task(outcome(larder, Commit(made.id)))
         await until_waiting(settings, 1)
         await pass_an_hour(settings)
-    with pytest.raises(ReservationExpired):
-        await commit
-    assert (await larder.products.reservation(made.id)).status is Status.EXPIRED
+    return await commit
+
+
+async def test_a_commit_that_waited_is_decided_by_the_clock_after_its_wait(larder: Instance, settings: Settings) -> None:
+    """The hold is over, and that is final."""
+    assert await late_commit(larder, settings) == "ReservationExpired"
+    [reservation] = await rows(settings, "SELECT status FROM reservations")
+    assert reservation == ("expired",)
     cached, loaded = await available(larder, "a")
     assert cached == loaded
     assert b'"available":10' in cached
+
+
+async def test_mutant_moment_before_the_wait(larder: Instance, settings: Settings) -> None:
+    """The test above sees transactions that read the clock before their wait."""
+    larder.products._transactions.__class__ = ReadsMomentBeforeLocks
+    assert await late_commit(larder, settings) == "committed"
 
 
 async def test_a_refusal_is_visible_before_it_is_told(larder: Instance, other: Instance, settings: Settings) -> None:
