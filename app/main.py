@@ -44,7 +44,8 @@ from app.products.pruner import Pruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transaction import Committed
+from app.products.transactions import ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
 from app.telemetry.request_lines import RequestLines
 from app.telemetry.spans import Spans

@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from app.access import keys
 from app.api.bodies import JSON
+from app.api.changes_query import ChangesQuery, changes_query, feed_cursor
 from app.api.context import larder_of
-from app.api.list_queries import ChangesQuery, changes_query, feed_cursor
 from app.api.openapi import CHANGES, CHANGES_PARAMETERS, answers
 from app.api.responses import NO_STORE
 from app.api.routes import LIST_COST, request_router, requires

@@ -12,10 +12,10 @@ from app.access.keys import Scope
 from app.api.bodies import validate
 from app.api.conditions import freshness_of
 from app.api.context import larder_of, products_of
+from app.api.examples import BATCH_EXAMPLE
 from app.api.list_queries import ProductsById, product_query
 from app.api.models import Batch, NewProduct, WholeProduct
 from app.api.openapi import (
-    BATCH_EXAMPLE,
     BATCH_RESULTS,
     LIST_PARAMETERS,
     PRODUCT_CREATED,

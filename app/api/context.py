@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from app.access.key_ring import Caller
+from app.api.access_stats import AccessStats
 from app.api.admission import CALLER, Admission
 from app.api.load import Load
-from app.api.metrics import AccessStats, DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
+from app.api.metrics import DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import Shared
 from app.api.recorder import SILENT_S, Recorder, Watchable
 from app.api.stock_glance import StockGlance

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.api.accepted_metrics import accepted_families
-from app.api.admission import Admission
+from app.api.access_stats import AccessStats
 from app.api.feed_metrics import feed_families
 from app.api.reservation_metrics import reservation_families
 from app.cache.ports import Outcome
@@ -25,8 +25,6 @@ from app.products.accepted import AcceptedStats
 from app.products.reservation import HeldUnits
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MOST_CLIENTS = 100
-"""Most clients that have a label of their own; the others are counted together."""
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
@@ -78,31 +76,6 @@ class RequestStats:
             for route, histogram in stats.durations.items():
                 both.durations[route] += histogram
         return both
-
-
-@dataclass(slots=True)
-class AccessStats:
-    """Counts of admitted and refused requests. In open mode only refusals are counted."""
-
-    admitted: Counter[str] = field(default_factory=Counter)
-    """By client."""
-    limited: Counter[str] = field(default_factory=Counter)
-    """Those refused because of the client's rate, by client."""
-    refused: Counter[str] = field(default_factory=Counter)
-    """By the slug of the problem."""
-
-    @classmethod
-    def of(cls, admission: Admission) -> "AccessStats":
-        """Return the counts of one process."""
-        stats = cls(refused=Counter(admission.refused))
-        for number, client in enumerate(admission.clients):
-            label = client.name if number < MOST_CLIENTS else "other"
-            stats.admitted[label] += client.admitted
-            stats.limited[label] += client.limited
-        return stats
-
-    def __add__(self, other: "AccessStats") -> "AccessStats":
-        return AccessStats(self.admitted + other.admitted, self.limited + other.limited, self.refused + other.refused)
 
 
 @dataclass(slots=True)

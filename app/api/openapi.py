@@ -15,55 +15,16 @@ from app.access.keys import Scope
 from app.api import change_models, dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.list_queries import DEFAULT_CHANGES, DEFAULT_LIMIT, MAX_CHANGES, MAX_IDS, MAX_LIMIT, MAX_SAMPLES, MAX_WAIT_S
+from app.api.changes_query import DEFAULT_CHANGES, MAX_CHANGES, MAX_WAIT_S
+from app.api.examples import MOVEMENT_EXAMPLE, PRODUCT_EXAMPLE, RESERVATION_EXAMPLE
+from app.api.list_queries import MAX_IDS, MAX_SAMPLES
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
+from app.api.query_parts import DEFAULT_LIMIT, MAX_LIMIT
 from app.feed.events import EventType
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 from app.products.reservation import Status
 
-PRODUCT_EXAMPLE: dict[str, object] = {
-    "id": "mug-blue",
-    "name": "Blue mug",
-    "price_cents": 1299,
-    "stock": 40,
-    "reorder_point": 10,
-    "version": 7,
-    "created_at": "2026-01-31T09:05:00.000000Z",
-    "updated_at": "2026-01-31T17:40:12.345678Z",
-    "reserved": 2,
-    "available": 38,
-}
-BATCH_EXAMPLE: dict[str, object] = {
-    "items": [
-        {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "reorder_point": 10},
-        {"id": "mug-white", "name": "White mug", "price_cents": 1199, "stock": 55},
-    ]
-}
-MOVEMENT_EXAMPLE: dict[str, object] = {
-    "id": "mug-blue@7.0",
-    "product_id": "mug-blue",
-    "version": 7,
-    "line": 0,
-    "delta": -3,
-    "stock_after": 40,
-    "reason": "sale",
-    "reference": "order-17",
-    "created_at": "2026-01-31T17:40:12.345678Z",
-    "reserved_delta": 0,
-    "reserved_after": 2,
-    "reservation_id": None,
-}
-RESERVATION_EXAMPLE: dict[str, object] = {
-    "id": "019c133e00007f3a9b0c4d5e6f708192",
-    "reference": "cart-9",
-    "status": "held",
-    "lines": [{"line": 0, "product_id": "mug-blue", "quantity": 2, "committed": 0, "released": 0, "expired": 0}],
-    "expires_at": "2026-01-31T17:50:12.345678Z",
-    "version": 1,
-    "created_at": "2026-01-31T17:40:12.345678Z",
-    "updated_at": "2026-01-31T17:40:12.345678Z",
-}
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
@@ -293,9 +254,7 @@ RESERVATION_PARAMETERS = [
         {"type": "string", "pattern": ID_PATTERN},
         example="mug-blue",
     ),
-    _parameter(
-        "query", "status", "only those with this status", {"type": "string", "enum": [status.value for status in Status]}
-    ),
+    _parameter("query", "status", "only those with this status", {"type": "string", "enum": list(Status)}),
     *MOVEMENT_PARAMETERS,
 ]
 CHANGES_PARAMETERS = [

@@ -10,9 +10,9 @@ from fastapi import Path
 from starlette.responses import Response
 
 from app.api.bodies import JSON
-from app.api.list_queries import NextPage
 from app.api.models import ID_RULE, ID_SCHEMA
 from app.api.problems import MEDIA_TYPE, FieldError, invalid, no_reservation
+from app.api.query_parts import NextPage
 from app.cache.write_through import Read, Status
 from app.products.commands import Change, Effect
 from app.products.idempotency import Answer

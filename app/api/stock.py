@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from app.access.keys import Scope
 from app.api.context import products_of
+from app.api.examples import PRODUCT_EXAMPLE
 from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
 from app.api.openapi import (
@@ -17,7 +18,6 @@ from app.api.openapi import (
     MOVEMENT_PARAMETERS,
     MOVEMENTS,
     PRODUCT,
-    PRODUCT_EXAMPLE,
     REFERENCE_PARAMETERS,
     WRITE_PROBLEMS,
     answers,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products.accepted import AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
-from app.products.transactions import Committed
+from app.products.transaction import Committed
 from app.sparse_log import SparseLog
 
 log = logging.getLogger(__name__)

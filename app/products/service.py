@@ -18,7 +18,8 @@ from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
-from app.products.transactions import Committed, Patience, ProductTransactions
+from app.products.transaction import Committed, Patience
+from app.products.transactions import ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02

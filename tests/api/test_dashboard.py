@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.access_stats import AccessStats
 from app.api.dashboard import document_of
 from app.api.dashboard_models import DashboardData
-from app.api.metrics import AccessStats
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.stats import Stats
 from tests.api.conftest import Front, Service

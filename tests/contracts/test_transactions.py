@@ -13,7 +13,8 @@ from app.products.idempotency import NO_ORIGIN, Answer, IdempotencyKey, Origin, 
 from app.products.product import Draft, LedgerPosition, Line, Movement, Position, Product, Reason
 from app.products.reservation import Reservation
 from app.products.source import ProductSource
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transaction import Committed
+from app.products.transactions import ProductTransactions
 from tests.fakes.products import MemoryProducts, MemoryTransactions
 from tests.limits import open_database
 

@@ -19,7 +19,8 @@ from app.products.reservation_commands import named_in
 from app.products.reservation_source import ReservationSource
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import ProductSource, state_of
-from app.products.transactions import Committed, Patience, ProductTransactions
+from app.products.transaction import Committed, Patience
+from app.products.transactions import ProductTransactions
 
 EPOCH = "0123456789abcdef"
 

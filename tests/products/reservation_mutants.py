@@ -14,7 +14,8 @@ from app.products.reservation import OverLine, Status
 from app.products.reservation_commands import named_in
 from app.products.shelf import Facts, Shelf
 from app.products.steps import Statement
-from app.products.transactions import Committed, ProductTransactions, _Transaction
+from app.products.transaction import Committed, Transaction
+from app.products.transactions import ProductTransactions
 
 
 class LeavesReservationHeld(Shelf):
@@ -87,7 +88,7 @@ BY_NAME: Mapping[str, type[Shelf]] = {
 }
 
 
-class _Early(_Transaction):
+class _Early(Transaction):
     """Reads the reservations before it waits for the rows, as well as after that."""
 
     @override
@@ -118,7 +119,7 @@ class ReadsMomentBeforeLocks(ProductTransactions):
     """The moment of the decisions is that at which a transaction begins to wait."""
 
     @override
-    async def _once(self, work: _Transaction) -> Committed:
+    async def _once(self, work: Transaction) -> Committed:
         work.__class__ = _EarlyMoment
         return await super()._once(work)
 
@@ -127,7 +128,7 @@ class ReadsLinesBeforeLocks(ProductTransactions):
     """A transaction decides on the lines as they were when it began to wait."""
 
     @override
-    async def _once(self, work: _Transaction) -> Committed:
+    async def _once(self, work: Transaction) -> Committed:
         work.__class__ = _EarlyLines
         return await super()._once(work)
 

@@ -21,7 +21,8 @@ from app.products.product import Draft, LedgerPosition, Line, Position, Reason
 from app.products.reservation import Part, ReservationPosition, Status, Wanted
 from app.products.reservation_commands import Commit, Extend, Release, Reserve, Tidy
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Patience, ProductTransactions, _Transaction
+from app.products.transaction import Patience, Transaction
+from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
 from tests.limits import open_database
 from tests.products.plans import STATEMENTS
@@ -67,7 +68,7 @@ async def write(database: Database, size: int, amount: int) -> None:
     await reserve(transactions, size, amount)
     # As after a lost race, and with a row to be waited for.
     nothing = [request(set_stock(f"none{number}", 7), kept=False, named=False) for number in range(size)]
-    work = _Transaction(nothing, Patience(1_000, ["none0"]), lambda _epoch, _asked_at: None, decode=None, again=True)
+    work = Transaction(nothing, Patience(1_000, ["none0"]), lambda _epoch, _asked_at: None, decode=None, again=True)
     await transactions._once(work)
     await transactions.forget(age_s=60, limit=1_000)
 
