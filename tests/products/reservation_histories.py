@@ -49,6 +49,8 @@ class History:
     chance: random.Random
     model: Model = field(default_factory=Model)
     ids: list[str] = field(default_factory=list)
+    told: int = 0
+    """How many of the reservations have been answered, so that somebody can name them."""
 
     def step(self) -> tuple[Command, str]:
         """Choose a command; return it, and what the model says to it."""
@@ -58,15 +60,15 @@ class History:
             case "reserve":
                 lines = [(chance.choice(PRODUCTS), chance.randint(1, 5)) for _ in range(chance.randint(1, 3))]
                 life_s = chance.randint(1, 9)
-                replaced = chance.randrange(len(self.ids)) if self.ids and chance.random() < 0.4 else None
+                replaced = chance.randrange(self.told) if self.told and chance.random() < 0.4 else None
                 replaces = None if replaced is None else self.ids[replaced]
                 command = Reserve([Wanted(*line) for line in lines], life_s, replaces=replaces)
                 said = model.reserve(lines, life_s, replaced)
                 if said == "ok":
                     self.ids.append(command.id)
                 return command, said
-            case "change" if self.ids:
-                return self._change(chance.randrange(len(self.ids)))
+            case "change" if self.told:
+                return self._change(chance.randrange(self.told))
             case "count":
                 stock = chance.randint(0, 12)
                 return set_stock(product, stock), model.count(product, stock)
@@ -152,6 +154,7 @@ class Service:
             if history.chance.random() < 0.5:
                 history.model.advance(history.chance.choice([0.5, 1, 2, 4]))
                 await self.at(BEGIN + timedelta(seconds=history.model.now))
+            history.told = len(history.ids)
             chosen = [history.step() for _ in range(history.chance.randint(1, joined))]
             committed = await self.transactions.commit([WriteRequest(command) for command, _ in chosen])
             answers = [said(decision) for decision in committed.decisions]
