@@ -11,7 +11,10 @@ from tests.harness.cluster import ROOT
 _CHANGES = {
     "app/products/payload.py": [("SCHEMA = 3\n", "SCHEMA = 2\n")],
     "app/products/product.py": [("return self.stock - (self.reserved or 0)", "return self.stock")],
-    "app/products/source.py": [("{1: _payload_before, 2: _payload_before}", "{1: _payload_before}")],
+    "app/products/source.py": [
+        ("payload=_payload,", "payload=_payload_before,"),
+        ("{1: _payload_before, 2: _payload_before}", "{1: _payload_before}"),
+    ],
 }
 
 

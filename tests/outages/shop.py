@@ -12,8 +12,8 @@ from tests.outages.scenarios.report import Report
 
 _PRODUCTS = 60
 _STOCK = 8
-_BUYERS, _SELLERS = 6, 4
-_PAUSE_S = 0.03
+_BUYERS, _SELLERS = 16, 4
+_PAUSE_S = 0.1
 _LIFE_S = 600
 """No hold ends by time, so whoever was granted one can commit it."""
 
@@ -61,13 +61,13 @@ class Shop:
     async def _buy(self) -> None:
         while not self.closed:
             await asyncio.sleep(_PAUSE_S)
-            line = {"product_id": f"few-{self._chance.randrange(_PRODUCTS)}", "quantity": self._chance.randint(1, 3)}
+            line = {"product_id": f"few-{self._chance.randrange(_PRODUCTS)}", "quantity": self._chance.randint(1, 4)}
             answer = await self._until_decided("/reservations", {"lines": [line], "expires_in_s": _LIFE_S})
             if answer is None:
                 continue
             self.told[f"a hold: {answer.status}"] += 1
             if answer.status == 201:
-                await asyncio.sleep(10 * _PAUSE_S * self._chance.random())
+                await asyncio.sleep(6 * _PAUSE_S * self._chance.random())
                 await self._commit(json.loads(answer.body)["id"])
 
     async def _commit(self, reservation_id: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.harness.cluster import Cluster, Instance, Program, larder, start_cluster
+from tests.harness.cluster import Cluster, Instance, Prepare, Program, larder, start_cluster
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import HAND_BOUNDS, History
 from tests.harness.workload import Load, Workload
@@ -36,10 +36,17 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(
-    directory: Path, load: Load, *, instances: int = 3, program: Program = larder, revision: str = "head"
+    directory: Path,
+    load: Load,
+    *,
+    instances: int = 3,
+    program: Program = larder,
+    revision: str = "head",
+    prepare: Prepare | None = None,
 ) -> AsyncIterator[Stage]:
     """Start a cluster in ``directory``, create the products of the load, and wait until the cache is trusted."""
-    async with start_cluster(directory, instances=instances, program=program, revision=revision) as cluster:
+    cluster_of = start_cluster(directory, instances=instances, program=program, revision=revision, prepare=prepare)
+    async with cluster_of as cluster:
         log = FaultLog()
         history = History(log, HAND_BOUNDS)
         workload = Workload(cluster, history, log, load, Random(_SEED))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.harness.cluster import PROBE, Instance, an_instance
+from tests.harness.cluster import PROBE, Cluster, Instance, Prepare, an_instance
 from tests.harness.workload import Load
 from tests.outages.last_release import make_last_release
 from tests.outages.next_release import MEMBER, make_next_release
@@ -34,12 +34,28 @@ async def run(directory: Path, seconds: float, report: Report) -> None:
 
 async def run_reservations(directory: Path, seconds: float, report: Report) -> None:
     """Deploy this release over the last one, which sells whatever lies in stock, and hold units from the finish on."""
-    await deploy_reservations(directory, seconds, report, Release(make_last_release(directory)))
+    await deploy_reservations(directory, seconds, report, Release(make_last_release(directory)), prepare=unfinished)
 
 
-async def deploy_reservations(directory: Path, seconds: float, report: Report, old: Release, *, revision: str = "head") -> None:
+async def deploy_reservations(
+    directory: Path,
+    seconds: float,
+    report: Report,
+    old: Release,
+    *,
+    revision: str = "head",
+    prepare: Prepare | None = None,
+) -> None:
     """Deploy this release over one without reservations, whose migrations end at ``revision``."""
-    await deploy(directory, seconds, report, old, Release(), revision=revision, member=b'"reserved":', holds=True)
+    await deploy(
+        directory, seconds, report, old, Release(), revision=revision, prepare=prepare, member=b'"reserved":', holds=True
+    )
+
+
+async def unfinished(cluster: Cluster) -> None:
+    """Leave the database as a migration of one in use does: with the new columns, and not finished."""
+    async with await cluster.session() as session:
+        await session.execute("UPDATE cache_generations SET payload_schema = 2 WHERE relation = 'products'")
 
 
 async def deploy(
@@ -50,6 +66,7 @@ async def deploy(
     new: Release,
     *,
     revision: str = "head",
+    prepare: Prepare | None = None,
     says_why: bool = True,
     member: bytes = MEMBER,
     holds: bool = False,
@@ -63,11 +80,12 @@ async def deploy(
         old: the release before.
         new: the release after.
         revision: the last migration of the release before.
+        prepare: runs after these migrations.
         says_why: whether the old release says why it refuses. Only 0.1.0 does not, and it keeps a ``/readyz`` of 200.
         member: a member that products have after the finish.
         holds: whether units are held as soon as that is possible.
     """
-    stage = open_stage(directory, _LOAD, instances=2, program=old.program, revision=revision)
+    stage = open_stage(directory, _LOAD, instances=2, program=old.program, revision=revision, prepare=prepare)
     async with stage as on:
         replaced, forgotten = on.cluster.instances
         serving = on.cluster.instances
