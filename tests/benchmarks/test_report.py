@@ -17,7 +17,7 @@ LATER = Result("zebra", "Something else", [], (), ["not run"], "python -m x", "2
 
 def test_report_has_everything() -> None:
     """Machine, command, targets with their verdicts, tables and notes are in the report, in the report's order."""
-    text = report({"zebra": LATER, "reads": FAST}, {"processor": "a thing"}, "make bench")
+    text = report({"zebra": LATER, "reads": FAST}, {"processor": "a thing"}, "make bench", ())
     for part in (
         "`make bench`, ended 2026-01-02",
         "| processor | a thing |",
