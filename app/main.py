@@ -138,14 +138,7 @@ async def running(
         windows = Windows(database, settings.settle_margin_ms, check_epoch)
         feed = Feed(windows)
         opened.push_async_callback(feed.aclose)
-        pruner = Pruner(
-            {
-                "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
-                "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
-            },
-            cache.stats,
-            pause_s=settings.idempotency_sweep_ms / 1000,
-        )
+        pruner = pruner_of(settings, transactions, windows, cache.stats)
         await opened.enter_async_context(in_background("pruner", pruner.run()))
         tidier = tidier_of(settings, products, source, cache.stats)
         if tidier is not None:
@@ -220,6 +213,15 @@ class Accepting:
         ):
             yield
         await larder.accepted.aclose()
+
+
+def pruner_of(settings: Settings, transactions: ProductTransactions, windows: Windows, stats: Stats) -> Pruner:
+    """Return what removes stored answers and old marks."""
+    tasks = {
+        "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
+        "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
+    }
+    return Pruner(tasks, stats, pause_s=settings.idempotency_sweep_ms / 1000)
 
 
 def tidier_of(settings: Settings, products: Products, source: ProductSource, stats: Stats) -> Tidier | None:

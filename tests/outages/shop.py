@@ -24,9 +24,10 @@ class Shop:
     Args:
         serving: the instances that have reservations.
         forgotten: an instance of the release before.
+        closed: whether it never opens.
     """
 
-    def __init__(self, serving: Sequence[Instance], forgotten: Instance) -> None:
+    def __init__(self, serving: Sequence[Instance], forgotten: Instance, *, closed: bool = False) -> None:
         self._serving = serving
         self._forgotten = forgotten
         self._chance = Random(23)
@@ -34,7 +35,7 @@ class Shop:
         self.told: Counter[str] = Counter()
         """What buyers and sellers were answered."""
         self.refused_commits: list[str] = []
-        self.closed = False
+        self.closed = closed
 
     async def open(self) -> None:
         """Create the products."""

@@ -109,8 +109,7 @@ async def deploy(
             serving.remove(replaced)
             await replaced.terminate()
             serving.remove(forgotten)
-            shop = Shop([third, fourth], forgotten)
-            shop.closed = not holds
+            shop = Shop([third, fourth], forgotten, closed=not holds)
             await shop.open()
             buying = asyncio.create_task(shop.work())
             finished = await _finish(new, on, [third, fourth], report)
@@ -124,8 +123,7 @@ async def deploy(
             await on.workload.stop()
             serving[:] = [third, fourth]
             _judge_reads(on, side_by_side, finished, report)
-            failures = [failure for failure in on.history.failures if failure.instance != forgotten.number]
-            report.none("requests not served, but for the forgotten instance's", failures)
+            _judge_failures(on, forgotten, report)
             await till.judge(report)
             if holds:
                 await shop.judge(report, on.cluster)
@@ -170,6 +168,11 @@ async def _judge_bytes(instances: Sequence[Instance], report: Report, when: str,
     bodies = [(await instance.endpoint.request("GET", f"/products/{PROBE}")).body for instance in instances]
     found = sum(member in body for body in bodies)
     report.demand(f"instances that show the new member {when}", found, str(expected), kept=found == expected)
+
+
+def _judge_failures(on: Stage, forgotten: Instance, report: Report) -> None:
+    failures = [failure for failure in on.history.failures if failure.instance != forgotten.number]
+    report.none("requests not served, but for the forgotten instance's", failures)
 
 
 def _judge_reads(on: Stage, side_by_side: float, finished: float, report: Report) -> None:
