@@ -182,7 +182,8 @@ class PostgresChecks:
         findings = []
         if (encoding := await self._value("SHOW server_encoding")) != "UTF8":
             findings.append(no("Q4", f"the encoding is {encoding}, which cannot hold every name. Create a database in UTF8."))
-        if lacking := [row[0] for row in await self._rows(_GRANTS)]:
+        # Those that concern products come first, because not all are shown.
+        if lacking := sorted((row[0] for row in await self._rows(_GRANTS)), key=lambda right: not right.endswith(" products")):
             listed = ", ".join(lacking[:_SHOWN]) + (" and more" if len(lacking) > _SHOWN else "")
             findings.append(no("Q4", f"the role lacks {listed}. Grant that, or let the role own the tables."))
         elif await self._value("SELECT to_regclass('larder_version') IS NOT NULL"):

@@ -34,11 +34,12 @@ INSERT INTO feed_marks (number, snapshot, epoch)
 SELECT number, pg_current_snapshot(), larder_epoch('products', 2) FROM generate_series(1, 2) AS number
 """
 _WINDOW: Parameters = {
-    "knows": 2,
+    "knows": 3,
     "since": 1,
     "upto": 2,
     "products": True,
     "movements": True,
+    "reservations": True,
     "id": "",
     "version": 0,
     "line": -1,
