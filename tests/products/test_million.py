@@ -31,7 +31,7 @@ WHERE coalesce(i.indrelid, c.oid) = ANY(%(tables)s::regclass[]) AND c.relkind IN
 
 _TWO_MARKS: LiteralString = """
 INSERT INTO feed_marks (number, snapshot, epoch)
-SELECT number, pg_current_snapshot(), larder_epoch('products', 2) FROM generate_series(1, 2) AS number
+SELECT number, pg_current_snapshot(), larder_epoch('products', 3) FROM generate_series(1, 2) AS number
 """
 _WINDOW: Parameters = {
     "knows": 3,
