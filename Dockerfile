@@ -22,7 +22,7 @@ RUN python -m venv --without-pip /opt/larder \
  && /build/tools/bin/pip --python /opt/larder/bin/python install \
       --no-compile --require-hashes --only-binary :all: --requirement requirements.txt
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE larder_entry.py ./
 COPY app ./app
 COPY alembic ./alembic
 RUN /build/tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /build/wheel . \

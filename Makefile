@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell lint format types model simulate chaos bench soak wheel lock resolve sbom clean
+.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell openapi lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -77,6 +77,9 @@ pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (need
 oversell: $(STAMP) ## 100 clients take 200 units each of 10,000, from one process and from three: exactly 10,000 succeed
 	@$(BIN)/python -m tests.oversell --processes 1 $(ARGS)
 	@$(BIN)/python -m tests.oversell --processes 3 $(ARGS)
+
+openapi: $(CI_STAMP) ## check the API's description by tools of others, and take the tour by a client that is made of it
+	@CI=1 $(BIN)/python -m pytest tests/openapi tests/api/test_schema.py $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check .

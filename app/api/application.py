@@ -57,8 +57,7 @@ class LarderApi(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             routes = [route for route in self.routes if isinstance(route, RequestRoute)]
-            needed = {str(route.operation_id): route.access for route in routes}
-            openapi.complete(super().openapi(), needed, keys_optional=self.open_to_all)
+            openapi.complete(super().openapi(), routes, keys_optional=self.open_to_all)
         assert self.openapi_schema is not None  # noqa: S101 - the call above keeps it
         return self.openapi_schema
 
@@ -78,6 +77,9 @@ def build(
         title="Larder",
         version=version,
         description=DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "the service that serves this description"}],
+        openapi_tags=openapi.TAGS,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

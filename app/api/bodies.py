@@ -101,7 +101,7 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     transfer = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
     codings = (coding, transfer) == ("identity", "chunked")
-    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8"} and codings:
+    if media_type.strip().lower() in accepted and set(charsets) <= {"utf-8", "utf8"} and codings:
         return
     name = "Accept-Patch" if request.method == "PATCH" else "Accept"
     raise Problem(

@@ -15,7 +15,8 @@ from app.access import keys
 from app.api.bodies import JSON
 from app.api.changes_query import ChangesQuery, changes_query, feed_cursor
 from app.api.context import larder_of
-from app.api.openapi import CHANGES, CHANGES_PARAMETERS, answers
+from app.api.openapi import CHANGES, answers
+from app.api.parameters import CHANGES_PARAMETERS
 from app.api.responses import NO_STORE
 from app.api.routes import LIST_COST, request_router, requires
 from app.cache.errors import CacheError

@@ -15,15 +15,8 @@ from app.api.context import larder_of, products_of
 from app.api.examples import BATCH_EXAMPLE
 from app.api.list_queries import ProductsById, product_query
 from app.api.models import Batch, NewProduct, WholeProduct
-from app.api.openapi import (
-    BATCH_RESULTS,
-    LIST_PARAMETERS,
-    PRODUCT_CREATED,
-    PRODUCTS,
-    WRITE_PROBLEMS,
-    answers,
-    body,
-)
+from app.api.openapi import BATCH_RESULTS, PRODUCT_CREATED, PRODUCTS, WRITE_PROBLEMS, answers, body
+from app.api.parameters import LIST_PARAMETERS
 from app.api.problems import MAX_ERRORS, Problem, invalid
 from app.api.responses import cache_status_of_many, json_list, page_response, render_document, render_product
 from app.api.routes import BATCH_COST, LIST_COST, request_router, requires

@@ -14,7 +14,8 @@ from app.api.bodies import JSON
 from app.api.context import larder_of
 from app.api.list_queries import samples_seen
 from app.api.metrics import WorkerMetrics
-from app.api.openapi import DASHBOARD, SAMPLES_PARAMETERS, answers
+from app.api.openapi import DASHBOARD, answers
+from app.api.parameters import SAMPLES_PARAMETERS
 from app.api.recorder import counters_of
 from app.api.responses import NO_STORE
 from app.api.routes import request_router, requires

@@ -71,19 +71,22 @@ Name = Annotated[
     str, AfterValidator(_legal_name), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": r"\S"})
 ]
 Quantity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+Timestamp = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", json_schema_extra={"format": "date-time"})
+]
 Reference = Annotated[
     str, AfterValidator(_legal_reference), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_REFERENCE})
 ]
 Delta = Annotated[
     int,
-    AfterValidator(_nonzero),
+    # Before the validator: Pydantic describes bounds on what a function returns by names that JSON Schema does not have.
     Field(
         ge=-MAX_INTEGER,
         le=MAX_INTEGER,
         description="units to add (positive) or take (negative)",
         json_schema_extra={"not": {"const": 0}},
     ),
+    AfterValidator(_nonzero),
 ]
 GivenReason = Annotated[
     Literal["sale", "return", "receipt", "damage", "correction", "other"],
@@ -283,7 +286,9 @@ class ProblemDocument(BaseModel):
     detail: str
     instance: str = Field(default_factory=str)
     errors: list[FieldFault] = Field(default_factory=list, description="422: the errors of the request")
+    scope: str = Field(default_factory=str, description="403: the scope that the key lacks")
     missing: list[str] = Field(default_factory=list, description="404: the products that do not exist")
+    resync: list[str] = Field(default_factory=list, description="410: what to read to begin anew, in this order")
     current_version: int | None = Field(
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )

@@ -4,9 +4,9 @@
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -15,16 +15,20 @@ from app.access.keys import Scope
 from app.api import change_models, dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.changes_query import DEFAULT_CHANGES, MAX_CHANGES, MAX_WAIT_S
 from app.api.examples import MOVEMENT_EXAMPLE, PRODUCT_EXAMPLE, RESERVATION_EXAMPLE
-from app.api.list_queries import MAX_IDS, MAX_SAMPLES
+from app.api.parameters import CREATE_ONLY, IF_MATCH, KEY, PREFER, RESERVATION_IF_MATCH
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
-from app.api.query_parts import DEFAULT_LIMIT, MAX_LIMIT
-from app.feed.events import EventType
-from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
-from app.products.reservation import Status
 
+TAGS = [
+    {"name": "products", "description": "Products, one or many at a time"},
+    {"name": "stock", "description": "Counts and adjustments of stock, and the ledger of them"},
+    {"name": "reservations", "description": "Units that are held for a while"},
+    {"name": "changes", "description": "The feed of all changes"},
+    {"name": "writes", "description": "What became of accepted writes"},
+    {"name": "cache", "description": "Entries of the cache"},
+    {"name": "operation", "description": "State and counters of the service"},
+]
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
@@ -180,145 +184,9 @@ def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int 
     return described
 
 
-def _parameter(place: str, name: str, description: str, schema: dict[str, Any], **more: object) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": False, "description": description, "schema": schema} | more
-
-
-_TEXT = {"type": "string"}
-_TAG_PATTERN = '(W/)?"[!#-~]*"'
-_TAGS = {"type": "string", "pattern": f"^(\\*|{_TAG_PATTERN}(, ?{_TAG_PATTERN})*)$"}
-_IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one of these versions: `"7"`, or `*`', _TAGS)
-_CREATE_ONLY = _parameter(
-    "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
-)
-_PREFER = _parameter(
-    "header",
-    "Prefer",
-    "`respond-async`, perhaps with `wait=N` seconds: the write may be answered with 202 before it is decided. It needs an"
-    " Idempotency-Key. The service may ignore it.",
-    _TEXT,
-)
-_KEY = _parameter(
-    "header",
-    "Idempotency-Key",
-    "do this once: for 24 hours, a repetition with the same key and the same content gets the first answer;"
-    ' bare or as a quoted string, `"order-17"`',
-    {"type": "string", "pattern": r'^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$'},
-)
-_CACHE_CONTROL = _parameter(
-    "header",
-    "Cache-Control",
-    "`no-cache` reads PostgreSQL and renews the entry; `stale-if-error=N` accepts an answer flagged `detail=unverified`"
-    " while PostgreSQL cannot be reached, up to N seconds after it was last proven current",
-    _TEXT,
-)
-READ_HEADERS = [
-    _parameter("header", "If-None-Match", "answer 304 if the product is at one of these versions", _TAGS),
-    _IF_MATCH,
-    _CACHE_CONTROL,
-]
-_LIMIT = _parameter(
-    "query",
-    "limit",
-    "most items on the page",
-    {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-)
-_AFTER = _parameter("query", "after", "`next` of the page before, which had the same filters", _TEXT)
-MOVEMENT_PARAMETERS = [_LIMIT, _AFTER]
-REFERENCE_PARAMETERS = [
-    _parameter(
-        "query",
-        "reference",
-        "what the requests named as their reference",
-        {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
-        required=True,
-        example="order-17",
-    ),
-    *MOVEMENT_PARAMETERS,
-]
-RESERVATION_HEADERS = [
-    _parameter("header", "If-None-Match", "answer 304 if the reservation is at one of these versions", _TAGS),
-    _parameter("header", "If-Match", "go on only if the reservation is at one of these versions", _TAGS),
-]
-RESERVATION_PARAMETERS = [
-    _parameter(
-        "query",
-        "reference",
-        "what the requests named as their reference; this or `product_id` is needed",
-        {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
-    ),
-    _parameter(
-        "query",
-        "product_id",
-        "the product of which they hold units now; this or `reference` is needed",
-        {"type": "string", "pattern": ID_PATTERN},
-        example="mug-blue",
-    ),
-    _parameter("query", "status", "only those with this status", {"type": "string", "enum": list(Status)}),
-    *MOVEMENT_PARAMETERS,
-]
-CHANGES_PARAMETERS = [
-    _parameter("query", "after", "`next` of the answer before; without it the answer is the present cursor", _TEXT),
-    _parameter("header", "Last-Event-ID", "what a client of a stream sends in place of `after` to go on with it", _TEXT),
-    _parameter(
-        "query",
-        "limit",
-        "most events in the answer",
-        {"type": "integer", "minimum": 1, "maximum": MAX_CHANGES, "default": DEFAULT_CHANGES},
-    ),
-    _parameter(
-        "query",
-        "wait",
-        "seconds to wait for an event if there is none",
-        {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
-    ),
-    _parameter(
-        "query",
-        "types",
-        "the types of events, all by default",
-        {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "enum": list(EventType)}},
-        style="form",
-        explode=False,
-    ),
-]
-SAMPLES_PARAMETERS = [
-    _parameter(
-        "query",
-        "after",
-        "how many samples were seen: `samples.next` of the last answer",
-        {"type": "integer", "minimum": 0, "maximum": MAX_SAMPLES, "default": 0},
-    )
-]
-LIST_PARAMETERS = [
-    _parameter(
-        "query",
-        "id",
-        "the products to read; cannot be combined with the other parameters",
-        {"type": "array", "maxItems": MAX_IDS, "items": {"type": "string", "pattern": ID_PATTERN}},
-        style="form",
-        explode=True,
-    ),
-    _LIMIT,
-    _AFTER,
-    _parameter(
-        "query", "q", "how the name begins, ignoring case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
-    ),
-    _parameter(
-        "query", "below_reorder_point", "true: those with stock < reorder_point, by id", {"type": "boolean", "default": False}
-    ),
-    _parameter(
-        "query",
-        "uncovered",
-        "true: those with reserved > stock, by id; not together with `below_reorder_point`",
-        {"type": "boolean", "default": False},
-    ),
-    _CACHE_CONTROL,
-]
-
-
 def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
     """Describe a write: its idempotency key, its body, and its preconditions if it is ``conditional``."""
-    parameters = [_IF_MATCH, _CREATE_ONLY, _KEY, _PREFER] if conditional else [_KEY, _PREFER]
+    parameters = [IF_MATCH, CREATE_ONLY, KEY, PREFER] if conditional else [KEY, PREFER]
     described: dict[str, Any] = {"parameters": parameters, "responses": {"202": ACCEPTED.described()}}
     if model:
         described["requestBody"] = {
@@ -328,11 +196,10 @@ def body(model: str, example: object, *, conditional: bool = False) -> dict[str,
     return described
 
 
-def reservation_body(model: str, example: object) -> dict[str, Any]:
-    """Describe a write to one reservation."""
-    described = body(model, example)
-    if_match = _IF_MATCH | {"description": 'go on only if the reservation is at one of these versions: `"1"`'}
-    return described | {"parameters": [if_match, *described["parameters"]]}
+def reservation_body(model: str, example: object, *, named: bool = True) -> dict[str, Any]:
+    """Describe a write of reservations, which is never accepted for later; ``named``: of one that exists."""
+    parameters = [RESERVATION_IF_MATCH, KEY] if named else [KEY]
+    return {"parameters": parameters, "requestBody": body(model, example)["requestBody"]}
 
 
 def patch_media(described: dict[str, Any]) -> dict[str, Any]:
@@ -345,15 +212,27 @@ def patch_media(described: dict[str, Any]) -> dict[str, Any]:
 _KEY_SCHEME = "key"
 
 
-def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, keys_optional: bool) -> None:
+class Described(Protocol):
+    """A route as the description needs it."""
+
+    operation_id: str | None
+    access: Access | None
+    responses: dict[int | str, dict[str, Any]]
+
+
+def complete(schema: dict[str, Any], routes: Iterable[Described], *, keys_optional: bool) -> None:
     """Add to FastAPI's description the components, HEAD of a product, and what each operation needs."""
+    by_id = {route.operation_id: route for route in routes}
     for methods in schema["paths"].values():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] in {"product_id", "reservation_id"} and parameter["in"] == "path":
                     example = RESERVATION_EXAMPLE if parameter["name"] == "reservation_id" else PRODUCT_EXAMPLE
                     parameter["example"] = example["id"]  # what Swagger UI offers to send
-            _name_access(operation, needed.get(operation["operationId"]), changes=method != "get", optional=keys_optional)
+            if (route := by_id.get(operation["operationId"])) is not None:
+                _restore_examples(operation, route.responses)
+            access = None if route is None else route.access
+            _name_access(operation, access, changes=method != "get", optional=keys_optional)
     schema.setdefault("components", {})["securitySchemes"] = {
         _KEY_SCHEME: {
             "type": "http",
@@ -373,9 +252,18 @@ def complete(schema: dict[str, Any], needed: Mapping[str, Access | None], *, key
     path["head"] = _head_of(path["get"])
 
 
+def _restore_examples(operation: dict[str, Any], responses: Mapping[int | str, dict[str, Any]]) -> None:
+    """Put the examples of answers back as they were: FastAPI leaves out their members that are null."""
+    for status, response in responses.items():
+        for media_type, content in response.get("content", {}).items():
+            if "example" in content:
+                operation["responses"][str(status)]["content"][media_type]["example"] = content["example"]
+
+
 def _name_access(operation: dict[str, Any], access: Access | None, *, changes: bool, optional: bool) -> None:
     """Name the scope of an operation, and add the problems of admission to its answers."""
     slugs = ["host-not-allowed"]
+    operation["security"] = []
     if access is not None:
         operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
         scope = f"Needs the scope `{access.scope}`."

@@ -16,12 +16,12 @@ from app.api.openapi import (
     PRODUCT,
     PRODUCT_CREATED,
     PRODUCT_READ,
-    READ_HEADERS,
     WRITE_PROBLEMS,
     answers,
     body,
     patch_media,
 )
+from app.api.parameters import READ_HEADERS
 from app.api.problems import FieldError, invalid, no_product, precondition_failed
 from app.api.responses import NO_CACHE, ProductId, cache_status, checked_id, entity_tag, render_product
 from app.api.routes import request_router, requires

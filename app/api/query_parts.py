@@ -28,7 +28,8 @@ MAX_VERSION = 2**63 - 1
 MAX_LINE = 2**31 - 1
 MAX_SHOWN = 80
 LIMIT_FORM = re.compile("[1-9][0-9]{0,3}")
-_CURSOR = re.compile("[A-Za-z0-9_-]{1,8192}")
+CURSOR_PATTERN = "^[A-Za-z0-9_-]{1,8192}$"
+_CURSOR = re.compile(CURSOR_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,15 @@ from app.api.context import products_of
 from app.api.list_queries import reservation_query
 from app.api.openapi import (
     RESERVATION,
-    RESERVATION_HEADERS,
     RESERVATION_MADE,
     RESERVATION_NOT_MODIFIED,
-    RESERVATION_PARAMETERS,
     RESERVATION_READ,
     RESERVATIONS,
     WRITE_PROBLEMS,
     answers,
-    body,
     reservation_body,
 )
+from app.api.parameters import RESERVATION_HEADERS, RESERVATION_PARAMETERS
 from app.api.problems import reservation_changed
 from app.api.reservation_models import CommitRequest, Extension, NewReservation, ReleaseRequest
 from app.api.responses import BYPASSED, NO_CACHE, checked_reservation_id, entity_tag, page_response
@@ -52,9 +50,10 @@ ReservationId = Annotated[str, Path(description="the reservation's id")]
     status_code=201,
     response_class=Response,
     responses=answers({201: RESERVATION_MADE}, (*WRITE_PROBLEMS, *_NEW_PROBLEMS)),
-    openapi_extra=body(
+    openapi_extra=reservation_body(
         "NewReservation",
         {"lines": [{"product_id": "mug-blue", "quantity": 2}], "expires_in_s": 600, "reference": "cart-9"},
+        named=False,
     ),
 )
 @requires(Scope.STOCK_RESERVE, BATCH_COST)

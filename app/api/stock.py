@@ -12,17 +12,8 @@ from app.api.context import products_of
 from app.api.examples import PRODUCT_EXAMPLE
 from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
-from app.api.openapi import (
-    ADJUSTED,
-    ADJUSTED_LINES,
-    MOVEMENT_PARAMETERS,
-    MOVEMENTS,
-    PRODUCT,
-    REFERENCE_PARAMETERS,
-    WRITE_PROBLEMS,
-    answers,
-    body,
-)
+from app.api.openapi import ADJUSTED, ADJUSTED_LINES, MOVEMENTS, PRODUCT, WRITE_PROBLEMS, answers, body
+from app.api.parameters import MOVEMENT_PARAMETERS, REFERENCE_PARAMETERS
 from app.api.responses import (
     ProductId,
     checked_id,

@@ -56,8 +56,7 @@ async def run(arguments: argparse.Namespace) -> int:
     Raises:
         CommandFailed: the service refuses to be followed, or the cursor cannot be kept.
     """
-    headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
-    async with httpx.AsyncClient(base_url=arguments.url, headers=headers, timeout=_TIMEOUT_S) as client:
+    async with _client(arguments.url, arguments.key) as client:
         follower = _Follower(client, arguments.types, arguments.cursor_file)
         try:
             return await follower.follow()
@@ -65,6 +64,30 @@ async def run(arguments: argparse.Namespace) -> int:
             # Whoever read the lines has left. Nothing more can be written, not even at the end of the process.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+
+
+def _client(url: str, key: str | None) -> httpx.AsyncClient:
+    """Return a client of the service.
+
+    Raises:
+        CommandFailed: the URL is not legal, or the environment names a proxy or certificates that cannot be used.
+    """
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise CommandFailed(f"--url {url!r} is not a URL: {error}") from error
+    if base.scheme not in {"http", "https"} or not base.host:
+        raise CommandFailed(f"--url {url!r} must look like http://127.0.0.1:8000")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    # A proxy from the environment cannot reach this machine's own loopback address.
+    trusted = base.host not in {"localhost", "127.0.0.1", "::1"}
+    try:
+        return httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT_S, trust_env=trusted)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise CommandFailed(
+            f"The proxy or the certificates that the environment names cannot be used ({error}). "
+            "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."
+        ) from error
 
 
 class _Follower:
@@ -84,9 +107,12 @@ class _Follower:
                 return RESYNC
             if answer.status_code != httpx.codes.OK:
                 raise CommandFailed(f"{self._client.base_url} does not let itself be followed: {_detail(answer)}")
-            document = answer.json()
-            _print_lines(document["items"])
-            cursor = str(document["next"])
+            try:
+                document = answer.json()
+                items, cursor = document["items"], str(document["next"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CommandFailed(f"{self._client.base_url} is not a Larder: its answer is no page of changes.") from error
+            _print_lines(items)
             self._keep(cursor)
 
     async def _answer(self, query: dict[str, str]) -> httpx.Response:
@@ -99,8 +125,6 @@ class _Follower:
                     self._hindrance = ""
                     return answer
                 hindrance = _detail(answer)
-            except httpx.InvalidURL as error:
-                raise CommandFailed(f"{self._client.base_url} is no URL: {error}") from error
             except httpx.HTTPError as error:
                 hindrance = f"{self._client.base_url} cannot be reached ({type(error).__name__})."
             if hindrance != self._hindrance:  # said once: an outage lasts many tries

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from app.cli.key_option import key_in
 from app.importer.retry import RetryPolicy
-from app.importer.rows import FIELDS
+from app.importer.rows import FIELDS, PRICE_UNITS
 from app.importer.run import ImportRun
 
 _DESCRIPTION = """\
@@ -49,6 +49,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FIELD=COLUMN",
         help="read FIELD from the column COLUMN; repeat the option for each field that has another name in the file",
     )
+    parser.add_argument(
+        "--price-unit",
+        choices=PRICE_UNITS,
+        help="what unit the prices have: cents (1299) or major (12.99); needed if the column's name does not say cents",
+    )
     for option, least, most, default, metavar, meaning in _NUMBERS:
         parser.add_argument(
             option,
@@ -75,6 +80,7 @@ def import_run(arguments: argparse.Namespace, retry: RetryPolicy, console: Conso
         file=arguments.file,
         url=arguments.url,
         mapping=arguments.mapping,
+        price_unit=arguments.price_unit,
         refused_path=arguments.refused or Path(f"{arguments.file}.refused.csv"),
         batch_size=arguments.batch_size,
         concurrency=arguments.concurrency,

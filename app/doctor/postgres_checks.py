@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
-from psycopg import Error
+from psycopg import Error, OperationalError
 
-from app.doctor.findings import Check, Finding, no, ok
+from app.doctor.findings import Check, Finding, no, ok, unknown
 from app.postgres.primary import Primary
 from app.postgres.session import Connection
 
 _TRANSACTIONS = 10
 _TIMEOUT_MS = 4_321
 _OLD_S = 600
-_SHOWN = 5
 _MEMBERS: Sequence[tuple[str, LiteralString]] = (
     ("the system identifier", "SELECT system_identifier FROM pg_control_system()"),
     ("the timeline", "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"),
@@ -34,11 +33,12 @@ WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regcla
         ('feed_marks', 'SELECT,UPDATE,DELETE'), ('reservations', 'SELECT,INSERT,UPDATE,DELETE'),
         ('reservation_lines', 'SELECT,INSERT,UPDATE,DELETE')
 )
-SELECT privilege || ' on ' || c.relname
-FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) AS privilege
+SELECT format('GRANT %s ON %I TO %I', string_agg(privilege, ', ' ORDER BY number), c.relname, current_user)
+FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) WITH ORDINALITY AS listed (privilege, number)
 WHERE c.relname = wanted.name AND c.relnamespace = place.schema AND NOT has_table_privilege(c.oid, privilege)
+GROUP BY c.relname
 UNION ALL
-SELECT 'EXECUTE on ' || p.proname FROM pg_proc p, place
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, current_user) FROM pg_proc p, place
 WHERE p.proname LIKE 'larder%' AND p.pronamespace = place.schema AND NOT has_function_privilege(p.oid, 'EXECUTE')
 """
 _ROOM: LiteralString = """
@@ -97,7 +97,11 @@ class PostgresChecks:
 
     async def primary(self) -> Sequence[Finding]:
         """Whether this is the primary and may be written to."""
-        version = await self._value("SHOW server_version")
+        try:
+            version = await self._value("SHOW server_version")
+        except OperationalError as error:
+            reason = _reason(error).rstrip(".")
+            return [unknown("Q1", f"PostgreSQL cannot be used ({reason}). Start it, or correct LARDER_DATABASE_URL.")]
         if await self._value("SELECT pg_is_in_recovery()"):
             host = (await self._open()).info.host or "the local socket"
             return [
@@ -182,10 +186,8 @@ class PostgresChecks:
         findings = []
         if (encoding := await self._value("SHOW server_encoding")) != "UTF8":
             findings.append(no("Q4", f"the encoding is {encoding}, which cannot hold every name. Create a database in UTF8."))
-        # Those that concern products come first, because not all are shown.
-        if lacking := sorted((row[0] for row in await self._rows(_GRANTS)), key=lambda right: not right.endswith(" products")):
-            listed = ", ".join(lacking[:_SHOWN]) + (" and more" if len(lacking) > _SHOWN else "")
-            findings.append(no("Q4", f"the role lacks {listed}. Grant that, or let the role own the tables."))
+        if lacking := [row[0] for row in await self._rows(_GRANTS)]:
+            findings.append(no("Q4", f"the role lacks rights. Run, as the owner of the tables: {'; '.join(lacking)}"))
         elif await self._value("SELECT to_regclass('larder_version') IS NOT NULL"):
             found = await self._value("SELECT version_num FROM larder_version")
             if self._head is not None and found != self._head:

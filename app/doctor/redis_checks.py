@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
@@ -83,10 +84,12 @@ class RedisChecks:
         """Whether the sentinels agree, if there are some, and a data server answers and lets this user in."""
         try:
             info = await self._info("server")
-        except (WrongSentinel, AuthenticationError) as error:
-            return [
-                no("D1", f"{error}. Correct the URL or the password of LARDER_REDIS_URL; LARDER_SENTINEL_* is for sentinels.")
-            ]
+        except (RedisConnectionError, StoreUnavailable, OSError) as error:
+            reason = str(error).rstrip(".") or "no answer in time"
+            if _is_refusal(error):
+                cure = "Correct the URL or the password of LARDER_REDIS_URL; LARDER_SENTINEL_* is for sentinels."
+                return [no("D1", f"{reason}. {cure}")]
+            return [unknown("D1", f"Redis cannot be reached ({reason}). Start it, or correct LARDER_REDIS_URL.")]
         mode = info.fields.get("redis_mode") or info.fields.get("server_mode") or "unknown"
         if mode == "sentinel":
             return [no("D1", "this is a sentinel, not a data server. Name the port of the data server, often 6379.")]
@@ -294,3 +297,10 @@ class RedisChecks:
             raw, self._raw = self._raw, None
             await raw.disconnect(nowait=True)
             raise
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return whether a user was refused, or the sentinels are none. On a Unix socket redis-py wraps that in another error."""
+    while error is not None and not isinstance(error, WrongSentinel | AuthenticationError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -79,7 +79,7 @@ class Poster:
                 )
                 for _ in range(connections)
             ]
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
             raise ImportStopped(
                 f"The proxy or the certificates that the environment names cannot be used ({error}). "
                 "Correct ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, or unset them."

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 from app.importer.errors import ImportStopped
 
@@ -16,10 +17,15 @@ REQUIRED = ("id", "name", "price_cents")
 FIELDS = (*REQUIRED, "stock", "reorder_point")
 NUMBERS = ("price_cents", "stock", "reorder_point")
 NUMBER_MAX = 2**53 - 1
+PriceUnit = Literal["cents", "major"]
+"""What a 1 in the column of prices is: a cent, or a euro, a dollar and the like, which is 100 cents."""
+PRICE_UNITS: Final = get_args(PriceUnit)
 
 _CONVERT = "convert the file, naming the encoding it has: iconv -f WINDOWS-1252 -t UTF-8 FILE > converted.csv"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _DIGITS = re.compile(r"[0-9]+")
+_CENTS = re.compile("(?<![a-z])cents?(?![a-z])")
+_MAJOR = re.compile(r"([0-9]+)(?:[.,]([0-9]{1,2}))?")
 _SHOWN_CHARS = 60
 
 
@@ -101,13 +107,15 @@ def _missing_columns(header: Sequence[str], missing: Sequence[str]) -> str:
     return f"{message} If a column has another name, give it: --map {missing[0].split()[0]}=COLUMN"
 
 
-def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns, Iterator[Row | Rejected]]:
+def read_rows(
+    lines: Iterable[str], mapping: Mapping[str, str], price_unit: PriceUnit | None = None
+) -> tuple[Columns, Iterator[Row | Rejected]]:
     """Return the columns of the header line (see ``Columns.of``), and an iterator over the rows below it, in order.
 
     Records whose cells are all empty are skipped.
 
     Raises:
-        ImportStopped: the file has no usable header.
+        ImportStopped: the file has no usable header, or nobody says what unit its prices have.
     """
     records = _records(lines)
     header = next(records, None)
@@ -122,7 +130,18 @@ def read_rows(lines: Iterable[str], mapping: Mapping[str, str]) -> tuple[Columns
     if any(_NOT_UTF8.search(name) for name in names):
         raise ImportStopped(f"The header line is not UTF-8: {_CONVERT} (unpack a gzip file first)")
     columns = Columns.of(names, mapping)
-    return columns, (record if isinstance(record, Rejected) else _row(*record, columns) for record in records)
+    unit = price_unit or _unit_of(names[columns.positions["price_cents"]])
+    return columns, (record if isinstance(record, Rejected) else _row(*record, columns, unit) for record in records)
+
+
+def _unit_of(column: str) -> PriceUnit:
+    """Return the unit of a column of prices by its name. 45 is 45 cents in one file, and 4,500 in another."""
+    if not _CENTS.search(column.casefold()):
+        raise ImportStopped(
+            f"The name of the column {_quoted(column)} does not say what unit its prices have. Add --price-unit cents if 1299"
+            " stands for 12.99 in the file, or --price-unit major if 12.99 stands there."
+        )
+    return "cents"
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]] | Rejected]:
@@ -152,7 +171,7 @@ def _unreadable(error: str, line: int, last_line: int) -> str:
     return reason
 
 
-def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
+def _row(line: int, cells: list[str], columns: Columns, unit: PriceUnit) -> Row | Rejected:
     """Return the row to send, or a rejected row with the first reason why it cannot be sent."""
     id_position = columns.positions["id"]
     row_id = cells[id_position] if id_position < len(cells) else ""
@@ -162,15 +181,18 @@ def _row(line: int, cells: list[str], columns: Columns) -> Row | Rejected:
         # Even one missing cell may mean that all of them are shifted, e.g. prices into stock.
         count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
         return Rejected(line, row_id, f"has {count}, the header has {len(columns.names)} (a comma not quoted?)")
-    item: dict[str, str | int] = {}
+    item: dict[str, str | int | None] = {}
     for field, position in columns.positions.items():
         cell = cells[position]
         if not cell:
             if field in REQUIRED:
                 return Rejected(line, row_id, f"{field} is empty")
             continue
-        value = whole_number(cell) if field in NUMBERS else cell
-        if value is None:
+        value: str | int | None = cell
+        if field == "price_cents" and unit == "major":
+            if (value := cents_of(cell)) is None:
+                return Rejected(line, row_id, f"price: {_quoted(cell)} is not a number such as 12 or 12.99, to 2^53-1 cents")
+        elif field in NUMBERS and (value := whole_number(cell)) is None:
             return Rejected(line, row_id, f"{field}: {_quoted(cell)} is not a whole number from 0 to {NUMBER_MAX}")
         item[field] = value
     return Row(line, row_id, json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode())
@@ -189,6 +211,15 @@ def whole_number(cell: str) -> int | None:
     if len(digits) > len(str(NUMBER_MAX)) or int(digits) > NUMBER_MAX:
         return None
     return int(digits)
+
+
+def cents_of(cell: str) -> int | None:
+    """Return the price in a cell in cents, or ``None`` if it has another form or more than 2^53-1 cents.
+
+    A point or a comma is before the cents. A third digit after it is refused, because it may stand before thousands.
+    """
+    found = _MAJOR.fullmatch(cell.strip())
+    return None if found is None else whole_number(found[1] + (found[2] or "").ljust(2, "0"))
 
 
 def _quoted(cell: str) -> str:

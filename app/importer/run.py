@@ -17,7 +17,7 @@ from app.importer.plain_text import visible
 from app.importer.posting import Poster
 from app.importer.report import Progress, RejectedFile, counts_text
 from app.importer.retry import RetryPolicy
-from app.importer.rows import read_rows
+from app.importer.rows import PriceUnit, read_rows
 from app.importer.sender import Outcome
 from app.importer.stopping import StopFlag
 
@@ -40,6 +40,8 @@ class ImportRun:
     timeout_s: float
     retry: RetryPolicy
     console: Console
+    price_unit: PriceUnit | None = None
+    """The unit of the prices; by default the name of their column has to say that they are in cents."""
     key: str = field(default="", repr=False)
     """The key that the service asks for; empty in open mode."""
     _counts: Counter[Outcome] = field(default_factory=Counter, init=False)
@@ -48,7 +50,7 @@ class ImportRun:
     async def run(self) -> int:
         """Import the file and return the exit status.
 
-        After one Ctrl-C or SIGTERM, batches under way are finished and reported. After two, they are dropped.
+        After one Ctrl-C, SIGTERM or SIGHUP, batches under way are finished and reported. After two, they are dropped.
         """
         started_s = time.monotonic()
         try:
@@ -70,7 +72,7 @@ class ImportRun:
         return SOME_REFUSED if self._counts["refused"] else ALL_ACCEPTED
 
     async def _import(self, file: CsvFile, progress: Progress) -> None:
-        columns, rows = read_rows(file.lines(), self.mapping)
+        columns, rows = read_rows(file.lines(), self.mapping, self.price_unit)
         poster = Poster(
             self.url,
             connections=self.concurrency,

@@ -25,9 +25,9 @@ class StopFlag(asyncio.Event):
 
     @contextlib.contextmanager
     def set_by_signals(self, announce: Callable[[], None]) -> Iterator[None]:
-        """Within this context the first Ctrl-C or SIGTERM sets the flag and calls ``announce``; the second cancels the task.
+        """Within this context the first Ctrl-C, SIGTERM or SIGHUP sets the flag and calls ``announce``.
 
-        That cancellation does not go beyond the context.
+        The second cancels the task. That cancellation does not go beyond the context.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -39,7 +39,9 @@ class StopFlag(asyncio.Event):
             self.set()
             announce()
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        # nohup ignores SIGHUP for its command, and Windows does not know it.
+        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)
+        numbers = {signal.SIGINT, signal.SIGTERM, *([] if signal.getsignal(hangup) is signal.SIG_IGN else [hangup])}
         # Where a loop or thread has no signal handlers (Windows), asyncio cancels the task at Ctrl-C.
         with contextlib.suppress(NotImplementedError, RuntimeError):
             for number in numbers:

@@ -1,16 +1,24 @@
-"""The directory of the private servers' files, and the lock that makes one process their owner.
+"""The directory of the private servers' files, with the lock that makes one process their owner, and those of their sockets.
 
-No other account can look into it. When Larder runs as root, it belongs to the account that the servers run as.
+No other account can look into them. When Larder runs as root, they belong to the account that the servers run as.
 """
 
 import fcntl
 import os
+import re
 import stat
+import tempfile
 from pathlib import Path
 from typing import Self
 
 from app.private_servers.account import give, server_account
-from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable
+from app.private_servers.errors import DirectoryInUse, DirectoryNotWritable, ServerFailed
+
+_USUAL = "/tmp"  # noqa: S108 - a private directory is made in it
+_LONGEST = 60
+"""Bytes of a directory that leave room for the socket's own name. A socket's path has at most 103 bytes on macOS."""
+_PLAIN = re.compile(r"[A-Za-z0-9/._+-]+")
+"""Names that mean the same in PostgreSQL's list of directories, in the configuration of Redis and in a URL."""
 
 
 class ServerDirectory:
@@ -41,6 +49,28 @@ class ServerDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def socket_directory(prefix: str, usual: str = _USUAL) -> Path:
+    """Make a directory for a server's socket: in TMPDIR, or in the usual place if that name does not do.
+
+    Raises:
+        ServerFailed: neither can be used.
+    """
+    hindrances = []
+    for place in (os.environ.get("TMPDIR") or usual, usual):
+        absolute = os.path.abspath(place)  # noqa: PTH100 - `resolve` would make it longer where it is a link
+        if len(absolute.encode()) > _LONGEST or not _PLAIN.fullmatch(absolute):
+            hindrances.append(f"{absolute} is longer than {_LONGEST} bytes or has other characters than A-Z a-z 0-9 / . _ + -")
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=absolute))
+        except OSError as error:
+            hindrances.append(f"{absolute} cannot be written to ({error.strerror})")
+    raise ServerFailed(
+        f"There is no directory for the socket of a private server: {'; '.join(dict.fromkeys(hindrances))}."
+        " Set TMPDIR to a short one that can be written to."
+    )
 
 
 def _take_lock(path: Path) -> int:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from psycopg import sql
 
 from app.private_servers.account import give, open_programs, server_account
 from app.private_servers.binaries import postgres_directory
+from app.private_servers.directory import socket_directory
 from app.private_servers.errors import DirectoryNotWritable, ServerFailed
 from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, is_zombie, orphan
 
@@ -55,7 +55,7 @@ class PostgresServer(PrivateServer):
         self._account = server_account()
         self._options = {**_OPTIONS, **options}
         # The socket is not below data_dir, because a socket path is limited to about 100 bytes.
-        self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
+        self._socket_dir = socket_directory(_SOCKET_PREFIX)
         give(self._socket_dir, self._account)
         self.url = self.url_of(database)
 

@@ -6,12 +6,12 @@ need one: every account of the machine reaches it, so there the password is all 
 
 import asyncio
 import contextlib
+import os
 import random
 import secrets
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from app.private_servers.account import give, let_reach, open_programs, server_account
 from app.private_servers.binaries import redis_program
+from app.private_servers.directory import socket_directory
 from app.private_servers.errors import DirectoryNotWritable, ServerFailed
 from app.private_servers.process import PrivateServer, ServerProcess, end_orphan, orphan
 
@@ -68,7 +69,7 @@ class RedisServer(PrivateServer):
         self._program = (program or redis_program()).absolute()
         self._account = server_account()
         # The socket is not below the directory, because a socket path is limited to about 100 bytes.
-        self.socket = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX)) / _SOCKET_NAME
+        self.socket = socket_directory(_SOCKET_PREFIX) / _SOCKET_NAME
         give(self.socket.parent, self._account)
 
     def prepare(self) -> None:
@@ -149,8 +150,8 @@ class RedisServer(PrivateServer):
             "port": str(port),
             "unixsocket": str(self.socket),
             "unixsocketperm": "700",
-            "dir": f'"{self.directory}"',
-            "pidfile": f'"{self.directory / _PID_FILE}"',
+            "dir": _quoted(self.directory),
+            "pidfile": _quoted(self.directory / _PID_FILE),
             "dbfilename": _SNAPSHOT,
         }
         try:
@@ -158,7 +159,7 @@ class RedisServer(PrivateServer):
             (self.directory / _PID_FILE).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             path.touch(mode=0o600)
-            path.write_text("".join(f"{name} {value}\n" for name, value in {**fixed, **self._options}.items()))
+            path.write_bytes(os.fsencode("".join(f"{name} {value}\n" for name, value in {**fixed, **self._options}.items())))
             give(self.directory, self._account, path)
         except OSError as error:
             raise DirectoryNotWritable(f"{self.directory} cannot be written to ({error.strerror}).") from error
@@ -213,6 +214,12 @@ async def start_redis(
         await server.stop()
         raise
     return server
+
+
+def _quoted(path: Path) -> str:
+    """Return the path as a word of the configuration, whatever characters it has."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{text}"'
 
 
 def _remove_old_socket(directory: Path) -> None:

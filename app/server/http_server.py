@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from typing import cast
 
 import uvicorn
@@ -23,7 +23,7 @@ from app.server.errors import CannotServe
 from app.server.known_heads import KnownHeads
 from app.server.observed_reads import ObservedReads
 from app.server.signals import StopSignals, grace_s
-from app.server.timeouts import TimeLimits, sweep
+from app.server.timeouts import STOP_PATIENCE_S, TimeLimits, Waiting, Watched, give_up_those_who_wait, sweep
 from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshakes, ServerTls
 from app.settings import Settings
 
@@ -119,7 +119,10 @@ class Server(uvicorn.Server):
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nothing more, end the streams, and let the requests under way finish."""
+        """Accept nothing more, end the streams, and let the requests under way finish.
+
+        A client that sends no more of its request, or does not read its answer, delays the stop by a few seconds at most.
+        """
         self.lifespan.state[STATE].feed.end()
         for acceptor in self._acceptors:
             acceptor.close()
@@ -128,7 +131,18 @@ class Server(uvicorn.Server):
             for handshake in self._adopting:
                 handshake.cancel()
             await asyncio.gather(self._renewing, *self._adopting, return_exceptions=True)
-        await super().shutdown(sockets=sockets)
+        leaving = asyncio.create_task(self._leave_the_idle())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            leaving.cancel()
+
+    async def _leave_the_idle(self) -> None:
+        """Give up the clients that do nothing; never returns."""
+        waits: Mapping[Watched, Waiting | None] = {}
+        while True:
+            waits = give_up_those_who_wait(self._connections, waits)
+            await asyncio.sleep(STOP_PATIENCE_S)
 
     def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that was accepted. From now on its socket belongs to this server."""

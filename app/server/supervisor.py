@@ -131,7 +131,7 @@ class _Supervisor:
         try:
             process = await asyncio.create_subprocess_exec(
                 # -P: modules in the working directory are not imported.
-                *(sys.executable, "-P", "-m", "app.server.worker"),
+                *(sys.executable, "-P", "-m", "larder_entry"),
                 *(str(number), str(workers_end.fileno()), str(self._directory)),
                 env=inherited | self._settings.as_env(),
                 stdin=DEVNULL,

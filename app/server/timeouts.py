@@ -5,7 +5,7 @@ before. A limit is therefore kept to half a second, and a request costs nothing 
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -70,6 +70,10 @@ class TimeLimits:
         )
 
 
+STOP_PATIENCE_S = 2.0
+"""Seconds that a client may do nothing while the server stops."""
+
+
 class Patience:
     """How long one connection has waited for its client.
 
@@ -125,6 +129,32 @@ class Watched(Protocol):
 
     def give_up(self, wait: Wait) -> None:
         """End the connection, whose client took too long."""
+
+
+def give_up_those_who_wait(
+    connections: Collection[Watched], before: Mapping[Watched, Waiting | None]
+) -> dict[Watched, Waiting | None]:
+    """Give up the connections whose clients have done nothing since the last look, while the server stops.
+
+    Args:
+        connections: the connections that are left.
+        before: what each waited for at the last look.
+
+    Returns:
+        What each waits for now.
+    """
+    now: dict[Watched, Waiting | None] = {}
+    for connection in list(connections):
+        try:
+            now[connection] = waiting = connection.waiting()
+            last = before.get(connection)
+            if waiting is None or waiting.paused or last is None:
+                continue
+            if _same(last, waiting) and last.amount == waiting.amount:
+                connection.give_up(waiting.kind)
+        except Exception:  # noqa: BLE001 - one connection must not keep the others from being ended
+            _unexpected.exception("the wait of a connection could not be ended")
+    return now
 
 
 def sweep(connections: Collection[Watched], now: float, limits: TimeLimits) -> None:

@@ -1,4 +1,4 @@
-"""``python -m app.server.worker``: one of the processes that ``larder serve --workers N`` starts.
+"""One of the processes that ``larder serve --workers N`` starts, by ``python -m larder_entry``.
 
 It serves the connections that its parent sends, until a signal arrives or the parent is dead.
 """
@@ -7,7 +7,6 @@ import argparse
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 from app.api.worker_metrics import SharedMetrics
@@ -50,7 +49,3 @@ async def _serve(number: int, channel: socket.socket, directory: Path) -> int:
             if receiver.orphaned:
                 shutil.rmtree(directory, ignore_errors=True)  # otherwise the parent removes it
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

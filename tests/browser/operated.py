@@ -35,9 +35,7 @@ class Operated:
 
     def kill_worker(self) -> None:
         """Kill the first worker."""
-        workers = [
-            child for child in psutil.Process(self.service.process.pid).children() if "app.server.worker" in child.cmdline()
-        ]
+        workers = [child for child in psutil.Process(self.service.process.pid).children() if "larder_entry" in child.cmdline()]
         os.kill(min(worker.pid for worker in workers), signal.SIGKILL)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.importer.errors import ImportStopped
-from app.importer.rows import NUMBER_MAX, Columns, Rejected, Row, read_rows, whole_number
+from app.importer.rows import NUMBER_MAX, Columns, Rejected, Row, cents_of, read_rows, whole_number
 
 
 def lines_of(text: str) -> list[str]:
@@ -58,8 +58,8 @@ def test_header_case_spaces_and_order_do_not_matter(header: str) -> None:
 
 def test_other_column_names_are_mapped() -> None:
     """A mapped field is read from its column only, though another has the field's own name."""
-    text = "id,StockCode,Description,Price,ignored\n7,85123A,HEART,255,x\n"
-    mapping = {"id": "stockcode", "name": "Description", "price_cents": "Price"}
+    text = "id,StockCode,Description,Price in cents,ignored\n7,85123A,HEART,255,x\n"
+    mapping = {"id": "stockcode", "name": "Description", "price_cents": "Price in cents"}
     assert items_of(text, **mapping) == [{"id": "85123A", "name": "HEART", "price_cents": 255}]
     assert read_rows([text.splitlines()[0]], mapping)[0].text().endswith(" Not read: 'id', 'ignored'.")
 
@@ -163,6 +163,39 @@ def test_endless_cell_is_rejected_and_reading_goes_on() -> None:
 def test_whole_numbers(cell: str, number: int | None) -> None:
     """Digits with spaces around them, no more."""
     assert whole_number(cell) == number
+
+
+@pytest.mark.parametrize("column", ["Regular price", "Price", "VK", "percent", "PriceCents"])
+def test_column_that_does_not_name_its_unit(column: str) -> None:
+    """45 is 45 cents in one file and 4,500 in another: nobody guesses, and the message says what to add."""
+    lines = [f"id,name,{column}\n", "a,Mug,45\n"]
+    with pytest.raises(ImportStopped, match=r"--price-unit cents .* --price-unit major"):
+        read_rows(lines, {"price_cents": column})
+    for unit, cents in (("cents", 45), ("major", 4_500)):
+        [row] = read_rows(lines, {"price_cents": column}, unit)[1]  # type: ignore[arg-type]  # both are units
+        assert isinstance(row, Row)
+        assert json.loads(row.body)["price_cents"] == cents
+
+
+@pytest.mark.parametrize("column", ["price_cents", "PRICE_CENTS", "Cents", "Price (cent)"])
+def test_column_that_names_its_unit(column: str) -> None:
+    """A price of the other kind in it is refused."""
+    rows = list(read_rows([f"id,name,{column}\n", "a,Mug,45\n", "b,Cup,4.50\n"], {"price_cents": column})[1])
+    assert isinstance(rows[0], Row)
+    assert isinstance(rows[1], Rejected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "cents"),
+    [
+        ("12.99", 1_299), ("12,99", 1_299), (" 12.5 ", 1_250), ("45", 4_500), ("0.07", 7), ("007.10", 710),
+        ("90071992547409.91", NUMBER_MAX), ("90071992547409.92", None), ("1,299", None), ("1.299", None), ("1,299.00", None),
+        ("-1", None), (".5", None), ("5.", None), ("1e3", None), ("£5", None), ("", None), ("9" * 5_000, None),
+    ],
+)  # fmt: skip
+def test_prices_in_major_units(cell: str, cents: int | None) -> None:
+    """Exactly the digits that are there, and nothing that could stand for thousands."""
+    assert cents_of(cell) == cents
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)

@@ -205,7 +205,12 @@ async def test_bad_url(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ALL_PROXY", "socks5://127.0.0.1:1080"), ("HTTP_PROXY", "gopher://proxy"), ("SSL_CERT_FILE", "/absent")],
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTP_PROXY", "gopher://proxy"),
+        ("HTTPS_PROXY", "http://[::1"),
+        ("SSL_CERT_FILE", "/absent"),
+    ],
 )
 async def test_environment_that_cannot_be_used(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
     """It is a sentence, not a traceback, and names the variable; a proxy does not concern a Larder on this machine."""

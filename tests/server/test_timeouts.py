@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from app.server.timeouts import Patience, TimeLimits, Wait, Waiting, sweep
+from app.server.timeouts import Patience, TimeLimits, Wait, Waiting, Watched, give_up_those_who_wait, sweep
 from app.settings import Settings
 
 _LIMITS = TimeLimits(head_s=10, body_s=60, read_s=30, idle_s=75)
@@ -88,3 +88,35 @@ def test_an_error_keeps_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
         sweep(connections, second, _LIMITS)
     assert [connection.ended for connection in connections] == [[], [Wait.IDLE]]
     assert len(caplog.records) == 2
+
+
+class _Client:
+    """A connection whose waits are given."""
+
+    def __init__(self, *waits: Waiting | None) -> None:
+        self.patience = Patience(100.0)
+        self.waits = list(waits)
+        self.ended: list[Wait] = []
+
+    def waiting(self) -> Waiting | None:
+        return self.waits.pop(0)
+
+    def give_up(self, wait: Wait) -> None:
+        self.ended.append(wait)
+
+
+def test_who_does_nothing_while_the_server_stops(caplog: pytest.LogCaptureFixture) -> None:
+    """Between two looks a client has to send or read something, unless it is the server's turn or the server reads nothing."""
+    still = _Client(*[Waiting(Wait.BODY, _REQUEST, 20)] * 3)
+    unread = _Client(*[Waiting(Wait.READ, None, 9_000)] * 2, Waiting(Wait.READ, None, 100))
+    sending = _Client(*[Waiting(Wait.BODY, _REQUEST, 20 * look) for look in range(3)])
+    paused = _Client(*[Waiting(Wait.BODY, _REQUEST, 20, paused=True)] * 3)
+    served = _Client(Waiting(Wait.BODY, _REQUEST, 20), None, Waiting(Wait.BODY, _NEXT, 20))
+    faulty = _Faulty(faulty=True)
+    connections: list[Watched] = [faulty, still, unread, sending, paused, served]
+    waits: dict[Watched, Waiting | None] = {}
+    for _ in range(3):
+        waits = give_up_those_who_wait(connections, waits)
+    ended = [connection.ended for connection in (still, unread, sending, paused, served)]
+    assert ended == [[Wait.BODY, Wait.BODY], [Wait.READ], [], [], []]
+    assert len(caplog.records) == 3
