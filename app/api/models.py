@@ -329,19 +329,9 @@ class Movement(BaseModel):
     delta: int
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
     reason: Literal[
-        "sale",
-        "return",
-        "receipt",
-        "damage",
-        "correction",
-        "other",
-        "opening",
-        "count",
-        "deletion",
-        "hold",
-        "release",
-        "expiry",
-    ]
+        "sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion", "hold",
+        "release", "expiry",
+    ]  # fmt: skip
     reference: str | None
     created_at: Timestamp
     reserved_delta: int = Field(description="by how much the held units changed")
