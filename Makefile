@@ -68,8 +68,8 @@ outages: $(STAMP) ## run the tests that judge how long servers take under load, 
 long-outages: $(STAMP) ## run the long forms of those tests: every alert, every drill
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-topologies: $(STAMP) ## run the long forms of failovers, by 21 of them under load (about ten minutes)
-	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
+topologies: $(STAMP) ## run the long forms of failovers and of a pooler's outages, under load (about twenty minutes)
+	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py tests/outages/test_pooler.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
 	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)
@@ -99,6 +99,7 @@ SEEDS ?= 2000
 START ?= 1
 simulate: $(STAMP) ## run the shipped cache over simulated time and faults: make simulate SEEDS=20000 START=1
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
+	@$(BIN)/python -m tests.simulation.accepted --seeds $$(( $(SEEDS) / 5 )) --start $(START)
 
 MINUTES ?= 3
 chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINUTES=10 [SEED=n]

@@ -47,7 +47,6 @@ from app.products.tidier import Tidier
 from app.products.transaction import Committed
 from app.products.transactions import ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
-from app.telemetry.request_lines import RequestLines
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry
 
@@ -65,7 +64,7 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
     """
     requests = RequestStats()
     spans = open_spans(settings)
-    telemetry = Telemetry(RequestLines(settings.log_requests_percent), spans, settings.trace_percent)
+    telemetry = Telemetry(spans, trace_percent=settings.trace_percent, line_percent=settings.log_requests_percent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:
@@ -136,7 +135,7 @@ async def running(
         products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
         windows = Windows(database, settings.settle_margin_ms, check_epoch)
-        feed = Feed(windows)
+        feed = Feed(windows, cache.stats)
         opened.push_async_callback(feed.aclose)
         pruner = pruner_of(settings, transactions, windows, cache.stats)
         await opened.enter_async_context(in_background("pruner", pruner.run()))
@@ -206,9 +205,10 @@ class Accepting:
         """Apply accepted writes in the background, and finish those that are being accepted at the end."""
         self._app.state.larder = larder
         assert larder.accepted is not None  # noqa: S101 - this object made it
-        applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats)
+        counted = next(iter(larder.stats.values()))
+        applier = Applier(larder.accepted.apply, self._acceptance.mark_failed, self.stats, counted)
         async with (
-            in_background("backlog measurement", keep_measured(self._acceptance.measure)),
+            in_background("backlog measurement", keep_measured(self._acceptance.measure, counted)),
             in_background("applier", applier.run()),
         ):
             yield

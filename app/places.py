@@ -1,19 +1,34 @@
 """Where the servers of the settings are, and who connects to them: what the service and the command have in common."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
 
 from app.cache.redis.places import Credentials
 from app.cache.redis.store import RedisOptions
 from app.cache.redis.tls import RedisTls
 from app.passwords import Password
+from app.postgres.database import limits_of
 from app.postgres.primary import Primary, ReadPassword
 from app.settings import Settings
 
 
 def primary_of(settings: Settings) -> Primary:
     """Return where PostgreSQL is."""
-    return Primary(settings.database_url, _read_password(settings.database_password_file, settings.database_password_command))
+    return Primary(settings.database_url, _database_password(settings), pooled=settings.database_pooler == "transaction")
+
+
+def migration_primary_of(settings: Settings) -> Primary:
+    """Return where migrations find PostgreSQL: not behind a pooler, because they hold a lock of the session."""
+    url = settings.migration_database_url or settings.database_url
+    return Primary(url, None if "password" in conninfo_to_dict(url) else _database_password(settings))
+
+
+def role_limits(settings: Settings) -> Mapping[str, str]:
+    """Return the deadlines of the role's settings behind a pooler. A transaction has those of its part of the service."""
+    return limits_of(settings.database_statement_timeout_ms, settings.database_lock_timeout_ms)
 
 
 def redis_options(settings: Settings) -> RedisOptions:
@@ -32,6 +47,10 @@ def redis_options(settings: Settings) -> RedisOptions:
         ),
         max_age_s=settings.redis_connection_max_age_s,
     )
+
+
+def _database_password(settings: Settings) -> ReadPassword | None:
+    return _read_password(settings.database_password_file, settings.database_password_command)
 
 
 def _read_password(file: str, command: str) -> ReadPassword | None:

@@ -119,6 +119,15 @@ class Settings(BaseModel):
     unread_timeout_ms: Milliseconds = Field(30_000, description="time in which a client must read 1 KiB of a waiting answer")
     idle_timeout_ms: Milliseconds = Field(75_000, description="life of a connection without a request")
 
+    database_pooler: Literal["none", "transaction"] = Field(
+        "none",
+        description="`transaction` if a pooler in transaction mode, such as PgBouncer, is in front of PostgreSQL;"
+        " one in session mode is `none`",
+    )
+    migration_database_url: str = Field(
+        "",
+        description="PostgreSQL URL for `larder migrate`, past a pooler in transaction mode; `LARDER_DATABASE_URL` if empty",
+    )
     database_connections: int = Field(
         10,
         ge=5,
@@ -234,17 +243,9 @@ class Settings(BaseModel):
         60_000, description="pause between removals of answers past their life, and of old marks of the change feed"
     )
     feed_keep_s: int = Field(
-        604_800,
-        ge=60,
-        le=31_536_000,
-        description="how long a follower of the change feed may pause before it has to begin anew",
+        604_800, ge=60, le=31_536_000, description="how long a follower of the feed may pause before it has to begin anew"
     )
-    reservation_tidy_ms: int = Field(
-        500,
-        ge=0,
-        le=60_000,
-        description="pause between two looks for ended reservations whose units nobody has needed; 0: none",
-    )
+    reservation_tidy_ms: int = Field(500, ge=0, le=60_000, description="pause between looks for ended reservations; 0: none")
     reservation_keep_s: int = Field(
         2_592_000, ge=86_400, le=315_360_000, description="how long a reservation is kept after its last unit ended"
     )
@@ -267,7 +268,7 @@ class Settings(BaseModel):
         1, ge=0, le=100, description="share of the requests that is traced, unless a `traceparent` says whether one is"
     )
 
-    @field_validator("database_url", "redis_url")
+    @field_validator("database_url", "migration_database_url", "redis_url")
     @classmethod
     def _url_is_sound(cls, url: str, info: ValidationInfo) -> str:
         fault = redis_url_fault if info.field_name == "redis_url" else database_url_fault

@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml, worlds.pml and tables.pml through Spin and judge it.
+"""Run every configuration of larder.pml, worlds.pml, tables.pml and feed.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -26,6 +26,7 @@ from pathlib import Path
 MODEL = Path(__file__).with_name("larder.pml")
 WORLDS = Path(__file__).with_name("worlds.pml")
 TABLES = Path(__file__).with_name("tables.pml")
+FEED = Path(__file__).with_name("feed.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -92,6 +93,13 @@ TABLE_CONFIGURATIONS = {
     "two-tables-fill": "CYCLES=1 EVICT LOADER",
     "two-tables-late": "CYCLES=1 EVICT_WATERMARK LOADER",
     "two-tables-lost-trust": "CYCLES=1 EVICT_FENCE",
+}
+
+# Of feed.pml.
+FEED_CONFIGURATIONS = {
+    "feed": "CYCLES=2",
+    "feed-overlap": "CYCLES=2 AUDITORS=2 ONE_WRITER",
+    "feed-ttl": "CYCLES=2 TTL=2 ONE_WRITER",
 }
 
 # name: (configuration, what is dropped or asked for)
@@ -182,6 +190,16 @@ TABLE_MUTANTS = {
     "goal-table-goes-on-alone": ("two-tables", "GOAL=4"),
 }
 
+FEED_MUTANTS = {
+    "mark-from-poll": ("feed", "M_MARK_FROM_POLL"),
+    "mark-from-snapshot": ("feed", "M_MARK_FROM_SNAPSHOT"),
+    "mark-not-beyond": ("feed", "M_MARK_NOT_BEYOND"),
+    "window-by-xmin": ("feed", "M_WINDOW_BY_XMIN"),
+    "goal-told-after-audit": ("feed", "GOAL=1"),
+    "goal-told-without-redis": ("feed", "GOAL=2"),
+    "goal-two-windows-at-once": ("feed", "GOAL=3"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -210,6 +228,7 @@ def all_cases() -> list[Case]:
         (MODEL, CONFIGURATIONS, MUTANTS),
         (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS),
         (TABLES, TABLE_CONFIGURATIONS, TABLE_MUTANTS),
+        (FEED, FEED_CONFIGURATIONS, FEED_MUTANTS),
     )
     sound = [
         Case(name, tuple(flags.split()), must_fail=False, model=model)

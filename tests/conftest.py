@@ -16,6 +16,7 @@ import pytest
 import redis.asyncio
 
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
+from tests.harness.pgbouncer import PgBouncer, pgbouncer_program, place_of, prepare_role, start_pgbouncer
 from tests.harness.servers import create_database, drop_database, know_history, new_name, session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
@@ -81,6 +82,16 @@ def postgres(session_runner: asyncio.Runner, servers_directory: Path) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def pgbouncer(session_runner: asyncio.Runner, servers_directory: Path, postgres: SessionPostgres) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode in front of the session's PostgreSQL. A test keeps to its own database."""
+    if pgbouncer_program() is None and "CI" not in os.environ:
+        pytest.skip("PgBouncer is not installed (on Debian: apt-get install --no-install-recommends pgbouncer)")
+    opened = start_pgbouncer(servers_directory / "pgbouncer", place_of(postgres.url))
+    yield session_runner.run(opened.__aenter__())
+    session_runner.run(opened.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
 def migrated_template(session_runner: asyncio.Runner, postgres: SessionPostgres) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
     name = new_name()
@@ -98,6 +109,8 @@ async def database_url(postgres: SessionPostgres, migrated_template: str, namesp
     name = new_name()
     url = await create_database(postgres.url, name, template=migrated_template)
     await know_history(url, namespace)
+    if "TESTS_POOLER" in os.environ:
+        await prepare_role(url)
     yield url
     await drop_database(postgres.url, name)
 

@@ -1,7 +1,10 @@
 """Limits for tests: those of the default settings, with changes."""
 
+import os
 from dataclasses import fields, replace
 from typing import Any
+
+from psycopg.conninfo import conninfo_to_dict
 
 from app import main, places
 from app.cache.config import CacheConfig
@@ -35,7 +38,13 @@ def write_limits(**changes: int) -> WriteLimits:
     return replace(main.write_limits(SETTINGS), **changes)
 
 
-def open_database(url: str, **changes: int) -> Database:
-    """Connections to PostgreSQL; the settings of ``changes`` are named without ``database_``."""
+def open_database(url: str, **changes: int | str) -> Database:
+    """Connections to PostgreSQL; the settings of ``changes`` are named without ``database_``.
+
+    They go through a pooler if the run has one (``tests.harness.other_servers --pooler``).
+    """
     changed = {f"database_{name}": value for name, value in changes.items()}
+    if port := os.environ.get("TESTS_POOLER"):
+        url = f"postgresql://postgres@127.0.0.1:{port}/{conninfo_to_dict(url)['dbname']}?sslmode=disable"
+        changed["database_pooler"] = "transaction"
     return main.open_database(SETTINGS.model_copy(update={"database_url": url, **changed}))

@@ -77,6 +77,7 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
             "longest_wait_s": round(total.load.longest_wait_s, 3),
             "pressure": round(total.load.pressure, 2),
         },
+        "feed": {name: value and round(value, 2) for name, value in asdict(total.feed).items()},
         "refused": dict(total.access.refused.most_common()),
         "clients": [
             {"name": name, "admitted": count, "limited": total.access.limited[name]}

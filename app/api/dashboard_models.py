@@ -104,6 +104,14 @@ class Queues(BaseModel):
     pressure: float = Field(description="above 0.5 requests are shed")
 
 
+class Feed(BaseModel):
+    """Who follows the change feed."""
+
+    followers: int
+    mark_age_s: float | None = Field(description="since the newest mark that tells of changes; null without followers")
+    lag_s: float = Field(description="for how long the slowest follower has not fetched what it could have")
+
+
 class Client(BaseModel):
     """What a client sent."""
 
@@ -143,6 +151,7 @@ class DashboardData(BaseModel):
     samples: Samples
     totals: Totals
     queues: Queues
+    feed: Feed
     refused: dict[str, int] = Field(description="requests refused, by the type of the problem")
     clients: list[Client] = Field(description="those who sent most, first; then those who were limited most")
     stock: Stock

@@ -338,7 +338,8 @@ async def open_caches(
             await part.protocol.start()
         await opened.enter_async_context(in_background("audit", loop.run()))
         if options.place.has_sentinels:
-            watch = SentinelWatch(options.place, (*links.all, shared, alone), limits.audit_interval_ms / 1000)
+            interval_s = limits.audit_interval_ms / 1000
+            watch = SentinelWatch(options.place, (*links.all, shared, alone), interval_s, parts[0].stats)
             await opened.enter_async_context(in_background("sentinel watch", watch.run()))
         transactions = TableTransactions(
             database,

@@ -57,7 +57,7 @@ async def run(arguments: argparse.Namespace) -> int:
             print(f"larder dev: {warning}", file=sys.stderr)
         async with _private_servers(arguments.directory) as (urls, commands):
             settings = read_settings({**access, **urls})
-            await check_database(settings)
+            await check_database(settings, to_migrate=True)
             if warning := await check_redis(settings):
                 print(f"larder dev: {warning}", file=sys.stderr)
             await migrate(settings)

@@ -12,7 +12,7 @@ from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by, ok, status_of, unknown
 from app.doctor.postgres_checks import PostgresChecks
 from app.doctor.redis_checks import RedisChecks
-from app.places import primary_of, redis_options
+from app.places import primary_of, redis_options, role_limits
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -113,6 +113,7 @@ async def _open(
             namespace=settings.cache_namespace,
             # One more for the keys.
             connections=settings.workers * (settings.database_connections + 1),
+            role_limits=role_limits(settings),
             head=head,
         )
         opened.push_async_callback(postgres_checks.close)

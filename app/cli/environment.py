@@ -13,7 +13,7 @@ from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
 from app.cli.errors import CommandFailed
 from app.passwords import PasswordUnavailable
-from app.places import primary_of, redis_options
+from app.places import migration_primary_of, primary_of, redis_options
 from app.settings import Settings, SettingsError
 
 _REDIS_FORM = "redis://user:password@host:6379/0, or sentinel://user:password@host:26379,host:26379/0?service=name"
@@ -27,7 +27,7 @@ _TIMES = frozenset({9, 10})
 # Of OpenSSL: another host name, another IP address.
 _NAMES = frozenset({62, 64})
 # What libpq says, what is wrong, and what to do.
-_DATABASE_TLS = (
+_DATABASE_FAULTS = (
     (
         "certificate verify failed",
         (
@@ -43,6 +43,7 @@ _DATABASE_TLS = (
         ),
     ),
     ("root certificate file", ("cannot be verified", "Let sslrootcert in the URL name the authority's certificate.")),
+    ("statement pooling", ("is a pooler in statement mode", "Set pool_mode = transaction or session there.")),
     ("does not support ssl", ("does not speak TLS", "Turn `ssl` on there, or correct sslmode in the URL.")),
 )
 
@@ -59,26 +60,34 @@ def read_settings(overrides: Mapping[str, str] | None = None) -> Settings:
         raise CommandFailed("; ".join(str(error).splitlines())) from error
 
 
-async def check_database(settings: Settings) -> None:
-    """Connect to PostgreSQL once.
+async def check_database(settings: Settings, *, to_migrate: bool = False) -> None:
+    """Connect to PostgreSQL once, as the service does, or as a migration does.
 
     Raises:
         CommandFailed: the URL is missing or malformed, the server cannot be reached, or it refuses the user.
     """
-    url = settings.database_url
-    if not url:
+    if not settings.database_url:
         raise CommandFailed("LARDER_DATABASE_URL is not set. Name a PostgreSQL, or let `larder dev` start a private one.")
+    if to_migrate and settings.database_pooler == "transaction" and not settings.migration_database_url:
+        raise CommandFailed(
+            "A migration holds a lock of its session, which a pooler in transaction mode does not keep. Let"
+            " LARDER_MIGRATION_DATABASE_URL lead to PostgreSQL itself."
+        )
+    apart = to_migrate and settings.migration_database_url
+    url, variable = (
+        (settings.migration_database_url, "LARDER_MIGRATION_DATABASE_URL")
+        if apart
+        else (settings.database_url, "LARDER_DATABASE_URL")
+    )
     try:
         place = _database_place(url)
     except psycopg.ProgrammingError as error:
-        raise CommandFailed(
-            "LARDER_DATABASE_URL is not a PostgreSQL URL: postgresql://user:password@host:5432/database"
-        ) from error
-    primary = primary_of(settings)
+        raise CommandFailed(f"{variable} is not a PostgreSQL URL: postgresql://user:password@host:5432/database") from error
+    primary = migration_primary_of(settings) if to_migrate else primary_of(settings)
     try:
         primary.check(settings.database_connect_timeout_ms)
     except ValueError as error:
-        raise CommandFailed(f"LARDER_DATABASE_URL {error}") from error
+        raise CommandFailed(f"{variable} {error}") from error
     try:
         await (await primary.connect(timeout_ms=settings.database_connect_timeout_ms)).close()
     except psycopg.Error as error:
@@ -86,7 +95,9 @@ async def check_database(settings: Settings) -> None:
             raise CommandFailed(
                 f"There is no password for PostgreSQL: {unread}. Correct LARDER_DATABASE_PASSWORD_FILE or _COMMAND."
             ) from error
-        raise CommandFailed(f"PostgreSQL at {place} (LARDER_DATABASE_URL) {_connect_failure(str(error))}") from error
+        if isinstance(error, psycopg.errors.CantChangeRuntimeParam):
+            raise CommandFailed(f"PostgreSQL at {place} ({variable}) cannot be used yet: {error}") from error
+        raise CommandFailed(f"PostgreSQL at {place} ({variable}) {_connect_failure(str(error))}") from error
 
 
 async def check_redis(settings: Settings) -> str | None:
@@ -169,7 +180,7 @@ def _connect_failure(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason = lines[0].rpartition("failed: ")[2] if lines else "no reason given"
     lowered = message.lower()
-    for sign, sentence in _DATABASE_TLS:
+    for sign, sentence in _DATABASE_FAULTS:
         if sign in lowered:
             return f"{sentence[0]} ({reason}). {sentence[1]}"
     if "password" in lowered or "authentication" in lowered or "role" in lowered:

@@ -1,12 +1,17 @@
 """`larder migrate`: bring the database's schema up to date, and end a rolling deploy."""
 
 import argparse
+from collections.abc import Sequence
+
+import psycopg
 
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
-from app.places import primary_of
+from app.places import migration_primary_of, primary_of, role_limits
 from app.postgres.errors import DatabaseError
 from app.postgres.migrations import finish, payload_schema, upgrade
+from app.postgres.pooler import role_parameters, set_role
+from app.postgres.session import bounded
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -29,9 +34,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 async def run(arguments: argparse.Namespace) -> int:
     """Migrate, or finish."""
     settings = read_settings()
-    await check_database(settings)
+    await check_database(settings, to_migrate=True)
     await migrate(settings)
-    primary = primary_of(settings)
+    primary = migration_primary_of(settings)
     try:
         if arguments.finish:
             done = await finish(primary, _RELATION, SCHEMA)
@@ -57,9 +62,27 @@ async def migrate(settings: Settings) -> None:
     """Run the migrations that the database lacks.
 
     Raises:
-        CommandFailed: the database is newer than this Larder, is in use, or cannot be changed; it was left as it was.
+        CommandFailed: the database is newer than this Larder, is in use, or cannot be changed; it was left as it was. Or the
+            settings of the role could not be changed.
     """
     try:
-        await upgrade(primary_of(settings), schemas={_RELATION: SCHEMA})
+        await upgrade(migration_primary_of(settings), schemas={_RELATION: SCHEMA})
     except DatabaseError as error:
         raise CommandFailed(str(error)) from error
+    if settings.database_pooler == "transaction" and (changed := await _set_role(settings)):
+        print(
+            f"The role has now its settings for this database ({', '.join(changed)}). Sessions that are open keep the old ones:"
+            " run RECONNECT in the pooler (PgBouncer's console)."
+        )
+
+
+async def _set_role(settings: Settings) -> Sequence[str]:
+    """Give the service's role the parameters that no session can have behind a pooler; return those that differed."""
+    try:
+        connection = await primary_of(settings).open(settings.database_connect_timeout_ms)
+        async with connection, bounded(connection, settings.database_statement_timeout_ms / 1000):
+            return await set_role(connection, role_parameters(role_limits(settings)))
+    except (psycopg.Error, DatabaseError) as error:
+        raise CommandFailed(
+            f"The schema is up to date, but the settings of the role behind LARDER_DATABASE_URL could not be changed: {error}"
+        ) from error

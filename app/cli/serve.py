@@ -39,13 +39,14 @@ async def run(arguments: argparse.Namespace) -> int:
     with StopSignals() as stop, stop.cancelling(), bind(settings) as listener:
         if warning := check_exposure(listener, settings):
             print(f"larder serve: {warning}", file=sys.stderr)
-        await check_database(settings)
+        await check_database(settings, to_migrate=arguments.migrate)
         if warning := await check_redis(settings):
             print(f"larder serve: {warning}", file=sys.stderr)
         if arguments.migrate:
             from app.cli.migrate import migrate  # noqa: PLC0415 - a start without it does not load Alembic
 
             await migrate(settings)
+            await check_database(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)

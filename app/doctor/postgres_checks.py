@@ -1,18 +1,21 @@
 """The checks of PostgreSQL. They change nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, LiteralString
 
 from psycopg import Error, OperationalError
 
 from app.doctor.findings import Check, Finding, no, ok, unknown
+from app.postgres.pooler import different_parameters, role_parameters, shares_sessions
 from app.postgres.primary import Primary
 from app.postgres.session import Connection
 
 _TRANSACTIONS = 10
 _TIMEOUT_MS = 4_321
 _OLD_S = 600
+_SHOWN = 5
 _MEMBERS: Sequence[tuple[str, LiteralString]] = (
     ("the system identifier", "SELECT system_identifier FROM pg_control_system()"),
     ("the timeline", "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"),
@@ -61,12 +64,22 @@ class PostgresChecks:
         schema: the payload's schema that this release knows.
         namespace: the cache namespace of the service.
         connections: how many connections the service may open in all its workers.
+        role_limits: the deadlines that the role's settings have to have behind a pooler.
         head: the newest revision that this release knows, if it was found out.
     """
 
     def __init__(
-        self, primary: Primary, *, timeout_ms: int, schema: int, namespace: str, connections: int, head: str | None = None
+        self,
+        primary: Primary,
+        *,
+        timeout_ms: int,
+        schema: int,
+        namespace: str,
+        connections: int,
+        role_limits: Mapping[str, str] | None = None,
+        head: str | None = None,
     ) -> None:
+        self._role_limits = role_limits or {}
         self._primary = primary
         self._timeout_ms = timeout_ms
         self._schema = schema
@@ -150,22 +163,22 @@ class PostgresChecks:
         return [ok("Q2", "every member of the epoch can be read, and the triggers are on")]
 
     async def session(self) -> Sequence[Finding]:
-        """Whether what is set in a session stays in it."""
+        """Whether what is set in a session stays in it, or, behind a pooler, holds for every session."""
         connection = await self._open()
-        pids, kept = set(), set()
-        for _ in range(_TRANSACTIONS):
-            async with connection.transaction():
-                rows = await self._rows("SELECT pg_backend_pid(), current_setting('statement_timeout')")
-                pids.add(rows[0][0])
-                kept.add(rows[0][1])
-        if len(pids) > 1:
+        if self._primary.pooled:
+            return await self._pooled(connection)
+        if await shares_sessions(connection, partial(self._primary.open, timeout_ms=self._timeout_ms)):
             return [
                 no(
                     "Q3",
-                    f"{len(pids)} backends answered on one connection: a pooler in transaction mode, which loses prepared"
-                    " statements and deadlines. Connect to PostgreSQL directly, or to the pooler's session mode.",
+                    "a pooler in transaction mode is in front of PostgreSQL, which loses prepared statements and deadlines."
+                    " Set LARDER_DATABASE_POOLER=transaction, and run: larder migrate",
                 )
             ]
+        kept = set()
+        for _ in range(_TRANSACTIONS):
+            async with connection.transaction():
+                kept.add((await self._rows("SELECT current_setting('statement_timeout')"))[0][0])
         if kept != {f"{_TIMEOUT_MS}ms"}:
             return [
                 no(
@@ -180,6 +193,29 @@ class PostgresChecks:
         except Error as error:
             return [no("Q3", f"a prepared statement is refused ({_reason(error)}). Connect to PostgreSQL directly.")]
         return [ok("Q3", "one backend per connection; its parameters and prepared statements stay")]
+
+    async def _pooled(self, connection: Connection) -> Sequence[Finding]:
+        wanted = role_parameters(self._role_limits)
+        found = {one for _ in range(_TRANSACTIONS) for one in await different_parameters(connection, wanted)}
+        if found:
+            listed = ", ".join(f"{name} is {present!r}" for name, present, _ in sorted(found)[:_SHOWN])
+            more = " and more" if len(found) > _SHOWN else ""
+            return [
+                no(
+                    "Q3",
+                    f"behind the pooler {listed}{more}, not as the role's settings have to be."
+                    " Run: larder migrate; then RECONNECT in the pooler (PgBouncer's console).",
+                )
+            ]
+        if not await shares_sessions(connection, partial(self._primary.open, timeout_ms=self._timeout_ms)):
+            return [
+                no(
+                    "Q3",
+                    "no pooler in transaction mode was found. Without one LARDER_DATABASE_POOLER=none is faster.",
+                    needed=False,
+                )
+            ]
+        return [ok("Q3", "a pooler in transaction mode; the role's settings are as needed in every session that was seen")]
 
     async def settings(self) -> Sequence[Finding]:
         """Whether the server, the schema and the rights are as the service needs them."""
@@ -246,6 +282,8 @@ class PostgresChecks:
         ]
 
     async def _room(self) -> Sequence[Finding]:
+        if self._primary.pooled:
+            return []  # the pooler limits the connections
         limits = [limit for limit in (await self._rows(_ROOM))[0] if limit is not None and limit >= 0]
         if min(limits) >= self._connections:
             return []
@@ -269,7 +307,10 @@ class PostgresChecks:
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             limits = {"statement_timeout": str(_TIMEOUT_MS)}
-            self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
+            if self._primary.pooled:
+                self._connection = await self._primary.open(self._timeout_ms)  # unchecked: Q3 says what differs
+            else:
+                self._connection = await self._primary.connect(timeout_ms=self._timeout_ms, parameters=limits, autocommit=True)
         return self._connection
 
 

@@ -2,7 +2,7 @@
 
 While there are followers, the newest mark is read ten times a second. When it has moved, the window up to it is read once
 and kept in a ring of bounded size. Followers at the same place share one page. A follower whose place is behind the ring
-reads pages from the database, a few followers at a time.
+gets its pages from the backlog, which reads the database.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from app.cache.errors import CacheError, Overloaded
+from app.cache.stats import Stats
+from app.feed.backlog import Backlog
 from app.feed.errors import CursorOfAnotherHistory, FeedStarting, MustResync
 from app.feed.events import Cursor, Event, EventType, Page
 from app.feed.state import FeedState
@@ -26,10 +28,8 @@ MARK_S = 0.5
 """Pause between two marks that are made without audits, while no slot can be trusted."""
 RING_BYTES = 8 * 1024 * 1024
 WINDOW_EVENTS = 5_000
-"""Most events of a window that is kept in the ring. Of a larger one, every follower reads pages from the database."""
+"""Most events of a window that is kept in the ring. A larger one is left to the backlog."""
 MOST_FOLLOWERS = 1_000
-READERS = 2
-"""Most pages that are read from the database at the same time."""
 _PAGES = 32
 """Most pages that are remembered for others at the same place, until the next window comes."""
 log = logging.getLogger(__name__)
@@ -45,10 +45,17 @@ class _Window:
 
 
 class Feed:
-    """The changes as followers see them."""
+    """The changes as followers see them.
 
-    def __init__(self, windows: Windows, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        windows: where marks and windows are read.
+        stats: counts unexpected errors.
+        clock: the process's clock.
+    """
+
+    def __init__(self, windows: Windows, stats: Stats, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._windows = windows
+        self._stats = stats
         self._clock = clock
         self._ring: deque[_Window] = deque()
         self._ring_bytes = 0
@@ -57,7 +64,7 @@ class Feed:
         self._read_at = float("-inf")
         self._marked_at = float("-inf")
         self._reading = asyncio.Lock()
-        self._readers = asyncio.Semaphore(READERS)
+        self._backlog = Backlog(windows)
         self._moved = asyncio.Event()
         self._places: Counter[int] = Counter()
         """How many followers are at each mark."""
@@ -70,7 +77,7 @@ class Feed:
     def state(self) -> FeedState:
         """What the metrics show."""
         newest, now = self._newest, self._clock()
-        if newest is None or newest.number is None:
+        if not self._places or newest is None or newest.number is None:
             return FeedState(self._places.total())
         lag_s = 0.0
         if (slowest := min(self._places, default=newest.number)) < newest.number:
@@ -127,7 +134,7 @@ class Feed:
             return Page((), after, more=False)
         key = (after, types, limit)
         if (page := self._pages.get(key)) is None:
-            page = self._from_ring(after, types, limit) or await self._from_database(after, number, types, limit)
+            page = self._from_ring(after, types, limit) or await self._backlog.page(after, number, types, limit)
             if len(self._pages) < _PAGES and self._newest is newest:
                 self._pages[key] = page
         return page
@@ -163,11 +170,13 @@ class Feed:
     async def _poll(self) -> None:
         while self._places and not self.ending:
             try:
-                await self._refresh()
+                # The pause may end a little early.
+                await self._refresh(0.9 * POLL_S)
                 self._failure = None
             except Exception as error:
+                expected = isinstance(error, CacheError | FeedStarting)
+                self._stats.unexpected += not expected
                 if self._failure is None:
-                    expected = isinstance(error, CacheError | FeedStarting)
                     log.log(
                         logging.WARNING if expected else logging.ERROR,
                         "the change feed stands still, this is tried again: %s",
@@ -177,11 +186,10 @@ class Feed:
                 self._failure = error  # followers go on to wait, and the next reading may succeed
             await asyncio.sleep(POLL_S)
 
-    async def _refresh(self) -> Newest:
-        """Return the newest mark, read at most ``POLL_S`` ago, and keep the window up to it."""
+    async def _refresh(self, age_s: float = POLL_S) -> Newest:
+        """Return the newest mark, read at most ``age_s`` ago, and keep the window up to it."""
         async with self._reading:
-            # The poller's pause may end a little early.
-            if self._newest is not None and self._clock() - self._read_at < 0.9 * POLL_S:
+            if self._newest is not None and self._clock() - self._read_at < age_s:
                 return self._newest
             newest, before = await self._windows.newest(), self._newest
             if newest.unfenced and self._clock() - self._marked_at >= MARK_S:
@@ -239,18 +247,6 @@ class Feed:
                 position = event.position
             place = Cursor(after.epoch, window.upto)
         return Page(found, place, more=False)
-
-    async def _from_database(self, after: Cursor, number: int, types: frozenset[EventType], limit: int) -> Page:
-        upto = after.upto or number
-        async with self._readers:
-            if after.position is None:
-                events = await self._windows.read(after.number, upto, limit=limit + 1, types=types)
-            else:
-                events = await self._windows.read(after.number, upto, limit=limit + 1, types=types, after=after.position)
-        if len(events) <= limit:
-            return Page(events, Cursor(after.epoch, upto), more=upto < number)
-        events = events[:limit]
-        return Page(events, Cursor(after.epoch, after.number, upto, events[-1].position, types), more=True)
 
     def _wake(self) -> None:
         self._moved.set()

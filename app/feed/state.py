@@ -9,7 +9,7 @@ class FeedState:
 
     followers: int = 0
     mark_age_s: float | None = None
-    """Age of the newest mark when it was last read; ``None`` if it never was."""
+    """Age of the newest mark; ``None`` if nobody follows, because marks are not read then."""
     lag_s: float = 0.0
     """For how long the slowest follower has not fetched what it could have."""
 

@@ -9,8 +9,9 @@ from psycopg.types.numeric import Int8Dumper
 from .errors import translate
 from .parameters import PLANS
 from .pool import Pool
+from .pooler import TransactionParameters
 from .primary import Primary
-from .session import Connection, Parameters, Session, Statement
+from .session import Connection, Parameters, Session, Statement, nothing
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
@@ -23,6 +24,15 @@ KEYS_TIMEOUT_MS = 900
 
 WAITING_PER_CONNECTION = 50
 """Most callers who wait for each connection of a share."""
+
+
+def limits_of(statement_timeout_ms: int, lock_timeout_ms: int) -> Mapping[str, str]:
+    """Return the session parameters that limit statements and transactions."""
+    return {
+        "statement_timeout": str(statement_timeout_ms),
+        "lock_timeout": str(lock_timeout_ms),
+        "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +107,17 @@ class Database:
         return self.audit, self.loads, self.lists, self.writes, self.keys
 
     def _share(self, name: str, size: int, statement_timeout_ms: int, lock_timeout_ms: int) -> Pool:
-        parameters = {
-            "statement_timeout": str(statement_timeout_ms),
-            "lock_timeout": str(lock_timeout_ms),
-            "idle_in_transaction_session_timeout": str(2 * statement_timeout_ms),
-            **PLANS,
-        }
+        limits = limits_of(statement_timeout_ms, lock_timeout_ms)
         return Pool(
             name,
-            partial(self._connect, parameters),
+            partial(self._connect, {**limits, **PLANS}),
             size=size,
             waiting_limit=WAITING_PER_CONNECTION * size,
             acquire_timeout_s=self._acquire_timeout_s,
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
             deadline_s=statement_timeout_ms / 1000 + 1.0,
             max_age_s=self._connection_max_age_s,
+            behind=TransactionParameters(limits).behind if self._primary.pooled else nothing,
         )
 
     async def _connect(self, parameters: Mapping[str, str]) -> Connection:

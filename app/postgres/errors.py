@@ -42,7 +42,10 @@ class DatabaseRefused(DatabaseUnavailable):
 
 
 class DatabaseUnsuitable(DatabaseUnavailable):
-    """PostgreSQL must not be used now: it is a standby, is being restored, or its schema is newer than this release."""
+    """PostgreSQL must not be used now: it is a standby, is being restored, or its schema is newer than this release.
+
+    Or it is behind a pooler that the settings do not name, or whose sessions have other parameters than Larder needs.
+    """
 
 
 class DatabaseReadOnly(DatabaseUnsuitable):
@@ -82,6 +85,7 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("23", DataRefused),  # a constraint
     ("22", DataRefused),  # a value that its type cannot hold
     ("40", TransactionConflict),  # serialization failure, deadlock
+    ("55P02", DatabaseUnsuitable),  # a session behind a pooler whose parameters would change answers
     ("55P03", LockTimeout),  # lock timeout
     ("57014", DatabaseOverloaded),  # statement timeout
     ("53", DatabaseOverloaded),  # too many connections, disk full, out of memory
@@ -92,6 +96,8 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("55000", DatabaseUnsuitable),  # recovery in progress: a standby
     ("42P01", DatabaseUnsuitable),  # tables missing: being restored, or never migrated
     ("42883", DatabaseUnsuitable),  # functions missing: the same
+    ("42P05", DatabaseUnsuitable),  # a statement that another client prepared in the same session: see _POOLER
+    ("26000", DatabaseUnsuitable),  # a statement that was prepared in another session: the same
     ("3F000", DatabaseUnsuitable),  # schema missing: the same
     ("57", ConnectionLost),  # shutting down, crashed, starting
     ("08", ConnectionLost),  # connection broke
@@ -100,6 +106,9 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("XX", ConnectionStale),  # e.g. a plan whose table a restore has dropped
 )
 
+
+_POOLED = frozenset({"42P05", "26000"})
+_POOLER = ": a pooler in transaction mode is in front of PostgreSQL. Set LARDER_DATABASE_POOLER=transaction"
 
 _FULL = re.compile("too many (connections|clients)|remaining connection slots")
 """What a server says to a login for which it has no connection left; the driver does not tell its SQLSTATE."""
@@ -117,6 +126,8 @@ def translate(error: Exception) -> DatabaseError:
         if _FULL.search(text):
             return DatabaseOverloaded(text)
         return (DatabaseRefused if refused else ConnectionLost if lost else DatabaseFailed)(text)
+    if state in _POOLED:
+        text += _POOLER
     for code, house in _BY_SQLSTATE:
         if state.startswith(code):
             return house(text)

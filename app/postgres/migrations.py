@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import psycopg
 from alembic.config import Config
@@ -15,7 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from .errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
+from .pooler import shares_sessions
 from .primary import Primary
+from .session import Connection as PsycopgConnection
 
 LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""
@@ -36,6 +39,8 @@ _EARLIER = text(
 )
 """The revision at which an earlier Larder left this schema; no row if what is here is not Larder's."""
 
+_TIMEOUT_MS = 10_000
+"""Deadline for opening a connection."""
 LOCK_WAIT_S = 2
 """How long a migration waits for a table. Other users of the table wait behind it, so this must be short."""
 
@@ -70,7 +75,7 @@ def script_directory() -> ScriptDirectory:
     raise DatabaseFailed("the migrations are missing from this installation")
 
 
-def single_use_engine(primary: Primary | str, *, timeout_ms: int = 10_000) -> AsyncEngine:
+def single_use_engine(primary: Primary | str, *, timeout_ms: int = _TIMEOUT_MS) -> AsyncEngine:
     """Return an engine without a pool, for work that runs once, such as migrations."""
     primary = Primary(primary) if isinstance(primary, str) else primary
     return create_async_engine(
@@ -143,6 +148,7 @@ async def _locked_connection(primary: Primary | str) -> AsyncIterator[AsyncConne
     engine = single_use_engine(primary)
     try:
         async with engine.connect() as connection:
+            await _check_own_session(connection, primary)
             await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             await connection.commit()
             try:
@@ -160,6 +166,17 @@ async def _locked_connection(primary: Primary | str) -> AsyncIterator[AsyncConne
         raise DatabaseUnavailable(str(error)) from error
     finally:
         await engine.dispose()  # ends the session, and with it the lock
+
+
+async def _check_own_session(connection: AsyncConnection, primary: Primary | str) -> None:
+    """Raise ``DatabaseRefused`` if the lock would stay behind in a session that other clients use, too."""
+    primary = Primary(primary) if isinstance(primary, str) else primary
+    own = (await connection.get_raw_connection()).driver_connection
+    if await shares_sessions(cast("PsycopgConnection", own), partial(primary.open, timeout_ms=_TIMEOUT_MS)):
+        raise DatabaseRefused(
+            "a pooler in transaction mode is in front of PostgreSQL, and keeps no lock of a session; nothing was changed. Let"
+            " LARDER_MIGRATION_DATABASE_URL lead to PostgreSQL itself"
+        )
 
 
 async def _lock_holders(connection: AsyncConnection) -> str:

@@ -1,7 +1,8 @@
 """The session parameters that every connection sets, whatever the server, the database, the role or the URL says.
 
 They are those on which answers, errors or speed depend. They are set by one statement after the login, not by the startup
-packet's ``options``, so that options of the URL (``search_path``, an endpoint's name) stay in force.
+packet's ``options``, so that options of the URL (``search_path``, an endpoint's name) stay in force. Behind a pooler that
+shares sessions among clients, ``pooler`` says what replaces that statement.
 """
 
 from collections.abc import Mapping
@@ -55,12 +56,12 @@ PLANS: Mapping[str, str] = {
 }
 
 PIN: LiteralString = """
-SELECT set_config(name, value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS pinned (name, value)
+SELECT set_config(name, value, %(local)s) FROM unnest(%(names)s::text[], %(values)s::text[]) AS pinned (name, value)
 WHERE current_setting(name, true) IS NOT NULL
 UNION ALL
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+SELECT set_config('synchronous_commit', 'on', %(local)s) WHERE current_setting('synchronous_commit') = 'off'
 """
-"""Sets the parameters that the server's version knows.
+"""Sets the parameters that the server's version knows, for the session, or for the transaction if ``local``.
 
 A commit that becomes visible and is then lost in a crash must never be cached, and an audit's announcement must not be lost.
 """

@@ -28,7 +28,7 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .session import Connection, Parameters, Session, Statement, bounded
+from .session import Behind, Connection, Parameters, Session, Statement, bounded, nothing
 
 Result = TypeVar("Result")
 
@@ -55,6 +55,7 @@ class Pool:
         acquire_timeout_s: longest wait for a connection.
         deadline_s: deadline of each statement.
         max_age_s: the age at which a connection is replaced; 0 is never.
+        behind: what has to be sent behind a statement; by default nothing.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Pool:
         acquire_timeout_s: float,
         deadline_s: float,
         max_age_s: float = 0,
+        behind: Behind = nothing,
     ) -> None:
+        self._behind = behind
         self._name = name
         self._connect = connect
         self._waiting_limit = waiting_limit
@@ -95,7 +98,7 @@ class Pool:
         try:
             generation = self._generation
             connection, is_new = await self._take_connection(fresh=fresh)
-            session = Session(connection, self._deadline_s, is_new=is_new)
+            session = Session(connection, self._deadline_s, is_new=is_new, behind=self._behind)
             try:
                 yield session
             except DatabaseError as error:

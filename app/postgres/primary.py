@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .errors import DatabaseError
 from .parameters import ANSWERS, LIMITS, PIN
+from .pooler import check_session
 from .session import Connection, bounded
 
 HOST_SHARE_MS = 500
@@ -33,10 +34,12 @@ class Primary:
     Args:
         url: URL or connection string of libpq. It is passed on unchanged, because rewriting it could change its meaning.
         read_password: is called for each connection, if the URL has no password.
+        pooled: whether a pooler in transaction mode is in front of it.
     """
 
-    def __init__(self, url: str, read_password: ReadPassword | None = None) -> None:
+    def __init__(self, url: str, read_password: ReadPassword | None = None, *, pooled: bool = False) -> None:
         self.url = url
+        self.pooled = pooled
         self._read_password = read_password
         self._last = 0
 
@@ -80,25 +83,37 @@ class Primary:
         """Open a connection, and set the session parameters that everything relies on, and ``parameters`` beside them.
 
         It is the only way in which Larder connects. The deadline begins when the password is known, and holds for all hosts
-        together.
+        together. Behind a pooler nothing is set; the session that answers is checked instead.
 
         Raises:
             psycopg.Error: no host let us in, in time, or the password could not be read.
         """
-        connection = await self._open(timeout_ms)
+        connection = await self.open(timeout_ms)
+        failure: Exception
         try:
             async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
-                pinned = {**ANSWERS, **LIMITS, **(parameters or {})}
-                await connection.execute(PIN, {"names": [*pinned], "values": [*pinned.values()]}, prepare=False)
+                if self.pooled:
+                    await check_session(connection)
+                else:
+                    pinned = {**ANSWERS, **LIMITS, **(parameters or {})}
+                    values = {"names": [*pinned], "values": [*pinned.values()], "local": False}
+                    await connection.execute(PIN, values, prepare=False)
                 await connection.set_autocommit(autocommit)
+                return connection
         except DatabaseError as error:
+            cause = error.__cause__
+            failure = cause if isinstance(cause, psycopg.Error) else psycopg.OperationalError(str(error))
             connection.pgconn.finish()
-            raise (
-                error.__cause__ if isinstance(error.__cause__, psycopg.Error) else psycopg.OperationalError(str(error))
-            ) from error
         except BaseException:
             connection.pgconn.finish()
             raise
+        raise failure  # here, because there its cause would become an error whose cause it is
+
+    async def open(self, timeout_ms: int) -> Connection:
+        """Open a connection in autocommit, as it comes. Raises as ``connect``."""
+        connection = await self._open(timeout_ms)
+        if self.pooled:
+            connection.prepare_threshold = None
         return connection
 
     async def _open(self, timeout_ms: int) -> Connection:

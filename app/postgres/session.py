@@ -7,7 +7,7 @@ Statements run on the driver's own connection, because the write path needs pipe
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, LiteralString
 
@@ -21,14 +21,22 @@ from .pipeline import pipeline
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]
 Statement = LiteralString | Composed
+Behind = Callable[[Statement], Sequence[tuple[Statement, Parameters | None]]]
+"""Returns what has to be sent behind a statement of a round trip."""
+
+
+def nothing(_statement: Statement) -> Sequence[tuple[Statement, Parameters | None]]:
+    """Return that nothing has to be sent."""
+    return ()
 
 
 class Session:
     """A connection in use. Every statement has a deadline on this side, too, because a hanging server enforces none."""
 
-    def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False) -> None:
+    def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False, behind: Behind = nothing) -> None:
         self.is_new = is_new
         """Whether the connection was opened for this use."""
+        self._behind = behind
         self._connection = connection
         self._deadline_s = deadline_s
         self.statements = 0
@@ -76,7 +84,12 @@ class Session:
         self.statements += len(statements)
         self.pipeline_failed = True
         async with pipeline(self._connection):
-            cursors = [await self._connection.execute(*statement) for statement in statements]
+            cursors = []
+            for statement in statements:
+                cursors.append(await self._connection.execute(*statement))
+                for further in self._behind(statement[0]):
+                    self.statements += 1
+                    await self._connection.execute(*further)
         self.pipeline_failed = False
         return cursors
 

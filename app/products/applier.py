@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from app.cache.stats import Stats
 from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products.accepted import AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
@@ -18,6 +19,8 @@ PAUSE_S = 0.1
 MEASURE_S = 0.5
 """Pause between two measurements of the backlog."""
 
+_EXPECTED = (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown)
+
 Apply = Callable[[int | None], Awaitable[Committed]]
 MarkFailed = Callable[[int, str], Awaitable[bool]]
 
@@ -29,12 +32,14 @@ class Applier:
         apply: decides the lowest rows in one transaction, or only the row of a number, and publishes.
         mark_failed: marks one row as failed, with the reason; ``False`` if it no longer waits.
         stats: what to count in.
+        errors: counts unexpected errors.
     """
 
-    def __init__(self, apply: Apply, mark_failed: MarkFailed, stats: AcceptedStats) -> None:
+    def __init__(self, apply: Apply, mark_failed: MarkFailed, stats: AcceptedStats, errors: Stats) -> None:
         self._apply = apply
         self._mark_failed = mark_failed
         self._stats = stats
+        self._errors = errors
         self._log = SparseLog(log)
         self._alone: deque[int] = deque()
         """The rows that are still to be tried alone, because a transaction of several failed."""
@@ -44,10 +49,11 @@ class Applier:
         while True:
             try:
                 busy = await self.apply() > 0 or bool(self._alone)
-            except (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown) as error:
-                log.info("accepted writes could not be applied now, this is tried again: %s", error)
+            except _EXPECTED as error:
+                self._log.info("accepted writes could not be applied now, this is tried again: %s", error)
                 busy = False
             except Exception:
+                self._errors.unexpected += 1
                 if (left_out := self._log.take()) is not None:
                     log.exception("accepted writes could not be applied now, this is tried again (%d lines left out)", left_out)
                 busy = False
@@ -83,13 +89,22 @@ def count(stats: AcceptedStats, committed: Committed) -> None:
         log.error("%d accepted writes cannot be applied, they are kept and marked as failed", committed.failures)
 
 
-async def keep_measured(measure: Callable[[], Awaitable[None]]) -> None:
-    """Measure the backlog until cancelled."""
+async def keep_measured(measure: Callable[[], Awaitable[None]], errors: Stats, pause_s: float = MEASURE_S) -> None:
+    """Measure the backlog until cancelled. An outage is logged once; every unexpected error is counted in ``errors``."""
+    failing = False
     while True:
         try:
             await measure()
-        except (DatabaseUnavailable, DatabaseOverloaded, TransactionConflict, CommitUnknown) as error:
-            log.info("the backlog of accepted writes could not be measured now: %s", error)
-        except Exception:
-            log.exception("the backlog of accepted writes could not be measured now")
-        await asyncio.sleep(MEASURE_S)
+            failing = False
+        except Exception as error:
+            expected = isinstance(error, _EXPECTED)
+            errors.unexpected += not expected
+            if not failing:
+                log.log(
+                    logging.INFO if expected else logging.ERROR,
+                    "the backlog of accepted writes could not be measured now, this is tried again: %s",
+                    error,
+                    exc_info=None if expected else error,
+                )
+            failing = True
+        await asyncio.sleep(pause_s)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.cache.ports import State
+from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Session
 from app.postgres.errors import TransactionConflict
@@ -70,6 +70,7 @@ class Transaction:
         patience: Patience | None,
         check_epoch: CheckEpoch,
         *,
+        clock: Clock = time.monotonic,
         decode: Decode | None,
         again: bool,
         applies: bool = False,
@@ -77,6 +78,7 @@ class Transaction:
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
+        self._clock = clock
         self._direct = direct
         self._decode = decode
         self._applies = applies
@@ -97,7 +99,7 @@ class Transaction:
 
     async def run(self, session: Session) -> Committed:
         """Run the transaction from the beginning."""
-        self._began = time.monotonic()
+        self._began = self._clock()
         self.has_rows = False
         self.taken = Taken()
         await self._lock(session)

@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from app.cache.errors import CacheError
+from app.cache.ports import Clock
 from app.postgres.database import Database
 from app.postgres.errors import (
     CommitUnknown,
@@ -38,6 +40,7 @@ class ProductTransactions:
         attempts: int = 4,
         check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
+        clock: Clock = time.monotonic,
         decode: Decode | None = None,
         taken: "Callable[[Committed], None] | None" = None,
     ) -> None:
@@ -48,6 +51,7 @@ class ProductTransactions:
         self._attempts = attempts
         self._check_epoch = check_epoch
         self._chance = chance or random.Random()
+        self._clock = clock
 
     async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
         """Decide requests one after another and commit their changes. Try again after a deadlock or a lost race.
@@ -61,7 +65,7 @@ class ProductTransactions:
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
-            work = Transaction(batch, patience, self._check_epoch, decode=self._decode, again=attempt > 1)
+            work = Transaction(batch, patience, self._check_epoch, clock=self._clock, decode=self._decode, again=attempt > 1)
             try:
                 return await self._once(work)
             except LockTimeout:
@@ -84,7 +88,7 @@ class ProductTransactions:
             ApplyFailed: nothing was changed, and one of these rows may be the reason.
             DatabaseError: see ``commit``.
         """
-        work = Transaction((), None, self._check_epoch, decode=decode, applies=True, only=only, again=True)
+        work = Transaction((), None, self._check_epoch, clock=self._clock, decode=decode, applies=True, only=only, again=True)
         try:
             return await self._once(work)
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):

@@ -162,7 +162,7 @@ def service() -> Service:
     service.app.state.larder = Larder(
         settings,
         cast("Products", service.products),
-        Feed(service.windows),
+        Feed(service.windows, service.stats),
         service.database,
         service.store,
         {"products": service.stats},

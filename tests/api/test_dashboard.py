@@ -65,6 +65,16 @@ async def test_figures_are_those_of_the_counters(service: Service, client: httpx
     assert found["queues"]["connections"] == 3
 
 
+async def test_followers_of_the_feed_are_shown(service: Service, client: httpx.AsyncClient) -> None:
+    """Their number, the age of the newest mark, and how far the slowest is behind; no age while nobody follows."""
+    assert (await data(client))["feed"] == {"followers": 0, "mark_age_s": None, "lag_s": 0.0}
+    feed = service.app.state.larder.feed
+    with feed.following(await feed.start()):
+        found = (await data(client))["feed"]
+    assert (found["followers"], found["lag_s"]) == (1, 0.0)
+    assert found["mark_age_s"] >= 0
+
+
 async def test_settings_of_the_caches_are_shown(service: Service, client: httpx.AsyncClient) -> None:
     """A cache that is switched off, and a policy that is not the default, have their namespace beside them."""
     assert (await data(client))["caches"] == [{"namespace": "products.1", "writes": "through", "off": False}]

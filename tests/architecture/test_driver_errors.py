@@ -87,7 +87,7 @@ def test_every_sqlstate_of_the_driver_is_ours() -> None:
     for driver_error in classes:
         ours = translate(driver_error("told"))
         assert isinstance(ours, DatabaseError)
-        assert str(ours) == "told"
+        assert str(ours).startswith("told")
         if type(ours) is DatabaseFailed and driver_error.sqlstate is not None and driver_error.sqlstate[:2] not in DEFECTS:
             unmapped.add(driver_error.sqlstate)
     assert unmapped == set()

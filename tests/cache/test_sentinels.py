@@ -4,6 +4,7 @@ The sentinels are sockets that answer what a test wants.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from app.cache.redis.places import Credentials, RedisPlace, place_of
 from app.cache.redis.sentinel import SentinelUrl
 from app.cache.redis.sentinel_watch import SentinelWatch
 from app.cache.redis.tls import RedisTls
+from app.cache.stats import Stats
 from app.private_servers import RedisServer, start_redis
 from app.private_servers.redis_server import free_ports
 from app.products.source import PRODUCTS
@@ -177,7 +179,7 @@ async def test_master_that_most_sentinels_do_not_name_is_left(data_server: Redis
         links = [options.link(), options.link()]
         for link in links:
             await link.start()
-        watch = SentinelWatch(options.place, links, 1.0)
+        watch = SentinelWatch(options.place, links, 1.0, Stats())
         for fake.answers in ([here, here, there], [here, there, UNKNOWN]):
             await watch.look()
             assert all(link.up for link in links)
@@ -189,6 +191,30 @@ async def test_master_that_most_sentinels_do_not_name_is_left(data_server: Redis
         for link in links:
             await link.close()
         await options.place.aclose()
+
+
+async def test_watch_survives_what_it_did_not_expect(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted each time and logged once, and the next question is asked as before."""
+    caplog.set_level(logging.WARNING, "app.cache")  # which the simulation silences
+    broken = True
+
+    async def read_password() -> str:
+        if broken:
+            raise OSError("no such file")
+        return "word"
+
+    stats = Stats()
+    async with sentinels(names(A)) as fake, fake.place(Credentials(read_sentinel_password=read_password)) as place:
+        watching = asyncio.create_task(SentinelWatch(place, [], 0.001, stats).run())
+        async with asyncio.timeout(PATIENCE_S):
+            while stats.unexpected < 3:
+                await asyncio.sleep(0.001)
+            broken = False
+            while not fake.questions:
+                await asyncio.sleep(0.001)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert len([record for record in caplog.records if "no such file" in record.getMessage()]) == 1
 
 
 async def test_caches_watch_the_sentinels(data_server: RedisServer, database_url: str, namespace: str) -> None:

@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable
+from app.cache.stats import Stats
+from app.feed import backlog as backlog_module
 from app.feed import feed as feed_module
+from app.feed.backlog import READERS
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, Cursor, Event, EventType, Page, Position
 from app.feed.feed import MOST_FOLLOWERS, WINDOW_EVENTS, Feed
+from app.feed.state import FeedState
 from app.feed.windows import ALL_TYPES
 from tests.fakes.windows import EPOCH, MemoryWindows
 
@@ -36,8 +40,13 @@ def windows() -> MemoryWindows:
 
 
 @pytest.fixture
-async def feed(windows: MemoryWindows, clock: Clock) -> AsyncIterator[Feed]:
-    feed = Feed(windows, clock=clock)
+def stats() -> Stats:
+    return Stats()
+
+
+@pytest.fixture
+async def feed(windows: MemoryWindows, stats: Stats, clock: Clock) -> AsyncIterator[Feed]:
+    feed = Feed(windows, stats, clock=clock)
     yield feed
     await feed.aclose()
 
@@ -101,12 +110,12 @@ async def test_pages_meet(feed: Feed, windows: MemoryWindows, clock: Clock, limi
         windows.add(*window)
         if kept:
             await seen(feed, clock)
-    reads = windows.calls["read"]
+    searches = windows.calls["read"] + windows.calls["keys"]
     expected = sorted((event for window in events for event in window), key=lambda event: event.position)
     assert await walk(feed, at(1), limit) == expected
     only = frozenset({EventType.MOVEMENT})
     assert await walk(feed, at(1), limit, only) == [event for event in expected if event.type is EventType.MOVEMENT]
-    assert (windows.calls["read"] == reads) == kept
+    assert (windows.calls["read"] + windows.calls["keys"] == searches) == kept
 
 
 async def test_waiting_followers_share_one_reading(feed: Feed, windows: MemoryWindows, clock: Clock) -> None:
@@ -168,16 +177,60 @@ async def test_cursors_that_cannot_go_on(feed: Feed, windows: MemoryWindows) -> 
 
 
 async def test_a_large_window_is_not_kept(feed: Feed, windows: MemoryWindows, clock: Clock) -> None:
-    """It is read page by page, and the feed goes on behind it."""
+    """It is searched once, each page looks its own events up, and the feed goes on behind it."""
     cursor = await feed.start()
     windows.add(*(product(f"p{number:05}") for number in range(WINDOW_EVENTS + 1)))
     await seen(feed, clock)
     assert len(await walk(feed, cursor, 1_000)) == WINDOW_EVENTS + 1
+    assert (windows.calls["keys"], windows.calls["events"], windows.calls["looked up"]) == (1, 6, WINDOW_EVENTS + 1)
     reads = windows.calls["read"]
     windows.add(product("a"))
     await seen(feed, clock)
     assert [event.position.id for event in (await now(feed, at(2))).events] == ["a"]
     assert windows.calls["read"] == reads + 1
+
+
+async def test_who_is_far_behind_goes_on_in_steps(feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step ends at a mark, its keys are read once, and each event is looked up once, whatever the size of pages."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 20)
+    events = [[movement(f"p{number:02}", line=line) for line in range(3)] for number in range(20)]
+    for window in events:
+        windows.add(*window)
+    assert await walk(feed, at(1), 4) == [event for window in events for event in window]
+    assert windows.calls["looked up"] == 60
+    assert (windows.calls["keys"], windows.calls["read"]) == (7, 0)  # ten events, so three windows, at a time
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8, 100])
+async def test_a_window_of_more_keys_than_are_kept(
+    feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """It is searched again when those have been told; pages meet where the keys do."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 8)
+    events = [product(f"p{number:02}") for number in range(30)]
+    windows.add(*events)
+    assert await walk(feed, at(1), limit) == events
+    assert (windows.calls["keys"], windows.calls["looked up"]) == (4, 30)
+
+
+async def test_followers_behind_at_one_place_share_its_keys(feed: Feed, windows: MemoryWindows) -> None:
+    """Each has pages of another size."""
+    windows.add(*(product(f"p{number:02}") for number in range(30)))
+    pages = await asyncio.gather(*(now(feed, at(1), limit) for limit in (7, 8, 9, 10)))
+    assert [len(page.events) for page in pages] == [7, 8, 9, 10]
+    assert windows.calls["keys"] <= READERS
+
+
+async def test_a_product_that_changed_since_is_told_later(
+    feed: Feed, windows: MemoryWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its older state is left out of the page, and the follower goes on behind it."""
+    monkeypatch.setattr(backlog_module, "STEP_KEYS", 2)
+    windows.add(product("a"), product("b"), product("c"))
+    windows.gone = [product("a"), product("b")]
+    first = await now(feed, at(1), 2)
+    assert (list(first.events), first.more) == ([], True)
+    assert await walk(feed, first.next, 2) == [product("c")]
 
 
 async def test_the_ring_is_bounded(feed: Feed, windows: MemoryWindows, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +244,7 @@ async def test_the_ring_is_bounded(feed: Feed, windows: MemoryWindows, clock: Cl
     assert len((await now(feed, at(5))).events) == 2
     assert windows.calls["read"] == reads
     assert len((await now(feed, at(3))).events) == 4
-    assert windows.calls["read"] == reads + 1
+    assert (windows.calls["read"], windows.calls["keys"]) == (reads, 1)
 
 
 async def test_too_many_followers(feed: Feed) -> None:
@@ -230,6 +283,32 @@ async def test_an_outage_is_survived(
     assert [record.levelname for record in caplog.records if record.name == "app.feed.feed"] == ["WARNING"]
 
 
+async def test_unexpected_errors_are_counted(
+    feed: Feed,
+    windows: MemoryWindows,
+    stats: Stats,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of them; an outage of the database is none."""
+    monkeypatch.setattr(feed_module, "POLL_S", 0.001)
+    cursor = await feed.start()
+    with feed.following(cursor):
+        for fault, counted in ((SourceUnavailable("away"), 0), (KeyError("a defect"), 3)):
+            windows.fault, calls = fault, windows.calls["newest"]
+            async with asyncio.timeout(10):
+                while windows.calls["newest"] < calls + 3:
+                    clock.now += 1
+                    await asyncio.sleep(0.001)
+            assert stats.unexpected >= counted
+            assert counted or not stats.unexpected
+            windows.fault = None
+            async with asyncio.timeout(10):
+                while feed.failing:
+                    clock.now += 1
+                    await asyncio.sleep(0.001)
+
+
 async def test_a_stop_ends_every_wait(feed: Feed) -> None:
     """With an empty page, from whose cursor the follower goes on elsewhere."""
     cursor = await feed.start()
@@ -252,4 +331,5 @@ async def test_lag_is_that_of_the_slowest(feed: Feed, windows: MemoryWindows, cl
         assert feed.state.lag_s == 7
         place.move(at(2))
         assert feed.state.lag_s == 0
-    assert feed.state.mark_age_s == 7
+        assert feed.state.mark_age_s == 7
+    assert feed.state == FeedState()

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from app.feed.events import EventType
+from app.feed.events import Event, EventType
+from app.feed.windows import ALL_TYPES, START, Key
 from app.products.commands import Command
 from app.products.decision import Done
 from app.products.idempotency import WriteRequest
@@ -25,9 +26,17 @@ async def reserve(base: Base, command: Command) -> Reservation:
     return decision.reservation
 
 
+async def read(base: Base, since: int, upto: int, types: frozenset[EventType], *, page: int = 100) -> list[Event]:
+    """The events of a window, of some types, a page at a time."""
+    keys: list[Key] = []
+    while more := await base.windows.keys(since, upto, limit=page, types=types, after=keys[-1] if keys else START):
+        keys += more
+    return await base.windows.events(since, upto, keys) if keys else []
+
+
 async def told(base: Base, since: int, upto: int) -> list[dict[str, Any]]:
     """The events of a window about reservations."""
-    return [json.loads(event.body) for event in await base.windows.read(since, upto, limit=100, types=ONLY)]
+    return [json.loads(event.body) for event in await read(base, since, upto, ONLY)]
 
 
 def event(reservation: Reservation) -> dict[str, Any]:
@@ -57,7 +66,7 @@ async def test_every_change_of_a_reservation_is_told(base: Base) -> None:
     assert {(m["reason"], m["delta"], m["reserved_delta"], m["reservation_id"]) for m in movements} == {
         ("hold", 0, 2, made.id), ("hold", 0, 1, made.id), ("sale", -1, -1, made.id), ("release", 0, -1, made.id),
     }  # fmt: skip
-    products = await base.windows.read(1, 4, limit=100, types=frozenset({EventType.PRODUCT}))
+    products = await read(base, 1, 4, frozenset({EventType.PRODUCT}))
     assert [json.loads(e.body)["product"]["available"] for e in products] == [8, 9]
 
 
@@ -69,10 +78,7 @@ async def test_a_reservation_and_a_product_of_one_id(base: Base) -> None:
     await make(base, made.id)
     await base.audit()
     whole = await base.windows.read(1, 2, limit=100)
-    paged, page = [], await base.windows.read(1, 2, limit=1)
-    while page:
-        paged += page
-        page = await base.windows.read(1, 2, limit=1, after=page[-1].position)
+    paged = await read(base, 1, 2, ALL_TYPES, page=1)
     assert paged == whole
     assert [e.type for e in whole if e.position.id == made.id] == [
         EventType.RESERVATION, EventType.PRODUCT, EventType.MOVEMENT,

@@ -3,8 +3,9 @@
 Ids are in no order, as clients choose them, so that neighbours in an index are not neighbours in the table. An eighth of the
 names have the same beginning. One product in a hundred is below its reorder point, one in two hundred is a tombstone. Each has
 an opening entry. Every fifth has a sale, five to an order; every twentieth has a correction; one was sold 50,000 times. The
-ledger's sums are the stocks. There are 200,000 reservations with two lines each, of which one in ten is open, and one in a
-hundred has ended; only the tables of reservations know of them.
+ledger's sums are the stocks. A movement has its product's transaction. The feed has two marks, and the last 200 transactions
+lie between them. There are 200,000 reservations with two lines each, of which one in ten is open, and one in a hundred has
+ended; only the tables of reservations know of them.
 """
 
 from typing import LiteralString
@@ -66,8 +67,8 @@ FROM (
 """
 # The 50,000 sales lie scattered among the others, as sales do.
 _MOVEMENTS: LiteralString = """
-INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference, created_at)
-SELECT m.product_id, m.version, 0, m.delta, m.stock_after, m.reason, m.reference, m.created_at
+INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference, created_at, xid)
+SELECT m.product_id, m.version, 0, m.delta, m.stock_after, m.reason, m.reference, m.created_at, p.changed_xid
 FROM products p CROSS JOIN LATERAL (
     SELECT substr(id, 2)::int AS n, CASE WHEN deleted_at IS NULL THEN stock + version - 1 ELSE 3 END AS opening
 ) AS o CROSS JOIN LATERAL (
@@ -98,6 +99,19 @@ SELECT r.id, line, 'p' || lpad((1 + (hashtext(r.id || line) & 1048575) % 1000000
 FROM reservations r CROSS JOIN generate_series(0, 1) AS line
 """
 
+# Two transactions were under way at the first mark. The audit's fences have lapsed, so that a mark can be made without it.
+_MARKS: LiteralString = """
+WITH history AS (SELECT larder_epoch('products', 2147483647) AS epoch), newest AS (
+    SELECT max(changed_xid)::text::bigint AS xid FROM products
+), audited AS (
+    INSERT INTO cache_audits (relation, namespace, announced, completed, epoch)
+    SELECT 'products', 'million', 1, 1, epoch FROM history
+)
+INSERT INTO feed_marks (number, snapshot, epoch)
+SELECT 1, format('%s:%s:%s,%s', xid - 900, xid - 199, xid - 900, xid - 500)::pg_snapshot, epoch FROM history, newest
+UNION ALL SELECT 2, pg_current_snapshot(), epoch FROM history
+"""
+
 
 async def fill(url: str) -> None:
     """Fill a migrated, empty database, and let PostgreSQL look at it as its own housekeeping would."""
@@ -112,6 +126,7 @@ async def fill(url: str) -> None:
             _ON,
             _RESERVATIONS,
             _LINES,
+            _MARKS,
             "VACUUM (ANALYZE) products, stock_movements, idempotency_records, reservations, reservation_lines",
         ):
             await connection.execute(step)

@@ -45,8 +45,8 @@ async def open_stage(
     prepare: Prepare | None = None,
 ) -> AsyncIterator[Stage]:
     """Start a cluster in ``directory``, create the products of the load, and wait until the cache is trusted."""
-    cluster_of = start_cluster(directory, instances=instances, program=program, revision=revision, prepare=prepare)
-    async with cluster_of as cluster:
+    started = start_cluster(directory, instances=instances, program=program, revision=revision, prepare=prepare)
+    async with started as cluster:
         log = FaultLog()
         history = History(log, HAND_BOUNDS)
         workload = Workload(cluster, history, log, load, Random(_SEED))

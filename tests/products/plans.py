@@ -9,8 +9,9 @@ import psycopg
 from psycopg import sql
 
 from app.cache.postgres import table_queries
+from app.feed import queries as feed_queries
 from app.postgres.database import Session
-from app.products import queries, reservation_queries
+from app.products import accepted_queries, queries, reservation_queries
 from app.products.source import PRODUCTS
 from tests.harness.million import BUSY, HOT, ids
 
@@ -18,17 +19,25 @@ Node = dict[str, Any]
 Parameters = Mapping[str, Any]
 
 TABLES = ("products", "stock_movements", "idempotency_records", "reservations", "reservation_lines")
-"""Those that grow."""
+"""Those that grow. Marks of the feed are few; ``test_accepted_plans`` looks at accepted writes while many wait."""
 
 STATEMENTS: Mapping[str, LiteralString] = {
     prefix + name: text
-    for prefix, module in (("", queries), ("", table_queries), ("RESERVATIONS_", reservation_queries))
+    for prefix, module in (
+        ("", queries),
+        ("", table_queries),
+        ("", accepted_queries),
+        ("FEED_", feed_queries),
+        ("RESERVATIONS_", reservation_queries),
+    )
     for name, text in vars(module).items()
-    if isinstance(text, str) and name.isupper() and not name.startswith("_")
+    if isinstance(text, str) and name.isupper() and not name.startswith("_") and not name.endswith("_TEXT")
 } | {
     "CHANGES": table_queries.changes(PRODUCTS).as_string(),
     "LOAD": table_queries.load(PRODUCTS).as_string(),
     "LOAD_AND_CHANGED": table_queries.read_back(PRODUCTS).as_string(),
+    "FEED_WINDOW": feed_queries.WINDOW.as_string(),
+    "FEED_EVENTS": feed_queries.EVENTS.as_string(),
 }
 
 
@@ -53,6 +62,19 @@ def _load(count: int) -> dict[str, Any]:
 
 def _keys(count: int) -> dict[str, Any]:
     return {"callers": [""] * count, "keys": [f"key-{number}" for number in range(count)]}
+
+
+def _accepted(count: int) -> dict[str, Any]:
+    return {
+        **_keys(count),
+        "hashes": [b"h"] * count,
+        "product_ids": ids(count),
+        "operations": ["putStock"] * count,
+        "targets": ["/products/p/stock"] * count,
+        "conditions": ["[]"] * count,
+        "bodies": [b"{}"] * count,
+        "request_ids": [None] * count,
+    }
 
 
 _AUDIT = {
@@ -105,6 +127,30 @@ _HOLDS: Sequence[Parameters] = [
     for owner in ("cart-9", "p0000005", "nothing")
     for status in ("", "held")
 ]
+_WINDOW = {
+    "knows": 3,
+    "since": 1,
+    "upto": 2,
+    "products": True,
+    "movements": True,
+    "reservations": True,
+    "id": "",
+    "version": 0,
+    "line": -1,
+}
+_WINDOWS: Sequence[Parameters] = [
+    {**_WINDOW, "limit": limit, **other}
+    for limit in (1, 1_000)
+    for other in (
+        {},
+        {"id": "p0500000"},
+        {"products": False},
+        {"movements": False},
+        {"reservations": False},
+        {"since": 2},
+        {"since": 9},
+    )
+]
 _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "location": None, "product_ids": ids(2)}
 
 CASES: Mapping[str, Sequence[Parameters]] = {
@@ -156,6 +202,24 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "STORED_ANSWERS": [_keys(count) for count in (1, 200)],
     "STORE_ANSWER": [{**_ANSWER, "caller": "", "key": "new"}],
     "FORGET": [{"age_s": age_s, "limit": 1_000} for age_s in (60.0, 86_400.0)],
+    "TAKE_LOWEST": [{"limit": 200}],
+    "TAKE_BEFORE": [{"ids": ids(count), **_keys(count), "limit": 201} for count in (1, 200)],
+    "APPLIED": [{"seqs": list(range(count))} for count in (1, 200)],
+    "FAILED": [{"seqs": list(range(count)), "failures": ["Error"] * count} for count in (1, 200)],
+    "ACCEPTED": [_keys(count) for count in (1, 200)],
+    "ACCEPT": [_accepted(count) for count in (1, 200)],
+    "BACKLOG": [{"limit": 100_000}],
+    "FEED_NEWEST": [_AUDIT],
+    "FEED_MARK": [_AUDIT],
+    "FEED_STEP": [{**_WINDOW, "limit": limit} for limit in (1, 5_000)],
+    "FEED_WINDOW": _WINDOWS,
+    "FEED_KEYS": _WINDOWS,
+    "FEED_EVENTS": [
+        {**_WINDOW, "ids": ids(count), "versions": [1] * count, "lines": [line] * count}
+        for count in (1, 1_000)
+        for line in (-1, 0)
+    ],
+    "FEED_FORGET": [{"age_s": age_s, "limit": 1_000} for age_s in (0.0, 86_400.0)],
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any, LiteralString
 import pytest
 
 from app.cache.postgres import table_queries
-from app.feed.queries import WINDOW
 from app.postgres.database import Session
 from app.products import queries
 from tests.harness.million import BUSY, HOT
@@ -27,24 +26,6 @@ SELECT c.relname, pg_stat_get_xact_numscans(c.oid)
 FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
 WHERE coalesce(i.indrelid, c.oid) = ANY(%(tables)s::regclass[]) AND c.relkind IN ('r', 'i')
 """
-
-
-_TWO_MARKS: LiteralString = """
-INSERT INTO feed_marks (number, snapshot, epoch)
-SELECT number, pg_current_snapshot(), larder_epoch('products', 3) FROM generate_series(1, 2) AS number
-"""
-_WINDOW: Parameters = {
-    "knows": 3,
-    "since": 1,
-    "upto": 2,
-    "products": True,
-    "movements": True,
-    "reservations": True,
-    "id": "",
-    "version": 0,
-    "line": -1,
-    "limit": 1_000,
-}
 
 
 @asynccontextmanager
@@ -73,13 +54,6 @@ async def wrong_plans(session: Session) -> dict[str, list[str]]:
             if found := scans(await explain(session, STATEMENTS[name], parameters)):
                 wrong.setdefault(name, []).extend(found)
     return wrong
-
-
-@pytest.mark.parametrize("settings", [AS_SERVED, AS_POSTGRESQL_COMES, KEPT_WITHOUT_HELP], ids=["served", "custom", "generic"])
-async def test_plan_of_a_window_of_the_feed(million: str, settings: Mapping[str, str]) -> None:
-    """It reads products and movements by an index, however it is planned."""
-    async with session_of(million, settings) as session:
-        assert scans(await explain(session, WINDOW.as_string(), _WINDOW)) == []
 
 
 @pytest.mark.parametrize("settings", [AS_SERVED, AS_POSTGRESQL_COMES, KEPT_WITHOUT_HELP], ids=["served", "custom", "generic"])
@@ -112,9 +86,6 @@ async def test_indices(million: str) -> None:
                 counts = await scanned(session, (STATEMENTS[name], parameters), *fetch)
                 assert {table: counts[table] for table in TABLES} == dict.fromkeys(TABLES, 0), (name, counts)
                 used.update(counts)
-        window = await scanned(session, (_TWO_MARKS, None), (WINDOW, _WINDOW))
-        assert {table: window[table] for table in TABLES} == dict.fromkeys(TABLES, 0)
-        used.update(window)
     assert {index for index in used if index not in TABLES and not used[index]} == set(), "nothing needs these"
     assert len(used) > 2 * len(TABLES)
 
@@ -189,3 +160,29 @@ async def test_audit_of_changes(million: str) -> None:
             plan = await explain(session, STATEMENTS["CHANGES"], {"xid": xid}, run=True)
             assert scans(plan) == []
             assert buffers(plan) <= min(2 * plan["Actual Rows"], 1.2 * pages)
+
+
+async def test_a_page_of_the_feed(million: str) -> None:
+    """Its events cost what their number does, wherever they are in a window of thousands of changes."""
+    window = {**CASES["FEED_KEYS"][0], "limit": 10_000}
+    async with session_of(million) as session:
+        found = [tuple(key) for _, _, _, _, *key in await session.rows(STATEMENTS["FEED_KEYS"], window)]
+        assert len(found) == 10_000
+        for size in (10, 100):
+            for keys in (found[:size], found[5_000 : 5_000 + size], found[-size:]):
+                ids, versions, lines = (list(column) for column in zip(*keys, strict=True))
+                given = {**window, "ids": ids, "versions": versions, "lines": lines}
+                plan = await explain(session, STATEMENTS["FEED_EVENTS"], given, run=True)
+                assert plan["Actual Rows"] == size
+                assert buffers(plan) <= 12 * size + 50
+
+
+async def test_a_step_of_the_feed(million: str) -> None:
+    """How far one goes costs what the step holds, and not what has changed since."""
+    async with session_of(million) as session:
+        costs: list[int] = []
+        for limit in (10, 1_000):
+            plan = await explain(session, STATEMENTS["FEED_STEP"], {**CASES["FEED_STEP"][0], "limit": limit}, run=True)
+            costs.append(buffers(plan))
+    assert costs[0] < 100
+    assert costs[1] < 3_000

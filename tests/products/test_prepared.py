@@ -1,5 +1,6 @@
 """Statements are prepared: once for each text and connection, for good, and planned once."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,11 @@ import pytest
 from app.cache.ports import Announced, FenceLimits, Watermark
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
+from app.feed.events import PRODUCT_LINE
+from app.feed.windows import ALL_TYPES, START, Windows
 from app.postgres.database import Database
+from app.products.acceptance import Acceptance
+from app.products.accepted import AcceptedStats, AcceptedWrite, Failed
 from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Denied, Done
 from app.products.errors import ProductsMissing, ReservationMissing
@@ -143,6 +148,53 @@ async def audit(database: Database, size: int) -> None:
         await source.complete(announced.cycle)
 
 
+async def accept(database: Database, size: int, amount: int) -> None:
+    """Accept writes; some are applied, with a direct write or without, and some fail."""
+    stats = AcceptedStats()
+
+    async def decode(write: AcceptedWrite) -> WriteRequest:
+        if write.operation == "unknown":
+            raise ValueError(write.operation)
+        key = IdempotencyKey(write.caller, write.key, write.request_hash, lambda _: Answer(200, b"", None))
+        return WriteRequest(Create(Draft(write.product_ids[0], "Mug", amount, amount)), Origin(None, None, key))
+
+    acceptance = Acceptance(database, lambda _epoch, _asked_at: None, stats, queue_limit=1_000)
+    transactions = ProductTransactions(database, decode=decode)
+
+    async def accepted(operation: str, request_id: str | None) -> list[str]:
+        names = [f"a{next(_numbers)}" for _ in range(size)]
+        writes = [AcceptedWrite("", name, b"hash", [name], operation, "", "", b"{}", request_id) for name in names]
+        await asyncio.gather(*(acceptance.accept(write) for write in writes))
+        return names
+
+    names = await accepted("create", None)
+    direct = await transactions.commit([request(set_stock(name, amount + 7), kept=True, named=True) for name in names])
+    assert {type(decision) for decision in (*direct.taken, *direct.decisions)} == {Done}
+    await accepted("create", "request")
+    assert len((await transactions.apply(decode)).taken) == size
+    names = await accepted("unknown", None)
+    await acceptance.measure()
+    assert stats.rows == size
+    assert (await transactions.apply(decode)).failures == size
+    assert isinstance((await acceptance.find("", names[0])).standing, Failed)
+    assert not await acceptance.mark_failed(amount, "nothing waits")
+    await acceptance.aclose()
+
+
+async def follow(database: Database, amount: int) -> None:
+    """Run the feed's statements. The audit before it has made a mark."""
+    windows = Windows(database, LIMITS.margin_ms, lambda _epoch, _asked_at: None)
+    number = (await windows.newest()).number
+    assert number is not None
+    since = max(1, number - 1)
+    assert await windows.read(since, number, limit=amount) or number == 1
+    await windows.step(since, number, limit=amount, types=ALL_TYPES)
+    keys = await windows.keys(since, number, limit=amount, types=ALL_TYPES, after=START)
+    assert len(await windows.events(since, number, [*keys, ("nothing", amount, PRODUCT_LINE)])) == len(keys)
+    await windows.mark()
+    await windows.forget(age_s=3_600, limit=amount)
+
+
 async def prepared(database: Database) -> list[tuple[Any, ...]]:
     """What each part's connection has prepared: name, text, how often it was planned for its values, and the part."""
     shares = (database.audit, database.loads, database.lists, database.writes)
@@ -151,8 +203,10 @@ async def prepared(database: Database) -> list[tuple[Any, ...]]:
 
 async def everything(database: Database, size: int, amount: int) -> None:
     await write(database, size, amount)
+    await accept(database, size, amount)
     await read(database, size, amount)
     await audit(database, size)
+    await follow(database, amount)
 
 
 async def test_one_prepared_statement_for_each_text(database: Database) -> None:

@@ -1,8 +1,10 @@
 """The cache's SQL statements. The text below each describes its result and the reason for its form.
 
-Statements about audits take several namespaces at once, as arrays of the same length, so that an audit of all tables costs the
-statements of one. A table's name stands in the audit rows and in the epoch as ``relation``; ``knows`` is the newest schema of
-its payload that this release knows. ``named`` inserts the names of tables and columns where PostgreSQL takes no parameter.
+Those that write audit rows turn ``synchronous_commit`` on for themselves: writers rely on these rows, and behind a pooler no
+session can be relied on to have it on. Statements about audits take several namespaces at once, as arrays of the same length,
+so that an audit of all tables costs the statements of one. A table's name stands in the audit rows and in the epoch as
+``relation``; ``knows`` is the newest schema of its payload that this release knows. ``named`` inserts the names of tables and
+columns where PostgreSQL takes no parameter.
 """
 
 from collections.abc import Sequence
@@ -111,7 +113,8 @@ SELECT %(relation)s::text, %(namespace)s, 1, worst.epoch, worst.until, worst.unt
 FROM (
     SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch,
         clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
-) AS worst
+) AS worst,
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
 WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = worst.epoch)
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     announced = a.announced + 1, epoch = excluded.epoch,
@@ -138,7 +141,9 @@ WITH wanted AS MATERIALIZED (
 ), said AS (
     INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
     SELECT s.relation, s.namespace, 1, s.server, s.epoch, greatest(s.until, s.worst), s.worst
-    FROM start s ORDER BY s.relation, s.namespace
+    FROM start s,
+        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
+    ORDER BY s.relation, s.namespace
     ON CONFLICT (relation, namespace, partition) DO UPDATE SET
         announced = a.announced + 1, server = excluded.server, epoch = excluded.epoch,
         fenced_until = greatest(a.fenced_until, excluded.fenced_until),
@@ -167,6 +172,7 @@ was before. Rows are written in one order, so that two instances cannot deadlock
 COMPLETE: LiteralString = """
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
 FROM set_config('larder.snapshot', %(snapshot)s, true),
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable,
     unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
     AS c (relation, namespace, cycle, epoch)
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Sequence
 
+from ..stats import Stats
 from .connection import RedisLink
 from .places import RedisPlace
 
@@ -26,12 +27,14 @@ class SentinelWatch:
         place: where the data server is.
         links: the links to it.
         interval_s: pause between two questions.
+        stats: counts unexpected errors.
     """
 
-    def __init__(self, place: RedisPlace, links: Sequence[RedisLink], interval_s: float) -> None:
+    def __init__(self, place: RedisPlace, links: Sequence[RedisLink], interval_s: float, stats: Stats) -> None:
         self._place = place
         self._links = links
         self._interval_s = interval_s
+        self._stats = stats
         self._chance = random.Random()
         self._trouble = ""
 
@@ -42,6 +45,7 @@ class SentinelWatch:
             try:
                 await self.look()
             except Exception as error:  # noqa: BLE001 - e.g. a password cannot be read; the links are kept
+                self._stats.unexpected += 1
                 trouble = str(error) or type(error).__name__
                 if trouble != self._trouble:  # logged once, because it may last
                     log.warning("the sentinels cannot be asked, and the connections to Redis are kept: %s", trouble)

@@ -117,7 +117,13 @@ function showLamps(data) {
   ]);
 }
 
-function showLists({ servers, totals, queues, refused, clients, stock }) {
+function followersOf({ followers, mark_age_s, lag_s }) {
+  if (!followers) return "none";
+  const mark = mark_age_s === null ? "no mark yet" : `newest mark ${ago(mark_age_s)}`;
+  return `${whole(followers)}, ${mark}, slowest ${lag_s.toFixed(1)} s behind`;
+}
+
+function showLists({ servers, totals, queues, feed, refused, clients, stock }) {
   pairs("proof", [
     ["Last audit of these workers", ago(servers.audit_age_s)],
     ["Audits", whole(totals.audits)],
@@ -139,6 +145,7 @@ function showLists({ servers, totals, queues, refused, clients, stock }) {
     ["Of ended ones, not given back", `${whole(stock.held.over)}${stock.held.over ? `, for ${stock.held.oldest_s.toFixed(1)} s` : ""}`],
     ["Oldest waiting write", `${queues.longest_wait_s.toFixed(2)} s`],
     ["Pressure (sheds above 0.5)", queues.pressure.toFixed(2), queues.pressure > 0.5],
+    ["Followers of the feed", followersOf(feed)],
     ["Workers replaced", whole(servers.worker_restarts), servers.worker_restarts > 0],
     ["Statements since the start", whole(totals.statements)],
     ["Reads since the start", whole(totals.reads)],
