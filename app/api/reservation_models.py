@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, FailFast, Field, model_validator
 
-from app.api.models import MAX_LINES, Id, Quantity, Reference, RequestModel, Rows, Timestamp
+from app.api.models import MAX_LINES, Id, Quantity, Reference, RequestModel, Rows, Timestamp, nothing
 from app.products.product import MAX_INTEGER
 from app.products.reservation import RESERVATION_ID_PATTERN, Part, Wanted
 from app.products.reservation_commands import Rest
@@ -33,11 +33,11 @@ class NewReservation(RequestModel):
     rows: ClassVar = Rows("lines", NewLine, MAX_LINES)
     lines: Annotated[list[NewLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     expires_in_s: ExpiresIn
-    reference: OwnReference = None
+    reference: OwnReference = Field(default_factory=nothing)
     replaces: Annotated[
         Annotated[str, Field(pattern=RESERVATION_ID_PATTERN)] | None,
         Field(description="a reservation to release in the same decision; what it still holds counts as free for this one"),
-    ] = None
+    ] = Field(default_factory=nothing)
 
     def wanted(self) -> list[Wanted]:
         """Return the lines to hold."""
@@ -68,11 +68,12 @@ class CommitRequest(RequestModel):
     """Units to sell. Without lines: all that are open."""
 
     rows: ClassVar = Rows("lines", LinePart, MAX_LINES)
-    lines: _Parts | None = None
+    lines: _Parts | None = Field(default_factory=nothing)
     rest: Literal["keep", "release"] | None = Field(
-        None, description="what becomes of the units that `lines` does not name; needed with `lines`, and only there"
+        default_factory=nothing,
+        description="what becomes of the units that `lines` does not name; needed with `lines`, and only there",
     )
-    reference: OwnReference = None
+    reference: OwnReference = Field(default_factory=nothing)
 
     @model_validator(mode="after")
     def _rest_goes_with_lines(self) -> "CommitRequest":
@@ -93,7 +94,7 @@ class ReleaseRequest(RequestModel):
     """Units to give back. Without lines: all that are open."""
 
     rows: ClassVar = Rows("lines", LinePart, MAX_LINES)
-    lines: _Parts | None = None
+    lines: _Parts | None = Field(default_factory=nothing)
 
     def parts(self) -> list[Part] | None:
         """Return the units to give back, or ``None`` for all."""

@@ -168,6 +168,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "LIST_BELOW_REORDER_POINT": _PAGES,
     "LIST_UNCOVERED": _PAGES,
     "LIST_BY_NAME": _PAGES,
+    "PRODUCTS_OF_RESERVATIONS": [{"ids": _reservations(count)} for count in (1, 500)],
     "RESERVATIONS_ENABLED": [{}],
     "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],
     "RESERVATIONS_READ": [{"ids": _reservations(count)} for count in (0, 1, 500)],

@@ -170,6 +170,10 @@ async def accept(database: Database, size: int, amount: int) -> None:
     names = await accepted("create", None)
     direct = await transactions.commit([request(set_stock(name, amount + 7), kept=True, named=True) for name in names])
     assert {type(decision) for decision in (*direct.taken, *direct.decisions)} == {Done}
+    making = await transactions.commit([request(Reserve([Wanted(names[0], 1)], 60), kept=False, named=False)])
+    [hold] = [decision.reservation for decision in making.decisions if isinstance(decision, Done)]
+    assert hold is not None
+    await transactions.commit([request(Release(hold.id), kept=False, named=False)])
     await accepted("create", "request")
     assert len((await transactions.apply(decode)).taken) == size
     names = await accepted("unknown", None)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from app.cache.stats import Stats
 from app.postgres.database import Database
 from app.products.acceptance import Acceptance
 from app.products.accepted import AcceptedStats, AcceptedWrite, Decided, Standing
@@ -96,9 +95,9 @@ class Shop:
         acceptance = shipped.acceptance(database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock)
         self.products = Products(cache, no_lists, transactions, limits)
         self.accepted = AcceptedWrites(cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS)
-        applier = Applier(self.accepted.apply, acceptance.mark_failed, stats, Stats())
+        applier = Applier(self.accepted.apply, acceptance.mark_failed, stats, opened.stats)
         process.run(applier.run())
-        process.run(keep_measured(acceptance.measure, Stats()))
+        process.run(keep_measured(acceptance.measure, opened.stats))
 
     async def write(self, order: Order) -> Versions:
         """Carry an order out; return the versions of its answer, which may be a kept one."""
