@@ -98,14 +98,10 @@ GivenReason = Annotated[
 ]
 TakeReserved = Annotated[
     bool,
-    Field(
-        default_factory=bool,
-        description="true: held units are taken, too, because they are missing or broken; otherwise only free units are taken",
-    ),
+    Field(default_factory=bool, description="true: held units are taken, too, for they are missing or broken"),
 ]
 OrderReference = Annotated[
-    Reference | None,
-    Field(default_factory=nothing, description="any text of the caller, such as the number of an order"),
+    Reference | None, Field(default_factory=nothing, description="any text of the caller, such as the number of an order")
 ]
 Ignored = Annotated[
     Any,
@@ -340,8 +336,8 @@ class Movement(BaseModel):
     delta: int
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
     reason: Literal[
-        "sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion", "hold",
-        "release", "expiry",
+        "sale", "return", "receipt", "damage", "correction", "other",
+        "opening", "count", "deletion", "hold", "release", "expiry",
     ]  # fmt: skip
     reference: str | None
     created_at: Timestamp

@@ -23,6 +23,7 @@ from app.products.transaction import Committed, Patience
 from app.products.transactions import ProductTransactions
 
 EPOCH = "0123456789abcdef"
+INCARNATION = "1" * 16
 
 
 class MemoryProducts(ProductSource):
