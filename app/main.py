@@ -29,6 +29,7 @@ from app.api.writing import StoredRendering
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
 from app.cache.policies import WritePolicy
+from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
 from app.feed.feed import Feed
 from app.feed.windows import Windows
@@ -42,7 +43,9 @@ from app.products.payload import SCHEMA
 from app.products.pruner import Pruner
 from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Committed, ProductTransactions
+from app.products.tidier import Tidier
+from app.products.transaction import Committed
+from app.products.transactions import ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry
@@ -128,20 +131,17 @@ async def running(
             decode=accepting.decode if accepting else None,
             taken=accepting.count if accepting else None,
         )
-        products = Products(cache.protocol, ProductSource(database), transactions, write_limits(settings), telemetry)
+        source = ProductSource(database)
+        products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
         opened.push_async_callback(products.aclose)
         windows = Windows(database, settings.settle_margin_ms, check_epoch)
         feed = Feed(windows, cache.stats)
         opened.push_async_callback(feed.aclose)
-        pruner = Pruner(
-            {
-                "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
-                "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
-            },
-            cache.stats,
-            pause_s=settings.idempotency_sweep_ms / 1000,
-        )
+        pruner = pruner_of(settings, transactions, windows, cache.stats)
         await opened.enter_async_context(in_background("pruner", pruner.run()))
+        tidier = tidier_of(settings, products, source, cache.stats)
+        if tidier is not None:
+            await opened.enter_async_context(in_background("tidier", tidier.run()))
         ring = key_ring(settings, database, check_epoch)
         if ring is not None:
             await ring.renew()  # so that the first requests are admitted, if the keys can be read
@@ -161,6 +161,7 @@ async def running(
             database,
             shared,
             accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
+            tidier,
             telemetry=telemetry,
         )
         if accepting is not None:
@@ -212,6 +213,23 @@ class Accepting:
         ):
             yield
         await larder.accepted.aclose()
+
+
+def pruner_of(settings: Settings, transactions: ProductTransactions, windows: Windows, stats: Stats) -> Pruner:
+    """Return what removes stored answers and old marks."""
+    tasks = {
+        "answers": partial(transactions.forget, age_s=settings.idempotency_keep_s),
+        "marks of the change feed": partial(windows.forget, age_s=settings.feed_keep_s),
+    }
+    return Pruner(tasks, stats, pause_s=settings.idempotency_sweep_ms / 1000)
+
+
+def tidier_of(settings: Settings, products: Products, source: ProductSource, stats: Stats) -> Tidier | None:
+    """Return what tidies ended reservations, or ``None`` if it is switched off."""
+    if not settings.reservation_tidy_ms:
+        return None
+    pause_s, keep_s = settings.reservation_tidy_ms / 1000, settings.reservation_keep_s
+    return Tidier(products, source.reservations, stats, pause_s=pause_s, keep_s=keep_s)
 
 
 def open_database(settings: Settings) -> Database:

@@ -243,10 +243,11 @@ class Settings(BaseModel):
         60_000, description="pause between removals of answers past their life, and of old marks of the change feed"
     )
     feed_keep_s: int = Field(
-        604_800,
-        ge=60,
-        le=31_536_000,
-        description="how long a follower of the change feed may pause before it has to begin anew",
+        604_800, ge=60, le=31_536_000, description="how long a follower of the feed may pause before it has to begin anew"
+    )
+    reservation_tidy_ms: int = Field(500, ge=0, le=60_000, description="pause between looks for ended reservations; 0: none")
+    reservation_keep_s: int = Field(
+        2_592_000, ge=86_400, le=315_360_000, description="how long a reservation is kept after its last unit ended"
     )
     body_limit_bytes: int = Field(4_194_304, ge=1_024, le=1_073_741_824, description="largest request body")
 

@@ -31,6 +31,7 @@ class Scope(StrEnum):
     PRODUCTS_WRITE = "products:write"
     STOCK_ADJUST = "stock:adjust"
     STOCK_COUNT = "stock:count"
+    STOCK_RESERVE = "stock:reserve"
     LEDGER_READ = "ledger:read"
     CHANGES_READ = "changes:read"
     OPERATE = "operate"
@@ -46,6 +47,7 @@ _ALLOWS = {
     Scope.PRODUCTS_WRITE: "create, replace, change and delete products, with the stock that such a request may set",
     Scope.STOCK_ADJUST: "add to stock and take from it",
     Scope.STOCK_COUNT: "set a stock to what was counted",
+    Scope.STOCK_RESERVE: "hold units for somebody, commit and release them, and read reservations",
     Scope.LEDGER_READ: "read the ledger of stock movements",
     Scope.CHANGES_READ: "follow every change of products and stock, with the references of all clients",
     Scope.OPERATE: "read the metrics, the dashboard with stock and movements, and the details of readiness; drop cache entries",

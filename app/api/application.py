@@ -11,7 +11,19 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 from typing_extensions import override
 
-from app.api import accepting, changes, collection, dashboard, html_pages, openapi, operation, problems, products, stock
+from app.api import (
+    accepting,
+    changes,
+    collection,
+    dashboard,
+    html_pages,
+    openapi,
+    operation,
+    problems,
+    products,
+    reservations,
+    stock,
+)
 from app.api.metrics import RequestStats
 from app.api.middleware import HostLayer, OutermostLayer
 from app.api.routes import DirectRoutes, RequestRoute
@@ -79,6 +91,7 @@ def build(
     problems.install(app)
     for router in (
         stock.router,
+        reservations.router,
         products.router,
         accepting.router,
         collection.router,

@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from app.access import keys
 from app.api.bodies import JSON
+from app.api.changes_query import ChangesQuery, changes_query, feed_cursor
 from app.api.context import larder_of
-from app.api.list_queries import ChangesQuery, changes_query, feed_cursor
 from app.api.openapi import CHANGES, answers
 from app.api.parameters import CHANGES_PARAMETERS
 from app.api.responses import NO_STORE
@@ -39,12 +39,12 @@ router = request_router("changes")
 @router.get(
     "/changes",
     operation_id="listChanges",
-    summary="Follow every change of products and stock",
+    summary="Follow every change of products, stock and reservations",
     description=(
-        "Returns the events after a cursor, in order, each at least once: the newest state of every product that changed, and"
-        " every movement of stock. After an event, no read returns an older state. Take a cursor first, then read the list,"
-        " then follow. With `Accept: text/event-stream` the answer is an endless stream of server-sent events. An answer may"
-        " gain members, and the feed may gain types of events: ignore what you do not know."
+        "Returns the events after a cursor, in order, each at least once: the newest state of every product and reservation"
+        " that changed, and every movement of stock. After an event, no read returns an older state. Take a cursor first, then"
+        " read the list, then follow. With `Accept: text/event-stream` the answer is an endless stream of server-sent events."
+        " An answer may gain members, and the feed may gain types of events: ignore what you do not know."
     ),
     response_class=Response,
     responses=answers(

@@ -12,9 +12,10 @@ from app.access.keys import Scope
 from app.api.bodies import validate
 from app.api.conditions import freshness_of
 from app.api.context import larder_of, products_of
+from app.api.examples import BATCH_EXAMPLE
 from app.api.list_queries import ProductsById, product_query
 from app.api.models import Batch, NewProduct, WholeProduct
-from app.api.openapi import BATCH_EXAMPLE, BATCH_RESULTS, PRODUCT_CREATED, PRODUCTS, WRITE_PROBLEMS, answers, body
+from app.api.openapi import BATCH_RESULTS, PRODUCT_CREATED, PRODUCTS, WRITE_PROBLEMS, answers, body
 from app.api.parameters import LIST_PARAMETERS
 from app.api.problems import MAX_ERRORS, Problem, invalid
 from app.api.responses import cache_status_of_many, json_list, page_response, render_document, render_product
@@ -40,7 +41,8 @@ _COST_AT_ONCE = 300
     description=(
         "With `id` (up to 250 times), the answer has those products, read through the cache in one round trip. Otherwise it is"
         " a page of the list, read from PostgreSQL: by id, or with `q` (a prefix of the name, ignoring case) by name."
-        " `below_reorder_point=true` keeps only products below that point, always by id."
+        " `below_reorder_point=true` keeps only products below that point, and `uncovered=true` those of which more is held"
+        " than is there, always by id."
     ),
     response_class=Response,
     responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
@@ -56,7 +58,11 @@ async def list_products(request: Request) -> Response:
         missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
         return json_list("items", found, "missing", missing, {"Cache-Status": cache_status_of_many(reads)})
     page = await products.list_page(
-        limit=query.limit, after=query.after, prefix=query.prefix, below_reorder_point=query.below_reorder_point
+        limit=query.limit,
+        after=query.after,
+        prefix=query.prefix,
+        below_reorder_point=query.below_reorder_point,
+        uncovered=query.uncovered,
     )
     return page_response(page.items, query.next_page(page.next) if page.next else None)
 

@@ -125,6 +125,17 @@ def write_condition(request: Request) -> Precondition:
     )
 
 
+def if_match_condition(request: Request) -> Precondition:
+    """Read the precondition of a write to something that must exist, where If-None-Match has no meaning.
+
+    Raises:
+        Problem: 400.
+    """
+    if "If-None-Match" in request.headers:
+        raise malformed("If-None-Match", "has no meaning on this operation, which changes what exists.")
+    return write_condition(request)
+
+
 def refuse_conditions(request: Request) -> Precondition:
     """Refuse preconditions on an operation that is not about a single product; return the one that always holds.
 

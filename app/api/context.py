@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from app.access.key_ring import Caller
+from app.api.access_stats import AccessStats
 from app.api.admission import CALLER, Admission
 from app.api.load import Load
-from app.api.metrics import AccessStats, DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
+from app.api.metrics import DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import Shared
 from app.api.recorder import SILENT_S, Recorder, Watchable
 from app.api.stock_glance import StockGlance
@@ -20,7 +21,9 @@ from app.cache.stats import Stats
 from app.feed.feed import Feed
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
+from app.products.reservation import HeldUnits
 from app.products.service import Products
+from app.products.tidier import Tidier
 from app.settings import Settings
 from app.telemetry.telemetry import Telemetry
 
@@ -49,6 +52,8 @@ class Larder:
     """The metrics of all workers, or ``None`` when this process is alone on its address."""
     accepted: AcceptedWrites | None = None
     """The accepted writes; ``None`` if writes are only answered when they are decided."""
+    tidier: Tidier | None = None
+    """What tidies ended reservations and counts what they hold; ``None`` if nothing does."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
@@ -91,6 +96,7 @@ class Larder:
             accepted=AcceptedStats() if self.accepted is None else self.accepted.stats,
             keys_readable=self.admission.ring is None or self.admission.ring.readable,
             feed=self.feed.state,
+            held=HeldUnits() if self.tidier is None else self.tidier.held,
         )
 
     def total(self) -> WorkerMetrics:

@@ -9,10 +9,11 @@ from fastapi import Request
 from starlette.responses import Response
 
 from app.access.keys import Scope
+from app.api.access_stats import AccessStats
 from app.api.bodies import JSON
 from app.api.context import larder_of
 from app.api.list_queries import samples_seen
-from app.api.metrics import AccessStats, WorkerMetrics
+from app.api.metrics import WorkerMetrics
 from app.api.openapi import DASHBOARD, answers
 from app.api.parameters import SAMPLES_PARAMETERS
 from app.api.recorder import counters_of

@@ -120,12 +120,21 @@ class Client(BaseModel):
     limited: int
 
 
+class Held(BaseModel):
+    """What reservations hold, counted in at most 2,000 lines, the oldest ends first."""
+
+    units: int
+    over: int = Field(description="units of ended reservations, which nobody has needed yet")
+    oldest_s: float = Field(description="since the oldest of these reservations ended")
+
+
 class Stock(BaseModel):
-    """Low stock and the last movements, as PostgreSQL told them."""
+    """Low stock, the last movements and held units, as PostgreSQL told them."""
 
     at: float | None = Field(description="when they were read; null if they never were")
     low: list[Product] = Field(description="products below their reorder point; the first ones by id")
     movements: list[Movement] = Field(description="of the 200 products that were changed last")
+    held: Held
 
 
 class DashboardData(BaseModel):

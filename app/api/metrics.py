@@ -15,16 +15,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.api.accepted_metrics import accepted_families
-from app.api.admission import Admission
+from app.api.access_stats import AccessStats
 from app.api.feed_metrics import feed_families
+from app.api.reservation_metrics import reservation_families
 from app.cache.ports import Outcome
 from app.cache.stats import BUCKETS_S, Histogram, Stats
 from app.feed.state import FeedState
 from app.products.accepted import AcceptedStats
+from app.products.reservation import HeldUnits
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MOST_CLIENTS = 100
-"""Most clients that have a label of their own; the others are counted together."""
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
@@ -79,31 +79,6 @@ class RequestStats:
 
 
 @dataclass(slots=True)
-class AccessStats:
-    """Counts of admitted and refused requests. In open mode only refusals are counted."""
-
-    admitted: Counter[str] = field(default_factory=Counter)
-    """By client."""
-    limited: Counter[str] = field(default_factory=Counter)
-    """Those refused because of the client's rate, by client."""
-    refused: Counter[str] = field(default_factory=Counter)
-    """By the slug of the problem."""
-
-    @classmethod
-    def of(cls, admission: Admission) -> "AccessStats":
-        """Return the counts of one process."""
-        stats = cls(refused=Counter(admission.refused))
-        for number, client in enumerate(admission.clients):
-            label = client.name if number < MOST_CLIENTS else "other"
-            stats.admitted[label] += client.admitted
-            stats.limited[label] += client.limited
-        return stats
-
-    def __add__(self, other: "AccessStats") -> "AccessStats":
-        return AccessStats(self.admitted + other.admitted, self.limited + other.limited, self.refused + other.refused)
-
-
-@dataclass(slots=True)
 class LoadState:
     """How busy a process is. Of several processes the busiest counts, and those who wait are added up."""
 
@@ -145,6 +120,7 @@ class WorkerMetrics:
     taken_at: float = 0.0
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
     feed: FeedState = field(default_factory=FeedState)
+    held: HeldUnits = field(default_factory=HeldUnits)
 
     @property
     def cache(self) -> Stats:
@@ -169,6 +145,7 @@ class WorkerMetrics:
             self.accepted + other.accepted,
             max(self.taken_at, other.taken_at),
             self.feed + other.feed,
+            self.held + other.held,
         )
 
 
@@ -388,6 +365,12 @@ def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) ->
     cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
     registry = CollectorRegistry(auto_describe=False)
     clients = chain(_connections(tally.requests.connections), _access(tally.access))
-    process = chain(feed_families(tally.feed), _load(tally), accepted_families(tally.accepted), _workers(tally))
+    process = chain(
+        feed_families(tally.feed),
+        reservation_families(tally.held),
+        _load(tally),
+        accepted_families(tally.accepted),
+        _workers(tally),
+    )
     registry.register(_Families(chain(_requests(tally.requests), clients, cache, process)))
     return generate_latest(registry)

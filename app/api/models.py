@@ -58,7 +58,7 @@ def _legal_reference(text: str) -> str:
     return text
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Return the value of a field that is left out: a default would be told, and many made clients send what they are told."""
 
 
@@ -96,10 +96,17 @@ GivenReason = Annotated[
     Literal["sale", "return", "receipt", "damage", "correction", "other"],
     Field(description="why the stock changes; it does not restrict the sign of the delta"),
 ]
+TakeReserved = Annotated[
+    bool,
+    Field(default_factory=bool, description="true: held units are taken, too, for they are missing or broken"),
+]
+OrderReference = Annotated[
+    Reference | None, Field(default_factory=nothing, description="any text of the caller, such as the number of an order")
+]
 Ignored = Annotated[
     Any,
     Field(
-        default_factory=_nothing,
+        default_factory=nothing,
         description="accepted and ignored, so that a product can be sent back as this release or the next one showed it",
     ),
 ]
@@ -181,7 +188,7 @@ class StockCount(RequestModel):
 
     stock: Quantity
     reference: Reference | None = Field(
-        default_factory=_nothing, description="any text of the caller, such as the number of the count"
+        default_factory=nothing, description="any text of the caller, such as the number of the count"
     )
 
 
@@ -190,9 +197,8 @@ class StockAdjustment(RequestModel):
 
     delta: Delta
     reason: GivenReason
-    reference: Reference | None = Field(
-        default_factory=_nothing, description="any text of the caller, such as the number of an order"
-    )
+    reference: OrderReference
+    take_reserved: TakeReserved
 
 
 class AdjustmentLine(RequestModel):
@@ -208,9 +214,8 @@ class StockAdjustments(RequestModel):
     rows: ClassVar = Rows("lines", AdjustmentLine, MAX_LINES)
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
-    reference: Reference | None = Field(
-        default_factory=_nothing, description="any text of the caller, such as the number of an order"
-    )
+    reference: OrderReference
+    take_reserved: TakeReserved
 
 
 class Batch(RequestModel):
@@ -230,6 +235,10 @@ class Product(BaseModel):
     version: Annotated[int, Field(ge=1)]
     created_at: Timestamp
     updated_at: Timestamp
+    reserved: Quantity = Field(
+        default_factory=int, description="units that reservations hold; missing until the upgrade is finished"
+    )
+    available: Quantity = Field(default_factory=int, description="units that are free: stock - reserved, at least 0")
 
 
 class ProductList(BaseModel):
@@ -247,12 +256,22 @@ class ProductSet(BaseModel):
 
 
 class StockShortage(BaseModel):
-    """A product with less stock than the request takes, at the moment of that decision."""
+    """A product with fewer units than the request takes, at the moment of that decision."""
 
     product_id: str
-    available: Quantity
+    available: Quantity = Field(description="what the request could have: the free units, or all that are there for a commit")
     requested: int = Field(description="the sum of the request's lines for this product, as units to take")
     version: Annotated[int, Field(ge=1)]
+    stock: Quantity
+    reserved: Quantity
+
+
+class LineExcess(BaseModel):
+    """A line of a reservation that holds fewer units than the request names."""
+
+    line: int
+    open: Quantity
+    requested: int
 
 
 class FieldFault(BaseModel):
@@ -281,7 +300,12 @@ class ProblemDocument(BaseModel):
         default_factory=lambda: None, description="409 and 412: the version the product has now"
     )
     shortages: list[StockShortage] = Field(default_factory=list, description="409: the products without enough stock")
-    product_id: str = Field(default_factory=str, description="409: the product that exists already")
+    product_id: str = Field(default_factory=str, description="409: the product that exists already, or that is reserved")
+    reserved: int = Field(default_factory=int, description="409: units of the product that are held")
+    reservation_id: str = Field(default_factory=str, description="404 and 409: the reservation")
+    reservation_status: str = Field(default_factory=str, description="409: how the last unit of the reservation ended")
+    expires_at: str = Field(default_factory=str, description="409: when the reservation ended")
+    lines: list[LineExcess] = Field(default_factory=list, description="409: the lines that hold less than the request names")
     product_ids: list[str] = Field(default_factory=list, description="409: the products whose stock would exceed 2^53-1")
     limit_bytes: int = Field(default_factory=int, description="413: most bytes that a body may have")
 
@@ -311,9 +335,15 @@ class Movement(BaseModel):
     line: Annotated[int, Field(ge=0, description="counted from 0, within the request")]
     delta: int
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
-    reason: Literal["sale", "return", "receipt", "damage", "correction", "other", "opening", "count", "deletion"]
+    reason: Literal[
+        "sale", "return", "receipt", "damage", "correction", "other",
+        "opening", "count", "deletion", "hold", "release", "expiry",
+    ]  # fmt: skip
     reference: str | None
     created_at: Timestamp
+    reserved_delta: int = Field(description="by how much the held units changed")
+    reserved_after: Quantity = Field(description="the held units at that version")
+    reservation_id: str | None = Field(description="the reservation whose units these are")
 
 
 class MovementList(BaseModel):
@@ -321,29 +351,6 @@ class MovementList(BaseModel):
 
     items: list[Movement]
     next: str | None = Field(description="what `after` takes for the next page; null on the last one")
-
-
-class ProductChange(BaseModel):
-    """The newest state of a product that changed. States between two readings are left out."""
-
-    type: Literal["product"]
-    id: str
-    version: Annotated[int, Field(ge=1)]
-    product: Product | None = Field(description="what GET /products/{id} returns; null for a product that was deleted")
-
-
-class MovementChange(Movement):
-    """An entry of the ledger. None is left out."""
-
-    type: Literal["movement"]
-
-
-class ChangeList(BaseModel):
-    """Events of the change feed, in order."""
-
-    items: list[ProductChange | MovementChange]
-    next: str = Field(description="what `after` takes to go on from here")
-    more: bool = Field(description="whether further events are there already")
 
 
 class Adjusted(BaseModel):

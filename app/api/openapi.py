@@ -12,43 +12,18 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.access.keys import Scope
-from app.api import dashboard_models, models
+from app.api import change_models, dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
-from app.api.parameters import CREATE_ONLY, IF_MATCH, KEY, PREFER
+from app.api.examples import MOVEMENT_EXAMPLE, PRODUCT_EXAMPLE, RESERVATION_EXAMPLE
+from app.api.parameters import CREATE_ONLY, IF_MATCH, KEY, PREFER, RESERVATION_IF_MATCH
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
 
-PRODUCT_EXAMPLE: dict[str, object] = {
-    "id": "mug-blue",
-    "name": "Blue mug",
-    "price_cents": 1299,
-    "stock": 40,
-    "reorder_point": 10,
-    "version": 7,
-    "created_at": "2026-01-31T09:05:00.000000Z",
-    "updated_at": "2026-01-31T17:40:12.345678Z",
-}
-BATCH_EXAMPLE: dict[str, object] = {
-    "items": [
-        {"id": "mug-blue", "name": "Blue mug", "price_cents": 1299, "reorder_point": 10},
-        {"id": "mug-white", "name": "White mug", "price_cents": 1199, "stock": 55},
-    ]
-}
-MOVEMENT_EXAMPLE: dict[str, object] = {
-    "id": "mug-blue@7.0",
-    "product_id": "mug-blue",
-    "version": 7,
-    "line": 0,
-    "delta": -3,
-    "stock_after": 40,
-    "reason": "sale",
-    "reference": "order-17",
-    "created_at": "2026-01-31T17:40:12.345678Z",
-}
 TAGS = [
     {"name": "products", "description": "Products, one or many at a time"},
     {"name": "stock", "description": "Counts and adjustments of stock, and the ledger of them"},
+    {"name": "reservations", "description": "Units that are held for a while"},
     {"name": "changes", "description": "The feed of all changes"},
     {"name": "writes", "description": "What became of accepted writes"},
     {"name": "cache", "description": "Entries of the cache"},
@@ -57,12 +32,14 @@ TAGS = [
 _SCHEMAS = "#/components/schemas/"
 _REQUESTS: Sequence[type[BaseModel]] = (
     models.NewProduct, models.WholeProduct, models.ProductPatch, models.StockCount, models.Batch,
-    models.StockAdjustment, models.StockAdjustments,
+    models.StockAdjustment, models.StockAdjustments, reservation_models.NewReservation, reservation_models.Extension,
+    reservation_models.CommitRequest, reservation_models.ReleaseRequest,
 )  # fmt: skip
 _ANSWERS: Sequence[type[BaseModel]] = (
     models.Product, models.ProductList, models.ProductSet, models.BatchResults, models.ProblemDocument,
-    models.Adjusted, models.AdjustedLines, models.MovementList, models.ChangeList,
+    models.Adjusted, models.AdjustedLines, models.MovementList, change_models.ChangeList,
     models.AcceptedWrite, models.WriteStatus, dashboard_models.DashboardData,
+    reservation_models.Reservation, reservation_models.ReservationList,
 )  # fmt: skip
 
 
@@ -129,12 +106,33 @@ CHANGES = Success(
         "items": [
             {"type": "product", "id": "mug-blue", "version": 7, "product": PRODUCT_EXAMPLE},
             {"type": "movement"} | MOVEMENT_EXAMPLE,
+            {"type": "reservation", "id": RESERVATION_EXAMPLE["id"], "version": 1, "reservation": RESERVATION_EXAMPLE},
         ],
         "next": "WzUsIjcuMSIsMTdd",
         "more": False,
     },
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
+_RESERVATION_TAG = {"ETag": "the reservation's version, as a strong entity tag"}
+RESERVATION = Success("The reservation", ("Reservation",), RESERVATION_EXAMPLE, headers=_RESERVATION_TAG | _REPLAYED)
+RESERVATION_MADE = Success(
+    "The new reservation",
+    ("Reservation",),
+    RESERVATION_EXAMPLE,
+    headers=_RESERVATION_TAG | {"Location": "where it is"} | _REPLAYED,
+)
+RESERVATION_READ = Success(
+    "The reservation", ("Reservation",), RESERVATION_EXAMPLE, headers=_RESERVATION_TAG | {"Cache-Status": _STATUS}
+)
+RESERVATION_NOT_MODIFIED = Success(
+    "The reservation is at a version that If-None-Match names", headers=_RESERVATION_TAG | {"Cache-Status": _STATUS}
+)
+RESERVATIONS = Success(
+    "A page of reservations, newest first",
+    ("ReservationList",),
+    {"items": [RESERVATION_EXAMPLE], "next": None},
+    headers={"Cache-Status": _STATUS, "Link": "the next page"},
+)
 PRODUCTS = Success(
     "The requested products, or a page of the list",
     ("ProductSet", "ProductList"),
@@ -198,6 +196,12 @@ def body(model: str, example: object, *, conditional: bool = False) -> dict[str,
     return described
 
 
+def reservation_body(model: str, example: object, *, named: bool = True) -> dict[str, Any]:
+    """Describe a write of reservations, which is never accepted for later; ``named``: of one that exists."""
+    parameters = [RESERVATION_IF_MATCH, KEY] if named else [KEY]
+    return {"parameters": parameters, "requestBody": body(model, example)["requestBody"]}
+
+
 def patch_media(described: dict[str, Any]) -> dict[str, Any]:
     """Put the media type of merge patches before plain JSON."""
     content = described["requestBody"]["content"]
@@ -222,8 +226,9 @@ def complete(schema: dict[str, Any], routes: Iterable[Described], *, keys_option
     for methods in schema["paths"].values():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "product_id":
-                    parameter["example"] = PRODUCT_EXAMPLE["id"]  # what Swagger UI offers to send
+                if parameter["name"] in {"product_id", "reservation_id"} and parameter["in"] == "path":
+                    example = RESERVATION_EXAMPLE if parameter["name"] == "reservation_id" else PRODUCT_EXAMPLE
+                    parameter["example"] = example["id"]  # what Swagger UI offers to send
             if (route := by_id.get(operation["operationId"])) is not None:
                 _restore_examples(operation, route.responses)
             access = None if route is None else route.access

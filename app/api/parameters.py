@@ -3,18 +3,12 @@
 from typing import Any
 
 from app.api import models
-from app.api.list_queries import (
-    CURSOR_PATTERN,
-    DEFAULT_CHANGES,
-    DEFAULT_LIMIT,
-    MAX_CHANGES,
-    MAX_IDS,
-    MAX_LIMIT,
-    MAX_SAMPLES,
-    MAX_WAIT_S,
-)
+from app.api.changes_query import DEFAULT_CHANGES, MAX_CHANGES, MAX_WAIT_S
+from app.api.list_queries import MAX_IDS, MAX_SAMPLES
+from app.api.query_parts import CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT
 from app.feed.events import EventType
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
+from app.products.reservation import Status
 
 
 def _parameter(place: str, name: str, description: str, schema: dict[str, Any], **more: object) -> dict[str, Any]:
@@ -72,6 +66,28 @@ REFERENCE_PARAMETERS = [
         required=True,
         example="order-17",
     ),
+    *MOVEMENT_PARAMETERS,
+]
+RESERVATION_IF_MATCH = _parameter("header", "If-Match", "go on only if the reservation is at one of these versions", _TAGS)
+RESERVATION_HEADERS = [
+    _parameter("header", "If-None-Match", "answer 304 if the reservation is at one of these versions", _TAGS),
+    RESERVATION_IF_MATCH,
+]
+RESERVATION_PARAMETERS = [
+    _parameter(
+        "query",
+        "reference",
+        "what the requests named as their reference; this or `product_id` is needed",
+        {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
+    ),
+    _parameter(
+        "query",
+        "product_id",
+        "the product of which they hold units now; this or `reference` is needed",
+        {"type": "string", "pattern": ID_PATTERN},
+        example="mug-blue",
+    ),
+    _parameter("query", "status", "only those with this status", {"type": "string", "enum": list(Status)}),
     *MOVEMENT_PARAMETERS,
 ]
 CHANGES_PARAMETERS = [
@@ -132,5 +148,11 @@ LIST_PARAMETERS = [
         "query", "q", "how the name begins, ignoring case", {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
     ),
     _parameter("query", "below_reorder_point", "true: only those with stock < reorder_point, by id", {"type": "boolean"}),
+    _parameter(
+        "query",
+        "uncovered",
+        "true: only those with reserved > stock, by id; not together with `below_reorder_point`",
+        {"type": "boolean"},
+    ),
     _CACHE_CONTROL,
 ]

@@ -69,6 +69,12 @@ _TYPES = (
         "Check the ids, which are case-sensitive. PUT /products/{id} creates a product of that id.",
     ),
     ProblemType(
+        "reservation-not-found", 404, "No such reservation",
+        "No reservation has the id that `reservation_id` names, or it was closed long ago and has been removed."
+        " Nothing was changed.",
+        "Check the id, which is case-sensitive. POST /reservations makes a reservation and returns its id.",
+    ),
+    ProblemType(
         "write-not-found", 404, "No such write",
         "The client that asks has sent no write with this Idempotency-Key, or its answer is no longer kept."
         " Nothing was read or changed.",
@@ -91,8 +97,9 @@ _TYPES = (
     ),
     ProblemType(
         "insufficient-stock", 409, "There is not enough stock",
-        "The request would take the stock of a product below zero. `shortages` lists each such product with what was there"
-        " (`available`, at `version`) and what the request takes in total (`requested`). No line of it was done.",
+        "The request takes more of a product than it can have. `shortages` lists each such product with what it could have had"
+        " (`available`), what it takes in total (`requested`), and the product's `stock` and `reserved` units at `version`."
+        " No line of it was done. A reservation that could not be committed stays as it is.",
         "Take less, or wait until stock has been added. To correct a wrong stock, send a count to PUT /products/{id}/stock.",
     ),
     ProblemType(
@@ -100,6 +107,30 @@ _TYPES = (
         "The request would raise the stock of the products in `product_ids` above 9007199254740991 (2^53-1), the largest"
         " integer that every JSON reader holds exactly. No line of it was done.",
         "Check the delta. No larger stock can be kept.",
+    ),
+    ProblemType(
+        "product-reserved", 409, "Units of the product are held",
+        "The product cannot be deleted while reservations hold units of it; `reserved` says how many. It was left as it is, at"
+        " `current_version`.",
+        "List the reservations with GET /reservations?product_id= and release them, or wait until they end.",
+    ),
+    ProblemType(
+        "reservation-expired", 409, "The reservation has ended",
+        "The reservation ended at `expires_at`, and the units that it still held were given back. It is at `current_version`."
+        " Nothing else was changed.",
+        "Make a new reservation, or sell the units with an adjustment if they are still free.",
+    ),
+    ProblemType(
+        "reservation-closed", 409, "Nothing of the reservation is open",
+        "Every unit of the reservation has been committed or released; `reservation_status` says how the last one ended."
+        " It is at `current_version`. Nothing was changed.",
+        "Read the reservation to see what became of its lines. Make a new one for further units.",
+    ),
+    ProblemType(
+        "not-held", 409, "The reservation holds less",
+        "The request names more units of a line than are open. `lines` lists each such line with its `open` and `requested`"
+        " units. Nothing was changed.",
+        "Read the reservation, and name at most the open units of each line.",
     ),
     ProblemType(
         "request-in-progress", 409, "The first request with this key is under way",
@@ -122,9 +153,10 @@ _TYPES = (
     ),
     ProblemType(
         "precondition-failed", 412, "The product is not as the request expects it",
-        "If-Match or If-None-Match does not match the product: somebody else changed, created or deleted it."
-        " `current_version` is the version it has now, or null when there is none. Nothing was changed.",
-        "Read the product again, decide anew, and send the request with its current ETag.",
+        "If-Match or If-None-Match does not match the product or reservation: somebody else changed, created or deleted it, or"
+        " a reservation has ended. `current_version` is the version it has now, or null when there is none."
+        " Nothing was changed.",
+        "Read it again, decide anew, and send the request with its current ETag.",
     ),
     ProblemType(
         "body-too-large", 413, "The body is too large",
@@ -212,6 +244,12 @@ _TYPES = (
         " not fit this release. So the answer is not known. Nothing was changed.",
         "Repeat the request after Retry-After.",
         2,
+    ),
+    ProblemType(
+        "not-enabled", 503, "The upgrade is not finished",
+        "The database is still used by a release that does not know this operation. Nothing was changed.",
+        "The operator ends the upgrade with `larder migrate --finish`, when the last instance of the release before has"
+        " stopped.",
     ),
     ProblemType(
         "cache-unavailable", 503, "Redis does not answer",

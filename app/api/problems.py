@@ -25,7 +25,9 @@ from app.feed import errors as feed
 from app.postgres import errors as postgres
 from app.products import errors as products
 from app.products.accepted import BacklogFull
+from app.products.payload import timestamp
 from app.products.product import MAX_INTEGER
+from app.products.reservation import MAX_LIFE_S
 
 PROBLEM = "problem"
 """Key in the request state under which the type of its problem and the reason for the operator are found."""
@@ -138,12 +140,81 @@ def _already_exists(error: products.AlreadyExists) -> Problem:
 def _insufficient_stock(error: products.InsufficientStock) -> Problem:
     first, *others = error.shortages
     more = f"; {len(others)} other product{'s lack' if len(others) > 1 else ' lacks'} stock, too" if others else ""
+    held = f", of which {first.reserved} are held" if first.reserved else ""
     return Problem(
         "insufficient-stock",
-        f"The request takes {first.requested} of product {first.product_id}, whose stock is {first.available}{more}."
+        f"The request takes {first.requested} of product {first.product_id}, whose stock is {first.stock}{held}{more}."
         " Nothing was changed. Take less, or add stock first.",
         members={"shortages": [asdict(shortage) for shortage in error.shortages]},
     )
+
+
+def _product_reserved(error: products.ProductReserved) -> Problem:
+    return Problem(
+        "product-reserved",
+        f"{error.reserved} units of product {error.product_id} are held by reservations, so it was not deleted."
+        f" Release them first: GET /reservations?product_id={error.product_id} lists them.",
+        members={"product_id": error.product_id, "reserved": error.reserved, "current_version": error.version},
+    )
+
+
+def no_reservation(reservation_id: str) -> Problem:
+    """Return the 404 of a reservation that does not exist."""
+    return Problem(
+        "reservation-not-found",
+        f"There is no reservation {reservation_id[:80]!a}. Nothing was changed. Check the id.",
+        members={"reservation_id": reservation_id},
+    )
+
+
+def reservation_changed(reservation_id: str, current_version: int) -> Problem:
+    """Return the 412 of a reservation that is at another version."""
+    return Problem(
+        "precondition-failed",
+        f"Reservation {reservation_id} is at version {current_version}, which the request's precondition does not allow."
+        " Nothing was changed. Read it again and send the request with its current ETag.",
+        headers={"ETag": f'"{current_version}"'},
+        members={"current_version": current_version},
+    )
+
+
+def _reservation_expired(error: products.ReservationExpired) -> Problem:
+    ended = timestamp(error.expires_at)
+    return Problem(
+        "reservation-expired",
+        f"Reservation {error.reservation_id} ended at {ended}, and what it still held was given back. Make a new one, or sell"
+        " the units with an adjustment if they are free.",
+        members={"reservation_id": error.reservation_id, "expires_at": ended, "current_version": error.version},
+    )
+
+
+def _reservation_closed(error: products.ReservationClosed) -> Problem:
+    return Problem(
+        "reservation-closed",
+        f"Reservation {error.reservation_id} is {error.status}, and nothing of it is open. Nothing was changed."
+        " Make a new reservation for further units.",
+        # `status` is the answer's own status.
+        members={
+            "reservation_id": error.reservation_id,
+            "reservation_status": error.status,
+            "current_version": error.version,
+        },
+    )
+
+
+def _not_held(error: products.NotHeld) -> Problem:
+    first = error.lines[0]
+    return Problem(
+        "not-held",
+        f"Line {first.line} of reservation {error.reservation_id} has {first.open} open units, and the request names"
+        f" {first.requested}. Nothing was changed. Name at most what is open.",
+        members={"reservation_id": error.reservation_id, "lines": [asdict(excess) for excess in error.lines]},
+    )
+
+
+def _life_too_long(_error: products.LifeTooLong) -> Problem:
+    rule = f"must let the reservation end at most {MAX_LIFE_S} s after its creation"
+    return invalid([FieldError(rule, "#/expires_in_s")])
 
 
 def _stock_limit(error: products.StockLimit) -> Problem:
@@ -230,6 +301,15 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.PreconditionFailed: lambda error: precondition_failed(error.product_id, error.current_version),
     products.InsufficientStock: _insufficient_stock,
     products.StockLimit: _stock_limit,
+    products.ProductReserved: _product_reserved,
+    products.NotEnabled: _explanation("not-enabled"),
+    products.ReservationMissing: lambda error: no_reservation(error.reservation_id),
+    products.ReservationChanged: lambda error: reservation_changed(error.reservation_id, error.current_version),
+    products.ReservationExpired: _reservation_expired,
+    products.ReservationClosed: _reservation_closed,
+    products.NotHeld: _not_held,
+    products.LifeTooLong: _life_too_long,
+    products.TooManyOver: _explanation("overloaded"),
     products.KeyReused: _explanation("idempotency-key-reused"),
     feed.FeedStarting: _explanation("feed-starting"),
     feed.CursorTooOld: _resync("cursor-too-old"),

@@ -109,13 +109,14 @@ async def patch_product(request: Request, product_id: ProductId) -> Response:
     "/products/{product_id}",
     operation_id="deleteProduct",
     summary="Delete a product",
-    description="The stock does not matter. The id can be used again; its version continues.",
+    description="The stock does not matter, but nothing of it may be held. The id can be used again; its version continues.",
     status_code=204,
     response_class=Response,
     responses=answers(
         {204: DELETED},
-        ("invalid-header", "product-not-found", "request-in-progress", "precondition-failed", "invalid-request",
-         "idempotency-key-reused", "overloaded", "database-unavailable", "outcome-unknown", "internal-error"),
+        ("invalid-header", "product-not-found", "product-reserved", "request-in-progress", "precondition-failed",
+         "invalid-request", "idempotency-key-reused", "overloaded", "database-unavailable", "outcome-unknown",
+         "internal-error"),
     ),
     openapi_extra=body("", None, conditional=True),
 )  # fmt: skip

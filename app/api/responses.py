@@ -10,14 +10,15 @@ from fastapi import Path
 from starlette.responses import Response
 
 from app.api.bodies import JSON
-from app.api.list_queries import NextPage
 from app.api.models import ID_RULE, ID_SCHEMA
-from app.api.problems import MEDIA_TYPE, FieldError, invalid
+from app.api.problems import MEDIA_TYPE, FieldError, invalid, no_reservation
+from app.api.query_parts import NextPage
 from app.cache.write_through import Read, Status
 from app.products.commands import Change, Effect
 from app.products.idempotency import Answer
 from app.products.payload import product_payload
 from app.products.product import Product, is_product_id
+from app.products.reservation import is_reservation_id
 
 NO_CACHE = "no-cache"
 """Cache-Control of answers with an entity tag: a browser or proxy may keep them, but must revalidate before each use."""
@@ -35,6 +36,8 @@ _STATUS = {
 }
 
 
+BYPASSED = _STATUS[Status.BYPASS]
+"""Cache-Status of what is always read from PostgreSQL."""
 ProductId = Annotated[
     str,
     Path(
@@ -49,6 +52,13 @@ def checked_id(product_id: str) -> str:
     if not is_product_id(product_id):
         raise invalid([FieldError(ID_RULE, parameter="product_id")])
     return product_id
+
+
+def checked_reservation_id(reservation_id: str) -> str:
+    """Return the id of the path. Raises ``Problem`` (404) if no reservation can have it."""
+    if not is_reservation_id(reservation_id):
+        raise no_reservation(reservation_id)
+    return reservation_id
 
 
 def entity_tag(version: int) -> str:
@@ -96,7 +106,7 @@ def json_list(name: str, items: Sequence[bytes], rest: str, value: object, heade
 
 def page_response(items: Sequence[bytes], following: NextPage | None) -> Response:
     """Return the response with a page of a list, which was read from PostgreSQL."""
-    headers = {"Cache-Status": _STATUS[Status.BYPASS]}
+    headers = {"Cache-Status": BYPASSED}
     if following is not None:
         headers["Link"] = following.link
     return json_list("items", items, "next", following.cursor if following else None, headers)

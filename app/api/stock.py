@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from app.access.keys import Scope
 from app.api.context import products_of
+from app.api.examples import PRODUCT_EXAMPLE
 from app.api.list_queries import LedgerQuery, product_ledger, reference_ledger
 from app.api.models import StockAdjustment, StockAdjustments, StockCount
-from app.api.openapi import ADJUSTED, ADJUSTED_LINES, MOVEMENTS, PRODUCT, PRODUCT_EXAMPLE, WRITE_PROBLEMS, answers, body
+from app.api.openapi import ADJUSTED, ADJUSTED_LINES, MOVEMENTS, PRODUCT, WRITE_PROBLEMS, answers, body
 from app.api.parameters import MOVEMENT_PARAMETERS, REFERENCE_PARAMETERS
 from app.api.responses import (
     ProductId,
@@ -58,7 +59,8 @@ async def put_stock(request: Request, product_id: ProductId) -> Response:
     operation_id="adjustStock",
     summary="Add to a product's stock, or take from it",
     description=(
-        "PostgreSQL decides under the row's lock, so the stock never falls below zero. With an Idempotency-Key the request can"
+        "PostgreSQL decides under the row's lock, so the stock never falls below zero, and units that a reservation holds are"
+        " taken only with `take_reserved`. With an Idempotency-Key the request can"
         " be repeated safely."
     ),
     response_class=Response,
@@ -74,7 +76,10 @@ async def adjust_stock(request: Request, product_id: ProductId) -> Response:
     sent = await write_request(request, StockAdjustment, product_id)
     lines = [Line(product_id, sent.body.delta)]
     return await sent.answer(
-        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference, sent.condition), _render_adjustment
+        commands.Adjust(
+            lines, Reason(sent.body.reason), sent.body.reference, sent.condition, take_reserved=sent.body.take_reserved
+        ),
+        _render_adjustment,
     )
 
 
@@ -107,7 +112,8 @@ async def adjust_stocks(request: Request) -> Response:
     sent = await write_request(request, StockAdjustments)
     lines = [Line(line.product_id, line.delta) for line in sent.body.lines]
     return await sent.answer(
-        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference), partial(_render_lines, lines)
+        commands.Adjust(lines, Reason(sent.body.reason), sent.body.reference, take_reserved=sent.body.take_reserved),
+        partial(_render_lines, lines),
     )
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from app.cache.errors import CacheError
 from app.products.payload import movement_fields
+from app.products.reservation import HeldUnits
 from app.products.service import Products
 
 RENEWED_EVERY_S = 2.0
@@ -21,7 +23,7 @@ class StockGlance:
 
     def __init__(self, products: Products) -> None:
         self._products = products
-        self._shown: dict[str, Any] = {"at": None, "low": [], "movements": []}
+        self._shown: dict[str, Any] = {"at": None, "low": [], "movements": [], "held": asdict(HeldUnits())}
         self._renewing: asyncio.Task[None] | None = None
         self._due = float("-inf")
 
@@ -37,6 +39,7 @@ class StockGlance:
         try:
             low = await self._products.list_page(limit=SHOWN, below_reorder_point=True)
             movements = await self._products.latest_movements(limit=SHOWN)
+            held = await self._products.held_units()
         except CacheError:
             return  # the verdict says that PostgreSQL is away; the old stock is shown with its time
         finally:
@@ -46,4 +49,5 @@ class StockGlance:
             "at": time.time(),
             "low": [json.loads(item) for item in low.items],
             "movements": [movement_fields(movement) for movement in movements],
+            "held": asdict(held),
         }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from app.api.metrics import LoadState, WorkerMetrics
+from app.products.reservation import HeldUnits
 
 RENEWAL_S = 0.25
 SHOWN_S = 1.0
@@ -139,4 +140,5 @@ def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
         load=LoadState(),
         keys_readable=True,
         accepted=tally.accepted.counts(),
+        held=HeldUnits(),
     )

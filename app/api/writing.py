@@ -10,9 +10,10 @@ request gets the same bytes.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
@@ -20,21 +21,24 @@ from starlette.responses import Response
 from app.access.key_ring import Caller
 from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
-from app.api.conditions import idempotency_key, refuse_conditions, write_condition
+from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
 from app.api.context import caller_of, larder_of, products_of
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
-from app.api.responses import checked_id, response_of
+from app.api.responses import checked_id, checked_reservation_id, response_of
 from app.products import commands
 from app.products.accepted import MOST_BODY_BYTES
 from app.products.commands import Change, Command, Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Precondition
+from app.products.reservation import Reservation
+from app.products.reservation_commands import ReservationCommand
 
 _STORED_REFUSALS = frozenset({404, 409, 412})
 """Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
 Render = Callable[[Sequence[Effect]], Answer]
+Result = TypeVar("Result", Sequence[Effect], Reservation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +63,28 @@ class IncomingWrite(Generic[Body]):
         if DECODED in state:
             state[DECODED].append((command, render))
             return Response()
-        products = products_of(self.request)
+        return await self._answer(partial(products_of(self.request).write, command), render, command)
+
+    async def answer_reservation(self, command: ReservationCommand, render: Callable[[Reservation], Answer]) -> Response:
+        """Carry out a command on a reservation and return its answer, as ``answer`` does."""
+        return await self._answer(partial(products_of(self.request).reserve, command), render, command)
+
+    async def _answer(
+        self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
+    ) -> Response:
         request_id = self.request.scope["state"]["request_id"]
         sender = caller_of(self.request)
         caller = sender.name
         if self.key is None:
-            effects = await products.write(command, Origin(request_id, caller or None))
-            self._note(sender, effects)
-            return response_of(render(effects))
+            result = await write(Origin(request_id, caller or None))
+            self._note(sender, result)
+            return response_of(render(result))
         rendering = StoredRendering(self.request, render)
         key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
         if self.preference is not None and (response := await self._accepted(key, command, self.preference)) is not None:
             return response
         try:
-            effects = await products.write(command, Origin(request_id, caller or None, key))
+            result = await write(Origin(request_id, caller or None, key))
         except Refused:
             self._note(sender, ())  # the refusal may be kept under the key
             raise
@@ -80,7 +92,7 @@ class IncomingWrite(Generic[Body]):
             response = response_of(replayed.answer)
             response.headers["Idempotent-Replayed"] = "true"
             return response
-        self._note(sender, effects)
+        self._note(sender, result)
         return response_of(rendering.answer)
 
     async def _accepted(self, key: IdempotencyKey, command: Command, preference: Preference) -> Response | None:
@@ -96,9 +108,9 @@ class IncomingWrite(Generic[Body]):
             larder.admission.wrote(caller_of(self.request), request, keys=1, products=len(command.keys) if may_create else 0)
         return response
 
-    def _note(self, sender: Caller, effects: Sequence[Effect]) -> None:
+    def _note(self, sender: Caller, result: Sequence[Effect] | Reservation) -> None:
         scope = self.request.scope
-        created = sum(effect.change is Change.CREATED for effect in effects)
+        created = 0 if isinstance(result, Reservation) else sum(effect.change is Change.CREATED for effect in result)
         larder_of(self.request).admission.wrote(
             sender, f"{scope['method']} {scope['path']}", keys=self.key is not None, products=created
         )
@@ -113,13 +125,13 @@ class StoredRendering:
         every: whether every refusal is stored. Otherwise only those are that depend on the product at that moment.
     """
 
-    def __init__(self, request: Request, render: Render, *, every: bool = False) -> None:
+    def __init__(self, request: Request, render: Callable[[Any], Answer], *, every: bool = False) -> None:
         self._request = request
         self._render = render
         self._every = every
         self.answer: Answer
 
-    def __call__(self, result: Sequence[Effect] | Refused) -> Answer | None:
+    def __call__(self, result: Sequence[Effect] | Reservation | Refused) -> Answer | None:
         """Return the answer; ``None`` for a refusal that is not stored."""
         if isinstance(result, Refused):
             return self._refusal(result)
@@ -137,7 +149,7 @@ class StoredRendering:
 async def write_request(
     request: Request, model: type[Model], product_id: str | None = None, media_types: Sequence[str] = (JSON,)
 ) -> IncomingWrite[Model]:
-    """Read a write that has a body. Without a ``product_id`` it must not have preconditions.
+    """Read a write of products that has a body. Without a ``product_id`` it must not have preconditions.
 
     Raises:
         Problem: 413, 415, 400 or 422, in the order of the module's docstring.
@@ -148,6 +160,25 @@ async def write_request(
         larder_of(request).admission.check_again(request.scope["headers"])
     condition, key, preference = _checked_head(request, product_id)
     return IncomingWrite(request, sent.content, check(model, sent.value), condition, key, preference)
+
+
+async def reservation_request(request: Request, model: type[Model], reservation_id: str | None = None) -> IncomingWrite[Model]:
+    """Read a write of reservations. One that names a reservation may have the precondition If-Match.
+
+    It is never accepted for later: a 202 would hold nothing.
+
+    Raises:
+        Problem: as ``write_request``; 404 for an id that no reservation can have.
+    """
+    sent = await json_body(request, (JSON,))
+    larder_of(request).admission.check_again(request.scope["headers"])
+    condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
+    key = idempotency_key(request)
+    refuse_parameters(request)
+    checked = check(model, sent.value)
+    if reservation_id is not None:
+        checked_reservation_id(reservation_id)
+    return IncomingWrite(request, sent.content, checked, condition, key)
 
 
 def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:

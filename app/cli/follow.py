@@ -19,9 +19,9 @@ RESYNC = 3
 _WAIT_S = 30
 _TIMEOUT_S = _WAIT_S + 10
 _LONGEST_PAUSE_S = 10.0
-_TYPES = ("product", "movement")
+_TYPES = ("product", "movement", "reservation")
 _DESCRIPTION = """\
-Print every change of products and stock as a line of JSON, through the HTTP interface of a running Larder.
+Print every change of products, stock and reservations as a line of JSON, through the HTTP interface of a running Larder.
 With --cursor-file it goes on where it ended; events that were printed just before it ended may be printed again.
 Without it, or if there is no such file yet, it begins with the next change."""
 _EPILOG = """\
@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=_types,
         default=",".join(_TYPES),
         metavar="TYPES",
-        help="product, movement, or both (default: %(default)s)",
+        help="some of product, movement and reservation, separated by commas (default: %(default)s)",
     )
     parser.add_argument("--cursor-file", type=Path, metavar="PATH", help="where the place in the feed is kept")
     parser.add_argument("--key-file", type=key_in, dest="key", metavar="PATH", help="file with a key of scope changes:read")

@@ -1,4 +1,4 @@
-"""``larder verify``: compare every slot of the cache with the database, once."""
+"""``larder verify``: compare every slot of the cache, and every sum of the ledger, with the database, once."""
 
 import argparse
 import sys
@@ -13,9 +13,12 @@ from app.cli.audit_store import open_audit_store
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database
+from app.products.balance import Deviation, deviations
 from app.products.source import ProductSource
 
 FAULTY = 1
+SUMS_TIMEOUT_MS = 600_000
+"""Deadline of the statement that compares all sums."""
 LISTED = 100
 """Most findings that are listed one by one."""
 
@@ -26,8 +29,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "verify",
         help="compare every slot of the cache with the database, once",
         description=(
-            "Compare every slot of the cache with its row, payload included. The exit status is 1 if any is wrong, and 2 if"
-            " they could not be compared."
+            "Compare every slot of the cache with its row, payload included, and every stock with its ledger and its"
+            " reservations. The exit status is 1 if any is wrong, and 2 if they could not be compared."
         ),
     )
     parser.add_argument("--repair", action="store_true", help="empty the slots that are wrong; reads then fill them anew")
@@ -52,8 +55,10 @@ async def _verify(*, repair: bool) -> int:
     await check_database(settings)
     if warning := await check_redis(settings):
         raise CommandFailed(f"{warning} Without it there is nothing to compare.")
-    database = open_database(settings)
+    # One statement reads every row of the ledger, which may take longer than a client would wait.
+    database = open_database(settings.model_copy(update={"database_statement_timeout_ms": SUMS_TIMEOUT_MS}))
     try:
+        unbalanced = await deviations(database, limit=LISTED)
         async with open_audit_store(settings) as store:
             # The longest life of a fence, and two intervals for an audit to begin and to finish.
             patience_s = (settings.fence_ttl_max_ms + 2 * settings.audit_interval_ms) / 1000
@@ -66,7 +71,8 @@ async def _verify(*, repair: bool) -> int:
     finally:
         await database.close()
     _print(inspection.checked, findings, repaired=repair)
-    return FAULTY if findings else 0
+    _print_unbalanced(unbalanced)
+    return FAULTY if findings or unbalanced else 0
 
 
 async def _suspects(inspection: Inspection) -> Sequence[Finding]:
@@ -88,3 +94,13 @@ def _print(checked: int, findings: Sequence[Finding], *, repaired: bool) -> None
     print(f"{checked} slots compared, {len(findings)} wrong{', all emptied' if repaired and findings else ''}.")
     if findings and not repaired:
         print("`larder verify --repair` empties them; `larder purge` empties the whole cache.", file=sys.stderr)
+
+
+def _print_unbalanced(found: Sequence[Deviation]) -> None:
+    for product in found:
+        print(
+            f"{product.product_id}: stock {product.stock}, ledger {product.recorded};"
+            f" held {product.reserved}, ledger {product.recorded_reserved}, reservations {product.open}"
+        )
+    if found:
+        print(f"{len(found)} products do not add up; nothing was changed about them.")

@@ -33,7 +33,8 @@ WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regcla
         ('idempotency_records', 'SELECT,INSERT,UPDATE,DELETE'), ('accepted_writes', 'SELECT,INSERT,UPDATE,DELETE'),
         ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
         ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE'),
-        ('feed_marks', 'SELECT,UPDATE,DELETE')
+        ('feed_marks', 'SELECT,UPDATE,DELETE'), ('reservations', 'SELECT,INSERT,UPDATE,DELETE'),
+        ('reservation_lines', 'SELECT,INSERT,UPDATE,DELETE')
 )
 SELECT format('GRANT %s ON %I TO %I', string_agg(privilege, ', ' ORDER BY number), c.relname, current_user)
 FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) WITH ORDINALITY AS listed (privilege, number)

@@ -82,4 +82,4 @@ class Backlog:
 
 
 def _key(position: Position) -> Key:
-    return position.product_id, position.version, position.line
+    return position.id, position.version, position.line

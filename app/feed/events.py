@@ -10,20 +10,24 @@ class EventType(StrEnum):
 
     PRODUCT = "product"
     MOVEMENT = "movement"
+    RESERVATION = "reservation"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place within a window. Its events are in the order of product, version and line."""
+    """A place within a window. Its events are in the order of id, version and line."""
 
-    product_id: str
+    id: str
+    """A product, or a reservation."""
     version: int
     line: int
-    """The line of a movement, or ``PRODUCT_LINE``."""
+    """The line of a movement, or ``PRODUCT_LINE`` or ``RESERVATION_LINE``."""
 
 
 PRODUCT_LINE = -1
 """Stands in the place of a line for the product itself, which comes before its movements of the same version."""
+RESERVATION_LINE = -2
+"""Stands in the place of a line for a reservation. A product may have the same id."""
 
 
 @dataclass(frozen=True, slots=True)

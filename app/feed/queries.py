@@ -31,7 +31,9 @@ WITH first AS MATERIALIZED (
         (SELECT changed_xid FROM products WHERE %(products)s::boolean AND changed_xid >= first.xid
             ORDER BY changed_xid OFFSET %(limit)s LIMIT 1),
         (SELECT xid FROM stock_movements WHERE %(movements)s::boolean AND xid >= first.xid AND xid > '0'
-            ORDER BY xid OFFSET %(limit)s LIMIT 1)
+            ORDER BY xid OFFSET %(limit)s LIMIT 1),
+        (SELECT changed_xid FROM reservations WHERE %(reservations)s::boolean AND changed_xid >= first.xid
+            ORDER BY changed_xid OFFSET %(limit)s LIMIT 1)
     ) AS xid FROM first
 )
 SELECT coalesce(
@@ -68,6 +70,10 @@ _FOUND: LiteralString = """, changed AS MATERIALIZED (
             WHERE %(movements)s::boolean AND xid >= first AND xid < beyond AND xid > '0' OFFSET 0)
         UNION ALL (SELECT xid, product_id, version, line FROM stock_movements
             WHERE %(movements)s::boolean AND xid = ANY (ended) AND xid > '0' OFFSET 0)
+        UNION ALL (SELECT changed_xid, id, version, -2 FROM reservations
+            WHERE %(reservations)s::boolean AND changed_xid >= first AND changed_xid < beyond OFFSET 0)
+        UNION ALL (SELECT changed_xid, id, version, -2 FROM reservations
+            WHERE %(reservations)s::boolean AND changed_xid = ANY (ended) OFFSET 0)
     ) c
 ), page AS MATERIALIZED (
     SELECT c.id, c.version, c.line FROM bounds, changed c
@@ -82,16 +88,24 @@ _GIVEN: LiteralString = """, page AS MATERIALIZED (
 """
 _ROWS: LiteralString = """
 SELECT bounds.epoch, bounds.payload_schema, bounds.since, bounds.upto, page.id, page.version, page.line,
-    m.delta, m.stock_after, m.reason, m.reference, m.created_at,
+    m.delta, m.stock_after, m.reason, m.reference, m.created_at, m.reserved_delta, m.reserved_after, m.reservation_id,
+    v.reference, v.status, v.expires_at, v.created_at, v.updated_at, v.lines,
     CASE WHEN p.id IS NOT NULL THEN p.{tombstone} IS NULL END, {columns}
 FROM bounds LEFT JOIN page ON true
     LEFT JOIN LATERAL (
-        SELECT * FROM products r WHERE page.line < 0 AND r.id = page.id AND r.version = page.version LIMIT 1
+        SELECT * FROM products r WHERE page.line = -1 AND r.id = page.id AND r.version = page.version LIMIT 1
     ) p ON true
     LEFT JOIN LATERAL (
         SELECT * FROM stock_movements r
         WHERE page.line >= 0 AND (r.product_id, r.version, r.line) = (page.id, page.version, page.line) LIMIT 1
     ) m ON true
+    LEFT JOIN LATERAL (
+        SELECT r.*, (
+            SELECT json_agg(json_build_array(l.product_id, l.quantity, l.committed, l.released, l.expired) ORDER BY l.line)
+            FROM reservation_lines l WHERE l.reservation_id = page.id
+        ) AS lines
+        FROM reservations r WHERE page.line = -2 AND r.id = page.id AND r.version = page.version LIMIT 1
+    ) v ON true
 ORDER BY page.id, page.version, page.line
 """
 _PLACES: LiteralString = """
@@ -114,7 +128,7 @@ WINDOW = window()
 """Returns the beginning of the window between two marks: one row for each event, or a single row without one.
 
 A mark that is not there, or is of another epoch, is NULL in every row. The columns are the epoch, the schema of the payload,
-the two marks, the position, the rest of the movement, whether the product is there, and its columns.
+the two marks, the position, the rest of the movement, that of the reservation, whether the product is there, and its columns.
 
 Candidates are found by the transactions that began after the first mark, up to those that the second one can contain, and by
 those that were under way at the first and have ended. They are kept if the second mark contains them. With ``ORDER BY`` and
@@ -128,7 +142,7 @@ KEYS: LiteralString = _BOUNDS + _FOUND + _PLACES
 EVENTS = window(_BOUNDS + _GIVEN + _ROWS)
 """Returns the events at given positions of a window, as ``WINDOW`` does.
 
-A product that has another version by now is NULL, "whether it is there" included: a later window tells it.
+A product or reservation that has another version by now is NULL, "whether it is there" included: a later window tells it.
 """
 
 FORGET: LiteralString = """

@@ -10,10 +10,11 @@ from app.cache.errors import SourceRefused
 from app.cache.postgres.table_source import read_rows
 from app.feed import queries
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
-from app.feed.events import PRODUCT_LINE, Event, EventType, Position
+from app.feed.events import PRODUCT_LINE, RESERVATION_LINE, Event, EventType, Position
 from app.postgres.database import Database, Statement
-from app.products.payload import SCHEMA, movement_fields
+from app.products.payload import SCHEMA, movement_fields, reservation_payload
 from app.products.product import Movement, Reason
+from app.products.reservation_source import reservation_of
 from app.products.source import PRODUCTS
 
 CheckEpoch = Callable[[str, float], None]
@@ -93,7 +94,7 @@ class Windows:
         return [(product_id, version, line) for product_id, version, line in rows]
 
     async def events(self, since: int, upto: int, keys: Sequence[Key]) -> list[Event]:
-        """Return the events of a window at some of its keys. A product that changed since is left out. Raises as ``read``."""
+        """Return the events of a window at some of its keys. What changed since is left out. Raises as ``read``."""
         ids, versions, lines = zip(*keys, strict=True)
         given = {"ids": list(ids), "versions": list(versions), "lines": list(lines)}
         schema, rows = await self._found(queries.EVENTS, {"knows": SCHEMA, "since": since, "upto": upto, **given})
@@ -118,7 +119,11 @@ class Windows:
 
 def _search(since: int, upto: int, types: frozenset[EventType], limit: int, after: Key | None = None) -> dict[str, Any]:
     place = {} if after is None else dict(zip(("id", "version", "line"), after, strict=True))
-    wanted = {"products": EventType.PRODUCT in types, "movements": EventType.MOVEMENT in types}
+    wanted = {
+        "products": EventType.PRODUCT in types,
+        "movements": EventType.MOVEMENT in types,
+        "reservations": EventType.RESERVATION in types,
+    }
     return {"knows": SCHEMA, "since": since, "upto": upto, "limit": limit, **wanted, **place}
 
 
@@ -127,20 +132,41 @@ def _events(schema: int, rows: Iterable[Sequence[Any]]) -> list[Event]:
 
 
 def _event(schema: int, columns: Sequence[Any]) -> Event | None:
-    product_id, version, line, delta, stock_after, reason, reference, created_at, present, *rest = columns
-    position = Position(product_id, version, line)
-    if line != PRODUCT_LINE:
-        movement = Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at)
-        members = {"type": EventType.MOVEMENT.value, **movement_fields(movement)}
-        return Event(EventType.MOVEMENT, position, json.dumps(members, separators=(",", ":")).encode())
-    if present is None:
-        return None
-    product = b"null"
-    if present:
+    position = Position(*columns[:3])
+    movement, reservation, [present, *product] = columns[3:11], columns[11:17], columns[17:]
+    if position.line == RESERVATION_LINE:
+        return _reservation(position, reservation)
+    if position.line == PRODUCT_LINE:
+        return None if present is None else _product(position, schema, product if present else None)
+    return _movement(position, movement)
+
+
+def _movement(position: Position, columns: Sequence[Any]) -> Event:
+    delta, stock_after, reason, *rest = columns
+    movement = Movement(position.id, position.version, position.line, delta, stock_after, Reason(reason), *rest)
+    members = {"type": EventType.MOVEMENT.value, **movement_fields(movement)}
+    return Event(EventType.MOVEMENT, position, json.dumps(members, separators=(",", ":")).encode())
+
+
+def _product(position: Position, schema: int, columns: Sequence[Any] | None) -> Event:
+    body = b"null"
+    if columns is not None:
         payload = PRODUCTS.payload_of(schema)
         if payload is None:
             raise SourceRefused(f"this release has no payload of schema {schema}, which the database is at")
-        product = payload(id=product_id, version=version, **dict(zip(PRODUCTS.columns, rest, strict=True)))
-    # An id has no character that JSON would escape.
-    body = f'{{"type":"product","id":"{product_id}","version":{version},"product":'.encode() + product + b"}"
-    return Event(EventType.PRODUCT, position, body)
+        body = payload(id=position.id, version=position.version, **dict(zip(PRODUCTS.columns, columns, strict=True)))
+    return Event(EventType.PRODUCT, position, _named(EventType.PRODUCT, position) + body + b"}")
+
+
+def _reservation(position: Position, columns: Sequence[Any]) -> Event | None:
+    reference, status, expires_at, created_at, updated_at, lines = columns
+    if status is None:
+        return None
+    found = (position.id, reference, status, expires_at, position.version, created_at, updated_at, lines)
+    body = reservation_payload(reservation_of(found))
+    return Event(EventType.RESERVATION, position, _named(EventType.RESERVATION, position) + body + b"}")
+
+
+def _named(kind: EventType, position: Position) -> bytes:
+    """Return the beginning of an event whose last member has the name of its type. An id has nothing that JSON would escape."""
+    return f'{{"type":"{kind}","id":"{position.id}","version":{position.version},"{kind}":'.encode()

@@ -44,6 +44,12 @@ _TIMEOUT_MS = 10_000
 LOCK_WAIT_S = 2
 """How long a migration waits for a table. Other users of the table wait behind it, so this must be short."""
 
+_NOT_VALIDATED = """
+SELECT conrelid::regclass::text, quote_ident(conname) FROM pg_constraint
+WHERE contype = 'c' AND NOT convalidated AND connamespace = current_schema()::regnamespace ORDER BY 1, 2
+"""
+"""The CHECKs that hold for new rows, and of which nobody has shown that they hold for the old ones."""
+
 _IN_THE_WAY = """
 SELECT format('process %s (%s, %s for %s s)',
     a.pid, coalesce(nullif(a.application_name, ''), a.usename, a.backend_type), a.state,
@@ -101,6 +107,7 @@ async def upgrade(primary: Primary | str, revision: str = "head", *, schemas: Ma
             for relation, schema in (schemas or {}).items():
                 await connection.execute(_FINISH, {"relation": relation, "schema": schema})
         await connection.commit()
+        await _validate(connection)
         return found
 
 
@@ -121,6 +128,14 @@ async def finish(primary: Primary | str, relation: str, schema: int) -> bool:
         done = bool(await connection.scalar(_FINISH, {"relation": relation, "schema": schema}))
         await connection.commit()
         return done
+
+
+async def _validate(connection: AsyncConnection) -> None:
+    """Check the rows of CHECKs that migrations added NOT VALID. Readers and writers of the tables go on meanwhile."""
+    for table, constraint in (await connection.execute(text(_NOT_VALIDATED))).all():
+        await _limit_lock_wait(connection)
+        await connection.execute(text(f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}"))
+        await connection.commit()
 
 
 async def _limit_lock_wait(connection: AsyncConnection) -> None:

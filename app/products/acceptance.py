@@ -23,7 +23,7 @@ from app.products.errors import KeyReused, RequestInProgress
 from app.products.idempotency import Answer
 from app.products.payload import SCHEMA
 from app.products.source import PRODUCTS, row_of, state_of
-from app.products.transactions import CheckEpoch
+from app.products.transaction import CheckEpoch
 
 MAX_RETRY_S = 60
 _BATCH = 200

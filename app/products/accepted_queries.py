@@ -66,6 +66,11 @@ They are the rows of the products, those that share a product with one of them, 
 products could be applied before an earlier row of the other. At most ``limit`` rows are returned, the lowest first.
 """
 
+PRODUCTS_OF_RESERVATIONS: LiteralString = (
+    "SELECT DISTINCT product_id FROM reservation_lines WHERE reservation_id = ANY(%(ids)s::text[])"
+)
+"""Returns the products of the lines of reservations, before whose writes accepted ones come. They never change."""
+
 APPLIED: LiteralString = "DELETE FROM accepted_writes WHERE seq = ANY(%(seqs)s::bigint[])"
 """Removes rows that this transaction has locked and decided."""
 

@@ -7,7 +7,8 @@ from app.cache.write_through import WriteThrough
 from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedStats, AcceptedWrite, Decode, Standing
 from app.products.errors import OutcomeUnknown
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transaction import Committed
+from app.products.transactions import ProductTransactions
 
 
 class AcceptedWrites:

@@ -9,7 +9,7 @@ from app.cache.stats import Stats
 from app.postgres.errors import CommitUnknown, DatabaseOverloaded, DatabaseUnavailable, TransactionConflict
 from app.products.accepted import AcceptedStats, ApplyFailed
 from app.products.decision import Denied, Postponed
-from app.products.transactions import Committed
+from app.products.transaction import Committed
 from app.sparse_log import SparseLog
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from app.products.errors import (
     InsufficientStock,
     PreconditionFailed,
     PreconditionRequired,
+    ProductReserved,
     ProductsMissing,
     Shortage,
     StockLimit,
@@ -35,6 +36,8 @@ class Entry:
     delta: int
     reason: Reason
     reference: str | None = None
+    reserved_delta: int = 0
+    reservation_id: str | None = None
 
 
 class Change(StrEnum):
@@ -58,11 +61,15 @@ class Effect:
 
     def movements(self) -> list[Movement]:
         """Return the ledger's entries for this product."""
-        stock = self.row.stock if isinstance(self.row, Product) else 0
+        stock, reserved = (self.row.stock, self.row.reserved or 0) if isinstance(self.row, Product) else (0, 0)
         at = self.recorded_at or UNSTAMPED
         return [
-            Movement(self.row.id, self.row.version, e.line, e.delta, stock, e.reason, e.reference, at) for e in self.entries
-        ]
+            Movement(
+                self.row.id, self.row.version, e.line, e.delta, stock, e.reason, e.reference, at,
+                e.reserved_delta, reserved, e.reservation_id,
+            )
+            for e in self.entries
+        ]  # fmt: skip
 
 
 class Command(ABC):
@@ -160,9 +167,11 @@ def set_stock(product_id: str, stock: int, condition: Precondition = ALWAYS, ref
 
 
 def delete(product_id: str, condition: Precondition = ALWAYS) -> Command:
-    """Delete a product with any stock."""
+    """Delete a product with any stock, of which nothing is held."""
 
     def rule(product: Product) -> Effect:
+        if product.reserved:
+            raise ProductReserved(product.id, product.stock, product.reserved, product.version)
         entry = Entry(0, -product.stock, Reason.DELETION)
         return Effect(Gone(product.id, product.version + 1), Change.DELETED, (entry,))
 
@@ -170,16 +179,26 @@ def delete(product_id: str, condition: Precondition = ALWAYS) -> Command:
 
 
 class Adjust(Command):
-    """Add to and take from stocks, all lines or none. The sum of a product's lines is checked; the ledger has each line."""
+    """Add to and take from stocks, all lines or none. The sum of a product's lines is checked; the ledger has each line.
+
+    Only free units are taken, unless ``take_reserved`` says that held ones are missing, too.
+    """
 
     def __init__(
-        self, lines: Sequence[Line], reason: Reason, reference: str | None = None, condition: Precondition = ALWAYS
+        self,
+        lines: Sequence[Line],
+        reason: Reason,
+        reference: str | None = None,
+        condition: Precondition = ALWAYS,
+        *,
+        take_reserved: bool = False,
     ) -> None:
         super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines))
         self._lines = lines
         self._reason = reason
         self._reference = reference
         self._condition = condition
+        self._take_reserved = take_reserved
 
     @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
@@ -193,15 +212,20 @@ class Adjust(Command):
         for product in products:
             _check(self._condition, product)
         shortages = [
-            Shortage(product.id, product.stock, -net[product.id], product.version)
+            shortage_of(product, within, -net[product.id])
             for product in products
-            if product.stock + net[product.id] < 0
+            if net[product.id] < 0 and (within := product.stock if self._take_reserved else product.free) + net[product.id] < 0
         ]
         if shortages:
             raise InsufficientStock(shortages)
         if above := [product.id for product in products if product.stock + net[product.id] > MAX_INTEGER]:
             raise StockLimit(above)
         return [_stocked(p, p.stock + net[p.id], entries[p.id]) for p in products]
+
+
+def shortage_of(product: Product, within: int, requested: int) -> Shortage:
+    """Return the shortage of a product, of which the request could have ``within``."""
+    return Shortage(product.id, max(0, within), requested, product.version, product.stock, product.reserved or 0)
 
 
 def _check(condition: Precondition, current: Row) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.products.commands import Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer
+from app.products.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +14,26 @@ class Done:
     """Carried out, with an effect for each product of the command, even if nothing had to be changed."""
 
     effects: Sequence[Effect]
+    reservation: Reservation | None = None
+    """The reservation that it was about."""
+    product_ids: Sequence[str] = ()
+    """The products whose present rows must be published before the answer is given (R10)."""
+
+    @property
+    def result(self) -> Sequence[Effect] | Reservation:
+        """What the answer shows."""
+        return self.effects if self.reservation is None else self.reservation
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Refused by the rules; nothing was changed for it."""
+    """Refused by the rules; nothing was changed for it, but ended reservations may have been closed."""
 
     refusal: Refused
+    closed: bool = False
+    """Whether any was closed. It must be visible to every reader before the refusal is answered."""
+    product_ids: Sequence[str] = ()
+    """The products that the decision was about."""
 
 
 @dataclass(frozen=True, slots=True)

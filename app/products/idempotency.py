@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.cache.tracing import Unit
 from app.products.commands import Command, Effect
 from app.products.errors import Refused
+from app.products.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class IdempotencyKey:
     key: str
     request_hash: bytes
     """A hash of the whole request. The same key with another hash is refused."""
-    render: Callable[[Sequence[Effect] | Refused], Answer | None]
+    render: Callable[[Sequence[Effect] | Reservation | Refused], Answer | None]
     """Returns the answer to store, within the transaction, or ``None`` for a refusal that is not stored."""
 
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from app.products.product import Movement, Product
+from app.products.reservation import Reservation
 
-SCHEMA = 2
+SCHEMA = 3
 """The newest schema of the payload that this release knows. The database refuses a release whose number is lower."""
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
@@ -31,8 +32,40 @@ def product_payload(product: Product) -> bytes:
     return (
         f'{{"id":"{product.id}","name":{_text(product.name)},"price_cents":{product.price_cents},"stock":{product.stock},'
         f'"reorder_point":{product.reorder_point},"version":{product.version},'
-        f'"created_at":"{timestamp(product.created_at)}","updated_at":"{timestamp(product.updated_at)}"}}'
+        f'"created_at":"{timestamp(product.created_at)}","updated_at":"{timestamp(product.updated_at)}"{_held(product)}}}'
     ).encode()
+
+
+def _held(product: Product) -> str:
+    if product.reserved is None:
+        return ""
+    return f',"reserved":{product.reserved},"available":{max(0, product.free)}'
+
+
+def reservation_payload(reservation: Reservation) -> bytes:
+    """Return a reservation as compact JSON in UTF-8."""
+    lines = [
+        {
+            "line": number,
+            "product_id": line.product_id,
+            "quantity": line.quantity,
+            "committed": line.committed,
+            "released": line.released,
+            "expired": line.expired,
+        }
+        for number, line in enumerate(reservation.lines)
+    ]
+    fields = {
+        "id": reservation.id,
+        "reference": reservation.reference,
+        "status": reservation.status.value,
+        "lines": lines,
+        "expires_at": timestamp(reservation.expires_at),
+        "version": reservation.version,
+        "created_at": timestamp(reservation.created_at),
+        "updated_at": timestamp(reservation.updated_at),
+    }
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def movement_fields(movement: Movement) -> dict[str, object]:
@@ -47,4 +80,7 @@ def movement_fields(movement: Movement) -> dict[str, object]:
         "reason": movement.reason.value,
         "reference": movement.reference,
         "created_at": timestamp(movement.created_at),
+        "reserved_delta": movement.reserved_delta,
+        "reserved_after": movement.reserved_after,
+        "reservation_id": movement.reservation_id,
     }

@@ -28,6 +28,13 @@ class Product:
     version: int
     created_at: datetime
     updated_at: datetime
+    reserved: int | None = None
+    """Units that are held for somebody; ``None`` in a database whose payload has no reservations yet."""
+
+    @property
+    def free(self) -> int:
+        """Units that nobody holds. It is negative if a count found fewer units than are held."""
+        return self.stock - (self.reserved or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ ALWAYS = Precondition()
 
 
 class Reason(StrEnum):
-    """Why a stock changed. The service sets the last three; a caller names one of the others."""
+    """Why a stock or its held units changed. A caller names one of the first six; the service sets the others."""
 
     SALE = "sale"
     RETURN = "return"
@@ -101,6 +108,9 @@ class Reason(StrEnum):
     OPENING = "opening"
     COUNT = "count"
     DELETION = "deletion"
+    HOLD = "hold"
+    RELEASE = "release"
+    EXPIRY = "expiry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,10 @@ class Movement:
     reason: Reason
     reference: str | None
     created_at: datetime
+    reserved_delta: int = 0
+    reserved_after: int = 0
+    """The product's held units at that version."""
+    reservation_id: str | None = None
 
     @property
     def id(self) -> str:

@@ -5,7 +5,8 @@ from typing import LiteralString
 READ_BACK: LiteralString = """
 WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s::integer) AS epoch)
 SELECT history.epoch, wanted.id,
-    p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at
+    p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at,
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN p.reserved END AS reserved
 FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN products p ON p.id = wanted.id
 """
 """Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot.
@@ -21,12 +22,14 @@ WAIT: LiteralString = "SELECT FROM products WHERE id = ANY(%(ids)s::text[]) ORDE
 
 LOCK: LiteralString = """
 WITH free AS MATERIALIZED (
-    SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at
+    SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
+        CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+        nullif(reserved_swept, '-infinity') AS swept
     FROM products WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT false AS held, free.* FROM free
 UNION ALL
-SELECT true, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM products
+SELECT true, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM products
 WHERE (SELECT count(*) FROM free) < cardinality(%(ids)s::text[])
     AND id = ANY(%(ids)s::text[]) AND id <> ALL(ARRAY(SELECT id FROM free))
 """
@@ -42,11 +45,11 @@ FROM unnest(%(ids)s::text[]) AS wanted (id)
 """Returns the newest version in the ledger of each product. It is above that of a product that was restored alone."""
 
 INSERT: LiteralString = """
-INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at)
-SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END FROM unnest(
+INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at, reserved)
+SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END, reserved FROM unnest(
     %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[]
-) AS c (id, name, price_cents, stock, reorder_point, version, gone)
+    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[], %(reserved)s::bigint[]
+) AS c (id, name, price_cents, stock, reorder_point, version, gone, reserved)
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
@@ -59,9 +62,10 @@ UPDATE: LiteralString = """
 UPDATE products p SET
     name = c.name, price_cents = c.price, stock = c.stock, reorder_point = c.reorder_point, version = c.version,
     created_at = CASE WHEN c.created THEN statement_timestamp() ELSE p.created_at END,
-    deleted_at = NULL
+    deleted_at = NULL, reserved = c.reserved, reserved_swept = coalesce(c.swept, p.reserved_swept)
 FROM json_to_recordset(%(rows)s::json) AS c (
-    id text, name text, price bigint, stock bigint, reorder_point bigint, version bigint, created boolean
+    id text, name text, price bigint, stock bigint, reorder_point bigint, version bigint, created boolean, reserved bigint,
+    swept timestamptz
 )
 WHERE p.id = c.id AND p.id = ANY(%(ids)s::text[])
 """
@@ -72,29 +76,48 @@ sent separately, so that even a plan that was made while the table was empty fin
 """
 
 BURY: LiteralString = """
-UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, version = c.version
+UPDATE products p SET deleted_at = clock_timestamp(), stock = 0, reserved = 0, version = c.version
 FROM unnest(%(ids)s::text[], %(versions)s::bigint[]) AS c (id, version)
 WHERE p.id = c.id
 """
 """Turns locked rows into tombstones."""
 
 LIST_BY_ID: LiteralString = """
-SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, '' AS name_key FROM products
+SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
+FROM products
 WHERE deleted_at IS NULL AND id > %(after_id)s
 ORDER BY id LIMIT %(limit)s
 """
 
 LIST_BELOW_REORDER_POINT: LiteralString = """
-SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, '' AS name_key FROM products
+SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
+FROM products
 WHERE deleted_at IS NULL AND stock < reorder_point AND id > %(after_id)s
     AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
 ORDER BY id LIMIT %(limit)s
 """
 """Returns products below their reorder point. A prefix filters them; the order is by id in any case."""
 
+LIST_UNCOVERED: LiteralString = """
+SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    '' AS name_key
+FROM products
+WHERE deleted_at IS NULL AND reserved > stock AND id > %(after_id)s
+    AND (%(prefix)s::text = '' OR starts_with(lower(name), lower(%(prefix)s::text)))
+ORDER BY id LIMIT %(limit)s
+"""
+"""Returns products of which more is held than is there. A prefix filters them; the order is by id in any case."""
+
 LIST_BY_NAME: LiteralString = """
 SELECT id, name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at,
-    lower(name) COLLATE "C" AS name_key FROM products
+    CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN reserved END AS reserved,
+    lower(name) COLLATE "C" AS name_key
+FROM products
 WHERE deleted_at IS NULL
     AND lower(name) COLLATE "C" >= lower(%(prefix)s::text)
     AND lower(name) COLLATE "C" <= lower(%(prefix)s::text) || repeat(chr(1114111), 200)
@@ -109,11 +132,12 @@ The two bounds let the index find them, and ``starts_with`` decides.
 
 RECORD: LiteralString = """
 INSERT INTO stock_movements (
-    product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key
+    product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key,
+    reserved_delta, reserved_after, reservation_id
 )
 SELECT * FROM json_to_recordset(%(rows)s::json) AS c (
     id text, version bigint, line integer, delta bigint, stock bigint, reason text, reference text, actor text, request text,
-    key text
+    key text, reserved_delta bigint, reserved bigint, reservation text
 )
 ON CONFLICT DO NOTHING
 RETURNING created_at
@@ -124,14 +148,18 @@ If another transaction created one of the products first, fewer rows come back t
 """
 
 MOVEMENTS: LiteralString = """
-SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
+SELECT product_id, version, line, delta, stock_after, reason, reference, created_at,
+    reserved_delta, reserved_after, reservation_id
+FROM stock_movements
 WHERE product_id = %(product_id)s AND (version, line) < (%(version)s::bigint, %(line)s::int)
 ORDER BY version DESC, line DESC LIMIT %(limit)s
 """
 """Returns one product's ledger, newest first."""
 
 MOVEMENTS_BY_REFERENCE: LiteralString = """
-SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
+SELECT product_id, version, line, delta, stock_after, reason, reference, created_at,
+    reserved_delta, reserved_after, reservation_id
+FROM stock_movements
 WHERE reference = %(reference)s
     AND (created_at, product_id, version, line)
         < (%(created_at)s::timestamptz, %(product_id)s::text COLLATE "C", %(version)s::bigint, %(line)s::int)
@@ -144,7 +172,9 @@ WITH changed AS MATERIALIZED (
     SELECT id FROM products WHERE changed_xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY changed_xid DESC LIMIT 200
 )
 SELECT m.* FROM changed CROSS JOIN LATERAL (
-    SELECT product_id, version, line, delta, stock_after, reason, reference, created_at FROM stock_movements
+    SELECT product_id, version, line, delta, stock_after, reason, reference, created_at,
+    reserved_delta, reserved_after, reservation_id
+FROM stock_movements
     WHERE product_id = changed.id ORDER BY version DESC, line DESC LIMIT %(limit)s
 ) m
 ORDER BY created_at DESC, product_id DESC, version DESC, line DESC LIMIT %(limit)s

@@ -12,15 +12,21 @@ from app.postgres.errors import CommitUnknown
 from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
-from app.products.idempotency import NO_ORIGIN, Origin, Replayed, WriteRequest
+from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
+from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
+from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
-from app.products.transactions import Committed, Patience, ProductTransactions
+from app.products.transaction import Committed, Patience
+from app.products.transactions import ProductTransactions
 from app.products.write_queue import Outcome, Ticket, WriteQueue
 
 BUSY_PAUSE_S = 0.02
 """Pause between two checks whether another request with the same idempotency key has finished."""
+
+TIDY_ORIGIN = Origin(idempotency_key=IdempotencyKey("\x1ftidier", "tidy", b"", lambda _: None))
+"""Its key is locked during the transaction, so that one process at a time tidies. No client has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,14 @@ class LedgerPage:
 
     items: Sequence[Movement]
     next: LedgerPosition | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationPage:
+    """A page of reservations, newest first, and where the page ended (``None`` if nothing follows)."""
+
+    items: Sequence[Reservation]
+    next: ReservationPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,13 @@ class Products:
             return await self._cache.read_many(ids, refresh=refresh, stale_s=stale_s)
 
     async def list_page(
-        self, *, limit: int, after: Position | None = None, prefix: str = "", below_reorder_point: bool = False
+        self,
+        *,
+        limit: int,
+        after: Position | None = None,
+        prefix: str = "",
+        below_reorder_point: bool = False,
+        uncovered: bool = False,
     ) -> Page:
         """Return a page of the products by id, or by name if ``prefix`` is given. Raises as ``get``.
 
@@ -104,7 +124,11 @@ class Products:
         """
         with self._tracer.step("page", Place.SOURCE):
             found = await self._source.page(
-                limit=limit + 1, after=after, prefix=prefix, below_reorder_point=below_reorder_point
+                limit=limit + 1,
+                after=after,
+                prefix=prefix,
+                below_reorder_point=below_reorder_point,
+                uncovered=uncovered,
             )
         shown = found[:limit]
         return Page([product_payload(product) for product, _ in shown], shown[-1][1] if len(found) > limit else None)
@@ -125,6 +149,28 @@ class Products:
         with self._tracer.step("movements by reference", Place.SOURCE):
             return _ledger_page(await self._source.movements_by_reference(reference, limit=limit + 1, after=after), limit)
 
+    async def reservation(self, reservation_id: str) -> Reservation:
+        """Return a reservation, from PostgreSQL. Raises ``ReservationMissing``, ``NotEnabled``, and as ``get``."""
+        return await self._source.reservations.get(reservation_id)
+
+    async def reservations(
+        self, owner: str, *, of_product: bool, status: Status | None, limit: int, after: ReservationPosition | None = None
+    ) -> ReservationPage:
+        """Return a page of reservations, newest first. Raises ``NotEnabled``, and as ``get``.
+
+        ``owner`` is a reference, or a product of which they hold units.
+        """
+        source = self._source.reservations
+        read = source.by_product if of_product else source.by_reference
+        found = await read(owner, status=status, limit=limit + 1, after=after)
+        shown = found[:limit]
+        end = ReservationPosition(shown[-1].created_at, shown[-1].id) if len(found) > limit else None
+        return ReservationPage(shown, end)
+
+    async def held_units(self) -> HeldUnits:
+        """Return how many units reservations hold. Raises as ``get``."""
+        return await self._source.reservations.held()
+
     async def latest_movements(self, *, limit: int) -> Sequence[Movement]:
         """Return the newest movements of the 200 products that were changed last, newest first. Raises as ``get``."""
         return await self._source.latest_movements(limit=limit)
@@ -141,16 +187,35 @@ class Products:
         """
         if not command.keys and origin.idempotency_key is None:
             return ()
+        return (await self._carry_out(command, origin)).effects
+
+    async def reserve(self, command: ReservationCommand, origin: Origin = NO_ORIGIN) -> Reservation:
+        """Carry out a command on a reservation; return the reservation after it. Raises as ``write``."""
+        reservation = (await self._carry_out(command, origin)).reservation
+        assert reservation is not None  # noqa: S101 - every such command is about one
+        return reservation
+
+    async def tidy(self, reservation_ids: Sequence[str]) -> bool:
+        """Give back what these ended reservations still hold; return whether nobody else is doing that now.
+
+        Raises as ``write``.
+        """
+        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None)
+        await self._cache.settle(acknowledgement)
+        return isinstance(decision, Done)
+
+    async def _carry_out(self, command: Command, origin: Origin) -> Done:
+        """Carry out a command. Raises as ``write``."""
         with self._tracer.step("products.write"):
             return await self._write(command, origin)
 
-    async def _write(self, command: Command, origin: Origin) -> Sequence[Effect]:
+    async def _write(self, command: Command, origin: Origin) -> Done:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 decision, acknowledgement = await self._submit(ticket)
-                if not isinstance(decision, Denied):
+                if not isinstance(decision, Denied) or decision.closed:
                     await self._cache.settle(acknowledgement)
         except TimeoutError as error:
             if ticket.under_way:
@@ -159,8 +224,8 @@ class Products:
         except NotSettled as error:
             raise OutcomeUnknown(str(error)) from error
         match decision:
-            case Done(effects):
-                return effects
+            case Done():
+                return decision
             case Repeated(answer):
                 raise Replayed(answer)
             case Denied(refusal):

@@ -10,16 +10,17 @@ from app.postgres.database import Database
 from app.products import queries
 from app.products.payload import SCHEMA, product_payload
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Reason, Row
+from app.products.reservation_source import ReservationSource
 
 
 def row_of(product_id: str, columns: Sequence[Any]) -> Row:
-    """Return a row made of the queries' columns: name, price, stock, reorder point, version, created, updated, deleted."""
-    name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at = columns
+    """Return a row made of the queries' columns: name, price, stock, reorder point, version, three times, reserved."""
+    name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, reserved = columns
     if version is None:
         return Gone(product_id, 0)
     if deleted_at is not None:
         return Gone(product_id, version)
-    return Product(product_id, name, price_cents, stock, reorder_point, version, created_at, updated_at)
+    return Product(product_id, name, price_cents, stock, reorder_point, version, created_at, updated_at, reserved)
 
 
 def state_of(row: Row, epoch: str) -> State:
@@ -33,14 +34,18 @@ def _payload(**columns: Any) -> bytes:
     return product_payload(Product(**columns))
 
 
+def _payload_before(reserved: int, **columns: Any) -> bytes:  # noqa: ARG001 - nothing is held before the finish
+    return product_payload(Product(**columns))
+
+
 PRODUCTS = Entity(
     namespace="products",
     schema=SCHEMA,
     table="products",
     key="id",
-    columns=("name", "price_cents", "stock", "reorder_point", "created_at", "updated_at"),
+    columns=("name", "price_cents", "stock", "reorder_point", "created_at", "updated_at", "reserved"),
     payload=_payload,
-    payloads={1: _payload},  # both schemas have the same members; the number only changed the form of the epoch
+    payloads={1: _payload_before, 2: _payload_before},  # the same members; 2 only changed the form of the epoch
     tombstone="deleted_at",
 )
 """The products for the cache."""
@@ -50,20 +55,31 @@ _BEYOND = 2**63 - 1
 
 
 class ProductSource(TableRows):
-    """The products in PostgreSQL: their rows for the cache, the product list and the ledger."""
+    """The products in PostgreSQL: their rows for the cache, the product list and the ledger, and their reservations."""
+
+    reservations: ReservationSource
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.loads, PRODUCTS)
         self._lists = database.lists
+        self.reservations = ReservationSource(database)
 
     async def page(
-        self, *, limit: int, after: Position | None, prefix: str, below_reorder_point: bool = False
+        self,
+        *,
+        limit: int,
+        after: Position | None,
+        prefix: str,
+        below_reorder_point: bool = False,
+        uncovered: bool = False,
     ) -> list[tuple[Product, Position]]:
         """Return the products after a position, by id, or by name when only ``prefix`` is given. Raises as ``load``."""
         position = after or Position("")
         parameters = {"limit": limit, "after_id": position.id, "after_key": position.name_key, "prefix": prefix}
         if below_reorder_point:
             rows = await read_rows(self._lists, queries.LIST_BELOW_REORDER_POINT, parameters)
+        elif uncovered:
+            rows = await read_rows(self._lists, queries.LIST_UNCOVERED, parameters)
         else:
             rows = await read_rows(self._lists, queries.LIST_BY_NAME if prefix else queries.LIST_BY_ID, parameters)
         found = []
@@ -106,5 +122,5 @@ class ProductSource(TableRows):
 
 
 def _movement(columns: Sequence[Any]) -> Movement:
-    product_id, version, line, delta, stock_after, reason, reference, created_at = columns
-    return Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at)
+    product_id, version, line, delta, stock_after, reason, reference, created_at, *reserved = columns
+    return Movement(product_id, version, line, delta, stock_after, Reason(reason), reference, created_at, *reserved)

@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     Date,
     DateTime,
     Double,
@@ -67,6 +68,9 @@ products = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
     # Set in a tombstone, which keeps the version in case the id is created again. The other columns have no meaning then.
     Column("deleted_at", DateTime(timezone=True)),
+    Column("reserved", BigInteger, nullable=False, server_default=text("0")),
+    # No line of this product that ended at this moment or before it is open.
+    Column("reserved_swept", DateTime(timezone=True), nullable=False, server_default=text("'-infinity'")),
     CheckConstraint(r"id ~ '^[A-Za-z0-9._:-]{1,64}$' AND id NOT IN ('.', '..')", name="id"),
     CheckConstraint("char_length(name) BETWEEN 1 AND 200", name="name_length"),
     # The characters are named one by one, because \s and [[:cntrl:]] depend on the database's locale.
@@ -78,7 +82,8 @@ products = Table(
     CheckConstraint(f"stock BETWEEN 0 AND {_LIMIT}", name="stock"),
     CheckConstraint(f"reorder_point BETWEEN 0 AND {_LIMIT}", name="reorder_point"),
     CheckConstraint("version > 0", name="version"),
-    CheckConstraint("deleted_at IS NULL OR stock = 0", name="tombstone"),
+    CheckConstraint(f"reserved BETWEEN 0 AND {_LIMIT}", name="reserved"),
+    CheckConstraint("deleted_at IS NULL OR (stock = 0 AND reserved = 0)", name="tombstone"),
 )
 
 Index("ix_products_changed_xid", products.c.changed_xid)
@@ -95,6 +100,7 @@ Index(
     products.c.id,
     postgresql_where=text("deleted_at IS NULL AND stock < reorder_point"),
 )
+Index("ix_products_uncovered", products.c.id, postgresql_where=text("deleted_at IS NULL AND reserved > stock"))
 
 stock_movements = Table(
     "stock_movements",
@@ -110,12 +116,17 @@ stock_movements = Table(
     Column("actor", Text),
     Column("request_id", Text),
     Column("idempotency_key", Text),
+    Column("reserved_delta", BigInteger, nullable=False, server_default=text("0")),
+    Column("reserved_after", BigInteger, nullable=False, server_default=text("0")),
+    Column("reservation_id", Text),
     # The transaction that recorded it, for the change feed. It is 0 in rows that are no news to anybody.
     Column("xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
     CheckConstraint("line >= 0", name="line"),
     CheckConstraint(f"stock_after BETWEEN 0 AND {_LIMIT}", name="stock_after"),
+    CheckConstraint(f"reserved_after BETWEEN 0 AND {_LIMIT}", name="reserved_after"),
     CheckConstraint(
-        "reason IN ('sale', 'return', 'receipt', 'damage', 'correction', 'other', 'opening', 'count', 'deletion')",
+        "reason IN ('sale', 'return', 'receipt', 'damage', 'correction', 'other', 'opening', 'count', 'deletion',"
+        " 'hold', 'release', 'expiry')",
         name="reason",
     ),
     CheckConstraint("char_length(reference) BETWEEN 1 AND 200", name="reference"),
@@ -126,6 +137,60 @@ Index(
     postgresql_where=stock_movements.c.reference.is_not(None),
 )
 Index("ix_stock_movements_xid", stock_movements.c.xid, postgresql_where=text("xid > '0'"))
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", Text(collation="C"), primary_key=True),
+    Column("reference", Text),
+    Column("status", Text, nullable=False, server_default=text("'held'")),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("version", BigInteger, nullable=False, server_default=text("1")),
+    Column("changed_xid", XID8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    # Set when no line is open any more.
+    Column("closed_at", DateTime(timezone=True)),
+    Column("actor", Text),
+    Column("request_id", Text),
+    CheckConstraint("status IN ('held', 'committed', 'released', 'expired')", name="status"),
+    CheckConstraint("char_length(reference) BETWEEN 1 AND 200", name="reference"),
+)
+Index(
+    "ix_reservations_reference",
+    *(reservations.c[name] for name in ("reference", "created_at", "id")),
+    postgresql_where=reservations.c.reference.is_not(None),
+)
+Index(
+    "ix_reservations_expires_at",
+    reservations.c.expires_at,
+    reservations.c.id,
+    postgresql_where=reservations.c.closed_at.is_(None),
+)
+Index("ix_reservations_changed_xid", reservations.c.changed_xid)
+Index("ix_reservations_closed_at", reservations.c.closed_at, postgresql_where=reservations.c.closed_at.is_not(None))
+
+reservation_lines = Table(
+    "reservation_lines",
+    metadata,
+    Column("reservation_id", Text(collation="C"), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("product_id", Text(collation="C"), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("committed", BigInteger, nullable=False, server_default=text("0")),
+    Column("released", BigInteger, nullable=False, server_default=text("0")),
+    Column("expired", BigInteger, nullable=False, server_default=text("0")),
+    Column("open", BigInteger, Computed("quantity - committed - released - expired", persisted=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint(f"quantity BETWEEN 1 AND {_LIMIT}", name="quantity"),
+    CheckConstraint("committed >= 0 AND released >= 0 AND expired >= 0 AND open >= 0", name="counters"),
+)
+Index(
+    "ix_reservation_lines_product_id",
+    reservation_lines.c.product_id,
+    reservation_lines.c.expires_at,
+    postgresql_where=text("open > 0"),
+)
 
 idempotency_records = Table(
     "idempotency_records",

@@ -25,7 +25,8 @@ from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Postponed
 from app.products.idempotency import WriteRequest
-from app.products.transactions import Patience, RowsHeld
+from app.products.transaction import Patience
+from app.products.transactions import RowsHeld
 
 Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]

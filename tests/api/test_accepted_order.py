@@ -14,7 +14,8 @@ from app.postgres.database import Session
 from app.products import accepted_queries
 from app.products.acceptance import Acceptance
 from app.products.accepted import Found
-from app.products.transactions import Committed, ProductTransactions, _Transaction
+from app.products.transaction import Committed, Transaction
+from app.products.transactions import ProductTransactions
 from tests.api.accepting import (
     QUIET,
     Mutate,
@@ -181,7 +182,7 @@ async def test_lower_number_that_is_committed_later(serve: Serve, database_url: 
     assert await late(serve, database_url) == "done"
 
 
-class UpTo(_Transaction):
+class UpTo(Transaction):
     """Believes that everything up to the highest number that was applied has been applied."""
 
     highest = 0
@@ -205,7 +206,7 @@ class BelievesNumbers(ProductTransactions):
     """Applies by such transactions."""
 
     @override
-    async def _once(self, work: _Transaction) -> Committed:
+    async def _once(self, work: Transaction) -> Committed:
         work.__class__ = UpTo
         return await super()._once(work)
 

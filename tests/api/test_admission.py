@@ -42,7 +42,8 @@ class Guarded:
         for path, methods in self.service.app.openapi()["paths"].items():
             for method, operation in methods.items():
                 if method in METHODS:
-                    yield method.upper(), path.format(product_id="mug-blue", key="k"), operation
+                    named = path.format(product_id="mug-blue", reservation_id="0" * 32, key="k")
+                    yield method.upper(), named, operation
 
 
 @pytest.fixture

@@ -4,18 +4,20 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.access_stats import AccessStats
 from app.api.dashboard import document_of
 from app.api.dashboard_models import DashboardData
-from app.api.metrics import AccessStats
 from app.cache.errors import SourceUnavailable, StoreUnavailable
 from app.cache.stats import Stats
 from tests.api.conftest import Front, Service
 from tests.api.problem import problem
+from tests.fakes.products import MemoryProducts
 
 
 async def data(client: httpx.AsyncClient, query: str = "") -> dict[str, Any]:
@@ -99,13 +101,27 @@ async def test_data_has_low_stock_and_the_last_movements(client: httpx.AsyncClie
     stock = (await data(client))["stock"]
     assert [(product["id"], product["stock"]) for product in stock["low"]] == [("mug-blue", 4)]
     assert [movement["delta"] for movement in stock["movements"]] == [-35, -1, 40]
+    assert stock["held"] == {"units": 0, "over": 0, "oldest_s": 0.0}
+
+
+@pytest.mark.usefixtures("mug")
+async def test_data_has_held_units(client: httpx.AsyncClient, tables: MemoryProducts) -> None:
+    """Those that ended reservations keep are told apart, until somebody needs them or the tidier comes."""
+    for life_s in (60, 600):
+        body = {"lines": [{"product_id": "mug-blue", "quantity": 2}], "expires_in_s": life_s}
+        assert (await client.post("/reservations", json=body)).status_code == 201
+    tables.now += timedelta(seconds=61)
+    held = (await data(client))["stock"]["held"]
+    assert (held["units"], held["over"], round(held["oldest_s"])) == (4, 2, 1)
 
 
 @pytest.mark.parametrize("fault", [SourceUnavailable("gone"), StoreUnavailable("gone")])
 async def test_data_is_there_without_postgresql(client: httpx.AsyncClient, front: Front, fault: Exception) -> None:
     """The stock is as it was, and never read here."""
     front.fault = fault
-    assert (await data(client))["stock"] == {"at": None, "low": [], "movements": []}
+    assert (await data(client))["stock"] == {
+        "at": None, "low": [], "movements": [], "held": {"units": 0, "over": 0, "oldest_s": 0.0},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("query", ["?after=-1", "?after=x", "?after=1&after=2", "?limit=3", "?after=10000000000000"])

@@ -106,6 +106,8 @@ async def test_a_fault_in_a_field_is_named_by_its_pointer(
         (LIST, "below_reorder_point=1", ["below_reorder_point"]),
         (LIST, "below_reorder_point=true&below_reorder_point=true", ["below_reorder_point"]),
         (LIST, "id=a&below_reorder_point=true", ["below_reorder_point"]),
+        (LIST, "uncovered=1", ["uncovered"]),
+        (LIST, "uncovered=true&below_reorder_point=true", ["uncovered"]),
         (LIST, "ids=a", ["ids"]),
         (LIST, "ID=a", ["ID"]),
         (LIST, "=", [""]),

@@ -8,13 +8,13 @@ from urllib.parse import quote
 import pytest
 from fastapi import Request
 
-from app.api import list_queries
 from app.api.bodies import check_media_type, parse_json, pointer, validate
 from app.api.conditions import entity_tags, freshness_of, idempotency_key
 from app.api.list_queries import product_ledger, product_query, reference_ledger
 from app.api.middleware import parent_of
 from app.api.models import NewProduct, StockCount
 from app.api.problems import Problem, no_product
+from app.api.query_parts import read_limit
 from app.products.product import is_product_id
 
 _LONG = 60_000
@@ -119,7 +119,7 @@ _PARSERS: list[tuple[str, Callable[[str], object], list[str]]] = [
     ("query of products", _query(product_query), _QUERIES),
     ("query of a ledger", _query(lambda request: product_ledger(request, "a")), _QUERIES),
     ("query of references", _query(reference_ledger), [*_QUERIES, "reference=" + _fill("%00")]),
-    ("limit", list_queries.read_limit, [_fill("1"), _fill(" 1")]),
+    ("limit", read_limit, [_fill("1"), _fill(" 1")]),
     ("body", _json, _BODIES),
     ("name", lambda text: validate(NewProduct, {"name": text, "price_cents": 1}), _TEXTS),
     ("id", lambda text: validate(NewProduct, {"name": "a", "price_cents": 1, "id": text}), _TEXTS),

@@ -82,7 +82,17 @@ async def test_the_description_is_openapi_3_1_and_whole(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize(
-    "name", ["putProduct", "createProduct", "patchProduct", "putStock", "batchProducts", "adjustStock", "adjustStocks"]
+    "name",
+    [
+        "putProduct",
+        "createProduct",
+        "patchProduct",
+        "putStock",
+        "batchProducts",
+        "adjustStock",
+        "adjustStocks",
+        "createReservation",
+    ],
 )
 async def test_the_examples_work_when_they_are_tried(client: httpx.AsyncClient, mug: dict[str, object], name: str) -> None:
     """What Swagger UI offers to send is accepted by a demo catalogue as it is."""

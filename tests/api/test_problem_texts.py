@@ -9,7 +9,7 @@ from app.products.errors import InsufficientStock, Shortage
 
 
 def _short(available: int, others: int) -> Problem:
-    shortages = [Shortage(f"p{number}", available, 3, 1) for number in range(1 + others)]
+    shortages = [Shortage(f"p{number}", available, 3, 1, available, 0) for number in range(1 + others)]
     return EXCEPTIONS[InsufficientStock](InsufficientStock(shortages))
 
 

@@ -1,6 +1,7 @@
 """Every way in which a request is refused before the service is asked, and in which order."""
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -227,14 +228,23 @@ SERVICE_ERRORS = {
     products.AlreadyExists("a", 1): "already-exists",
     products.PreconditionRequired("x"): "precondition-required",
     products.PreconditionFailed("a", 1): "precondition-failed",
-    products.InsufficientStock([products.Shortage("a", 1, 2, 3)]): "insufficient-stock",
+    products.InsufficientStock([products.Shortage("a", 1, 2, 3, 4, 3)]): "insufficient-stock",
     products.StockLimit(["a"]): "stock-limit",
+    products.ProductReserved("a", 4, 3, 2): "product-reserved",
+    products.NotEnabled("x"): "not-enabled",
+    products.ReservationMissing("r"): "reservation-not-found",
+    products.ReservationChanged("r", 2): "precondition-failed",
+    products.ReservationExpired("r", datetime(2026, 1, 31, tzinfo=UTC), 2): "reservation-expired",
+    products.ReservationClosed("r", "committed", 2): "reservation-closed",
+    products.NotHeld("r", [products.Excess(0, 1, 2)]): "not-held",
+    products.LifeTooLong("x"): "invalid-request",
+    products.TooManyOver("x"): "overloaded",
     products.KeyReused("x"): "idempotency-key-reused",
     products.RequestInProgress("x"): "request-in-progress",
     products.OutcomeUnknown("x"): "outcome-unknown",
     RuntimeError("SELECT secret FROM postgresql://user:password@host"): "internal-error",
 }
-BASES = {cache.CacheError, postgres.DatabaseError, products.Refused}
+BASES = {cache.CacheError, postgres.DatabaseError, products.Refused, products.UnitsNeeded}
 INTERNAL = {cache.InvalidKey, cache.NeedsOwnCycle}
 """Errors that reach no client: ids are checked before the cache is asked, and audits answer nobody."""
 

@@ -19,11 +19,10 @@ from tests.api.conftest import Service
 from tests.fakes.keys import Clock, MemoryKeys
 
 OPERATIONS = [
-    "adjustStock", "adjustStocks", "batchProducts", "createProduct", "deleteProduct", "dropCacheEntry",
-    "getDashboardData", "getLiveness", "getMetrics",
-    "getProduct", "getReadiness", "getWrite", "headProduct", "listChanges", "listMovements", "listProductMovements",
-    "listProducts",
-    "patchProduct", "putProduct", "putStock",
+    "adjustStock", "adjustStocks", "batchProducts", "commitReservation", "createProduct", "createReservation", "deleteProduct",
+    "dropCacheEntry", "extendReservation", "getDashboardData", "getLiveness", "getMetrics",
+    "getProduct", "getReadiness", "getReservation", "getWrite", "headProduct", "listChanges", "listMovements",
+    "listProductMovements", "listProducts", "listReservations", "patchProduct", "putProduct", "putStock", "releaseReservation",
 ]  # fmt: skip
 # These take nothing that could be wrong.
 WITHOUT_INPUT = {"getLiveness", "getMetrics", "getReadiness", "getWrite"}

@@ -24,7 +24,8 @@ async def test_a_product_is_answered_with_the_bytes_of_its_payload(client: httpx
     answer = await client.get(URL)
     assert answer.content == (
         b'{"id":"mug-blue","name":"Blue mug","price_cents":1299,"stock":40,"reorder_point":10,"version":1,'
-        b'"created_at":"2026-01-31T09:05:00.000001Z","updated_at":"2026-01-31T09:05:00.000001Z"}'
+        b'"created_at":"2026-01-31T09:05:00.000001Z","updated_at":"2026-01-31T09:05:00.000001Z",'
+        b'"reserved":0,"available":40}'
     )
     assert answer.headers["ETag"] == '"1"'
     assert answer.headers["Cache-Control"] == "no-cache"

@@ -26,15 +26,17 @@ async def test_an_adjustment_answers_with_the_product_and_its_movement(client: h
     assert (answer.status_code, answer.headers["ETag"], answer.headers["Cache-Control"]) == (200, '"2"', "no-cache")
     document = answer.json()
     product = (await client.get(URL)).json()
-    assert document["product"] == product == mug | {"stock": 37, "version": 2, "updated_at": product["updated_at"]}
+    now = {"stock": 37, "available": 37, "version": 2, "updated_at": product["updated_at"]}
+    assert document["product"] == product == mug | now
     movement = document["movement"]
     assert list(movement) == [
         "id", "product_id", "version", "line", "delta", "stock_after", "reason", "reference", "created_at",
+        "reserved_delta", "reserved_after", "reservation_id",
     ]  # fmt: skip
     identity, created_at = movement.pop("id"), movement.pop("created_at")
     assert movement == {
         "product_id": "mug-blue", "version": 2, "line": 0, "delta": -3, "stock_after": 37, "reason": "sale",
-        "reference": "order-17",
+        "reference": "order-17", "reserved_delta": 0, "reserved_after": 0, "reservation_id": None,
     }  # fmt: skip
     ledger = (await client.get(f"{URL}/stock/movements")).json()
     assert ledger["items"][0] == document["movement"] | {"id": identity, "created_at": created_at}
@@ -112,13 +114,14 @@ async def test_lines_are_answered_in_the_order_sent(client: httpx.AsyncClient) -
 async def test_what_cannot_be_taken_is_said_exactly(client: httpx.AsyncClient, tables: MemoryProducts) -> None:
     """409 with each product that lacks stock; 409 above the limit; 404 with all that are missing; nothing is done."""
     short = problem(await _adjust(client, -41), "insufficient-stock")
-    assert short["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 41, "version": 1}]
+    exactly = {"product_id": "mug-blue", "available": 40, "requested": 41, "version": 1, "stock": 40, "reserved": 0}
+    assert short["shortages"] == [exactly]
     assert problem(await _adjust(client, MAX), "stock-limit")["product_ids"] == ["mug-blue"]
     lines = [{"product_id": product_id, "delta": -MAX} for product_id in ("none", "mug-blue", "nil", "none")]
     missing = problem(await client.post(MANY, json={"lines": lines, "reason": "sale"}), "product-not-found")
     assert missing["missing"] == ["none", "nil"]
     huge = problem(await client.post(MANY, json={"lines": [lines[1]] * 3, "reason": "sale"}), "insufficient-stock")
-    assert huge["shortages"] == [{"product_id": "mug-blue", "available": 40, "requested": 3 * MAX, "version": 1}]
+    assert huge["shortages"] == [exactly | {"requested": 3 * MAX}]
     assert len(tables.ledger) == 1
 
 

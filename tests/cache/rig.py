@@ -49,7 +49,8 @@ from app.products.idempotency import WriteRequest
 from app.products.product import Draft
 from app.products.service import Products
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Committed, Patience, ProductTransactions
+from app.products.transaction import Committed, Patience
+from app.products.transactions import ProductTransactions
 from tests.cache.whole import CountedCache, broken_sums, wrong_slots
 from tests.harness.script import PATIENCE_S, Script
 from tests.limits import cache_config, lifetimes, open_database, redis_options, write_limits

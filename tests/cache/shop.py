@@ -19,7 +19,7 @@ from app.products.idempotency import WriteRequest
 from app.products.payload import product_payload
 from app.products.product import Draft, Gone, Product
 from app.products.source import row_of
-from app.products.transactions import Committed
+from app.products.transaction import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import Process, until
 from tests.harness.checker import Read, Write, check

@@ -10,10 +10,14 @@ from app.cache.config import CacheConfig
 from app.cache.policies import WritePolicy
 from app.cache.ports import Reading
 from app.cache.write_through import Peeked, Read, Status
-from app.products.commands import Put, Upsert, set_stock
+from app.products.commands import Adjust, Put, Upsert, set_stock
+from app.products.product import Draft, Line, Reason
+from app.products.reservation import Part, Wanted
+from app.products.reservation_commands import Commit, Extend, Release, Reserve
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
 from tests.cache.taps import WHO, Tap, postgres_proxy, redis_proxy
+from tests.harness.servers import execute
 
 KEY = "mug"
 
@@ -146,6 +150,52 @@ async def test_write_on_a_filled_slot(metered: Metered) -> None:
     statements = metered.order[:-2]
     # Between BEGIN and COMMIT: the locks, the ledger, the row, the read-back.
     assert (statements[0], statements[-1], len(statements)) == ("BEGIN", "COMMIT", 6)
+
+
+def sent_to_postgres(metered: Metered) -> list[str]:
+    """The statements of one transaction, which the last publish follows."""
+    statements = metered.order[:-2]
+    assert (statements[0], statements[-1], metered.order[-2:]) == ("BEGIN", "COMMIT", ["EVALSHA", WHO])
+    metered.reset()
+    return statements
+
+
+@pytest.mark.guarantee("G7")
+async def test_reservations(metered: Metered) -> None:
+    """Each command on a reservation has the round trips of an adjustment and at most four statements more."""
+    products = metered.process.products
+    await products.write(Put(Draft("cup", "Cup", 1, 10)))
+    metered.reset()
+    await products.write(Adjust([Line("cup", -1)], Reason.SALE))
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+    budget = len(sent_to_postgres(metered)) + 4
+    made = await products.reserve(Reserve([Wanted("cup", 3)], 60))
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+    assert len(sent_to_postgres(metered)) <= budget
+    for command in (Extend(made.id, 600), Commit(made.id, [Part(0, 1)]), Release(made.id)):
+        await products.reserve(command)
+        assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+        assert len(sent_to_postgres(metered)) <= budget
+
+
+@pytest.mark.guarantee("G7")
+async def test_units_of_ended_reservations(metered: Metered, database_url: str) -> None:
+    """Whoever lacks units reads in a fourth round trip which reservations have ended; whoever does not lack any does not."""
+    products = metered.process.products
+    await products.write(Put(Draft("cup", "Cup", 1, 10)))
+    made = [await products.reserve(Reserve([Wanted("cup", 3)], 60)) for _ in range(2)]
+    await execute(
+        database_url,
+        "CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql AS $$SELECT clock_timestamp() + '1h'$$",
+    )
+    metered.reset()
+    await products.write(Adjust([Line("cup", -4)], Reason.SALE))
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+    budget = len(sent_to_postgres(metered)) + 4
+    await products.reserve(Reserve([Wanted("cup", 3)], 60))
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 4)
+    assert len(sent_to_postgres(metered)) <= budget + 2
+    assert [(await products.reservation(held.id)).status.value for held in made] == ["expired", "held"]
 
 
 @pytest.mark.guarantee("G7")

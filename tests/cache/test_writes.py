@@ -13,7 +13,7 @@ from app.cache.write_through import Peeked, Status
 from app.products.commands import Put, set_stock
 from app.products.errors import PreconditionFailed
 from app.products.product import Precondition
-from app.products.transactions import Committed
+from app.products.transaction import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, LOST, Process, draft, open_process
 from tests.harness.script import Gate

@@ -11,8 +11,10 @@ from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import AlreadyExists, InsufficientStock, KeyReused, ProductsMissing, Refused
 from app.products.idempotency import NO_ORIGIN, Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Draft, LedgerPosition, Line, Movement, Position, Product, Reason
+from app.products.reservation import Reservation
 from app.products.source import ProductSource
-from app.products.transactions import Committed, ProductTransactions
+from app.products.transaction import Committed
+from app.products.transactions import ProductTransactions
 from tests.fakes.products import MemoryProducts, MemoryTransactions
 from tests.limits import open_database
 
@@ -61,9 +63,11 @@ def outcome(decision: Decision) -> int | type[Refused]:
 def once(key: str, content: bytes = b"") -> Origin:
     """A key whose stored answer says what was done; running out of stock is stored, no other refusal is."""
 
-    def render(result: Sequence[Effect] | Refused) -> Answer | None:
+    def render(result: Sequence[Effect] | Reservation | Refused) -> Answer | None:
         if isinstance(result, Refused):
             return Answer(2, b"none left") if isinstance(result, InsufficientStock) else None
+        if isinstance(result, Reservation):
+            return Answer(1, f"{result.version}".encode())
         return Answer(1, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result), '"tag"', "place")
 
     return Origin(idempotency_key=IdempotencyKey("", key, content, render))

@@ -16,6 +16,7 @@ from app.products.decision import Done, Postponed, Repeated
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Line, Reason
+from app.products.reservation import Reservation
 from app.products.transactions import ProductTransactions
 from tests.fakes.product_tables import ProductPostgres
 from tests.fakes.wire import Direct
@@ -139,8 +140,8 @@ async def test_uncommitted_row_is_not_seen(tables: Tables) -> None:
 def receipt(key: str, *ids: str) -> WriteRequest:
     """A unit more of each product, under a key."""
 
-    def render(result: Sequence[Effect] | Refused) -> Answer:
-        assert not isinstance(result, Refused)
+    def render(result: Sequence[Effect] | Reservation | Refused) -> Answer:
+        assert not isinstance(result, Reservation | Refused)
         return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
 
     command = Adjust([Line(product_id, 1) for product_id in ids], Reason.RECEIPT, key)

@@ -9,12 +9,14 @@ import pytest
 
 from tests.docs.guards import Guard, guards
 from tests.docs.promises import PROMISES, functions_by_name, marked
+from tests.products.reservation_mutants import BY_NAME as RESERVATIONS
+from tests.products.reservation_mutants import OF_TRANSACTIONS
 from tests.simulation import mutant_accepted
 from tests.simulation.mutants import BY_NAME
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
-MUTANTS = {*BY_NAME, *mutant_accepted.MUTANTS}
+MUTANTS = {*BY_NAME, *mutant_accepted.MUTANTS, *RESERVATIONS, *OF_TRANSACTIONS}
 SEARCH = re.compile(r"`((?:hole|goal|spare)-[\w-]+)`")
 
 each_guard = pytest.mark.parametrize("guard", guards(), ids=lambda guard: guard.name)
@@ -37,7 +39,7 @@ def searches() -> dict[str, str]:
 @each_guard
 def test_a_guard_names_what_is_there(guard: Guard) -> None:
     """The rule, the files, the searches, the mutants and the tests of a guard exist."""
-    assert guard.rule.partition(".")[0] in {*PROMISES, "Epoch"}
+    assert guard.rule.partition(".")[0] in {*PROMISES, "Epoch", "Reservations"}
     assert [path for path in guard.code if not (ROOT / path).exists()] == []
     assert [name for name in guard.searches if name not in searches()] == []
     assert [name for name in guard.mutants if name not in MUTANTS] == []

@@ -67,10 +67,14 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert set(VARIABLE.findall(text)) <= {PREFIX + name.upper() for name in Settings.model_fields} | GONE
 
 
+def _with_name_of_id(path: str) -> str:
+    return path.replace("{id}", "{reservation_id}" if path.startswith("/reservations") else "{product_id}")
+
+
 def test_the_page_of_the_api_has_every_path() -> None:
     """docs/HTTP.md names every path that the API describes, and only such."""
     operations = (DOCS / "HTTP.md").read_text(encoding="utf-8").split("## Operations")[1].split("## Keys")[0]
-    named = {path.replace("{id}", "{product_id}") for _, path in CALL.findall(operations)}
+    named = {_with_name_of_id(path) for _, path in CALL.findall(operations)}
     pages = {"/dashboard", "/docs", "/problems", "/problems/{slug}"}
     assert named - pages == build("1", RequestStats()).openapi()["paths"].keys() - pages
 

@@ -93,7 +93,10 @@ class ProductPostgres(MemoryPostgres):
 
 
 def columns_of(row: Row | None) -> tuple[Any, ...]:
-    """Return the columns of a product as the queries do: name to reorder point, version, and the three times."""
+    """Return the columns of a product as the queries do: name to reorder point, version, three times, reserved.
+
+    The database is that of an unfinished migration: nothing is held.
+    """
     if row is None:
-        return (None,) * 8
-    return (*json.loads(row.content), row.version, MOMENT, MOMENT, MOMENT if row.deleted else None)
+        return (None,) * 9
+    return (*json.loads(row.content), row.version, MOMENT, MOMENT, MOMENT if row.deleted else None, None)

@@ -12,7 +12,7 @@ EPOCH = "7.1.feed"
 
 def key_of(event: Event) -> Key:
     """The key of an event."""
-    return event.position.product_id, event.position.version, event.position.line
+    return event.position.id, event.position.version, event.position.line
 
 
 class MemoryWindows(Windows):

@@ -101,8 +101,8 @@ class _Backend:
     def lock(self, given: Parameters) -> Rows:
         found = [key for key in sorted(given["ids"]) if key in self._postgres.rows]
         free = [key for key in found if self._free(("row", key))]
-        held = [(True, key, *(None,) * 8) for key in found if key not in free]
-        return [*((False, key, *columns_of(self._row(key))) for key in free), *held]
+        held = [(True, key, *(None,) * 10) for key in found if key not in free]
+        return [*((False, key, *columns_of(self._row(key)), None) for key in free), *held]
 
     def newest_movements(self, given: Parameters) -> Rows:
         made = self._postgres.movements

@@ -82,7 +82,7 @@ class Base:
 
 def told(event: Event) -> tuple[str, str, int]:
     """Type, product and version of an event."""
-    return event.type.value, event.position.product_id, event.position.version
+    return event.type.value, event.position.id, event.position.version
 
 
 def products_in(events: list[Event]) -> list[tuple[str, int]]:

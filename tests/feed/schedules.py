@@ -20,11 +20,7 @@ async def make(base: Base, *ids: str) -> None:
 async def movements(windows: Windows, since: int, upto: int, product_id: str) -> list[int]:
     """The versions of a product's movements in a window."""
     events = await windows.read(since, upto, limit=10_000)
-    return [
-        event.position.version
-        for event in events
-        if event.type is EventType.MOVEMENT and event.position.product_id == product_id
-    ]
+    return [event.position.version for event in events if event.type is EventType.MOVEMENT and event.position.id == product_id]
 
 
 async def versions_in_order(base: Base, windows: Windows) -> None:

@@ -186,7 +186,7 @@ async def test_a_large_window_is_not_kept(feed: Feed, windows: MemoryWindows, cl
     reads = windows.calls["read"]
     windows.add(product("a"))
     await seen(feed, clock)
-    assert [event.position.product_id for event in (await now(feed, at(2))).events] == ["a"]
+    assert [event.position.id for event in (await now(feed, at(2))).events] == ["a"]
     assert windows.calls["read"] == reads + 1
 
 

@@ -4,7 +4,8 @@ Ids are in no order, as clients choose them, so that neighbours in an index are 
 names have the same beginning. One product in a hundred is below its reorder point, one in two hundred is a tombstone. Each has
 an opening entry. Every fifth has a sale, five to an order; every twentieth has a correction; one was sold 50,000 times. The
 ledger's sums are the stocks. A movement has its product's transaction. The feed has two marks, and the last 200 transactions
-lie between them.
+lie between them. There are 200,000 reservations with two lines each, of which one in ten is open, and one in a hundred has
+ended; only the tables of reservations know of them.
 """
 
 from typing import LiteralString
@@ -85,6 +86,18 @@ SELECT '', 'key-' || md5(i::text), sha256(convert_to(i::text, 'UTF8')), 200, con
     ARRAY['p' || lpad(i::text, 7, '0')], statement_timestamp() - make_interval(secs => (200000 - i) * 0.4)
 FROM generate_series(1, 200000) AS i
 """
+_RESERVATIONS: LiteralString = """
+INSERT INTO reservations (id, reference, status, expires_at, created_at, updated_at, closed_at)
+SELECT lpad(to_hex(i), 32, '0'), 'cart-' || i / 4, CASE WHEN i % 10 = 0 THEN 'held' ELSE 'committed' END,
+    at + make_interval(secs => CASE WHEN i % 100 = 0 THEN 1 ELSE 1000000 END), at, at, CASE WHEN i % 10 <> 0 THEN at END
+FROM (SELECT i, statement_timestamp() - make_interval(secs => 200001 - i) AS at FROM generate_series(1, 200000) AS i) AS made
+"""
+_LINES: LiteralString = """
+INSERT INTO reservation_lines (reservation_id, line, product_id, quantity, committed, expires_at)
+SELECT r.id, line, 'p' || lpad((1 + (hashtext(r.id || line) & 1048575) % 1000000)::text, 7, '0'), 1,
+    CASE WHEN closed_at IS NULL THEN 0 ELSE 1 END, r.expires_at
+FROM reservations r CROSS JOIN generate_series(0, 1) AS line
+"""
 
 # Two transactions were under way at the first mark. The audit's fences have lapsed, so that a mark can be made without it.
 _MARKS: LiteralString = """
@@ -111,7 +124,9 @@ async def fill(url: str) -> None:
             _MOVEMENTS,
             _RECORDS,
             _ON,
+            _RESERVATIONS,
+            _LINES,
             _MARKS,
-            "VACUUM (ANALYZE) products, stock_movements, idempotency_records",
+            "VACUUM (ANALYZE) products, stock_movements, idempotency_records, reservations, reservation_lines",
         ):
             await connection.execute(step)

@@ -82,7 +82,7 @@ async def know_history(url: str, namespace: str) -> None:
     """Tell a database that nobody ever set a fence for a namespace."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(
-            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_epoch('products', 2))"
+            "INSERT INTO cache_audits (namespace, epoch) VALUES (%s, larder_epoch('products', 3))"
             " ON CONFLICT (relation, namespace, partition) DO UPDATE SET epoch = excluded.epoch",
             (namespace,),
         )

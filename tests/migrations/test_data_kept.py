@@ -6,7 +6,7 @@ from app.postgres.migrations import upgrade
 from tests.harness.servers import execute
 from tests.migrations.test_upgrade import downgrade
 
-EARLIER = ("0001", "0002", "0003", "0004")
+EARLIER = ("0001", "0002", "0003", "0004", "0005", "0006")
 _DATA = "INSERT INTO products (id, name, price_cents, stock) VALUES ('jug', 'Jug', 5, 7), ('gone', 'Gone', 5, 7)"
 _PRODUCTS = "SELECT id, name, price_cents, stock, version, created_at, updated_at, deleted_at FROM products ORDER BY id"
 _LEDGER = "SELECT coalesce(sum(delta), 0)::int FROM stock_movements WHERE product_id = 'jug'"

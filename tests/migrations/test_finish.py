@@ -7,12 +7,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from app.cache.ports import Value
 from app.postgres.errors import DatabaseUnsuitable, LockTimeout
 from app.postgres.migrations import finish, payload_schema, upgrade
 from app.products.commands import Adjust, Create
+from app.products.decision import Denied
+from app.products.errors import NotEnabled
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.payload import SCHEMA
 from app.products.product import Draft, Line, Reason
+from app.products.reservation import Wanted
+from app.products.reservation_commands import Commit, Reserve
+from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from tests.cli.larder_process import Larder
 from tests.harness.servers import execute
@@ -83,3 +89,42 @@ async def test_a_release_that_is_too_old_refuses_what_would_change_nothing(datab
     finally:
         await database.close()
     assert await execute(database_url, "SELECT count(*) FROM idempotency_records") == [(0,)]
+
+
+async def test_reservations_begin_with_the_finish(database_url: str) -> None:
+    """Before it products are answered as the release before does, and whoever reserves is told why that cannot be."""
+    await execute(database_url, "UPDATE cache_generations SET payload_schema = 2 WHERE relation = 'products'")
+    database = open_database(database_url)
+    try:
+        transactions, source = ProductTransactions(database), ProductSource(database)
+        committed = await transactions.commit([WriteRequest(Create(Draft("a", "A", 1, 5, 0)))])
+        assert [b"reserved" in state.payload for state in committed.states if isinstance(state, Value)] == [False]
+        assert committed.states == list((await source.load(["a"])).values())
+        for command in (Reserve([Wanted("a", 1)], 9), Commit("0" * 32)):
+            [decision] = (await transactions.commit([WriteRequest(command)])).decisions
+            assert isinstance(decision, Denied)
+            assert isinstance(decision.refusal, NotEnabled)
+        for read in (
+            source.reservations.get("0" * 32),
+            source.reservations.by_reference("cart", status=None, limit=9, after=None),
+        ):
+            with pytest.raises(NotEnabled):
+                await read
+        await transactions.commit([WriteRequest(Adjust([Line("a", -1)], Reason.SALE))])
+        assert await finish(database_url, "products", SCHEMA)
+        committed = await transactions.commit([WriteRequest(Reserve([Wanted("a", 3)], 9))])
+        assert committed.states == list((await source.load(["a"])).values())
+        assert [b'"reserved":3,"available":1}' in s.payload for s in committed.states if isinstance(s, Value)] == [True]
+    finally:
+        await database.close()
+    with pytest.raises(psycopg.errors.UndefinedTable, match="too old"):
+        await execute(database_url, "SELECT larder_epoch('products', 2)")
+
+
+async def test_checks_are_validated_after_the_migration(empty_database_url: str) -> None:
+    """Columns come without a look at any row; afterwards nothing is left that is only believed."""
+    await upgrade(empty_database_url, "0005")
+    await execute(empty_database_url, "INSERT INTO products (id, name, price_cents, stock) VALUES ('a', 'A', 1, 5)")
+    await upgrade(empty_database_url)
+    assert await execute(empty_database_url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
+    assert await payload_schema(empty_database_url, "products") == SCHEMA - 1

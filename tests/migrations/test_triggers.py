@@ -53,7 +53,7 @@ async def one(hand: Connection, statement: LiteralString) -> Any:
 
 async def epoch(hand: Connection) -> str:
     """The present epoch."""
-    found: str = await one(hand, "SELECT larder_epoch('products', 2)")
+    found: str = await one(hand, "SELECT larder_epoch('products', 3)")
     return found
 
 

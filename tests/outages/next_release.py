@@ -11,10 +11,10 @@ from pathlib import Path
 from app.postgres.migrations import script_directory
 from tests.harness.cluster import ROOT
 
-SCHEMA = 3
+SCHEMA = 4
 MEMBER = b'"colour":"blue"'
 _COLOUR = (
-    "CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN {}colour END AS colour"
+    "CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 4 THEN {}colour END AS colour"
 )
 _MIGRATION = '''"""Colours."""
 
@@ -35,31 +35,37 @@ def downgrade() -> None:
 '''
 _CHANGES = {
     "app/products/payload.py": [
-        ("SCHEMA = 2\n", f"SCHEMA = {SCHEMA}\n"),
-        ('"updated_at":"{timestamp(product.updated_at)}"}}\'\n', '"updated_at":"{timestamp(product.updated_at)}"\'\n'),
+        ("SCHEMA = 3\n", f"SCHEMA = {SCHEMA}\n"),
         (
-            "    ).encode()\n\n\ndef movement_fields",
+            "{_held(product)}}}'\n    ).encode()",
             (
+                "{_held(product)}'\n"
                 "        + (f',\"colour\":{_text(product.colour)}}}' if product.colour else '}')\n"
-                "    ).encode()\n\n\ndef movement_fields"
+                "    ).encode()"
             ),
         ),
     ],
-    "app/products/product.py": [("    updated_at: datetime\n", "    updated_at: datetime\n    colour: str | None = None\n")],
+    "app/products/product.py": [
+        ("    reserved: int | None = None\n", "    reserved: int | None = None\n    colour: str | None = None\n")
+    ],
     "app/products/source.py": [
-        ("created_at, updated_at, deleted_at = columns", "created_at, updated_at, deleted_at, colour = columns"),
-        ("version, created_at, updated_at)\n", "version, created_at, updated_at, colour)\n"),
-        ('"created_at", "updated_at"),', '"created_at", "updated_at", "colour"),'),
-        ("payloads={1: _payload}", "payloads={1: _before, 2: _before}"),
+        ("deleted_at, reserved = columns", "deleted_at, reserved, colour = columns"),
+        ("version, created_at, updated_at, reserved)\n", "version, created_at, updated_at, reserved, colour)\n"),
+        ('"updated_at", "reserved"),', '"updated_at", "reserved", "colour"),'),
+        ("def _payload_before(reserved: int, ", "def _payload_before(reserved: int, colour: str, "),
+        ("2: _payload_before}", "2: _payload_before, 3: _before}"),
         (
             "PRODUCTS = Entity(",
             "def _before(colour: str, **columns: Any) -> bytes:\n    return _payload(**columns)\n\n\nPRODUCTS = Entity(",
         ),
     ],
     "app/products/queries.py": [
-        ("p.updated_at, p.deleted_at\n", f"p.updated_at, p.deleted_at, {_COLOUR.format('p.')}\n"),
-        ("created_at, updated_at, deleted_at,", f"created_at, updated_at, deleted_at, {_COLOUR.format('')},"),
-        ("created_at, updated_at, deleted_at\n", f"created_at, updated_at, deleted_at, {_COLOUR.format('')}\n"),
+        ("THEN p.reserved END AS reserved\n", f"THEN p.reserved END AS reserved, {_COLOUR.format('p.')}\n"),
+        ("THEN reserved END AS reserved,", f"THEN reserved END AS reserved, {_COLOUR.format('')},"),
+        ("NULL, NULL FROM products", "NULL, NULL, NULL FROM products"),
+    ],
+    "app/products/reservation_queries.py": [
+        ("THEN reserved END AS reserved,", f"THEN reserved END AS reserved, {_COLOUR.format('')},"),
         ("NULL, NULL FROM products", "NULL, NULL, NULL FROM products"),
     ],
 }

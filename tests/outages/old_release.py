@@ -1,8 +1,8 @@
 """``python -m tests.outages.old_release WHAT --old DIRECTORY``: scenarios with an earlier release in its own checkout.
 
 ``roll`` deploys this checkout over release 0.1.0; ``namespaces`` runs that release with two cache namespaces; ``format``
-deploys this checkout over release 0.2, whose slots have another form. Each prints its figures; exit status 0 when every promise
-was kept.
+deploys this checkout over release 0.2, whose slots have another form; ``reservations`` over the last revision without any. Each
+prints its figures; exit status 0 when every promise was kept.
 """
 
 import argparse
@@ -18,13 +18,16 @@ from tests.outages.scenarios.report import Report
 
 _REVISION = "0002"
 """The last migration of release 0.1.0."""
+_BEFORE_RESERVATIONS = "0007"
 
 
 async def _main(what: str, old: Release, seconds: float) -> Report:
     report = Report()
     async with session_directory() as directory:
         if what == "roll":
-            await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION)
+            await rolling_deploy.deploy(directory, seconds, report, old, Release(), revision=_REVISION, says_why=False)
+        elif what == "reservations":
+            await rolling_deploy.deploy_reservations(directory, seconds, report, old, revision=_BEFORE_RESERVATIONS)
         elif what == "format":
             await namespace_roll.deploy(directory, seconds, report, replace(old, knows_keys=True), Release())
         else:
@@ -35,11 +38,13 @@ async def _main(what: str, old: Release, seconds: float) -> Report:
 def main() -> int:
     """Run the scenario that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.outages.old_release", description=__doc__)
-    parser.add_argument("what", choices=("roll", "namespaces", "format"))
+    parser.add_argument("what", choices=("roll", "namespaces", "format", "reservations"))
     parser.add_argument("--old", type=Path, required=True, metavar="DIRECTORY", help="a checkout of the earlier release")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long under load")
     arguments = parser.parse_args()
-    report = loop.run(_main(arguments.what, Release(arguments.old.resolve(), knows_keys=False), arguments.seconds))
+    report = loop.run(
+        _main(arguments.what, Release(arguments.old.resolve(), knows_keys=arguments.what == "reservations"), arguments.seconds)
+    )
     sys.stdout.write(f"{report.table()}\n")
     return int(bool(report.broken))
 

@@ -13,6 +13,7 @@ from app.products.commands import Effect, Upsert
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin
 from app.products.product import Draft
+from app.products.reservation import Reservation
 from app.products.service import Products
 from app.settings import Settings
 
@@ -78,9 +79,11 @@ async def deviations(settings: Settings) -> list[Any]:
 def once(key: str, content: bytes = b"") -> Origin:
     """A key for a request; the stored answer says what was done, or of which kind the refusal was."""
 
-    def render(result: Sequence[Effect] | Refused) -> Answer | None:
+    def render(result: Sequence[Effect] | Reservation | Refused) -> Answer | None:
         if isinstance(result, Refused):
             return Answer(409, type(result).__name__.encode())
+        if isinstance(result, Reservation):
+            return Answer(200, f"{result.id}@{result.version}".encode())
         return Answer(200, b" ".join(f"{effect.row.id}@{effect.row.version}".encode() for effect in result))
 
     return Origin(idempotency_key=IdempotencyKey("", key, content, render))

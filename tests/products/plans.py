@@ -11,19 +11,25 @@ from psycopg import sql
 from app.cache.postgres import table_queries
 from app.feed import queries as feed_queries
 from app.postgres.database import Session
-from app.products import accepted_queries, queries
+from app.products import accepted_queries, queries, reservation_queries
 from app.products.source import PRODUCTS
 from tests.harness.million import BUSY, HOT, ids
 
 Node = dict[str, Any]
 Parameters = Mapping[str, Any]
 
-TABLES = ("products", "stock_movements", "idempotency_records")
+TABLES = ("products", "stock_movements", "idempotency_records", "reservations", "reservation_lines")
 """Those that grow. Marks of the feed are few; ``test_accepted_plans`` looks at accepted writes while many wait."""
 
 STATEMENTS: Mapping[str, LiteralString] = {
     prefix + name: text
-    for prefix, module in (("", queries), ("", table_queries), ("", accepted_queries), ("FEED_", feed_queries))
+    for prefix, module in (
+        ("", queries),
+        ("", table_queries),
+        ("", accepted_queries),
+        ("FEED_", feed_queries),
+        ("RESERVATIONS_", reservation_queries),
+    )
     for name, text in vars(module).items()
     if isinstance(text, str) and name.isupper() and not name.startswith("_") and not name.endswith("_TEXT")
 } | {
@@ -36,22 +42,22 @@ STATEMENTS: Mapping[str, LiteralString] = {
 
 
 def _columns(count: int, prefix: str) -> dict[str, Any]:
-    numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points")}
+    numbers = {name: [9] * count for name in ("prices", "stocks", "reorder_points", "reserved")}
     return {"ids": [prefix + key for key in ids(count)], "names": ["Mug"] * count, **numbers, "versions": [70_000] * count}
 
 
 def _rows(count: int) -> dict[str, Any]:
-    row = {"name": "Mug", "price": 9, "stock": 9, "reorder_point": 9, "version": 70_000, "created": False}
+    row = {"name": "Mug", "price": 9, "stock": 9, "reorder_point": 9, "version": 70_000, "created": False, "reserved": 0}
     return {"rows": json.dumps([{"id": key, **row} for key in ids(count)]), "ids": ids(count)}
 
 
 def _entries(count: int) -> dict[str, Any]:
-    entry = {"version": 70_000, "line": 1, "delta": 1, "stock": 1, "reason": "sale"}
+    entry = {"version": 70_000, "line": 1, "delta": 1, "stock": 1, "reason": "sale", "reserved_delta": 0, "reserved": 0}
     return {"rows": json.dumps([{"id": key, **entry} for key in ids(count)])}
 
 
 def _load(count: int) -> dict[str, Any]:
-    return {"relation": "products", "knows": 2, "keys": ids(count), "limit": 1_000}
+    return {"relation": "products", "knows": 3, "keys": ids(count), "limit": 1_000}
 
 
 def _keys(count: int) -> dict[str, Any]:
@@ -76,7 +82,7 @@ _AUDIT = {
     "relations": ["products"],
     "namespace": "n",
     "namespaces": ["n"],
-    "schemas": [2],
+    "schemas": [3],
     "servers": ["s"],
     "epochs": ["e"],
     "cycles": [1],
@@ -84,7 +90,7 @@ _AUDIT = {
     "ttl_s": 2.0,
     "max_ttl_s": 2.0,
     "margin_s": 0.05,
-    "knows": 2,
+    "knows": 3,
 }
 _PAGES: Sequence[Parameters] = [
     {"limit": 51, "prefix": prefix, "after_id": after_id, "after_key": after_key}
@@ -97,18 +103,60 @@ _REFERENCES: Sequence[Parameters] = [
     {**_TOP, "reference": reference, "created_at": "infinity", "product_id": ""}
     for reference in (BUSY, "sql", "order-7", "nothing")
 ]
-_WINDOW = {"knows": 2, "since": 1, "upto": 2, "products": True, "movements": True, "id": "", "version": 0, "line": -1}
+
+
+def _reservations(count: int) -> list[str]:
+    """The ids of different reservations, far from one another, all of them open."""
+    return [f"{10 + number * 3_970 % 200_000:032x}" for number in range(count)]
+
+
+def _new_reservations(count: int) -> dict[str, Any]:
+    rows = [{"id": f"f{number:031x}", "created_at": "2026-01-31Z", "expires_at": "2026-02-01Z"} for number in range(count)]
+    lines = [row | {"line": 0, "product": key, "quantity": 1} for row, key in zip(rows, ids(count), strict=True)]
+    return {"rows": json.dumps(rows), "lines": json.dumps(lines)}
+
+
+def _changes(count: int, **change: object) -> dict[str, Any]:
+    named = _reservations(count)
+    return {"rows": json.dumps([{"id": key} | change for key in named]), "ids": named}
+
+
+_OPEN = {"committed": 0, "released": 1, "expired": 0, "line": 0}
+_HOLDS: Sequence[Parameters] = [
+    {"owner": owner, "created_at": "infinity", "id": "", "status": status, "limit": 51}
+    for owner in ("cart-9", "p0000005", "nothing")
+    for status in ("", "held")
+]
+_WINDOW = {
+    "knows": 3,
+    "since": 1,
+    "upto": 2,
+    "products": True,
+    "movements": True,
+    "reservations": True,
+    "id": "",
+    "version": 0,
+    "line": -1,
+}
 _WINDOWS: Sequence[Parameters] = [
     {**_WINDOW, "limit": limit, **other}
     for limit in (1, 1_000)
-    for other in ({}, {"id": "p0500000"}, {"products": False}, {"movements": False}, {"since": 2}, {"since": 9})
+    for other in (
+        {},
+        {"id": "p0500000"},
+        {"products": False},
+        {"movements": False},
+        {"reservations": False},
+        {"since": 2},
+        {"since": 9},
+    )
 ]
 _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "location": None, "product_ids": ids(2)}
 
 CASES: Mapping[str, Sequence[Parameters]] = {
     "LOAD": [_load(count) for count in (1, 32, 250, 2_000, 10_000)],
     "LOAD_AND_CHANGED": [_load(count) for count in (1, 32)],
-    "READ_BACK": [{"ids": ids(count), "knows": 2} for count in (1, 32, 2_000)],
+    "READ_BACK": [{"ids": ids(count), "knows": 3} for count in (1, 32, 2_000)],
     "LOCK_TIMEOUT": [{"timeout": "100"}],
     "WAIT": [{"ids": ids(count)} for count in (1, 32)],
     "NEWEST_MOVEMENTS": [{"ids": ids(count)} for count in (1, 200)],
@@ -118,7 +166,26 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "BURY": [{"ids": ids(count), "versions": [70_000] * count} for count in (1, 200)],
     "LIST_BY_ID": _PAGES,
     "LIST_BELOW_REORDER_POINT": _PAGES,
+    "LIST_UNCOVERED": _PAGES,
     "LIST_BY_NAME": _PAGES,
+    "PRODUCTS_OF_RESERVATIONS": [{"ids": _reservations(count)} for count in (1, 500)],
+    "RESERVATIONS_ENABLED": [{}],
+    "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],
+    "RESERVATIONS_READ": [{"ids": _reservations(count)} for count in (0, 1, 500)],
+    "RESERVATIONS_READ_OVER": [
+        {"ids": ids(count), "known": ["2026-01-31Z"] * count, "swept": ["-infinity"] * count, "moment": "", "limit": 2_001}
+        for count in (1, 32)
+    ],
+    "RESERVATIONS_INSERT": [_new_reservations(count) for count in (1, 200)],
+    "RESERVATIONS_USE_LINES": [_changes(count, **_OPEN) for count in (1, 500)],
+    "RESERVATIONS_MOVE_ENDS": [_changes(count, expires_at="2100-01-01Z") for count in (1, 200)],
+    "RESERVATIONS_CHANGE": [_changes(count, rise=1, status="expired", moment="2100-01-01Z") for count in (1, 500)],
+    "RESERVATIONS_GET": [{"id": key} for key in (*_reservations(1), "none")],
+    "RESERVATIONS_LIST_BY_REFERENCE": _HOLDS,
+    "RESERVATIONS_LIST_BY_PRODUCT": _HOLDS,
+    "RESERVATIONS_OVER": [{"limit": 500, "lines": 2_000}],
+    "RESERVATIONS_HELD": [{"limit": 2_000, "lines": 2_000}],
+    "RESERVATIONS_FORGET": [{"age_s": age_s, "limit": 500} for age_s in (60.0, 2_592_000.0)],
     "STANDING": [_AUDIT],
     "ADOPT": [_AUDIT],
     "ANNOUNCE": [_AUDIT],

@@ -12,7 +12,7 @@ from app.postgres.errors import DatabaseUnavailable
 from app.products import applier as applier_module
 from app.products.accepted import AcceptedStats
 from app.products.applier import Applier, keep_measured
-from app.products.transactions import Committed
+from app.products.transaction import Committed
 
 LOGGER = "app.products.applier"
 

@@ -17,7 +17,7 @@ from app.products.errors import AlreadyExists, OutcomeUnknown
 from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
 from app.products.product import Draft, Line, Reason
 from app.products.service import Products
-from app.products.transactions import Patience
+from app.products.transaction import Patience
 from app.settings import Settings
 from tests.limits import write_limits
 from tests.products.instances import ROWS, Instance, by_hand, deviations, held, instance, once, rows

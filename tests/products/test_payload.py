@@ -29,11 +29,19 @@ _MOMENTS = st.builds(
         version=st.integers(1, 2**63 - 1),
         created_at=_MOMENTS,
         updated_at=_MOMENTS,
+        reserved=st.none() | _NUMBERS,
     )
 )
 def test_payload_is_compact_json_of_every_field(product: Product) -> None:
-    """Any product's bytes are what a JSON writer would make of its fields, in their order."""
+    """Any product's bytes are what a JSON writer would make of its fields, in their order, and of the units that are free.
+
+    A database that has no reservations yet has neither held nor free units.
+    """
     fields = {name: getattr(product, name) for name in Product.__slots__}
+    if fields["reserved"] is None:
+        del fields["reserved"]
+    else:
+        fields["available"] = max(0, product.stock - fields["reserved"])
     for name in ("created_at", "updated_at"):
         fields[name] = fields[name].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert product_payload(product) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()

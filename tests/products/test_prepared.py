@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count as counter
 from typing import Any
@@ -19,11 +20,14 @@ from app.products.acceptance import Acceptance
 from app.products.accepted import AcceptedStats, AcceptedWrite, Failed
 from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Denied, Done
-from app.products.errors import ProductsMissing
+from app.products.errors import ProductsMissing, ReservationMissing
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
+from app.products.reservation import Part, ReservationPosition, Status, Wanted
+from app.products.reservation_commands import Commit, Extend, Release, Reserve, Tidy
 from app.products.source import PRODUCTS, ProductSource
-from app.products.transactions import Patience, ProductTransactions, _Transaction
+from app.products.transaction import Patience, Transaction
+from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
 from tests.limits import open_database
 from tests.products.plans import STATEMENTS
@@ -66,11 +70,41 @@ async def write(database: Database, size: int, amount: int) -> None:
         for commands in rounds:
             done = await transactions.commit([request(command, kept=kept, named=named) for command in commands])
             assert {type(decision) for decision in done.decisions} == {Done}
+    await reserve(transactions, size, amount)
     # As after a lost race, and with a row to be waited for.
     nothing = [request(set_stock(f"none{number}", 7), kept=False, named=False) for number in range(size)]
-    work = _Transaction(nothing, Patience(1_000, ["none0"]), lambda _epoch, _asked_at: None, decode=None, again=True)
+    work = Transaction(nothing, Patience(1_000, ["none0"]), lambda _epoch, _asked_at: None, decode=None, again=True)
     await transactions._once(work)
     await transactions.forget(age_s=60, limit=1_000)
+
+
+async def reserve(transactions: ProductTransactions, size: int, amount: int) -> None:
+    """Hold, extend, commit, release and tidy in one transaction each; then need what an ended reservation holds."""
+    ids = [f"p{next(_numbers)}" for _ in range(size)]
+    await transactions.commit([request(Create(Draft(key, "Mug", 1, amount)), kept=False, named=False) for key in ids])
+    for kept, named in ((False, False), (True, True)):
+        making = [Reserve([Wanted(key, 2), Wanted(key, 1)], 60, "cart" if named else None) for key in ids]
+        made = await transactions.commit([request(command, kept=kept, named=named) for command in making])
+        holds = [d.reservation.id for d in made.decisions if isinstance(d, Done) and d.reservation]
+        assert len(holds) == size
+        verbs: Sequence[Callable[[str], Command]] = (
+            lambda key: Extend(key, 6_000),
+            lambda key: Commit(key, [Part(0, 1)]),
+            lambda key: Tidy([key]),
+            Release,
+        )
+        for verb in verbs:
+            done = await transactions.commit([request(verb(key), kept=kept, named=named) for key in holds])
+            assert {type(decision) for decision in done.decisions} == {Done}
+    for moment in (False, True):
+        held = [request(Reserve([Wanted(key, amount - 2)], 60), kept=False, named=False) for key in ids]
+        await transactions.commit(held)
+        await transactions.commit(
+            [request(Adjust([Line(key, 1 - amount)], Reason.SALE), kept=False, named=False) for key in ids]
+        )
+        need = Reserve([Wanted(ids[0], amount)], 60) if moment else delete(ids[0])
+        [decision] = (await transactions.commit([request(need, kept=False, named=False)])).decisions
+        assert isinstance(decision, Denied)
 
 
 async def read(database: Database, size: int, amount: int) -> None:
@@ -84,9 +118,20 @@ async def read(database: Database, size: int, amount: int) -> None:
         for prefix in ("", "m"):
             await source.page(limit=amount, after=position, prefix=prefix)
         await source.page(limit=amount, after=position, prefix="", below_reorder_point=True)
+        await source.page(limit=amount, after=position, prefix="", uncovered=True)
     for place in (None, LedgerPosition("p1", amount, 0, datetime.now(UTC))):
         await source.movements("p1", limit=amount, after=place)
         await source.movements_by_reference("count", limit=amount, after=place)
+    reservations = source.reservations
+    with suppress(ReservationMissing):
+        await reservations.get("none")
+    for end in (None, ReservationPosition(datetime.now(UTC), "r")):
+        for status in (None, Status.HELD):
+            await reservations.by_reference("none", status=status, limit=amount, after=end)
+            await reservations.by_product("none", status=status, limit=amount, after=end)
+    await reservations.over(limit=amount, lines=amount)
+    await reservations.held()
+    await reservations.forget(age_s=60, limit=amount)
     await source.has_ledger("p1")
     await source.latest_movements(limit=amount)
 
@@ -125,6 +170,10 @@ async def accept(database: Database, size: int, amount: int) -> None:
     names = await accepted("create", None)
     direct = await transactions.commit([request(set_stock(name, amount + 7), kept=True, named=True) for name in names])
     assert {type(decision) for decision in (*direct.taken, *direct.decisions)} == {Done}
+    making = await transactions.commit([request(Reserve([Wanted(names[0], 1)], 60), kept=False, named=False)])
+    [hold] = [decision.reservation for decision in making.decisions if isinstance(decision, Done)]
+    assert hold is not None
+    await transactions.commit([request(Release(hold.id), kept=False, named=False)])
     await accepted("create", "request")
     assert len((await transactions.apply(decode)).taken) == size
     names = await accepted("unknown", None)

@@ -13,7 +13,8 @@ from app.products.decision import Decision, Denied, Done, Postponed
 from app.products.errors import ProductsMissing, Refused
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Precondition, Product
-from app.products.transactions import Committed, Patience, ProductTransactions, RowsHeld
+from app.products.transaction import Committed, Patience
+from app.products.transactions import ProductTransactions, RowsHeld
 from app.settings import Settings
 from tests.harness.servers import execute
 from tests.limits import open_database

@@ -14,7 +14,8 @@ from app.products.commands import Adjust, set_stock
 from app.products.decision import Done, Postponed
 from app.products.idempotency import WriteRequest
 from app.products.product import Line, Reason
-from app.products.transactions import Patience, RowsHeld
+from app.products.transaction import Patience
+from app.products.transactions import RowsHeld
 from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
 from tests.harness.script import PATIENCE_S, Gate
 

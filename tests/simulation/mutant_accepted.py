@@ -11,7 +11,8 @@ from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedWrite, Found, Queued
 from app.products.decision import Decision
 from app.products.idempotency import WriteRequest
-from app.products.transactions import Committed, ProductTransactions, _Transaction
+from app.products.transaction import Committed, Transaction
+from app.products.transactions import ProductTransactions
 from tests.fakes.product_tables import ProductPostgres
 from tests.simulation.accepted import PARTS, play
 from tests.simulation.parts import Parts
@@ -52,18 +53,18 @@ class DirectOvertakes(ProductTransactions):
         super().__init__(*arguments, **options | {"decode": None})
 
 
-class _NobodyWaits(_Transaction):
+class _NobodyWaits(Transaction):
     @override
-    def _decide(self, request: WriteRequest) -> Decision:
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
         self._blocked = {}
-        return super()._decide(request)
+        return super()._decide(request, locked)
 
 
 class PostponedHoldsNobodyUp(ProductTransactions):
     """A write is decided although an earlier accepted one of its products had to wait."""
 
     @override
-    async def _once(self, work: _Transaction) -> Committed:
+    async def _once(self, work: Transaction) -> Committed:
         work.__class__ = _NobodyWaits
         return await super()._once(work)
 

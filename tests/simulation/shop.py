@@ -15,6 +15,7 @@ from app.products.commands import Adjust, Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed, WriteRequest
 from app.products.product import Line, Reason
+from app.products.reservation import Reservation
 from app.products.service import Products
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -58,9 +59,9 @@ Versions = dict[str, int]
 """The versions that an order gave to its products."""
 
 
-def render(result: Sequence[Effect] | Refused) -> Answer:
+def render(result: Sequence[Effect] | Reservation | Refused) -> Answer:
     """Return the answer: the versions. Nothing is ever refused."""
-    assert not isinstance(result, Refused), result
+    assert not isinstance(result, Reservation | Refused), result
     return Answer(200, json.dumps({effect.row.id: effect.row.version for effect in result}).encode())
 
 

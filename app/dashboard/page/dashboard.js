@@ -133,7 +133,7 @@ function followersOf({ followers, mark_age_s, lag_s }) {
   return `${whole(followers)}, ${mark}, slowest ${lag_s.toFixed(1)} s behind`;
 }
 
-function showLists({ servers, totals, queues, feed, refused, clients }) {
+function showLists({ servers, totals, queues, feed, refused, clients, stock }) {
   pairs("proof", [
     ["Last audit of these workers", ago(servers.audit_age_s)],
     ["Audits", whole(totals.audits)],
@@ -151,6 +151,8 @@ function showLists({ servers, totals, queues, feed, refused, clients }) {
     ["Connections of clients", whole(queues.connections)],
     ["Bytes of large bodies", whole(queues.large_body_bytes)],
     ["Waiting for PostgreSQL", whole(queues.waiting_for_postgresql)],
+    ["Units held by reservations", whole(stock.held.units)],
+    ["Of ended ones, not given back", `${whole(stock.held.over)}${stock.held.over ? `, for ${stock.held.oldest_s.toFixed(1)} s` : ""}`],
     ["Oldest waiting write", `${queues.longest_wait_s.toFixed(2)} s`],
     ["Pressure (sheds above 0.5)", queues.pressure.toFixed(2), queues.pressure > 0.5],
     ["Followers of the feed", followersOf(feed)],

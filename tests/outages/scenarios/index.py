@@ -48,6 +48,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "redis-killed": Scenario("Redis is killed for 5 s and comes back empty", redis_killed.run, 60, 8),
     "reset": Scenario("RST on all idle connections", reset.run, 30, 3),
     "rolling-deploy": Scenario("the next release adds a member to a product", rolling_deploy.run, 60, 6),
+    "reservations-begin": Scenario(
+        "this release is deployed over one without reservations", rolling_deploy.run_reservations, 60, 9
+    ),
     "revoked-keys": Scenario("keys are revoked 100 at a time under load", revoked_keys.run, 40, 8),
     "missing-trigger": Scenario("a trigger of products is dropped", missing_trigger.run, 10, 3),
 }

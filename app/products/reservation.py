@@ -1,0 +1,133 @@
+"""A reservation, which holds units of products for somebody until it ends. This module does no I/O."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+MAX_LIFE_S = 2_592_000
+"""The longest life of a reservation from its creation, in seconds: 30 days."""
+
+
+RESERVATION_ID_PATTERN = "^[0-9a-f]{32}$"
+_ID = re.compile(RESERVATION_ID_PATTERN)
+
+
+class Status(StrEnum):
+    """What became of a reservation: ``held`` while a unit is open, and then how the last one ended.
+
+    It is ``expired`` as soon as any of its lines was given back by its end, even if another line still waits for that.
+    """
+
+    HELD = "held"
+    COMMITTED = "committed"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One line of a reservation to make."""
+
+    product_id: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Units of one line, which is named by its number, to commit or to release."""
+
+    line: int
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLine:
+    """One line of a reservation. Its product and quantity never change, and its counters only grow."""
+
+    product_id: str
+    quantity: int
+    committed: int = 0
+    released: int = 0
+    expired: int = 0
+
+    @property
+    def open(self) -> int:
+        """Units that are still held."""
+        return self.quantity - self.committed - self.released - self.expired
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """One version of a reservation. Its lines are numbered from 0."""
+
+    id: str
+    reference: str | None
+    status: Status
+    expires_at: datetime
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    lines: Sequence[HeldLine]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a unit is still held."""
+        return any(line.open for line in self.lines)
+
+    @property
+    def product_ids(self) -> list[str]:
+        """The products of its lines, each once."""
+        return list(dict.fromkeys(line.product_id for line in self.lines))
+
+    def is_over(self, moment: datetime) -> bool:
+        """Return whether its end has come: by time, or because a line was given back by it before."""
+        return self.status is Status.EXPIRED or (self.is_open and moment >= self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class OverLine:
+    """An open line, of any reservation, whose end has come. Whoever needs its units gives them back."""
+
+    reservation_id: str
+    line: int
+    open: int
+    expires_at: datetime
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverLines:
+    """The open lines of one product whose end has come, the oldest first."""
+
+    lines: Sequence[OverLine]
+    complete: bool
+    """Whether these are all."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUnits:
+    """What reservations hold, of all products together, as one look found it. Several processes see the same units."""
+
+    units: int = 0
+    over: int = 0
+    """Those of ended reservations, which nobody has needed yet."""
+    oldest_s: float = 0.0
+    """Seconds since the oldest of these reservations ended."""
+
+    def __add__(self, other: "HeldUnits") -> "HeldUnits":
+        return HeldUnits(max(self.units, other.units), max(self.over, other.over), max(self.oldest_s, other.oldest_s))
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationPosition:
+    """Where a page of reservations ended."""
+
+    created_at: datetime
+    id: str
+
+
+def is_reservation_id(text: str) -> bool:
+    """Return whether ``text`` may be a reservation's id. Only the service makes them."""
+    return _ID.fullmatch(text) is not None

@@ -1,0 +1,319 @@
+"""The commands that make, extend, commit and release reservations. They are pure code, as those of ``commands``.
+
+A command gets the locked rows, its reservation, and the moment of the decision. Before that, a reservation whose end has come
+was closed, so that a command finds it expired (``Shelf``).
+"""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from typing_extensions import override
+
+from app.products.commands import Change, Command, Effect, Entry, shortage_of
+from app.products.errors import (
+    Excess,
+    InsufficientStock,
+    LifeTooLong,
+    NotHeld,
+    ProductsMissing,
+    ReservationChanged,
+    ReservationClosed,
+    ReservationExpired,
+    ReservationMissing,
+    StockLimit,
+)
+from app.products.product import ALWAYS, MAX_INTEGER, Precondition, Product, Reason, Row, new_product_id
+from app.products.reservation import MAX_LIFE_S, HeldLine, Part, Reservation, Status, Wanted
+
+
+class Rest(StrEnum):
+    """What becomes of the units that a commit does not name."""
+
+    KEEP = "keep"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Units of one line that a command takes out of it, by the way in which they end."""
+
+    committed: int = 0
+    released: int = 0
+    expired: int = 0
+
+    @property
+    def total(self) -> int:
+        """Units that are no longer held."""
+        return self.committed + self.released + self.expired
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The reservation after a command, and the effects on its products. It is the same object if nothing had to be changed."""
+
+    reservation: Reservation
+    effects: Sequence[Effect] = ()
+    replaced: Reservation | None = None
+    """The reservation that this one replaces, after its release."""
+
+
+class ReservationCommand(Command, ABC):
+    """One request to make or change a reservation."""
+
+    def __init__(self, keys: Sequence[str], weight: int, reservation_id: str | None = None) -> None:
+        super().__init__(keys, weight)
+        self.reservation_id = reservation_id
+        """The reservation that must exist. The products of its lines are locked, too."""
+
+    @override
+    def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
+        raise NotImplementedError("a command on a reservation needs the moment: use decide_at")
+
+    @abstractmethod
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+        """Return the reservation and the effects, one for each product changed. If it raises ``Refused``, nothing changes."""
+
+
+class Reserve(ReservationCommand):
+    """Hold units of products: all lines or none. A product may have several lines; their sum is checked.
+
+    With ``replaces``, what that reservation still holds is given back in the same decision, and counts as free for this one.
+    """
+
+    def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None, replaces: str | None = None) -> None:
+        super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines) + 1, replaces)
+        self.id = new_product_id()
+        """The id of the new reservation."""
+        self._lines = lines
+        self._life_s = life_s
+        self._reference = reference
+
+    @override
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+        entries: defaultdict[str, list[Entry]] = defaultdict(list)
+        replaced = self._give_up(reservation, moment, entries)
+        own = {key: -sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()}
+        products = {key: row for key in self.keys if isinstance(row := rows[key], Product)}
+        if len(products) < len(self.keys):
+            raise ProductsMissing([key for key in self.keys if key not in products])
+        wanted: defaultdict[str, int] = defaultdict(int)
+        for number, line in enumerate(self._lines):
+            wanted[line.product_id] += line.quantity
+            entries[line.product_id].append(Entry(number, 0, Reason.HOLD, self._reference, line.quantity, self.id))
+        within = {key: product.free + own.get(key, 0) for key, product in products.items()}
+        short = [shortage_of(p, within[p.id], wanted[p.id]) for p in products.values() if within[p.id] < wanted[p.id]]
+        if short:
+            raise InsufficientStock(short, own)
+        effects = [
+            _changed(row, 0, sum(entry.reserved_delta for entry in listed), listed)
+            for key, listed in entries.items()
+            if isinstance(row := rows[key], Product)
+        ]
+        lines = [HeldLine(line.product_id, line.quantity) for line in self._lines]
+        ends = moment + timedelta(seconds=self._life_s)
+        return Decided(Reservation(self.id, self._reference, Status.HELD, ends, 1, moment, moment, lines), effects, replaced)
+
+    def _give_up(
+        self, reservation: Reservation | None, moment: datetime, entries: Mapping[str, list[Entry]]
+    ) -> Reservation | None:
+        """Return the replaced reservation after its release, which is recorded in ``entries``; ``None`` if nothing changes."""
+        if self.reservation_id is None:
+            return None
+        if reservation is None:
+            raise ReservationMissing(self.reservation_id)
+        if not reservation.is_open:
+            if reservation.status is Status.COMMITTED:
+                raise ReservationClosed(reservation.id, reservation.status, reservation.version)
+            return None
+        lines = list(reservation.lines)
+        for number, line in enumerate(lines):
+            if line.open:
+                place = len(self._lines) + number  # after the lines of the new reservation
+                entry = Entry(place, 0, Reason.RELEASE, reservation.reference, -line.open, reservation.id)
+                entries[line.product_id].append(entry)
+                lines[number] = replace(line, released=line.released + line.open)
+        version = reservation.version + 1
+        return replace(reservation, lines=lines, status=Status.RELEASED, version=version, updated_at=moment)
+
+
+class NamedCommand(ReservationCommand):
+    """A request about a reservation that exists."""
+
+    def __init__(self, reservation_id: str, condition: Precondition) -> None:
+        super().__init__((), 2, reservation_id)
+        self._condition = condition
+
+    @override
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+        if reservation is None:
+            raise ReservationMissing(self.reservation_id or "")
+        condition = self._condition
+        if condition.versions is not None and str(reservation.version) not in condition.versions:
+            raise ReservationChanged(reservation.id, reservation.version)
+        return self._decide_on(moment, rows, reservation)
+
+    @abstractmethod
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+        """Decide about the reservation, which is there and at a version that the request allows."""
+
+
+class Extend(NamedCommand):
+    """Let a reservation end later. It is left as it is if it would end earlier."""
+
+    def __init__(self, reservation_id: str, life_s: int, condition: Precondition = ALWAYS) -> None:
+        super().__init__(reservation_id, condition)
+        self._life_s = life_s
+
+    @override
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+        _check_open(reservation)
+        ends = moment + timedelta(seconds=self._life_s)
+        if ends <= reservation.expires_at:
+            return Decided(reservation)
+        if ends > reservation.created_at + timedelta(seconds=MAX_LIFE_S):
+            raise LifeTooLong(f"reservation {reservation.id} would live longer than {MAX_LIFE_S} s")
+        return Decided(replace(reservation, expires_at=ends, version=reservation.version + 1, updated_at=moment))
+
+
+class Commit(NamedCommand):
+    """Turn held units into a sale: all that are open, or some lines, with a word about the rest."""
+
+    def __init__(
+        self,
+        reservation_id: str,
+        parts: Sequence[Part] | None = None,
+        rest: Rest = Rest.KEEP,
+        reference: str | None = None,
+        condition: Precondition = ALWAYS,
+    ) -> None:
+        super().__init__(reservation_id, condition)
+        self._parts = parts
+        self._rest = rest
+        self._reference = reference
+
+    @override
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+        _check_open(reservation)
+        sold = _units(reservation, self._parts)
+        uses = {}
+        for number, line in enumerate(reservation.lines):
+            released = line.open - sold.get(number, 0) if self._rest is Rest.RELEASE and self._parts is not None else 0
+            uses[number] = Use(committed=sold.get(number, 0), released=released)
+        _check_stock(rows, reservation, sold)
+        reference = self._reference or reservation.reference
+        return use_lines(reservation, uses, rows, moment, ending=Status.COMMITTED, reference=reference)
+
+
+class Release(NamedCommand):
+    """Give held units back: all that are open, or some. A reservation that was released or expired is left as it is."""
+
+    def __init__(self, reservation_id: str, parts: Sequence[Part] | None = None, condition: Precondition = ALWAYS) -> None:
+        super().__init__(reservation_id, condition)
+        self._parts = parts
+
+    @override
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+        if reservation.status in (Status.RELEASED, Status.EXPIRED):
+            return Decided(reservation)
+        _check_open(reservation)
+        uses = {number: Use(released=units) for number, units in _units(reservation, self._parts).items()}
+        return use_lines(reservation, uses, rows, moment, ending=Status.RELEASED, reference=reservation.reference)
+
+
+class Tidy(Command):
+    """Give back the units of ended reservations that nobody has needed yet. Those whose rows others hold are left out."""
+
+    def __init__(self, reservation_ids: Sequence[str]) -> None:
+        super().__init__((), len(reservation_ids))
+        self.reservation_ids = reservation_ids
+
+    @override
+    def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
+        return ()
+
+
+def named_in(command: Command) -> Sequence[str]:
+    """Return the reservations that a command names."""
+    if isinstance(command, Tidy):
+        return command.reservation_ids
+    if isinstance(command, ReservationCommand) and command.reservation_id is not None:
+        return (command.reservation_id,)
+    return ()
+
+
+def use_lines(
+    reservation: Reservation,
+    uses: Mapping[int, Use],
+    rows: Mapping[str, Row],
+    moment: datetime,
+    *,
+    ending: Status,
+    reference: str | None,
+) -> Decided:
+    """Take units out of a reservation's lines, and out of their products."""
+    entries: defaultdict[str, list[Entry]] = defaultdict(list)
+    lines = list(reservation.lines)
+    for number, use in uses.items():
+        line = lines[number]
+        lines[number] = replace(
+            line,
+            committed=line.committed + use.committed,
+            released=line.released + use.released,
+            expired=line.expired + use.expired,
+        )
+        listed = entries[line.product_id]
+        for reason, units in ((Reason.SALE, use.committed), (Reason.RELEASE, use.released), (Reason.EXPIRY, use.expired)):
+            if units:
+                sold = units if reason is Reason.SALE else 0
+                listed.append(Entry(len(listed), -sold, reason, reference, -units, reservation.id))
+    effects = [
+        _changed(row, sum(e.delta for e in listed), sum(e.reserved_delta for e in listed), listed)
+        for key, listed in entries.items()
+        if listed and isinstance(row := rows.get(key), Product)
+    ]
+    is_open = any(line.open for line in lines)
+    status = ending if ending is Status.EXPIRED or not is_open else reservation.status
+    after = replace(reservation, lines=lines, status=status, version=reservation.version + 1, updated_at=moment)
+    return Decided(after, effects)
+
+
+def _units(reservation: Reservation, parts: Sequence[Part] | None) -> dict[int, int]:
+    """Return the units of each line that the request names; without ``parts`` all that are open."""
+    if parts is None:
+        return {number: line.open for number, line in enumerate(reservation.lines) if line.open}
+    units: defaultdict[int, int] = defaultdict(int)
+    for part in parts:
+        units[part.line] += part.quantity
+    left = {number: reservation.lines[number].open if number < len(reservation.lines) else 0 for number in units}
+    if excess := [Excess(number, left[number], units[number]) for number in units if units[number] > left[number]]:
+        raise NotHeld(reservation.id, excess)
+    return units
+
+
+def _check_open(reservation: Reservation) -> None:
+    if reservation.status is Status.EXPIRED:
+        raise ReservationExpired(reservation.id, reservation.expires_at, reservation.version)
+    if not reservation.is_open:
+        raise ReservationClosed(reservation.id, reservation.status, reservation.version)
+
+
+def _check_stock(rows: Mapping[str, Row], reservation: Reservation, sold: Mapping[int, int]) -> None:
+    """Refuse to sell held units that a count has found to be missing."""
+    wanted: defaultdict[str, int] = defaultdict(int)
+    for number, units in sold.items():
+        wanted[reservation.lines[number].product_id] += units
+    products = [row for key in wanted if isinstance(row := rows.get(key), Product)]
+    if short := [shortage_of(p, p.stock, wanted[p.id]) for p in products if p.stock < wanted[p.id]]:
+        raise InsufficientStock(short)
+
+
+def _changed(product: Product, delta: int, reserved_delta: int, entries: Sequence[Entry]) -> Effect:
+    reserved = (product.reserved or 0) + reserved_delta
+    if reserved > MAX_INTEGER:
+        raise StockLimit((product.id,))
+    after = replace(product, stock=product.stock + delta, reserved=reserved, version=product.version + 1)
+    return Effect(after, Change.UPDATED, entries)

@@ -1,0 +1,344 @@
+"""One transaction for many requests, each with its own decision, ledger entries and answer.
+
+A transaction has three round trips: (1) BEGIN, the idempotency keys and the row locks; (2) the changes and the read-back; (3)
+the stored answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later
+statements.
+
+A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
+others are carried out. A request that lacks units costs a fourth round trip, which reads the ended reservations of its product.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.cache.ports import Clock, State
+from app.cache.postgres.table_queries import EPOCH, parameters
+from app.postgres.database import Session
+from app.postgres.errors import TransactionConflict
+from app.products import accepted_queries, queries, reservation_queries
+from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
+from app.products.decision import Decision, Denied, Done, Postponed, Repeated
+from app.products.errors import KeyReused, Refused
+from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
+from app.products.payload import SCHEMA
+from app.products.product import Gone, Row
+from app.products.reservation import OverLine, OverLines
+from app.products.reservation_commands import ReservationCommand, Tidy, named_in
+from app.products.reservation_source import reservation_of
+from app.products.shelf import MAX_OVER, Facts, Shelf
+from app.products.source import PRODUCTS, row_of, state_of
+from app.products.steps import Statement, stamp, steps_of, store_answer
+
+CheckEpoch = Callable[[str, float], None]
+"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
+_MANY_ROWS = 50
+"""Rows above which a transaction's computations are divided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a transaction waits for locks that somebody else holds, and for which rows."""
+
+    wait_ms: int
+    ids: Sequence[str] = ()
+    """The rows to lock first."""
+    doubtful: bool = False
+    """Whether they are probably held. They are then locked in a separate round trip, so that a failure costs nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The result of one transaction: a decision for each request, and the last state of every row to publish."""
+
+    decisions: Sequence[Decision]
+    states: Sequence[State]
+    taken: Sequence[Decision] = ()
+    """The decisions on accepted writes."""
+    failures: int = 0
+    """Number of accepted writes that were marked as failed."""
+
+
+class Transaction:
+    """One attempt to carry out one batch."""
+
+    def __init__(
+        self,
+        direct: Sequence[WriteRequest],
+        patience: Patience | None,
+        check_epoch: CheckEpoch,
+        *,
+        clock: Clock = time.monotonic,
+        decode: Decode | None,
+        again: bool,
+        applies: bool = False,
+        only: int | None = None,
+    ) -> None:
+        self._patience = patience
+        self._check_epoch = check_epoch
+        self._clock = clock
+        self._direct = direct
+        self._decode = decode
+        self._applies = applies
+        self._only = only
+        self.taken = Taken()
+        self._again = again
+        self._batch: Sequence[WriteRequest] = direct
+        self._began = 0.0
+        self._stored: dict[tuple[str, str], StoredAnswer] = {}
+        self._locked: set[tuple[str, str]] = set()
+        self._held: set[str] = set()
+        self._blocked: dict[str, Sequence[str]] = {}
+        """The products of accepted writes that had to wait, each with the products whose rows they waited for."""
+        self._facts = Facts({})
+        self._shelf = Shelf(self._facts)
+        self.has_rows = False
+        """Whether the rows are locked, so that a lock timeout concerns something else."""
+
+    async def run(self, session: Session) -> Committed:
+        """Run the transaction from the beginning."""
+        self._began = self._clock()
+        self.has_rows = False
+        self.taken = Taken()
+        await self._lock(session)
+        self.has_rows = True
+        decisions = self._decide_all()
+        while self._shelf.missing:
+            await self._read_over(session)
+            decisions = self._decide_all()
+        publish_keys = sorted(
+            {effect.row.id for effect in self._shelf.closings}
+            | {key for decision in decisions if isinstance(decision, Done | Repeated) for key in decision.product_ids}
+        )
+        decisions, states = await self._change(session, decisions, publish_keys)
+        await _let_others_run(len(publish_keys))
+        answers = [
+            statement
+            for request, decision in zip(self._batch, decisions, strict=True)
+            if (statement := store_answer(request, decision)) is not None
+        ]
+        answers += self._remove_taken(decisions)
+        # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
+        ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
+        if publish_keys or answers:
+            await session.commit(*ask, *answers)
+        else:
+            # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
+            await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
+        count = len(self.taken.seqs)
+        return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
+
+    def _decide_all(self) -> Sequence[Decision]:
+        """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
+        self._batch = [*self.taken.requests, *self._direct]
+        self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
+        decisions: list[Decision] = []
+        for request in self.taken.requests:
+            decision = self._decide(request, locked)
+            if isinstance(decision, Postponed):
+                self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
+            decisions.append(decision)
+        self._blocked |= self.taken.blocked
+        return decisions + [self._decide(request, locked) for request in self._direct]
+
+    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+        """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
+        done: list[int] = []
+        for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
+            if isinstance(decision, Denied) and store_answer(request, decision) is None:
+                self.taken.failures[seq] = failure_of(decision.refusal)
+            elif not isinstance(decision, Postponed):
+                done.append(seq)
+        failed = self.taken.failures
+        return ([(accepted_queries.APPLIED, {"seqs": done})] if done else []) + (
+            [(accepted_queries.FAILED, {"seqs": list(failed), "failures": list(failed.values())})] if failed else []
+        )
+
+    async def _lock(self, session: Session) -> None:
+        statements = await self._begin(session)
+        self._forget_rows()
+        ids = {key for request in self._direct for key in request.command.keys}
+        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        reads = any(isinstance(request.command, ReservationCommand | Tidy) for request in self._direct)
+        read: Statement = (reservation_queries.READ, {"ids": named})
+        if self._decode is None:
+            await self._lock_rows(session, statements, self._direct, sorted(ids), named=named, last=read if reads else None)
+            return
+        if self._applies:
+            [*_, rows] = await session.pipeline(*statements, (accepted_queries.TAKE_LOWEST, {"limit": ROWS_AT_ONCE}))
+        else:
+            if named:  # the products of lines never change, so they may be read before they are locked
+                [*_, found] = await session.pipeline(*statements, (accepted_queries.PRODUCTS_OF_RESERVATIONS, {"ids": named}))
+                ids, statements = ids.union(key for [key] in found), []
+            keys = {"ids": sorted(ids), **_by_key(self._direct)}
+            waiting = (accepted_queries.TAKE_BEFORE, {**keys, "limit": ROWS_AT_ONCE + 1})
+            rows = await self._lock_rows(session, statements, self._direct, sorted(ids), waiting)
+        if rows:
+            await self.taken.add(rows, self._decode, self._only)
+            more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._facts.rows.keys())
+            await self._lock_rows(session, [], self.taken.requests, more)
+        if reads:
+            self._note_reservations(await session.rows(*read))
+
+    def _forget_rows(self) -> None:
+        self._stored, self._locked, self._held, self._blocked = {}, set(), set(), {}
+        self._facts = Facts({}, {})
+
+    async def _begin(self, session: Session) -> list[Statement]:
+        """Return the first statements of the transaction. Rows that are probably held are waited for at once."""
+        if self._patience is None:
+            return [("BEGIN", None)]
+        begin: list[Statement] = [("BEGIN", None), (queries.LOCK_TIMEOUT, {"timeout": str(self._patience.wait_ms)})]
+        wait: Statement = (queries.WAIT, {"ids": list(self._patience.ids)})
+        if not self._patience.doubtful:
+            return [*begin, wait]
+        await session.pipeline(*begin)
+        await session.rows(*wait)
+        return []
+
+    async def _lock_rows(
+        self,
+        session: Session,
+        before: Sequence[Statement],
+        requests: Sequence[WriteRequest],
+        ids: Sequence[str],
+        waiting: Statement | None = None,
+        *,
+        named: Sequence[str] = (),
+        last: Statement | None = None,
+    ) -> list[Any]:
+        """Lock the keys of requests and the rows of products; return the rows of ``waiting``, which runs between the two.
+
+        The products of the lines of the reservations ``named`` are locked, too, and ``last`` reads those reservations.
+        """
+        by_key = _by_key(requests)
+        has_keys = bool(by_key["keys"])
+        statements = list(before)
+        if has_keys:
+            statements.append((queries.LOCK_KEYS, by_key))
+        if waiting:
+            statements.append(waiting)
+        if has_keys:
+            statements.append((queries.STORED_ANSWERS, by_key))
+        locked: Statement = (queries.LOCK, {"ids": ids})
+        statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": named}) if named else locked)
+        if last:
+            statements.append(last)
+        answers = (await session.pipeline(*statements))[len(before) :]
+        if has_keys:
+            self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
+        found = answers.pop(0) if waiting else []
+        if has_keys:
+            self._stored |= {
+                (caller, key): StoredAnswer(request_hash, Answer(code, body, version_tag, location), product_ids)
+                for caller, key, request_hash, code, body, version_tag, location, product_ids in answers.pop(0)
+            }
+        self._note_rows(ids, answers.pop(0))
+        if last:
+            self._note_reservations(answers.pop(0))
+        if self._again:
+            newest = await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)})
+            self._facts.newest = {**self._facts.newest, **dict(newest)}
+        return found
+
+    def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
+        rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
+        swept = {}
+        for held, product_id, *columns, swept_at in found:
+            if held:
+                self._held.add(product_id)
+                rows.setdefault(product_id, Gone(product_id, 0))
+                continue
+            rows[product_id] = row_of(product_id, columns)
+            if swept_at is not None:
+                swept[product_id] = swept_at
+        self._facts.rows = {**self._facts.rows, **rows}
+        self._facts.swept = {**self._facts.swept, **swept}
+
+    def _note_reservations(self, found: Sequence[Sequence[Any]]) -> None:
+        self._facts.moment, self._facts.enabled = found[0][:2]
+        self._facts.reservations = {columns[0]: reservation_of(columns) for _, _, *columns in found if columns[0] is not None}
+
+    async def _read_over(self, session: Session) -> None:
+        """Read the ended lines of the products that lack units, and the moment if no command has needed it so far."""
+        facts, ids = self._facts, list(self._shelf.missing)
+        limit = max(1, MAX_OVER // len(ids))
+        parameters = {
+            "ids": ids,
+            "known": [facts.moment_of((key,)).isoformat() for key in ids],
+            "swept": [facts.swept[key].isoformat() if key in facts.swept else "-infinity" for key in ids],
+            "moment": facts.moment.isoformat() if facts.moment is not None else "",
+            "limit": limit + 1,
+        }
+        lines: dict[str, list[OverLine]] = {key: [] for key in ids}
+        for moment, product_id, *columns in await session.rows(reservation_queries.READ_OVER, parameters):
+            facts.moment = moment
+            if columns[0] is not None:
+                lines[product_id].append(OverLine(*columns))
+        facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
+
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
+        key = request.origin.idempotency_key
+        if key and (earlier := self._earlier_decision(key, locked)):
+            return earlier
+        product_ids = list(self._shelf.products_of(request.command))
+        if self._held and not isinstance(request.command, Tidy) and (held := sorted(self._held.intersection(product_ids))):
+            return Postponed(held)
+        if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
+            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
+        closings = len(self._shelf.closings)
+        try:
+            effects, reservation = self._shelf.decide(request.command, self._held)
+        except Refused as refusal:
+            return Denied(refusal, len(self._shelf.closings) > closings, product_ids)
+        return Done(effects, reservation, product_ids if not isinstance(request.command, Tidy) else ())
+
+    def _earlier_decision(self, key: IdempotencyKey, locked: set[tuple[str, str]]) -> Denied | Repeated | Postponed | None:
+        name = (key.caller, key.key)
+        if stored := self._stored.get(name):
+            if stored.request_hash != key.request_hash:
+                return Denied(KeyReused("the idempotency key was used for another request"))
+            return Repeated(stored.answer, stored.product_ids)
+        if name not in locked:
+            return Postponed()
+        locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
+        return None
+
+    async def _change(
+        self, session: Session, decisions: Sequence[Decision], publish_keys: Sequence[str]
+    ) -> tuple[Sequence[Decision], Sequence[State]]:
+        if not publish_keys:
+            return decisions, ()
+        await _let_others_run(len(publish_keys))
+        made = steps_of(self._batch, decisions, self._shelf, self._facts.rows)
+        statements = [(step.statement, step.parameters) for step in made]
+        *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
+        self._check_epoch(found[0][0], self._began)
+        await _let_others_run(len(publish_keys))
+        recorded_at = None
+        for step, rows in zip(made, done, strict=True):
+            if len(rows) < step.row_count:
+                raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
+            if step.statement is queries.RECORD:
+                recorded_at = rows[0][0]
+        final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
+        states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
+        await _let_others_run(len(publish_keys))
+        stamped = [
+            replace(d, effects=[stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d
+            for d in decisions
+        ]
+        return stamped, states
+
+
+async def _let_others_run(rows: int) -> None:
+    """Let other requests be served between two steps that take long for many rows."""
+    if rows > _MANY_ROWS:
+        await asyncio.sleep(0)
+
+
+def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:
+    sent = [key for request in requests if (key := request.origin.idempotency_key)]
+    return {"callers": [key.caller for key in sent], "keys": [key.key for key in sent]}
