@@ -99,6 +99,7 @@ SEEDS ?= 2000
 START ?= 1
 simulate: $(STAMP) ## run the shipped cache over simulated time and faults: make simulate SEEDS=20000 START=1
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
+	@$(BIN)/python -m tests.simulation.accepted --seeds $$(( $(SEEDS) / 5 )) --start $(START)
 
 MINUTES ?= 3
 chaos: $(STAMP) ## real servers, real faults, a checked history: make chaos MINUTES=10 [SEED=n]

@@ -44,7 +44,6 @@ from app.products.service import Products, WriteLimits
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transactions import Committed, ProductTransactions
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
-from app.telemetry.request_lines import RequestLines
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry
 
@@ -62,7 +61,7 @@ def create_app(settings: Settings, shared: SharedMetrics | None = None) -> FastA
     """
     requests = RequestStats()
     spans = open_spans(settings)
-    telemetry = Telemetry(RequestLines(settings.log_requests_percent), spans, settings.trace_percent)
+    telemetry = Telemetry(spans, trace_percent=settings.trace_percent, line_percent=settings.log_requests_percent)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Larder]]:

@@ -58,6 +58,11 @@ class Load:
         self._of_waits = _moved(self._of_waits, wait_s / WAIT_TARGET_S, CALM + Kind.HIT)
         self.pressure = max(self._of_lag, self._of_waits)
 
+    @property
+    def reason(self) -> str:
+        """Return for the log why requests are shed."""
+        return "the event loop lags" if self._of_lag >= self._of_waits else "writes wait for their transaction"
+
     def may_shed(self, kind: Kind) -> bool:
         """Return whether some requests of this kind are refused now."""
         return self.pressure > CALM + kind

@@ -28,7 +28,7 @@ from app.telemetry.telemetry import Telemetry
 BEGAN = "began"
 """Key in the request state under which the server leaves when it looked for the answer in Redis, on the monotonic clock."""
 SAMPLED = "sampled"
-"""Key in the request state under which the server leaves whether the request is traced, if it has decided that."""
+"""Key in the request state under which the server leaves whether the request is sampled, if it has decided that."""
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _log = logging.getLogger("larder.http")
 _sparse_log = SparseLog(_log)

@@ -58,6 +58,10 @@ def _legal_reference(text: str) -> str:
     return text
 
 
+def _nothing() -> None:
+    """Return the value of a field that is left out: a default would be told, and many made clients send what they are told."""
+
+
 def _nonzero(delta: int) -> int:
     if delta == 0:
         raise ValueError("must not be 0: an adjustment adds or takes something")
@@ -95,7 +99,7 @@ GivenReason = Annotated[
 Ignored = Annotated[
     Any,
     Field(
-        default=None,
+        default_factory=_nothing,
         description="accepted and ignored, so that a product can be sent back as this release or the next one showed it",
     ),
 ]
@@ -124,8 +128,8 @@ class NewProduct(RequestModel):
     id: Id = Field(default_factory=str, description="if left out, the service makes one; these sort by time")
     name: Name
     price_cents: Quantity
-    stock: Quantity = 0
-    reorder_point: Quantity = 0
+    stock: Quantity = Field(default_factory=int, description="0 if left out")
+    reorder_point: Quantity = Field(default_factory=int, description="0 if left out")
 
     def draft(self) -> Draft:
         """Return the product to create, with an id made for it if it has none."""
@@ -142,7 +146,7 @@ class WholeProduct(RequestModel):
         default_factory=int,
         description="if left out: 0 in a new product, else unchanged; if given for an existing one: needs If-Match",
     )
-    reorder_point: Quantity = 0
+    reorder_point: Quantity = Field(default_factory=int, description="0 if left out")
     version: Ignored
     created_at: Ignored
     updated_at: Ignored
@@ -176,7 +180,9 @@ class StockCount(RequestModel):
     """A physical count."""
 
     stock: Quantity
-    reference: Reference | None = Field(None, description="any text of the caller, such as the number of the count")
+    reference: Reference | None = Field(
+        default_factory=_nothing, description="any text of the caller, such as the number of the count"
+    )
 
 
 class StockAdjustment(RequestModel):
@@ -184,7 +190,9 @@ class StockAdjustment(RequestModel):
 
     delta: Delta
     reason: GivenReason
-    reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
+    reference: Reference | None = Field(
+        default_factory=_nothing, description="any text of the caller, such as the number of an order"
+    )
 
 
 class AdjustmentLine(RequestModel):
@@ -200,7 +208,9 @@ class StockAdjustments(RequestModel):
     rows: ClassVar = Rows("lines", AdjustmentLine, MAX_LINES)
     lines: Annotated[list[AdjustmentLine], Field(min_length=1, max_length=MAX_LINES), FailFast()]
     reason: GivenReason
-    reference: Reference | None = Field(None, description="any text of the caller, such as the number of an order")
+    reference: Reference | None = Field(
+        default_factory=_nothing, description="any text of the caller, such as the number of an order"
+    )
 
 
 class Batch(RequestModel):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -19,6 +19,7 @@ from .tracing import UNTRACED, Joined, Place, Tracer
 
 Reply = TypeVar("Reply")
 log = logging.getLogger(__name__)
+_UNTOLD = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,11 @@ class RoundTrips:
             await batcher.aclose()
 
     def _told(self, name: str) -> Joined | None:
-        return partial(self._tracer.joined, name, place=Place.STORE) if self._tracer.traces else None
+        if not self._tracer.traces:
+            return None
+        joined = partial(self._tracer.joined, name, place=Place.STORE)
+        # Most batches of reads serve only hits of which nobody is told.
+        return lambda units: joined(units) if units else _UNTOLD
 
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
         began = self._clock()

@@ -38,6 +38,7 @@ class Acceptance:
         check_epoch: raises if nothing may be committed in an epoch.
         stats: what to count in.
         queue_limit: most requests that wait for a transaction.
+        most_rows: accepted writes that wait to be applied, from which on nothing is accepted.
         clock: a monotonic clock.
     """
 
@@ -48,12 +49,14 @@ class Acceptance:
         stats: AcceptedStats,
         *,
         queue_limit: int,
+        most_rows: int = MOST_ROWS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writes = database.writes
         self._lists = database.lists
         self._check_epoch = check_epoch
         self._stats = stats
+        self._most_rows = most_rows
         self._clock = clock
         self._batcher: Batcher[AcceptedWrite, Accepted] = Batcher(
             self._send, max_weight=_BATCH, queue_limit=queue_limit, yields=5
@@ -70,7 +73,7 @@ class Acceptance:
             CommitUnknown: it was accepted or not; a repetition with the same key finds out.
             DatabaseError: nothing was accepted.
         """
-        if self._stats.rows >= MOST_ROWS or self._stats.oldest_s >= MOST_AGE_S:
+        if self._stats.rows >= self._most_rows or self._stats.oldest_s >= MOST_AGE_S:
             raise BacklogFull(self.retry_after_s)
         return await self._batcher.submit(write)
 
@@ -82,7 +85,7 @@ class Acceptance:
     async def measure(self) -> None:
         """Read how much waits, and how fast it is applied. Raises a ``DatabaseError``."""
         async with self._lists.session() as session:
-            [(rows, oldest_s, failed, newest)] = await session.rows(accepted_queries.BACKLOG, {"limit": MOST_ROWS})
+            [(rows, oldest_s, failed, newest)] = await session.rows(accepted_queries.BACKLOG, {"limit": self._most_rows})
         stats, now = self._stats, self._clock()
         stats.rows, stats.oldest_s, stats.failed_rows = rows, oldest_s, failed
         if newest is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.cache.errors import CacheError
-from app.cache.ports import State
+from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
 from app.postgres.errors import (
@@ -85,6 +85,7 @@ class ProductTransactions:
         attempts: int = 4,
         check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
         chance: random.Random | None = None,
+        clock: Clock = time.monotonic,
         decode: Decode | None = None,
         taken: "Callable[[Committed], None] | None" = None,
     ) -> None:
@@ -95,6 +96,7 @@ class ProductTransactions:
         self._attempts = attempts
         self._check_epoch = check_epoch
         self._chance = chance or random.Random()
+        self._clock = clock
 
     async def commit(self, batch: Sequence[WriteRequest], patience: Patience | None = None) -> Committed:
         """Decide requests one after another and commit their changes. Try again after a deadlock or a lost race.
@@ -108,7 +110,7 @@ class ProductTransactions:
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
-            work = _Transaction(batch, patience, self._check_epoch, decode=self._decode, again=attempt > 1)
+            work = _Transaction(batch, patience, self._check_epoch, clock=self._clock, decode=self._decode, again=attempt > 1)
             try:
                 return await self._once(work)
             except LockTimeout:
@@ -131,7 +133,7 @@ class ProductTransactions:
             ApplyFailed: nothing was changed, and one of these rows may be the reason.
             DatabaseError: see ``commit``.
         """
-        work = _Transaction((), None, self._check_epoch, decode=decode, applies=True, only=only, again=True)
+        work = _Transaction((), None, self._check_epoch, clock=self._clock, decode=decode, applies=True, only=only, again=True)
         try:
             return await self._once(work)
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
@@ -167,6 +169,7 @@ class _Transaction:
         patience: Patience | None,
         check_epoch: CheckEpoch,
         *,
+        clock: Clock = time.monotonic,
         decode: Decode | None,
         again: bool,
         applies: bool = False,
@@ -174,6 +177,7 @@ class _Transaction:
     ) -> None:
         self._patience = patience
         self._check_epoch = check_epoch
+        self._clock = clock
         self._direct = direct
         self._decode = decode
         self._applies = applies
@@ -195,7 +199,7 @@ class _Transaction:
 
     async def run(self, session: Session) -> Committed:
         """Run the transaction from the beginning."""
-        self._began = time.monotonic()
+        self._began = self._clock()
         self.has_rows = False
         self.taken = Taken()
         await self._lock(session)

@@ -154,9 +154,10 @@ class Connection(Framing):
                 0.0,
                 peer=peer_of(scope),
                 problem="overloaded",
-                reason="the event loop lags, so the request was shed",
+                reason=f"{self._larder.load.reason}, so the request was shed",
             ),
             {},
+            sampled=self._larder.telemetry.sample().line,
         )
         if self.pipeline:
             self.loop.call_soon(self.on_response_complete)  # not here, since the next request may be refused, too, and so on

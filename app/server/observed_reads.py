@@ -1,7 +1,8 @@
 """Observed reads: the connections of a server that logs or traces requests.
 
-Other servers use ``KnownHeads`` itself, so that their hits do not pay for a question whether they are observed. Here a hit that
-is to be traced is left to the application, which makes the spans. A hit that is logged is answered as ever.
+Other servers use ``KnownHeads`` itself, so that their hits do not pay for a question whether they are observed. Here one number
+is drawn for each plain read, before anything else is done for it. A hit is answered as ever, and told about afterwards if it
+was drawn. A read that is left to the application takes along what was drawn.
 """
 
 import time
@@ -14,40 +15,36 @@ from app.access.key_ring import Caller
 from app.api.admission import ANYBODY, CALLER, Admission, PlainHead
 from app.api.middleware import SAMPLED
 from app.cache.ports import Value
-from app.cache.tracing import Place
 from app.cache.write_through import Peeked
 from app.server.hot_read import PREFIX, ROUTE
-from app.server.known_heads import KnownHeads, Read
+from app.server.known_heads import KnownHeads
 from app.telemetry.request_lines import Answered
+from app.telemetry.telemetry import NOT_SAMPLED, Sampled
 
 _HIT = "larder; hit"
 
 
 class ObservedReads(KnownHeads):
-    """A connection that asks for each plain read whether it is traced, and for each hit whether it is logged."""
+    """A connection that draws for each plain read whether it is traced and logged."""
 
-    _sampled: bool | None = None
-    """Whether the read in this piece is traced, if that was decided before it was parsed."""
+    _sampled: Sampled = NOT_SAMPLED
+    """What was drawn for the read under way."""
     _caller: Caller = ANYBODY
-    """The sender of the hit that is being answered."""
+    """The sender of the hit that was drawn."""
 
     @override
     def _begin(self, piece: bytes) -> bool:
-        self._sampled = self._larder.telemetry.sampled()
-        if self._sampled or not super()._begin(piece):
-            return False
-        self._sampled = None
-        return True
+        # A read that is not begun here is drawn for again, whatever this said.
+        self._sampled = self._larder.telemetry.sample()
+        begun = super()._begin(piece)
+        if self._sampled is not NOT_SAMPLED and self._read is not None:
+            self._caller = self._read.caller
+        return begun
 
     @override
     def _plain(self, scope: Any, product_id: str, admission: Admission) -> PlainHead | None:
-        head = super()._plain(scope, product_id, admission)
-        if head is None:
-            return None
-        decided, self._sampled = self._sampled, None
-        sampled = self._larder.telemetry.sampled() if decided is None else decided
-        scope["state"][SAMPLED] = sampled
-        return None if sampled else head
+        self._sampled = self._larder.telemetry.sample()
+        return super()._plain(scope, product_id, admission)
 
     @override
     def _peeked(self, cycle: RequestResponseCycle, app: Any, tag: bytes, began: float, found: Peeked) -> None:
@@ -55,36 +52,25 @@ class ObservedReads(KnownHeads):
         super()._peeked(cycle, app, tag, began, found)
 
     @override
-    def _peeked_unseen(self, read: Read, found: Peeked) -> None:
-        self._caller = read.caller
-        super()._peeked_unseen(read, found)
-
-    @override
     def _pass_on(self, cycle: RequestResponseCycle, app: Any, found: Peeked, began: float) -> None:
-        cycle.scope["state"][SAMPLED] = False  # otherwise it would not have been peeked
+        cycle.scope["state"][SAMPLED] = self._sampled
         super()._pass_on(cycle, app, found, began)
 
     @override
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:
         status = super()._write_hit(found, tag, began, identity, last=last)
-        lines = self._larder.telemetry.lines
-        if lines.wanted():
-            duration_s = time.monotonic() - began
-            peer = self.client[0] if self.client else ""
-            lines.write_hit(
-                Answered(
-                    f"{identity:032x}",
-                    "GET",
-                    ROUTE,
-                    PREFIX + found.key,
-                    status,
-                    duration_s,
-                    self._caller.name,
-                    self._caller.key_id,
-                    peer,
-                    _HIT,
-                ),
-                # Its time is that of the round trip, but for some microseconds.
-                {Place.STORE: duration_s},
+        if self._sampled is not NOT_SAMPLED:
+            answered = Answered(
+                f"{identity:032x}",
+                "GET",
+                ROUTE,
+                PREFIX + found.key,
+                status,
+                time.monotonic() - began,
+                self._caller.name,
+                self._caller.key_id,
+                self.client[0] if self.client else "",
+                _HIT,
             )
+            self._larder.telemetry.tell_hit(answered, self._sampled)
         return status

@@ -6,7 +6,6 @@ semantic conventions; what these do not know is named ``larder.…``. Durations 
 """
 
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -49,36 +48,18 @@ class Answered(NamedTuple):
 
 
 class RequestLines:
-    """The lines of one process.
+    """The lines of one process. ``clock`` gives seconds that only grow."""
 
-    Args:
-        percent: share of all requests that has a line.
-        clock: seconds that only grow.
-        draw: a random number from 0 to 1.
-    """
-
-    def __init__(
-        self, percent: float = 0.0, clock: Callable[[], float] = time.monotonic, draw: Callable[[], float] = random.random
-    ) -> None:
-        self._share = percent / 100
-        self._draw = draw
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._failed, self._refused, self._degraded = (SparseLog(_log, clock, most=MOST_PER_S) for _ in range(3))
 
-    def wanted(self) -> bool:
-        """Return whether the next request is one of the share."""
-        return self._share > 0 and self._draw() < self._share
-
-    def write(self, answered: Answered, waits: Mapping[Place, float], span_id: str = "") -> None:
-        """Write a line about a request if it has one."""
+    def write(self, answered: Answered, waits: Mapping[Place, float], span_id: str = "", *, sampled: bool = False) -> None:
+        """Write a line about a request if it has one. A request that is ``sampled`` always has."""
         level, sparse = self._kind_of(answered, waits)
-        if self.wanted():
+        if sampled:
             self._write(answered, waits, span_id, level)
         elif sparse is not None and (left_out := sparse.take()) is not None:
             self._write(answered, waits, span_id, level, left_out)
-
-    def write_hit(self, answered: Answered, waits: Mapping[Place, float]) -> None:
-        """Write a line about a hit of the share."""
-        self._write(answered, waits, "", logging.INFO)
 
     def _kind_of(self, answered: Answered, waits: Mapping[Place, float]) -> tuple[int, SparseLog | None]:
         """Return the level of a request's line, and the limit on lines that nobody asked for; ``None`` if there is none."""

@@ -15,6 +15,13 @@ class Parent(NamedTuple):
     """Whether the client's side records this trace."""
 
 
+class Named(NamedTuple):
+    """The name and the attributes of a span."""
+
+    name: str
+    attributes: Attributes
+
+
 class Span(Protocol):
     """A span that is not finished."""
 
@@ -42,6 +49,9 @@ class Spans(Protocol):
         self, parent: Span, name: str, attributes: Attributes, links: Sequence[Span] = (), *, calls: bool = False
     ) -> Span:
         """Begin a span within another one. ``calls`` says that it waits for another server."""
+
+    def of_one_call(self, trace_id: str, request: Named, call: Named, duration_s: float) -> str:
+        """Tell of a request that has just ended, and that waited for one call all the time; return its span's number."""
 
     def close(self) -> None:
         """Send what is left. It waits, so it is called in a thread."""

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import NamedTuple
 
 from typing_extensions import override
 
 from app.cache.tracing import Place, Tracer, Unit
 from app.telemetry.request_lines import Answered, RequestLines
-from app.telemetry.spans import Attributes, Parent, Span, Spans
+from app.telemetry.spans import Attributes, Named, Parent, Span, Spans
 
 _SYSTEMS = {Place.STORE: "redis", Place.SOURCE: "postgresql"}
 _SERVER_ERROR = 500
@@ -29,26 +30,39 @@ class Work:
 _present: ContextVar[Work | None] = ContextVar("larder_unit", default=None)
 
 
+class Sampled(NamedTuple):
+    """Whether a request is traced and has a line, as far as that is left to chance."""
+
+    trace: bool
+    line: bool
+
+
+NOT_SAMPLED = Sampled(trace=False, line=False)
+
+
 class Telemetry(Tracer):
     """What one process tells about its requests.
 
     Args:
-        lines: the lines of the log.
         spans: where spans come from; ``None`` if nothing is traced.
         trace_percent: share of the requests that is traced. A request with a ``traceparent`` says itself whether it is.
+        line_percent: share of the requests that has a line, whatever its answer.
         draw: a random number from 0 to 1.
     """
 
     def __init__(
         self,
-        lines: RequestLines | None = None,
         spans: Spans | None = None,
+        *,
         trace_percent: float = 0.0,
+        line_percent: float = 0.0,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.lines = lines or RequestLines()
+        self.lines = RequestLines()
         self._spans = spans
-        self._share = trace_percent / 100
+        self._trace_share = trace_percent / 100 if spans is not None else 0.0
+        self._line_share = line_percent / 100
+        self._share = max(self._trace_share, self._line_share)
         self._draw = draw
 
     @property
@@ -56,49 +70,50 @@ class Telemetry(Tracer):
     def traces(self) -> bool:
         return self._spans is not None
 
-    def sampled(self) -> bool:
-        """Return whether the next request is traced if its client does not say."""
-        return self._spans is not None and self._draw() < self._share
+    def sample(self) -> Sampled:
+        """Draw for one request. One number decides on both, so that a request that is traced often has a line, too."""
+        drawn = self._draw()
+        if drawn >= self._share:
+            return NOT_SAMPLED
+        return Sampled(trace=drawn < self._trace_share, line=drawn < self._line_share)
 
     # ------------------------------------------------------------- requests
 
-    def begin(self, request_id: str, parent: Parent | None, waits: dict[Place, float], *, sampled: bool | None) -> "Request":
+    def begin(self, request_id: str, parent: Parent | None, waits: dict[Place, float], *, sampled: Sampled | None) -> "Request":
         """Begin a request in the running task.
 
         Args:
             request_id: its id, which is the number of its trace.
             parent: what its ``traceparent`` says.
             waits: what it has waited for already.
-            sampled: whether it is traced, if that was decided before.
+            sampled: what was drawn for it, if that was done before.
         """
+        drawn = self.sample() if sampled is None else sampled
         span = None
-        if self._spans is not None:
-            decided = parent.sampled if parent is not None else self.sampled() if sampled is None else sampled
-            span = self._spans.of_request(request_id, parent) if decided else None
+        if self._spans is not None and (drawn.trace if parent is None else parent.sampled):
+            span = self._spans.of_request(request_id, parent)
         work = Work(waits, span)
-        return Request(work, _present.set(work))
+        return Request(work, _present.set(work), sampled=drawn.line)
 
     def end(self, request: "Request", answered: Answered) -> None:
         """End a request, and tell about it."""
         _present.reset(request.token)
         span = request.work.span
         if span is not None:
-            attributes: dict[str, str | int] = {
-                "http.request.method": answered.method,
-                "http.route": answered.route,
-                "url.path": answered.path[:200],
-                "http.response.status_code": answered.status,
-                "larder.client": answered.client,
-                "larder.key.id": answered.key_id,
-                "larder.cache.status": answered.cache_status,
-                "error.type": answered.problem,
-            }
-            span.answer(
-                f"{answered.method} {answered.route}",
-                {name: value for name, value in attributes.items() if value != ""},
-                failed=answered.status >= _SERVER_ERROR or not answered.status,
-            )
-        self.lines.write(answered, request.work.waits, span.span_id if span is not None else "")
+            name, attributes = _described(answered)
+            span.answer(name, attributes, failed=answered.status >= _SERVER_ERROR or not answered.status)
+        span_id = span.span_id if span is not None else ""
+        self.lines.write(answered, request.work.waits, span_id, sampled=request.sampled)
+
+    def tell_hit(self, answered: Answered, sampled: Sampled) -> None:
+        """Tell about a hit that was answered without the application. It took no longer than its round trip to Redis.
+
+        Its spans are made now, so that the other hits have no part in it.
+        """
+        span_id = ""
+        if sampled.trace and self._spans is not None:
+            span_id = self._spans.of_one_call(answered.request_id, _described(answered), _READ, answered.duration_s)
+        self.lines.write(answered, {Place.STORE: answered.duration_s}, span_id, sampled=sampled.line)
 
     # ----------------------------------------------------------- the tracer
 
@@ -120,13 +135,14 @@ class Telemetry(Tracer):
 
 
 class Request:
-    """A request under way."""
+    """A request under way. ``sampled`` says whether it has a line, whatever its answer."""
 
-    __slots__ = ("token", "work")
+    __slots__ = ("sampled", "token", "work")
 
-    def __init__(self, work: Work, token: Token[Work | None]) -> None:
+    def __init__(self, work: Work, token: Token[Work | None], *, sampled: bool) -> None:
         self.work = work
         self.token = token
+        self.sampled = sampled
 
 
 class _Step:
@@ -200,9 +216,29 @@ class _Joined:
             self._span.end(error)
 
 
+def _described(answered: Answered) -> Named:
+    """Return the name and the attributes of a request's span."""
+    attributes: dict[str, str | int] = {
+        "http.request.method": answered.method,
+        "http.route": answered.route,
+        "url.path": answered.path[:200],
+        "http.response.status_code": answered.status,
+        "larder.client": answered.client,
+        "larder.key.id": answered.key_id,
+        "larder.cache.status": answered.cache_status,
+        "error.type": answered.problem,
+    }
+    given = {name: value for name, value in attributes.items() if value != ""}
+    return Named(f"{answered.method} {answered.route}", given)
+
+
 def _named(name: str, place: Place | None) -> tuple[str, Attributes, bool]:
     """Return a span's name and attributes, and whether it calls another server."""
     system = _SYSTEMS.get(place) if place is not None else None
     if system is None:
         return name, {}, False
     return f"{system} {name}", {"db.system.name": system, "db.operation.name": name}, True
+
+
+_READ = Named(*_named("read", Place.STORE)[:2])
+"""The span of a read's round trip to Redis."""

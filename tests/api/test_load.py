@@ -49,3 +49,18 @@ def test_writes_that_wait_refuse_no_hit() -> None:
     assert not load.may_shed(Kind.HIT)
     load.note(0.4, 100 * WAIT_TARGET_S)
     assert not load.may_shed(Kind.HIT), "the lag has a pressure of its own"
+
+
+def test_writes_are_shed_after_eight_bad_ticks_in_a_row() -> None:
+    """A stall, however long, is one bad tick, so it refuses no write. The log says which of the two loads was too high."""
+    load = Load(0.05)
+    for _ in range(7):
+        load.note(10.0, 10.0)
+    assert not load.may_shed(Kind.REQUEST)
+    load.note(10.0, 0.0)
+    assert load.may_shed(Kind.REQUEST)
+    assert load.reason == "the event loop lags"
+    for _ in range(8):
+        load.note(0.0, 10.0)
+    assert load.may_shed(Kind.REQUEST)
+    assert load.reason == "writes wait for their transaction"

@@ -9,10 +9,12 @@ import pytest
 
 from tests.docs.guards import Guard, guards
 from tests.docs.promises import PROMISES, functions_by_name, marked
+from tests.simulation import mutant_accepted
 from tests.simulation.mutants import BY_NAME
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+MUTANTS = {*BY_NAME, *mutant_accepted.MUTANTS}
 SEARCH = re.compile(r"`((?:hole|goal|spare)-[\w-]+)`")
 
 each_guard = pytest.mark.parametrize("guard", guards(), ids=lambda guard: guard.name)
@@ -38,7 +40,7 @@ def test_a_guard_names_what_is_there(guard: Guard) -> None:
     assert guard.rule.partition(".")[0] in {*PROMISES, "Epoch"}
     assert [path for path in guard.code if not (ROOT / path).exists()] == []
     assert [name for name in guard.searches if name not in searches()] == []
-    assert [name for name in guard.mutants if name not in BY_NAME] == []
+    assert [name for name in guard.mutants if name not in MUTANTS] == []
     assert [name for name in guard.tests if name not in functions_by_name()] == []
 
 
@@ -52,7 +54,7 @@ def test_every_mutant_drops_a_guard() -> None:
     """Whatever the model or the simulation drops is in the table, so that none of them is lost."""
     dropped = {name for name, where in searches().items() if "MUTANTS" in where and not name.startswith("goal-")}
     assert dropped - {name for guard in guards() for name in guard.searches} == set()
-    assert BY_NAME.keys() - {name for guard in guards() for name in guard.mutants} == set()
+    assert MUTANTS - {name for guard in guards() for name in guard.mutants} == set()
 
 
 def test_every_search_that_a_page_names_exists() -> None:

@@ -16,6 +16,7 @@ from tests.harness.servers import beside, drop_database, execute, new_name
 
 # The session's server is told to be careless.
 _CARELESS = {"fsync is off", "full_page_writes is off"}
+_ADVICE = "LC_CTYPE 'C.UTF-8' TEMPLATE template0"
 
 
 async def _faults(url: str, *, connections: int = 11, namespace: str = "mine") -> list[Finding]:
@@ -126,13 +127,24 @@ async def test_too_few_connections(database_url: str) -> None:
     assert "permits 7" in fault.sentence
 
 
-async def test_names_in_ascii_only(postgres: SessionPostgres) -> None:
-    """A database whose locale knows no other letters is named; the advice makes one that does."""
+@pytest.mark.parametrize("provider", ["libc", "builtin"])
+@pytest.mark.parametrize("locale", ["C", "POSIX", "the one of the advice"])
+async def test_names_in_ascii_only(postgres: SessionPostgres, provider: str, locale: str) -> None:
+    """A database whose locale knows no other letters is named, and its search by name is so; the advice makes one that does."""
+    given = f"LOCALE_PROVIDER {provider} LC_COLLATE 'C'"
+    if locale == "the one of the advice":
+        given += f" {_ADVICE}" + (" BUILTIN_LOCALE 'C.UTF-8'" if provider == "builtin" else "")
+    else:
+        given += f" LC_CTYPE '{locale}' TEMPLATE template0" + (" BUILTIN_LOCALE 'C'" if provider == "builtin" else "")
     name = new_name()
-    await execute(postgres.url, f"CREATE DATABASE {name} LOCALE_PROVIDER libc LC_CTYPE 'C' LC_COLLATE 'C' TEMPLATE template0")
+    await execute(postgres.url, f"CREATE DATABASE {name} {given}")
     try:
-        faults = await _faults(beside(postgres.url, name))
-        assert any("ignores case in a-z alone" in fault.sentence and not fault.needed for fault in faults)
+        url = beside(postgres.url, name)
+        said = [one for one in await _faults(url) if "ignores case in a-z alone" in one.sentence]
+        [(found,)] = await execute(url, "SELECT lower('ÄPFEL') = 'äpfel'")
+        assert bool(said) is not found
+        assert found is (locale == "the one of the advice")
+        assert all(not one.needed and _ADVICE in one.sentence for one in said)
     finally:
         await drop_database(postgres.url, name)
 

@@ -287,8 +287,14 @@ async def start(*words: str) -> asyncio.subprocess.Process:
 
 @pytest.mark.parametrize(
     ("signals", "status"),
-    [([signal.SIGINT], 130), ([signal.SIGTERM], 130), ([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGKILL], -9)],
-    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "kill -9"],
+    [
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 130),
+        ([signal.SIGHUP], 130),
+        ([signal.SIGINT, signal.SIGINT], 130),
+        ([signal.SIGKILL], -9),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP", "Ctrl-C twice", "kill -9"],
 )
 async def test_interrupted_and_run_again_ends_in_the_same_state(
     tmp_path: Path, larder: Larder, signals: list[signal.Signals], status: int
@@ -306,7 +312,9 @@ async def test_interrupted_and_run_again_ends_in_the_same_state(
     larder.after = hold
     async with asyncio.timeout(60):
         words = [file, "--url", larder.url, "--batch-size", "10", "--concurrency", "2", "--timeout-s", "300"]
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and a child inherits that
         process = await start(*words)
+        signal.signal(signal.SIGHUP, hangup)
         assert process.stderr is not None
         await reached.wait()
         said = ""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from app.cache.config import CacheConfig
@@ -106,6 +107,7 @@ def simulate(
     trace: bool = False,
     scenario: Scenario | None = None,
     plan: Plan | None = None,
+    play: "Callable[[World, Scenario], Play] | None" = None,
 ) -> Outcome:
     """Run and judge the history of a seed."""
     chance = random.Random(seed)
@@ -114,7 +116,7 @@ def simulate(
     plan = plan or Chance(chance, rates)
     loop = SeededLoop(chance)
     world = World(loop, chance, plan, scenario.config, parts, namespaces=scenario.namespaces, trace=trace)
-    run = _Run(world, scenario)
+    run = (play or Play)(world, scenario)
     try:
         loop.run_until_complete(loop.create_task(run.play()))
         virtual_s, steps = loop.time(), loop.steps
@@ -138,7 +140,7 @@ def simulate(
     )
 
 
-class _Run:
+class Play:
     """Plays one scenario in its world."""
 
     def __init__(self, world: World, scenario: Scenario) -> None:

@@ -55,20 +55,48 @@ async def test_every_hit_has_a_line(
         assert 0 < line["larder.redis.duration"] <= line["http.server.request.duration"] < 10
 
 
-async def test_traced_hit_is_answered_by_the_application(database_url: str, redis_url: str, namespace: str) -> None:
-    """Every hit of a share of 100 % has its trace, whose number is the request's id, and whose Redis round trip is in it."""
+async def test_every_hit_has_a_trace(
+    database_url: str, redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a share of 100 %, its number is the request's id, and its Redis round trip is in it. A line names its span."""
+    percent = {"TRACE_PERCENT": "100", "LOG_REQUESTS_PERCENT": "100"}
+    async with (
+        collector() as taken,
+        _served(database_url, redis_url, namespace, TRACES_URL=taken.url, **percent) as client,
+    ):
+        with caplog.at_level(logging.INFO, "larder.request"):
+            caplog.clear()
+            answers = await _hits(client, 3)
+    lines = [vars(record) for record in caplog.records if record.name == "larder.request"]
+    for answer, line in zip(answers, lines, strict=True):
+        number = answer.headers["X-Request-Id"]
+        [root, trip] = sorted((span for span in taken.spans if span.trace_id == number), key=lambda span: span.parent_id)
+        assert (root.name, root.kind, root.parent_id) == ("GET /products/{product_id}", "SERVER", "")
+        assert (root.attributes["larder.cache.status"], root.attributes["http.response.status_code"]) == ("larder; hit", "200")
+        assert (trip.name, trip.kind, trip.parent_id) == ("redis read", "CLIENT", root.span_id)
+        assert (line["trace_id"], line["span_id"]) == (number, root.span_id)
+        for span in (root, trip):
+            assert 0 < span.lasted_ms < 10_000
+
+
+async def test_traced_miss_is_told_by_the_application(database_url: str, redis_url: str, namespace: str) -> None:
+    """A read that was drawn and is no hit has all its steps; one with a ``traceparent`` follows that, not the share."""
     async with (
         collector() as taken,
         _served(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="100") as client,
     ):
-        ids = [answer.headers["X-Request-Id"] for answer in await _hits(client, 3)]
-    for number in ids:
-        names = [span.name for span in sorted(taken.spans, key=lambda span: span.began_ns) if span.trace_id == number]
-        assert names == ["GET /products/{product_id}", "products.get", "cache.read", "redis read"]
+        await client.get("/products/none")
+        await client.delete("/cache/products/none")
+        miss = await client.get("/products/none")  # its head is known
+        unwanted = await client.get("/products/mug", headers={"traceparent": f"00-{'4b' * 16}-{'0f' * 8}-00"})
+    names = {span.name for span in taken.spans if span.trace_id == miss.headers["X-Request-Id"]}
+    assert {"GET /products/{product_id}", "products.get", "cache.read", "cache.load", "postgresql load"} <= names
+    assert unwanted.headers["X-Request-Id"] == "4b" * 16
+    assert "4b" * 16 not in {span.trace_id for span in taken.spans}
 
 
 async def test_share_of_hits(database_url: str, redis_url: str, namespace: str) -> None:
-    """About half of 200 hits are traced with a share of 50 %, and it is drawn only once whether a miss is."""
+    """About half of 200 hits are traced with a share of 50 %, and what was drawn for a miss is not drawn again."""
     async with (
         collector() as taken,
         _served(database_url, redis_url, namespace, TRACES_URL=taken.url, TRACE_PERCENT="50") as client,

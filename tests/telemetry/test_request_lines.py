@@ -10,6 +10,7 @@ from app.cache.errors import SourceUnavailable
 from app.cache.tracing import Place
 from app.cache.write_through import UNREACHABLE, Read, Status
 from app.telemetry.request_lines import MOST_PER_S, Answered, RequestLines
+from app.telemetry.telemetry import NOT_SAMPLED, Telemetry
 from tests.api.conftest import Service
 from tests.api.real import PATIENT, proven
 from tests.api.real import service as service_of
@@ -64,27 +65,26 @@ def test_flood(lines: pytest.LogCaptureFixture) -> None:
     assert len(said) == MOST_PER_S + 2
     assert said[-1] == "GET '/products/mug': 503 in 12.3 ms (990 similar lines left out)"
     assert vars(lines.records[-1])["larder.lines.left_out"] == 990
-    asked = RequestLines(100, clock=lambda: now)
     for _ in range(1_000):
-        asked.write(_HIT._replace(status=503), {})
+        log.write(_HIT._replace(status=503), {}, sampled=True)
     assert len(lines.records) == MOST_PER_S + 2 + 1_000
 
 
-def test_share(lines: pytest.LogCaptureFixture) -> None:
-    """One request in a hundred, of 1 %."""
-    draws = iter(number / 100 for number in range(100))
-    log = RequestLines(1, draw=lambda: next(draws))
-    for _ in range(100):
-        log.write(_HIT, {})
-    assert len(lines.records) == 1
+def test_share() -> None:
+    """One request in a hundred, of 1 %; none, of a share of nothing."""
+    draws = iter([*(number / 100 for number in range(100)), 0.0])
+    telemetry = Telemetry(line_percent=1, draw=lambda: next(draws))
+    assert [telemetry.sample().line for _ in range(100)] == [True] + [False] * 99
+    assert Telemetry(draw=lambda: next(draws)).sample() is NOT_SAMPLED
 
 
 def test_fields(lines: pytest.LogCaptureFixture) -> None:
     """Names of the semantic conventions; what has no value is left out, and what a client chose cannot break the line."""
-    RequestLines(100).write(
+    RequestLines().write(
         _HIT._replace(path="/products/a\nb", status=403, cache_status="", problem="forbidden", reason="no\nscope"),
         {Place.STORE: 0.0021},
         span_id="b7ad",
+        sampled=True,
     )
     [record] = lines.records
     assert record.getMessage() == r"GET '/products/a\nb': 403 in 12.3 ms, forbidden: 'no\nscope'"

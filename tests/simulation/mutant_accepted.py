@@ -1,0 +1,96 @@
+"""Accepted writes with one guard off."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from typing_extensions import override
+
+from app.postgres.errors import CommitUnknown
+from app.products.acceptance import Acceptance, Accepted
+from app.products.accepted import AcceptedWrite, Found, Queued
+from app.products.decision import Decision
+from app.products.idempotency import WriteRequest
+from app.products.transactions import Committed, ProductTransactions, _Transaction
+from tests.fakes.product_tables import ProductPostgres
+from tests.simulation.accepted import PARTS, play
+from tests.simulation.parts import Parts
+from tests.simulation.shop import SHIPPED, Shipped
+
+
+class StatusWithoutR10(Acceptance):
+    """The status says done without publishing or settling."""
+
+    @override
+    async def find(self, caller: str, key: str) -> Found:
+        return replace(await super().find(caller, key), states=())
+
+
+class AcceptsUnknown(Acceptance):
+    """A request whose COMMIT had no answer is answered with 202."""
+
+    @override
+    async def accept(self, write: AcceptedWrite) -> Accepted:
+        try:
+            return await super().accept(write)
+        except CommitUnknown:
+            return Queued()
+
+
+class AppliedUpTo(ProductPostgres):
+    """The applier removes every row up to the highest number that it decided."""
+
+    @override
+    def remove(self, seqs: Sequence[int]) -> None:
+        super().remove([seq for seq in self.accepted if seq <= max(seqs)])
+
+
+class DirectOvertakes(ProductTransactions):
+    """A direct write does not look at what waits for its products."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options | {"decode": None})
+
+
+class _NobodyWaits(_Transaction):
+    @override
+    def _decide(self, request: WriteRequest) -> Decision:
+        self._blocked = {}
+        return super()._decide(request)
+
+
+class PostponedHoldsNobodyUp(ProductTransactions):
+    """A write is decided although an earlier accepted one of its products had to wait."""
+
+    @override
+    async def _once(self, work: _Transaction) -> Committed:
+        work.__class__ = _NobodyWaits
+        return await super()._once(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A guard switched off."""
+
+    shipped: Shipped = SHIPPED
+    parts: Parts = PARTS
+
+
+MUTANTS = {
+    "StatusWithoutR10": Mutant(Shipped(acceptance=StatusWithoutR10)),
+    "AcceptsUnknown": Mutant(Shipped(acceptance=AcceptsUnknown)),
+    "AppliedUpTo": Mutant(parts=replace(PARTS, postgres=AppliedUpTo)),
+    "DirectOvertakes": Mutant(Shipped(transactions=DirectOvertakes)),
+    "PostponedHoldsNobodyUp": Mutant(Shipped(transactions=PostponedHoldsNobodyUp)),
+}
+SEEDS = range(1, 61)
+"""Within which chance catches every mutant."""
+
+
+def hunt(mutant: Mutant, seeds: range = SEEDS) -> tuple[int, str] | None:
+    """The first seed whose history shows a violation with this guard off, and the violation; ``None`` if none does."""
+    for seed in seeds:
+        outcome = play(seed, mutant.shipped, mutant.parts)
+        if outcome.bad:
+            return seed, outcome.first()
+    return None
