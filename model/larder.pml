@@ -10,7 +10,7 @@
  *                 deletes by `table_for_deletion`; `around` is a Writer whose publish is lost
  *   R4 settle     Writer from `settle:` on, with the statement called "adopt"
  *   R5 audit      Auditor, steps 1 to 6 numbered as in the rule
- *   R6 no trust   Auditor, step 4 (`purge`); `table`, first branch
+ *   R6 no trust   Auditor, step 5 (a new incarnation); `table`, first branches
  *   R7 sharing    Loader: whoever shares a load began before its snapshot
  *   R8 delete     a tombstone is a version like any other; version 0 is "never existed"
  *   R9 flagged    not here: a flagged read promises nothing
@@ -33,6 +33,7 @@
  *   - A crash is a process that takes no further step; an auditor may also give up and begin again.
  *   - A command that was answered late, or never, is a step taken late, without its answer.
  *   - A Redis snapshot and a lagging replica are one thing: a copy of node 0 made at any earlier moment.
+ *   - Incarnations are counted, not random.
  */
 
 /* ---- sizes -------------------------------------------------------------------------------------------------- */
@@ -133,9 +134,58 @@ byte xid_next, changed, open_xid[WRITERS];
 byte server[NODES];
 byte reader_server[NODES];/* the identity that readers' connections to this node learned when they were made */
 byte slot[NODES], fence_server[NODES], fence_epoch[NODES], fence_left[NODES], watermark[NODES];
+byte before[NODES];       /* the server from which this one got all its data, 0 for none: master_replid2 */
+byte watermark_server[NODES];
+byte slot_g[NODES], fence_g[NODES], watermark_g[NODES];  /* incarnations; 0 without a slot, fence or watermark */
 byte copy_slot, copy_fence_server, copy_fence_epoch, copy_fence_left, copy_watermark;
+byte copy_server, copy_watermark_server, copy_slot_g, copy_fence_g, copy_watermark_g;
 bit copied;
-byte redis_faults, identities = 1;
+#ifndef COPIES
+#define COPIES 0
+#endif
+byte redis_faults, copies;
+#ifndef LEFT
+#define LEFT 0
+#endif
+#ifdef MOVES              /* the nodes belong to a cluster; the key's partition changes its owner so many times */
+byte owner, highest = 1, moves, left;
+bit unaware;              /* the node that lost the partition does not know yet, and answers */
+#define OWNS(n) (owner == (n) || unaware)
+#else
+#define OWNS(n) true
+#endif
+#if COPIES > 0 || defined(MOVES)
+byte identities = 2;
+#else
+byte identities = 1;
+#endif
+byte incarnations = 1;    /* random numbers in the code, which never meet */
+
+inline put(n, content, g) { slot[n] = content; slot_g[n] = g }
+inline clear(n) { slot[n] = EMPTY; slot_g[n] = 0 }
+inline no_watermark(n) { watermark[n] = NONE; watermark_server[n] = 0; watermark_g[n] = 0 }
+inline no_fence(n) { fence_left[n] = 0; fence_server[n] = 0; fence_epoch[n] = 0; fence_g[n] = 0 }
+#ifdef M_FENCE_PER_NODE
+inline fence_and_watermark_of_node_1() {
+    watermark[1] = watermark[0]; watermark_server[1] = 2; watermark_g[1] = watermark_g[0];
+    fence_server[1] = 2; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0]
+}
+#endif
+/* For publishes and leases a watermark counts only if it names this very server; for an audit also if it names the one before. */
+#define OWN_WATERMARK(n) (watermark[n] != NONE && watermark_server[n] == server[n])
+#ifdef M_WATERMARK_ANYWHERE
+#define WATERMARK_COUNTS(n) (watermark[n] != NONE)
+#else
+#define WATERMARK_COUNTS(n) (OWN_WATERMARK(n) || (watermark[n] != NONE && before[n] != 0 && watermark_server[n] == before[n]))
+#endif
+#define VOID(n) (slot[n] != EMPTY && slot_g[n] != watermark_g[n])
+#ifdef M_LEASE_WITHOUT_INCARNATION
+#define VOID_LEASE(n) false
+#define LEASABLE(n) (server[n] && OWNS(n) && slot[n] == EMPTY)
+#else
+#define VOID_LEASE(n) VOID(n)
+#define LEASABLE(n) (server[n] && OWNS(n) && OWN_WATERMARK(n) && (slot[n] == EMPTY || VOID(n)))
+#endif
 
 /* ---- clients -------------------------------------------------------------------------------------------------- */
 byte w_state[WRITERS], w_token[WRITERS], w_left[WRITERS], w_announced[WRITERS];
@@ -162,33 +212,39 @@ inline table(n, s, token) {
     settle_wanted = true;
     if
 #ifndef M_PUBLISH_WITHOUT_WATERMARK
-    :: watermark[n] == NONE || OTHER_EPOCH(watermark[n], s) -> slot[n] = EMPTY
+    :: !OWN_WATERMARK(n) || OTHER_EPOCH(watermark[n], s) -> clear(n)
 #endif
     :: else ->
         if
         :: slot[n] == EMPTY ->
 #ifdef M_STORE_ON_EMPTY
-            slot[n] = VALUE(s)
+            put(n, VALUE(s), watermark_g[n])
 #else
             skip
 #endif
-        :: IS_VALUE(slot[n]) ->
+        :: IS_VALUE(slot[n]) && VOID(n) ->
+#ifdef M_REPLACE_OTHER_INCARNATION
+            put(n, VALUE(s), watermark_g[n])
+#else
+            clear(n)
+#endif
+        :: IS_VALUE(slot[n]) && !VOID(n) ->
             if
 #ifdef M_NO_VERSION_COMPARE
-            :: true -> slot[n] = VALUE(s)
+            :: true -> put(n, VALUE(s), watermark_g[n])
 #endif
-            :: OTHER_ENTRY(STATE(slot[n]), s) || VERSION(STATE(slot[n])) < VERSION(s) -> slot[n] = VALUE(s)
+            :: OTHER_ENTRY(STATE(slot[n]), s) || VERSION(STATE(slot[n])) < VERSION(s) -> put(n, VALUE(s), watermark_g[n])
             :: else -> skip
             fi
-        :: slot[n] != EMPTY && slot[n] == token -> slot[n] = VALUE(s)
+        :: slot[n] != EMPTY && slot[n] == token && !VOID_LEASE(n) -> put(n, VALUE(s), watermark_g[n])
         :: else ->
 #ifdef M_KEEP_FOREIGN_LEASE
             skip
 #else
-            slot[n] = EMPTY
+            clear(n)
 #endif
         fi;
-        settle_wanted = !(fence_left[n] > 0 && NAMES(fence_server[n], server[n]))
+        settle_wanted = !(fence_left[n] > 0 && NAMES(fence_server[n], server[n]) && fence_g[n] == watermark_g[n])
     fi;
 #ifdef M_ACK_WITHOUT_FENCE
     settle_wanted = false;
@@ -199,16 +255,16 @@ inline table(n, s, token) {
 inline table_for_deletion(n, s) {
     settle_wanted = true;
     if
-    :: watermark[n] == NONE || OTHER_EPOCH(watermark[n], s) -> slot[n] = EMPTY
+    :: !OWN_WATERMARK(n) || OTHER_EPOCH(watermark[n], s) -> clear(n)
     :: else ->
         if
-        :: IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), s) && VERSION(STATE(slot[n])) >= VERSION(s)
+        :: IS_VALUE(slot[n]) && !VOID(n) && !OTHER_ENTRY(STATE(slot[n]), s) && VERSION(STATE(slot[n])) >= VERSION(s)
 #ifdef M_DELETION_SPARES_LEASE
         :: slot[n] != EMPTY && !IS_VALUE(slot[n])
 #endif
-        :: else -> slot[n] = EMPTY
+        :: else -> clear(n)
         fi;
-        settle_wanted = !(fence_left[n] > 0 && NAMES(fence_server[n], server[n]))
+        settle_wanted = !(fence_left[n] > 0 && NAMES(fence_server[n], server[n]) && fence_g[n] == watermark_g[n])
     fi;
 #ifdef M_ACK_WITHOUT_FENCE
     settle_wanted = false;
@@ -221,20 +277,20 @@ inline publish(n, w) {
     fi
 }
 
-/* Some master is always up; which one a client talks to is open. */
+/* Some master is always up; which one a client talks to is open.  In a cluster, a node that does not own a partition refuses. */
 inline pick(n) {
     if
-    :: server[0] -> n = 0
+    :: server[0] && OWNS(0) -> n = 0
 #if NODES > 1
-    :: server[1] -> n = 1
+    :: server[1] && OWNS(1) -> n = 1
 #endif
     fi
 }
 inline pick_empty(n) {
     if
-    :: server[0] && slot[0] == EMPTY -> n = 0
+    :: LEASABLE(0) -> n = 0
 #if NODES > 1
-    :: server[1] && slot[1] == EMPTY -> n = 1
+    :: LEASABLE(1) -> n = 1
 #endif
     fi
 }
@@ -267,13 +323,13 @@ proctype Writer(byte w) {
     atomic {  /* before COMMIT: a lease, if the slot is empty and the reply comes */
         if
 #ifndef ASIDE_ALONE
-        :: pick_empty(n); slot[n] = TOKEN_W(w); w_token[w] = TOKEN_W(w); printf("W%d takes the lease on node %d\n", w, n); n = 0
+        :: pick_empty(n); put(n, TOKEN_W(w), watermark_g[n]); w_token[w] = TOKEN_W(w); printf("W%d takes the lease on node %d\n", w, n); n = 0
         :: true
 #endif
 #if defined(ASIDE) || defined(ASIDE_ALONE)
         :: w_aside[w] = true; printf("W%d will delete its slot\n", w)
 #ifdef M_DELETE_BEFORE_COMMIT
-           ; pick(n); slot[n] = EMPTY; printf("W%d deletes the slot of node %d\n", w, n); n = 0
+           ; pick(n); clear(n); printf("W%d deletes the slot of node %d\n", w, n); n = 0
 #endif
 #endif
         fi
@@ -389,7 +445,7 @@ again:
     :: atomic {
         pick_empty(n);
 #ifndef M_FILL_WITHOUT_LEASE
-        slot[n] = TOKEN_L(l); token = TOKEN_L(l);
+        put(n, TOKEN_L(l), watermark_g[n]); token = TOKEN_L(l);
 #endif
         printf("L%d takes the lease on node %d\n", l, n);
         n = 0
@@ -400,12 +456,12 @@ again:
        atomic { loaded = row; printf("L%d loads %d.%d\n", l, EPOCH(row), VERSION(row)) }
     :: loaded = row  /* a refresh: no token */
 #ifdef M_LEASE_AFTER_LOAD
-    :: loaded = row; atomic { server[0] && slot[0] == EMPTY -> slot[0] = TOKEN_L(l); token = TOKEN_L(l) }
+    :: loaded = row; atomic { LEASABLE(0) -> put(0, TOKEN_L(l), watermark_g[0]); token = TOKEN_L(l) }
 #endif
     fi;
 #ifdef M_TOKEN_SENT_TWICE
     if
-    :: atomic { duplicate && slot[0] == EMPTY -> slot[0] = token; duplicate = false }
+    :: atomic { duplicate && LEASABLE(0) -> put(0, token, watermark_g[0]); duplicate = false }
     :: true
     fi;
 #endif
@@ -414,7 +470,7 @@ again:
         :: pick(n);
 #ifdef M_FILL_WITHOUT_LEASE
             if
-            :: slot[n] == EMPTY && watermark[n] != NONE -> slot[n] = VALUE(loaded)
+            :: slot[n] == EMPTY && OWN_WATERMARK(n) -> put(n, VALUE(loaded), watermark_g[n])
             :: else -> table(n, loaded, token)
             fi;
 #else
@@ -434,11 +490,6 @@ again:
 
 /* ---- R5, R6 ----------------------------------------------------------------------------------------------------- */
 #if AUDITORS > 0
-#if defined(M_NO_PURGE) || defined(M_PURGE_BEFORE_SNAPSHOT)
-#define PURGE skip
-#else
-#define PURGE slot[n] = EMPTY
-#endif
 #ifdef M_WATERMARK_IS_LAST_XID
 #define XMIN_BEFORE_OR_LAST xid_next
 #else
@@ -446,9 +497,11 @@ again:
 #endif
 /* "One connection": the next step goes to the server that the cycle began with, or is not taken. */
 #if defined(M_REDIS_RECONNECTS) || defined(H_AUDIT_OUTLIVES_DEMOTION)
-#define SAME_SERVER (server[n] != 0)
-#else
+#define SAME_SERVER (server[n] != 0 && OWNS(n))
+#elif defined(M_FENCE_PER_NODE)
 #define SAME_SERVER (server[n] == connection)
+#else
+#define SAME_SERVER (server[n] == connection && OWNS(n))
 #endif
 #ifdef M_POSTGRES_RECONNECTS
 #define SAME_SESSION true
@@ -466,12 +519,15 @@ again:
 #else
 #define MAY_TRUST SAME_SERVER
 #endif
-#define SAME_EPOCH (watermark[n] != NONE && !OTHER_EPOCH(watermark[n], seen_xmin))
+/* Of this server, epoch and incarnation. */
+#define SAME_WATERMARK (known && watermark[n] != NONE && !OTHER_EPOCH(watermark[n], seen_xmin) && \
+                        watermark_server[n] == connection && watermark_g[n] == base_g)
 #ifdef M_WATERMARK_UNCONDITIONAL
 #define AS_IT_WAS true
 #else
-#define AS_IT_WAS (watermark[n] == base || SAME_EPOCH)
+#define AS_IT_WAS ((watermark[n] == base && watermark_server[n] == base_server && watermark_g[n] == base_g) || SAME_WATERMARK)
 #endif
+#define SAME_FENCE (fence_server[n] == connection && fence_epoch[n] == EPOCH(seen_xmin) && fence_g[n] == watermark_g[n])
 #ifdef H_COMPLETE_ANY_ROW
 #define ROW_OF_THIS_CYCLE true
 #else
@@ -502,12 +558,12 @@ inline table_for_audit(n) {
 #ifdef M_AUDIT_KEEPS_LEASES
     :: slot[n] != EMPTY && !IS_VALUE(slot[n])
 #endif
-    :: else -> slot[n] = EMPTY
+    :: else -> clear(n)
     fi
 }
 inline repair(n) {
     if
-    :: base == NONE || OTHER_EPOCH(base, seen_row) -> /* R6 */ PURGE
+    :: !known || OTHER_EPOCH(base, seen_row) -> known = false  /* R6: step 5 begins a new incarnation */
     :: else ->
         if
         :: seen_changed > VERSION(base) -> table_for_audit(n)
@@ -519,9 +575,9 @@ inline repair(n) {
 inline distrust(n) {
     SAME_SERVER ->
 #ifndef H_OLD_FENCE_STAYS
-    watermark[n] = NONE;
-    fence_server[n] = 0; fence_epoch[n] = 0; fence_left[n] = 0;
-    base = NONE;
+    no_watermark(n);
+    no_fence(n);
+    base = NONE; base_server = 0; base_g = 0; known = false;
     printf("A%d takes fence and watermark of node %d away\n", a, n);
 #endif
 #if NODES == 1 && !defined(EVICT_WATERMARK)  /* G4 makes an exception of servers in trouble */
@@ -531,14 +587,19 @@ inline distrust(n) {
 #endif
 }
 proctype Auditor(byte a) {
+    byte base_server, base_g;
+    bit known;
     byte n, connection, base, ttl, cycle, my_epoch, my_session, seen_row, seen_xmin, seen_changed;
 again:
     atomic {  /* 1 */
         announced < CYCLES && (a == 0 || busy0);  /* auditors are alike: 1 runs only beside 0 */
         if :: a == 0 -> busy0 = true :: else fi;
+#ifndef M_FENCE_PER_NODE
         pick(n);
+#endif
         connection = server[n];
-        base = watermark[n];
+        base = watermark[n]; base_server = watermark_server[n]; base_g = watermark_g[n];
+        known = WATERMARK_COUNTS(n);
         ttl = TTL_MAX;
 #if TTL < TTL_MAX
         if :: ttl = TTL :: true fi;
@@ -588,12 +649,6 @@ again:
     :: atomic { true -> goto give_up }
     fi;
 #endif
-#ifdef M_PURGE_BEFORE_SNAPSHOT
-    if
-    :: base == NONE -> atomic { if :: SAME_SERVER -> slot[n] = EMPTY; printf("A%d purges\n", a) :: else -> goto give_up fi }
-    :: else
-    fi;
-#endif
 #ifndef M_SNAPSHOT_BEFORE_ANNOUNCE
     if  /* A cycle may stop after any step.  Steps 1, 3 leave no trace: to stop after them is to stop before. */
     :: atomic { SAME_SESSION -> lock_table(); snapshot_row() }  /* 3 */
@@ -603,14 +658,33 @@ again:
     atomic { SAME_SESSION -> read_pages() }
 #endif
 #endif
+#ifdef M_FENCE_PER_NODE  /* one after the other; a node that does not own the key refuses the comparison */
+    atomic { if :: OWNS(1) -> repair(1) :: else fi; printf("A%d repairs node 1: slot %d\n", a, slot[1]) }
+    atomic {
+        if :: OWNS(0) -> repair(0) :: else fi; seen_row = 0; seen_changed = 0;
+#else
     atomic {  /* 4 */
         SAME_SERVER -> repair(n); seen_row = 0; seen_changed = 0;
+#endif
         printf("A%d repairs node %d: slot %d\n", a, n, slot[n])
     }
     if
     :: atomic {  /* 5 */
         MAY_TRUST && a_other_left[a] == 0 && AS_IT_WAS ->
-        watermark[n] = (SAME_EPOCH -> MAX(watermark[n], seen_xmin) : seen_xmin);
+        watermark[n] = (SAME_WATERMARK -> MAX(watermark[n], seen_xmin) : seen_xmin);
+#ifdef M_LATE_ON_ANY_SERVER
+        watermark_server[n] = server[n];
+#else
+        watermark_server[n] = connection;
+#endif
+        if
+        :: known -> watermark_g[n] = base_g
+#ifdef M_SAME_INCARNATION
+        :: else -> watermark_g[n] = 1
+#else
+        :: else -> incarnations++; watermark_g[n] = incarnations; printf("A%d begins incarnation %d\n", a, incarnations)
+#endif
+        fi;
         if
         :: IN_TIME
         :: else ->  /* the next cycle begins from here; nobody trusts anything yet */
@@ -621,23 +695,22 @@ again:
             goto give_up
         fi;
 #if GOAL == 8
-        assert(!(came_late && base != NONE));
+        assert(!(came_late && known));
 #endif
-#ifdef H_AUDIT_OUTLIVES_DEMOTION
-        fence_server[n] = connection;
-#else
-        fence_server[n] = server[n];
-#endif
-        fence_epoch[n] = EPOCH(seen_xmin);
 #ifdef M_RELATIVE_EXPIRY
         fence_left[n] = TTL_MAX;
 #else
-        fence_left[n] = MAX(fence_left[n], a_left[a]);
+        fence_left[n] = (SAME_FENCE -> MAX(fence_left[n], a_left[a]) : a_left[a]);
 #endif
-        if :: base == NONE -> REACHED(6) :: else fi;
+        fence_server[n] = connection; fence_epoch[n] = EPOCH(seen_xmin); fence_g[n] = watermark_g[n];
+#ifdef M_FENCE_PER_NODE
+        if :: server[1] == 2 -> fence_and_watermark_of_node_1() :: else fi;
+#endif
+        if :: !known -> REACHED(6) :: else fi;
+        if :: known && base_server != connection -> REACHED(9) :: else fi;
         if :: n == 1 -> REACHED(7) :: else fi;
         printf("A%d sets watermark %d and fence on node %d for %d\n", a, watermark[n], n, fence_left[n]);
-        a_left[a] = 0; a_other_left[a] = 0; n = 0; connection = 0; base = 0; seen_xmin = 0
+        a_left[a] = 0; a_other_left[a] = 0; n = 0; connection = 0; base = 0; base_server = 0; base_g = 0; known = false; seen_xmin = 0
        }
     :: atomic { true -> goto give_up }
     fi;
@@ -648,7 +721,7 @@ again:
         :: true
         fi;
 give_up:
-        n = 0; connection = 0; base = 0; ttl = 0; cycle = 0; my_epoch = 0; my_session = 0;
+        n = 0; connection = 0; base = 0; base_server = 0; base_g = 0; known = false; ttl = 0; cycle = 0; my_epoch = 0; my_session = 0;
         seen_row = 0; seen_xmin = 0; seen_changed = 0; a_left[a] = 0; a_other_left[a] = 0; a_locks[a] = false;
         if :: a == 0 -> busy0 = false :: else fi;
         goto again
@@ -661,7 +734,7 @@ give_up:
 inline fence_falls(n) {
     FALL(fence_left[n]);
     if
-    :: fence_left[n] == 0 -> fence_server[n] = 0; fence_epoch[n] = 0
+    :: fence_left[n] == 0 -> fence_server[n] = 0; fence_epoch[n] = 0; fence_g[n] = 0
     :: else
     fi
 }
@@ -676,7 +749,7 @@ proctype Clock() {
         fence_falls(0);
         FALL(copy_fence_left);
         if
-        :: copy_fence_left == 0 -> copy_fence_server = 0; copy_fence_epoch = 0
+        :: copy_fence_left == 0 -> copy_fence_server = 0; copy_fence_epoch = 0; copy_fence_g = 0
         :: else
         fi;
 #if NODES > 1
@@ -693,18 +766,32 @@ proctype Clock() {
 }
 
 /* ---- faults ------------------------------------------------------------------------------------------------------- */
+/* A copy of everything, as of one moment: a snapshot, or a replica. */
 inline keep_copy() {
-    copy_slot = slot[0]; copy_watermark = watermark[0];
-    copy_fence_server = fence_server[0]; copy_fence_epoch = fence_epoch[0]; copy_fence_left = fence_left[0]
+    copy_slot = slot[0]; copy_slot_g = slot_g[0]; copy_server = server[0];
+    copy_watermark = watermark[0]; copy_watermark_server = watermark_server[0]; copy_watermark_g = watermark_g[0];
+    copy_fence_server = fence_server[0]; copy_fence_epoch = fence_epoch[0]; copy_fence_left = fence_left[0]; copy_fence_g = fence_g[0]
 }
 inline drop_copy() {
-    copy_slot = 0; copy_watermark = 0; copy_fence_server = 0; copy_fence_epoch = 0; copy_fence_left = 0
+    copy_slot = 0; copy_slot_g = 0; copy_server = 0; copy_watermark = 0; copy_watermark_server = 0; copy_watermark_g = 0;
+    copy_fence_server = 0; copy_fence_epoch = 0; copy_fence_left = 0; copy_fence_g = 0
 }
 inline load_copy(n) {
-    slot[n] = copy_slot; watermark[n] = copy_watermark;
-    fence_server[n] = copy_fence_server; fence_epoch[n] = copy_fence_epoch; fence_left[n] = copy_fence_left;
+    slot[n] = copy_slot; slot_g[n] = copy_slot_g; before[n] = copy_server;
+    watermark[n] = copy_watermark; watermark_server[n] = copy_watermark_server; watermark_g[n] = copy_watermark_g;
+    fence_server[n] = copy_fence_server; fence_epoch[n] = copy_fence_epoch; fence_left[n] = copy_fence_left; fence_g[n] = copy_fence_g;
     drop_copy()
 }
+
+#ifdef MOVES
+inline copy_watermark_of_owner() {
+    watermark[1 - owner] = watermark[owner]; watermark_server[1 - owner] = watermark_server[owner]; watermark_g[1 - owner] = watermark_g[owner]
+}
+inline copy_fence_of_owner() {
+    fence_server[1 - owner] = fence_server[owner]; fence_epoch[1 - owner] = fence_epoch[owner];
+    fence_left[1 - owner] = fence_left[owner]; fence_g[1 - owner] = fence_g[owner]
+}
+#endif
 
 inline old_audit_row() {
     announced = 0; completed = 0; fenced_left = 0; other_left = 0; audit_epoch = 0;
@@ -725,25 +812,25 @@ inline another_epoch(version) {
 proctype Fault() {
     do
 #ifdef EVICT
-    :: d_step { slot[0] != EMPTY -> slot[0] = EMPTY; printf("node 0 evicts\n") }
-    :: d_step { slot[0] == EMPTY -> slot[0] = JUNK; printf("a lease of nobody on node 0\n") }
+    :: d_step { slot[0] != EMPTY -> clear(0); printf("node 0 evicts\n") }
+    :: d_step { LEASABLE(0) -> put(0, JUNK, watermark_g[0]); printf("a lease of nobody on node 0\n") }
 #if NODES > 1
-    :: d_step { server[1] && slot[1] != EMPTY -> slot[1] = EMPTY }
-    :: d_step { server[1] && slot[1] == EMPTY -> slot[1] = JUNK }
+    :: d_step { server[1] && slot[1] != EMPTY -> clear(1) }
+    :: d_step { LEASABLE(1) -> put(1, JUNK, watermark_g[1]) }
 #endif
 #endif
 #ifdef EVICT_FENCE
-    :: d_step { fence_left[0] -> fence_left[0] = 0; fence_server[0] = 0; fence_epoch[0] = 0; printf("node 0 loses the fence\n") }
+    :: d_step { fence_left[0] -> no_fence(0); printf("node 0 loses the fence\n") }
 #endif
 #ifdef EVICT_WATERMARK
-    :: d_step { watermark[0] != NONE -> watermark[0] = NONE; printf("node 0 loses the watermark\n") }
+    :: d_step { watermark[0] != NONE -> no_watermark(0); printf("node 0 loses the watermark\n") }
 #endif
 #ifdef RESTART
     :: d_step { !copied -> keep_copy(); copied = true; printf("copy of node 0\n") }
     :: d_step { copied && redis_faults < RESTART ->  /* from the snapshot */
         redis_faults++; load_copy(0); copied = false; printf("node 0 restarts from the copy\n"); identities++; server[0] = identities; reader_server[0] = identities }
     :: d_step { redis_faults < RESTART ->  /* empty */
-        redis_faults++; drop_copy(); load_copy(0); printf("node 0 restarts empty\n"); watermark[0] = NONE; copied = false;
+        redis_faults++; drop_copy(); load_copy(0); printf("node 0 restarts empty\n"); no_watermark(0); copied = false;
         identities++; server[0] = identities; reader_server[0] = identities }
 #endif
 #ifdef FAILOVER
@@ -755,18 +842,61 @@ proctype Fault() {
 #ifndef H_CONNECTIONS_OUTLIVE_DEMOTION
         reader_server[0] = 0;
 #endif
-        slot[0] = slot[1]; watermark[0] = watermark[1];
-        fence_server[0] = fence_server[1]; fence_epoch[0] = fence_epoch[1]; fence_left[0] = fence_left[1] }
+        slot[0] = slot[1]; slot_g[0] = slot_g[1]; before[0] = server[1];
+        watermark[0] = watermark[1]; watermark_server[0] = watermark_server[1]; watermark_g[0] = watermark_g[1];
+        fence_server[0] = fence_server[1]; fence_epoch[0] = fence_epoch[1]; fence_left[0] = fence_left[1]; fence_g[0] = fence_g[1] }
     :: d_step { redis_faults == 2 ->  /* node 0 is promoted again, node 1 demoted */
         printf("node 0 is promoted again\n");
-        redis_faults = 3; server[1] = 0; reader_server[1] = 0; slot[1] = 0; watermark[1] = 0; fence_left[1] = 0;
-        fence_server[1] = 0; fence_epoch[1] = 0;
+        redis_faults = 3; server[1] = 0; reader_server[1] = 0; clear(1); no_watermark(1); no_fence(1); before[1] = 0;
 #ifdef M_RUN_ID_ONLY
         server[0] = 1;
 #else
         identities++; server[0] = identities;
 #endif
         reader_server[0] = server[0] }
+#endif
+#if COPIES > 0  /* Keys are copied one by one to node 1, another master: a broken MIGRATE, or a tool. */
+    :: d_step { !copied && copies < COPIES && slot[0] != EMPTY ->
+        copies++; copied = true; copy_slot = slot[0]; copy_slot_g = slot_g[0]; printf("the slot of node 0 is read\n") }
+    :: d_step { copied -> copied = false; put(1, copy_slot, copy_slot_g); drop_copy(); printf("and written to node 1\n") }
+    :: d_step { copies < COPIES && watermark[0] != NONE -> copies++; printf("the watermark is copied to node 1\n");
+        watermark[1] = watermark[0]; watermark_server[1] = watermark_server[0]; watermark_g[1] = watermark_g[0] }
+    :: d_step { copies < COPIES && fence_left[0] > 0 -> copies++; printf("the fence is copied to node 1\n");
+        fence_server[1] = fence_server[0]; fence_epoch[1] = fence_epoch[0]; fence_left[1] = fence_left[0]; fence_g[1] = fence_g[0] }
+#endif
+#ifdef MOVES  /* Key by key, in any order, and whatever the answers; an atomic move is one of these orders. */
+#define OTHER (1 - owner)
+#define MAY_MOVE (moves < MOVES && !unaware)
+    :: d_step { MAY_MOVE && slot[owner] != EMPTY ->
+        put(OTHER, slot[owner], slot_g[owner]); clear(owner); printf("the slot moves to node %d\n", OTHER) }
+#ifndef M_FENCE_PER_NODE
+    :: d_step { MAY_MOVE && watermark[owner] != NONE ->
+        copy_watermark_of_owner(); no_watermark(owner); printf("the watermark moves to node %d\n", OTHER) }
+    :: d_step { MAY_MOVE && fence_left[owner] > 0 ->
+        copy_fence_of_owner(); no_fence(owner); printf("the fence moves to node %d\n", OTHER) }
+    :: d_step { left < LEFT && !unaware && watermark[owner] != NONE ->
+        left++; copy_watermark_of_owner(); printf("a copy of the watermark stays on node %d\n", OTHER) }
+    :: d_step { left < LEFT && !unaware && fence_left[owner] > 0 ->
+        left++; copy_fence_of_owner(); printf("a copy of the fence stays on node %d\n", OTHER) }
+#endif
+    :: d_step { left < LEFT && !unaware && slot[owner] != EMPTY ->
+        left++; put(OTHER, slot[owner], slot_g[owner]); printf("a copy of the slot stays on node %d\n", OTHER) }
+    :: d_step { MAY_MOVE ->
+        moves++; owner = OTHER;
+        /* The new owner raises its configuration epoch, unless that is the highest already. */
+        if
+#ifndef M_IDENTITY_WITHOUT_EPOCH
+        :: highest != owner -> highest = owner; identities++; server[owner] = identities; reader_server[owner] = identities
+#endif
+        :: else
+        fi;
+#ifdef UNAWARE
+        unaware = true;
+#endif
+        printf("node %d owns the partition, as server %d\n", owner, server[owner]) }
+#ifdef UNAWARE
+    :: d_step { unaware -> unaware = false; clear(OTHER); no_watermark(OTHER); no_fence(OTHER); printf("node %d hears of it\n", OTHER) }
+#endif
 #endif
 #ifdef TRUNCATE
     :: atomic { resets == 0 && !LOCKED -> another_epoch(0) }
@@ -782,8 +912,13 @@ proctype Fault() {
 }
 
 /* ---- G1 ----------------------------------------------------------------------------------------------------------- */
+#ifdef M_ANY_INCARNATION
+#define OF_THE_FENCE(n) true
+#else
+#define OF_THE_FENCE(n) (slot_g[n] == fence_g[n])
+#endif
 #define HIT(n)                                                                                                        \
-    (fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4))
+    (OWNS(n) && OF_THE_FENCE(n) && fence_left[n] > 0 && NAMES(fence_server[n], reader_server[n]) && IS_VALUE(slot[n]) && !OTHER_ENTRY(STATE(slot[n]), fence_epoch[n] * 4))
 #define HIT_OF_THE_PAST(n) (HIT(n) && STATE(slot[n]) < acknowledged)
 
 proctype Reader() {
@@ -814,11 +949,18 @@ again:
 
 init {
     atomic {
-        server[0] = 1; reader_server[0] = 1; slot[0] = VALUE(0);
+        server[0] = 1; reader_server[0] = 1; put(0, VALUE(0), 1);
 #ifdef COLD
         watermark[0] = NONE;
 #else
-        fence_server[0] = 1; fence_left[0] = TTL_MAX;
+        watermark_server[0] = 1; watermark_g[0] = 1;
+        fence_server[0] = 1; fence_left[0] = TTL_MAX; fence_g[0] = 1;
+#endif
+#if COPIES > 0 || defined(MOVES)
+        server[1] = 2; reader_server[1] = 2; no_watermark(1);
+#endif
+#ifdef M_FENCE_PER_NODE
+        fence_and_watermark_of_node_1();
 #endif
         run Reader(); run Network(); run Fault();
 #ifdef HANDED_ON

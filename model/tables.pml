@@ -202,17 +202,17 @@ inline announce(n) {
     :: else
     fi
 }
-/* A table that is locked, that has to be purged, or that changed in more rows than fit into one page leaves a shared cycle. */
+/* A table that is locked, or that changed in more rows than fit into one page, leaves a shared cycle. */
 inline may_leave(n) {
     if
     :: in[n] && shared -> in[n] = false; printf("A%d: table %d fails\n", a, n)
-    :: in[n] && !(shared && base[n] == NONE)
+    :: in[n]
     :: !in[n]
     fi
 }
 inline repair(n) {
     if
-    :: in[n] && base[n] == NONE -> slot[n] = EMPTY  /* R6 */
+    :: in[n] && base[n] == NONE -> slot[n] = EMPTY  /* R6: a slot of another incarnation is as good as an empty one */
     :: in[n] && base[n] != NONE && seen_row[n] > base[n] && !(IS_VALUE(slot[n]) && STATE(slot[n]) >= seen_row[n]) -> slot[n] = EMPTY
     :: else
     fi;

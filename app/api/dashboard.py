@@ -123,7 +123,7 @@ def _totals(total: WorkerMetrics, now: float) -> dict[str, int]:
         "audit_deferrals": cache.audit_deferrals,
         "audited_rows": cache.repairs.checked,
         "repairs": cache.repairs.older + cache.repairs.other_epoch + cache.repairs.leases,
-        "purges": cache.purges,
+        "clean_starts": cache.clean_starts,
         "settles": cache.settles,
         "settle_timeouts": cache.settle_timeouts,
         "unverified": cache.unverified,

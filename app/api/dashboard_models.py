@@ -87,7 +87,7 @@ class Totals(BaseModel):
     audit_deferrals: int
     audited_rows: int
     repairs: int = Field(description="slots that audits deleted")
-    purges: int
+    clean_starts: int
     settles: int
     settle_timeouts: int
     unverified: int = Field(description="flagged answers")

@@ -317,9 +317,7 @@ def _audits(of: _OfCaches, now: float) -> Iterator[Metric]:
     yield of.histogram("larder_cache_audit_seconds", "How long an audit took.", lambda stats: stats.audit_duration)
     yield of.counts("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", _repairs)
     yield of.count("larder_cache_audited_rows", "Rows that audits compared.", lambda stats: stats.repairs.checked)
-    yield of.count("larder_cache_purges", "Times the cache was started clean.", lambda stats: stats.purges)
-    text = "Slots deleted when the cache was started clean."
-    yield of.count("larder_cache_purged_slots", text, lambda stats: stats.purged_slots)
+    yield of.count("larder_cache_clean_starts", "Times the cache was started clean.", lambda stats: stats.clean_starts)
     yield of.count("larder_cache_adoptions", "New epochs announced.", lambda stats: stats.adoptions)
     text = "Seconds since one of the workers finished an audit."
     yield of.gauge("larder_cache_audit_age_seconds", text, lambda stats: _age_s(stats.last_audit, now))

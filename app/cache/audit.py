@@ -11,9 +11,10 @@ another would prove nothing.
 3. Source: take a snapshot after the announcement. The cycle ends if the snapshot has another epoch than the announcement, or if
    another namespace may be trusted.
 4. Store: compare every row changed since the watermark with its slot, and delete slots that are older, of another epoch, or
-   leased. Without a watermark of this epoch, delete every slot instead (R6).
-5. Store: move watermark and fence. A cycle that took longer than the fence's TTL sets only the watermark. The next cycle
-   then starts from there, so even a purge that takes longer than a fence lives makes progress.
+   leased. Without a watermark of this epoch that was set over this server's data, compare nothing.
+5. Store: move watermark and fence. Without such a watermark, both get a new incarnation, which makes every slot and lease void
+   (R6). A cycle that took longer than the fence's TTL sets only the watermark. The next cycle then starts from there, so even
+   comparisons that take longer than a fence lives make progress.
 6. Source: record that the cycle is complete.
 
 A cycle that fails gives its claim back. Unless the store was the cause, its instance then queries its database before each
@@ -48,8 +49,8 @@ class Cycle:
     number: int
     trusted: bool
     repairs: Repairs = field(default_factory=Repairs)
-    purged: int | None = None
-    """Number of slots deleted because there was no watermark of this epoch; ``None`` when there was one."""
+    clean: bool = False
+    """Whether there was no watermark of this epoch that was set over this server's data, so that a new incarnation begins."""
     deferred: str = ""
     """Which server or namespace is trusted instead; empty if none is known."""
 
@@ -164,21 +165,23 @@ class Audit:
             # Another server's fence may be live. While instances still read there, writers must not rely on this server's
             # fence.
             return Cycle(announced.cycle, trusted=False)
-        limits, repairs, purged = self._config.fences, Repairs(), None
-        async with source.snapshot(begun.watermark, limits, self._config.audit_page_rows) as snapshot:
+        limits, repairs = self._config.fences, Repairs()
+        since = begun.watermark if begun.counts else None
+        async with source.snapshot(since, limits, self._config.audit_page_rows) as snapshot:
             self._check_epoch(announced.epoch, snapshot.epoch)
             if snapshot.rival:
                 return Cycle(announced.cycle, trusted=False, deferred=f"namespace {snapshot.rival} is trusted")
-            known = begun.watermark is not None and begun.watermark.xid is not None
-            if known:
-                async for rows in snapshot.pages:
-                    repairs += await store.verify(snapshot.epoch, rows)
-        if not known:
-            purged = await store.purge(self._claim_ms)
+            async for rows in snapshot.pages:
+                repairs += await store.verify(snapshot.epoch, rows)
         trusted = await store.trust(begun, Watermark(snapshot.epoch, snapshot.xmin), limits.ttl_ms)
         if trusted:
             await source.complete(announced.cycle)
-        return Cycle(announced.cycle, trusted, repairs, purged)
+        if since is None:
+            log.log(
+                logging.INFO if begun.watermark is None else logging.WARNING,
+                "no audit has compared the data of this Redis server in the database's present epoch: the cache starts clean",
+            )
+        return Cycle(announced.cycle, trusted, repairs, clean=since is None)
 
     def _check_epoch(self, announced: str, found: str) -> None:
         if found != announced:
@@ -200,10 +203,10 @@ class Audit:
         """Delete another epoch's fence and replace its watermark; return what the store then holds."""
         if begun.watermark is None or begun.watermark.epoch == epoch:
             return begun
-        # If it stayed, readers would trust the old epoch's fence (G4) while this cycle waits or purges.
+        # If it stayed, readers would trust the old epoch's fence (G4) while this cycle waits.
         mark = Watermark(epoch, None) if timeline_of(epoch) else None
         await store.distrust(mark)
-        return replace(begun, watermark=mark)
+        return replace(begun, watermark=mark, counts=False)
 
     def _count(self, cycle: Cycle, began: float) -> None:
         now = self._clock()
@@ -214,11 +217,5 @@ class Audit:
             self._stats.last_audit = now
         if cycle.deferred:
             self._stats.audit_deferrals += 1
-        if cycle.purged is not None:
-            self._stats.purges += 1
-            self._stats.purged_slots += cycle.purged
-            log.log(
-                logging.WARNING if cycle.purged else logging.INFO,
-                "no watermark of the database's present epoch: the cache starts clean, %d slots deleted",
-                cycle.purged,
-            )
+        if cycle.clean:
+            self._stats.clean_starts += 1

@@ -331,7 +331,7 @@ async def open_caches(
         for part in parts:
             opened.push_async_callback(part.protocol.aclose)
         loop = AuditLoop(
-            {part.entity.namespace: part.audit for part in parts}, _opener(database, shared, entities), limits.config()
+            {part.entity.cache_name: part.audit for part in parts}, _opener(database, shared, entities), limits.config()
         )
         await loop.attempt_all()  # so that the first reads find a fence, if Redis can be reached
         for part in parts:
@@ -353,16 +353,16 @@ def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLin
     config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
     stats, history = Stats(), History(on_deposed=database.abandon)
     lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
-    store = RedisStore(links, entity.namespace, lifetimes)
-    source = TableSource(database.loads, entity, entity.namespace)
+    store = RedisStore(links, entity.cache_name, lifetimes)
+    source = TableSource(database.loads, entity, entity.cache_name)
     protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history, tracer=tracer)
-    audit_stores = RedisAuditStores(alone, entity.namespace)
-    audit_sources = TableAuditSources(database, entity, entity.namespace)
+    audit_stores = RedisAuditStores(alone, entity.cache_name)
+    audit_sources = TableAuditSources(database, entity, entity.cache_name)
     return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
 
 
 def _opener(database: Database, link: RedisLink, entities: Sequence[Entity]) -> OpenTogether:
-    by_namespace = {entity.namespace: entity for entity in entities}
+    by_namespace = {entity.cache_name: entity for entity in entities}
 
     @asynccontextmanager
     async def open_together(namespaces: Sequence[str]) -> AsyncIterator[SharedCycle]:

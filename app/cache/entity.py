@@ -8,6 +8,7 @@ from uuid import UUID
 
 from .errors import InvalidKey
 from .policies import WritePolicy
+from .slot import cache_name
 
 Key = str | int | UUID
 Payload = Callable[..., bytes]
@@ -76,6 +77,11 @@ class Entity:
         if min(self.schema, self.ttl_s, self.absent_ttl_s) < 1:
             raise ValueError("schema, ttl_s and absent_ttl_s must be at least 1")
         WritePolicy(self.writes)  # raises for a name that is none
+
+    @property
+    def cache_name(self) -> str:
+        """The name of this cache in Redis and in the audit rows."""
+        return cache_name(self.namespace)
 
     def payload_of(self, schema: int) -> Payload | None:
         """Return the function that makes payloads of a schema, or ``None`` if this release has none."""

@@ -45,7 +45,7 @@ class SlotReader(Protocol):
         """Yield the keys of all slots, in pages. A slot that exists throughout is named at least once."""
 
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Read slots. Idempotent."""
+        """Read slots; a slot of another incarnation than the watermark's counts as empty, as no read is answered from it."""
 
 
 class Inspection:
@@ -94,7 +94,7 @@ def _fault(key: str, row: State, raw: bytes) -> Finding | None:
         return None  # a lease holds no state, so no read is answered from it
     if found != hash_of(row.epoch):
         return Finding(key, SlotFault.OTHER_EPOCH, 0, row.version)
-    held = slot.decode(raw, key, row.epoch)
+    held = slot.decode(raw, key, row.epoch, slot.incarnation_in(raw))
     if held is None:
         return Finding(key, SlotFault.OTHER_KEY, 0, row.version)
     if held.version != row.version:

@@ -46,7 +46,7 @@ class Outcome(IntEnum):
     """What a publish did to a slot (R3's table); the numbers are those of ``redis/lua/publish.lua``."""
 
     EMPTY = 0
-    """The slot was empty and stays empty, because this publish may be older than one that was evicted."""
+    """The slot was empty, or of another incarnation and is now empty: this publish may be older than what was there."""
     STORED = 1
     """The state replaced the publisher's own lease, an older state, or a state of another epoch."""
     KEPT = 2
@@ -54,7 +54,7 @@ class Outcome(IntEnum):
     LEASE_DELETED = 3
     """Another holder's lease was deleted, because that holder may have loaded old data."""
     UNTRUSTED = 4
-    """There is no watermark of this epoch, so the slot was deleted."""
+    """There is no watermark of this server and epoch, so the slot was deleted."""
     DELETED = 5
     """A deletion removed an older state or a state of another epoch."""
 
@@ -75,8 +75,8 @@ class Publication:
 class Published:
     """The store's definite answer to one publish: an outcome for each publication, in order.
 
-    ``proven`` is true when the watermark has the states' epoch and a live fence names the very server that applied the
-    publish; only then may the write be acknowledged without settling.
+    ``proven`` is true when watermark and live fence name the very server that applied the publish, the states' epoch and one
+    incarnation; only then may the write be acknowledged without settling.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -88,11 +88,12 @@ class Reading:
     """The bytes of slots as one atomic read found them (see ``slot``); ``None`` for an empty slot.
 
     ``epoch`` is the fence's epoch, if the fence is live and names the server that was read. Otherwise it is ``""`` and no slot
-    may be trusted. A reader trusts slots only in the latest epoch of its own source.
+    may be trusted. A reader trusts slots only in the latest epoch of its own source, and in the fence's ``incarnation``.
     """
 
     epoch: str
     slots: Sequence[bytes | None]
+    incarnation: str = ""
 
 
 class Store(Protocol):
@@ -104,6 +105,7 @@ class Store(Protocol):
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         """Try to lease each key's empty slot; return the tokens of the leases that were definitely taken.
 
+        A slot of another incarnation counts as empty. Without a watermark of the server no lease is taken.
         Not idempotent: each token is sent in exactly one command, never repeated.
         """
 
@@ -164,26 +166,31 @@ class HistorySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """The transaction id before which all transactions of an epoch have been compared with the store.
+    """The transaction id before which all transactions of an epoch have been compared with a server's slots.
 
-    Without an ``xid`` it is a *mark*: an auditor of this epoch has taken over, and has compared nothing yet.
+    Only the slots of its ``incarnation`` were compared, a random number that is new after each clean start. Without an ``xid``
+    it is a *mark*: an auditor of this epoch has taken over, and has compared nothing yet.
     """
 
     epoch: str
     xid: int | None
+    incarnation: str = ""
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
     """The result of an audit's first step in the store: its clock, the server, and the watermark at that moment.
 
-    ``claimed`` is false when another instance has the claim on this interval; the cycle then ends here.
+    ``claimed`` is false when another instance has the claim on this interval; the cycle then ends here. ``counts`` is true when
+    the watermark was set over this server's data: it names this server, or the one from which this server got all its data.
     """
 
     time_ms: int
     server: str
     watermark: Watermark | None
     claimed: bool = True
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,21 +218,20 @@ class AuditStore(Protocol):
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         """Delete every slot that is older than its row, of another epoch, leased, or of a foreign type. Idempotent."""
 
-    async def purge(self, claim_ms: int) -> int:
-        """Delete every slot of the namespace, and renew the claim meanwhile; return the number of slots. Idempotent."""
-
     async def distrust(self, mark: Watermark | None) -> None:
         """Replace the watermark by ``mark`` and delete the fence. Idempotent, always safe.
 
-        No slot is trusted again before a cycle has purged them all. By the mark, the auditors of an old primary notice that
-        another primary has taken over.
+        No slot of the present incarnation is trusted again. By the mark, the auditors of an old primary notice that another
+        primary has taken over.
         """
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """Check the preconditions and set watermark and fence in one atomic step; return whether the fence was set.
 
-        Nothing is set if the watermark got another epoch since ``begun``, or if the server is another one or has taken over
-        other data. If ``fence_ttl_ms`` have passed since ``begun``, only the watermark is set.
+        Of ``proven`` only epoch and transaction id are used. If the watermark of ``begun`` does not count, a new incarnation
+        begins. Nothing is set if the watermark changed since ``begun`` into one of another server, epoch or incarnation, or if
+        the server is another one or has taken over other data. If ``fence_ttl_ms`` have passed since ``begun``, only the
+        watermark is set.
         """
 
 

@@ -37,8 +37,8 @@ class RoundTrips:
     """The round trips of one process to the store.
 
     They are told to the tracer only if it traces. Otherwise it is told what the requests wait for, and a hit costs nothing.
-    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys
-    whose slot was last seen filled.
+    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``incarnation`` is the one that
+    was last trusted. ``filled`` has the keys whose slot was last seen filled.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class RoundTrips:
         self._stats = stats
         self._history = history
         self._clock = clock
+        self.incarnation = ""
         self.filled = FilledSlots(config.warm_keys)
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
@@ -126,6 +127,7 @@ class RoundTrips:
         self._stats.store_read.observe(self._clock() - began)
         if self._history.trusts(reading.epoch):
             self._stats.last_proven = began
+            self.incarnation = reading.incarnation
         elif reading.epoch:
             # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
             self._history.note_stored(reading.epoch)
@@ -134,7 +136,7 @@ class RoundTrips:
             return [reading]
         readings, start = [], 0
         for keys in batch:
-            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)]))
+            readings.append(Reading(reading.epoch, reading.slots[start : start + len(keys)], reading.incarnation))
             start += len(keys)
         return readings
 

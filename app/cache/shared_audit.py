@@ -84,10 +84,6 @@ class _NamespaceStore(AuditStore):
         return await self._shared.verifies.submit((self._namespace, epoch, rows))
 
     @override
-    async def purge(self, claim_ms: int) -> int:
-        raise NeedsOwnCycle(f"all slots of {self._namespace} have to be deleted")
-
-    @override
     async def distrust(self, mark: Watermark | None) -> None:
         await self._shared.store.distrust(self._namespace, mark)
 

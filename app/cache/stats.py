@@ -69,8 +69,7 @@ class Stats:
     last_proven: float | None = None
     """When this process last read under a live fence, on its own clock."""
     repairs: Repairs = field(default_factory=Repairs)
-    purges: int = 0
-    purged_slots: int = 0
+    clean_starts: int = 0
 
     def __add__(self, other: "Stats") -> "Stats":
         """Return the sum with another process's counters. Both need the same clock, because the later moment is kept."""

@@ -1,14 +1,14 @@
 """The fenced write-through protocol: a cache that is trusted only while it is proven current.
 
 Format
-    There is one slot per key. It is empty or holds a state (epoch, version, key, payload) or a lease (see ``slot``). A
-    namespace has a *fence* (server, epoch) that expires, and a *watermark* (epoch, transaction id up to which slots were
-    audited).
+    There is one slot per key. It is empty or holds a lease or a state (see ``slot``): epoch, version, incarnation, key and
+    payload. A namespace has a *fence* (server, epoch, incarnation) that expires, and a *watermark* (server, epoch, transaction
+    id up to which slots were audited, incarnation). A new incarnation begins whenever nothing is known about the slots.
 
 Validity
     A slot counts only if one atomic read returned it together with a live fence that names the server that was read. The fence
-    must have the latest epoch of this process's source (``history``), and the slot that epoch and the requested key. Anything
-    else is a miss.
+    must have the latest epoch of this process's source (``history``), and the slot that epoch, the fence's incarnation and the
+    requested key. Anything else is a miss.
 
 Read
     Requests share one read of slots and fence (R1, R7). After a miss the empty slot is leased, the row is loaded in a snapshot
@@ -198,9 +198,9 @@ class WriteThrough:
                 reading = reading or await self._trips.read(keys)
             except StoreUnavailable:
                 return await self._bypass(keys, UNREACHABLE)
-            found = [self._trusted_state(raw, key, reading.epoch) for key, raw in zip(keys, reading.slots, strict=True)]
+            found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
             wanted = [
-                Load(key, vacant=raw is None, ttl_s=ttl_s)
+                Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s)
                 for key, raw, state in zip(keys, reading.slots, found, strict=True)
                 if state is None
             ]
@@ -233,7 +233,7 @@ class WriteThrough:
             then(None)
             return
         reading = found.result()
-        state = self._trusted_state(reading.slots[0], key, reading.epoch)
+        state = self._trusted_state(reading.slots[0], key, reading)
         if isinstance(state, Value):
             self._stats.hits += 1
             if self._sample:
@@ -350,8 +350,8 @@ class WriteThrough:
 
     # ------------------------------------------------------ inside of a read
 
-    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        state = slot.decode(raw, key, epoch) if raw is not None and epoch else None
+    def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
+        state = slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
         if state is not None and key not in self._trips.filled:
             self._trips.filled.add(key)
         return state
@@ -382,9 +382,11 @@ class WriteThrough:
             raise error
         reads = []
         for key, raw in zip(keys, reading.slots, strict=True):
-            trusted = self._trusted_state(raw, key, reading.epoch)
-            # The state must be of this process's own history: another database on this Redis may have a row with that key.
-            state = trusted or (slot.decode(raw, key, self._history.epoch) if raw is not None else None)
+            trusted = self._trusted_state(raw, key, reading)
+            # The state must be of this process's own history: another database on this Redis may have a row with that key. And
+            # it must be of the incarnation that was proven last: a void one may be much older than the proof.
+            incarnation = self._trips.incarnation
+            state = trusted or (slot.decode(raw, key, self._history.epoch, incarnation) if raw is not None else None)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))

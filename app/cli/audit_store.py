@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from app.cache.redis.audit_store import RedisAuditStore, RedisAuditStores
+from app.main import products_of
 from app.places import redis_options
 from app.settings import Settings
 
@@ -24,7 +25,7 @@ async def open_audit_store(settings: Settings) -> AsyncIterator[RedisAuditStore]
     )
     link = options.link()
     try:
-        async with RedisAuditStores(link, settings.cache_namespace).open() as store:
+        async with RedisAuditStores(link, products_of(settings).cache_name).open() as store:
             yield store
     finally:
         await link.close()

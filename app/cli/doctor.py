@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from app.cache.slot import cache_name
 from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by, ok, status_of, unknown
@@ -110,7 +111,7 @@ async def _open(
             primary_of(settings),
             timeout_ms=settings.database_connect_timeout_ms,
             schema=SCHEMA,
-            namespace=settings.cache_namespace,
+            namespace=cache_name(settings.cache_namespace),
             # One more for the keys.
             connections=settings.workers * (settings.database_connections + 1),
             role_limits=role_limits(settings),

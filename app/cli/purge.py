@@ -10,26 +10,31 @@ from app.cli.errors import CommandFailed
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the command."""
-    subparsers.add_parser(
+    parser = subparsers.add_parser(
         "purge",
-        help="empty the cache and start it clean",
-        description="Empty the cache. This is needed after the database went back in time unnoticed, for example when a"
-        " volume snapshot was restored. It is always safe, even under load: reads go to the database until the slots are"
-        " filled again.",
+        help="start the cache clean",
+        description="Start the cache clean: nothing that Redis holds now is served again. This is needed after the database"
+        " went back in time unnoticed, for example when a volume snapshot was restored. It is always safe, even under load:"
+        " reads go to the database until the slots are filled again.",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="also delete the slots at once, to free their memory; this looks at every key of the Redis database",
     )
 
 
-async def run(_arguments: argparse.Namespace) -> int:
-    """Empty the cache."""
+async def run(arguments: argparse.Namespace) -> int:
+    """Delete watermark and fence and, if asked to, the slots."""
     settings = read_settings()
     if warning := await check_redis(settings):
-        raise CommandFailed(f"{warning} Nothing was emptied.")
+        raise CommandFailed(f"{warning} Nothing was changed.")
     try:
         async with open_audit_store(settings) as store:
-            # The fence is deleted before the slots, so that no reader trusts what a late publish stores meanwhile.
+            # Without a watermark the next audit begins a new incarnation, which makes every slot void.
             await store.distrust(None)
-            deleted = await store.purge(claim_ms=1)  # so that the next audit need not wait
+            freed = f" {await store.unlink_all()} slots deleted." if arguments.memory else ""
     except CacheError as error:
-        raise CommandFailed(f"The cache is not trusted any more, but not yet empty; run it again: {error}.") from error
-    print(f"{deleted} slots emptied. The next audit, within {settings.audit_interval_ms} ms, starts clean.")
+        raise CommandFailed(f"The command was not finished; run it again: {error}.") from error
+    print(f"The next audit, within {settings.audit_interval_ms} ms, starts the cache clean.{freed}")
     return 0

@@ -18,9 +18,7 @@ from app.cache.redis.connection import RedisConnection
 from app.cache.redis.store import RedisOptions
 from app.doctor.findings import Check, Finding, no, ok, unknown
 
-COMMANDS = (
-    "get", "mget", "set", "del", "unlink", "type", "evalsha", "script|load", "echo", "time", "info", "pttl", "scan", "ping",
-)  # fmt: skip
+COMMANDS = ("get", "mget", "set", "del", "unlink", "evalsha", "script|load", "time", "info", "pttl", "scan")
 """What Larder sends, from its own connections and from its scripts."""
 _ASKS = """
 redis.call('INFO', 'replication')
@@ -30,7 +28,7 @@ return redis.call('PTTL', KEYS[1])
 _SAME_S = 1.0
 _TRIES, _ROUND_TRIPS = 20, 50
 _FULL = 0.9
-_OURS = re.compile(rb"wtc:[A-Za-z0-9._-]{1,64}:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
+_OURS = re.compile(rb"wtc:[A-Za-z0-9._~-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
 _KEY_REFUSED = re.compile("access (a|one of the) key")
 _SENTENCE_DIRECT = "Name a server directly, or a proxy that pins a connection to one server."
 
@@ -153,10 +151,10 @@ class RedisChecks:
         key = self._key
         digest = hashlib.sha1(_ASKS.encode(), usedforsecurity=False).hexdigest()
         sent: dict[str, Sequence[str | int]] = {
-            "get": ("GET", key), "mget": ("MGET", key), "set": ("SET", key, "1", "PX", 5_000), "type": ("TYPE", key),
-            "pttl": ("PTTL", key), "del": ("DEL", key), "unlink": ("UNLINK", key), "script|load": ("SCRIPT", "LOAD", _ASKS),
-            "evalsha": ("EVALSHA", digest, 1, key), "echo": ("ECHO", "x"), "time": ("TIME",), "info": ("INFO", "replication"),
-            "scan": ("SCAN", 0, "COUNT", 1), "ping": ("PING",),
+            "get": ("GET", key), "mget": ("MGET", key), "set": ("SET", key, "1", "PX", 5_000), "pttl": ("PTTL", key),
+            "del": ("DEL", key), "unlink": ("UNLINK", key), "script|load": ("SCRIPT", "LOAD", _ASKS),
+            "evalsha": ("EVALSHA", digest, 1, key), "time": ("TIME",), "info": ("INFO", "replication"),
+            "scan": ("SCAN", 0, "COUNT", 1),
         }  # fmt: skip
         lacking = [f"+{name}" for name in COMMANDS if await self._is_refused(*sent[name])]
         patterns = [

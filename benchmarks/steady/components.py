@@ -1,10 +1,11 @@
 """``python -m benchmarks.steady.components``: what operations cost in one process on real servers; and stampedes.
 
-Each operation is done one at a time (latency) and 32 at a time (throughput); each miss and each write on an empty slot has
-a product of its own that nobody asked for before. Counted, not assumed: Redis round trips by ``INFO commandstats`` (each
-carries one ``ECHO``; one that publishes, one ``EVALSHA``), PostgreSQL's statements by ``pg_stat_statements`` at top level,
-without ``BEGIN`` and ``COMMIT``, which it does not count once they are prepared. Audits are put off: every count is that of
-the operations. ``hit`` and ``304`` go through the whole ASGI application, the others through the service below it.
+Each operation is done one at a time (latency) and 32 at a time (throughput); each miss and each write on an empty
+slot has a product of its own that nobody asked for before. Counted, not assumed: Redis round trips by ``INFO
+commandstats`` (each runs the script that asks ``INFO`` once), publishes by the cache's own counters, PostgreSQL's
+statements by ``pg_stat_statements`` at top level, without ``BEGIN`` and ``COMMIT``, which it does not count once they
+are prepared. Audits are put off: every count is that of the operations. ``hit`` and ``304`` go through the whole ASGI
+application, the others through the service below it.
 
 A stampede: 1,000 readers wait for one cold product at once, in process and over HTTP on 1,000 connections; its loads are the
 ``LOAD`` statements that PostgreSQL saw.
@@ -25,6 +26,7 @@ from starlette.types import Message
 
 from app.api.context import Larder
 from app.cache.ports import Value
+from app.cache.stats import Stats
 from app.cache.write_through import Peeked
 from app.main import create_app
 from app.products.commands import set_stock
@@ -200,6 +202,9 @@ class Bench:
         self._client = client
         self._chance = chance
         self._cold = itertools.count(WARM)
+        self._looks = 0
+        self.stats = Stats()
+        """The counters of the application's cache, once it runs."""
 
     async def measure(self, operation: Operation) -> Cost:
         """Measure the operation one at a time, then ``AT_ONCE`` at a time."""
@@ -226,9 +231,11 @@ class Bench:
     async def counts(self) -> Counts:
         """Look at both servers."""
         stats = await self._client.info("commandstats")
+        round_trips = _calls(stats, "info") - self._looks
+        self._looks += 1  # this look counts from the next one on
         seen = await statements.look(self._started.postgres)
         counted = sum(calls for name, calls in seen.calls.items() if name not in _UNCOUNTED)
-        return Counts(_calls(stats, "echo"), _calls(stats, "evalsha"), counted, seen.writes)
+        return Counts(round_trips, sum(self.stats.store_publish.counts), counted, seen.writes)
 
     async def loads(self) -> int:
         """LOAD statements so far."""
@@ -272,6 +279,7 @@ async def measure(scale: float, chance: Random) -> Result:
         try:
             bench = Bench(started, client, chance)
             async with application(started) as app:
+                [bench.stats] = _state(app).stats.values()
                 products = _state(app).products
                 for number in range(WARM):
                     await products.get(product_id(number))

@@ -27,7 +27,7 @@ from app.products.service import Products
 from app.settings import Settings
 from tests.api.accepting import Serve
 from tests.api.real import service as real_service
-from tests.fakes.products import EPOCH, MemoryProducts, MemoryTransactions
+from tests.fakes.products import EPOCH, INCARNATION, MemoryProducts, MemoryTransactions
 from tests.fakes.redis import Fence, RedisServer
 from tests.fakes.store import MemoryStore
 from tests.fakes.windows import MemoryWindows
@@ -143,8 +143,8 @@ def service() -> Service:
         {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
     )
     redis = RedisServer("redis", time.monotonic)
-    redis.data.fence = Fence(redis.identity, EPOCH, float("inf"))
-    redis.data.watermark = Watermark(EPOCH, 1)
+    redis.data.fence = Fence(redis.identity, EPOCH, INCARNATION, float("inf"))
+    redis.data.watermark = Watermark(EPOCH, 1, INCARNATION, redis.identity)
     tables = MemoryProducts()
     transactions = MemoryTransactions(tables)
     history = History()

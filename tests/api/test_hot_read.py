@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.cache.ports import Reading
 from tests.api.conftest import Service
 from tests.api.wire import Port, answer_of, connection, listen
-from tests.fakes.products import EPOCH
+from tests.fakes.products import EPOCH, INCARNATION
 
 _IDS = st.sampled_from(
     ["mug-blue", "mug-gone", "mug:2.x", "never", "a%20b", "..", "", "mug-blue/stock", "%6dug-blue", "mug%2Fblue"]
@@ -111,7 +111,7 @@ async def test_a_reading_goes_to_the_endpoint_of_its_own_request(service: Servic
         for request in (_PLAIN, _PLAIN[:-2] + b"Cache-Control: no-cache\r\n\r\n"):
             writer.write(request)
             await answer_of(reader)
-    assert [read["reading"] for read in service.products.reads[-2:]] == [Reading(EPOCH, [None]), None]
+    assert [read["reading"] for read in service.products.reads[-2:]] == [Reading(EPOCH, [None], INCARNATION), None]
 
 
 async def test_pipelined_requests_are_answered_in_order(service: Service, port: Port) -> None:

@@ -19,7 +19,7 @@ from app.server.timeouts import Wait
 from tests.api.conftest import Service
 from tests.api.wire import Port, answer_of, connection, listen
 from tests.fakes.keys import MemoryKeys
-from tests.fakes.products import EPOCH
+from tests.fakes.products import EPOCH, INCARNATION
 
 _PLAIN = b"GET /products/mug HTTP/1.1\r\nHost: larder\r\n\r\n"
 _OTHER = b"GET /products/pot HTTP/1.1\r\nHost: larder\r\n\r\n"
@@ -136,7 +136,7 @@ async def test_a_miss_with_a_known_head_hands_on_its_reading(service: Service, p
         for request in (_OTHER, _OTHER[:-2] + b"Cache-Control: no-cache\r\n\r\n"):
             writer.write(request)
             assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
-    assert [read["reading"] for read in service.products.reads[-2:]] == [Reading(EPOCH, [None]), None]
+    assert [read["reading"] for read in service.products.reads[-2:]] == [Reading(EPOCH, [None], INCARNATION), None]
 
 
 @pytest.mark.parametrize("cached", [True, False])

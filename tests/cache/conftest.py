@@ -6,6 +6,7 @@ import pytest
 import redis.asyncio
 
 from app.cache.redis.store import Names
+from app.cache.slot import INCARNATION_WIDTH, LEASE
 from app.products.commands import Put
 from tests.cache.rig import Process, draft, open_process
 
@@ -30,6 +31,14 @@ class Slots:
     async def set(self, key: str, value: bytes) -> None:
         """Put something into a slot."""
         await self.client.set(self.names.prefix + key, value)
+
+    async def lease(self, key: str) -> bytes:
+        """Lease a slot to somebody else; return what it holds then."""
+        watermark = await self.peek(self.names.watermark)
+        assert watermark is not None
+        lease = LEASE + watermark[-INCARNATION_WIDTH:] + b"somebody-else"
+        await self.set(key, lease)
+        return lease
 
     async def evict(self, key: str) -> None:
         """Empty a slot, as Redis itself may at any moment."""

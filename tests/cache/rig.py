@@ -173,9 +173,6 @@ class GatedAuditStore:
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         return await self._calls.call("verify", [key for key, _ in rows], lambda: self._store.verify(epoch, rows))
 
-    async def purge(self, claim_ms: int) -> int:
-        return await self._calls.call("purge", [], lambda: self._store.purge(claim_ms))
-
     async def distrust(self, mark: Watermark | None) -> None:
         await self._calls.call("distrust", [], lambda: self._store.distrust(mark))
 

@@ -176,7 +176,9 @@ class Shop:
 
     async def _agree(self, key: str, version: int, payload: bytes | None) -> None:
         raw = await self.slots.get(key)
-        held = None if raw is None or raw.startswith(slot.LEASE) else slot.decode(raw, key, slot.hash_in(raw))
+        held = None
+        if raw is not None and not raw.startswith(slot.LEASE):
+            held = slot.decode(raw, key, slot.hash_in(raw), slot.incarnation_in(raw))
         if version and self.trouble is Trouble.NONE:
             assert held is not None, "a write that was published fills its slot"
         if held is not None:

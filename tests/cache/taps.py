@@ -10,9 +10,13 @@ from urllib.parse import quote, urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
+from app.cache.redis.connection import WHO_SHA
 from tests.harness.proxy import HOST, Proxy, Target, Watch
 
 Cut = Literal["before it is sent", "when its answer comes"]
+
+WHO = "WHO"
+"""Stands for the EVALSHA of the script that says which server answers."""
 
 
 @dataclass(slots=True)
@@ -43,19 +47,20 @@ class _RedisWatch(Watch):
         self._tap = tap
         self._bytes = b""
         self._ended = False
-        self._resting = False
 
     def sent(self, data: bytes) -> bool:
         self._bytes += data
         while (parsed := self._one()) is not None:
             command, self._bytes = parsed
             name = command[0].decode().upper()
+            if name == "EVALSHA" and command[1].decode() == WHO_SHA:
+                name = WHO
             if self._is_keep_alive(name):
                 continue
             self._tap.seen.append(name)
             if name == "EVALSHA":
                 self._tap.script_bytes.append(sum(map(len, command[3:])))
-            self._tap.round_trips += name == "ECHO"  # each of Larder's calls ends with one
+            self._tap.round_trips += name == WHO  # each of Larder's calls ends with one
         return True
 
     def answered(self, data: bytes) -> bool:
@@ -63,11 +68,10 @@ class _RedisWatch(Watch):
         return True
 
     def _is_keep_alive(self, name: str) -> bool:
-        """Whether this belongs to the call of a resting link, which consists of what ends every call: it comes by the clock."""
-        self._resting = self._ended and (name == "ECHO" or (self._resting and name == "INFO"))
-        # A call ends with INFO, and so does the login.
-        self._ended = name == "INFO" or self._resting
-        return self._resting
+        """Whether this is the call of a resting link, which consists of what ends every call: it comes by the clock."""
+        resting = self._ended and name == WHO
+        self._ended = name == WHO
+        return resting
 
     def _one(self) -> tuple[list[bytes], bytes] | None:
         head, found, rest = self._bytes.partition(b"\r\n")

@@ -17,10 +17,10 @@ KEY = "mug"
 @pytest.mark.usefixtures("mug")
 async def test_reader_finds_a_foreign_lease(other: Process, slots: Slots) -> None:
     """No lease, no fill: who finds another's lease loads, answers, and leaves the slot alone."""
-    await slots.set(KEY, b"Lsomebody-else")
+    lease = await slots.lease(KEY)
     read = await other.cache.read(KEY)
     assert (read.state.version, read.status) == (1, Status.MISS)
-    assert await slots.get(KEY) == b"Lsomebody-else"
+    assert await slots.get(KEY) == lease
     assert "publish" not in other.store.calls.count()
 
 
@@ -64,7 +64,7 @@ async def test_a_token_is_sent_once(mug: Process, slots: Slots) -> None:
 @pytest.mark.guarantee("G5")
 async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     """G5: one load runs, one waits; a hundred requests that came meanwhile share the one that waits."""
-    await slots.set(KEY, b"Lsomebody-else")  # so that every read is a miss
+    await slots.lease(KEY)  # so that every read is a miss
     gate = mug.source.calls.hold("load")
     first = asyncio.create_task(mug.cache.read(KEY))
     await gate.arrival()

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.cache.ports import Absent, AuditSource, FenceLimits, Snapshot, Value, Watermark
+from app.cache.ports import Absent, Announced, AuditSource, Deferred, FenceLimits, Snapshot, Value, Watermark
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.write_through import Status
 from app.products.source import PRODUCTS
@@ -78,6 +78,24 @@ async def test_truncated_table_is_not_vouched_for(process: Process, hand: Connec
     gone = await process.cache.read("mug")
     assert (type(gone.state), gone.status) == (Absent, Status.BYPASS)
     await process.cache.drop("mug")  # or the inspection after the test finds it
+
+
+@pytest.mark.guarantee("R5")
+async def test_namespace_that_the_first_release_may_use(hand: Connection, database_url: str) -> None:
+    """While 0.1.0 may run, which looks for no other namespace, one of its format keeps the trust, whatever its row says."""
+    database = open_database(database_url, connections=1)
+    async with TableAuditSources(database, PRODUCTS, "products~2").open() as audit:
+        assert isinstance(await audit.announce("server", LIMITS), Announced)
+        await hand.execute("DELETE FROM cache_audits WHERE namespace <> 'products~2'")
+        await hand.execute("CREATE UNIQUE INDEX ix_cache_audits_namespace ON cache_audits (namespace)")
+        assert isinstance(await audit.announce("server", LIMITS), Announced)
+        await hand.execute("INSERT INTO cache_audits (namespace) VALUES ('products.1')")
+        deferred = await audit.announce("server", LIMITS)
+        assert isinstance(deferred, Deferred)
+        assert "products.1 of the same table is trusted" in deferred.reason
+        await hand.execute("DROP INDEX ix_cache_audits_namespace")
+        assert isinstance(await audit.announce("server", LIMITS), Announced)
+    await database.close()
 
 
 @pytest.mark.guarantee("R5")

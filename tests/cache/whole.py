@@ -88,7 +88,7 @@ def broken_sums(stats: Stats, cache: CountedCache, answered: Counter[str], keys:
         "settle_wait": _number(stats.settle_wait) == stats.settles >= stats.settle_timeouts,
         "audit_duration": _number(stats.audit_duration) == stats.audits >= stats.audit_deferrals,
         "repairs": repairs.checked >= repairs.older + repairs.other_epoch + repairs.leases,
-        "purges": stats.purges <= stats.audits and (stats.purges > 0 or stats.purged_slots == 0),
+        "clean_starts": stats.clean_starts <= stats.audits,
         # A read that failed may have been counted before it did.
         **{name: counted == found or (cache.failed > 0 and counted > found) for name, (counted, found) in by_status.items()},
     }

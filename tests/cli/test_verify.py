@@ -7,7 +7,7 @@ import redis.asyncio
 
 from app.cache.redis.store import Names
 from app.cli import main, parse
-from app.main import running
+from app.main import products_of, running
 from app.products.commands import Upsert
 from app.products.product import Draft
 from app.settings import Settings
@@ -52,7 +52,7 @@ async def test_wrong_slots_are_listed_and_repaired(
     settings: Settings, raw: redis.asyncio.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An older version, another payload, another key and another epoch are each named; --repair empties just these."""
-    slots = [Names(settings.cache_namespace).prefix + product_id for product_id in IDS]
+    slots = [Names(products_of(settings).cache_name).prefix + product_id for product_id in IDS]
     older, different, _, epoch = [bytes(found) for found in await raw.mget(slots[:4]) if isinstance(found, bytes)]
     await raw.set(slots[0], older[:17] + b"%019d" % 0 + older[36:], px=60_000)
     await raw.set(slots[1], different.replace(b'"stock":5', b'"stock":6'), px=60_000)
@@ -74,16 +74,21 @@ async def test_wrong_slots_are_listed_and_repaired(
 
 
 @pytest.mark.guarantee("R6")
+@pytest.mark.parametrize("memory", [False, True])
 async def test_purge_leaves_nothing_that_anybody_trusts(
-    settings: Settings, raw: redis.asyncio.Redis, capsys: pytest.CaptureFixture[str]
+    settings: Settings, raw: redis.asyncio.Redis, capsys: pytest.CaptureFixture[str], *, memory: bool
 ) -> None:
-    """Slots, fence and watermark are gone; the next service starts clean and serves hits again."""
-    names = Names(settings.cache_namespace)
-    assert await larder("purge") == 0
-    assert f"{len(IDS)} slots emptied." in capsys.readouterr().out
-    assert [key async for key in raw.scan_iter(match=f"{names.prefix}*")] == []
+    """Fence and watermark are gone, and the slots with --memory; the next service starts clean and serves hits again."""
+    names = Names(products_of(settings).cache_name)
+    assert await larder("purge", *(["--memory"] if memory else [])) == 0
+    said = capsys.readouterr().out
+    assert "starts the cache clean." in said
+    assert (f"{len(IDS)} slots deleted." in said) == memory
+    left = [key async for key in raw.scan_iter(match=f"{names.prefix}*")]
+    assert len(left) == (0 if memory else len(IDS))
     assert await raw.exists(names.fence, names.watermark) == 0
     async with running(settings) as service:
+        assert {read.status for read in await service.products.get_many(IDS)}.isdisjoint({"hit"})
         await service.products.get_many(IDS)
         assert {read.status for read in await service.products.get_many(IDS)} == {"hit"}
 

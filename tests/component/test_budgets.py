@@ -53,7 +53,7 @@ async def cost_of(redis_url: str, database_url: str, entities: list[Entity]) -> 
     client = redis.asyncio.Redis.from_url(redis_url)
     async with audits(redis_url, database_url, entities) as (loop, redis_tap, postgres_tap):
         for _ in range(8):  # statements are prepared after some uses
-            await client.delete(*(Names(entity.namespace).claim for entity in entities))
+            await client.delete(*(Names(entity.cache_name).claim for entity in entities))
             redis_tap.clear()
             postgres_tap.clear()
             await loop.attempt_all()
@@ -72,7 +72,7 @@ async def test_audit_of_ten_idle_tables(redis_url: str, database_url: str, names
             await connection.execute(cached_table(entity.table, "id", release=1).encode())
             await connection.execute(
                 "INSERT INTO cache_audits (relation, namespace, epoch) VALUES (%(t)s, %(n)s, larder_epoch(%(t)s, 1))",
-                {"t": entity.table, "n": entity.namespace},
+                {"t": entity.table, "n": entity.cache_name},
             )
     one = await cost_of(redis_url, database_url, entities[:1])
     ten = await cost_of(redis_url, database_url, entities)

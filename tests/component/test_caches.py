@@ -165,7 +165,7 @@ async def test_deferred_trigger(caches: Caches, tables: Tables) -> None:
 async def test_lives(caches: Caches, tables: Tables, slots: redis.asyncio.Redis) -> None:
     """A read or a write that fills a slot sets its life; a slot that is kept keeps its life; a life has a limit."""
     await all_hit(caches, tables)
-    cache, name = caches[tables.suppliers], Names(tables.suppliers.namespace).prefix + "acme"
+    cache, name = caches[tables.suppliers], Names(tables.suppliers.cache_name).prefix + "acme"
 
     async def life_s() -> float:
         return float(await slots.pttl(name)) / 1000

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import redis.asyncio
 
-from app.cache.ports import AuditStore, Store, Watermark
+from app.cache import slot
+from app.cache.ports import AuditStore, State, Store, Watermark
 from app.cache.redis.audit_store import RedisAuditStores
 from app.cache.redis.store import Names, RedisLinks, RedisStore
 from tests.fakes import redis as fake
@@ -42,11 +43,25 @@ class StoreBench(Protocol):
     async def put_watermark(self, watermark: Watermark | None) -> None:
         """Set or remove the watermark."""
 
-    async def fence(self) -> tuple[str, str, float] | None:
-        """Return the fence's server and epoch, and its remaining life in seconds."""
+    async def fence(self) -> tuple[str, str, float, str] | None:
+        """Return the fence's server and epoch, its remaining life in seconds, and its incarnation."""
 
-    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
+    async def put_fence(self, server: str, epoch: str, life_s: float, incarnation: str) -> None:
         """Set the fence."""
+
+
+async def in_slot(stored: StoreBench, state: State) -> bytes:
+    """Return the bytes of a state in the watermark's incarnation."""
+    watermark = await stored.watermark()
+    assert watermark is not None
+    return slot.encode(state, watermark.incarnation)
+
+
+async def put(stored: StoreBench, state: State) -> bytes:
+    """Put a state of the watermark's incarnation into its slot; return its bytes."""
+    raw = await in_slot(stored, state)
+    await stored.put(state.key, raw)
+    return raw
 
 
 class MemoryBench:
@@ -77,13 +92,15 @@ class MemoryBench:
     async def put_watermark(self, watermark: Watermark | None) -> None:
         self._data.watermark = watermark
 
-    async def fence(self) -> tuple[str, str, float] | None:
+    async def fence(self) -> tuple[str, str, float, str] | None:
         fence = self._data.fence
         now = self.server.now()
-        return (fence.server, fence.epoch, fence.expires_at - now) if fence and fence.expires_at > now else None
+        if fence is None or fence.expires_at <= now:
+            return None
+        return fence.server, fence.epoch, fence.expires_at - now, fence.incarnation
 
-    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
-        self._data.fence = fake.Fence(server, epoch, self.server.now() + life_s)
+    async def put_fence(self, server: str, epoch: str, life_s: float, incarnation: str) -> None:
+        self._data.fence = fake.Fence(server, epoch, incarnation, self.server.now() + life_s)
 
     @property
     def _data(self) -> fake.Data:
@@ -120,28 +137,29 @@ class RedisBench:
         if found is None:
             return None
         assert isinstance(found, bytes)
-        epoch, _, xid = found.decode().rpartition(":")
-        return Watermark(epoch, int(xid) if xid else None)
+        server, _, rest = found.decode().partition("|")
+        epoch, xid, *incarnation = rest.split(":")
+        return Watermark(epoch, int(xid) if xid else None, "".join(incarnation), server)
 
     async def put_watermark(self, watermark: Watermark | None) -> None:
         if watermark is None:
             await self.client.delete(self.names.watermark)
         else:
-            await self.client.set(
-                self.names.watermark, f"{watermark.epoch}:" + ("" if watermark.xid is None else f"{watermark.xid:020d}")
-            )
+            progress = "" if watermark.xid is None else f"{watermark.xid:020d}:{watermark.incarnation}"
+            await self.client.set(self.names.watermark, f"{watermark.server}|{watermark.epoch}:{progress}")
 
-    async def fence(self) -> tuple[str, str, float] | None:
+    async def fence(self) -> tuple[str, str, float, str] | None:
         found, left_ms = await self.client.get(self.names.fence), await self.client.pttl(self.names.fence)
         assert left_ms != -1, "a fence always expires"
         if found is None or left_ms < 0:
             return None
         assert isinstance(found, bytes)
-        server, _, epoch = found.decode().rpartition("|")
-        return server, epoch, left_ms / 1_000
+        server, _, rest = found.decode().rpartition("|")
+        epoch, _, incarnation = rest.partition(":")
+        return server, epoch, left_ms / 1_000, incarnation
 
-    async def put_fence(self, server: str, epoch: str, life_s: float) -> None:
-        await self.client.set(self.names.fence, f"{server}|{epoch}", px=int(life_s * 1_000))
+    async def put_fence(self, server: str, epoch: str, life_s: float, incarnation: str) -> None:
+        await self.client.set(self.names.fence, f"{server}|{epoch}:{incarnation}", px=int(life_s * 1_000))
 
 
 @asynccontextmanager

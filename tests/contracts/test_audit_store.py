@@ -7,10 +7,23 @@ import pytest
 
 from app.cache import slot
 from app.cache.ports import Absent, AuditStore, Begun, Outcome, Publication, Repairs, Value, Watermark
+from app.cache.redis.audit_store import RedisAuditStore
 from tests.contracts.stores import StoreBench, open_redis_bench
 
 EPOCH, OTHER_EPOCH = "7000000000000000001.00000002.00000000000000aa", "00000000000000bb"
 SEEN = Watermark(EPOCH, 700)
+NUMBER, OTHER_NUMBER = "00000000000000a1", "00000000000000b2"
+
+
+def progress(watermark: Watermark | None) -> Watermark | None:
+    """Return epoch and transaction id of a watermark."""
+    return watermark and Watermark(watermark.epoch, watermark.xid)
+
+
+async def server_of(stored: StoreBench) -> str:
+    """Return the server's identity."""
+    async with stored.open() as audit:
+        return (await audit.begin(1)).server
 
 
 async def begin(audit: AuditStore, claim_ms: int = 1) -> Begun:
@@ -27,13 +40,48 @@ async def test_begin(stored: StoreBench) -> None:
     async with stored.open() as audit:
         first = await begin(audit)
         assert first.watermark is None
-        await stored.put_watermark(SEEN)
+        seen = replace(SEEN, incarnation=NUMBER, server=first.server)
+        await stored.put_watermark(seen)
         second = await begin(audit)
-        assert (second.watermark, second.server) == (SEEN, first.server)
+        assert (second.watermark, second.server) == (seen, first.server)
         assert first.time_ms <= second.time_ms <= first.time_ms + 10_000
         await begin(audit, 60_000)
         looked = await audit.begin(60_000)
-        assert (looked.claimed, looked.watermark, looked.server) == (False, SEEN, first.server)
+        assert (looked.claimed, looked.watermark, looked.server) == (False, seen, first.server)
+
+
+@pytest.mark.guarantee("R6")
+async def test_which_watermark_counts(stored: StoreBench) -> None:
+    """A watermark counts if it names this very server, and a mark never does: keys may have been copied here."""
+    server = await server_of(stored)
+    for named, xid, counts in (
+        (server, 700, True),
+        (server[:-1] + "?", 700, False),
+        ("?" + server[1:], 700, False),
+        ("", None, False),
+    ):
+        await stored.put_watermark(Watermark(EPOCH, xid, NUMBER if xid else "", named))
+        async with stored.open() as audit:
+            assert (await begin(audit)).counts == counts
+
+
+@pytest.mark.guarantee("R6")
+async def test_trust_without_a_watermark_that_counts(stored: StoreBench) -> None:
+    """A new incarnation begins, in watermark and fence; with one that counts, its incarnation goes on."""
+    server = await server_of(stored)
+    found = []
+    for named in (server[:-1] + "?", server):
+        await stored.put_watermark(Watermark(EPOCH, 700, NUMBER, named))
+        async with stored.open() as audit:
+            assert await audit.trust(await begin(audit), Watermark(EPOCH, 800), 60_000)
+        watermark, fence = await stored.watermark(), await stored.fence()
+        assert watermark is not None
+        assert fence is not None
+        assert (watermark.xid, watermark.server) == (800, server)
+        assert fence[3] == watermark.incarnation
+        assert len(watermark.incarnation) == len(NUMBER)
+        found.append(watermark.incarnation)
+    assert (found[0] != NUMBER, found[1]) == (True, NUMBER)
 
 
 async def test_claim_of_a_cycle_that_fails(stored: StoreBench) -> None:
@@ -70,7 +118,7 @@ async def test_mark(stored: StoreBench) -> None:
         await audit.distrust(mark)
         assert (await begin(audit)).watermark == mark
         assert await stored.fence() is None
-        await stored.put("mug", slot.encode(Value("mug", EPOCH, 1, b"{}")))
+        await stored.put("mug", slot.encode(Value("mug", EPOCH, 1, b"{}"), NUMBER))
         published = await stored.store.publish([Publication(Value("mug", EPOCH, 2, b"{}"))])
         assert (published.outcomes, published.proven) == ((Outcome.UNTRUSTED,), False)
         await audit.distrust(None)
@@ -112,13 +160,13 @@ async def test_watermark_that_a_stranger_wrote(redis_url: str, namespace: str) -
 async def test_verify(stored: StoreBench) -> None:
     """Slots that are older than their row, of another epoch, or leased are deleted and counted; the rest stays."""
     held = {
-        "older": slot.encode(Value("older", EPOCH, 9, b"{}")),
-        "buried": slot.encode(Absent("buried", EPOCH, 1)),
-        "same": slot.encode(Value("same", EPOCH, 10, b"{}")),
-        "newer": slot.encode(Absent("newer", EPOCH, 11)),
-        "other": slot.encode(Value("other", OTHER_EPOCH, 99, b"{}")),
-        "leased": b"L0123456789abcdef",
-        "unasked": slot.encode(Value("unasked", OTHER_EPOCH, 1, b"{}")),
+        "older": slot.encode(Value("older", EPOCH, 9, b"{}"), NUMBER),
+        "buried": slot.encode(Absent("buried", EPOCH, 1), NUMBER),
+        "same": slot.encode(Value("same", EPOCH, 10, b"{}"), NUMBER),
+        "newer": slot.encode(Absent("newer", EPOCH, 11), NUMBER),
+        "other": slot.encode(Value("other", OTHER_EPOCH, 99, b"{}"), NUMBER),
+        "leased": b"L" + NUMBER.encode() + b"0123456789abcdef",
+        "unasked": slot.encode(Value("unasked", OTHER_EPOCH, 1, b"{}"), NUMBER),
     }
     for key, raw in held.items():
         await stored.put(key, raw)
@@ -129,23 +177,8 @@ async def test_verify(stored: StoreBench) -> None:
     assert [key for key in held if await stored.raw(key) is not None] == ["same", "newer", "unasked"]
 
 
-@pytest.mark.guarantee("R6")
-async def test_purge(stored: StoreBench) -> None:
-    """A purge deletes every slot in any number of pages and keeps the claim; watermark and fence stay."""
-    async with stored.open() as audit:
-        begun = await begin(audit)
-        assert await audit.trust(begun, SEEN, 60_000)
-        for number in range(2_500):
-            await stored.put(f"key-{number}", b"anything")
-        assert await audit.purge(60_000) == 2_500
-        assert not (await audit.begin(60_000)).claimed
-    assert await stored.raw("key-7") is None
-    assert await stored.watermark() == SEEN
-    assert await stored.fence() is not None
-
-
-async def test_purge_in_a_namespace_with_pattern_characters(redis_url: str, namespace: str) -> None:
-    """A namespace is a name and no pattern: slots of namespaces that it would match stay."""
+async def test_unlink_in_a_namespace_with_pattern_characters(redis_url: str, namespace: str) -> None:
+    """Every slot is deleted, in any number of pages. A namespace is a name and no pattern: slots that it would match stay."""
     async with (
         open_redis_bench(redis_url, f"{namespace}[ab]*?\\") as odd,
         open_redis_bench(redis_url, f"{namespace}aX?\\") as matched,
@@ -153,10 +186,14 @@ async def test_purge_in_a_namespace_with_pattern_characters(redis_url: str, name
     ):
         for bench in (odd, matched, longer):
             await bench.put("mug", b"anything")
+        await odd.client.mset({f"{odd.names.prefix}{number}": b"anything" for number in range(2_500)})
         async with odd.open() as audit:
-            assert await audit.purge(60_000) == 1
+            assert isinstance(audit, RedisAuditStore)
+            assert await audit.unlink_all() == 2_501
         assert await odd.raw("mug") is None
         assert await matched.raw("mug") == await longer.raw("mug") == b"anything"
+        # Their names look like another program's.
+        await odd.client.delete(f"{matched.names.prefix}mug", f"{longer.names.prefix}mug")
 
 
 @pytest.mark.guarantee("R5")
@@ -165,7 +202,7 @@ async def test_trust(stored: StoreBench) -> None:
     async with stored.open() as audit:
         begun = await begin(audit)
         assert await audit.trust(begun, SEEN, 60_000)
-    assert await stored.watermark() == SEEN
+    assert progress(await stored.watermark()) == SEEN
     fence = await stored.fence()
     assert fence is not None
     assert fence[:2] == (begun.server, EPOCH)
@@ -173,62 +210,78 @@ async def test_trust(stored: StoreBench) -> None:
     assert (await stored.store.read(["mug"])).epoch == EPOCH
 
 
-@pytest.mark.parametrize(
-    "watermarks",
-    [
-        (None, None, SEEN, SEEN),
-        (SEEN, SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
-        (SEEN, SEEN, Watermark(OTHER_EPOCH, 3), Watermark(OTHER_EPOCH, 3)),
-        (SEEN, Watermark(EPOCH, 750), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
-        (SEEN, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
-        (None, Watermark(EPOCH, 900), Watermark(EPOCH, 800), Watermark(EPOCH, 900)),
-        (Watermark(EPOCH, None), Watermark(EPOCH, None), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
-        (SEEN, Watermark(EPOCH, None), Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
-        (SEEN, Watermark(EPOCH, 99), Watermark(EPOCH, 1_000), Watermark(EPOCH, 1_000)),
-        (Watermark(OTHER_EPOCH, 5), SEEN, Watermark(EPOCH, 800), Watermark(EPOCH, 800)),
-    ],
-)
+def own(server: str, xid: int, number: str = NUMBER, epoch: str = EPOCH) -> Watermark:
+    """Return a watermark that names the server."""
+    return Watermark(epoch, xid, number, server)
+
+
+@pytest.mark.parametrize(("found_xid", "left_xid"), [(700, 800), (750, 800), (900, 900), (99, 800)])
 @pytest.mark.parametrize("late_ms", [0, 60_000])
-async def test_trust_onto_the_watermark_seen_or_one_of_its_epoch(
-    stored: StoreBench, watermarks: tuple[Watermark | None, Watermark | None, Watermark, Watermark], late_ms: int
+async def test_trust_onto_the_watermark_seen_or_one_of_its_incarnation(
+    stored: StoreBench, found_xid: int, left_xid: int, late_ms: int
 ) -> None:
-    """The watermark may be as the cycle saw it, or a later one of the same epoch; the larger one wins.
+    """The watermark may be as the cycle saw it, or another one of the same incarnation; the larger one wins.
 
     A late cycle moves it just so, and sets no fence.
     """
-    seen, found, proven, left = watermarks
-    await stored.put_watermark(found)
+    server = await server_of(stored)
+    await stored.put_watermark(own(server, 700))
     async with stored.open() as audit:
         begun = await begin(audit)
-        assert await audit.trust(replace(begun, watermark=seen, time_ms=begun.time_ms - late_ms), proven, 60_000) == (
-            not late_ms
-        )
-    assert await stored.watermark() == left
+        await stored.put_watermark(own(server, found_xid))
+        begun = replace(begun, time_ms=begun.time_ms - late_ms)
+        assert await audit.trust(begun, Watermark(EPOCH, 800), 60_000) == (not late_ms)
+    assert await stored.watermark() == own(server, left_xid)
     assert (await stored.fence() is not None) == (not late_ms)
 
 
-@pytest.mark.guarantee("R5")
-@pytest.mark.parametrize(
-    ("seen", "found", "proven"),
-    [
-        (SEEN, None, Watermark(EPOCH, 800)),
-        (SEEN, Watermark(OTHER_EPOCH, 800), Watermark(EPOCH, 800)),
-        (None, Watermark(OTHER_EPOCH, 800), SEEN),
-        (SEEN, Watermark(OTHER_EPOCH, None), Watermark(EPOCH, 800)),
-        (None, Watermark(OTHER_EPOCH, None), SEEN),
-        (SEEN, Watermark(EPOCH, 701), Watermark(OTHER_EPOCH, 1)),
-    ],
-)
+@pytest.mark.parametrize("seen", ["none", "a mark", "of another epoch", "of another server"])
 @pytest.mark.parametrize("late_ms", [0, 60_000])
-async def test_trust_onto_a_watermark_that_was_lost_or_changed(
-    stored: StoreBench, seen: Watermark | None, found: Watermark | None, proven: Watermark, late_ms: int
-) -> None:
-    """With a watermark of another epoch nothing is set, in time or late: this cycle may not have compared older slots."""
-    await stored.put_watermark(found)
+async def test_trust_onto_the_watermark_seen_that_does_not_count(stored: StoreBench, seen: str, late_ms: int) -> None:
+    """A watermark that does not count is replaced, if it is still as the cycle saw it. A late cycle sets no fence."""
+    server = await server_of(stored)
+    await stored.put_watermark(
+        {
+            "none": None,
+            "a mark": Watermark(EPOCH, None),
+            "of another epoch": own(server, 5, epoch=OTHER_EPOCH),
+            "of another server": own("elsewhere:00", 900),
+        }[seen]
+    )
     async with stored.open() as audit:
         begun = await begin(audit)
-        assert not await audit.trust(replace(begun, watermark=seen, time_ms=begun.time_ms - late_ms), proven, 60_000)
-    assert await stored.watermark() == found
+        begun = replace(begun, time_ms=begun.time_ms - late_ms, counts=False)
+        assert await audit.trust(begun, Watermark(EPOCH, 800), 60_000) == (not late_ms)
+    left = await stored.watermark()
+    assert left is not None
+    assert left == own(server, 800, left.incarnation)
+    assert left.incarnation != NUMBER
+
+
+@pytest.mark.guarantee("R5", "R6")
+@pytest.mark.parametrize("seen", ["counts", "none"])
+@pytest.mark.parametrize("found", ["none", "a mark", "of another epoch", "of another server", "of another incarnation"])
+@pytest.mark.parametrize("late_ms", [0, 60_000])
+async def test_trust_onto_a_watermark_that_was_lost_or_changed(stored: StoreBench, seen: str, found: str, late_ms: int) -> None:
+    """With another watermark nothing is set, in time or late: this cycle has not compared the slots that now count."""
+    server = await server_of(stored)
+    watermarks = {
+        "none": None,
+        "counts": own(server, 700),
+        "a mark": Watermark(EPOCH, None),
+        "of another epoch": own(server, 700, epoch=OTHER_EPOCH),
+        "of another server": own("elsewhere:00", 700),
+        "of another incarnation": own(server, 700, OTHER_NUMBER),
+    }
+    if seen == found:
+        found = "of another epoch"
+    await stored.put_watermark(watermarks[seen])
+    async with stored.open() as audit:
+        begun = await begin(audit)
+        assert begun.counts == (seen == "counts")
+        await stored.put_watermark(watermarks[found])
+        assert not await audit.trust(replace(begun, time_ms=begun.time_ms - late_ms), Watermark(EPOCH, 800), 60_000)
+    assert await stored.watermark() == watermarks[found]
     assert await stored.fence() is None
 
 
@@ -251,13 +304,15 @@ async def test_trust_too_late(stored: StoreBench) -> None:
         begun = await begin(audit)
         late = replace(begun, time_ms=begun.time_ms - 60_000)
         assert not await audit.trust(late, SEEN, 60_000)
-        assert (await stored.watermark(), await stored.fence()) == (SEEN, None)
+        assert (progress(await stored.watermark()), await stored.fence()) == (SEEN, None)
         assert (await stored.store.read(["mug"])).epoch == ""
+        begun = await begin(audit)
+        late = replace(begun, time_ms=begun.time_ms - 60_000)
         assert await audit.trust(begun, SEEN, 60_000)
         before = await stored.fence()
         assert not await audit.trust(late, Watermark(EPOCH, 800), 60_000)
     after = await stored.fence()
-    assert await stored.watermark() == Watermark(EPOCH, 800)
+    assert progress(await stored.watermark()) == Watermark(EPOCH, 800)
     assert before is not None
     assert after is not None
     assert after[:2] == before[:2]
@@ -277,6 +332,7 @@ async def test_trust_counts_from_the_beginning_of_the_cycle(stored: StoreBench) 
 async def test_trust_never_shortens(stored: StoreBench) -> None:
     """A cycle that began earlier, or with a shorter life, may end later: the fence keeps its longer life."""
     async with stored.open() as audit:
+        await audit.trust(await begin(audit), SEEN, 60_000)
         begun = await begin(audit)
         assert await audit.trust(begun, SEEN, 60_000)
         assert await audit.trust(begun, Watermark(EPOCH, 800), 20_000)
@@ -290,12 +346,12 @@ async def test_trust_never_shortens(stored: StoreBench) -> None:
 
 
 async def test_trust_replaces_a_fence_of_another_epoch_or_server(stored: StoreBench) -> None:
-    """Only a fence of the same server and epoch keeps its longer life; another one is replaced."""
-    for server, epoch in (("", OTHER_EPOCH), ("elsewhere:00", EPOCH)):
-        await stored.put_watermark(SEEN)
+    """Only a fence of the same server, epoch and incarnation keeps its longer life; another one is replaced."""
+    for server, epoch, number in (("", OTHER_EPOCH, NUMBER), ("elsewhere:00", EPOCH, NUMBER), ("", EPOCH, OTHER_NUMBER)):
+        await stored.put_watermark(own(await server_of(stored), 700))
         async with stored.open() as audit:
             begun = await begin(audit)
-            await stored.put_fence(server or begun.server, epoch, 90)
+            await stored.put_fence(server or begun.server, epoch, 90, number)
             assert await audit.trust(begun, SEEN, 60_000)
         fence = await stored.fence()
         assert fence is not None

@@ -7,7 +7,7 @@ import pytest
 
 from app.cache import slot
 from app.cache.ports import Absent, Outcome, Publication, Published, State, Value, Watermark
-from tests.contracts.stores import ABSENT_TTL_S, LEASE_TTL_S, SLOT_TTL_S, StoreBench
+from tests.contracts.stores import ABSENT_TTL_S, LEASE_TTL_S, SLOT_TTL_S, StoreBench, in_slot, put
 
 EPOCH, OTHER_EPOCH = "7000000000000000001.00000002.00000000000000aa", "00000000000000bb"
 KEY = "mug"
@@ -28,6 +28,18 @@ async def trust(stored: StoreBench, watermark: Watermark = PROVEN) -> str:
         begun = await audit.begin(1)
         assert await audit.trust(begun, watermark, 60_000)
     return begun.server
+
+
+async def incarnation(stored: StoreBench) -> str:
+    """Return the watermark's incarnation."""
+    watermark = await stored.watermark()
+    assert watermark is not None
+    return watermark.incarnation
+
+
+def another(server: str) -> str:
+    """Return another server's identity: the replication id ends differently."""
+    return server[:-1] + ("0" if server[-1] != "0" else "1")
 
 
 async def publish(stored: StoreBench, state: State, token: str = "") -> Outcome:
@@ -67,10 +79,10 @@ async def lease(stored: StoreBench, key: str = KEY) -> str:
 async def test_publish_onto_a_state(stored: StoreBench, held: State, state: State, outcome: Outcome) -> None:
     """An older state, or one of another epoch, is replaced; the same or a newer one stays."""
     await trust(stored)
-    await stored.put(KEY, slot.encode(held))
+    await put(stored, held)
     published = await stored.store.publish([Publication(state)])
     assert (published.outcomes, published.proven) == ((outcome,), True)
-    assert await stored.raw(KEY) == slot.encode(state if outcome is Outcome.STORED else held)
+    assert await stored.raw(KEY) == await in_slot(stored, state if outcome is Outcome.STORED else held)
 
 
 @pytest.mark.guarantee("R3")
@@ -89,7 +101,7 @@ async def test_publish_onto_its_own_lease(stored: StoreBench) -> None:
     token = await lease(stored)
     assert await publish(stored, value(5), token) is Outcome.STORED
     assert await publish(stored, value(4), token) is Outcome.KEPT
-    assert await stored.raw(KEY) == slot.encode(value(5))
+    assert await stored.raw(KEY) == await in_slot(stored, value(5))
 
 
 @pytest.mark.guarantee("R3")
@@ -104,16 +116,24 @@ async def test_publish_onto_somebody_elses_lease(stored: StoreBench, token: str)
 
 
 @pytest.mark.guarantee("R3")
-@pytest.mark.parametrize("watermark", [None, Watermark(OTHER_EPOCH, 900)])
+@pytest.mark.parametrize("watermark", ["none", "of another epoch", "of another server", "a mark"])
 @pytest.mark.parametrize("held", [value(9), value(1), value(9, epoch=OTHER_EPOCH), None])
-async def test_publish_without_a_watermark_of_its_epoch(
-    stored: StoreBench, watermark: Watermark | None, held: State | None
+async def test_publish_without_a_watermark_of_its_server_and_epoch(
+    stored: StoreBench, watermark: str, held: State | None
 ) -> None:
     """Without a watermark the slot is deleted and nothing is proven, even if a fence of the epoch is live."""
-    await trust(stored)
-    await stored.put_watermark(watermark)
+    server = await trust(stored)
     if held is not None:
-        await stored.put(KEY, slot.encode(held))
+        await put(stored, held)
+    number = await incarnation(stored)
+    await stored.put_watermark(
+        {
+            "none": None,
+            "of another epoch": Watermark(OTHER_EPOCH, 900, number, server),
+            "of another server": Watermark(EPOCH, 900, number, another(server)),
+            "a mark": Watermark(EPOCH, None),
+        }[watermark]
+    )
     published = await stored.store.publish([Publication(value(2))])
     assert (published.outcomes, published.proven) == ((Outcome.UNTRUSTED,), False)
     assert await stored.raw(KEY) is None
@@ -121,7 +141,9 @@ async def test_publish_without_a_watermark_of_its_epoch(
 
 async def test_publish_onto_its_own_lease_without_a_watermark(stored: StoreBench) -> None:
     """Without a watermark not even a lease fills the slot."""
+    await trust(stored)
     token = await lease(stored)
+    await stored.put_watermark(None)
     assert await publish(stored, value(1), token) is Outcome.UNTRUSTED
     assert await stored.raw(KEY) is None
 
@@ -129,18 +151,18 @@ async def test_publish_onto_its_own_lease_without_a_watermark(stored: StoreBench
 async def test_publish_of_several_states(stored: StoreBench) -> None:
     """Outcomes come in the order of the states; two states of one key are applied one after the other."""
     await trust(stored)
-    await stored.put("jug", slot.encode(value(3, key="jug")))
+    await put(stored, value(3, key="jug"))
     token = await lease(stored)
     states = [value(2), value(9, key="cup"), value(1), value(4, key="jug")]
     published = await stored.store.publish([Publication(state, token if state.key == KEY else "") for state in states])
     assert published.outcomes == (Outcome.STORED, Outcome.EMPTY, Outcome.KEPT, Outcome.STORED)
-    assert await stored.raw(KEY) == slot.encode(value(2))
+    assert await stored.raw(KEY) == await in_slot(stored, value(2))
 
 
 async def test_publish_of_states_of_two_epochs(stored: StoreBench) -> None:
     """One state of another epoch leaves its whole batch unproven, but only its own slot is deleted."""
     await trust(stored)
-    await stored.put(KEY, slot.encode(value(1)))
+    await put(stored, value(1))
     published = await stored.store.publish([Publication(value(2)), Publication(value(2, key="jug", epoch=OTHER_EPOCH))])
     assert (published.outcomes, published.proven) == ((Outcome.STORED, Outcome.UNTRUSTED), False)
 
@@ -170,10 +192,10 @@ async def delete(stored: StoreBench, state: State) -> Published:
 async def test_deletion_of_a_state(stored: StoreBench, held: State, state: State, outcome: Outcome) -> None:
     """A deletion empties the slot where a publish would store, keeps a state that is not older, and proves as a publish."""
     await trust(stored)
-    await stored.put(KEY, slot.encode(held))
+    await put(stored, held)
     published = await delete(stored, state)
     assert (published.outcomes, published.proven) == ((outcome,), True)
-    assert await stored.raw(KEY) == (None if outcome is Outcome.DELETED else slot.encode(held))
+    assert await stored.raw(KEY) == (None if outcome is Outcome.DELETED else await in_slot(stored, held))
 
 
 @pytest.mark.guarantee("R3")
@@ -191,11 +213,11 @@ async def test_deletion_of_nothing_and_without_trust(stored: StoreBench) -> None
     """An empty slot stays empty and is proven; without a watermark, or without a fence, nothing is proven."""
     server = await trust(stored)
     assert await delete(stored, value(2)) == Published((Outcome.EMPTY,), proven=True)
-    await stored.put_fence(server, OTHER_EPOCH, 60)
-    await stored.put(KEY, slot.encode(value(1)))
+    await stored.put_fence(server, OTHER_EPOCH, 60, await incarnation(stored))
+    await put(stored, value(1))
     assert await delete(stored, value(2)) == Published((Outcome.DELETED,), proven=False)
+    await put(stored, value(9))
     await stored.put_watermark(None)
-    await stored.put(KEY, slot.encode(value(9)))
     assert await delete(stored, value(2)) == Published((Outcome.UNTRUSTED,), proven=False)
     assert await stored.raw(KEY) is None
 
@@ -204,7 +226,7 @@ async def test_deletions_among_publishes(stored: StoreBench) -> None:
     """Each publication of a batch is applied in its own way, in order."""
     await trust(stored)
     for key in (KEY, "jug"):
-        await stored.put(key, slot.encode(value(1, key=key)))
+        await put(stored, value(1, key=key))
     published = await stored.store.publish(
         [Publication(value(2, key="jug"), deletes=True), Publication(value(2)), Publication(value(3), deletes=True)]
     )
@@ -217,20 +239,22 @@ async def test_deletions_among_publishes(stored: StoreBench) -> None:
 
 async def test_publish_and_read_with_no_fence(stored: StoreBench) -> None:
     """With a watermark and no fence states are stored, nothing is proven, and no slot may be trusted."""
-    await stored.put_watermark(PROVEN)
-    await stored.put(KEY, slot.encode(value(1)))
+    server = await trust(stored)
+    await stored.put_fence(server, EPOCH, 0.001, await incarnation(stored))
+    await put(stored, value(1))
+    await asyncio.sleep(0.002)
     published = await stored.store.publish([Publication(value(2))])
     assert (published.outcomes, published.proven) == ((Outcome.STORED,), False)
     reading = await stored.store.read([KEY])
-    assert (reading.epoch, list(reading.slots)) == ("", [slot.encode(value(2))])
+    assert (reading.epoch, list(reading.slots)) == ("", [await in_slot(stored, value(2))])
 
 
 @pytest.mark.guarantee("R1")
 async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBench) -> None:
     """A fence of another server proves nothing, and no slot may be trusted with it."""
     server = await trust(stored)
-    await stored.put(KEY, slot.encode(value(1)))
-    await stored.put_fence(server[:-1] + ("0" if server[-1] != "0" else "1"), EPOCH, 60)
+    await put(stored, value(1))
+    await stored.put_fence(another(server), EPOCH, 60, await incarnation(stored))
     published = await stored.store.publish([Publication(value(2))])
     assert (published.outcomes, published.proven) == ((Outcome.STORED,), False)
     assert (await stored.store.read([KEY])).epoch == ""
@@ -240,7 +264,7 @@ async def test_publish_and_read_with_a_fence_of_another_server(stored: StoreBenc
 async def test_publish_with_a_fence_of_another_epoch(stored: StoreBench) -> None:
     """With a fence of another epoch nothing is proven, because its readers would not see the stored state."""
     server = await trust(stored)
-    await stored.put_fence(server, OTHER_EPOCH, 60)
+    await stored.put_fence(server, OTHER_EPOCH, 60, await incarnation(stored))
     published = await stored.store.publish([Publication(value(2))])
     assert (published.outcomes, published.proven) == ((Outcome.EMPTY,), False)
     assert (await stored.store.read([KEY])).epoch == OTHER_EPOCH
@@ -275,7 +299,7 @@ async def test_payload(stored: StoreBench, payload: bytes) -> None:
     assert await publish(stored, state, await lease(stored)) is Outcome.STORED
     [raw] = (await stored.store.read([KEY])).slots
     assert raw is not None
-    assert slot.decode(raw, KEY, EPOCH) == state
+    assert slot.decode(raw, KEY, EPOCH, await incarnation(stored)) == state
 
 
 # ---------------------------------------------------------------- leases, lives
@@ -284,7 +308,8 @@ async def test_payload(stored: StoreBench, payload: bytes) -> None:
 @pytest.mark.guarantee("R2")
 async def test_lease(stored: StoreBench) -> None:
     """Only empty slots are leased, each once and with its own token."""
-    await stored.put("full", slot.encode(value(1, key="full")))
+    await trust(stored)
+    await put(stored, value(1, key="full"))
     first = await stored.store.lease([KEY, "full", "jug"])
     assert set(first) == {KEY, "jug"}
     assert first[KEY] != first["jug"]
@@ -300,13 +325,13 @@ async def test_release(stored: StoreBench) -> None:
     await publish(stored, value(1, key="jug"), tokens["jug"])
     await stored.store.release({KEY: tokens[KEY], "jug": tokens["jug"], "cup": "ffffffffffffffff", "never": tokens[KEY]})
     assert await stored.raw(KEY) is None
-    assert await stored.raw("jug") == slot.encode(value(1, key="jug"))
+    assert await stored.raw("jug") == await in_slot(stored, value(1, key="jug"))
     assert await stored.raw("cup") == slot.LEASE + tokens["cup"].encode()
 
 
 async def test_drop(stored: StoreBench) -> None:
     """Dropping empties one slot, whatever it holds."""
-    await stored.put(KEY, slot.encode(value(1)))
+    await stored.put(KEY, b"anything")
     await stored.put("jug", b"anything")
     await stored.store.drop(KEY)
     await stored.store.drop(KEY)

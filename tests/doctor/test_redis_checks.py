@@ -6,6 +6,9 @@ from itertools import count
 import pytest
 import redis.asyncio
 
+from app.cache.redis.connection import WHO_SHA
+from app.cache.redis.store import Names
+from app.cache.slot import cache_name
 from app.cli import parse
 from app.doctor.findings import Finding, Verdict, found_by, status_of
 from app.doctor.redis_checks import COMMANDS, RedisChecks
@@ -69,6 +72,18 @@ async def test_keys_of_other_names_only(user_url: MakeUser) -> None:
     assert "~wtc:*" in _said(await _examine(await user_url([*rules, "~shop:*"])), "D5")
 
 
+async def test_keys_of_a_cache(redis_url: str, namespace: str) -> None:
+    """The keys of a cache are Larder's own."""
+    names = Names(cache_name(namespace))
+    client = redis.asyncio.Redis.from_url(redis_url)
+    for key in (names.fence, names.watermark, names.claim, f"{names.prefix}mug"):
+        await client.set(key, "1", px=5_000)
+    checks = RedisChecks(redis_options(redis_url))
+    assert [finding for finding in await checks.memory() if "not Larder's" in finding.sentence] == []
+    await client.aclose()
+    await checks.close()
+
+
 async def test_foreign_key_of_our_prefix(redis_url: str, namespace: str) -> None:
     """A key that begins with wtc and is not Larder's is named."""
     client = redis.asyncio.Redis.from_url(redis_url)
@@ -90,8 +105,9 @@ def _answer_with(server: str = SERVER, replication: str = REPLICATION, cluster: 
             case ["INFO", section]:
                 texts = {"server": server.replace("RUN", RUN if next(ids) % 2 else RUN[::-1]), "replication": replication}
                 return bulk(f"# {section}\r\n{texts.get(section, cluster)}")
-            case ["ECHO", text]:
-                return bulk(text)
+            case ["EVALSHA", digest, _, nonce] if digest == WHO_SHA:
+                told = dict(line.split(":") for line in replication.split())
+                return b"*3\r\n" + b"".join(map(bulk, (nonce, told["role"], told["master_replid"])))
             case ["CLIENT", "ID"]:
                 return b":7\r\n"
             case ["EVALSHA", *_]:

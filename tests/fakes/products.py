@@ -18,6 +18,7 @@ from app.products.source import ProductSource, state_of
 from app.products.transactions import Committed, Patience, ProductTransactions
 
 EPOCH = "0123456789abcdef"
+INCARNATION = "1" * 16
 
 
 class MemoryProducts(ProductSource):

@@ -6,7 +6,6 @@ identity when they connect; a restart breaks their connections, a demotion does 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from zlib import crc32
 
 from app.cache import slot
 from app.cache.history import HASH_WIDTH, hash_of
@@ -20,10 +19,11 @@ class RedisError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The server and epoch that may be trusted, and until when (seconds on the server's own clock)."""
+    """The server, epoch and incarnation that may be trusted, and until when (seconds on the server's own clock)."""
 
     server: str
     epoch: str
+    incarnation: str
     expires_at: float
 
 
@@ -36,6 +36,8 @@ class Data:
     watermark: Watermark | None = None
     claim: tuple[str, float] = ("", 0.0)
     """The token of the claim on this interval's audit, and when it expires."""
+    replid: str = ""
+    """The replication id of the server that holds it, or from which it was copied as a whole."""
     others: dict[str, "Data"] = field(default_factory=dict)
     """What further namespaces store, by name."""
 
@@ -77,14 +79,14 @@ class RedisServer:
         self.down = False
         self.full = False
         self.loading = False
-        self.pages = 1
-        self.page_s = 0.0
-        """Seconds that each page of the key space takes."""
         self.starts = 1
-        self.histories = 1
+        self.histories = 0
+        self.before = ""
+        """The replication id of the server from which this one got all its data."""
         self.namespace = ""
         """The namespace of the command that runs."""
         self._stored = stored
+        self._begin_history()
 
     @property
     def identity(self) -> str:
@@ -95,7 +97,16 @@ class RedisServer:
         """
         if not self.master:
             raise RedisError("not a master")
-        return f"{self.name}.{self.starts}-{self.histories}"
+        return f"{self.name}.{self.starts}:{self._replid}"
+
+    @property
+    def _replid(self) -> str:
+        return f"{self.name}-{self.histories}"
+
+    def _begin_history(self) -> None:
+        self.histories += 1
+        self.before = self.data.replid
+        self.data.replid = self._replid
 
     @property
     def space(self) -> Data:
@@ -105,8 +116,8 @@ class RedisServer:
     def restart(self, data: Data) -> None:
         """Start anew with this memory: a new run id, and every connection broken."""
         self.starts += 1
-        self.histories += 1
         self.data = data
+        self._begin_history()
         self.master = True
         self.full = self.loading = False
 
@@ -118,7 +129,7 @@ class RedisServer:
     def promote(self) -> None:
         """Become a master: a new replication id."""
         self.master = True
-        self.histories += 1
+        self._begin_history()
 
     # Commands
 
@@ -126,30 +137,38 @@ class RedisServer:
         """Read fence and slots (``MGET``)."""
         self._answer()
         fence = self._live_fence()
-        epoch = fence.epoch if fence is not None and fence.server == identity else ""
-        return Reading(epoch, [self.raw(key) for key in keys])
+        slots = [self.raw(key) for key in keys]
+        return Reading(fence.epoch, slots, fence.incarnation) if fence and fence.server == identity else Reading("", slots)
 
-    def lease(self, key: str, token: str, life_s: float) -> bool:
-        """``SET key token NX PX``."""
+    def lease(self, identity: str, tokens: dict[str, str], life_s: float) -> dict[str, str]:
+        """The script that takes leases."""
         self._change(grows=True)
-        if self.raw(key) is not None:
-            return False
-        self.space.slots[key] = (slot.LEASE + token.encode(), self.now() + life_s)
-        return True
+        found = self.space.watermark
+        if not self._may_lease(found, identity):
+            return {}
+        incarnation = found.incarnation if found else ""
+        taken = {}
+        for key, token in tokens.items():
+            raw = self.raw(key)
+            if raw is None or self._void(raw, incarnation):
+                taken[key] = incarnation + token
+                self.space.slots[key] = (slot.LEASE + taken[key].encode(), self.now() + life_s)
+        return taken
 
     def publish(self, identity: str, publications: Sequence[Publication], lifetimes: Lifetimes) -> Published:
         """R3's script."""
         self._change(grows=True)
         epochs = {hash_of(publication.state.epoch) for publication in publications}
         watermark, fence = self.space.watermark, self._live_fence()
-        outcomes = tuple(self._publish(publication, lifetimes) for publication in publications)
+        outcomes = tuple(self._publish(identity, publication, lifetimes) for publication in publications)
         proven = (
             watermark is not None
             and watermark.xid is not None
+            and watermark.server == identity
             and epochs == {hash_of(watermark.epoch)}
             and fence is not None
             and fence.server == identity
-            and fence.epoch == watermark.epoch
+            and (fence.epoch, fence.incarnation) == (watermark.epoch, watermark.incarnation)
         )
         return Published(outcomes, proven)
 
@@ -171,7 +190,8 @@ class RedisServer:
         claimed = self.space.claim[1] <= self.now()
         if claimed:
             self.space.claim = (token, self.now() + claim_s)
-        return Begun(int(self.now() * 1_000), identity, self.space.watermark, claimed)
+        watermark = self.space.watermark
+        return Begun(int(self.now() * 1_000), identity, watermark, claimed, watermark is not None and self._counts(watermark))
 
     def give_back(self, token: str) -> None:
         """Give a claim back, if it is still this token's."""
@@ -191,15 +211,6 @@ class RedisServer:
             repairs += repair
         return repairs
 
-    def purge(self, page: int, token: str, claim_s: float) -> int:
-        """Delete the slots of one page of the key space, as ``SCAN`` does, and keep the claim; return how many."""
-        self._change()
-        found = [key for key in self.space.slots if crc32(key.encode()) % self.pages == page]
-        for key in found:
-            del self.space.slots[key]
-        self.space.claim = (token, self.now() + claim_s)
-        return len(found)
-
     def mark(self, mark: Watermark | None) -> None:
         """Put a mark in place of the watermark."""
         self._change(grows=True)
@@ -211,24 +222,26 @@ class RedisServer:
         self._place_of_fence().fence = None
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
-        """Step 5 of R5: set watermark and fence."""
+        """Step 5 of R5: set watermark and fence. ``proven`` has the incarnation."""
         self._change(grows=True)
         if not self._is_still(begun):
             return False
         found = self.space.watermark
-        if found != begun.watermark and (found is None or found.epoch != proven.epoch):
+        proven = replace(proven, server=begun.server)
+        same = found is not None and replace(found, xid=proven.xid) == proven
+        if found != begun.watermark and not same:
             return False
-        if found is not None and found.epoch == proven.epoch:
-            proven = Watermark(proven.epoch, max(proven.xid or 0, found.xid or 0))
+        if found is not None and same:
+            proven = replace(proven, xid=max(proven.xid or 0, found.xid or 0))
         expires_at = self._expiry(begun, ttl_s)
         if expires_at <= self.now():
             self._leave_late(proven)
             return False
         self.space.watermark = proven
         fence = self._live_fence()
-        if fence is not None and (fence.server, fence.epoch) == (begun.server, proven.epoch):
+        if fence is not None and replace(fence, expires_at=0.0) == Fence(begun.server, proven.epoch, proven.incarnation, 0.0):
             expires_at = max(expires_at, fence.expires_at)
-        self._place_of_fence().fence = Fence(begun.server, proven.epoch, expires_at)
+        self._place_of_fence().fence = Fence(begun.server, proven.epoch, proven.incarnation, expires_at)
         return True
 
     def raw(self, key: str) -> bytes | None:
@@ -260,6 +273,17 @@ class RedisServer:
         fence = self._place_of_fence().fence
         return fence if fence is not None and fence.expires_at > self.now() else None
 
+    def _counts(self, watermark: Watermark) -> bool:
+        """Whether a watermark was set over this server's data."""
+        replid = watermark.server.rpartition(":")[2]
+        return watermark.xid is not None and (watermark.server == self.identity or (replid != "" and replid == self.before))
+
+    def _may_lease(self, watermark: Watermark | None, identity: str) -> bool:
+        return watermark is not None and watermark.xid is not None and watermark.server == identity
+
+    def _void(self, raw: bytes, incarnation: str) -> bool:
+        return slot.incarnation_in(raw) != incarnation
+
     def _place_of_fence(self) -> Data:
         return self.space
 
@@ -272,34 +296,50 @@ class RedisServer:
     def _expiry(self, begun: Begun, ttl_s: float) -> float:
         return begun.time_ms / 1_000 + ttl_s
 
-    def _publish(self, publication: Publication, lifetimes: Lifetimes) -> Outcome:
+    def _publish(self, identity: str, publication: Publication, lifetimes: Lifetimes) -> Outcome:
         state = publication.state
         raw = self.raw(state.key)
-        outcome = self._decide(raw, publication)
+        incarnation = self.space.watermark.incarnation if self.space.watermark else ""
+        outcome = self._decide(raw, publication, identity, incarnation)
         if publication.deletes and outcome is Outcome.STORED:
             outcome = Outcome.DELETED
         if outcome is Outcome.STORED:
-            self.space.slots[state.key] = (slot.encode(state), self.now() + lifetimes.of(state))
+            self.space.slots[state.key] = (slot.encode(state, incarnation), self.now() + lifetimes.of(state))
             if self._stored is not None:
                 self._stored(state)
-        elif outcome in (Outcome.LEASE_DELETED, Outcome.UNTRUSTED, Outcome.DELETED):
+        elif outcome is not Outcome.KEPT:
             self.space.slots.pop(state.key, None)
         return outcome
 
-    def _decide(self, raw: bytes | None, publication: Publication) -> Outcome:
+    def _decide(self, raw: bytes | None, publication: Publication, identity: str, incarnation: str) -> Outcome:
         """R3's table."""
         state = publication.state
-        if not self._trusted(state):
+        if not self._trusted(state, identity):
             return Outcome.UNTRUSTED
         if raw is None:
             return self._on_empty()
+        void = self._void(raw, incarnation)
         if raw[:1] == slot.LEASE:
-            return Outcome.STORED if self._owns(raw, publication.token) else self._on_foreign_lease(publication)
+            owns = self._owns(raw, publication.token) and not self._is_void_lease(raw, incarnation)
+            return Outcome.STORED if owns else self._on_foreign_lease(publication)
+        if void:
+            return self._on_void()
         return Outcome.STORED if self._replaces(raw, state) else Outcome.KEPT
 
-    def _trusted(self, state: State) -> bool:
+    def _trusted(self, state: State, identity: str) -> bool:
         found = self.space.watermark
-        return found is not None and found.xid is not None and hash_of(found.epoch) == hash_of(state.epoch)
+        return (
+            found is not None
+            and found.xid is not None
+            and found.server == identity
+            and hash_of(found.epoch) == hash_of(state.epoch)
+        )
+
+    def _is_void_lease(self, raw: bytes, incarnation: str) -> bool:
+        return self._void(raw, incarnation)
+
+    def _on_void(self) -> Outcome:
+        return Outcome.EMPTY
 
     def _on_empty(self) -> Outcome:
         return Outcome.EMPTY

@@ -26,7 +26,7 @@ from tests.fakes.postgres import MemoryPostgres
 from tests.fakes.redis import RedisError, RedisServer
 from tests.fakes.rows import NAMESPACE, Change, Moment, Refused, table_of
 from tests.fakes.source import changes_of, transact
-from tests.fakes.store import TOKENS, Connection, Route, connect
+from tests.fakes.store import TOKENS, Connection, Route, connect, in_its_incarnation
 from tests.fakes.wire import Disconnected, Wire
 
 Reply = TypeVar("Reply")
@@ -64,7 +64,8 @@ class MemorySharedStore(SharedAuditStore):
         await self._each("distrust, second command", [(namespace,)], lambda _, server, __: server.take_fence())
 
     async def trust(self, requests: Sequence[TrustRequest]) -> Sequence[bool]:
-        return await self._each("trust", requests, lambda one, server, _: server.trust(one[1], one[2], one[3] / 1_000))
+        proven = [(name, begun, in_its_incarnation(begun, mark), ttl_ms) for name, begun, mark, ttl_ms in requests]
+        return await self._each("trust", proven, lambda one, server, _: server.trust(one[1], one[2], one[3] / 1_000))
 
     async def give_claim_back(self, namespace: str) -> None:
         if namespace in self._claimed and not self._lost:

@@ -1,11 +1,9 @@
 """The store's ports over in-memory Redis servers."""
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
@@ -17,6 +15,7 @@ from tests.fakes.wire import Disconnected, Wire
 Reply = TypeVar("Reply")
 TOKENS = count(1)
 """Numbers for the tokens of claims: no two cycles have the same."""
+_incarnations = count(1)
 Route = Callable[[], RedisServer]
 """The server that a new connection reaches now."""
 
@@ -70,7 +69,7 @@ class MemoryStore(Store):
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
-        return await self._run("lease", lambda server, _: self._take(server, tokens))
+        return await self._run("lease", lambda server, identity: server.lease(identity, tokens, self._lifetimes.lease_s))
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
         return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lifetimes))
@@ -80,9 +79,6 @@ class MemoryStore(Store):
 
     async def drop(self, key: str) -> None:
         await self._run("drop", lambda server, _: server.drop(key))
-
-    def _take(self, server: RedisServer, tokens: dict[str, str]) -> dict[str, str]:
-        return {key: token for key, token in tokens.items() if server.lease(key, token, self._lifetimes.lease_s)}
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
         try:
@@ -115,20 +111,12 @@ class MemoryAuditStore(AuditStore):
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         return await self._run("verify", lambda server, _: server.verify(epoch, rows))
 
-    async def purge(self, claim_ms: int) -> int:
-        deleted = page = 0
-        while self._connection is not None and page < self._connection.server.pages:
-            deleted += await self._run("purge", partial(_purge, page, self._token, claim_ms / 1_000))
-            page += 1
-            if page_s := self._connection.server.page_s:
-                await asyncio.sleep(page_s)
-        return deleted
-
     async def distrust(self, mark: Watermark | None) -> None:
         await self._run("distrust", lambda server, _: server.mark(mark))
         await self._run("distrust, second command", lambda server, _: server.take_fence())
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        proven = in_its_incarnation(begun, proven)
         return await self._run("trust", lambda server, _: server.trust(begun, proven, fence_ttl_ms / 1_000))
 
     async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
@@ -143,9 +131,10 @@ class MemoryAuditStore(AuditStore):
         return reply
 
 
-def _purge(page: int, token: str, claim_s: float, server: RedisServer, identity: str) -> int:
-    del identity
-    return server.purge(page, token, claim_s)
+def in_its_incarnation(begun: Begun, proven: Watermark) -> Watermark:
+    """Return the watermark to set: it keeps the incarnation of one that counts, and else begins a new one."""
+    known = begun.watermark.incarnation if begun.watermark and begun.counts else ""
+    return replace(proven, incarnation=known or f"{next(_incarnations):016d}")
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import redis.asyncio
 
+from app.cache.slot import FORMAT
 from app.postgres.migrations import upgrade
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.client import Endpoint, NoAnswerError
@@ -25,6 +26,8 @@ from tests.harness.servers import know_history
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "outages.1"
+CACHE_NAME = f"{NAMESPACE}~{FORMAT}"
+"""The name of the services' cache in Redis and in the audit rows."""
 PROBE = "probe"
 """A product that is never written. If reading it is a hit, the cache is trusted."""
 AUDIT_INTERVAL_S = 0.5
@@ -263,7 +266,7 @@ async def start_cluster(
         cluster = Cluster(directory, postgres, redis_server, "larder")
         await upgrade(cluster.url, revision)
         if revision == "head":
-            await know_history(cluster.url, NAMESPACE)  # or the first audit would wait for fences of an earlier one
+            await know_history(cluster.url, CACHE_NAME)  # or the first audit would wait for fences of an earlier one
         async with await cluster.session() as session:
             await session.execute("INSERT INTO products (id, name, price_cents) VALUES (%s, 'e0 probe', 0)", [PROBE])
         if prepare is not None:

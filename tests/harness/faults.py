@@ -15,9 +15,10 @@ from random import Random
 import psycopg
 import redis.exceptions
 
+from app.cache.slot import FORMAT
 from app.settings import namespace_of
 from tests.harness.client import NoAnswerError
-from tests.harness.cluster import NAMESPACE, Cluster, Instance
+from tests.harness.cluster import CACHE_NAME, NAMESPACE, Cluster, Instance
 from tests.harness.faultlog import FaultLog
 from tests.harness.history import ByHand, History, SeenWrite
 from tests.harness.proxy import Proxy, Target
@@ -157,9 +158,9 @@ async def _redis_evict(scene: Scene, _instance: Instance) -> None:
     with scene.log.on("redis-evict", "redis"):
         async with scene.cluster.redis_client() as client:
             for _ in range(scene.chance.randint(5, 30)):
-                slots = [f"wtc:{NAMESPACE}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
+                slots = [f"wtc:{CACHE_NAME}:{key}" for key in scene.chance.sample(scene.workload.hot, 3)]
                 odd = scene.chance.choice(("wtc-fence", "wtc-watermark"))
-                of = scene.chance.choice((NAMESPACE, namespace_of(NAMESPACE, "suppliers")))
+                of = scene.chance.choice((CACHE_NAME, f"{namespace_of(NAMESPACE, 'suppliers')}~{FORMAT}"))
                 await client.delete(*slots, *([f"{odd}:{of}"] if scene.chance.random() < 0.1 else []))
                 await asyncio.sleep(scene.chance.uniform(0.0, 0.06))
 

@@ -14,6 +14,7 @@ import psycopg
 
 from app.access.key_file import file_entry
 from app.access.keys import id_of, make_key
+from app.cache.slot import FORMAT
 from app.private_servers import PostgresServer, RedisServer
 from tests.cli.larder_process import Larder, ServingLarder
 
@@ -165,7 +166,7 @@ async def postgres_stopped(world: World) -> AsyncIterator[None]:
 async def namespace_barred(world: World) -> AsyncIterator[None]:
     """An operator bars the service's namespace, so that no audit sets its fence."""
     for action in ("bar", "unbar"):
-        status, said = await world.larder.run("namespace", action, NAMESPACE, **world.settings)
+        status, said = await world.larder.run("namespace", action, f"{NAMESPACE}~{FORMAT}", **world.settings)
         assert status == 0, said
         if action == "bar":
             yield

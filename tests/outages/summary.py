@@ -14,7 +14,7 @@ _METRICS = {
     "audits given up": "larder_cache_audit_failures_total",
     "slots repaired, older": 'larder_cache_repairs_total{cause="older"}',
     "slots repaired, leases": 'larder_cache_repairs_total{cause="lease"}',
-    "times the cache started clean": "larder_cache_purges_total",
+    "times the cache started clean": "larder_cache_clean_starts_total",
 }
 
 

@@ -24,7 +24,7 @@ from tests.outages.stage import Stage
 from tests.outages.standby import copy_server, run_program
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.05, counts_only=True)
-_PURGES = "larder_cache_purges_total"
+_CLEAN_STARTS = "larder_cache_clean_starts_total"
 _RENAME = "UPDATE products SET name = 'e1' || substr(name, 3)"
 _BEFORE_S, _AFTER_S = 2.0, 5.0
 """Under load before the change, and after it: long enough that what outlives a fence shows."""
@@ -118,14 +118,14 @@ async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stage
         writer, reader = on.cluster.instances[:2]
         key = on.workload.hot[0]
         dump = outage_directory / "some.dump"
-        purges = await _purges(on.cluster)
+        clean_starts = await _clean_starts(on.cluster)
         with on.log.on("restore", "postgres"):
             await run_program("pg_dump", "-Fc", "-f", dump, on.cluster.url)
             await run_program("pg_restore", "--clean", "--if-exists", "--section=pre-data", "-d", on.cluster.url, dump)
             await _restore_parts(on.cluster.url, dump, "TABLE DATA", "CONSTRAINT", "INDEX")
             with suppress(TimeoutError):  # the cache may just as well not be trusted now
                 async with asyncio.timeout(4):
-                    while await _purges(on.cluster) == purges:
+                    while await _clean_starts(on.cluster) == clean_starts:
                         await asyncio.sleep(0.02)
                     await on.cluster.until_trusted()
             await on.workload.read(reader, key)
@@ -141,7 +141,7 @@ async def test_written_while_a_restore_has_not_come_to_the_triggers(stage: Stage
 
 
 async def _through(on: Stage, directory: Path, change: Change) -> None:
-    purges = await _purges(on.cluster)
+    clean_starts = await _clean_starts(on.cluster)
     on.workload.start()
     await asyncio.sleep(_BEFORE_S)
     called = time.monotonic()
@@ -154,7 +154,7 @@ async def _through(on: Stage, directory: Path, change: Change) -> None:
     await on.workload.stop()
     hits = sum(read.status == "hit" and read.epoch_order == 1 for read in on.history.reads)
     assert on.judge() == []
-    assert await _purges(on.cluster) > purges
+    assert await _clean_starts(on.cluster) > clean_starts
     assert any("clean" in instance.log.read_text() for instance in on.cluster.instances)
     assert hits > 100
 
@@ -169,8 +169,8 @@ def _keys() -> list[str]:
     return [f"hot-{number}" for number in range(_LOAD.hot)] + [f"cold-{number}" for number in range(_LOAD.cold)]
 
 
-async def _purges(cluster: Cluster) -> float:
-    return sum([(await instance.metrics()).get(_PURGES, 0.0) for instance in cluster.instances])
+async def _clean_starts(cluster: Cluster) -> float:
+    return sum([(await instance.metrics()).get(_CLEAN_STARTS, 0.0) for instance in cluster.instances])
 
 
 async def _restore_parts(url: str, dump: Path, *parts: str) -> None:

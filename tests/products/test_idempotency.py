@@ -11,6 +11,7 @@ import redis.asyncio
 from app.cache.redis.store import Names
 from app.cache.stats import Stats
 from app.cache.write_through import Status
+from app.main import products_of
 from app.postgres.database import Database
 from app.products.commands import Adjust, Effect
 from app.products.errors import KeyReused, OutcomeUnknown, RequestInProgress
@@ -114,7 +115,7 @@ async def test_a_replayed_answer_is_given_when_readers_see_what_it_speaks_of(
     await larder.stock("a")
     await _proven(other)
     client = redis.asyncio.Redis.from_url(settings.redis_url)
-    slot = Names(settings.cache_namespace).prefix + "a"
+    slot = Names(products_of(settings).cache_name).prefix + "a"
     before = await client.get(slot)
     await _take(larder.products, "k")
     assert before is not None

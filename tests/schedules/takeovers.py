@@ -28,6 +28,17 @@ async def writer_meets_the_new_server_first(stage: FakeStage) -> None:
     await stage.read(reader)
 
 
+async def writer_stays_on_another_server(stage: FakeStage) -> None:
+    """Two servers are masters; one was trusted earlier, and a writer still publishes there; a reader is on the other one."""
+    before = await stage.member(stage.blue)
+    await trusted_again(before)
+    await stage.read(before)
+    await asyncio.sleep(1.1 * stage.fence_s)
+    _, reader = await stage.trusted()
+    await stage.write(before)
+    await stage.read(reader)
+
+
 async def server_takes_over_old_data(stage: FakeStage) -> None:
     """During a cycle the server follows a lagging one and is promoted again; the next audit starts where this one ended."""
     await _take_over_old_data(stage)
@@ -55,6 +66,19 @@ async def _take_over_old_data(stage: FakeStage, *, after_s: float = 0.0, waterma
         stage.red.promote()
     await trusted_again(await stage.member())
     await stage.read(await stage.member())
+
+
+async def keys_are_copied_one_by_one(stage: FakeStage) -> None:
+    """A move of keys breaks off and leaves a slot on another server; a write is audited; then the watermark is moved there."""
+    one, two = await stage.trusted()
+    stage.blue.data.slots[KEY] = stage.red.data.slots[KEY]
+    await stage.write(two)
+    assert await one.audit()
+    await asyncio.sleep(1.1 * stage.fence_s)
+    stage.blue.data.watermark = stage.red.data.watermark
+    moved = await stage.member(stage.blue)
+    await trusted_again(moved)
+    await stage.read(moved)
 
 
 async def cycle_moves_to_another_server(stage: FakeStage) -> None:

@@ -25,7 +25,6 @@ LAPSES = {
     audits.audit_sets_its_fence_late,
     audits.audit_under_way_during_a_commit,
     audits.cycle_outlasts_its_fence,
-    audits.fill_between_purge_and_snapshot,
     audits.lease_outlives_the_audit,
     audits.shorter_fence_is_announced,
 }

@@ -19,26 +19,6 @@ class TakesFenceBeforeMark(MemoryAuditStore):
         await self._run("distrust, second command", lambda server, _: server.mark(mark))
 
 
-class PurgesFirst(MemoryAuditStore):
-    """Slots are deleted before the snapshot, not after it."""
-
-    async def begin(self, claim_ms: int) -> Begun:
-        begun = await super().begin(claim_ms)
-        if begun.claimed and begun.watermark is None:
-            await super().purge(claim_ms)
-        return begun
-
-    async def purge(self, claim_ms: int) -> int:
-        return 0
-
-
-class PurgesNothing(MemoryAuditStore):
-    """A lost watermark is simply set anew."""
-
-    async def purge(self, claim_ms: int) -> int:
-        return 0
-
-
 class VerifiesNothing(MemoryAuditStore):
     """Rows are not compared."""
 
@@ -52,10 +32,6 @@ class ReconnectsEachTime(MemoryAuditStore):
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
         async with open_audit_store(self._route, self._wire) as store:
             return await store.verify(epoch, rows)
-
-    async def purge(self, claim_ms: int) -> int:
-        async with open_audit_store(self._route, self._wire) as store:
-            return await store.purge(claim_ms)
 
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         async with open_audit_store(self._route, self._wire) as store:

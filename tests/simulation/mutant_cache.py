@@ -33,15 +33,24 @@ class AroundAnswersAtOnce(WriteThrough):
 class TrustsAnyEpoch(WriteThrough):
     """An entry of another epoch than the fence's is believed."""
 
-    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        return slot.decode(raw, key, slot.hash_in(raw)) if raw is not None and epoch else None
+    def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
+        return slot.decode(raw, key, slot.hash_in(raw), reading.incarnation) if raw is not None and reading.epoch else None
+
+
+class TrustsAnyIncarnation(WriteThrough):
+    """An entry of another incarnation than the fence's is believed."""
+
+    def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
+        return slot.decode(raw, key, reading.epoch, slot.incarnation_in(raw)) if raw is not None and reading.epoch else None
 
 
 class TrustsWithoutFence(WriteThrough):
     """An entry is believed without a fence."""
 
-    def _trusted_state(self, raw: bytes | None, key: str, epoch: str) -> State | None:
-        return slot.decode(raw, key, epoch or slot.hash_in(raw)) if raw is not None else None
+    def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
+        if raw is None:
+            return None
+        return slot.decode(raw, key, reading.epoch or slot.hash_in(raw), reading.incarnation or slot.incarnation_in(raw))
 
 
 class JoinsLoadUnderWay(WriteThrough):
@@ -95,7 +104,7 @@ class KeepsReadings(WriteThrough):
         ttl_s: int | None = None,
     ) -> list[Read]:
         kept: dict[str, Reading] = self.__dict__.setdefault("kept", {})
-        if reading is not None and self._trusted_state(reading.slots[0], keys[0], reading.epoch):
+        if reading is not None and self._trusted_state(reading.slots[0], keys[0], reading):
             kept[keys[0]] = reading
         elif len(keys) == 1:
             reading = kept.get(keys[0], reading)

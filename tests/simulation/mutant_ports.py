@@ -32,7 +32,7 @@ class SendsTokenTwice(MemoryStore):
         tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
         for attempt in range(3):
             try:
-                return await self._run("lease", lambda server, _: self._take(server, tokens))
+                return await self._run("lease", lambda server, at: server.lease(at, tokens, self._lifetimes.lease_s))
             except StoreUnavailable:
                 if attempt == 2:
                     raise
@@ -40,14 +40,15 @@ class SendsTokenTwice(MemoryStore):
 
 
 class UsesDoubtfulToken(MemoryStore):
-    """A lease without an answer is taken for granted."""
+    """A lease without an answer is taken for granted, as if the incarnation in it were known."""
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
         try:
-            return await self._run("lease", lambda server, _: self._take(server, tokens))
+            return await self._run("lease", lambda server, at: server.lease(at, tokens, self._lifetimes.lease_s))
         except StoreUnavailable:
-            return dict(tokens)
+            watermark = self._route().data.watermark
+            return {key: (watermark.incarnation if watermark else "") + token for key, token in tokens.items()}
 
 
 class TakesErrorForProof(MemoryStore):

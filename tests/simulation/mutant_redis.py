@@ -55,7 +55,7 @@ class IgnoresEpochOfSlot(RedisServer):
 class TrustsWithoutWatermark(RedisServer):
     """A publish counts without a watermark of its epoch."""
 
-    def _trusted(self, state: State) -> bool:
+    def _trusted(self, state: State, identity: str) -> bool:
         return True
 
 
@@ -65,7 +65,7 @@ class ReadsAnyServersFence(RedisServer):
     def read(self, identity: str, keys: Sequence[str]) -> Reading:
         reading = super().read(identity, keys)
         fence = self._live_fence()
-        return replace(reading, epoch=fence.epoch if fence else "")
+        return replace(reading, epoch=fence.epoch, incarnation=fence.incarnation) if fence else reading
 
 
 class FenceForEver(RedisServer):
@@ -96,6 +96,41 @@ class TrustsMovedWatermark(RedisServer):
 
     def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
         return super().trust(replace(begun, watermark=self.data.watermark), proven, ttl_s)
+
+
+class KeepsIncarnation(RedisServer):
+    """A clean start sets the watermark anew, and slots and leases of before go on counting."""
+
+    def trust(self, begun: Begun, proven: Watermark, ttl_s: float) -> bool:
+        return super().trust(begun, replace(proven, incarnation="0" * 16), ttl_s)
+
+
+class CountsAnyWatermark(RedisServer):
+    """A watermark counts wherever it lies."""
+
+    def _counts(self, watermark: Watermark) -> bool:
+        return watermark.xid is not None
+
+
+class LeasesWithoutWatermark(RedisServer):
+    """A lease is taken whether there is a watermark or not."""
+
+    def _may_lease(self, watermark: Watermark | None, identity: str) -> bool:
+        return True
+
+
+class ReplacesOtherIncarnation(RedisServer):
+    """A publish replaces a state of before a clean start."""
+
+    def _on_void(self) -> Outcome:
+        return Outcome.STORED
+
+
+class FillsOnVoidLease(RedisServer):
+    """A lease of before a clean start still fills its slot."""
+
+    def _is_void_lease(self, raw: bytes, incarnation: str) -> bool:
+        return False
 
 
 class TrustsAfterTakeover(RedisServer):

@@ -126,6 +126,21 @@ class Nemesis:
         elif world.master is not old:
             old.demote(world.master.data.copy())
 
+    async def copy_keys(self) -> None:
+        """A tool copies keys one by one from a server that has nothing to do with this one any more."""
+        server, image = self._world.master, self._image()
+        found = image.watermark
+        if found is None or server.down or self._world.master_has(found):
+            return
+        for what in ("slots", "watermark", "fence"):
+            await self._wait(0.2)
+            if self._world.master is not server or self._world.master_has(found):
+                return
+            if what == "slots":
+                server.data.slots.update({key: held for key, held in image.slots.items() if self._chance.random() < 0.5})
+            elif self._chance.random() < 0.5:
+                setattr(server.data, what, getattr(image, what))
+
     async def cut_redis(self) -> None:
         """One process loses its way to Redis for a while."""
         await self._cut(0)
@@ -257,7 +272,7 @@ class Nemesis:
 
 REDIS_DEEDS = (
     "evict_slot", "evict_fence", "evict_watermark", "flush", "fill_redis", "stop_redis", "restart_redis_from_snapshot",
-    "fail_over", "cut_redis",
+    "fail_over", "copy_keys", "cut_redis",
 )  # fmt: skip
 POSTGRES_DEEDS = ("cut_postgres", "restart_postgres", "truncate", "restore", "promote", "write_by_hand")
 PROCESS_DEEDS = ("pause_process", "kill_process")

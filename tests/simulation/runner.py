@@ -35,8 +35,6 @@ class Scenario:
     deed_pause_s: float
     redis_rate: float
     postgres_rate: float
-    purge: tuple[int, float]
-    """Pages of Redis's key space, and the seconds that each takes: a purge may outlast any fence."""
     config: CacheConfig
     publish_rate: float = 0.0
     """The share of publishes that fail, if it is another than ``redis_rate``."""
@@ -64,7 +62,6 @@ class Scenario:
             deed_pause_s=chance.choice((0.1, 0.3, 0.8)),
             redis_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
             postgres_rate=chance.choice((0.0, 0.0, 0.02, 0.1)),
-            purge=chance.choice((*[(1, 0.0)] * 6, *[(5, 0.0)] * 3, (40, 0.06))),
             config=cache_config(
                 audit_interval_ms=interval_ms,
                 audit_page_rows=chance.choice((1, 1_000)),
@@ -156,8 +153,6 @@ class Play:
         )
         # A stopped process may hold a row's lock.
         world.writes_may_fail = world.postgres_is_troubled or any(deed in PROCESS_DEEDS for deed in scenario.deeds)
-        for server in world.redis:
-            server.pages, server.page_s = scenario.purge
         world.on_start = self._start_clients
         background = [world.spawn(world.keep_images())]
         for host in scenario.hosts:
@@ -240,10 +235,9 @@ class Play:
                     await asyncio.sleep(config.audit_interval_ms / 1_000)
 
     def _hits_again_s(self) -> float:
-        """In how long every key must be hit again: a lease may be left, and a purge may have to be begun once more."""
+        """In how long every key must be hit again: a lease may be left."""
         world, config = self._world, self._world.config
-        pages, page_s = self._scenario.purge
-        return world.lives.lease_s + 2 * pages * page_s + (config.fence_ttl_max_ms + 4 * config.audit_interval_ms) / 1_000
+        return world.lives.lease_s + (config.fence_ttl_max_ms + 4 * config.audit_interval_ms) / 1_000
 
 
 def quiet(scenario: Scenario) -> Scenario:

@@ -43,7 +43,6 @@ SMALL = replace(
     keys=("a", "b"),
     hosts=("one", "two"),
     clients=1,
-    purge=(1, 0.0),
     duration_s=0.8,
     think_s=0.02,
     config=cache_config(audit_interval_ms=150, fence_ttl_ms=400, fence_ttl_max_ms=400, settle_poll_ms=20),

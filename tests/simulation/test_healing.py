@@ -13,7 +13,7 @@ from tests.limits import cache_config
 from tests.simulation.runner import Play, Scenario, quiet, simulate
 from tests.simulation.workload import Client
 
-SHIPPED = replace(quiet(Scenario.of(random.Random(1))), hosts=("one", "two", "three"), purge=(1, 0.0), config=cache_config())
+SHIPPED = replace(quiet(Scenario.of(random.Random(1))), hosts=("one", "two", "three"), config=cache_config())
 AWAY_S = 0.3
 """The shortest time for which the outages kill a server: most of the old server's fence is then still to lapse."""
 POLL_S = 0.02

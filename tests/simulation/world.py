@@ -17,7 +17,7 @@ from app.cache.entity import Entity
 from app.cache.history import hash_of
 from app.cache.limits import Limits
 from app.cache.policies import WritePolicy
-from app.cache.ports import State
+from app.cache.ports import State, Watermark
 from app.cache.postgres.table_write import TableTransactions
 from app.cache.redis.store import RedisLinks
 from app.cache.shared_audit import SharedCycle
@@ -148,6 +148,13 @@ class World:
     def order(self, epoch: str) -> int:
         """The order of an epoch."""
         return self.postgres.order_of_epoch[hash_of(epoch)]
+
+    def master_has(self, watermark: Watermark) -> bool:
+        """Whether the master's data may be those over which a watermark was set: then copies of its keys are its own keys."""
+        server, held = self.master, self.master.data.watermark
+        replid = watermark.server.rpartition(":")[2]
+        same = held is not None and held.incarnation == watermark.incarnation
+        return same or server.identity == watermark.server or replid == server.before
 
     def committed(self, state: State) -> bool:
         """Whether a state was ever committed, byte for byte."""

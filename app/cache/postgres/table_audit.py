@@ -118,7 +118,8 @@ def _reason(namespace: str, rival: str | None, incumbent: str | None, *, barred:
     if rival:
         return (
             f"the cache namespace {rival} of the same table is trusted, {namespace} waits until it is no longer used;"
-            " reads go to the database meanwhile"
+            " reads go to the database meanwhile. If it is an earlier release's, run larder migrate --finish when the last"
+            " instance of that release is stopped"
         )
     if barred:
         return f"the cache namespace {namespace} is barred; reads go to the database until larder namespace unbar"

@@ -126,13 +126,15 @@ WHERE a.epoch <> excluded.epoch
 
 ANNOUNCE: LiteralString = """
 WITH wanted AS MATERIALIZED (
-    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin
+    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin,
+        to_regclass('ix_cache_audits_namespace') IS NOT NULL AS first_release
     FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[], %(servers)s::text[])
         WITH ORDINALITY AS w (relation, namespace, knows, server, number),
         larder_try_epoch(w.relation, w.knows::integer) AS tried
 ), rivals AS MATERIALIZED (
     SELECT DISTINCT ON (w.number) w.number, o.namespace FROM wanted w JOIN cache_audits o
-        ON o.relation = w.relation AND o.namespace <> w.namespace AND o.fenced_until + w.margin > w.moment
+        ON o.relation = w.relation AND o.namespace <> w.namespace
+        AND (o.fenced_until + w.margin > w.moment OR w.first_release AND o.namespace NOT LIKE '%%~%%')
 ), start AS MATERIALIZED (
     SELECT w.*, w.moment + make_interval(secs => %(ttl_s)s) AS until,
         CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = w.relation AND o.epoch = w.epoch)
@@ -167,6 +169,9 @@ objection to the table's present state.
 While no row has the present epoch, nothing is known about live fences or the servers that they name, because the rows may come
 from a restore. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
 was before. Rows are written in one order, so that two instances cannot deadlock.
+
+Release 0.1.0 does not look for other namespaces. While it may run, which an index of its own shows until ``larder_finish``, a
+namespace that it may use counts as trusted, whatever its row says.
 """
 
 COMPLETE: LiteralString = """

@@ -17,7 +17,8 @@ from .connection import RedisCommand, RedisConnection, RedisLink
 from .store import Names, script
 
 XID_WIDTH = 20
-PURGE_PAGE = 1_000
+SCAN_PAGE = 1_000
+_WATERMARK = re.compile(r"([^|]*)\|([^:|]+):(?:([0-9]{20}):(.{16}))?")
 _GLOB_SPECIAL = re.compile(r"([\\*?\[\]])")
 
 
@@ -71,11 +72,10 @@ class RedisAuditStore(AuditStore, SlotReader):
         [counts] = await self._connection.call(_verify(self._names, epoch, rows))
         return Repairs(len(rows), *counts)
 
-    @override
-    async def purge(self, claim_ms: int) -> int:
+    async def unlink_all(self) -> int:
+        """Delete every slot, and so free its memory; return how many there were. Idempotent, always safe."""
         deleted = 0
         async for found in self._scan():
-            await self._connection.call(("SET", self._names.claim, self._token, "PX", claim_ms))
             if found:
                 [count] = await self._connection.call(("UNLINK", *found))
                 deleted += count
@@ -93,8 +93,10 @@ class RedisAuditStore(AuditStore, SlotReader):
 
     @override
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        [found] = await self._connection.call(("MGET", *[self._names.prefix + key for key in keys]))
-        return list(found)
+        [found] = await self._connection.call(("MGET", self._names.watermark, *[self._names.prefix + key for key in keys]))
+        watermark = _parse_watermark(found[0] or b"")
+        incarnation = watermark.incarnation if watermark else ""
+        return [raw if raw is not None and slot.incarnation_in(raw) == incarnation else None for raw in found[1:]]
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Empty slots, which is always safe. Idempotent."""
@@ -104,7 +106,7 @@ class RedisAuditStore(AuditStore, SlotReader):
         pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
         cursor = b"0"
         while True:
-            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", PURGE_PAGE))
+            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE))
             yield found
             if cursor == b"0":
                 return
@@ -159,8 +161,10 @@ def _begin(names: Names, token: str, claim_ms: int) -> RedisCommand:
 
 
 def _begun(reply: Sequence[Any], server: str) -> Begun:
-    claimed, seconds, microseconds, watermark = reply
-    return Begun(int(seconds) * 1000 + int(microseconds) // 1000, server, _parse_watermark(watermark), bool(claimed))
+    claimed, seconds, microseconds, raw, counts = reply
+    watermark = _parse_watermark(raw)
+    known = bool(counts) and watermark is not None and watermark.xid is not None
+    return Begun(int(seconds) * 1000 + int(microseconds) // 1000, server, watermark, bool(claimed), known)
 
 
 def _verify(names: Names, epoch: str, rows: Sequence[tuple[str, int]]) -> RedisCommand:
@@ -175,10 +179,12 @@ def _distrust(names: Names, mark: Watermark | None) -> Sequence[RedisCommand]:
 
 
 def _trust(names: Names, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> RedisCommand:
+    old = begun.watermark
     arguments: list[str | bytes | int] = [
-        _format_watermark(begun.watermark) if begun.watermark else "",
+        _format_watermark(old) if old else "",
         proven.epoch,
         f"{proven.xid or 0:0{XID_WIDTH}d}",
+        old.incarnation if old and begun.counts else secrets.token_hex(slot.INCARNATION_WIDTH // 2),
         begun.server,
         begun.time_ms + fence_ttl_ms,
     ]
@@ -186,13 +192,17 @@ def _trust(names: Names, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> 
 
 
 def _format_watermark(watermark: Watermark) -> str:
-    return f"{watermark.epoch}:" if watermark.xid is None else f"{watermark.epoch}:{watermark.xid:0{XID_WIDTH}d}"
+    start = f"{watermark.server}|{watermark.epoch}:"
+    return start if watermark.xid is None else f"{start}{watermark.xid:0{XID_WIDTH}d}:{watermark.incarnation}"
 
 
 def _parse_watermark(raw: bytes) -> Watermark | None:
     if not raw:
         return None
-    epoch, found, xid = raw.decode("ascii", "replace").rpartition(":")
-    if not found or not (xid == "" or xid.isdecimal()):
+    found = _WATERMARK.fullmatch(raw.decode("ascii", "replace"))
+    if not found:
         return Watermark("", None)  # not a watermark of Larder, so it has no epoch: the next cycle replaces it
-    return Watermark(epoch, int(xid) if xid else None)
+    server, epoch, xid, incarnation = found.groups()
+    if xid:
+        return Watermark(epoch, int(xid), incarnation, server)
+    return Watermark("" if server else epoch, None)

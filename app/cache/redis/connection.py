@@ -6,11 +6,13 @@ its retries and silent reconnects are off.
 """
 
 import asyncio
+import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.resources import files
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -22,6 +24,8 @@ from .troubles import Troubles
 
 RedisCommand = Sequence[str | bytes | int]
 Reply = Any
+_WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
+WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
 _IDENTITY = re.compile("[0-9a-f]{40}")
 _REST_S = 1.0
 _VARIED = 4
@@ -31,15 +35,16 @@ _VARIED = 4
 class RedisConnection:
     """One open connection to one server of role master.
 
-    After its commands, every call sends a nonce to echo and a query for the server's present identity. An error reply, a late
-    reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because its state is
-    then unknown. The driver's errors are not listed by class, because the event loop adds its own (uvloop raises
+    After its commands, every call runs a script that echoes a nonce and says the server's present identity. An error reply, a
+    late reply, a wrong nonce, another identity or any exception of the driver closes the connection for good, because its state
+    is then unknown. The driver's errors are not listed by class, because the event loop adds its own (uvloop raises
     ``RuntimeError`` for a connection that the other side has reset).
     """
 
-    def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float) -> None:
+    def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool) -> None:
         self._connection = connection
         self._run_id = run_id
+        self._in_cluster = in_cluster
         self._timeout_s = timeout_s
         self._replid = ""
         self.address = address_of(connection)
@@ -65,8 +70,11 @@ class RedisConnection:
                 raw = await place.connection(passwords)
                 await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 await raw.send_command("INFO", "server")
-                run_id = _run_id(await raw.read_response(disable_decoding=True))
-                opened = cls(raw, run_id, timeout_s)
+                info = await raw.read_response(disable_decoding=True)
+                run_id = _run_id(info)
+                await raw.send_command("SCRIPT", "LOAD", _WHO)
+                await raw.read_response()
+                opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
         except Exception as error:
             await _close(raw)
@@ -78,7 +86,7 @@ class RedisConnection:
 
     @property
     def server(self) -> str:
-        """Run id and replication id of the server, as of the last call."""
+        """Run id and replication id of the server, in a cluster with the node's configuration epoch, as of the last call."""
         return f"{self._run_id}:{self._replid}"
 
     async def call(self, *commands: RedisCommand) -> list[Reply]:
@@ -112,23 +120,26 @@ class RedisConnection:
         if not self._connection.is_connected:  # otherwise redis-py would connect again, perhaps to another server
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
-        trailer: tuple[RedisCommand, ...] = (("ECHO", nonce), ("INFO", "replication"))
-        await self._connection.send_packed_command(self._connection.pack_commands([*commands, *trailer]), check_health=False)
+        who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
+        await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
         replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
-        if await self._connection.read_response(disable_decoding=True) != nonce.encode():
+        echo, role, data = await self._connection.read_response(disable_decoding=True)
+        if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
-        self._identify(await self._connection.read_response(disable_decoding=True))
-        return replies
-
-    def _identify(self, info: bytes) -> None:
         # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its
         # run id and this connection, but has another master's data, with a fence that may name this server.
-        if _field(info, b"role") != "master":
+        if role != b"master":
             raise StoreUnavailable("the server is not a master")
-        replid = _identity(info, b"master_replid")
-        if self._replid and replid != self._replid:
+        self._identify(data.decode("ascii", "replace"))
+        return replies
+
+    def _identify(self, data: str) -> None:
+        if data == self._replid:
+            return
+        if self._replid:
             raise StoreUnavailable("the server has taken over other data")
-        self._replid = replid
+        _checked(data.partition(":")[0], "master_replid")
+        self._replid = data
 
     async def _close_after(self, error: BaseException) -> BaseException:
         await self.close()
@@ -346,7 +357,7 @@ def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequ
 def _run_id(info: bytes) -> str:
     if b"_mode:sentinel" in info:  # redis_mode of Redis, server_mode of Valkey
         raise WrongSentinel("it is a sentinel, not a data server")
-    return _identity(info, b"run_id")
+    return _checked(_field(info, b"run_id"), "run_id")
 
 
 def _field(info: bytes, name: bytes) -> str:
@@ -358,16 +369,15 @@ def _field(info: bytes, name: bytes) -> str:
     return info[start : info.find(b"\r", start)].decode("ascii", "replace")
 
 
-def _identity(info: bytes, name: bytes) -> str:
+def _checked(value: str, name: str) -> str:
     """Return a run id or a replication id.
 
     Raises:
         StoreUnavailable: the server masks it, so a failover could not be noticed.
     """
-    value = _field(info, name)
     if not _IDENTITY.fullmatch(value) or len(set(value)) < _VARIED:
         raise StoreUnavailable(
-            f"Redis does not show its {name.decode()} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
+            f"Redis does not show its {name} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
             " and reads go to the database"
         )
     return value

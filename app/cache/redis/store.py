@@ -1,8 +1,8 @@
 """The slots in Redis: names of keys, scripts, and the store's ports on connections that are never silently replaced.
 
 ``wtc:{namespace}:{key}`` is a slot. ``wtc-fence:…``, ``wtc-watermark:…`` and ``wtc-auditor:…`` belong to the namespace and do
-not match the slots' pattern, so a purge of slots cannot delete them. A fence is ``server|epoch``. A watermark is
-``epoch:transaction id`` (20 digits), or ``epoch:`` as a mark.
+not match the slots' pattern. A fence is ``server|epoch:incarnation``. A watermark is
+``server|epoch:transaction id:incarnation`` (20 and 16 digits), or ``|epoch:`` as a mark.
 """
 
 import asyncio
@@ -23,9 +23,13 @@ from .places import Credentials, RedisPlace, place_of
 from .tls import RedisTls
 from .troubles import Troubles
 
-SCRIPTS = {
-    name: files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-    for name in ("publish", "lease", "release", "begin", "verify", "trust")
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+SCRIPTS = {name: _text(name) for name in ("publish", "lease", "release", "verify")} | {
+    name: _text("identity") + _text(name) for name in ("begin", "trust")
 }
 _SHA = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
 _DELETES = "!"
@@ -150,25 +154,29 @@ class RedisStore(Store):
         self._reads = links.reads
         self._leases = links.leases
         self._publishes = links.publishes
+        self._fence: tuple[bytes | None, str, str, str] = (None, "", "", "")
+        """The last fence that was read, and its server, epoch and incarnation."""
 
     @override
     async def read(self, keys: Sequence[str]) -> Reading:
         prefix = self._names.prefix
         answered, [found] = await self._reads.call(("MGET", self._names.fence, *[prefix + key for key in keys]))
-        fence: bytes | None = found[0]
-        epoch = ""
-        if fence is not None:
-            server, _, fenced = fence.decode("ascii", "replace").rpartition("|")
-            if server == answered:
-                epoch = fenced
-        return Reading(epoch, found[1:])
+        if found[0] != self._fence[0]:
+            self._fence = (found[0], *_parts_of_fence(found[0]))
+        _, server, epoch, incarnation = self._fence
+        return Reading(epoch, found[1:], incarnation) if server == answered else Reading("", found[1:])
 
     @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = {key: secrets.token_hex(8) for key in keys}
         slots = [self._names.prefix + key for key in tokens]
-        _, [taken] = await self._leases.call(script("lease", slots, [self._lifetimes.lease_ttl_ms, *tokens.values()]))
-        return {key: token for (key, token), done in zip(tokens.items(), taken, strict=True) if done}
+        arguments: list[str | int] = [self._lifetimes.lease_ttl_ms, *tokens.values()]
+        names = [self._names.watermark, *slots]
+        _, [[incarnation, *taken]] = await self._leases.call_naming_server(
+            lambda server: [script("lease", names, [server, *arguments])]
+        )
+        # Whoever shows the token shows the incarnation, too.
+        return {key: incarnation.decode() + token for (key, token), done in zip(tokens.items(), taken, strict=False) if done}
 
     @override
     async def publish(self, publications: Sequence[Publication]) -> Published:
@@ -178,9 +186,9 @@ class RedisStore(Store):
         for publication in publications:
             state = publication.state
             if publication.deletes:
-                arguments += (slot.encode(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
+                arguments += (*slot.halves(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
             else:
-                arguments += (slot.encode(state), publication.token, self._life_ms(publication))
+                arguments += (*slot.halves(state), publication.token, self._life_ms(publication))
         _, [reply] = await self._publishes.call_naming_server(lambda server: [script("publish", names, [server, *arguments])])
         return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
 
@@ -201,6 +209,15 @@ class RedisStore(Store):
         whole_ms = life_s * 1000
         # The lifetime is shortened at random, so that slots filled together do not expire together.
         return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
+
+
+def _parts_of_fence(fence: bytes | None) -> tuple[str, str, str]:
+    """Return server, epoch and incarnation."""
+    if fence is None:
+        return "", "", ""
+    server, _, rest = fence.decode("ascii", "replace").rpartition("|")
+    epoch, _, incarnation = rest.rpartition(":")
+    return server, epoch, incarnation
 
 
 def script(name: str, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> RedisCommand:

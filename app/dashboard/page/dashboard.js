@@ -131,7 +131,7 @@ function showLists({ servers, totals, queues, feed, refused, clients }) {
     ["Slots repaired", whole(totals.repairs)],
     ["Audits given up", whole(totals.audit_failures)],
     ["Audits left to another server", whole(totals.audit_deferrals)],
-    ["Times the cache was started clean", whole(totals.purges)],
+    ["Times the cache was started clean", whole(totals.clean_starts)],
     ["Writes that had to wait", whole(totals.settles)],
     ["Waits that took too long", whole(totals.settle_timeouts), totals.settle_timeouts > 0],
     ["Flagged answers", whole(totals.unverified)],

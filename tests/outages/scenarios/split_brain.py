@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from app.private_servers import PostgresServer
-from tests.harness.cluster import AUDIT_INTERVAL_S, NAMESPACE, Instance, postgres_target
+from tests.harness.cluster import AUDIT_INTERVAL_S, CACHE_NAME, Instance, postgres_target
 from tests.harness.history import History, SeenRead, SeenWrite
 from tests.harness.workload import Load, Workload
 from tests.outages.scenarios.report import Report, hits
@@ -104,7 +104,7 @@ async def _first_audit(session: Session, before: int) -> float:
 
 
 async def _completed(session: Session) -> int:
-    row = await (await session.execute("SELECT max(completed) FROM cache_audits WHERE namespace = %s", [NAMESPACE])).fetchone()
+    row = await (await session.execute("SELECT max(completed) FROM cache_audits WHERE namespace = %s", [CACHE_NAME])).fetchone()
     return int(str(row[0])) if row and row[0] is not None else 0
 
 
