@@ -58,7 +58,7 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
         workers_wanted: number of workers that should be alive.
     """
     now, moment = time.time(), time.monotonic()
-    present = record.samples.present()
+    present = record.samples.present(record.changed)
     return {
         "now": now,
         "record": record.began,
@@ -66,7 +66,8 @@ def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_want
         "verdict": asdict(record.verdict()),
         "incidents": [asdict(incident) for incident in reversed(record.incidents.all)],
         "servers": _servers(record, total, moment, workers_wanted),
-        "present": present and _rounded(present),
+        "present": present and _rounded(present[0]),
+        "present_s": present and present[1],
         "samples": {"next": record.samples.count, "items": [_rounded(sample) for sample in record.samples.after(seen)]},
         "totals": _totals(total, now),
         "queues": {

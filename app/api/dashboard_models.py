@@ -138,7 +138,8 @@ class DashboardData(BaseModel):
     incidents: list[Incident] = Field(description="of the last hours, newest first")
     servers: Servers
     caches: list[Cache]
-    present: Sample | None = Field(description="the last ten seconds together")
+    present: Sample | None = Field(description="the last seconds together")
+    present_s: int | None = Field(description="how many seconds that are: ten, or fewer if a trouble began or ended since")
     samples: Samples
     totals: Totals
     queues: Queues

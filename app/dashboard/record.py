@@ -25,6 +25,8 @@ class Record:
     """Workers that had been replaced when the state was found out."""
     replaced: float | None = None
     """When a replacement was noticed of a worker whose absence had not been, as Unix time."""
+    changed: float = 0.0
+    """When a trouble began or ended last, as Unix time."""
     samples: Samples = field(default_factory=Samples)
     incidents: Incidents = field(default_factory=Incidents)
 
@@ -33,7 +35,10 @@ class Record:
         self.began = self.began or now
         self.observed = now
         self.state = state
+        before = self.incidents.since().keys()
         self.incidents.observe(now, {trouble: name_of(trouble, state) for trouble in troubles_of(state)})
+        if self.incidents.since().keys() != before:
+            self.changed = now
 
     def count_missing(self, now: float, restarts: int, missing: int) -> int:
         """Return how many workers count as away.

@@ -120,9 +120,17 @@ class Samples:
             self.count += 1
         self.recent.append(counters)
 
-    def present(self) -> Sample | None:
-        """Return the figures of the last ``WINDOW`` samples together; ``None`` before there are any."""
-        return sample_of(self.recent[0], self.recent[-1]) if len(self.recent) > 1 else None
+    def present(self, since: float = 0.0) -> tuple[Sample, int] | None:
+        """Return the figures of the last samples together, and how many they are; ``None`` before there are any.
+
+        They are ``WINDOW`` samples, but only those that begin after ``since``, as Unix time; the last one at least. So what was
+        before something changed is not in the mean.
+        """
+        earlier = list(self.recent)[:-1]
+        if not earlier:
+            return None
+        kept = [counters for counters in earlier if counters.at >= since] or earlier[-1:]
+        return sample_of(kept[0], self.recent[-1]), len(kept)
 
     def after(self, number: int) -> list[Sample]:
         """Return the samples that are kept and come after the first ``number`` ones."""

@@ -153,21 +153,21 @@ def _reads(state: State) -> str:
 
 def _reads_without_postgresql(state: State) -> str:
     if not state.redis_up or state.cache_off:
-        return "reads are refused with 503"
+        return "reads fail with 503"
     if state.proven:
         return (
             f"cached products are served until their proof ends, at most {_seconds(state.fence_ttl_s)},"
-            " and other reads are refused with 503"
+            " and other reads fail with 503"
         )
     if state.serves_unverified:
         left_s = state.unverified_s - (state.proof_age_s or 0.0)
-        return f"cached products are served with a flag for {_seconds(left_s)} more, and other reads are refused with 503"
-    return "reads are refused with 503"
+        return f"cached products are served with a flag for {_seconds(left_s)} more, and other reads fail with 503"
+    return "reads fail with 503"
 
 
 def _writes(state: State) -> str:
     if not state.postgresql_up:
-        return "writes are refused with 503"
+        return "writes fail with 503"
     if not state.redis_up or not state.proven or state.around:
         return f"writes wait up to {_seconds(state.settle_s)}"
     return "writes do not wait"
@@ -181,18 +181,18 @@ _NAMES = {
     Trouble.POSTGRESQL_AWAY: "PostgreSQL away",
     Trouble.REDIS_AWAY: "Redis away",
     Trouble.KEYS_UNREADABLE: "Keys cannot be read",
-    Trouble.UNPROVEN: "The cache is not proven current",
+    Trouble.UNPROVEN: "Cache not proven current",
     Trouble.OVERLOADED: "Overloaded",
 }
 _REFUSALS = {
-    Trouble.KEYS_UNREADABLE: "requests whose key cannot be checked are refused with 503",
-    Trouble.WORKER_AWAY: "its connections were lost or hang, and the others serve",
+    Trouble.KEYS_UNREADABLE: "requests whose key cannot be checked fail with 503",
+    Trouble.WORKER_AWAY: "requests on its connections failed or hang, and the others serve",
     Trouble.OVERLOADED: "a part of the requests is refused with 503, lists and batches first",
 }
 ADVICE = {
     Trouble.POSTGRESQL_AWAY: (
         "Bring PostgreSQL back: its log, its disk, the network, and whether LARDER_DATABASE_URL leads to the primary."
-        " Larder connects again by itself. A write that was answered is in the database."
+        " Larder connects again by itself. Every write that was answered with success is in the database."
     ),
     Trouble.REDIS_AWAY: (
         "Look at the Redis server and the network to it. No data can be lost with it. Watch the load of PostgreSQL, which"
@@ -207,8 +207,8 @@ ADVICE = {
         " who is trusted."
     ),
     Trouble.WORKER_AWAY: (
-        "A worker that died is replaced by itself, within seconds. One that hangs keeps its connections: send it SIGKILL. The"
-        " log has the exit status; -9 often means that memory was short."
+        "A worker that died is replaced within seconds: nothing needs to be done. One that hangs keeps its connections: send it"
+        " SIGKILL. The log has the exit status; -9 often means that memory was short."
     ),
     Trouble.OVERLOADED: "If it lasts for minutes, add a worker or an instance. The metrics count requests by client.",
 }

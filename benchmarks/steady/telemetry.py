@@ -30,7 +30,7 @@ USUAL = (OFF, "lines and traces of 1 %", "lines and traces of all")
 _CONNECTIONS = 16
 _REQUESTS = re.compile(r"(\d+) requests in ([\d.]+)(m?s)")
 _WARM_UP_S = 1
-_LUA = """
+SCRIPT = """
 local number = 0
 request = function()
   number = (number + 1) %% %d
@@ -84,9 +84,9 @@ async def sink() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
 
 
-async def load(url: str, script: str, seconds: int) -> tuple[int, float]:
+async def load(url: str, script: str, seconds: int, connections: int = _CONNECTIONS) -> tuple[int, float]:
     """Run wrk; requests and seconds. Raises ``RuntimeError`` when an answer was none or no success."""
-    command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{seconds}s", "-s", script, url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, url]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     said = (await process.communicate())[0].decode()
     found = _REQUESTS.search(said)
@@ -99,7 +99,7 @@ async def measure(started: Servers, settings: Mapping[str, str], command: Sequen
     """Start the service, warm it, and measure it once."""
     environment = {"PYTHONHASHSEED": "0", **settings}
     with NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_LUA % PRODUCTS)
+        script.write(SCRIPT % PRODUCTS)
         script.flush()
         async with larder(started, environment, command=command) as service:
             await warm(service.endpoint, [f"/products/{product_id(number)}" for number in range(PRODUCTS)])

@@ -10,12 +10,12 @@ DURING: Mapping[str, str] = {
     "Is anything stale?": r"nothing is stale",
     "Since when is what away?": r"Redis away since \d\d:\d\d:\d\d",
     "What do I do?": r"What to do: Look at the Redis server",
-    "Who is refused?": r"Callers refused: [\d.]+/s host-not-allowed",
+    "Who is refused?": r"Callers refused: (?:[\d.]+/s )?host-not-allowed",
 }
 """The answers while Redis is away and somebody uses a wrong name for the service."""
 AFTER: Mapping[str, str] = {
     "Is anything stale?": r"All is well; nothing is stale",
-    "Is it over?": r"Over since \d\d:\d\d:\d\d: .*Redis away \(\d+ s\)",
+    "Is it over?": r"over since \d\d:\d\d:\d\d: .*Redis away \(\d+ s\)",
     "Who is refused?": r"Callers refused: nobody",
 }
 """The answers when Redis is back."""

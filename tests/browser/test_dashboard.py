@@ -115,8 +115,8 @@ async def test_outages_are_on_the_screen_in_time(
         await page.until(WELL)
 
         await private_postgres.kill()
-        took["PostgreSQL away"] = await seconds_until(page, says("PostgreSQL away since", "writes are refused with 503"))
-        await page.until(says("reads are refused with 503", "nothing is stale"))
+        took["PostgreSQL away"] = await seconds_until(page, says("PostgreSQL away since", "writes fail with 503"))
+        await page.until(says("reads fail with 503", "nothing is stale"))
         await page.evaluate("new Promise(done => setTimeout(done, 5000))")
         await page.picture(pictures / "postgresql-away.webp")
         assert await violations(page) == []

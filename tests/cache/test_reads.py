@@ -78,6 +78,20 @@ async def test_many_misses_of_one_key(mug: Process, slots: Slots) -> None:
     assert mug.source.most_running == 1
 
 
+@pytest.mark.guarantee("G5")
+async def test_fills_overlap_the_next_load(mug: Process) -> None:
+    """The slots of one batch are filled while the next batch is loaded."""
+    fill = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.cache.read("one"))
+    await fill.arrival()
+    load = mug.source.calls.hold("load")
+    second = asyncio.create_task(mug.cache.read("two"))
+    await load.arrival()
+    load.open()
+    fill.open()
+    assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
+
+
 async def test_cancelled_reader_leaves_the_load_to_the_others(mug: Process, slots: Slots) -> None:
     """A request that goes away takes nothing from those who share its load."""
     await slots.evict(KEY)

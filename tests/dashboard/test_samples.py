@@ -66,4 +66,17 @@ def test_the_present_is_the_last_ten_samples() -> None:
         samples.add(Counters(at=float(second), reads=1_000 if second < 30 - WINDOW else 1_000 + 10 * second))
     present = samples.present()
     assert present is not None
-    assert present.reads == 29.0
+    assert (present[0].reads, present[1]) == (29.0, 10)
+
+
+def test_the_present_begins_anew_when_something_changed() -> None:
+    """What was answered before PostgreSQL went away is not in the figures that are shown meanwhile."""
+    samples = Samples()
+    for second in range(20):
+        samples.add(Counters(at=float(second), reads=min(1_000 * second, 17_000)))
+    present = samples.present(since=17.0)
+    assert present is not None
+    assert (present[0].reads, present[1]) == (0.0, 2)
+    latest = samples.present(since=100.0)
+    assert latest is not None
+    assert latest[1] == 1

@@ -53,7 +53,7 @@ def test_every_combination_says_what_is_wrong_and_what_it_means(
     refuses = {Trouble.POSTGRESQL_AWAY, Trouble.KEYS_UNREADABLE} & set(troubles)
     assert (verdict.level is Level.DOWN) == bool(refuses)
     if not state.postgresql_up:
-        assert verdict.writes == "writes are refused with 503"
+        assert verdict.writes == "writes fail with 503"
         assert verdict.writes in parts
     elif not (state.redis_up and state.proven):
         assert (verdict.reads, verdict.writes) == ("reads come from PostgreSQL", "writes wait up to 2 s")
@@ -76,38 +76,38 @@ def test_every_combination_says_what_is_wrong_and_what_it_means(
             state_with(Trouble.POSTGRESQL_AWAY),
             (
                 "PostgreSQL away since 14:02:11; cached products are served until their proof ends, at most 2 s, and other"
-                " reads are refused with 503; nothing is stale; writes are refused with 503"
+                " reads fail with 503; nothing is stale; writes fail with 503"
             ),
         ),
         (
             state_with(Trouble.POSTGRESQL_AWAY, proven=False),
-            "PostgreSQL away since 14:02:11; reads are refused with 503; nothing is stale; writes are refused with 503",
+            "PostgreSQL away since 14:02:11; reads fail with 503; nothing is stale; writes fail with 503",
         ),
         (
             state_with(Trouble.POSTGRESQL_AWAY, proven=False, unverified_s=60, proof_age_s=12.5),
             (
-                "PostgreSQL away since 14:02:11; cached products are served with a flag for 47.5 s more, and other reads are"
-                " refused with 503; answers with the flag unverified may be old, and no other answer is stale;"
-                " writes are refused with 503"
+                "PostgreSQL away since 14:02:11; cached products are served with a flag for 47.5 s more, and other reads fail"
+                " with 503; answers with the flag unverified may be old, and no other answer is stale;"
+                " writes fail with 503"
             ),
         ),
         (
             state_with(Trouble.POSTGRESQL_AWAY, Trouble.REDIS_AWAY),
             (
-                "PostgreSQL away since 14:02:11; Redis away since 14:02:11; reads are refused with 503; nothing is stale;"
-                " writes are refused with 503"
+                "PostgreSQL away since 14:02:11; Redis away since 14:02:11; reads fail with 503; nothing is stale;"
+                " writes fail with 503"
             ),
         ),
         (
             state_with(Trouble.UNPROVEN),
-            (
-                "The cache is not proven current since 14:02:11; reads come from PostgreSQL; nothing is stale;"
-                " writes wait up to 2 s"
-            ),
+            ("Cache not proven current since 14:02:11; reads come from PostgreSQL; nothing is stale; writes wait up to 2 s"),
         ),
         (
             state_with(Trouble.WORKER_AWAY),
-            "1 of 2 workers away since 14:02:11; its connections were lost or hang, and the others serve; nothing is stale",
+            (
+                "1 of 2 workers away since 14:02:11; requests on its connections failed or hang, and the others serve;"
+                " nothing is stale"
+            ),
         ),
         (
             state_with(Trouble.OVERLOADED),
@@ -115,7 +115,7 @@ def test_every_combination_says_what_is_wrong_and_what_it_means(
         ),
         (
             state_with(Trouble.KEYS_UNREADABLE),
-            "Keys cannot be read since 14:02:11; requests whose key cannot be checked are refused with 503; nothing is stale",
+            "Keys cannot be read since 14:02:11; requests whose key cannot be checked fail with 503; nothing is stale",
         ),
     ],
 )
@@ -133,14 +133,14 @@ def test_writes_around_the_cache_wait() -> None:
 def test_flagged_answers_end_with_their_time() -> None:
     """Once the last proof is older than the setting allows, no cached product is served, flagged or not."""
     state = state_with(Trouble.POSTGRESQL_AWAY, proven=False, unverified_s=60, proof_age_s=60.1)
-    assert judge(state, {}).reads == "reads are refused with 503"
+    assert judge(state, {}).reads == "reads fail with 503"
 
 
 @pytest.mark.parametrize(
     ("state", "reads"),
     [
         (State(cache_off=True), "reads come from PostgreSQL"),
-        (State(postgresql_up=False, cache_off=True), "reads are refused with 503"),
+        (State(postgresql_up=False, cache_off=True), "reads fail with 503"),
     ],
 )
 def test_a_cache_that_is_switched_off_serves_nothing(state: State, reads: str) -> None:

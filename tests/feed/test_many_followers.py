@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.long]
 
 SECONDS = 12.0
 """How long statements are counted, while nobody is told anything."""
+NEWS = b'"type":"product","id":"news"'
 _STATEMENTS = re.compile(rb"^larder_database_statements_total (\S+)$", re.MULTILINE)
 _TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 _SETTLES_S = 1.5
@@ -38,25 +39,33 @@ def own_servers(database_url: str, redis_url: str, namespace: str) -> Mapping[st
 
 
 class Waiting:
-    """A follower on a connection of its own, by a long poll or a stream."""
+    """A follower on a connection of its own, by long polls or a stream."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     @classmethod
-    async def begin(cls, port: int, cursor: str, *, stream: bool) -> "Waiting":
-        """Connect, and send the request."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        accept = "text/event-stream" if stream else "application/json"
-        query = f"after={cursor}" if stream else f"after={cursor}&wait=30"
-        writer.write(f"GET /changes?{query} HTTP/1.1\r\nHost: larder\r\nAccept: {accept}\r\n\r\n".encode())
-        return cls(reader, writer)
+    async def begin(cls, port: int) -> "Waiting":
+        """Connect."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
 
-    async def told(self) -> float:
-        """Wait until the product was told; return when."""
-        await self._reader.readuntil(b'"type":"product","id":"news"')
-        return time.monotonic()
+    async def told(self, cursor: str, *, stream: bool) -> float:
+        """Follow until the product is told; return when."""
+        accept = "text/event-stream" if stream else "application/json"
+        while True:
+            query = f"after={cursor}" if stream else f"after={cursor}&wait=30"
+            self._writer.write(f"GET /changes?{query} HTTP/1.1\r\nHost: larder\r\nAccept: {accept}\r\n\r\n".encode())
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            if stream:
+                await self._reader.readuntil(NEWS)
+                return time.monotonic()
+            [length] = re.findall(rb"(?i)content-length: (\d+)", head)
+            body = await self._reader.readexactly(int(length))
+            if NEWS in body:
+                return time.monotonic()
+            cursor = json.loads(body)["next"]
 
     def close(self) -> None:
         """Leave."""
@@ -92,7 +101,10 @@ async def test_a_thousand_followers_cost_what_one_does(larder: Larder, own_serve
             costs: dict[int, tuple[float, float]] = {}
             for number in (0, 1, 500, 1_000):
                 memory = resident_bytes(process)
-                waiting = [await Waiting.begin(port, cursor, stream=bool(place % 2)) for place in range(number)]
+                waiting = [await Waiting.begin(port) for _ in range(number)]
+                following = [
+                    asyncio.create_task(follower.told(cursor, stream=bool(place % 2))) for place, follower in enumerate(waiting)
+                ]
                 await asyncio.sleep(1)
                 before = await count()
                 await asyncio.sleep(SECONDS)
@@ -101,7 +113,7 @@ async def test_a_thousand_followers_cost_what_one_does(larder: Larder, own_serve
                 each = (resident_bytes(process) - memory) / number if number else 0
                 sent = time.monotonic()
                 await client.put("/products/news", json={"name": "Mug", "price_cents": 1 + number, "stock": 1})
-                told = sorted(await asyncio.gather(*(follower.told() for follower in waiting)))
+                told = sorted(await asyncio.gather(*following))
                 print(  # noqa: T201 - the figures
                     json.dumps(
                         {

@@ -10,8 +10,16 @@ const OVER_NAMED = 3;
 const REFUSED_S = 10;
 const SVG = "http://www.w3.org/2000/svg";
 const WORDS = { well: "Well", impaired: "Impaired", down: "Down", unknown: "No answer" };
-const RIGHT = { well: "", impaired: "; every answer is right", down: "; no answer is wrong", unknown: "" };
+const RIGHT = { well: "", impaired: "; every answer is right", down: "; requests fail, but no answer is wrong", unknown: "" };
 const MARKS = { well: "●", impaired: "▲", down: "■", unknown: "■" };
+
+const EXPLAINED = {
+  "Cache proven current": "When an instance last read from Redis together with a live fence. Without one, reads come from PostgreSQL.",
+  Keys: "Whether the keys that callers send can be checked.",
+  "Callers refused": "Requests turned away because of their key, rate, size or host name in the last seconds.",
+  "Slots repaired": "Entries of the cache that an audit deleted because they were older than their row.",
+  "Flagged answers": "Answers with the flag unverified, served while PostgreSQL was away.",
+};
 
 const by = (id) => document.getElementById(id);
 const state = { key: "", seen: 0, record: null, samples: [], refusals: [], silentSince: null, refusedSince: null, paused: false, announced: "" };
@@ -22,6 +30,8 @@ function lasting(seconds) {
   if (seconds < 120) return `${Math.max(1, Math.round(seconds))} s`;
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
+// Between the two times as they are printed, so that whoever subtracts them finds the same.
+const length = ({ began, ended }, now) => lasting(Math.floor(ended ?? now) - Math.floor(began));
 function ago(seconds) {
   if (seconds === null) return "never";
   if (seconds < 1) return "within 1 s";
@@ -61,7 +71,7 @@ function showUncheckable(detail) {
   state.refusedSince ??= Date.now() / 1000;
   showVerdict({
     level: "down",
-    sentence: `Keys cannot be checked since ${clock(state.refusedSince)}; requests with a key are refused with 503; nothing is stale`,
+    sentence: `Keys cannot be checked since ${clock(state.refusedSince)}; requests with a key fail with 503; nothing is stale`,
     troubles: ["Keys cannot be checked"],
     right: "nothing is stale",
     advice: `Most likely PostgreSQL is away, because keys are read from it every second. ${detail} What stands below is from before. A key of LARDER_KEYS_FILE is accepted meanwhile.`,
@@ -73,9 +83,9 @@ function showOver({ incidents, now, verdict }) {
   const over = incidents.filter((incident) => verdict.level === "well" && incident.ended !== null && incident.ended > now - OVER_S).sort((a, b) => b.ended - a.ended);
   by("over").hidden = !over.length;
   if (!over.length) return;
-  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} (${lasting(incident.ended - incident.began)})`);
+  const named = over.slice(0, OVER_NAMED).map((incident) => `${incident.text} (${length(incident, incident.ended)})`);
   const more = over.length > OVER_NAMED ? `; ${over.length - OVER_NAMED} more within the last hour are listed below` : "";
-  by("over").replaceChildren(element("b", {}, `Over since ${clock(over[0].ended)}: `), `${named.join("; ")}${more}.`);
+  by("over").replaceChildren(element("b", {}, `Last incident, over since ${clock(over[0].ended)}: `), `${named.join("; ")}${more}.`);
 }
 
 // ------------------------------------------------------------------ details
@@ -83,7 +93,7 @@ function showOver({ incidents, now, verdict }) {
 function pairs(id, rows) {
   by(id).replaceChildren(...rows.map(([name, value, mark]) =>
     element("div", { class: mark === true ? "warn" : undefined, "data-state": typeof mark === "string" ? mark : undefined },
-      element("dt", {}, name), element("dd", {}, value))));
+      element("dt", { title: EXPLAINED[name] }, name), element("dd", {}, value))));
 }
 
 // Reasons and clients whose counts rose within the last seconds; a count that fell is that of a new process.
@@ -93,9 +103,9 @@ function refusedNow({ now, refused, clients, present }) {
   const before = state.refusals[0];
   const risen = (name) => Object.keys(state.refusals.at(-1)[name]).filter((key) => state.refusals.at(-1)[name][key] > (before[name][key] ?? 0));
   const reasons = risen("refused");
-  if (!reasons.length && !present?.refused) return "nobody";
+  if (!reasons.length && !(present?.refused >= 0.1)) return "nobody";
   const names = risen("limited").join(", ");
-  return [present ? `${present.refused.toFixed(1)}/s` : "", reasons.join(", "), names ? `(${names})` : ""].join(" ").trim();
+  return [present?.refused >= 0.1 ? `${present.refused.toFixed(1)}/s` : "", reasons.join(", "), names ? `(${names})` : ""].join(" ").trim();
 }
 
 function showLamps(data) {
@@ -157,20 +167,26 @@ function showLists({ servers, totals, queues, feed, refused, clients }) {
   pairs("callers", rows.length ? rows : [["Refused", "nobody"]]);
 }
 
-function showIncidents(incidents, now) {
+function shape(name, from, width) {
+  const rect = document.createElementNS(SVG, "rect");
+  for (const [key, value] of Object.entries({ class: name, x: from, y: 0, width, height: 24 })) rect.setAttribute(key, value);
+  return rect;
+}
+
+// What was before the record began is grey.
+function showIncidents(incidents, now, began) {
   const recent = incidents.filter((incident) => (incident.ended ?? now) > now - HISTORY_S);
   const x = (moment) => Math.max(0, 720 * (1 - (now - moment) / HISTORY_S));
   by("timeline").replaceChildren(...recent.map((incident) => {
-    const rect = document.createElementNS(SVG, "rect");
-    const width = Math.max(2, x(incident.ended ?? now) - x(incident.began));
-    for (const [name, value] of Object.entries({ x: Math.min(x(incident.began), 718), y: 0, width, height: 24 })) rect.setAttribute(name, value);
-    return rect;
+    const width = Math.max(3, x(incident.ended ?? now) - x(incident.began));
+    return shape("past", Math.min(x(incident.began), 717), width);
   }));
+  if (began > now - HISTORY_S) by("timeline").prepend(shape("unknown", 0, x(began)));
   by("timeline").setAttribute("aria-label", recent.length === 1 ? "1 incident, listed below" : `${recent.length || "No"} incidents${recent.length ? ", listed below" : ""}`);
   by("incidents").replaceChildren(...recent.map((incident) => {
     const end = incident.ended === null ? element("span", { class: "now" }, "now") : element("time", {}, clock(incident.ended));
     return element("li", {}, element("span", { class: "when" }, element("time", {}, clock(incident.began)), " to ", end),
-      element("span", {}, incident.text), element("span", { class: "long" }, lasting((incident.ended ?? now) - incident.began)));
+      element("span", {}, incident.text), element("span", { class: "long" }, length(incident, now)));
   }));
   if (!recent.length) by("incidents").replaceChildren(element("li", {}, "None"));
 }
@@ -179,7 +195,7 @@ function showStock({ stock, now }) {
   const old = stock.at !== null && now - stock.at > 10 ? ` As of ${clock(stock.at)}.` : "";
   const unread = stock.at === null ? "Not read yet." : "";
   by("low-note").textContent = unread || (stock.low.length ? `The first ${stock.low.length} by id that are below their reorder point.` : "No product is below its reorder point.") + old;
-  by("movements-note").textContent = unread || (stock.movements.length ? "Of the 200 products that were changed last." : "None yet.") + old;
+  by("movements-note").textContent = unread || (stock.movements.length ? "The newest movements of the 200 products that were changed last." : "None yet.") + old;
   by("low").hidden = !stock.low.length;
   by("movements").hidden = !stock.movements.length;
   by("low").tBodies[0].replaceChildren(...stock.low.map((product) => element("tr", {},
@@ -208,7 +224,7 @@ function show(data) {
   by("clock").textContent = `${clock(data.now)} UTC`;
   showLamps(data);
   showLists(data);
-  showIncidents(data.incidents, data.now);
+  showIncidents(data.incidents, data.now, data.record);
   showStock(data);
   const fresh = data.samples.items.length > 0 || !state.samples.length;
   state.samples = [...state.samples, ...data.samples.items].filter((sample) => sample.at > data.now - KEPT_S);
@@ -216,6 +232,7 @@ function show(data) {
   if (fresh) {
     const span = spanOf(state.samples, data.now);
     by("rates").textContent = span > 60 ? `Last ${span / 60} minutes` : "Last minute";
+    by("period").textContent = data.present_s ? `Figures: the last ${data.present_s} s. Plots: the last ${span} s. Shaded times are incidents.` : "";
     drawPlots(state.samples, data.present, data.incidents, data.now, span);
     if (by("numbers").open) fillTable(by("numbers").querySelector("table"), state.samples);
   }

@@ -15,10 +15,10 @@ export const PLOTS = [
   { name: "reads", title: "Reads", unit: "/s", format: count, top: 10 },
   { name: "hit_ratio", title: "Reads answered by the cache", unit: "%", format: percent, top: 1, fixed: true },
   { name: "writes", title: "Writes", unit: "/s", format: count, top: 5 },
-  { name: "p50_ms", second: "p99_ms", title: "Time to answer: p50 and p99", unit: " ms", format: milliseconds, top: 5 },
+  { name: "p50_ms", second: "p99_ms", title: "Time to answer", names: ["p50 ", "p99 "], logarithmic: true, unit: " ms", format: milliseconds, top: 5 },
   { name: "statements", title: "PostgreSQL statements", unit: "/s", format: count, top: 10 },
   { name: "saved", title: "Reads that PostgreSQL was spared", unit: "/s", format: count, top: 10 },
-  { name: "failed", second: "refused", title: "Failed (5xx) and refused requests", unit: "/s", format: count, top: 5 },
+  { name: "failed", second: "refused", title: "Failed (5xx) and refused requests", names: ["failed ", "refused "], unit: "/s", format: count, top: 5 },
   { name: "settles", title: "Writes that had to wait", unit: "/s", format: count, top: 5 },
 ];
 
@@ -42,15 +42,18 @@ export function spanOf(samples, now) {
   return SPANS_S.find((span) => !samples.length || now - samples[0].at <= span) ?? KEPT_S;
 }
 
+// One slow second does not press the others of a logarithmic plot to the ground.
+const height = (plot, value, top) => Math.min(1, plot.logarithmic ? Math.log1p(2 * value) / Math.log1p(2 * top) : value / top);
+
 // A line breaks where a sample has no value, and where samples are missing.
-function path(samples, name, now, span, top) {
+function path(samples, plot, name, now, span, top) {
   let text = "";
   let before = null;
   for (const sample of samples) {
     const value = sample[name];
     if (value === null) { before = null; continue; }
     const x = (WIDTH * (1 - (now - sample.at) / span)).toFixed(1);
-    const y = (HEIGHT - 1 - (HEIGHT - 4) * Math.min(1, value / top)).toFixed(1);
+    const y = (HEIGHT - 1 - (HEIGHT - 4) * height(plot, value, top)).toFixed(1);
     text += `${before !== null && sample.at - before < 5 ? "L" : "M"}${x} ${y}`;
     before = sample.at;
   }
@@ -68,16 +71,18 @@ export function makePlots(parent) {
   for (const plot of PLOTS) {
     plot.svg = shape("svg", { role: "img", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" });
     plot.value = element("p", { class: "value" });
+    plot.from = element("span");
     plot.scale = element("span");
     parent.append(element("article", { class: "plot" }, element("h3", {}, plot.title), plot.value, plot.svg,
-      element("p", { class: "ends", "aria-hidden": "true" }, plot.scale)));
+      element("p", { class: "ends", "aria-hidden": "true" }, plot.from, plot.scale, element("span", {}, "now"))));
   }
 }
 
 function figure(plot, present) {
-  const unit = () => element("small", {}, plot.unit);
-  const parts = [shown(plot, present?.[plot.name]), unit()];
-  if (plot.second) parts.push(element("span", { class: "second" }, shown(plot, present?.[plot.second]), unit()));
+  const small = (text) => element("small", {}, text);
+  const [first, second] = plot.names ?? ["", ""];
+  const parts = [small(first), shown(plot, present?.[plot.name]), small(plot.unit)];
+  if (plot.second) parts.push(element("span", { class: "second" }, small(second), shown(plot, present?.[plot.second]), small(plot.unit)));
   plot.value.replaceChildren(...parts);
 }
 
@@ -89,12 +94,13 @@ export function drawPlots(samples, present, incidents, now, span) {
     const bands = incidents.filter((incident) => (incident.ended ?? now) > now - span).map((incident) => {
       const from = Math.max(0, WIDTH * (1 - (now - incident.began) / span));
       const to = WIDTH * (1 - (now - (incident.ended ?? now)) / span);
-      return shape("rect", { class: "incident", x: from, y: 0, width: Math.max(1, to - from), height: HEIGHT });
+      return shape("rect", { class: "incident", x: from, y: 0, width: Math.max(3, to - from), height: HEIGHT });
     });
-    const line = path(samples, plot.name, now, span, top);
+    const line = path(samples, plot, plot.name, now, span, top);
     const lines = [shape("path", { class: "line", d: line })];
-    if (plot.second) lines.push(shape("path", { class: "line second", d: path(samples, plot.second, now, span, top) }));
+    if (plot.second) lines.push(shape("path", { class: "line second", d: path(samples, plot, plot.second, now, span, top) }));
     plot.svg.replaceChildren(...bands, ...lines);
+    plot.from.textContent = `−${span} s`;
     plot.scale.textContent = any ? `highest ${plot.format(highest)}${plot.unit}` : "nothing yet";
     plot.svg.setAttribute("aria-label", any
       ? `${plot.title}: between ${plot.format(lowest)} and ${plot.format(highest)}${plot.unit} in the last ${span} seconds`

@@ -1,0 +1,187 @@
+"""A follower of the feed as a process that may be killed at any moment: the mirror of docs/FEED.md, or a copy of the ledger.
+
+After each page it reads the products of its events at once from every instance. A read that shows an older state is written
+down, unless the history has ended meanwhile.
+
+    python -m tests.outages.mirror_program mirror|ledger FILE DATABASE_URL PORT...
+"""
+
+import http.client
+import json
+import random
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from tests.harness.proxy import HOST
+
+PAGE = Path(__file__).parents[2] / "docs" / "FEED.md"
+TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS found (what TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS reads (singleton INTEGER PRIMARY KEY CHECK (singleton = 1), number INTEGER NOT NULL);
+INSERT OR IGNORE INTO reads VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS told (
+    run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER,
+    PRIMARY KEY (run, product, version, line)
+);
+CREATE TABLE IF NOT EXISTS before (run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER);
+"""
+LEDGER = "SELECT product_id, version, line, delta, stock_after FROM stock_movements"
+DELETED = "SELECT 1 FROM stock_movements WHERE product_id = %s AND version >= %s AND reason = 'deletion'"
+_TIMEOUT_S = 5.0
+_HISTORY_S = 1.0
+"""How long an instance may go on to take a cursor of a history that has ended."""
+_AGAIN_S = 0.1
+
+
+class Fleet:
+    """An HTTP client of all instances, as the mirror wants one."""
+
+    def __init__(self, db: sqlite3.Connection, database_url: str, ports: Sequence[int]) -> None:
+        self._db = db
+        self._database_url = database_url
+        self._ports = ports
+        self._client = httpx.Client()
+        self._connections = {port: http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S) for port in ports}
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None, timeout: float = _TIMEOUT_S) -> httpx.Response:
+        """Ask any instance; check what a page of the feed tells before it is given to the caller."""
+        query = None if params is None else {**params, "wait": 1} if "wait" in params else params
+        answer = self._client.get(f"http://{HOST}:{random.choice(self._ports)}{path}", params=query, timeout=timeout)
+        if path == "/changes" and answer.status_code == httpx.codes.OK:
+            document = answer.json()
+            self._check(document["items"], document["next"])
+        return answer
+
+    def _check(self, items: Sequence[Mapping[str, Any]], cursor: str) -> None:
+        # In order, so that the last event about a product has its highest version.
+        told = {event.get("product_id", event.get("id")): event["version"] for event in items}
+        reads = 0
+        found: list[str] = []
+        for product_id, version in told.items():
+            for port in self._ports:
+                if (shown := self._read(port, product_id)) is None:
+                    continue
+                reads += 1
+                if shown < version and not (shown == 0 and self._deleted(product_id, version)) and not self._ended(cursor):
+                    found.append(f"version {version} of {product_id} was told, then {shown} was read")
+        with self._db:
+            self._db.execute("UPDATE reads SET number = number + ?", (reads,))
+            self._db.executemany("INSERT INTO found VALUES (?)", [(what,) for what in found])
+
+    def _deleted(self, product_id: str, version: int) -> bool:
+        """Whether the product was deleted in that version or a later one, as the ledger says."""
+        try:
+            with psycopg.connect(self._database_url, autocommit=True, connect_timeout=5) as connection:
+                row = connection.execute(DELETED, (product_id, version)).fetchone()
+        except psycopg.Error:
+            return True  # PostgreSQL was killed: nothing can be said
+        return row is not None
+
+    def _read(self, port: int, product_id: str) -> int | None:
+        """The version that an instance shows, 0 if it shows no product, and ``None`` if it does not answer."""
+        connection = self._connections[port]
+        try:
+            connection.request("GET", f"/products/{product_id}")
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            return None
+        if answer.status == http.client.OK:
+            return int(json.loads(body)["version"])
+        return 0 if answer.status == http.client.NOT_FOUND else None
+
+    def _ended(self, cursor: str) -> bool:
+        """Whether the history of a cursor has ended. Then versions may go back."""
+        time.sleep(_HISTORY_S)
+        while True:
+            try:
+                answer = self._client.get(f"http://{HOST}:{random.choice(self._ports)}/changes", params={"after": cursor})
+            except httpx.HTTPError:
+                continue
+            if answer.status_code in (httpx.codes.OK, httpx.codes.GONE):
+                return answer.status_code == httpx.codes.GONE
+            time.sleep(_AGAIN_S)
+
+
+def mirror_code() -> str:
+    """The program in the page."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return str(code)
+
+
+def keep_mirror(db: sqlite3.Connection, fleet: Fleet) -> None:
+    """Run the mirror until something fails."""
+    names: dict[str, Any] = {}
+    exec(mirror_code(), names)  # noqa: S102 - the page's program is what is tested
+    names["keep_mirror"](db, fleet)
+
+
+def keep_ledger(db: sqlite3.Connection, fleet: Fleet, database_url: str) -> None:
+    """Copy the ledger as it is, and then every movement that is told, until something fails."""
+    with db:
+        db.execute("CREATE TABLE IF NOT EXISTS place (singleton INTEGER PRIMARY KEY, cursor TEXT, run INTEGER NOT NULL)")
+        db.execute("INSERT OR IGNORE INTO place VALUES (1, NULL, 0)")
+    while True:
+        cursor, run = db.execute("SELECT cursor, run FROM place").fetchone()
+        if cursor is None:
+            cursor = fleet.get("/changes").raise_for_status().json()["next"]
+            with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection:
+                rows = connection.execute(LEDGER).fetchall()
+            with db:
+                db.executemany("INSERT INTO before VALUES (?, ?, ?, ?, ?, ?)", [(run + 1, *row) for row in rows])
+                db.execute("UPDATE place SET cursor = ?, run = ?", (cursor, run + 1))
+            continue
+        answer = fleet.get("/changes", params={"after": cursor, "wait": 30, "limit": 200})
+        with db:
+            if answer.status_code == httpx.codes.GONE:
+                db.execute("UPDATE place SET cursor = NULL")
+                continue
+            document = answer.raise_for_status().json()
+            for what in _faults(db, run, document["items"]):
+                db.execute("INSERT INTO found VALUES (?)", (what,))
+            db.execute("UPDATE place SET cursor = ?", (document["next"],))
+
+
+def _faults(db: sqlite3.Connection, run: int, items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Keep the movements of a page; yield what is wrong with them."""
+    for item in items:
+        if item["type"] != "movement":
+            continue
+        place = (run, item["product_id"])
+        version, line = item["version"], item["line"]
+        last = db.execute("SELECT version, line FROM told WHERE run = ? AND product = ? ORDER BY 1 DESC, 2 DESC LIMIT 1", place)
+        if (before := last.fetchone()) is not None and before >= (version, line):
+            yield f"{item['product_id']} {version}.{line} was told after {before}"
+        row = (*place, version, line, item["delta"], item["stock_after"])
+        db.execute("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def main() -> None:
+    """Follow until killed. Whatever fails is tried again."""
+    kind, file, database_url, *ports = sys.argv[1:]
+    db = sqlite3.connect(file, timeout=30)
+    db.executescript(TABLES)
+    fleet = Fleet(db, database_url, [int(port) for port in ports])
+    while True:
+        try:
+            if kind == "mirror":
+                keep_mirror(db, fleet)
+            else:
+                keep_ledger(db, fleet, database_url)
+        except (httpx.HTTPError, psycopg.Error):
+            time.sleep(_AGAIN_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Mirrors of a fleet in a storm: what is copied by following the feed equals the database, and no read contradicts an event.
+
+Two followers, the mirror of docs/FEED.md and a copy of the ledger, are killed as the services and PostgreSQL are. Meanwhile
+products are written through three instances and by hand, the table is truncated, and a dump is restored.
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.client import NoAnswerError
+from tests.harness.cluster import ROOT, Cluster, start_cluster
+from tests.outages.mirror_program import LEDGER
+from tests.outages.standby import run_program
+
+SEED = 14
+IDS = [f"m{number}" for number in range(12)]
+WRITERS = 4
+LAST_S = 60.0
+"""How long a follower may take until it has told the last product."""
+GETS = int(os.environ.get("MIRROR_GETS", "1_000_000"))
+"""Reads of the long form."""
+PRODUCTS = "SELECT id, version, name, price_cents, stock FROM products WHERE deleted_at IS NULL"
+TOLD = "SELECT product, version, line, delta, stock FROM told WHERE run = (SELECT run FROM place)"
+BEFORE = "SELECT product, version, line, delta, stock FROM before WHERE run = (SELECT run FROM place)"
+
+Strike = Callable[["Storm"], Awaitable[None]]
+
+
+class Follower:
+    """A process that follows, and the file where it keeps what it was told."""
+
+    def __init__(self, kind: str, cluster: Cluster) -> None:
+        self.file = cluster.directory / f"{kind}.sqlite"
+        ports = [str(instance.endpoint.port) for instance in cluster.instances]
+        self._command = [sys.executable, "-m", "tests.outages.mirror_program", kind, str(self.file), cluster.url, *ports]
+        self._log = cluster.directory / f"{kind}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """Send SIGKILL, and wait for the end."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def said(self) -> str:
+        """What it wrote before it ended by itself; empty while it runs."""
+        return self._log.read_text() if self._process is not None and self._process.poll() is not None else ""
+
+    def rows(self, statement: str) -> list[Any]:
+        """What it has kept; nothing before it has made its tables."""
+        with sqlite3.connect(self.file, timeout=30) as db, suppress(sqlite3.OperationalError):
+            return db.execute(statement).fetchall()
+        return []
+
+    async def until(self, statement: str) -> None:
+        """Wait until it has kept such a row."""
+        end = time.monotonic() + LAST_S
+        while not self.rows(statement):
+            assert not self.said, self.said
+            assert not (found := self.rows("SELECT what FROM found LIMIT 3")), found
+            assert time.monotonic() < end, (self.file.name, self.rows("SELECT * FROM place"))
+            await asyncio.sleep(0.1)
+
+    @property
+    def reads(self) -> int:
+        """How many reads it has compared with events."""
+        return sum(number for (number,) in self.rows("SELECT number FROM reads"))
+
+
+class Storm:
+    """A fleet, its followers, those who write, and whatever happens to them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.chance = Random(SEED)
+        self.mirror = Follower("mirror", cluster)
+        self.ledger = Follower("ledger", cluster)
+        self.struck: list[str] = []
+        self._numbers = count()
+
+    @property
+    def followers(self) -> tuple[Follower, Follower]:
+        return self.mirror, self.ledger
+
+    @property
+    def reads(self) -> int:
+        """How many reads were compared with events."""
+        return sum(follower.reads for follower in self.followers)
+
+    async def write(self) -> None:
+        """Write through any instance, for ever. Whatever is refused or lost was not meant to succeed."""
+        while True:
+            number, key = next(self._numbers), self.chance.choice(IDS)
+            path, body = (
+                f"/products/{key}",
+                {"name": f"Mug {number}", "price_cents": number, "stock": 1 + number % 50},
+            )  # so that a deletion is in the ledger
+            method = self.chance.choices(("PUT", "POST", "DELETE"), (3, 12, 1))[0]
+            if method == "POST":
+                path = "/stock/adjustments"
+                lines = [{"product_id": other, "delta": 1} for other in self.chance.sample(IDS, 1 + number % 3)]
+                body = {"lines": lines, "reason": "receipt"}
+            with suppress(NoAnswerError):
+                instance = self.chance.choice(self.cluster.instances)
+                await instance.endpoint.request(method, path, body=json.dumps(body).encode(), timeout_s=5)
+            await asyncio.sleep(0.005)
+
+    async def write_by_hand(self) -> None:
+        """Change rows with SQL, one or many in a transaction, for ever."""
+        while True:
+            with suppress(psycopg.Error):
+                async with await self.cluster.session() as session:
+                    await session.execute("SET lock_timeout = '2s'")
+                    async with session.transaction(force_rollback=self.chance.random() < 0.2):
+                        keys = sorted(self.chance.sample(IDS, 3))
+                        await session.execute(
+                            "UPDATE products SET stock = stock + 2 WHERE id = ANY(%s) AND deleted_at IS NULL", [keys]
+                        )
+                        await session.execute(
+                            "UPDATE products SET price_cents = price_cents + 1 WHERE id = %s AND deleted_at IS NULL", keys[:1]
+                        )
+                        await asyncio.sleep(self.chance.uniform(0, 0.3))
+            await asyncio.sleep(self.chance.uniform(0, 0.3))
+
+    async def add(self, key: str) -> None:
+        """Create a product that nobody else writes."""
+        async with await self.cluster.session() as session:
+            await session.execute("INSERT INTO products (id, name, price_cents, stock) VALUES (%s, 'Last', 1, 1)", [key])
+
+    async def strike(self, strike: Strike) -> None:
+        """Let one thing happen."""
+        self.struck.append(strike.__name__)
+        await strike(self)
+        await asyncio.sleep(self.chance.uniform(0.3, 1.0))
+
+
+async def kill_service(storm: Storm) -> None:
+    """Of three."""
+    instance = storm.chance.choice(storm.cluster.instances)
+    await instance.kill()
+    await instance.restart(storm.cluster.database)
+
+
+async def kill_followers(storm: Storm) -> None:
+    """Both, twice."""
+    for _ in range(2):
+        for follower in storm.followers:
+            follower.kill()
+            follower.start()
+        await asyncio.sleep(storm.chance.uniform(0.5, 1.5))
+
+
+async def kill_postgres(storm: Storm) -> None:
+    """Beside open transactions."""
+    await storm.cluster.postgres.kill()
+    await storm.cluster.postgres.restart()
+
+
+async def truncate(storm: Storm) -> None:
+    """All products go, and some come back at version 1."""
+    async with await storm.cluster.session() as session, session.transaction():
+        await session.execute("TRUNCATE products")
+        await session.execute(
+            "INSERT INTO products (id, name, price_cents, stock) SELECT id, 'Back', 1, 1 FROM unnest(%s::text[]) id", [IDS]
+        )
+
+
+async def restore(storm: Storm) -> None:
+    """A dump of a moment ago comes back."""
+    dump = storm.cluster.directory / "storm.dump"
+    await run_program("pg_dump", "-Fc", "-f", dump, storm.cluster.url)
+    await asyncio.sleep(1)
+    await run_program("pg_restore", "--clean", "--if-exists", "-d", storm.cluster.url, dump)
+
+
+@contextmanager
+def running(*followers: Follower) -> Iterator[None]:
+    """Followers that run until the end."""
+    for follower in followers:
+        follower.start()
+    try:
+        yield
+    finally:
+        for follower in followers:
+            follower.kill()
+
+
+@asynccontextmanager
+async def storming(directory: Path) -> AsyncIterator[Storm]:
+    """A fleet whose followers and writers are at work. Afterwards the writers rest, and everything is compared."""
+    async with start_cluster(directory, instances=3) as cluster:
+        storm = Storm(cluster)
+        await truncate(storm)
+        with running(*storm.followers):
+            writers = [asyncio.create_task(storm.write()) for _ in range(WRITERS)] + [
+                asyncio.create_task(storm.write_by_hand())
+            ]
+            yield storm
+            await storm.add("z-first")
+            await storm.ledger.until(f"{TOLD} AND product = 'z-first' UNION {BEFORE} AND product = 'z-first'")
+            await asyncio.sleep(1)
+            for writer in writers:
+                writer.cancel()
+            await asyncio.gather(*writers, return_exceptions=True)
+            await compare(storm)
+
+
+async def compare(storm: Storm) -> None:
+    """Wait until the followers have been told the last product; then they have what the database has."""
+    async with await storm.cluster.session() as session:
+        await storm.add("z-last")
+        await storm.mirror.until("SELECT 1 FROM mirror WHERE id = 'z-last'")
+        await storm.ledger.until(TOLD + " AND product = 'z-last'")
+        assert [row for follower in storm.followers for row in follower.rows("SELECT what FROM found LIMIT 5")] == []
+        products = {tuple(row) for row in await (await session.execute(PRODUCTS)).fetchall()}
+        bodies = [
+            (key, version, json.loads(body))
+            for key, version, body in storm.mirror.rows("SELECT id, version, body FROM mirror WHERE body IS NOT NULL")
+        ]
+        assert {(key, version, it["name"], it["price_cents"], it["stock"]) for key, version, it in bodies} == products
+        movements = {tuple(row) for row in await (await session.execute(LEDGER)).fetchall()}
+        assert set(storm.ledger.rows(TOLD) + storm.ledger.rows(BEFORE)) == movements
+
+
+STRIKES: tuple[Strike, ...] = (kill_followers, kill_service, kill_postgres, truncate, kill_followers, restore, kill_service)
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.guarantee("R11")
+async def test_mirrors_equal_the_database_after_a_storm(outage_directory: Path) -> None:
+    """Killed with SIGKILL, written by hand, truncated and restored: all products and movements, and no older read."""
+    async with storming(outage_directory) as storm:
+        for strike in STRIKES:
+            await storm.strike(strike)
+    assert storm.reads > 500
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.guarantee("R11")
+async def test_mirrors_equal_the_database_after_many_storms(outage_directory: Path) -> None:
+    """The same until a million reads were compared (``MIRROR_GETS`` names another number)."""
+    async with storming(outage_directory) as storm:
+        while storm.reads < GETS:
+            await storm.strike(storm.chance.choice(STRIKES))
+            await asyncio.sleep(5)
+            print(f"{storm.reads} reads, {len(storm.struck)} strikes")  # noqa: T201 - the figures
