@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "app.cli.doctor",
     "keys": "app.cli.keys",
     "namespace": "app.cli.namespace",
+    "epoch": "app.cli.epoch",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
     "import": "app.cli.import_",

@@ -93,7 +93,6 @@ _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("3D000", DatabaseRefused),  # no such database
     ("42501", DatabaseRefused),  # no privilege
     ("25006", DatabaseReadOnly),  # a standby
-    ("55000", DatabaseUnsuitable),  # recovery in progress: a standby
     ("42P01", DatabaseUnsuitable),  # tables missing: being restored, or never migrated
     ("42883", DatabaseUnsuitable),  # functions missing: the same
     ("42P05", DatabaseUnsuitable),  # a statement that another client prepared in the same session: see _POOLER

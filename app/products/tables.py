@@ -243,6 +243,9 @@ cache_generations = Table(
     Column("version_floor", BigInteger, nullable=False, server_default=text("0")),
     Column("payload_schema", Integer, nullable=False, server_default=text("1")),
     Column("keyed", Boolean, nullable=False, server_default=text("false")),
+    Column("by_timeline", Boolean, nullable=False, server_default=text("true")),
+    Column("by_start", Boolean, nullable=False, server_default=text("false")),
+    CheckConstraint("by_timeline OR by_start", name="history"),
 )
 
 # The versions of keys of tables that have no tombstones of their own.

@@ -6,9 +6,10 @@ import psycopg
 import pytest
 
 from app.cache.entity import Entity
-from app.cache.postgres.cached_table import cache_tables, cached_table
+from app.cache.postgres.cached_table import cache_tables, cached_table, histories
 
 FROZEN = {1: ("63361f8d21a7a89a", "f18150448fae4414")}
+FROZEN_HISTORIES = {2: "fc837b06e7ef51cb"}
 """A migration that has run must not change: a correction is a new release."""
 
 
@@ -17,6 +18,12 @@ def test_text_is_frozen(release: int) -> None:
     """The text of each release is the text that migrations have run."""
     texts = cache_tables(release), cached_table("suppliers", "id", release)
     assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == FROZEN[release]
+
+
+@pytest.mark.parametrize("release", FROZEN_HISTORIES)
+def test_text_of_histories_is_frozen(release: int) -> None:
+    """So is what was added to a release."""
+    assert hashlib.sha256(histories(release).encode()).hexdigest()[:16] == FROZEN_HISTORIES[release]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,9 @@ async def test_database_without_larder(empty_database_url: str) -> None:
         await connection.execute(cached_table("things", "id", release=1).encode())
         cursor = await connection.execute("SELECT larder_epoch('things', 1), larder_finish('things', 2)")
         assert [epoch.count(".") and finished for epoch, finished in await cursor.fetchall()] == [True]
+        before = await (await connection.execute("SELECT larder_epoch('things', 2)")).fetchall()
+        await connection.execute(histories(release=2).encode())
+        assert await (await connection.execute("SELECT larder_epoch('things', 2)")).fetchall() == before
         for statement in ("SELECT * FROM larder_try_epoch('things', 1)", "SELECT * FROM larder_try_epoch('nothing', 1)"):
             [[epoch, objection]] = await (await connection.execute(statement.encode())).fetchall()
             assert epoch is None

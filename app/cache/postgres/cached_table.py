@@ -14,6 +14,14 @@ def cache_tables(release: int) -> str:
     return _text(release, "cache_tables") + "\n" + _text(release, "finish")
 
 
+def histories(release: int) -> str:
+    """Return the statements after which an epoch can have the time when the server was started; from release 2 on.
+
+    They come once, behind ``cache_tables``. Where the role may not read the timeline, the time stands in for it.
+    """
+    return _text(release, "histories")
+
+
 def cached_table(table: str, key: str, release: int) -> str:
     """Return the statements that give a table versions, and the triggers that keep them.
 
