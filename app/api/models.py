@@ -304,7 +304,7 @@ class ProblemDocument(BaseModel):
     reserved: int = Field(default_factory=int, description="409: units of the product that are held")
     reservation_id: str = Field(default_factory=str, description="404 and 409: the reservation")
     reservation_status: str = Field(default_factory=str, description="409: how the last unit of the reservation ended")
-    expires_at: str = Field(default_factory=str, description="409: when the reservation ended")
+    expires_at: Timestamp = Field(default_factory=str, description="409: when the reservation ended")
     lines: list[LineExcess] = Field(default_factory=list, description="409: the lines that hold less than the request names")
     product_ids: list[str] = Field(default_factory=list, description="409: the products whose stock would exceed 2^53-1")
     limit_bytes: int = Field(default_factory=int, description="413: most bytes that a body may have")

@@ -15,7 +15,7 @@ DRILLS: Mapping[str, Drill] = {
     "point-in-time": recovery.run,
     **{
         f"upgrade-{revision}": partial(upgrade.run_from, revision)
-        for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+        for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
     },
     "back": upgrade.run_back,
 }
