@@ -168,11 +168,11 @@ class Shop:
 
     async def _row(self, key: str) -> Product | Gone:
         found = await self.database.execute(
-            "SELECT name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at"
+            "SELECT name, price_cents, stock, reorder_point, version, created_at, updated_at, deleted_at, reserved"
             " FROM products WHERE id = %s",
             (key,),
         )
-        return row_of(key, await found.fetchone() or (None,) * 8)
+        return row_of(key, await found.fetchone() or (None,) * 9)
 
     async def _agree(self, key: str, version: int, payload: bytes | None) -> None:
         raw = await self.slots.get(key)
