@@ -22,22 +22,25 @@ from tests.harness.servers import create_database, drop_database, know_history, 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
 _NO_DISK = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 
-ON_BOTH_LOOPS = {"cache", "contracts", "postgres", "products", "schedules"}
-"""The suites that use real connections within the test's own process."""
+ON_BOTH_LOOPS = {"contracts", "postgres"}
+"""The suites of what speaks to a server itself."""
+AS_IN_PRODUCTION = {"cache", "products", "schedules"}
+"""The other suites that use real connections within the test's own process. They run on uvloop where it is installed."""
 
 _namespace_numbers = count(1)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests run on asyncio's event loop; those of ``ON_BOTH_LOOPS``, but for slow ones, also on uvloop as in production."""
+    """Tests run on asyncio's event loop; those of two sets, but for slow ones, also or only on uvloop."""
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if item.path.parent.name in ON_BOTH_LOOPS and item.get_closest_marker("slow") is None:
-        try:
-            from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
-        except ImportError:
-            return loops
-        loops["uvloop"] = new_event_loop
-    return loops
+    suite = item.path.parent.name
+    if suite not in ON_BOTH_LOOPS | AS_IN_PRODUCTION or item.get_closest_marker("slow") is not None:
+        return loops
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415 - absent on systems that it is not made for
+    except ImportError:
+        return loops
+    return {"uvloop": new_event_loop} if suite in AS_IN_PRODUCTION else loops | {"uvloop": new_event_loop}
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ async def check(url: str) -> None:
 GATES_BY_NAME = ("accept", "committed", "change", "remove", "publish")
 """While a request is inserted; after its COMMIT, before the 202; while the applier decides it, while it removes its row; after
 the applier's COMMIT, before its publish."""
-SHORT = {("committed", "instance"), ("remove", "instance"), ("change", "postgres")}
+SHORT = {("committed", "instance"), ("change", "postgres")}
 
 
 @pytest.mark.guarantee("G2a")

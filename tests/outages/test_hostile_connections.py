@@ -22,7 +22,7 @@ from tests.outages.hostile_clients import SILENT, TRICKLING
 
 _DESCRIPTORS = 1_024
 _READERS = 8
-_QUIET_S, _ATTACK_S = 15.0, 60.0
+_QUIET_S, _ATTACK_S = 10.0, 45.0
 _NOISE_MS = 50.0
 _MEMORY_BYTES = 100 * 2**20
 _SLACK_S = 3.0

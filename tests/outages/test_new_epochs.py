@@ -91,7 +91,9 @@ async def _promote_standby(cluster: Cluster, directory: Path) -> None:
         pytest.param(_truncate, id="truncated"),
         pytest.param(_recreate_database, id="database recreated", marks=pytest.mark.alone),
         pytest.param(_restore, id="pg_restore --clean", marks=pytest.mark.alone),
-        pytest.param(partial(_restore, filler=300_000), id="slow pg_restore --clean", marks=pytest.mark.alone),
+        pytest.param(
+            partial(_restore, filler=300_000), id="slow pg_restore --clean", marks=[pytest.mark.alone, pytest.mark.long]
+        ),
         pytest.param(_promote_standby, id="standby promoted", marks=pytest.mark.alone),
     ],
 )

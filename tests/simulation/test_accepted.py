@@ -51,6 +51,7 @@ SMALL = replace(
 
 @pytest.mark.guarantee("G2a")
 @pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["after", "before"])
 def test_killed_at_every_command(moment: str) -> None:

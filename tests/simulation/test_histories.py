@@ -14,8 +14,8 @@ from tests.simulation.faults import FAULTS, Fate, Nth
 from tests.simulation.nemesis import DEEDS, SUPPLIER_DEEDS
 from tests.simulation.runner import Outcome, Scenario, quiet, simulate
 
-PARTS = [range(start, start + 150) for start in range(1, 601, 150)]
-FURTHER = pytest.param(range(601, 2_001), marks=[pytest.mark.alone, pytest.mark.long])
+PARTS = [range(start, start + 150) for start in range(1, 301, 150)]
+FURTHER = pytest.param(range(301, 2_001), marks=[pytest.mark.alone, pytest.mark.long])
 """What ``make long-outages`` plays beside; ``make simulate`` plays as many as one likes, and CI 1,500."""
 HAPPENS = [
     *DEEDS, *SUPPLIER_DEEDS, "writes over both namespaces",
