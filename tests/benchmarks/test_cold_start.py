@@ -1,6 +1,7 @@
 """The reads of the cold start, and its row."""
 
 import asyncio
+from contextlib import suppress
 
 from benchmarks.contest.contenders import LARDER
 from benchmarks.steady.cold_start import ColdStart
@@ -28,8 +29,10 @@ def test_row_of_a_cold_start() -> None:
 async def test_reader_counts_hits_and_statuses() -> None:
     """Each answer counts once, however it is cut into packets; reads that are due wait for a free connection."""
     paths = iter(range(1_000_000))
+    serving = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
         try:
             while request := await reader.readuntil(b"\r\n\r\n"):
                 number = int(request.split()[1][1:])
@@ -40,8 +43,10 @@ async def test_reader_counts_hits_and_statuses() -> None:
                 writer.write(b"Length: 5\r\n\r\nab")
                 await writer.drain()
                 writer.write(b"cde")
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     server = await asyncio.start_server(serve, HOST, 0)
     port = server.sockets[0].getsockname()[1]
@@ -53,6 +58,8 @@ async def test_reader_counts_hits_and_statuses() -> None:
             found.hits += more.hits
             found.statuses += more.statuses
             found.from_due_s += more.from_due_s
+    async with asyncio.timeout(20):
+        await asyncio.gather(*filter(None, serving))  # or their sockets would outlive the loop
     assert set(found.statuses) == {200, 404}
     assert found.statuses.total() == found.answers
     assert found.hits == found.statuses[200]
