@@ -157,14 +157,14 @@ class Storm:
 
 
 async def kill_service(storm: Storm) -> None:
-    """Of three."""
+    """Kill one of the three instances and start it again."""
     instance = storm.chance.choice(storm.cluster.instances)
     await instance.kill()
     await instance.restart(storm.cluster.database)
 
 
 async def kill_followers(storm: Storm) -> None:
-    """Both, twice."""
+    """Kill both followers and start them again, twice."""
     for _ in range(2):
         for follower in storm.followers:
             follower.kill()
