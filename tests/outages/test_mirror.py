@@ -173,7 +173,7 @@ async def kill_followers(storm: Storm) -> None:
 
 
 async def kill_postgres(storm: Storm) -> None:
-    """Beside open transactions."""
+    """Kill PostgreSQL beside open transactions and start it again."""
     await storm.cluster.postgres.kill()
     await storm.cluster.postgres.restart()
 
