@@ -46,6 +46,7 @@ def redis_options(settings: Settings) -> RedisOptions:
             _read_password(settings.sentinel_password_file, settings.sentinel_password_command),
         ),
         max_age_s=settings.redis_connection_max_age_s,
+        near_bytes=settings.near_bytes,
     )
 
 

@@ -212,6 +212,12 @@ class Settings(BaseModel):
     warm_keys: Count = Field(
         10_000, description="how many filled slots a process remembers; a write to one of them needs no lease"
     )
+    near_bytes: int = Field(
+        0,
+        ge=0,
+        le=17_179_869_184,
+        description="bytes of slots that a process keeps; a read of them asks Redis only whether they may be trusted; 0: none",
+    )
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")

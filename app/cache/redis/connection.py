@@ -7,6 +7,7 @@ its retries and silent reconnects are off.
 
 import asyncio
 import hashlib
+import logging
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -16,12 +17,15 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 
 from ..errors import StoreUnavailable, WrongSentinel
+from .near_slots import NearSlots
 from .places import RedisPlace, address_of
 from .succession import Succession
 from .troubles import Troubles
 
+_log = logging.getLogger(__name__)
 RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
@@ -51,10 +55,12 @@ class RedisConnection:
         """The address that it was opened to."""
         self._lock = asyncio.Lock()
         self.alive = True
+        self.near: NearSlots | None = None
+        """Copies of the slots that were read on it, if it tracks them."""
 
     @classmethod
     async def open(
-        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
+        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str], near_bytes: int = 0
     ) -> "RedisConnection":
         """Find the server, connect, log in, load scripts, and read the server's identity.
 
@@ -76,6 +82,8 @@ class RedisConnection:
                 await raw.read_response()
                 opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
+                if near_bytes:
+                    opened.near = await _track(raw, near_bytes)
         except Exception as error:
             await _close(raw)
             raise StoreUnavailable(f"cannot connect to Redis: {str(error) or type(error).__name__}") from error
@@ -165,6 +173,7 @@ class RedisLink:
         retry_ms: int,
         max_age_s: int = 0,
         scripts: Sequence[str] = (),
+        near_bytes: int = 0,
         chance: random.Random | None = None,
         troubles: Troubles | None = None,
     ) -> None:
@@ -173,6 +182,7 @@ class RedisLink:
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_s = retry_ms / 1000
         self._scripts = scripts
+        self._near_bytes = near_bytes
         self._chance = chance or random.Random()
         self._troubles = troubles or Troubles()
         self._used_s = 0.0
@@ -190,6 +200,11 @@ class RedisLink:
     def up(self) -> bool:
         """Whether a good connection is ready."""
         return self._connection is not None and self._connection.alive
+
+    @property
+    def near(self) -> NearSlots | None:
+        """The copies of the connection that is ready, if it tracks what it reads."""
+        return None if self._connection is None else self._connection.near
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
@@ -308,7 +323,11 @@ class RedisLink:
 
     async def _open(self) -> RedisConnection:
         return await RedisConnection.open(
-            self._place, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s, scripts=self._scripts
+            self._place,
+            connect_timeout_s=self._connect_timeout_s,
+            timeout_s=self._timeout_s,
+            scripts=self._scripts,
+            near_bytes=self._near_bytes,
         )
 
     async def _probe(self, pause_s: float) -> None:
@@ -381,6 +400,20 @@ def _checked(value: str, name: str) -> str:
             " and reads go to the database"
         )
     return value
+
+
+async def _track(raw: AbstractConnection, near_bytes: int) -> NearSlots | None:
+    """Let a connection track what it reads. Return its copies, or ``None`` if the server or the user's rights forbid it."""
+    near = NearSlots(near_bytes)
+    raw._parser.set_invalidation_push_handler(near.invalidate)  # noqa: SLF001 - redis-py has no other way
+    try:
+        for command in (("HELLO", 3), ("CLIENT", "TRACKING", "ON")):
+            await raw.send_command(*command)
+            await raw.read_response()
+    except ResponseError as error:
+        _log.warning("slots are not kept in the process: %s", error)
+        return None
+    return near
 
 
 async def _close(connection: AbstractConnection | None) -> None:

@@ -1,0 +1,87 @@
+"""Copies of slots in this process, which Redis takes back before it answers the next command of the connection that read them.
+
+The connection *tracks* what it reads (``CLIENT TRACKING``, RESP3, default mode). Redis remembers the name of every key that
+such a connection has read. When the key is changed, evicted or removed, in whatever way, Redis writes an invalidation into the
+same stream as the replies. So whatever a reply is behind, the invalidations of everything that Redis did before are in front of
+it. A read whose slots are all here sends the fence and the identity only, and uses the copies *after* that reply: each copy is
+then what the slot held at the moment when Redis read the fence, as if ``MGET`` had read it.
+
+- The copies belong to one connection. With its end they are gone, because nobody tells of changes from then on.
+- The invalidation has to come by the connection that reads. By another one, or in BCAST mode, it may come after the reply.
+- Own writes are tracked as those of others: they go by another connection.
+- A slot whose TTL has ended stays here until Redis removes it. R1 does not depend on the TTL: whoever stores, leases or audits
+  removes it first, and that is told.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import slot
+
+_OVERHEAD_BYTES = 250
+"""Of a copy, beside its bytes: its name and its place in the table."""
+_KEPT = (slot.VALUE, slot.TOMBSTONE)
+
+
+class NearSlots:
+    """The copies of one connection, up to a number of bytes. The oldest are removed first."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._copies: dict[str, bytes] = {}
+        self.invalidations = 0
+        """How many messages about changes have come."""
+
+    def others(self, names: Sequence[str]) -> list[str]:
+        """Return the names of slots of which there is no copy."""
+        copies = self._copies
+        return [name for name in names if name not in copies]
+
+    def join(
+        self, names: Sequence[str], others: Sequence[str], slots: Sequence[bytes | None], since: int
+    ) -> Sequence[bytes | None] | None:
+        """Return all slots of a read: those of ``others``, which came in a reply, and the copies of the rest.
+
+        It is called behind the reply. ``None`` means that a copy was taken back meanwhile, so the slots must be read again.
+        ``since`` is ``invalidations`` as it was when the command was sent.
+        """
+        copies = self._copies
+        if others:
+            # A message that came in between may be about one of these slots. It came behind the reply then, or before it.
+            if self.invalidations == since:
+                self._keep(others, slots)
+            if len(others) == len(names):
+                return slots
+            copies = copies | dict(zip(others, slots, strict=True))  # type: ignore[operator]
+        try:
+            return [copies[name] for name in names]
+        except KeyError:
+            return None
+
+    async def invalidate(self, message: Sequence[Any]) -> None:
+        """Remove what Redis takes back: the names in the message, or everything. The driver calls it before the next reply."""
+        self.invalidations += 1
+        names = message[1]
+        if names is None:
+            self._copies.clear()
+            self._bytes = 0
+            return
+        for name in names:
+            copy = self._copies.pop(name.decode("utf-8", "surrogateescape"), None)
+            if copy is not None:
+                self._bytes -= len(copy) + _OVERHEAD_BYTES
+
+    def _keep(self, names: Sequence[str], slots: Sequence[bytes | None]) -> None:
+        copies = self._copies
+        for name, raw in zip(names, slots, strict=True):
+            if raw is None or raw[:1] not in _KEPT or name in copies:
+                continue
+            size = len(raw) + _OVERHEAD_BYTES
+            if size > self._limit_bytes:
+                continue
+            copies[name] = raw
+            self._bytes += size
+            while self._bytes > self._limit_bytes:
+                oldest = next(iter(copies))
+                self._bytes -= len(copies.pop(oldest)) + _OVERHEAD_BYTES
