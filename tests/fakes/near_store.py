@@ -57,7 +57,7 @@ class NearMemoryStore(MemoryStore):
         connection, self._reads = self._reads, None
         try:
             if connection is None:
-                connection = TrackedConnection(await connect(self._route, self._wire))
+                connection = self._tracked(await connect(self._route, self._wire))
             reads, near = connection, connection.near
             others, since = (list(keys) if anew else near.others(keys)), near.invalidations
             tokens, life_s = self._tokens(lease), self._lifetimes.lease_s
@@ -82,6 +82,9 @@ class NearMemoryStore(MemoryStore):
         self._reads = reads
         slots = near.join(keys, others, reading.slots, since)
         return None if slots is None else replace(reading, slots=slots)
+
+    def _tracked(self, connection: Connection) -> TrackedConnection:
+        return TrackedConnection(connection)
 
     async def _take_back(self, reads: TrackedConnection, messages: Sequence[Message]) -> None:
         for message in messages:

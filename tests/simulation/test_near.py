@@ -1,0 +1,38 @@
+"""Random histories of processes that keep copies of slots, with every guard on and with one off."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.fakes.near_store import NearMemoryStore
+from tests.simulation import mutant_near as near
+from tests.simulation.mutants import CROWDED
+from tests.simulation.parts import SHIPPED
+from tests.simulation.runner import Scenario, simulate
+
+EVICTED = replace(CROWDED, deeds=("evict_slot", "evict_fence", "pause_process"), deed_pause_s=0.1)
+FAULTY = replace(CROWDED, redis_rate=0.05, think_s=0.002)
+MUTANTS = [
+    (near.ToldAtTheEndOfTheLoop, CROWDED),
+    (near.ToldByAnotherConnection, CROWDED),
+    (near.KeepsCopiesOverConnections, FAULTY),
+    (near.NotToldOfOwnWrites, CROWDED),
+    (near.KeepsWhatWasTakenBack, CROWDED),
+]
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.parametrize("scenario", [None, CROWDED, EVICTED, FAULTY], ids=["any", "crowded", "evicted", "faulty"])
+def test_copies_by_chance(scenario: Scenario | None) -> None:
+    """No read of a copy is older than what was acknowledged before it began."""
+    parts = replace(SHIPPED, store=NearMemoryStore)
+    outcomes = [simulate(seed, parts, scenario=scenario) for seed in range(1, 11)]
+    assert [outcome.first() for outcome in outcomes if outcome.bad] == []
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.parametrize(("mutant", "scenario"), MUTANTS, ids=lambda it: getattr(it, "__name__", ""))
+def test_guard_that_is_off(mutant: type[NearMemoryStore], scenario: Scenario) -> None:
+    """Each guard alone prevents a stale read."""
+    parts = replace(SHIPPED, store=mutant)
+    assert any(simulate(seed, parts, scenario=scenario).bad for seed in range(1, 41))
