@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml, worlds.pml, tables.pml and feed.pml through Spin and judge it.
+"""Run every configuration of larder.pml, worlds.pml, tables.pml, feed.pml and near.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -27,6 +27,7 @@ MODEL = Path(__file__).with_name("larder.pml")
 WORLDS = Path(__file__).with_name("worlds.pml")
 TABLES = Path(__file__).with_name("tables.pml")
 FEED = Path(__file__).with_name("feed.pml")
+NEAR = Path(__file__).with_name("near.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -110,6 +111,9 @@ FEED_CONFIGURATIONS = {
     "feed-overlap": "CYCLES=2 AUDITORS=2 ONE_WRITER",
     "feed-ttl": "CYCLES=2 TTL=2 ONE_WRITER",
 }
+
+# Of near.pml.
+NEAR_CONFIGURATIONS = {"near": "CYCLES=1"}
 
 # name: (configuration, what is dropped or asked for)
 MUTANTS = {
@@ -216,6 +220,20 @@ FEED_MUTANTS = {
     "goal-two-windows-at-once": ("feed", "GOAL=3"),
 }
 
+NEAR_MUTANTS = {
+    "near-broadcast": ("near", "M_BROADCAST"),
+    "near-another-connection": ("near", "M_ANOTHER_CONNECTION"),
+    "near-over-a-reconnection": ("near", "M_KEPT_OVER_A_RECONNECTION"),
+    "near-own-writes": ("near", "M_OWN_WRITES_NOT_TRACKED"),
+    "near-taken-back": ("near", "M_KEPT_WHATEVER_CAME"),
+    "near-before-the-reply": ("near", "M_USED_BEFORE_THE_REPLY"),
+    "near-fence": ("near", "M_KEPT_FENCE"),
+    "near-ended-slot": ("near", "M_ENDED_SLOT_NOT_TOLD"),
+    "goal-near-read-anew": ("near", "GOAL=1"),
+    "goal-near-hit-after-writes": ("near", "GOAL=2"),
+    "goal-near-hit-after-ttl": ("near", "GOAL=3"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -245,6 +263,7 @@ def all_cases() -> list[Case]:
         (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS),
         (TABLES, TABLE_CONFIGURATIONS, TABLE_MUTANTS),
         (FEED, FEED_CONFIGURATIONS, FEED_MUTANTS),
+        (NEAR, NEAR_CONFIGURATIONS, NEAR_MUTANTS),
     )
     sound = [
         Case(name, tuple(flags.split()), must_fail=False, model=model)

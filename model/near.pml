@@ -28,7 +28,7 @@
 #define LEASE 9
 #define IS_VALUE(s) ((s) != EMPTY && (s) != LEASE)
 #ifndef CYCLES
-#define CYCLES 2
+#define CYCLES 1
 #endif
 
 mtype = { invalidation, reply, identity };
@@ -44,7 +44,7 @@ bit fence = true;
 bit tracked;              /* Redis remembers that the reader's connection has read the key */
 chan stream = [6] of { mtype, byte, bit };  /* to the reader */
 #if defined(M_BROADCAST) || defined(M_ANOTHER_CONNECTION)
-byte apart;               /* invalidations that are not in the stream yet, or come by another way */
+bit apart;                /* an invalidation is not in the stream yet, or comes by another way */
 #endif
 
 inline changed(own) {
@@ -58,7 +58,7 @@ inline changed(own) {
     :: !tracked -> skip
     :: else -> tracked = false;
 #if defined(M_BROADCAST) || defined(M_ANOTHER_CONNECTION)
-        apart++
+        apart = true
 #else
         stream ! invalidation(0, 0)
 #endif
@@ -142,7 +142,7 @@ proctype Fault() {
     :: atomic { tracked -> changed(false) }  /* Redis's table of names is full */
 #endif
 #ifdef M_BROADCAST
-    :: atomic { apart -> apart--; stream ! invalidation(0, 0) }  /* at the end of an iteration of its loop */
+    :: atomic { apart && nfull(stream) -> apart = false; stream ! invalidation(0, 0) }  /* at the end of an iteration of its loop */
 #endif
     od
 }
@@ -211,7 +211,7 @@ packet:
         printf("R connects anew\n")
        }
 #ifdef M_ANOTHER_CONNECTION
-    :: atomic { apart -> apart--; copy = EMPTY }
+    :: atomic { apart -> apart = false; copy = EMPTY }
 #endif
     fi;
     goto again

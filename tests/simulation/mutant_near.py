@@ -13,12 +13,13 @@ from tests.fakes.store import Connection
 class ToldAtTheEndOfTheLoop(NearMemoryStore):
     """Redis tells of changes at the end of its loop's iteration, behind the reply, as in BCAST mode."""
 
-    _behind: Sequence[Message] = ()
+    _behind: tuple[Sequence[Message], ...] = ((), ())
 
     @override
     async def _take_back(self, reads: TrackedConnection, messages: Sequence[Message]) -> None:
-        behind, self._behind = self._behind, messages
-        await super()._take_back(reads, behind)
+        first, *rest = (*self._behind, messages)
+        self._behind = tuple(rest)
+        await super()._take_back(reads, first)
 
 
 class ToldByAnotherConnection(NearMemoryStore):
