@@ -20,7 +20,7 @@ from typing_extensions import override
 from .. import slot
 from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
 from .connection import RedisCommand, RedisLink
-from .near_slots import NearSlots
+from .near_reads import read_slots
 from .places import Credentials, RedisPlace, place_of
 from .tls import RedisTls
 from .troubles import Troubles
@@ -165,42 +165,23 @@ class RedisStore(Store):
 
     @override
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
-        tokens = _tokens(lease) if lease else {}
-        answered, slots, [fence, *taken] = await self._read(keys, tokens)
-        if slots is None:
-            answered, slots, [fence] = await self._read(keys, {}, anew=True)
-        if fence != self._fence[0]:
-            self._fence = (fence, *_parts_of_fence(fence))
+        prefix = self._names.prefix
+        slots: RedisCommand = ("MGET", self._names.fence, *[prefix + key for key in keys])
+        leases: dict[str, str] | None = None
+        if lease:
+            tokens = _tokens(lease)
+            answered, [found, taken] = await self._reads.call_naming_server(
+                lambda server: (slots, self._lease("lease_if_possible", tokens, server))
+            )
+            leases = _taken(tokens, taken)
+        else:
+            answered, found = await read_slots(self._reads, slots)
+        if found[0] != self._fence[0]:
+            self._fence = (found[0], *_parts_of_fence(found[0]))
         _, server, epoch, incarnation = self._fence
         if server != answered:
             epoch = incarnation = ""
-        return Reading(epoch, slots or (), incarnation, _taken(tokens, taken[0]) if lease else None)
-
-    async def _read(
-        self, keys: Sequence[str], tokens: dict[str, str], *, anew: bool = False
-    ) -> tuple[str, Sequence[bytes | None] | None, list[Any]]:
-        """Return the server, the slots, and the fence with the reply to the leases.
-
-        Slots of which there are copies are not read, unless ``anew``. Without slots, a copy was taken back meanwhile.
-        """
-        prefix = self._names.prefix
-        names = others = [prefix + key for key in keys]
-        near: NearSlots | None = None
-        since = 0
-
-        def commands(server: str) -> Sequence[RedisCommand]:
-            nonlocal near, others, since
-            near = self._reads.near
-            if near is not None:
-                since = near.invalidations
-                if not tokens and not anew:
-                    others = near.others(names)
-            slots: RedisCommand = ("MGET", self._names.fence, *others)
-            return (slots, self._lease("lease_if_possible", tokens, server)) if tokens else (slots,)
-
-        answered, [found, *taken] = await self._reads.call_naming_server(commands)
-        slots = found[1:] if near is None else near.join(names, others, found[1:], since)
-        return answered, slots, [found[0], *taken]
+        return Reading(epoch, found[1:], incarnation, leases)
 
     @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
