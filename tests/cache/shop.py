@@ -117,7 +117,7 @@ class Shop:
         return error
 
     async def reserved(self, command: ReservationCommand, *keys: str) -> Reservation | Refused:
-        """Carry out a command on a reservation, or be refused: either changes these products, and readers from now on see it."""
+        """Carry out a command on a reservation, or be refused. Either changes these products, which readers from now on see."""
         settled, called = self.at.stats.settles, time.perf_counter()
         answer: Reservation | Refused
         try:

@@ -178,7 +178,7 @@ async def test_requests_at_once_of_which_one_fails(shop: Shop, *, deleting: bool
 
 @pytest.mark.guarantee("R4")
 async def test_holds_of_two_products(shop: Shop) -> None:
-    """A hold, a sale of a part of it, and a refusal because it has ended: each changes both products, or one, for all readers."""
+    """A hold, a sale of a part of it, and a refusal because it has ended: each is seen by whoever reads after the answer."""
     await shop.wrote(Upsert([product("mug", stock=5), product("jug", stock=5)]))
     made = await shop.reserved(Reserve([Wanted("mug", 2), Wanted("jug", 1)], 60), "mug", "jug")
     assert isinstance(made, Reservation)

@@ -133,7 +133,7 @@ async def test_more_ended_lines_than_one_request_may_close() -> None:
 
 
 async def test_both_refusals_of_one_transaction_wait(on_postgres: OnPostgres) -> None:
-    """Two requests name a hold that is over: the first one closes it, and neither is answered before every reader can see that."""
+    """Two requests name a hold that is over. The first one closes it, and both answers wait until every reader can see that."""
     await on_postgres.stock()
     made = await reserve(on_postgres, 1, a=1)
     await on_postgres.at(BEGIN + timedelta(seconds=9))
