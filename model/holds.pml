@@ -19,7 +19,7 @@
  * Abstractions
  *   - Two products, A and B.  Holds: 0 has a unit of A and a unit of B, 1 has two units of A, the others a unit each.
  *   - Locked rows and their lines do not change, so deciding, writing and COMMIT are one step.  A transaction may end before it.
- *   - The clock moves by steps, and back once.  Of what a row knows of former moments there is only `reserved_swept`.
+ *   - The clock moves by steps, and once back to the beginning.  Of what a row knows of former moments there is only `reserved_swept`.
  *   - One request each.  Requests of one batch are those of one transaction after another without a step between them.
  */
 #ifndef NAMED
