@@ -209,12 +209,14 @@ inline refuse() {
 }
 #define FREE (stock[p] - (knows -> reserved[p] : 0))
 inline take() {
+#ifdef FINISH
+    if :: !knows -> reserved[p] = 0 :: else fi;  /* it writes what it has read: nothing is held */
+#endif
     if
     :: wants == sale -> stock[p]--
     :: else -> line[LINE(made, p)] = open; ends[made] = moment + 1; reserved[p]++
     fi;
 #ifdef FINISH
-    if :: !knows -> reserved[p] = 0 :: else fi;  /* it writes what it has read: nothing is held */
     if :: wants == hold && stock[p] == 1 -> REACHED(3) :: else fi;
 #endif
     printf("S%d has a unit of %d: %e, now %d, held %d\n", t, p, wants, stock[p], reserved[p])
