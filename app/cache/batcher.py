@@ -32,6 +32,8 @@ class Batcher(Generic[Item, Result]):
         yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers
             send their next requests in these iterations, and so share one batch instead of two.
         joined: makes the context in which a batch is sent, from the units of its items that have one.
+        left: is told of an item whose caller left before its batch was sent.
+        unclaimed: gets the result of an item whose caller left while its batch was under way.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Batcher(Generic[Item, Result]):
         queue_limit: int,
         yields: int = 0,
         joined: Joined | None = None,
+        left: Callable[[Item], None] | None = None,
+        unclaimed: Callable[[Result], None] | None = None,
     ) -> None:
         self._send = send
         self._weight = weight
@@ -52,6 +56,8 @@ class Batcher(Generic[Item, Result]):
         self._queue_limit = queue_limit
         self._yields = yields
         self._joined = joined
+        self._left = left
+        self._unclaimed = unclaimed
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
@@ -104,6 +110,8 @@ class Batcher(Generic[Item, Result]):
             item, future, _ = self._waiting[0]
             if future.done():  # cancelled while it waited
                 self._waiting.popleft()
+                if self._left is not None:
+                    self._left(item)
                 continue
             if self._group_key is None:
                 weight += self._weight(item) if self._weight else 1
@@ -134,10 +142,14 @@ class Batcher(Generic[Item, Result]):
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
         for (_, future, _), result in zip(batch, results, strict=True):
-            if future.done():  # cancelled meanwhile
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-                future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
-            else:
-                future.set_result(result)
+            self._answer(future, result)
+
+    def _answer(self, future: "asyncio.Future[Result]", result: Result | Exception) -> None:
+        if future.done():  # cancelled meanwhile
+            if self._unclaimed is not None and not isinstance(result, Exception):
+                self._unclaimed(result)
+        elif isinstance(result, Exception):
+            future.set_exception(result)
+            future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
+        else:
+            future.set_result(result)

@@ -83,12 +83,19 @@ class Loads:
             max_weight=config.batch_keys,
             queue_limit=config.queue_limit,
             joined=partial(tracer.joined, "cache.load"),
+            left=lambda load: self._give_back((load,)),
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
         unit = self._tracer.unit()
-        futures = [self._batches.submit(load, unit) for load in loads]
+        futures: list[asyncio.Future[Row]] = []
+        try:
+            for load in loads:
+                futures.append(self._batches.submit(load, unit))  # noqa: PERF401 - the loads after the refused one are needed
+        except Overloaded:
+            self._give_back(loads[len(futures) :])
+            raise
         rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return [await row.filled() for row in rows]
 
@@ -101,6 +108,10 @@ class Loads:
             with suppress(Overloaded):
                 self._batches.submit(Load(key, vacant=True))
                 self._stats.refills += 1
+
+    def _give_back(self, loads: Iterable[Load]) -> None:
+        """Release the leases of loads that will not run."""
+        self._trips.release({load.key: load.token for load in loads if load.token})
 
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""

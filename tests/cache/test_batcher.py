@@ -171,6 +171,28 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
     assert await stayer == 4
 
 
+async def test_callers_who_leave_are_told_of(carrier: Carrier) -> None:
+    """Whoever owns the batcher learns which items were not sent and which results nobody takes, errors apart."""
+    left: list[int] = []
+    unclaimed: list[int] = []
+    batcher: Batcher[int, int] = Batcher(
+        carrier.send, max_weight=100, queue_limit=100, left=left.append, unclaimed=unclaimed.append
+    )
+    gate = carrier.hold()
+    under_way = batcher.submit(1)
+    await gate.arrival()
+    waiting, unlucky, stayer = (batcher.submit(number) for number in (2, 13, 3))
+    second = carrier.hold()
+    under_way.cancel()
+    waiting.cancel()
+    gate.open()
+    await second.arrival()
+    unlucky.cancel()
+    second.open()
+    assert await stayer == 6
+    assert (carrier.batches, left, unclaimed) == ([[1], [13, 3]], [2], [2])
+
+
 @pytest.mark.guarantee("G6")
 async def test_queue_limit(carrier: Carrier) -> None:
     """G6: beyond the limit a request is refused at once; those that wait already are sent."""
