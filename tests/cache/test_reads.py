@@ -96,6 +96,25 @@ async def test_fills_overlap_the_next_load(mug: Process) -> None:
     assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
 
 
+@pytest.mark.guarantee("G5")
+async def test_load_waits_for_the_fill_of_its_key(mug: Process) -> None:
+    """Whoever reads a slot while it is filled shares one further load with all others, and nobody else waits for the fill."""
+    fill = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.cache.read("cup"))
+    await fill.arrival()
+    rest = [asyncio.create_task(mug.cache.read("cup")) for _ in range(3)]
+    load = mug.source.calls.hold("load")
+    rest.append(asyncio.create_task(mug.cache.read("saucer")))
+    await load.arrival()
+    load.open()
+    rest.append(asyncio.create_task(mug.cache.read("cup")))
+    await _reads_answered(mug, 5)
+    assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 1
+    fill.open()
+    await asyncio.gather(first, *rest)
+    assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 2
+
+
 async def cold_reads(process: Process, number: int = 20) -> None:
     """Read keys whose slots are empty, so that the next reads expect empty slots, too."""
     for cold in range(number):
