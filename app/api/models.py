@@ -15,7 +15,6 @@ from app.products.product import (
     Patch,
     is_product_id,
     name_fault,
-    new_product_id,
 )
 
 MAX_BATCH = 1_000
@@ -138,9 +137,9 @@ class NewProduct(RequestModel):
     stock: Quantity = Field(default_factory=int, description="0 if left out")
     reorder_point: Quantity = Field(default_factory=int, description="0 if left out")
 
-    def draft(self) -> Draft:
-        """Return the product to create, with an id made for it if it has none."""
-        return Draft(self.id or new_product_id(), self.name, self.price_cents, self.stock, self.reorder_point)
+    def draft(self, product_id: str) -> Draft:
+        """Return the product to create."""
+        return Draft(product_id, self.name, self.price_cents, self.stock, self.reorder_point)
 
 
 class WholeProduct(RequestModel):

@@ -2,7 +2,7 @@
 
 The first of these faults is answered: the body is too large (413), not declared as JSON (415), or not JSON (400); a
 precondition or the idempotency key is malformed (400); the id in the path is not legal, there is a query, or the body breaks a
-rule (422).
+rule (422); products of the body belong to another pair (421, 422).
 Refusals by the service come after all of these.
 
 The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
@@ -22,7 +22,7 @@ from app.access.key_ring import Caller
 from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
-from app.api.context import caller_of, larder_of, products_of
+from app.api.context import caller_of, check_pair, larder_of, products_of
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
@@ -33,7 +33,7 @@ from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Precondition
 from app.products.reservation import Reservation
-from app.products.reservation_commands import ReservationCommand
+from app.products.reservation_commands import ReservationCommand, named_in
 
 _STORED_REFUSALS = frozenset({404, 409, 412})
 """Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
@@ -72,6 +72,7 @@ class IncomingWrite(Generic[Body]):
     async def _answer(
         self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
     ) -> Response:
+        check_pair(self.request, (*command.keys, *named_in(command)))
         request_id = self.request.scope["state"]["request_id"]
         sender = caller_of(self.request)
         caller = sender.name

@@ -1,0 +1,104 @@
+"""``larder buckets``, and the check of ``larder serve`` that the database holds what the settings say."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import psycopg
+import pytest
+
+from app.buckets import moved_to
+from app.cli import parse
+from app.cli.buckets import check_buckets
+from app.cli.errors import CommandFailed
+from app.settings import Settings
+from tests.cli.larder_process import Larder
+from tests.harness.servers import execute
+
+Buckets = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def buckets(own_servers: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Buckets:
+    """The command in this process; what it prints."""
+    for name, value in own_servers.items():
+        monkeypatch.setenv(name, value)
+
+    async def run(*arguments: str) -> str:
+        command, parsed = parse(["buckets", *arguments])
+        assert await command.run(parsed) == 0
+        return capsys.readouterr().out.strip()
+
+    return run
+
+
+async def test_a_database_holds_all_until_it_is_given_a_part(buckets: Buckets) -> None:
+    """The part is shown as it is written everywhere, and can be given anew."""
+    assert await buckets("show") == "The database holds all products."
+    assert await buckets("set", "5,0-3, 4") == "The database holds the buckets 0-5."
+    assert await buckets("set", "0-1023") == "The database holds the buckets 0-1023."
+    assert await buckets("show") == "The database holds the buckets 0-1023."
+
+
+@pytest.mark.parametrize("ranges", ["", "x", "1024", "5-4"])
+async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None:
+    """A sentence says what RANGES are."""
+    with pytest.raises(CommandFailed, match="^RANGES "):
+        await buckets("set", ranges)
+    assert await buckets("show") == "The database holds all products."
+
+
+async def test_products_are_not_left_behind(buckets: Buckets, database_url: str) -> None:
+    """A part that leaves out a product or an open reservation is refused; a tombstone is nobody's."""
+    product, gone, cart = moved_to(7, "mug-0000"), moved_to(8, "cup-0000"), moved_to(9, "0" * 32)
+    await execute(
+        database_url, f"INSERT INTO products (id, name, price_cents) VALUES ('{product}', 'a', 1), ('{gone}', 'b', 1)"
+    )
+    await execute(database_url, f"DELETE FROM products WHERE id = '{gone}'")
+    with pytest.raises(CommandFailed, match=f"1 products are in other buckets; the first is {product}, in bucket 7"):
+        await buckets("set", "0-6")
+    await execute(
+        database_url,
+        "INSERT INTO reservations (id, expires_at, created_at, updated_at)"
+        f" VALUES ('{cart}', now() + interval '1 hour', now(), now())",
+    )
+    with pytest.raises(CommandFailed, match=f"1 open reservations are in other buckets; the first is {cart}, in bucket 9"):
+        await buckets("set", "0-7")
+    assert await buckets("set", "7,9") == "The database holds the buckets 7,9."
+
+
+async def test_a_database_in_use_is_left_as_it_is(buckets: Buckets, database_url: str, namespace: str) -> None:
+    """An instance that runs would go on with the buckets of before; its connections show it, and so do its audits."""
+    async with await psycopg.AsyncConnection.connect(database_url, application_name="larder"):
+        with pytest.raises(CommandFailed, match="1 connections of Larder are open.* Stop every instance"):
+            await buckets("set", "0-511")
+    await execute(
+        database_url,
+        "INSERT INTO cache_audits (namespace, epoch, fenced_until)"
+        f" VALUES ('{namespace}', 'x', clock_timestamp() + interval '1 minute')",
+    )
+    with pytest.raises(CommandFailed, match="an audit ran a moment ago"):
+        await buckets("set", "0-511")
+    assert await buckets("show") == "The database holds all products."
+
+
+async def test_settings_and_database_have_to_agree(buckets: Buckets, own_servers: Mapping[str, str], larder: Larder) -> None:
+    """An instance does not start with another part than its database holds, whichever of the two was forgotten."""
+
+    def settings(**more: str) -> Settings:
+        return Settings.from_env({**own_servers, **more})
+
+    await check_buckets(settings())
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is 0-511, and the database holds all products"):
+        await check_buckets(settings(LARDER_BUCKETS="0-511"))
+    await buckets("set", "0-511")
+    await check_buckets(settings(LARDER_BUCKETS="0-255,256-511"))
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is not set, and the database holds 0-511"):
+        await check_buckets(settings())
+    said = await larder.failure("serve", **own_servers, LARDER_BUCKETS="512-1023")
+    assert said.startswith("LARDER_BUCKETS is 512-1023, and the database holds 0-511.")
+
+
+async def test_a_database_of_an_earlier_release_holds_all(buckets: Buckets, own_servers: Mapping[str, str]) -> None:
+    """Before the migration nobody can have given it a part."""
+    await execute(own_servers["LARDER_DATABASE_URL"], "DROP TABLE pair_buckets")
+    assert await buckets("show") == "The database holds all products."
+    await check_buckets(Settings.from_env(own_servers))
