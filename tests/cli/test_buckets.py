@@ -1,6 +1,7 @@
 """``larder buckets``, and the check of ``larder serve`` that the database holds what the settings say."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -14,6 +15,13 @@ from tests.cli.larder_process import Larder
 from tests.harness.servers import execute
 
 Buckets = Callable[..., Awaitable[str]]
+_OPEN = "INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUES (%s, now() + interval '1 h', now(), now())"
+_TRUSTED = "INSERT INTO cache_audits (namespace, epoch, fenced_until) VALUES (%s, 'x', now() + interval '1 h')"
+
+
+async def _execute(url: str, statement: LiteralString, *values: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement, values)
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ async def test_a_database_holds_all_until_it_is_given_a_part(buckets: Buckets) -
 @pytest.mark.parametrize("ranges", ["", "x", "1024", "5-4"])
 async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None:
     """A sentence says what RANGES are."""
-    with pytest.raises(CommandFailed, match="^RANGES "):
+    with pytest.raises(CommandFailed, match=r"^RANGES "):
         await buckets("set", ranges)
     assert await buckets("show") == "The database holds all products."
 
@@ -49,17 +57,12 @@ async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None
 async def test_products_are_not_left_behind(buckets: Buckets, database_url: str) -> None:
     """A part that leaves out a product or an open reservation is refused; a tombstone is nobody's."""
     product, gone, cart = moved_to(7, "mug-0000"), moved_to(8, "cup-0000"), moved_to(9, "0" * 32)
-    await execute(
-        database_url, f"INSERT INTO products (id, name, price_cents) VALUES ('{product}', 'a', 1), ('{gone}', 'b', 1)"
-    )
-    await execute(database_url, f"DELETE FROM products WHERE id = '{gone}'")
+    for name in (product, gone):
+        await _execute(database_url, "INSERT INTO products (id, name, price_cents) VALUES (%s, 'x', 1)", name)
+    await _execute(database_url, "DELETE FROM products WHERE id = %s", gone)
     with pytest.raises(CommandFailed, match=f"1 products are in other buckets; the first is {product}, in bucket 7"):
         await buckets("set", "0-6")
-    await execute(
-        database_url,
-        "INSERT INTO reservations (id, expires_at, created_at, updated_at)"
-        f" VALUES ('{cart}', now() + interval '1 hour', now(), now())",
-    )
+    await _execute(database_url, _OPEN, cart)
     with pytest.raises(CommandFailed, match=f"1 open reservations are in other buckets; the first is {cart}, in bucket 9"):
         await buckets("set", "0-7")
     assert await buckets("set", "7,9") == "The database holds the buckets 7,9."
@@ -68,13 +71,9 @@ async def test_products_are_not_left_behind(buckets: Buckets, database_url: str)
 async def test_a_database_in_use_is_left_as_it_is(buckets: Buckets, database_url: str, namespace: str) -> None:
     """An instance that runs would go on with the buckets of before; its connections show it, and so do its audits."""
     async with await psycopg.AsyncConnection.connect(database_url, application_name="larder"):
-        with pytest.raises(CommandFailed, match="1 connections of Larder are open.* Stop every instance"):
+        with pytest.raises(CommandFailed, match=r"1 connections of Larder are open.* Stop every instance"):
             await buckets("set", "0-511")
-    await execute(
-        database_url,
-        "INSERT INTO cache_audits (namespace, epoch, fenced_until)"
-        f" VALUES ('{namespace}', 'x', clock_timestamp() + interval '1 minute')",
-    )
+    await _execute(database_url, _TRUSTED, namespace)
     with pytest.raises(CommandFailed, match="an audit ran a moment ago"):
         await buckets("set", "0-511")
     assert await buckets("show") == "The database holds all products."
