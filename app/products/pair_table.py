@@ -8,7 +8,9 @@ from app.postgres.database import Database, Session
 
 _IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
 _READ: LiteralString = "SELECT held FROM pair_buckets"
-_WRITE: LiteralString = "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (one) DO UPDATE SET held = excluded.held"
+_WRITE: LiteralString = (
+    "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
+)
 
 _IN_USE: LiteralString = """
 SELECT (SELECT count(*) FROM pg_stat_activity
