@@ -46,18 +46,18 @@ class NearSlots:
         It is called behind the reply. ``None`` means that a copy was taken back meanwhile, so the slots must be read again.
         ``since`` is ``invalidations`` as it was when the command was sent.
         """
-        copies = self._copies
-        if others:
-            # A message that came in between may be about one of these slots. It came behind the reply then, or before it.
-            if self.invalidations == since:
-                self._keep(others, slots)
-            if len(others) == len(names):
-                return slots
-            copies = copies | dict(zip(others, slots, strict=True))  # type: ignore[operator]
-        try:
-            return [copies[name] for name in names]
-        except KeyError:
-            return None
+        if len(others) == len(names):
+            joined = slots
+        else:
+            copies, fresh = self._copies, dict(zip(others, slots, strict=True))
+            try:
+                joined = [fresh[name] if name in fresh else copies[name] for name in names]
+            except KeyError:
+                return None
+        # Any message that came since may be about one of these slots, and older than the reply or newer.
+        if others and self.invalidations == since:
+            self._keep(others, slots)
+        return joined
 
     async def invalidate(self, message: Sequence[Any]) -> None:
         """Remove what Redis takes back: the names in the message, or everything. The driver calls it before the next reply."""
