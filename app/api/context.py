@@ -100,6 +100,7 @@ class Larder:
             keys_readable=self.admission.ring is None or self.admission.ring.readable,
             feed=self.feed.state,
             held=HeldUnits() if self.tidier is None else self.tidier.held,
+            near_slots=self.store.near_slots,
         )
 
     def total(self) -> WorkerMetrics:

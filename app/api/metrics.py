@@ -121,6 +121,8 @@ class WorkerMetrics:
     """When the counters were read, on the machine's monotonic clock, which its processes share."""
     feed: FeedState = field(default_factory=FeedState)
     held: HeldUnits = field(default_factory=HeldUnits)
+    near_slots: int = 0
+    """Slots that reads found in their process."""
 
     @property
     def cache(self) -> Stats:
@@ -146,6 +148,7 @@ class WorkerMetrics:
             max(self.taken_at, other.taken_at),
             self.feed + other.feed,
             self.held + other.held,
+            self.near_slots + other.near_slots,
         )
 
 
@@ -247,6 +250,8 @@ def _reads(of: _OfCaches, tally: WorkerMetrics) -> Iterator[Metric]:
     shared = "; all namespaces share them"
     text = f"Connections to Redis given up{shared}."
     yield of.count("larder_cache_store_failures", text, lambda _: tally.store_failures)
+    text = f"Slots that Redis did not send, because the process had copies{shared}."
+    yield of.count("larder_cache_near_slots", text, lambda _: tally.near_slots)
     text = f"1 while Redis answers every worker, 0 while a worker does not use its connections{shared}."
     yield of.gauge("larder_cache_store_up", text, lambda _: int(tally.store_up))
     yield of.calls("larder_cache_call_seconds", "Duration of the cache's round trips.")

@@ -390,4 +390,5 @@ def _redis_options(url: str, limits: Limits) -> RedisOptions:
         timeout_ms=limits.redis_timeout_ms,
         connect_timeout_ms=limits.redis_connect_timeout_ms,
         retry_ms=limits.redis_retry_ms,
+        near_bytes=limits.near_bytes,
     )

@@ -9,15 +9,24 @@ from tests.harness.cluster import Cluster, Instance, larder
 TABLE = 'CREATE TABLE suppliers (id text COLLATE "C" PRIMARY KEY, name text NOT NULL, terms integer NOT NULL)'
 
 
+NEAR_BYTES = "20000"
+"""A third of the slots that are read fit into it, so that copies also make room for others."""
+
+
 class WithSuppliers:
-    """A ``Program``: it draws from ``policies``, separated by commas; from all if there are none. ``prepare`` comes first."""
+    """A ``Program``: it draws from ``policies``, separated by commas; from all if there are none. ``prepare`` comes first.
+
+    The first instance keeps copies of slots, the second one only some, the third one none.
+    """
 
     def __init__(self, policies: str = "") -> None:
         self._policies = policies
 
     def __call__(self, instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
         _, settings = larder(instance, database)
-        return (sys.executable, "-m", "tests.outages.suppliers_serve"), {**settings, "LARDER_TEST_POLICIES": self._policies}
+        near_bytes = ("1000000", NEAR_BYTES, "0")[instance.number % 3]
+        own = {"LARDER_TEST_POLICIES": self._policies, "LARDER_NEAR_BYTES": near_bytes}
+        return (sys.executable, "-m", "tests.outages.suppliers_serve"), {**settings, **own}
 
 
 async def create_suppliers(cluster: Cluster) -> None:

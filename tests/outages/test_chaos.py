@@ -9,6 +9,7 @@ from tests.outages.summary import table
 
 SEED = 20_101_201
 SECONDS = 40.0
+NEAR = 'larder_cache_near_slots_total{namespace="products"}'
 
 
 @pytest.mark.guarantee("G1", "G2", "G3", "G4")
@@ -21,4 +22,5 @@ async def test_faults_by_chance_never_show_the_past(outage_directory: Path) -> N
     assert outcome.counts["reads checked"] >= 3_000, table(outcome)
     assert outcome.counts["unflagged hits"] >= outcome.counts["reads checked"] * 0.3, table(outcome)
     assert outcome.counts["reads on keys whose publish failed in the last 5 s"] > 0, table(outcome)
+    assert outcome.metrics[NEAR] >= 500, table(outcome)
     assert outcome.counts["live: of these while something was broken elsewhere"] > 0, table(outcome)

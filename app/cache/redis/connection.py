@@ -7,7 +7,6 @@ its retries and silent reconnects are off.
 
 import asyncio
 import hashlib
-import logging
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -17,15 +16,14 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 from ..errors import StoreUnavailable, WrongSentinel
 from .near_slots import NearSlots
 from .places import RedisPlace, address_of
 from .succession import Succession
+from .tracking import track
 from .troubles import Troubles
 
-_log = logging.getLogger(__name__)
 RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
@@ -83,7 +81,7 @@ class RedisConnection:
                 opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
                 if near_bytes:
-                    opened.near = await _track(raw, near_bytes)
+                    opened.near = await track(raw, info, near_bytes)
         except Exception as error:
             await _close(raw)
             raise StoreUnavailable(f"cannot connect to Redis: {str(error) or type(error).__name__}") from error
@@ -195,6 +193,8 @@ class RedisLink:
         self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
         self._sender: asyncio.Task[None] | None = None
         self.failures = 0
+        self.near_slots = 0
+        """Number of slots that were read from copies."""
 
     @property
     def up(self) -> bool:
@@ -400,20 +400,6 @@ def _checked(value: str, name: str) -> str:
             " and reads go to the database"
         )
     return value
-
-
-async def _track(raw: AbstractConnection, near_bytes: int) -> NearSlots | None:
-    """Let a connection track what it reads. Return its copies, or ``None`` if the server or the user's rights forbid it."""
-    near = NearSlots(near_bytes)
-    raw._parser.set_invalidation_push_handler(near.invalidate)  # noqa: SLF001 - redis-py has no other way
-    try:
-        for command in (("HELLO", 3), ("CLIENT", "TRACKING", "ON")):
-            await raw.send_command(*command)
-            await raw.read_response()
-    except ResponseError as error:
-        _log.warning("slots are not kept in the process: %s", error)
-        return None
-    return near
 
 
 async def _close(connection: AbstractConnection | None) -> None:

@@ -44,7 +44,10 @@ class _Read:
         if self._near is None:
             return answered, [fence, *slots]
         joined = self._near.join(self._names, self._others, slots, self._since)
-        return None if joined is None else (answered, [fence, *joined])
+        if joined is None:
+            return None
+        self._link.near_slots += len(self._names) - len(self._others)
+        return answered, [fence, *joined]
 
     def _commands(self, _: str) -> Sequence[RedisCommand]:
         self._near, self._others = self._link.near, self._names

@@ -135,6 +135,11 @@ class RedisLinks:
         """Number of connections that failed since the start."""
         return sum(link.failures for link in self.all)
 
+    @property
+    def near_slots(self) -> int:
+        """Number of slots that reads found in this process since the start."""
+        return self.reads.near_slots
+
     async def start(self) -> None:
         """Connect; if that fails, keep trying in the background."""
         for link in self.all:
