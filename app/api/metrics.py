@@ -175,6 +175,10 @@ class StoreHealth(Protocol):
     def failures(self) -> int:
         """Number of times that the connection failed since the start."""
 
+    @property
+    def near_slots(self) -> int:
+        """Number of slots that reads found in their process since the start."""
+
 
 Rows = Iterable[tuple[str, float]]
 """Values by the value of a label."""

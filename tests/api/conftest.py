@@ -120,6 +120,7 @@ class Connected:
 
     up: bool = True
     failures: int = 0
+    near_slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import redis.asyncio
 
+from app.cache.redis.near_slots import NearSlots, track
 from app.cache.redis.store import Names, RedisLinks, RedisStore
 from tests.limits import lifetimes, redis_options
 
@@ -23,18 +24,22 @@ class Bench:
         self.prefix = Names(namespace).prefix
         self.client = client
 
+    @property
+    def near(self) -> NearSlots:
+        """The copies of the connection in use."""
+        near = self.links.reads.connection().near
+        assert near is not None
+        return near
+
     async def read(self) -> list[bytes | None]:
         """What a read of all keys finds."""
         return list((await self.store.read(KEYS)).slots)
 
-    async def sends(self) -> int:
-        """Read, and return how many slots Redis sent."""
-        found: list[int] = []
-        near = self.links.reads.near
-        assert near is not None
-        found.append(len(near.others([self.prefix + key for key in KEYS])))
+    async def copies(self) -> int:
+        """Read all keys, and return how many of them Redis did not send."""
+        before = self.links.near_slots
         assert await self.read() == [RAW[key] for key in KEYS]
-        return found[0]
+        return self.links.near_slots - before
 
     async def put(self, key: str, raw: bytes, px: int | None = None) -> None:
         """Change a slot by hand."""
@@ -42,66 +47,138 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_url: str, namespace: str) -> AsyncIterator[Bench]:
+def near_bytes() -> int:
+    return 1_000_000
+
+
+@pytest.fixture
+async def bench(redis_url: str, namespace: str, near_bytes: int) -> AsyncIterator[Bench]:
     """All slots are filled, and read once."""
-    links = RedisLinks(replace(redis_options(redis_url), near_bytes=1_000_000))
+    links = RedisLinks(replace(redis_options(redis_url), near_bytes=near_bytes))
     await links.start()
     client = redis.asyncio.Redis.from_url(redis_url)
     made = Bench(links, namespace, client)
     for key in KEYS:
         await made.put(key, RAW[key])
-    assert await made.sends() == len(KEYS)
+    assert await made.copies() == 0
     yield made
     await client.aclose()
     await links.close()
 
 
+@pytest.mark.guarantee("G7")
 async def test_copies_are_used(bench: Bench) -> None:
     """Slots that were read once are not sent again."""
-    assert await bench.sends() == 0
+    assert await bench.copies() == len(KEYS)
 
 
-async def test_change_by_another(bench: Bench) -> None:
+@pytest.mark.guarantee("G1")
+async def test_slot_is_changed(bench: Bench) -> None:
     """A changed slot is read anew by the next read, every time."""
     for number in range(50):
-        RAW_NOW = b"V%d" % number
-        await bench.put(KEYS[0], RAW_NOW)
-        assert await bench.read() == [RAW_NOW, *(RAW[key] for key in KEYS[1:])]
+        changed = b"V%d" % number
+        await bench.put(KEYS[0], changed)
+        assert await bench.read() == [changed, *(RAW[key] for key in KEYS[1:])]
 
 
-async def test_slot_is_gone(bench: Bench) -> None:
-    """Deleted, expired and flushed slots are read as empty."""
-    await bench.client.delete(bench.prefix + KEYS[0])
-    await bench.put(KEYS[1], RAW[KEYS[1]], px=20)
+@pytest.mark.guarantee("G1")
+async def test_slot_is_changed_by_the_same_process(bench: Bench) -> None:
+    """What the process does by its other connections is told to its reading connection, too."""
+    await bench.store.drop(KEYS[0])
+    assert (await bench.read())[0] is None
+
+
+async def test_slot_is_leased(bench: Bench) -> None:
+    """A lease is not kept, because it is about to be replaced."""
+    await bench.put(KEYS[0], b"Lease")
+    assert (await bench.read())[0] == b"Lease"
+    assert bench.near.others([bench.prefix + key for key in KEYS]) == [bench.prefix + KEYS[0]]
+
+
+async def test_slot_expires(bench: Bench) -> None:
+    """A slot whose time is over is gone when somebody has touched it."""
+    await bench.put(KEYS[0], RAW[KEYS[0]], px=20)
     await bench.read()
     await asyncio.sleep(0.05)
-    await bench.client.get(bench.prefix + KEYS[1])  # whoever touches it first removes it
-    assert await bench.read() == [None, None, RAW[KEYS[2]], RAW[KEYS[3]]]
+    assert await bench.client.get(bench.prefix + KEYS[0]) is None
+    assert (await bench.read())[0] is None
 
 
-async def test_flush(bench: Bench) -> None:
-    """A flush takes everything back in one message."""
-    await bench.client.flushdb()
-    assert await bench.read() == [None] * 4
+@pytest.mark.guarantee("G1")
+async def test_connection_is_replaced(bench: Bench) -> None:
+    """A new connection begins without copies."""
+    await bench.links.reads.connection().close()
+    while not bench.links.up:
+        await asyncio.sleep(0.01)
+    assert await bench.copies() == 0
 
 
-async def test_changes_under_load(bench: Bench) -> None:
-    """Of many reads at the same time as changes, none is older than the last change that was answered before it began."""
+@pytest.mark.guarantee("G6")
+@pytest.mark.parametrize("near_bytes", [600])
+async def test_copies_are_limited(bench: Bench) -> None:
+    """The oldest copies make room for new ones, and a slot that is larger than the limit is not kept."""
+    names = [bench.prefix + key for key in KEYS]
+    assert bench.near.others(names) == names[:2]
+    await bench.put(KEYS[3], b"V" + b"x" * 1_000)
+    await bench.read()
+    assert bench.near.others(names) == [names[0], names[3]]
+
+
+@pytest.mark.guarantee("G1")
+async def test_slot_is_changed_all_the_time(bench: Bench) -> None:
+    """No read is older than the last change that was answered before it began."""
     done = 0
 
     async def change() -> None:
         nonlocal done
-        for number in range(1, 2000):
+        for number in range(1, 1_000):
             await bench.put(KEYS[0], b"V%d" % number)
             done = number
 
     changing = asyncio.create_task(change())
-    reads = 0
     while not changing.done():
         floor = done
         [first, *_] = await bench.read()
         assert first is not None
         assert first == RAW[KEYS[0]] or int(first[1:]) >= floor
-        reads += 1
     await changing
-    assert reads > 100
+
+
+async def test_everything_is_flushed() -> None:
+    """A flush takes everything back in one message."""
+    near = NearSlots(1_000)
+    near.join(["a"], ["a"], [b"V1"], 0)
+    await near.invalidate([b"invalidate", None])
+    assert near.others(["a"]) == ["a"]
+
+
+async def test_message_comes_with_the_reply() -> None:
+    """A slot is not kept if it may have changed since it was read."""
+    near = NearSlots(1_000)
+    await near.invalidate([b"invalidate", [b"b"]])
+    assert near.join(["a"], ["a"], [b"V1"], since=0) == [b"V1"]
+    assert near.others(["a"]) == ["a"]
+
+
+async def test_copy_is_taken_back_meanwhile() -> None:
+    """A read whose copy is gone by the time of its reply has no answer."""
+    near = NearSlots(1_000)
+    near.join(["a"], ["a"], [b"V1"], 0)
+    await near.invalidate([b"invalidate", [b"a"]])
+    assert near.join(["a", "b"], ["b"], [b"V2"], since=1) is None
+
+
+async def test_user_may_not_track(redis_url: str) -> None:
+    """Without the right to track, or on an old server, there are no copies and no error."""
+    client = redis.asyncio.Redis.from_url(redis_url)
+    await client.acl_setuser("reader", enabled=True, passwords=["+secret"], commands=["+@all", "-client|tracking"], keys=["*"])
+    raw = client.connection_pool.make_connection()
+    raw.username, raw.password = "reader", "secret"
+    await raw.connect()
+    try:
+        assert await track(raw, b"\nredis_version:7.2.4\r\n", 1_000) is None
+        assert await track(raw, b"\nredis_version:6.2.14\r\n", 1_000) is None
+    finally:
+        await raw.disconnect()
+        await client.acl_deluser("reader")
+        await client.aclose()

@@ -8,6 +8,8 @@ import pytest
 from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
 from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+from tests.fakes.near_store import NearMemoryStore
+from tests.fakes.store import MemoryStore
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,13 +36,14 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
-@pytest.fixture
-async def stored(redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
-    """A store: the fake, or Redis."""
+@pytest.fixture(params=["without copies", "with copies"])
+async def stored(request: pytest.FixtureRequest, redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
+    """A store: the fake, or Redis; its reads keep copies of slots, or do not."""
+    keeps = request.param == "with copies"
     if redis_at is None:
-        yield MemoryBench()
+        yield MemoryBench(kind=NearMemoryStore if keeps else MemoryStore)
         return
-    async with open_redis_bench(*redis_at) as bench:
+    async with open_redis_bench(*redis_at, near_bytes=1_000_000 if keeps else 0) as bench:
         yield bench
 
 

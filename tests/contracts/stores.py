@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import redis.asyncio
@@ -67,11 +68,13 @@ async def put(stored: StoreBench, state: State) -> bytes:
 class MemoryBench:
     """The fake."""
 
-    def __init__(self, server: fake.RedisServer | None = None, namespace: str = "") -> None:
+    def __init__(
+        self, server: fake.RedisServer | None = None, namespace: str = "", kind: type[MemoryStore] = MemoryStore
+    ) -> None:
         self.server = server or fake.RedisServer("red", time.monotonic)
         self._namespace = namespace
         lives = fake.Lifetimes(SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S)
-        self.store: Store = MemoryStore(lambda: self.server, Direct(), random.Random(1), lives, namespace)
+        self.store: Store = kind(lambda: self.server, Direct(), random.Random(1), lives, namespace)
 
     def open(self) -> AbstractAsyncContextManager[AuditStore]:
         return open_audit_store(lambda: self.server, Direct(), namespace=self._namespace)
@@ -163,9 +166,9 @@ class RedisBench:
 
 
 @asynccontextmanager
-async def open_redis_bench(url: str, namespace: str) -> AsyncIterator[RedisBench]:
+async def open_redis_bench(url: str, namespace: str, near_bytes: int = 0) -> AsyncIterator[RedisBench]:
     """Open Redis for the contract."""
-    options = redis_options(url)
+    options = replace(redis_options(url), near_bytes=near_bytes)
     lives = lifetimes(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
     links, link = RedisLinks(options), options.link()
     await links.start()

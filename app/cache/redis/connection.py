@@ -18,10 +18,9 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 
 from ..errors import StoreUnavailable, WrongSentinel
-from .near_slots import NearSlots
+from .near_slots import NearSlots, track
 from .places import RedisPlace, address_of
 from .succession import Succession
-from .tracking import track
 from .troubles import Troubles
 
 RedisCommand = Sequence[str | bytes | int]
@@ -54,7 +53,6 @@ class RedisConnection:
         self._lock = asyncio.Lock()
         self.alive = True
         self.near: NearSlots | None = None
-        """Copies of the slots that were read on it, if it tracks them."""
 
     @classmethod
     async def open(
@@ -80,8 +78,7 @@ class RedisConnection:
                 await raw.read_response()
                 opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
-                if near_bytes:
-                    opened.near = await track(raw, info, near_bytes)
+                opened.near = await track(raw, info, near_bytes)
         except Exception as error:
             await _close(raw)
             raise StoreUnavailable(f"cannot connect to Redis: {str(error) or type(error).__name__}") from error
@@ -180,7 +177,7 @@ class RedisLink:
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_s = retry_ms / 1000
         self._scripts = scripts
-        self._near_bytes = near_bytes
+        self.near_bytes = near_bytes
         self._chance = chance or random.Random()
         self._troubles = troubles or Troubles()
         self._used_s = 0.0
@@ -193,18 +190,12 @@ class RedisLink:
         self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
         self._sender: asyncio.Task[None] | None = None
         self.failures = 0
-        self.near_slots = 0
-        """Number of slots that were read from copies."""
+        self.near_slots = 0  # read from copies
 
     @property
     def up(self) -> bool:
         """Whether a good connection is ready."""
         return self._connection is not None and self._connection.alive
-
-    @property
-    def near(self) -> NearSlots | None:
-        """The copies of the connection that is ready, if it tracks what it reads."""
-        return None if self._connection is None else self._connection.near
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
@@ -327,7 +318,7 @@ class RedisLink:
             connect_timeout_s=self._connect_timeout_s,
             timeout_s=self._timeout_s,
             scripts=self._scripts,
-            near_bytes=self._near_bytes,
+            near_bytes=self.near_bytes,
         )
 
     async def _probe(self, pause_s: float) -> None:

@@ -16,7 +16,7 @@ async def read_slots(link: RedisLink, command: RedisCommand) -> tuple[str, Seque
     Raises:
         StoreUnavailable: see ``RedisLink.call``.
     """
-    if link.near is None:
+    if not link.near_bytes:
         answered, [reply] = await link.call(command)
         return answered, reply
     read = _Read(link, cast("Sequence[str]", command))
@@ -50,7 +50,7 @@ class _Read:
         return answered, [fence, *joined]
 
     def _commands(self, _: str) -> Sequence[RedisCommand]:
-        self._near, self._others = self._link.near, self._names
+        self._near, self._others = self._link.connection().near, self._names  # the one that gets this command
         if self._near is not None:
             self._since = self._near.invalidations
             if not self._anew:

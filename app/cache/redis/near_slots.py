@@ -13,10 +13,20 @@ then what the slot held at the moment when Redis read the fence, as if ``MGET`` 
   removes it first, and that is told.
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
 from .. import slot
+
+_log = logging.getLogger(__name__)
+_MAJOR = re.compile(rb"\nredis_version:(\d+)")
+_FIRST = 7
+"""Earlier releases of Redis may write an invalidation into the middle of a reply. Every Valkey says that it is Redis 7."""
 
 _OVERHEAD_BYTES = 250
 """Of a copy, beside its bytes: its name and its place in the table."""
@@ -85,3 +95,31 @@ class NearSlots:
             while self._bytes > self._limit_bytes:
                 oldest = next(iter(copies))
                 self._bytes -= len(copies.pop(oldest)) + _OVERHEAD_BYTES
+
+
+async def track(raw: AbstractConnection, info: bytes, near_bytes: int) -> NearSlots | None:
+    """Let a connection track what it reads, and return its copies; ``None`` if the server cannot, or does not allow it.
+
+    ``info`` is the server's own description. Without ``near_bytes`` nothing is asked.
+    """
+    if not near_bytes:
+        return None
+    major = _MAJOR.search(info)
+    if major is None or int(major[1]) < _FIRST:
+        _log.warning("No copies of slots are kept: they need Redis %d or newer, or Valkey.", _FIRST)
+        return None
+    near = NearSlots(near_bytes)
+    parser: Any = raw._parser  # noqa: SLF001 - redis-py has no other way
+    parser.set_invalidation_push_handler(near.invalidate)
+    for command in (("HELLO", 3), ("CLIENT", "TRACKING", "ON")):
+        await raw.send_command(*command)
+        try:
+            await raw.read_response()
+        except ResponseError as error:
+            _log.warning(
+                "No copies of slots are kept, because Redis refuses %s (%s). Allow it, or set near_bytes to 0.",
+                command[0],
+                error,
+            )
+            return None
+    return near
