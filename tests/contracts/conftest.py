@@ -13,12 +13,13 @@ from tests.fakes.store import MemoryStore
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tables other than products, and audits of several, on one event loop only: what differs in them is SQL."""
+    """Run what differs in SQL, or in one method of the store, on one event loop only, and copies where slots are read."""
     other_tables = SUBJECTS.keys() - {"products"}
 
     def repeats(item: pytest.Item) -> bool:
+        copies = "with copies" in item.name
         of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
-        return "[uvloop-" in item.name and of_others
+        return ("[uvloop-" in item.name and (of_others or copies)) or (copies and item.path.stem != "test_store")
 
     items[:] = [item for item in items if not repeats(item)]
     if "TESTS_POOLER" in os.environ:
