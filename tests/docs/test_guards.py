@@ -11,12 +11,12 @@ from tests.docs.guards import Guard, guards
 from tests.docs.promises import PROMISES, functions_by_name, marked
 from tests.products.reservation_mutants import BY_NAME as RESERVATIONS
 from tests.products.reservation_mutants import OF_TRANSACTIONS
-from tests.simulation import mutant_accepted
+from tests.simulation import mutant_accepted, mutant_near
 from tests.simulation.mutants import BY_NAME
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
-MUTANTS = {*BY_NAME, *mutant_accepted.MUTANTS, *RESERVATIONS, *OF_TRANSACTIONS}
+MUTANTS = {*BY_NAME, *mutant_accepted.MUTANTS, *mutant_near.MUTANTS, *RESERVATIONS, *OF_TRANSACTIONS}
 SEARCH = re.compile(r"`((?:hole|goal|spare)-[\w-]+)`")
 
 each_guard = pytest.mark.parametrize("guard", guards(), ids=lambda guard: guard.name)

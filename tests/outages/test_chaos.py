@@ -9,7 +9,7 @@ from tests.outages.summary import table
 
 SEED = 20_101_201
 SECONDS = 40.0
-NEAR = 'larder_cache_near_slots_total{namespace="products"}'
+NEAR = "larder_cache_near_slots_total"
 
 
 @pytest.mark.guarantee("G1", "G2", "G3", "G4")

@@ -64,3 +64,15 @@ class KeepsWhatWasTakenBack(NearMemoryStore):
         before = reads.near.invalidations
         await super()._take_back(reads, messages)
         reads.near.invalidations = before
+
+
+MUTANTS: dict[str, type[NearMemoryStore]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        ToldAtTheEndOfTheLoop,
+        ToldByAnotherConnection,
+        KeepsCopiesOverConnections,
+        NotToldOfOwnWrites,
+        KeepsWhatWasTakenBack,
+    )
+}
