@@ -39,7 +39,7 @@ _MANY_ROWS = 50
 """Rows above which a transaction's computations are divided."""
 MANY_LINES = 2_000
 """Lines of the reservations that a batch names, above which no further long one joins it."""
-LONG = 20
+LONG = 50
 """Lines above which a reservation is long."""
 
 
