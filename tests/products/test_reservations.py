@@ -27,14 +27,8 @@ from app.products.source import ProductSource
 from app.products.tidier import Tidier
 from app.settings import Settings
 from tests.limits import open_database
-from tests.products.instances import ROWS, Instance, by_hand, held, instance, once, rows
+from tests.products.instances import LATER, ROWS, Instance, by_hand, held, instance, once, rows
 from tests.products.reservation_mutants import ReadsLinesBeforeLocks, ReadsMomentBeforeLocks
-
-LATER: LiteralString = """
-CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-    $$SELECT clock_timestamp() + interval '1 hour'$$
-"""
-"""Lets an hour pass for reservations."""
 
 
 @pytest.fixture
