@@ -112,7 +112,7 @@ async def test_every_hold_is_made_and_ended_once(
     assert await shop.verified(tidied=True) == 1
     assert "units of ended holds are still held" in capsys.readouterr().out
     async with larder_on(database_url, redis_url, namespace, RESERVATION_TIDY_MS="10"):
-        while any([row["reserved"] for row in (await shop.larder.products()).values()]):
+        while any(row["reserved"] for row in (await shop.larder.products()).values()):
             await asyncio.sleep(0.01)
     assert await shop.verified(tidied=True) == 0, capsys.readouterr().out
 
