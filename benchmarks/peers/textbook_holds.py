@@ -21,8 +21,12 @@ SWEEP_S = float(os.environ.get("PEER_SWEEP_S", "60"))
 
 TABLES = (
     text(
-        'CREATE TABLE IF NOT EXISTS holds (id text PRIMARY KEY, product_id text COLLATE "C" NOT NULL, quantity bigint NOT NULL,'
-        " expires_at timestamptz NOT NULL, status text NOT NULL DEFAULT 'held')"
+        """
+        CREATE TABLE IF NOT EXISTS holds (
+            id text PRIMARY KEY, product_id text COLLATE "C" NOT NULL, quantity bigint NOT NULL,
+            expires_at timestamptz NOT NULL, status text NOT NULL DEFAULT 'held'
+        )
+        """
     ),
     text("CREATE INDEX IF NOT EXISTS ix_holds ON holds (product_id) INCLUDE (quantity) WHERE status = 'held'"),
     text("CREATE INDEX IF NOT EXISTS ix_holds_end ON holds (expires_at) WHERE status = 'held'"),

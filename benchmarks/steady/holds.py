@@ -22,14 +22,14 @@ from benchmarks.contest.contest import Case, Outcome, Ratio, order, ratio
 from benchmarks.contest.environment import STOCK, Environment, product_ids, start_environment
 from benchmarks.contest.load import CONNECTIONS, Measured, play
 from benchmarks.results import Cell, Result, Target, write
-from benchmarks.steady.hold_effects import effects
+from benchmarks.steady.hold_effects import UNSOLD, effects
 from benchmarks.tables import markdown
 
 TEXTBOOK = Contender("textbook_holds", "textbook: FOR UPDATE, SUM, cron, DEL", "textbook_holds")
 PRODUCTS = 1_000
 OPEN = (10, 10_000, 100_000)
 """Open holds of the first products."""
-RANDOM = "1,000 others"
+RANDOM = "0, random products"
 FLAT = 1.25
 WARM_UP_S = 1
 _SCRIPT = Path(__file__).parents[1] / "contest" / "holds.lua"
@@ -81,8 +81,8 @@ async def measure(options: Options) -> Result:
         [_row(outcome, found) for outcome in outcomes],
         targets,
         [
-            "A hold of one unit, and its commit; the rate is that of the pairs, with 32 clients. Latency is that of each request.",
-            f"open_holds: those that the product has while this is done; `{RANDOM}` have none.",
+            "A hold of one unit, and its commit; the rate is that of the pairs, with 32 clients. Latency is each request's.",
+            "open_holds: those that the product has meanwhile.",
             "PostgreSQL waits for the disk at each commit. The textbook keeps a ledger of sales, and none of holds.",
             f"Load average at the end {os.getloadavg()[0]:.1f}.",
         ],
@@ -103,7 +103,7 @@ def _cases(environment: Environment, *, full: bool) -> list[Case]:
     files = {name: environment.directory / f"of-{name}" for name in (*OPEN, RANDOM)}
     for product_id, number in zip(ids, OPEN, strict=False):
         files[number].write_text(f"{product_id}\n")
-    files[RANDOM].write_text("".join(f"{product_id}\n" for product_id in ids[len(OPEN) :]))
+    files[RANDOM].write_text("".join(f"{product_id}\n" for product_id in ids[len(OPEN) : -UNSOLD]))
     wanted = [(LARDER, name) for name in (*OPEN, RANDOM)] + [(TEXTBOOK, 10_000), (TEXTBOOK, RANDOM)]
     if full:
         wanted += [(TEXTBOOK, 10), (TEXTBOOK, 100_000)]
@@ -118,11 +118,9 @@ async def _contest(environment: Environment, cases: list[Case], options: Options
             served = environment.served[outcome.case.contender]
             async with served.turn(environment.probe):
                 await _run_once(served, outcome, options.seconds)
-            last = outcome.rounds[-1].per_second
             faults = f"; DOES NOT COUNT: {outcome.faults[-1]}" if outcome.faults else ""
-            say(
-                f"  {number + 1}/{options.rounds} {outcome.case.workload}, {outcome.case.contender.label}: {last:,.0f}/s{faults}"
-            )
+            who = f"{outcome.case.workload} open, {outcome.case.contender.label}"
+            say(f"  {number + 1}/{options.rounds} {who}: {outcome.rounds[-1].per_second:,.0f}/s{faults}")
     return outcomes
 
 
