@@ -38,9 +38,14 @@ LAST_S = 60.0
 GETS = int(os.environ.get("MIRROR_GETS", "1_000_000"))
 """Reads of the long form."""
 PRODUCTS = "SELECT id, version, name, price_cents, stock FROM products WHERE deleted_at IS NULL"
-_ROW = "SELECT product, version, line, delta, stock, reserved_delta, reserved, reservation"
-TOLD = f"{_ROW} FROM told WHERE run = (SELECT run FROM place)"
-BEFORE = f"{_ROW} FROM before WHERE run = (SELECT run FROM place)"
+TOLD = """
+SELECT product, version, line, delta, stock, reserved_delta, reserved, reservation FROM told
+WHERE run = (SELECT run FROM place)
+"""
+BEFORE = """
+SELECT product, version, line, delta, stock, reserved_delta, reserved, reservation FROM before
+WHERE run = (SELECT run FROM place)
+"""
 KEPT = "SELECT id, version, status, ends FROM reservation WHERE run = (SELECT run FROM place)"
 HELD = "SELECT 1 FROM products WHERE reserved > 0 LIMIT 1"
 ENDS = "SELECT DISTINCT reason FROM stock_movements WHERE reservation_id IS NOT NULL"
@@ -123,30 +128,33 @@ class Storm:
     async def write(self) -> None:
         """Write through any instance, for ever. Whatever is refused or lost was not meant to succeed."""
         while True:
-            number, key = next(self._numbers), self.chance.choice(IDS)
-            path, body = (
-                f"/products/{key}",
-                {"name": f"Mug {number}", "price_cents": number, "stock": 1 + number % 50},
-            )  # so that a deletion is in the ledger
-            method = self.chance.choices(("PUT", "POST", "DELETE", "hold", "end"), (3, 12, 1, 4, 4))[0]
-            others = self.chance.sample(IDS, 1 + number % 3)
-            if method == "POST":
-                path = "/stock/adjustments"
-                body = {"lines": [{"product_id": other, "delta": 1} for other in others], "reason": "receipt"}
-            elif method == "hold":
-                # Short: whatever nobody ends is given back by whoever needs it, or by the tidier.
-                method, path = "POST", "/reservations"
-                body = {"lines": [{"product_id": other, "quantity": 2} for other in others], "expires_in_s": 1 + number % 2}
-            elif method == "end" and self.held:
-                verb = self.chance.choice(("commit", "commit", "release", "extend"))
-                method, path = "POST", f"/reservations/{self.chance.choice(self.held)}/{verb}"
-                body = {"expires_in_s": 2} if verb == "extend" else {}
+            method, path, body = self._request(next(self._numbers))
             with suppress(NoAnswerError):
                 instance = self.chance.choice(self.cluster.instances)
                 answer = await instance.endpoint.request(method, path, body=json.dumps(body).encode(), timeout_s=5)
                 if path == "/reservations" and answer.status == 201:
                     self.held.append(json.loads(answer.body)["id"])
             await asyncio.sleep(0.005)
+
+    def _request(self, number: int) -> tuple[str, str, dict[str, object]]:
+        """Something to write: method, path and body."""
+        kinds = ("put", "adjust", "delete", "hold", "end" if self.held else "hold")
+        kind = self.chance.choices(kinds, (3, 12, 1, 4, 4))[0]
+        keys = self.chance.sample(IDS, 1 + number % 3)
+        if kind == "adjust":
+            lines: list[dict[str, object]] = [{"product_id": key, "delta": 1} for key in keys]
+            return "POST", "/stock/adjustments", {"lines": lines, "reason": "receipt"}
+        if kind == "hold":
+            # Short: whatever nobody ends is given back by whoever needs it, or by the tidier.
+            lines = [{"product_id": key, "quantity": 2} for key in keys]
+            return "POST", "/reservations", {"lines": lines, "expires_in_s": 1 + number % 2}
+        if kind == "end":
+            verb = self.chance.choice(("commit", "commit", "release", "extend"))
+            path = f"/reservations/{self.chance.choice(self.held)}/{verb}"
+            return "POST", path, {"expires_in_s": 2} if verb == "extend" else {}
+        # With a stock, so that a deletion is in the ledger.
+        body = {"name": f"Mug {number}", "price_cents": number, "stock": 1 + number % 50}
+        return "PUT" if kind == "put" else "DELETE", f"/products/{keys[0]}", body
 
     async def write_by_hand(self) -> None:
         """Change rows with SQL, one or many in a transaction, for ever."""
