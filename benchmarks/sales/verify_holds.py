@@ -145,16 +145,18 @@ def _hold(request: Request, books: Books) -> None:
     if told is None or told["status"] != 200:
         _ended(request, reservation, told, books)
         return
-    if request.fate != "release" and datetime.fromisoformat(told["answer"]["updated_at"]) >= ends:
-        books.faults.append(f"invoice {name} was committed after the end of its hold")
+    # To release what has ended changes nothing.
+    over = told["answer"]["status"] == "expired"
+    if over != (datetime.fromisoformat(told["answer"]["updated_at"]) >= ends) or (over and request.fate != "release"):
+        books.faults.append(f"the {request.fate} of invoice {name} was decided as if its hold had another end")
     for number, (line, (product_id, quantity)) in enumerate(zip(told["answer"]["lines"], request.lines, strict=True)):
-        sold, released = line["committed"], line["released"]
-        if sold != _wanted(request.fate, number, quantity) or sold + released != quantity:
-            books.faults.append(f"invoice {name}, line {number}: of {quantity} units {sold} were sold, {released} released")
+        sold, given_back = line["committed"], line["expired" if over else "released"]
+        if sold != _wanted(request.fate, number, quantity) or sold + given_back != quantity:
+            books.faults.append(f"invoice {name}, line {number}: of {quantity} units {sold} were sold, {given_back} given back")
         if sold:
             books.booked[product_id][reservation, name, "sale", -sold, -sold] += 1
-        if released:
-            books.booked[product_id][reservation, name, "release", 0, -released] += 1
+        if given_back:
+            books.booked[product_id][reservation, name, "expiry" if over else "release", 0, -given_back] += 1
 
 
 def _wanted(fate: str, number: int, quantity: int) -> int:
