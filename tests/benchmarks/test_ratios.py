@@ -61,11 +61,11 @@ def test_pass_and_miss() -> None:
 
 
 def test_what_was_not_measured() -> None:
-    """A row without a figure has no verdict and says why: not this run, no benchmark, or a measurement that does not count."""
+    """A row without a figure has no verdict and says why: not this run, or a measurement that does not count."""
     found = rows(RECORDED)
     assert len(found) == len(RATIOS)
     assert found["YCSB A over cashews"] == ("-", "not measured in this run (ycsb)")
-    assert found["loop blocked by any one request"] == ("-", "not measured by `make bench`")
+    assert found["loop blocked by any one request"] == ("-", "not measured in this run (blocked)")
     assert found["PUT stock, random, with ledger, over cashews without"] == ("-", "does not count: see writes")
     assert {verdict for verdict, _ in rows(RECORDED, ()).values()} == {"-"}
     slow = replace(HALF_OF_PEAK, measured=f"{HALF_OF_PEAK.measured}, but not every round had its rate and 200s only")

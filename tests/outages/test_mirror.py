@@ -26,9 +26,9 @@ import pytest
 from app.products.balance import deviations
 from tests.harness.client import NoAnswerError
 from tests.harness.cluster import ROOT, Cluster, start_cluster
+from tests.harness.standby import run_program
 from tests.limits import open_database
 from tests.outages.mirror_program import LEDGER, RESERVATIONS
-from tests.outages.standby import run_program
 
 SEED = 14
 IDS = [f"m{number}" for number in range(12)]
