@@ -289,7 +289,7 @@ async def _client(at: Instance, units: int, mood: float, refused: list[Shortage]
             continue
         if mood < 0.7:
             command = Commit(made.id) if mood < 0.1 else Release(made.id)
-            assert await outcome(at, command) in {"committed", "released", "ReservationExpired"}
+            assert await outcome(at, command) in {"committed", "released", "expired", "ReservationExpired"}
 
 
 async def test_a_product_that_is_held_by_an_ended_reservation_is_deleted(larder: Instance, settings: Settings) -> None:
