@@ -202,7 +202,7 @@ class Settings(BaseModel):
     )
     slot_ttl_s: int = Field(3_600, ge=1, le=2_592_000, description="life of a cached product")
     absent_ttl_s: int = Field(30, ge=1, le=86_400, description="life of a cached 404")
-    ttl_jitter_percent: int = Field(10, ge=0, le=50, description="each life in the cache is shortened at random, at most by this")
+    ttl_jitter_percent: int = Field(10, ge=0, le=50, description="largest share by which lives in the cache are cut at random")
     lease_ttl_ms: Milliseconds = Field(3_000, description="life of the right to fill an empty slot")
     batch_keys: int = Field(500, ge=250, le=10_000, description="most keys that share one round trip or one load")
     batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
@@ -210,7 +210,7 @@ class Settings(BaseModel):
     warm_keys: Count = Field(
         100_000, description="filled slots that a process remembers, 130 bytes each; a write to one of them needs no lease"
     )
-    near_bytes: int = Field(0, ge=0, description="bytes of copies of slots in a process; Redis then sends only changes; 0: none")
+    near_bytes: int = Field(0, ge=0, description="bytes of copies of slots in a process; Redis then sends changes; 0: none")
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")

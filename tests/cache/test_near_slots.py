@@ -172,7 +172,7 @@ async def test_user_may_not_track(redis_url: str) -> None:
     """Without the right to track, or on an old server, there are no copies and no error."""
     client = redis.asyncio.Redis.from_url(redis_url)
     await client.acl_setuser("reader", enabled=True, passwords=["+secret"], commands=["+@all", "-client|tracking"], keys=["*"])
-    raw = client.connection_pool.make_connection()
+    raw = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
     raw.username, raw.password = "reader", "secret"
     await raw.connect()
     try:

@@ -27,15 +27,9 @@ from app.products.source import ProductSource
 from app.products.tidier import Tidier
 from app.settings import Settings
 from tests.limits import open_database
-from tests.products.instances import ROWS, Instance, by_hand, held, instance, once, rows
+from tests.products.instances import LATER, ROWS, Instance, by_hand, held, instance, once, rows
 from tests.products.reservation_histories import WRONGLY_CLOSED
 from tests.products.reservation_mutants import ReadsLinesBeforeLocks, ReadsMomentBeforeLocks
-
-LATER: LiteralString = """
-CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-    $$SELECT clock_timestamp() + interval '1 hour'$$
-"""
-"""Lets an hour pass for reservations."""
 
 
 @pytest.fixture
@@ -295,7 +289,25 @@ async def _client(at: Instance, units: int, mood: float, refused: list[Shortage]
             continue
         if mood < 0.7:
             command = Commit(made.id) if mood < 0.1 else Release(made.id)
-            assert await outcome(at, command) in {"committed", "released", "ReservationExpired"}
+            assert await outcome(at, command) in {"committed", "released", "expired", "ReservationExpired"}
+
+
+async def test_long_reservations_share_no_transaction(
+    larder: Instance, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for which a batch has no room is carried out by itself; short ones stay together."""
+    monkeypatch.setattr("app.products.transaction.MANY_LINES", 3)
+    monkeypatch.setattr("app.products.transaction.LONG", 1)
+    await larder.stock("a", "b")
+    for units, transactions in (({"a": 1, "b": 1}, 4), ({"a": 1}, 1)):
+        made = [await hold(larder, **units) for _ in range(4)]
+        async with held(settings, ROWS, ["a"]):
+            commits = [asyncio.create_task(outcome(larder, Commit(reservation.id))) for reservation in made]
+            await until_waiting(settings, 1)
+        assert await asyncio.gather(*commits) == ["committed"] * 4
+        ids = [reservation.id for reservation in made]
+        count = "SELECT count(DISTINCT changed_xid) FROM reservations WHERE id = ANY(%(ids)s)"
+        assert await rows(settings, count, {"ids": ids}) == [(transactions,)]
 
 
 async def test_a_product_that_is_held_by_an_ended_reservation_is_deleted(larder: Instance, settings: Settings) -> None:
