@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes.near_store import NearMemoryStore
+from tests.schedules import audits, takeovers, traffic, worlds
+from tests.schedules.on_fakes import Schedule, play
+from tests.schedules.stage import schedules_of
 from tests.simulation.mutant_near import MUTANTS
 from tests.simulation.mutants import CROWDED
 from tests.simulation.parts import SHIPPED
@@ -30,3 +33,10 @@ def test_guard_that_is_off(name: str) -> None:
     parts = replace(SHIPPED, store=MUTANTS[name])
     scenario = FAULTY if name == "KeepsCopiesOverConnections" else CROWDED
     assert any(simulate(seed, parts, scenario=scenario).bad for seed in range(1, 41))
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.parametrize("schedule", [s for module in (audits, takeovers, traffic, worlds) for s in schedules_of(module)])
+def test_copies_on_a_schedule(schedule: Schedule) -> None:
+    """In the schedules of the other guards no read is stale with copies, and every answer is the same as without."""
+    assert play(schedule, replace(SHIPPED, store=NearMemoryStore)) == []
