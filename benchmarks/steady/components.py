@@ -15,7 +15,7 @@ import argparse
 import asyncio
 import itertools
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -262,10 +262,10 @@ def _calls(stats: dict[str, dict[str, int]], name: str) -> int:
 
 
 @asynccontextmanager
-async def application(started: Servers) -> AsyncIterator[FastAPI]:
+async def application(started: Servers, settings: Mapping[str, str] | None = None) -> AsyncIterator[FastAPI]:
     """The application in this process, its audits put off."""
     given = {"LARDER_ACCESS": "open", "LARDER_DATABASE_URL": started.database_url, "LARDER_REDIS_URL": started.redis.url}
-    app = create_app(Settings.from_env(PUT_OFF | given))
+    app = create_app(Settings.from_env({**PUT_OFF, **given, **(settings or {})}))
     async with app.router.lifespan_context(app):
         yield app
 

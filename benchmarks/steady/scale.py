@@ -99,7 +99,7 @@ async def measure_shape(shape: Shape, seconds: int) -> Figures:
     async with servers() as started, AsyncExitStack() as opened:
         await fill(started, shape.products)
         if shape.name_bytes:
-            await _lengthen(started, shape.name_bytes)
+            await lengthen(started, shape.name_bytes)
         settings = {"LARDER_WORKERS": str(shape.workers)}
         services = [await opened.enter_async_context(larder(started, settings)) for _ in range(shape.instances)]
         path = f"/products/{product_id(0)}"
@@ -170,7 +170,8 @@ async def measure_idle(connections: int) -> dict[str, Cell]:
     }
 
 
-async def _lengthen(started: Servers, length: int) -> None:
+async def lengthen(started: Servers, length: int) -> None:
+    """Give every product a name of so many characters."""
     async with await psycopg.AsyncConnection.connect(started.database_url, autocommit=True) as connection:
         for statement in _LONG_NAMES:
             await connection.execute(statement.replace("{length}", str(length)).encode())
