@@ -40,6 +40,7 @@ from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
 from app.products.pair import Pair
+from app.products.pair_watch import PairWatch
 from app.products.paired import PairedProducts
 from app.products.payload import SCHEMA
 from app.products.pruner import Pruner
@@ -126,15 +127,20 @@ async def running(
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         accepting = Accepting(settings, app) if settings.accept_writes else None
+        pair = Pair(settings.buckets) if settings.buckets else None
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
             check_epoch=check_epoch,
             decode=accepting.decode if accepting else None,
             taken=accepting.count if accepting else None,
+            pair=pair,
         )
         source = ProductSource(database)
-        pair = Pair(settings.buckets) if settings.buckets else None
+        if pair is not None:
+            watch = PairWatch(pair, database)
+            await watch.renew()
+            await opened.enter_async_context(in_background("pair watch", watch.run()))
         parts = cache.protocol, source, transactions, write_limits(settings), telemetry
         products = PairedProducts(pair, *parts) if pair is not None else Products(*parts)
         opened.push_async_callback(products.aclose)
