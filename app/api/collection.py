@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.access.keys import Scope
 from app.api.bodies import validate
-from app.api.conditions import freshness_of, named_bucket
+from app.api.conditions import freshness_of
 from app.api.context import check_pair, larder_of, products_of
 from app.api.examples import BATCH_EXAMPLE
 from app.api.list_queries import ProductsById, product_query
@@ -84,7 +84,7 @@ async def list_products(request: Request) -> Response:
 async def create_product(request: Request) -> Response:
     """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
-    made = sent.body.id or new_id(larder_of(request).pair, named_bucket(request.scope["headers"]))
+    made = sent.body.id or new_id(larder_of(request).pair, sent.bucket)
     return await sent.answer(commands.Create(sent.body.draft(made)), render_product)
 
 
@@ -104,9 +104,8 @@ async def create_product(request: Request) -> Response:
 async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
-    bucket = named_bucket(request.scope["headers"])
     async with larder_of(request).large_bodies:
-        checked = await _check_items(sent.body.items, partial(new_id, larder_of(request).pair, bucket))
+        checked = await _check_items(sent.body.items, partial(new_id, larder_of(request).pair, sent.bucket))
     drafts = [item.draft for item in checked if item.draft is not None]
     return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 

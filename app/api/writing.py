@@ -21,7 +21,7 @@ from starlette.responses import Response
 from app.access.key_ring import Caller
 from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
-from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
+from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import caller_of, check_pair, larder_of, products_of
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
@@ -53,6 +53,8 @@ class IncomingWrite(Generic[Body]):
     key: str | None
     preference: Preference | None = None
     """Whether the client accepts a 202, and this service gives one."""
+    bucket: int | None = None
+    """The bucket that a request about a collection names."""
 
     async def answer(self, command: Command, render: Render) -> Response:
         """Carry out the command and return its answer, or the stored answer if the request was done before.
@@ -159,8 +161,8 @@ async def write_request(
     sent = await json_body(request, media_types)
     if DECODED not in request.scope["state"]:
         larder_of(request).admission.check_again(request.scope["headers"])
-    condition, key, preference = _checked_head(request, product_id)
-    return IncomingWrite(request, sent.content, check(model, sent.value), condition, key, preference)
+    head = _checked_head(request, product_id)
+    return IncomingWrite(request, sent.content, check(model, sent.value), *head)
 
 
 async def reservation_request(request: Request, model: type[Model], reservation_id: str | None = None) -> IncomingWrite[Model]:
@@ -175,11 +177,12 @@ async def reservation_request(request: Request, model: type[Model], reservation_
     larder_of(request).admission.check_again(request.scope["headers"])
     condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
     key = idempotency_key(request)
+    bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
     refuse_parameters(request)
     checked = check(model, sent.value)
     if reservation_id is not None:
         checked_reservation_id(reservation_id)
-    return IncomingWrite(request, sent.content, checked, condition, key)
+    return IncomingWrite(request, sent.content, checked, condition, key, None, bucket)
 
 
 def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
@@ -191,16 +194,17 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
     return IncomingWrite(request, b"", None, *_checked_head(request, product_id))
 
 
-def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None]:
+def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
     condition = refuse_conditions(request) if product_id is None else write_condition(request)
     key = idempotency_key(request)
     preference = None if larder_of(request).accepted is None else preference_of(request)
+    bucket = named_bucket(request.scope["headers"]) if product_id is None else None
     if preference is not None:
         check_key(key)
     if product_id is not None:
         checked_id(product_id)
     refuse_parameters(request)
-    return condition, key, preference
+    return condition, key, preference, bucket
 
 
 def _request_hash(request: Request, content: bytes) -> bytes:

@@ -192,4 +192,6 @@ async def test_without_pairs_the_header_names_a_bucket_for_ids() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service.app), base_url="http://larder") as client:
         made = await client.post("/products", json=MUG, headers={"Larder-Bucket": "700"})
         assert bucket_of(made.json()["id"]) == 700
+        for path in ("/products", "/stock/adjustments", "/reservations"):
+            problem(await client.post(path, json={}, headers={"Larder-Bucket": "1024"}), "invalid-header")
         assert (await client.put(f"/products/{THERE}", json=MUG)).status_code == 201
