@@ -12,6 +12,8 @@ from app.products.pair_move import CannotMove, Move
 from app.products.pair_table import HoldsOthers, InUse, held_buckets, hold
 from app.settings import Settings
 
+_NONE = "none"
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the command."""
@@ -24,7 +26,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("show", help="show the buckets of the database")
     setting = actions.add_parser("set", help="set them, while no instance runs")
-    setting.add_argument("ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all")
+    setting.add_argument(
+        "ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all; `none` for a database to which they will be moved"
+    )
     moving = actions.add_parser("move", help="move some of them to another database, while both serve")
     moving.add_argument("ranges", metavar="RANGES", help="the buckets to move, such as 500-511")
     moving.add_argument(
@@ -42,19 +46,16 @@ async def run(arguments: argparse.Namespace) -> int:
             await hold(database, _checked(arguments.ranges))
         elif arguments.action == "move":
             await _move(settings, database, arguments.to, parse_ranges(_checked(arguments.ranges)))
-        held, leaving = await held_buckets(database)
+        found = await held_buckets(database)
     except (DatabaseError, HoldsOthers, CannotMove) as error:
         raise CommandFailed(f"{error}. Nothing was changed.") from error
     except InUse as error:
         raise CommandFailed(f"{error}. Nothing was changed. Stop every instance that uses this database first.") from error
     finally:
         await database.close()
-    if held:
-        print(f"The database holds the buckets {held}.")
-    else:
-        print("The database holds none of its buckets any more." if leaving else "The database holds all products.")
-    if leaving:
-        print(f"The buckets {leaving} move to another database: `larder buckets move` with the same RANGES goes on with that.")
+    print(f"The database holds {_named(found)}.")
+    if found is not None and found[1]:
+        print(f"The buckets {found[1]} move to another database: the same `larder buckets move` goes on with that.")
     return 0
 
 
@@ -67,7 +68,7 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
         raise CommandFailed("--to is not a PostgreSQL URL: postgresql://user:password@host:5432/database") from error
     try:
         count = await Move(source, target, numbers, lambda text: print(text, flush=True)).run()
-        there, _ = await held_buckets(target)
+        there = await held_buckets(target)
     except DatabaseError as error:
         raise CommandFailed(
             f"the move broke off: {error}. Nothing is lost; `larder buckets show` tells how far it came, and the same command"
@@ -75,18 +76,19 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
         ) from error
     finally:
         await target.close()
-    print(f"{count} products were moved. The other database holds the buckets {there} now.")
+    print(f"{count} products were moved. The other database holds {_named(there)} now.")
     print("Let LARDER_BUCKETS of both pairs' instances say what their database holds, before they are started again.")
+
+
+def _named(found: tuple[str, str] | None) -> str:
+    return "all products" if found is None else f"the buckets {found[0]}" if found[0] else "no buckets"
 
 
 def _checked(text: str) -> str:
     try:
-        numbers = parse_ranges(text)
+        return ranges_of(parse_ranges("" if text == _NONE else text))
     except ValueError as error:
         raise CommandFailed(f"RANGES {error}") from error
-    if not numbers:
-        raise CommandFailed("RANGES names no bucket. To serve all products, name 0-1023.")
-    return ranges_of(numbers)
 
 
 async def check_buckets(settings: Settings) -> None:
@@ -97,15 +99,16 @@ async def check_buckets(settings: Settings) -> None:
     """
     database = open_database(settings)
     try:
-        held, leaving = await held_buckets(database)
+        found = await held_buckets(database)
     except DatabaseError as error:
         raise CommandFailed(f"which buckets the database holds cannot be read: {error}") from error
     finally:
         await database.close()
+    held, leaving = found or ("", "")
     before = ranges_of(parse_ranges(held) | parse_ranges(leaving))
-    if settings.buckets not in (held, before):
+    if (found is None) != (not settings.buckets) or settings.buckets not in (held, before):
         named = f"is {settings.buckets}" if settings.buckets else "is not set"
         raise CommandFailed(
-            f"LARDER_BUCKETS {named}, and the database holds {held or 'all products'}. Correct the variable; if the database"
-            " is a new one or no instance runs, `larder buckets set` says which buckets it holds."
+            f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if the database is a new one"
+            " or no instance runs, `larder buckets set` says which buckets it holds."
         )

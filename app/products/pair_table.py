@@ -18,15 +18,15 @@ class HoldsOthers(Exception):
     """The database has products or open reservations of buckets that it is not to hold."""
 
 
-async def held_buckets(database: Database) -> tuple[str, str]:
-    """Return the buckets that the database holds, and those that move to another one.
+async def held_buckets(database: Database) -> tuple[str, str] | None:
+    """Return the buckets that the database holds, and those that move to another one; ``None`` if it was never given a part.
 
-    Both texts are empty if it was never given a part. Raises a ``DatabaseError``.
+    Raises a ``DatabaseError``.
     """
     async with database.lists.session() as session:
         [[is_there]] = await session.rows(pair_queries.IS_THERE)
         rows = await session.rows(pair_queries.READ) if is_there else []
-    return (str(rows[0][0]), str(rows[0][1])) if rows else ("", "")
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 
 async def hold(database: Database, ranges: str) -> None:
