@@ -109,6 +109,6 @@ async def check_buckets(settings: Settings) -> None:
     if (found is None) != (not settings.buckets) or settings.buckets not in (held, before):
         named = f"is {settings.buckets}" if settings.buckets else "is not set"
         raise CommandFailed(
-            f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if the database is a new one"
-            " or no instance runs, `larder buckets set` says which buckets it holds."
+            f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if no instance uses the"
+            " database, `larder buckets set` says which buckets it holds."
         )
