@@ -40,9 +40,9 @@ async def port(service: Service) -> AsyncIterator[Port]:
 @pytest.fixture
 def untouched(service: Service) -> Iterator[None]:
     """Whatever the requests are, they reach neither the cache nor the database."""
-    service.products.fault = AssertionError("the service was called")
     yield
     assert service.transactions.requests == []
+    assert service.products.reads == []
     assert service.products.slots == {}
 
 
@@ -56,6 +56,7 @@ def operations(service: Service) -> Iterator[tuple[str, str]]:
 @pytest.mark.usefixtures("untouched")
 async def test_every_path_of_another_pair_is_refused(service: Service, client: httpx.AsyncClient) -> None:
     """Whatever else is wrong with the request: the body is not even read."""
+    service.products.fault = AssertionError("the service was called")
     listed = list(operations(service))
     assert len(listed) >= 12
     for method, path in listed:

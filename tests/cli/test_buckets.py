@@ -17,7 +17,7 @@ from tests.harness.servers import create_database, drop_database, execute, new_n
 
 Buckets = Callable[..., Awaitable[str]]
 _OPEN = "INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUES (%s, now() + interval '1 h', now(), now())"
-_TRUSTED = "INSERT INTO cache_audits (namespace, epoch, fenced_until) VALUES (%s, 'x', now() + interval '1 h')"
+_TRUSTED = "UPDATE cache_audits SET fenced_until = now() + interval '1 h' WHERE namespace = %s"
 
 
 async def _execute(url: str, statement: LiteralString, *values: str) -> None:

@@ -18,8 +18,8 @@ from app.private_servers.account import give, server_account
 from app.private_servers.process import ServerProcess
 from tests.harness.haproxy import HOST, free_port, haproxy_program, start_haproxy
 
-TTL_S = 20
-"""How long a primary may be silent. Patroni takes no less."""
+TTL_S = 10
+"""How long a primary may be silent."""
 _POSTGRES = Path("/usr/lib/postgresql/15/bin")
 _POLL_S = 0.1
 _READY_S = 120.0
@@ -119,8 +119,8 @@ class Node:
             "bootstrap": {
                 "dcs": {
                     "ttl": TTL_S,
-                    "loop_wait": 2,
-                    "retry_timeout": 5,
+                    "loop_wait": 1,
+                    "retry_timeout": 3,
                     # Without it an acknowledged write may be lost with its primary, which no cache can make good.
                     "synchronous_mode": True,
                     "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 120, "wal_log_hints": "on"}},
