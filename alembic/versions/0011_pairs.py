@@ -7,7 +7,8 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-# One row, or none while all products are here. Those of `moving` move to another database. The ranges are written as ``app.buckets`` writes them.
+# One row, or none while all products are here. Those of `moving` move to another database.
+# The ranges are written as ``app.buckets`` writes them.
 TABLE = r"""
 CREATE TABLE pair_buckets (
     singleton boolean NOT NULL DEFAULT true,

@@ -10,7 +10,9 @@ LOCK_WAIT: LiteralString = "SET LOCAL lock_timeout = '2s'"
 
 IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
 
-HOLD: LiteralString = "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
+HOLD: LiteralString = (
+    "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
+)
 
 IN_USE: LiteralString = """
 SELECT (SELECT count(*) FROM pg_stat_activity

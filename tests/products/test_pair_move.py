@@ -16,8 +16,14 @@ from app.buckets import bucket_of, moved_to, parse_ranges
 from app.cache.slot import FORMAT
 from app.postgres.database import Database
 from app.products.balance import deviations
+from app.products.commands import set_stock
+from app.products.decision import Denied
+from app.products.errors import BucketMoving, NotHere, Refused
+from app.products.idempotency import WriteRequest
+from app.products.pair import Pair
 from app.products.pair_move import CannotMove, Move
 from app.products.pair_table import held_buckets, hold
+from app.products.transactions import ProductTransactions
 from tests.api.real import service
 from tests.conftest import SessionPostgres
 from tests.harness.servers import create_database, drop_database, execute, know_history, new_name
@@ -28,6 +34,10 @@ _CREATE = "INSERT INTO products (id, name, price_cents, stock) VALUES (%s, 'x', 
 _RESERVE = """
 INSERT INTO reservations (id, status, expires_at, created_at, updated_at, closed_at)
 VALUES (%s, %s, now() + interval '1 h', now(), now(), %s)
+"""
+_WAITS = """
+SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+WHERE NOT l.granted AND l.mode = 'ExclusiveLock'
 """
 _HOLD = """
 INSERT INTO reservation_lines (reservation_id, line, product_id, quantity, committed, expires_at)
@@ -234,3 +244,41 @@ async def test_a_move_under_load(two: Two, redis_url: str, namespace: str) -> No
         living = [row[product_id] for row in rows.values() if product_id in row and row[product_id][2]]
         assert [stock for stock, _, _ in living] == [1_000_000 - sold[product_id]]
     assert await two.balanced()
+
+
+async def test_a_writer_reads_the_buckets_behind_its_locks(two: Two) -> None:
+    """A request that passed every check before the move began is decided by what the database says now."""
+    await _by_hand(two.urls["a"], _CREATE, LEAVING, 7)
+    pair = Pair("0-511")
+    transactions = ProductTransactions(two.databases["a"], pair=pair)
+
+    async def refusal() -> type[Refused] | None:
+        [decision] = (await transactions.commit([WriteRequest(set_stock(LEAVING, 9))])).decisions
+        return type(decision.refusal) if isinstance(decision, Denied) else None
+
+    assert await refusal() is None
+    for held, moving, expected in (
+        ("0-511", "500", BucketMoving),
+        ("0-499,501-511", "500", BucketMoving),
+        ("0-3", "", NotHere),
+    ):
+        await _by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = %s", held, moving)
+        pair.become("0-511", "")
+        assert await refusal() is expected
+    assert (await two.rows("a"))[LEAVING][0] == 9
+
+
+async def test_a_move_waits_for_writers_that_began_before(two: Two) -> None:
+    """Whoever has locked a product, and read which buckets are here, finishes before the buckets move."""
+    await _by_hand(two.urls["a"], _CREATE, LEAVING, 7)
+    async with await psycopg.AsyncConnection.connect(two.urls["a"]) as writer:
+        await writer.execute("SELECT FROM products WHERE id = %s FOR NO KEY UPDATE", [LEAVING])
+        moving = asyncio.create_task(two.move("500"))
+        async with asyncio.timeout(20):
+            while await execute(two.urls["a"], _WAITS) != [(1,)]:
+                await asyncio.sleep(0.01)
+        assert (await two.held())[0] == ("0-511", "")
+        await writer.execute("UPDATE products SET stock = 4 WHERE id = %s", [LEAVING])
+        await writer.commit()
+        assert await moving == 1
+    assert (await two.rows("b"))[LEAVING][0] == 4
