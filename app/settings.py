@@ -210,7 +210,7 @@ class Settings(BaseModel):
     batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
     queue_limit: Count = Field(10_000, description="most requests that wait in one queue before 503 `overloaded`")
     warm_keys: Count = Field(
-        10_000, description="how many filled slots a process remembers; a write to one of them needs no lease"
+        100_000, description="filled slots that a process remembers, 130 bytes each; a write to one of them needs no lease"
     )
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")

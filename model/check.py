@@ -237,6 +237,7 @@ HOLD_MUTANTS = {
     "moment-not-before-sweep": ("holds-swept", "M_BELIEVES_THE_CLOCK"),
     "swept-to-first-open-line": ("holds-needed", "M_SWEEPS_PAST_OPEN_LINES"),
     "looks-at-ended": ("holds-needed", "M_NEVER_LOOKS_AT_ENDED"),
+    "looks-after-others": ("holds-needed", "M_LOOKS_BEFORE_OTHERS"),
     "old-release-sells": ("holds-finish", "M_OLD_RELEASE_SELLS"),
     "asks-after-changes": ("holds-finish", "M_ASKS_BEFORE_LOCKS"),
     "finish-waits-for-locks": ("holds-finish", "M_FINISH_WITHOUT_LOCK"),

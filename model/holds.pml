@@ -15,6 +15,7 @@
  *   - what a product holds is what its open lines hold, and no more than its stock: nothing is both held and sold (`commit`)
  *   - a hold that was seen expired, or was over when its products were locked, is neither sold nor extended (`alive`)
  *   - nobody is refused units that only ended holds keep back (`refuse`)
+ *   - the row of a hold says when nothing of it is open any more (`commit`, `note_end`)
  *
  * Abstractions
  *   - Two products, A and B.  Holds: 0 has a unit of A and a unit of B, 1 has two units of A, the others a unit each.
@@ -50,7 +51,7 @@ mtype = { nothing, open, ended, commit_all, commit_a, extend, release, sale, hol
 byte stock[2], reserved[2], swept[2], lock[2];
 mtype line[HOLDS * 2] = nothing;
 byte ends[HOLDS];
-bit expired;              /* the status of hold 0 */
+bit expired, closed;      /* in the row of hold 0: its status, and that nothing of it is open */
 byte clock;
 #ifdef FINISH
 byte sharers;             /* transactions that have locked rows, or wait for them */
@@ -69,6 +70,7 @@ byte locked_at[2];        /* the earliest moment since a command on hold 0 had i
 #define OPEN(h, p) (line[LINE(h, p)] == open)
 #define HELD(h, p) (OPEN(h, p) -> UNITS(h) : 0)
 #define ALL_HELD(p) (HELD(0, p) + HELD(1, p) + HELD(2, p) + HELD(3, p) + HELD(4, p))
+#define ENDED(h) (line[LINE(h, A)] == ended && line[LINE(h, B)] == ended)
 #define OVER(h, p) (OPEN(h, p) && ends[h] <= moment)
 
 inline end_line(h, p) {
@@ -77,7 +79,12 @@ inline end_line(h, p) {
 }
 inline commit(p) {
     assert(reserved[p] == ALL_HELD(p));
-    assert(reserved[p] <= stock[p])
+    assert(reserved[p] <= stock[p]);
+    assert(!ENDED(0) || closed)
+}
+/* Nobody else ends a line of the hold meanwhile: whoever does has locked its row, or the rows of both products. */
+inline note_end() {
+    if :: ENDED(0) -> closed = true :: else fi
 }
 inline unlock(p) {
     if :: lock[p] == 1 + t -> lock[p] = 0 :: else fi
@@ -156,7 +163,7 @@ proctype Named(byte t) {
         :: !over && (a || b) && command == extend -> alive(t); ends[0] = MAX(ends[0], moment + 1); printf("N%d: it ends at %d\n", t, ends[0])
         :: !over && (a || b) && command == release -> if :: a -> end_line(0, A) :: else fi; if :: b -> end_line(0, B) :: else fi
         fi;
-        commit(A);
+        note_end(); commit(A);
         if :: LOCKS_B -> commit(B) :: else fi;
         end_named()
        }
@@ -180,6 +187,11 @@ inline give_back() {
     if
     :: oldest == 0 ->
         seen_expired = true;
+#ifdef M_LOOKS_BEFORE_OTHERS
+        if :: !other_open -> closed = true :: else fi;
+#else
+        note_end();
+#endif
 #ifndef M_LEAVES_RESERVATION_HELD
         expired = true
 #endif
@@ -223,10 +235,10 @@ inline take() {
 }
 inline end_needer() {
     unlock(p); LEAVE_TABLE;
-    wants = 0; p = 0; moment = 0; oldest = 0; upto = 0; knows = 0
+    wants = 0; p = 0; moment = 0; oldest = 0; upto = 0; knows = 0; other_open = 0
 }
 proctype Needer(byte t, made) {
-    mtype wants; byte p, moment, oldest, upto; bit knows = true;
+    mtype wants; byte p, moment, oldest, upto; bit knows = true, other_open;
     atomic {
         if :: wants = sale :: wants = hold fi;
 #ifndef FINISH
@@ -241,6 +253,9 @@ proctype Needer(byte t, made) {
     atomic { lock[p] == 0 -> lock[p] = 1 + t }
     atomic {
         moment = clock;
+#ifdef M_LOOKS_BEFORE_OTHERS
+        other_open = OPEN(0, 1 - p);
+#endif
 #ifndef M_BELIEVES_THE_CLOCK
         moment = MAX(moment, swept[p])
 #endif

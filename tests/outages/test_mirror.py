@@ -23,8 +23,8 @@ import pytest
 
 from tests.harness.client import NoAnswerError
 from tests.harness.cluster import ROOT, Cluster, start_cluster
+from tests.harness.standby import run_program
 from tests.outages.mirror_program import LEDGER
-from tests.outages.standby import run_program
 
 SEED = 14
 IDS = [f"m{number}" for number in range(12)]
