@@ -286,7 +286,7 @@ async def test_a_move_waits_for_writers_that_began_before(two: Two) -> None:
 
 @pytest.mark.parametrize("place", ["a", "b"])
 async def test_a_move_waits_for_the_fences_of_before(two: Two, place: str) -> None:
-    """The bucket gets its new place when no cache is trusted that was proven before: not here, nor there from an earlier stay."""
+    """The bucket gets its new place when no cache is trusted that was proven before, in either database."""
     url = two.urls[place]
     await _by_hand(url, "DELETE FROM cache_audits")
     await _by_hand(url, "INSERT INTO cache_audits (namespace, fenced_until) VALUES ('x', clock_timestamp() + interval '1.5 s')")
