@@ -40,7 +40,7 @@ class Contender:
         label: for tables.
         peer: module of ``benchmarks.peers``; empty: Larder.
         workers: Larder's processes.
-        settings: Larder's settings beyond the defaults.
+        settings: the service's settings beyond the defaults.
         caches: whether it has a cache at all.
         keyed: whether its requests need an API key.
     """
@@ -190,6 +190,7 @@ class Served:
                 "PEER_TTL_S": str(PEER_TTL_S),
                 "PEER_DEADLINES": _DEADLINES,
                 "PEER_ANSWERS": str(self._answers),
+                **self.contender.settings,
             }
         workers = ["--workers", str(self.contender.workers)] if self.contender.workers > 1 else []
         return [_LARDER, "serve", *workers], {
