@@ -115,7 +115,8 @@ class Node:
             "scope": "larder",
             "name": self.name,
             "restapi": {"listen": api, "connect_address": api},
-            "etcd3": {"hosts": [f"{HOST}:{self._etcd_port}"]},
+            # By its older protocol: with the newer one Patroni 3.0.2 may lose its key of the synchronous standby after a pause.
+            "etcd": {"hosts": [f"{HOST}:{self._etcd_port}"]},
             "bootstrap": {
                 "dcs": {
                     "ttl": TTL_S,
@@ -239,6 +240,7 @@ async def _start_etcd(directory: Path, port: int) -> ServerProcess:
         "initial-advertise-peer-urls": peers,
         "initial-cluster": f"default={peers}",
         "logger": "zap",
+        "enable-v2": "true",
     }
     command = [str(shutil.which("etcd")), *(f"--{name}={value}" for name, value in options.items())]
     process = ServerProcess(command, log=directory / "etcd.log", user=account, environment=_ENVIRONMENT)
