@@ -92,6 +92,9 @@ class PartitionsAuditStore(Protocol):
     ) -> Mapping[int, bool | StoreUnavailable]:
         """``AuditStore.trust`` in each partition that is named."""
 
+    async def give_claims_back(self) -> None:
+        """Release the cycle's claims, so that another instance can audit this interval. Idempotent."""
+
 
 class PartitionsAuditSource(Protocol):
     """The source during one audit cycle of several partitions: the statements of one, on one session."""
