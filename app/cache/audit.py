@@ -117,6 +117,16 @@ class Auditor(ABC):
             log.log(level, "%s", hindrance)
         self._hindrance = hindrance
 
+    @property
+    def stats(self) -> Stats:
+        """The counters of the namespace."""
+        return self._stats
+
+    @property
+    def history(self) -> History:
+        """The source's history."""
+        return self._history
+
     @abstractmethod
     async def cycle(self, ports: AuditPorts | None = None) -> Cycle | None:
         """Run one cycle; return ``None`` if another instance has this interval's claim. See ``attempt``.

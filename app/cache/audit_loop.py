@@ -80,7 +80,9 @@ class AuditLoop:
         for name in self._apart:
             self._begin_alone(name)
         together = [name for name in self._audits if name not in self._apart]
-        if len(together) <= 1 or self._open_together is None:
+        if len(together) <= 1:
+            return any([await self._audits[name].attempt() for name in together])
+        if self._open_together is None:
             return any(await asyncio.gather(*(self._audits[name].attempt() for name in together)))
         return await self._attempt_together(together, self._open_together)
 

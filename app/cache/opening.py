@@ -56,8 +56,8 @@ async def open_caches(
     Args:
         database: URL of the PostgreSQL primary whose migrations prepared the tables.
         redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``, or of its sentinels, e.g.
-            ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``. With ``limits.cache_partitions`` above 1 it may be any node
-            of a cluster.
+            ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``. If ``limits.cache_partitions`` is above 1, it may be any
+            node of a cluster.
         entities: the tables to cache, each with a namespace of its own.
         limits: deadlines and sizes.
         tracer: who is told what reads wait for.
@@ -121,12 +121,12 @@ class _Opening:
         await (shared if len(self._entities) > 1 else alone).start_once()
         parts = []
         for entity in self._entities:
-            name, config, stats, history = entity.cache_name, self._config(entity), Stats(), self._history()
+            name = entity.cache_name
             store = RedisStore(links, name, self._lifetimes(entity))
             source = TableSource(self._database.loads, entity, name)
             audit_stores, sources = RedisAuditStores(alone, name), TableAuditSources(self._database, entity, name)
-            audit = Audit(audit_stores.open, sources.open, config, stats, history=history)
-            parts.append(self._part(entity, store, source, audit, stats, history))
+            audit = Audit(audit_stores.open, sources.open, self._config(entity), Stats(), history=self._history())
+            parts.append(self._part(entity, store, source, audit))
         return links, parts, _opener(self._database, shared, self._entities)
 
     async def partitioned(self, opened: AsyncExitStack) -> Opened:
@@ -138,26 +138,20 @@ class _Opening:
         self.links = [link for node in nodes.present for link in node.all]
         parts = []
         for entity, partitions in divided:
-            config, stats, history = self._config(entity), Stats(), self._history()
             store = RedisPartitions(nodes, partitions, self._lifetimes(entity))
             source = TableSource(self._database.loads, entity, *partitions.rows)
             audit_stores = RedisPartitionAudits(nodes, partitions)
             sources = PartitionAuditSources(self._database, entity, partitions.rows)
-            audit = PartitionedAudit(audit_stores.open, sources.open, partitions, config, stats, history=history)
-            parts.append(self._part(entity, store, source, audit, stats, history))
+            audit = PartitionedAudit(
+                audit_stores.open, sources.open, self._config(entity), Stats(), history=self._history(), partitions=partitions
+            )
+            parts.append(self._part(entity, store, source, audit))
         return nodes, parts, None
 
-    def _part(
-        self,
-        entity: Entity,
-        store: Store | PartitionedStore,
-        source: TableSource,
-        audit: Auditor,
-        stats: Stats,
-        history: History,
-    ) -> Part:
-        rows, config = TableRows(self._database.loads, entity), self._config(entity)
-        protocol = WriteThrough(store, rows, source, config, stats, history=history, tracer=self._tracer)
+    def _part(self, entity: Entity, store: Store | PartitionedStore, source: TableSource, audit: Auditor) -> Part:
+        rows = TableRows(self._database.loads, entity)
+        stats, history = audit.stats, audit.history
+        protocol = WriteThrough(store, rows, source, self._config(entity), stats, history=history, tracer=self._tracer)
         return Part(entity, protocol, history, stats, audit)
 
     def _config(self, entity: Entity) -> CacheConfig:

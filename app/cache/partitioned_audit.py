@@ -66,11 +66,11 @@ class PartitionedAudit(Auditor):
         self,
         open_store: Callable[[], AbstractAsyncContextManager[PartitionsAuditStore]],
         open_source: Callable[[], AbstractAsyncContextManager[PartitionsAuditSource]],
-        partitions: Partitions,
         config: CacheConfig,
         stats: Stats,
         *,
         history: History,
+        partitions: Partitions,
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(config, stats, history=history, clock=clock)

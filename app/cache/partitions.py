@@ -39,6 +39,11 @@ def rows_of(name: str) -> list[str]:
     return [f"{name}#{partition}" for partition in range(int(number))] if divided and number.isdigit() else [name]
 
 
+def name_with(cache_name: str, number: int) -> str:
+    """Return the name of a cache that is divided into so many partitions; one that is not keeps its name."""
+    return f"{cache_name}/{number}" if number > 1 else cache_name
+
+
 class Partitions:
     """The partitions of one namespace.
 
@@ -49,7 +54,7 @@ class Partitions:
 
     def __init__(self, cache_name: str, number: int) -> None:
         self.number = checked_number(number)
-        self.name = f"{cache_name}/{number}"
+        self.name = name_with(cache_name, number)
         """The name of the cache, with the number."""
         self.rows: Sequence[str] = rows_of(self.name)
         """The name of each partition's audit row."""

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
 from app.cache.redis.store import RedisOptions
+from app.doctor.cluster_check import cluster_findings
 from app.doctor.findings import Check, Finding, no, ok, unknown
 
 COMMANDS = ("get", "mget", "set", "del", "unlink", "evalsha", "script|load", "time", "info", "pttl", "scan")
@@ -28,7 +29,7 @@ return redis.call('PTTL', KEYS[1])
 _SAME_S = 1.0
 _TRIES, _ROUND_TRIPS = 20, 50
 _FULL = 0.9
-_OURS = re.compile(rb"wtc:[A-Za-z0-9._~-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
+_OURS = re.compile(rb"wtc:[A-Za-z0-9._~{}/-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
 _KEY_REFUSED = re.compile("access (a|one of the) key")
 _SENTENCE_DIRECT = "Name a server directly, or a proxy that pins a connection to one server."
 
@@ -50,8 +51,9 @@ class _Info:
 class RedisChecks:
     """The checks of one Redis, on connections of their own."""
 
-    def __init__(self, options: RedisOptions) -> None:
+    def __init__(self, options: RedisOptions, partitions: int = 1) -> None:
         self._options = options
+        self._partitions = partitions
         self._key = f"wtc-doctor:{secrets.token_hex(8)}"
         self._raw: AbstractConnection | None = None
         self.clock_ms: tuple[float, float] | None = None
@@ -175,17 +177,9 @@ class RedisChecks:
         return [ok("D5", f"the user may send every command on Larder's keys{more}")]
 
     async def cluster(self) -> Sequence[Finding]:
-        """Whether all keys are on one server."""
-        info = await self._info("cluster")
-        if info.fields.get("cluster_enabled") == "1":
-            return [
-                no(
-                    "D6",
-                    "this is a node of a cluster, and Larder keeps all keys of a namespace on one server. Name a Redis that is"
-                    " no cluster.",
-                )
-            ]
-        return [ok("D6", "no cluster: all keys are on one server")]
+        """Whether the keys can be where Larder looks for them."""
+        in_cluster = (await self._info("cluster")).fields.get("cluster_enabled") == "1"
+        return await cluster_findings(self._options, self._partitions, in_cluster=in_cluster)
 
     async def time(self) -> Sequence[Finding]:
         """Whether keys expire, and how long a round trip takes."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
-from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+from tests.contracts.stores import MemoryBench, StoreBench, open_partition_bench, open_redis_bench
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def repeats(item: pytest.Item) -> bool:
         of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
+        of_others = of_others or "cluster" in item.name
         return "[uvloop-" in item.name and of_others
 
     items[:] = [item for item in items if not repeats(item)]
@@ -34,13 +35,18 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
-@pytest.fixture
-async def stored(redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
-    """A store: the fake, or Redis."""
-    if redis_at is None:
+@pytest.fixture(params=["memory", "redis", "cluster"])
+async def stored(request: pytest.FixtureRequest) -> AsyncIterator[StoreBench]:
+    """A store: the fake, a Redis, or a partition on a node of a cluster."""
+    if request.param == "memory":
         yield MemoryBench()
         return
-    async with open_redis_bench(*redis_at) as bench:
+    url, namespace = request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
+    if request.param == "redis":
+        async with open_redis_bench(url, namespace) as bench:
+            yield bench
+        return
+    async with open_partition_bench(request.getfixturevalue("redis_cluster").url, namespace) as bench:
         yield bench
 
 

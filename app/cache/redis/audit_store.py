@@ -72,10 +72,14 @@ class RedisAuditStore(AuditStore, SlotReader):
         [counts] = await self._connection.call(verify_command(self._names, epoch, rows))
         return Repairs(len(rows), *counts)
 
+    async def start_clean(self) -> None:
+        """Delete watermark and fence, so that the next audit begins a new incarnation, which makes every slot void."""
+        await self.distrust(None)
+
     async def unlink_all(self) -> int:
         """Delete every slot, and so free its memory; return how many there were. Idempotent, always safe."""
         deleted = 0
-        async for found in self._scan():
+        async for found in scan(self._connection, glob_of(self._names.prefix) + "*"):
             if found:
                 [count] = await self._connection.call(("UNLINK", *found))
                 deleted += count
@@ -88,28 +92,17 @@ class RedisAuditStore(AuditStore, SlotReader):
     @override
     async def keys(self) -> AsyncIterator[Sequence[str]]:
         start = len(self._names.prefix)
-        async for found in self._scan():
+        async for found in scan(self._connection, glob_of(self._names.prefix) + "*"):
             yield [name.decode("utf-8", "replace")[start:] for name in found]
 
     @override
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         [found] = await self._connection.call(("MGET", self._names.watermark, *[self._names.prefix + key for key in keys]))
-        watermark = _parse_watermark(found[0] or b"")
-        incarnation = watermark.incarnation if watermark else ""
-        return [raw if raw is not None and slot.incarnation_in(raw) == incarnation else None for raw in found[1:]]
+        return in_incarnation(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Empty slots, which is always safe. Idempotent."""
         await self._connection.call(("UNLINK", *[self._names.prefix + key for key in keys]))
-
-    async def _scan(self) -> AsyncIterator[list[bytes]]:
-        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
-        cursor = b"0"
-        while True:
-            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE))
-            yield found
-            if cursor == b"0":
-                return
 
     @override
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
@@ -156,6 +149,28 @@ class RedisSharedAudit(SharedAuditStore):
             self._claimed.discard(namespace)
             with suppress(StoreUnavailable):  # the claim expires by itself
                 await self._connection.call(script("release", [Names(namespace).claim], [self._token]))
+
+
+def glob_of(text: str) -> str:
+    """Return the pattern that only this text matches."""
+    return _GLOB_SPECIAL.sub(r"\\\1", text)
+
+
+async def scan(connection: RedisConnection, pattern: str) -> AsyncIterator[list[bytes]]:
+    """Yield the names of all keys of a server that match a pattern, in pages."""
+    cursor = b"0"
+    while True:
+        [[cursor, found]] = await connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE))
+        yield found
+        if cursor == b"0":
+            return
+
+
+def in_incarnation(found: Sequence[bytes | None]) -> list[bytes | None]:
+    """Return the slots that were read together with their watermark, those of another incarnation as empty."""
+    watermark = _parse_watermark(found[0] or b"")
+    incarnation = watermark.incarnation if watermark else ""
+    return [raw if raw is not None and slot.incarnation_in(raw) == incarnation else None for raw in found[1:]]
 
 
 def begin_command(names: Names, token: str, claim_ms: int) -> RedisCommand:

@@ -31,21 +31,29 @@ class RedisPartitionAudits:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["RedisPartitionsAudit"]:
-        """Open the store for one cycle. Every claim that is left at its end without a completed cycle is given back."""
-        connections: dict[int, RedisConnection] = {}
-        for partition, slot in enumerate(self._slots):
-            node = self._nodes.owner(slot)
-            if node is not None:
-                with suppress(StoreUnavailable):  # it is tried again in the background
-                    connections[partition] = node.audits.connection()
+        """Open the store for one cycle. An error that leaves the context gives the cycle's claims back."""
+        connections = self.connections()
         if len(connections) < len(self._names):
             self._nodes.look_again()
-        store = RedisPartitionsAudit(self._names, connections, self._nodes.look_again)
+        store = self.store(connections)
         try:
             yield store
         except Exception:
             await store.give_claims_back()
             raise
+
+    def connections(self) -> dict[int, RedisConnection]:
+        """Return the connection of each partition that can be reached now. The others are tried again in the background."""
+        found = {}
+        for partition, slot in enumerate(self._slots):
+            if (node := self._nodes.owner(slot)) is not None:
+                with suppress(StoreUnavailable):
+                    found[partition] = node.audits.connection()
+        return found
+
+    def store(self, connections: Mapping[int, RedisConnection]) -> "RedisPartitionsAudit":
+        """Return the store on these connections."""
+        return RedisPartitionsAudit(self._names, connections, self._nodes.look_again)
 
 
 class RedisPartitionsAudit(PartitionsAuditStore):
@@ -58,7 +66,8 @@ class RedisPartitionsAudit(PartitionsAuditStore):
     def __init__(
         self, names: Sequence[Names], connections: Mapping[int, RedisConnection], on_trouble: Callable[[], None]
     ) -> None:
-        self._names = names
+        self.names = names
+        """The names of each partition's keys."""
         self._connections = connections
         self._on_trouble = on_trouble
         self._token = secrets.token_hex(8)
@@ -66,8 +75,8 @@ class RedisPartitionsAudit(PartitionsAuditStore):
 
     @override
     async def begin(self, claim_ms: int) -> Mapping[int, Begun | StoreUnavailable]:
-        replies = await self._each(
-            range(len(self._names)), lambda partition: begin_command(self._names[partition], self._token, claim_ms)
+        replies = await self.each(
+            range(len(self.names)), lambda partition: begin_command(self.names[partition], self._token, claim_ms)
         )
         begun = {
             partition: reply if isinstance(reply, StoreUnavailable) else begun_from(reply[1], reply[0])
@@ -80,7 +89,7 @@ class RedisPartitionsAudit(PartitionsAuditStore):
     async def verify(
         self, epoch: str, rows: Mapping[int, Sequence[tuple[str, int]]]
     ) -> Mapping[int, Repairs | StoreUnavailable]:
-        replies = await self._each(rows, lambda partition: verify_command(self._names[partition], epoch, rows[partition]))
+        replies = await self.each(rows, lambda partition: verify_command(self.names[partition], epoch, rows[partition]))
         return {p: of(reply, lambda counts, p=p: Repairs(len(rows[p]), *counts)) for p, reply in replies.items()}
 
     @override
@@ -89,7 +98,7 @@ class RedisPartitionsAudit(PartitionsAuditStore):
         failed: dict[int, StoreUnavailable | None] = dict.fromkeys(marks)
         for step in (0, 1):
             left = [partition for partition in marks if failed[partition] is None]
-            replies = await self._each(left, lambda p, step=step: distrust_commands(self._names[p], marks[p])[step])
+            replies = await self.each(left, lambda p, step=step: distrust_commands(self.names[p], marks[p])[step])
             failed |= {p: reply for p, reply in replies.items() if isinstance(reply, StoreUnavailable)}
         return failed
 
@@ -97,8 +106,8 @@ class RedisPartitionsAudit(PartitionsAuditStore):
     async def trust(
         self, begun: Mapping[int, Begun], proven: Watermark, fence_ttl_ms: int
     ) -> Mapping[int, bool | StoreUnavailable]:
-        replies = await self._each(
-            begun, lambda partition: trust_command(self._names[partition], begun[partition], proven, fence_ttl_ms)
+        replies = await self.each(
+            begun, lambda partition: trust_command(self.names[partition], begun[partition], proven, fence_ttl_ms)
         )
         return {partition: of(reply, bool) for partition, reply in replies.items()}
 
@@ -106,9 +115,9 @@ class RedisPartitionsAudit(PartitionsAuditStore):
     async def give_claims_back(self) -> None:
         mine, self._claimed = self._claimed, set()
         # A claim whose node does not answer expires by itself.
-        await self._each(mine, lambda partition: script("release", [self._names[partition].claim], [self._token]))
+        await self.each(mine, lambda partition: script("release", [self.names[partition].claim], [self._token]))
 
-    async def _each(
+    async def each(
         self, partitions: Collection[int], command: Callable[[int], RedisCommand]
     ) -> dict[int, tuple[str, Reply] | StoreUnavailable]:
         """Run a command for each partition, in one packet for each node; return the server and the reply of each."""
