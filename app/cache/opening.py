@@ -135,7 +135,7 @@ class _Opening:
         nodes = RedisNodes(self._options, {slot for _, partitions in divided for slot in partitions.slots})
         opened.push_async_callback(nodes.close)
         await nodes.start()
-        self.links = [link for node in nodes.present for link in node.all]
+        self.links = [*nodes.all]
         parts = []
         for entity, partitions in divided:
             store = RedisPartitions(nodes, partitions, self._lifetimes(entity))

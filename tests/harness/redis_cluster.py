@@ -10,8 +10,7 @@ from typing import Any
 import redis.asyncio
 import redis.exceptions
 
-from app.private_servers import RedisServer, start_redis
-from app.private_servers.redis_server import free_ports
+from app.private_servers import RedisServer, free_ports, start_redis
 
 PASSWORD = "of-the-cluster"
 NODE_TIMEOUT_S = 1.5
@@ -137,6 +136,7 @@ async def start_redis_cluster(
                 "cluster-port": str(buses[-1]),
                 "cluster-node-timeout": str(int(NODE_TIMEOUT_S * 1000)),
                 "cluster-replica-validity-factor": "0",
+                "cluster-require-full-coverage": "no",
                 "repl-diskless-sync-delay": "0",
             }
             servers.append(await start_redis(directory / f"node-{number}", options=options, program=program, ports=ports))

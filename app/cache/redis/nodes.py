@@ -84,6 +84,11 @@ class RedisNodes:
         """The nodes that have a partition."""
         return list(self._nodes.values())
 
+    @property
+    def all(self) -> Sequence[RedisLink]:
+        """Every link."""
+        return [link for node in self._nodes.values() for link in node.all]
+
     def owner(self, slot: int) -> RedisNode | None:
         """Return the node that has a hash slot, as far as is known."""
         address = self._map.owner(slot)
