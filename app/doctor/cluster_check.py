@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from app.cache.errors import StoreUnavailable
+from app.cache.partitions import hash_slot
 from app.cache.redis.connection import RedisConnection
 from app.cache.redis.nodes import at, map_of
 from app.cache.redis.slot_map import URL_ADDRESS, Address
@@ -58,6 +59,15 @@ async def cluster_findings(options: RedisOptions, partitions: int, *, in_cluster
             )
         )
     return findings or [ok("D6", f"a cluster of {len(found.owners)} nodes with keys, which can all be reached from here")]
+
+
+async def node_of(options: RedisOptions, key: str) -> RedisOptions:
+    """Return how to connect to the node that has a key; to the URL's server if nobody says which one that is."""
+    try:
+        owner = (await map_of(options, URL_ADDRESS)).owner(hash_slot(key))
+    except StoreUnavailable:
+        return options
+    return options if owner is None else at(options, owner)
 
 
 async def _unreachable(options: RedisOptions, address: Address) -> str:

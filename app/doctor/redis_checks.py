@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
 from app.cache.redis.store import RedisOptions
-from app.doctor.cluster_check import cluster_findings
+from app.doctor.cluster_check import cluster_findings, node_of
 from app.doctor.findings import Check, Finding, no, ok, unknown
 
 COMMANDS = ("get", "mget", "set", "del", "unlink", "evalsha", "script|load", "time", "info", "pttl", "scan")
@@ -55,6 +55,7 @@ class RedisChecks:
         self._options = options
         self._partitions = partitions
         self._key = f"wtc-doctor:{secrets.token_hex(8)}"
+        self._node: RedisOptions | None = None
         self._raw: AbstractConnection | None = None
         self.clock_ms: tuple[float, float] | None = None
         """The clock of Redis and the event loop's time in seconds at which it was read."""
@@ -256,7 +257,14 @@ class RedisChecks:
     async def _open(self) -> RedisConnection:
         timeout_s = self._options.timeout_ms / 1000
         connect_s = self._options.connect_timeout_ms / 1000
-        return await RedisConnection.open(self._options.place, connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
+        place = (await self._asked()).place
+        return await RedisConnection.open(place, connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
+
+    async def _asked(self) -> RedisOptions:
+        """Return which server is asked: that of the URL, or in a cluster the node that has the key of the checks."""
+        if self._node is None:
+            self._node = await node_of(self._options, self._key) if self._partitions > 1 else self._options
+        return self._node
 
     async def _info(self, section: str) -> _Info:
         return _Info.of(await self._ask("INFO", section))
@@ -273,7 +281,7 @@ class RedisChecks:
 
     async def _ask(self, *command: str | int) -> Any:
         if self._raw is None:
-            place = self._options.place
+            place = (await self._asked()).place
             raw = await place.connection(await place.passwords())
             async with asyncio.timeout(self._options.connect_timeout_ms / 1000):
                 await raw.connect()  # type: ignore[no-untyped-call]  # the same

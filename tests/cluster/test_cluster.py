@@ -1,4 +1,4 @@
-"""A cache whose partitions are on the nodes of a cluster: reads, writes, moves, copies that a move leaves, a node that hangs."""
+"""A cache whose partitions are on the nodes of a cluster: reads, writes, moves, copies that are left, a node that hangs."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -124,7 +124,7 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
         await redis_cluster.move(slot, target)
         version = await shop.write(KEY, 2)  # settles, or is published at the new node
         await shop.until_hits(KEY)
-        trips = protocol._trips  # noqa: SLF001 - a publish that comes late
+        trips = protocol._trips  # a publish that comes late
         published = await trips.publish([Publication(old, leases.tokens[KEY])])
         assert published is None or published.outcomes != (Outcome.STORED,)
         assert {found for found, _ in await shop.versions(KEY)} == {version}
