@@ -11,6 +11,8 @@ from app.private_servers import RedisServer
 from tests.cluster.shop import KEYS, LIMITS, Shop, moved_back, open_shop, until
 from tests.harness.redis_cluster import RedisCluster
 
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
+
 KEY = KEYS[0]
 LONG = replace(LIMITS, fence_ttl_ms=30_000, fence_ttl_max_ms=30_000)
 """Fences that outlive a test."""

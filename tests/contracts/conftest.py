@@ -35,7 +35,7 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", "redis", pytest.param("cluster", marks=pytest.mark.alone)])
 async def stored(request: pytest.FixtureRequest) -> AsyncIterator[StoreBench]:
     """A store: the fake, a Redis, or a partition on a node of a cluster."""
     if request.param == "memory":
