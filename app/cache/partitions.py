@@ -8,9 +8,12 @@ The number of partitions belongs to the name: to the audits, another number is a
 """
 
 from binascii import crc32, crc_hqx
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import count
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 MOST = 1_024
 HASH_SLOTS = 16_384
@@ -42,6 +45,12 @@ def rows_of(name: str) -> list[str]:
 def name_with(cache_name: str, number: int) -> str:
     """Return the name of a cache that is divided into so many partitions; one that is not keeps its name."""
     return f"{cache_name}/{number}" if number > 1 else cache_name
+
+
+def joined(parts: Iterable[Sequence[int]], results: Iterable[Sequence[Result]]) -> list[Result]:
+    """Return what was found for each part, in the order of the places that the parts have."""
+    by_place = {at: result for own, found in zip(parts, results, strict=True) for at, result in zip(own, found, strict=True)}
+    return [by_place[at] for at in range(len(by_place))]
 
 
 class Partitions:

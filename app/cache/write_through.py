@@ -54,6 +54,7 @@ from .history import History
 from .loads import Load, Loaded, Loads
 from .partition_ports import PartitionedStore
 from .partitioned_trips import trips_to
+from .partitions import joined
 from .policies import WritePolicy
 from .ports import Clock, HistorySource, Outcome, Publication, Published, Reading, Source, State, Store, Value, WithStates
 from .round_trips import Leases
@@ -195,8 +196,7 @@ class WriteThrough:
             # A read is of one partition, because its fence vouches for no other. The parts share round trips.
             parts = list(self._partitions.cut(keys).values())
             found = await asyncio.gather(*(self._read_part([keys[at] for at in own], None, stale_s, ttl_s) for own in parts))
-            by_place = {at: read for own, reads in zip(parts, found, strict=True) for at, read in zip(own, reads, strict=True)}
-            return [by_place[at] for at in range(len(keys))]
+            return joined(parts, found)
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
         """Read only the slot of one key, without a task, because a task would cost more than the read itself.
@@ -330,9 +330,8 @@ class WriteThrough:
 
     async def aclose(self) -> None:
         """Finish the loads, round trips and waits that were accepted."""
-        await self._loads.aclose()
-        await self._trips.aclose()
-        await self._settler.aclose()
+        for part in (self._loads, self._trips, self._settler):
+            await part.aclose()
 
     async def _read_part(self, keys: Sequence[str], reading: Reading | None, stale_s: int, ttl_s: int | None) -> list[Read]:
         """Read keys of one partition."""

@@ -80,6 +80,7 @@ class JoinsReadUnderWay(WriteThrough):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         limit = self._config.batch_keys
+        assert isinstance(self._trips, RoundTrips)
         self._trips.reads = _JoinsUnderWay(self._trips._send_reads, weight=len, max_weight=limit, queue_limit=limit)
 
 

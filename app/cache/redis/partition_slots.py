@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from ..errors import StoreUnavailable
 from ..inspection import SlotReader
-from ..partitions import Partitions
+from ..partitions import Partitions, joined
 from .audit_store import glob_of, in_incarnation, scan
 from .connection import RedisConnection, Reply
 from .nodes import RedisNodes
@@ -58,10 +58,7 @@ class RedisPartitionSlots(SlotReader):
                 for p, places in parts.items()
             }
         )
-        by_place = {
-            place: raw for p, places in parts.items() for place, raw in zip(places, in_incarnation(replies[p]), strict=True)
-        }
-        return [by_place[place] for place in range(len(keys))]
+        return joined(parts.values(), [in_incarnation(replies[partition]) for partition in parts])
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Empty slots, which is always safe. Idempotent."""
