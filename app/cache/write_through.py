@@ -207,11 +207,9 @@ class WriteThrough:
             then(None)
             return
         try:
-            reading = self._trips.submit_read((key,))
+            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then))
         except Overloaded:
             then(None)
-        else:
-            reading.add_done_callback(partial(self._deliver, key, then))
 
     def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:

@@ -101,7 +101,7 @@ async def open_shop(
             await opened.enter_async_context(open_caches(database_url, _options(url, one), [entity], limits=one))
             for one in (limits, two or limits)
         ]
-        yield Shop(*processes, entity, Partitions(entity.cache_name, limits.cache_partitions), hand)
+        yield Shop(processes[0], processes[1], entity, Partitions(entity.cache_name, limits.cache_partitions), hand)
 
 
 @asynccontextmanager

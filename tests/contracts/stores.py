@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from app.cache import slot
 from app.cache.errors import StoreUnavailable
-from app.cache.partition_ports import NodeStore
+from app.cache.partition_ports import NodeStore, ReadRequest
 from app.cache.partitions import Partitions
 from app.cache.ports import (
     Absent,
@@ -209,7 +209,7 @@ class OnePartition(Store):
 
     @override
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
-        other = (self._neighbour, ["none", "nothing"], [])
+        other: ReadRequest = (self._neighbour, ["none", "nothing"], [])
         empty, reading = await self._node.read([other, (self._partition, keys, lease)])
         assert empty == Reading("", [None, None])
         return answer(reading)

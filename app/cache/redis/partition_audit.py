@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from operator import itemgetter
 
 from typing_extensions import override
 
@@ -17,8 +17,6 @@ from .connection import RedisCommand, RedisConnection, Refusal, Reply
 from .node_store import names_of
 from .nodes import RedisNodes
 from .store import Names, script
-
-Result = TypeVar("Result")
 
 
 class RedisPartitionAudits:
@@ -90,15 +88,19 @@ class RedisPartitionsAudit(PartitionsAuditStore):
         self, epoch: str, rows: Mapping[int, Sequence[tuple[str, int]]]
     ) -> Mapping[int, Repairs | StoreUnavailable]:
         replies = await self.each(rows, lambda partition: verify_command(self.names[partition], epoch, rows[partition]))
-        return {p: of(reply, lambda counts, p=p: Repairs(len(rows[p]), *counts)) for p, reply in replies.items()}
+        return {
+            partition: reply if isinstance(reply, StoreUnavailable) else Repairs(len(rows[partition]), *reply[1])
+            for partition, reply in replies.items()
+        }
 
     @override
     async def distrust(self, marks: Mapping[int, Watermark | None]) -> Mapping[int, StoreUnavailable | None]:
         # The mark is set first: with it, no cycle of the old epoch can set the fence again after it is deleted.
         failed: dict[int, StoreUnavailable | None] = dict.fromkeys(marks)
-        for step in (0, 1):
-            left = [partition for partition in marks if failed[partition] is None]
-            replies = await self.each(left, lambda p, step=step: distrust_commands(self.names[p], marks[p])[step])
+        commands = {p: distrust_commands(self.names[p], mark) for p, mark in marks.items()}
+        for step in (itemgetter(0), itemgetter(1)):
+            left = {p: step(both) for p, both in commands.items() if failed[p] is None}
+            replies = await self.each(left, left.__getitem__)
             failed |= {p: reply for p, reply in replies.items() if isinstance(reply, StoreUnavailable)}
         return failed
 
@@ -109,7 +111,7 @@ class RedisPartitionsAudit(PartitionsAuditStore):
         replies = await self.each(
             begun, lambda partition: trust_command(self.names[partition], begun[partition], proven, fence_ttl_ms)
         )
-        return {partition: of(reply, bool) for partition, reply in replies.items()}
+        return {p: reply if isinstance(reply, StoreUnavailable) else bool(reply[1]) for p, reply in replies.items()}
 
     @override
     async def give_claims_back(self) -> None:
@@ -149,8 +151,3 @@ async def _call(
     except StoreUnavailable as error:
         return error
     return [reply if isinstance(reply, Refusal) else (connection.server, reply) for reply in replies]
-
-
-def of(reply: tuple[str, Reply] | StoreUnavailable, meaning: Callable[[Reply], Result]) -> Result | StoreUnavailable:
-    """Return what a reply means, or why there is none."""
-    return reply if isinstance(reply, StoreUnavailable) else meaning(reply[1])

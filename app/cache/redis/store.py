@@ -215,7 +215,8 @@ class RedisStore(Store):
     """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip."""
 
     def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
-        self._commands = SlotCommands(Names(namespace), lifetimes, chance)
+        self.names = Names(namespace)
+        self._commands = SlotCommands(self.names, lifetimes, chance)
         self._reads = links.reads
         self._leases = links.leases
         self._publishes = links.publishes
