@@ -1,7 +1,9 @@
 """Each contract runs on the in-memory fake and on the real server, so that the simulation's fakes do what the servers do."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import pytest
 
@@ -35,18 +37,26 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
+Opener = Callable[[], AbstractAsyncContextManager[StoreBench]]
+
+
 @pytest.fixture(params=["memory", "redis", pytest.param("cluster", marks=pytest.mark.alone)])
-async def stored(request: pytest.FixtureRequest) -> AsyncIterator[StoreBench]:
-    """A store: the fake, a Redis, or a partition on a node of a cluster."""
+def stored_at(request: pytest.FixtureRequest) -> Opener | None:
+    """What opens a Redis, or a partition on a node of a cluster; ``None`` for the fake, so that no server is started."""
     if request.param == "memory":
+        return None
+    if request.param == "redis":
+        return partial(open_redis_bench, request.getfixturevalue("redis_url"), request.getfixturevalue("namespace"))
+    return partial(open_partition_bench, request.getfixturevalue("redis_cluster").url, request.getfixturevalue("namespace"))
+
+
+@pytest.fixture
+async def stored(stored_at: Opener | None) -> AsyncIterator[StoreBench]:
+    """A store: the fake, a Redis, or a partition on a node of a cluster."""
+    if stored_at is None:
         yield MemoryBench()
         return
-    url, namespace = request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
-    if request.param == "redis":
-        async with open_redis_bench(url, namespace) as bench:
-            yield bench
-        return
-    async with open_partition_bench(request.getfixturevalue("redis_cluster").url, namespace) as bench:
+    async with stored_at() as bench:
         yield bench
 
 

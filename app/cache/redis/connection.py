@@ -154,7 +154,7 @@ class RedisConnection:
         if data == self._replid:
             return
         if self._replid:
-            raise StoreUnavailable("the server has taken over other data")
+            raise StoreUnavailable("the server has taken over other data, or was given further keys")
         checked_identity(data.partition(":")[0], "master_replid")
         self._replid = data
 
