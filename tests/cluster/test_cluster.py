@@ -123,6 +123,8 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
     await protocol.drop(KEY)
     leases = await protocol.lease([KEY])
     assert leases.tokens
+    there, *_ = [key for key in KEYS if await redis_cluster.owner(shop.slot(key)) is target]
+    neighbour = (await protocol.read(there)).state
     trips = protocol._trips  # without the reads and fills of a request
 
     async def trusted() -> bool:
@@ -130,10 +132,15 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
             return bool((await trips.read([KEY])).epoch)
         return False
 
+    async def connected() -> bool:  # to the node as it is now
+        published = await trips.publish([Publication(neighbour)])
+        return published is not None and published.proven
+
     async with moved_back(redis_cluster, slot):
         await redis_cluster.move(slot, target)
         await shop.hand.execute("UPDATE products SET price_cents = 9 WHERE id = %s", [KEY])
         await until(trusted)
+        await until(connected)
         published = await trips.publish([Publication(old, leases.tokens[KEY])])
         assert published == Published((Outcome.LEASE_DELETED,), proven=True, unproven=frozenset())
         assert {found for found, _ in await shop.versions(KEY)} == {old.version + 1}
