@@ -128,7 +128,7 @@ async def handed_over(scene: Scene) -> None:
 
 async def moved_onto_copies(scene: Scene) -> None:
     """Move partitions key by key to a node on which an earlier move, which broke off, has left copies."""
-    for key in (PROBE, *scene.on.workload.hot[:3]):
+    for key in (PROBE, scene.on.workload.hot[0]):
         slot = PARTITIONS.slots[PARTITIONS.of(key)]
         target = await scene.another(slot)
         source = await scene.nodes.begin_move(slot, target)
