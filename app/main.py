@@ -39,6 +39,8 @@ from app.products.acceptance import Acceptance
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
+from app.products.pair import Pair
+from app.products.paired import PairedProducts
 from app.products.payload import SCHEMA
 from app.products.pruner import Pruner
 from app.products.service import Products, WriteLimits
@@ -132,7 +134,9 @@ async def running(
             taken=accepting.count if accepting else None,
         )
         source = ProductSource(database)
-        products = Products(cache.protocol, source, transactions, write_limits(settings), telemetry)
+        pair = Pair(settings.buckets) if settings.buckets else None
+        parts = cache.protocol, source, transactions, write_limits(settings), telemetry
+        products = PairedProducts(pair, *parts) if pair is not None else Products(*parts)
         opened.push_async_callback(products.aclose)
         windows = Windows(database, settings.settle_margin_ms, check_epoch)
         feed = Feed(windows, cache.stats)
@@ -162,6 +166,7 @@ async def running(
             shared,
             accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
             tidier,
+            pair,
             telemetry=telemetry,
         )
         if accepting is not None:

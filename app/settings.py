@@ -11,13 +11,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from app.buckets import BucketRanges
 from app.urls import database_url_fault, redis_url_fault
 
 PREFIX = "LARDER_"
 
 Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
 PRODUCTS_CACHE = "products"
 CACHES = (PRODUCTS_CACHE,)
 """The cached entities, by the names that settings use."""
@@ -28,7 +28,6 @@ _PASSWORD = re.compile(r"^[^/]*//[^/@:]*:[^/@]+@|[?&]password=")
 """What a URL with a password has."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
-
 
 _ADDRESS, _NUMBER = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"), re.compile(r"[0-9]{1,5}")
 _KUBERNETES = (
@@ -127,6 +126,7 @@ class Settings(BaseModel):
     migration_database_url: str = Field(
         "", description="PostgreSQL URL for `larder migrate`, past a pooler in transaction mode; `LARDER_DATABASE_URL` if empty"
     )
+    buckets: BucketRanges = Field("", description="the part of the products that is here, as `0-511`; all of them if empty")
     database_connections: int = Field(
         10,
         ge=5,
@@ -210,7 +210,7 @@ class Settings(BaseModel):
     batch_bytes: int = Field(8_388_608, ge=65_536, le=268_435_456, description="most payload bytes in one publish")
     queue_limit: Count = Field(10_000, description="most requests that wait in one queue before 503 `overloaded`")
     warm_keys: Count = Field(
-        10_000, description="how many filled slots a process remembers; a write to one of them needs no lease"
+        100_000, description="filled slots that a process remembers, 130 bytes each; a write to one of them needs no lease"
     )
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")

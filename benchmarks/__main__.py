@@ -11,7 +11,7 @@ from tests.harness.cluster import ROOT
 
 CONTESTS = ("reads", "trace", "ycsb", "writes")
 """They take the options."""
-STEADY = ("latency", "headline", "components")
+STEADY = ("latency", "headline", "components", "blocked", "healing", "holds")
 
 
 def main() -> int:

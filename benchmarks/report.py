@@ -13,7 +13,7 @@ from benchmarks.tables import markdown
 from tests.harness.cluster import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-ORDER = ("reads", "latency", "trace", "ycsb", "writes", "headline", "components", "soak")
+ORDER = ("reads", "latency", "trace", "ycsb", "writes", "headline", "components", "holds", "soak")
 """The order of the report's sections. Results that are not named here come last."""
 
 

@@ -1,4 +1,4 @@
-"""Run every configuration of larder.pml, worlds.pml, tables.pml and feed.pml through Spin and judge it.
+"""Run every configuration of larder.pml, worlds.pml, tables.pml, feed.pml and holds.pml through Spin and judge it.
 
 Sound configurations must be searched to the end without an error.  Mutants (a rule dropped), holes (a rule as it was first
 written) and goals (something that must be reachable) must each end in an assertion violation.  No bitstate hashing, no depth
@@ -27,6 +27,7 @@ MODEL = Path(__file__).with_name("larder.pml")
 WORLDS = Path(__file__).with_name("worlds.pml")
 TABLES = Path(__file__).with_name("tables.pml")
 FEED = Path(__file__).with_name("feed.pml")
+HOLDS = Path(__file__).with_name("holds.pml")
 PARALLEL = 2
 MEMORY_LIMIT_MB = 3500  # of each search
 SEARCH_LIMIT_S = 200
@@ -111,6 +112,14 @@ FEED_CONFIGURATIONS = {
     "feed-ttl": "CYCLES=2 TTL=2 ONE_WRITER",
 }
 
+# Of holds.pml.
+HOLD_CONFIGURATIONS = {
+    "holds": "NAMED=2 NEEDERS=1 BACK",
+    "holds-needed": "NAMED=1 NEEDERS=2 BACK",
+    "holds-swept": "NEEDERS=3 BACK",
+    "holds-finish": "FINISH NEEDERS=2",
+}
+
 # name: (configuration, what is dropped or asked for)
 MUTANTS = {
     "version-compare": ("race", "M_NO_VERSION_COMPARE"),
@@ -184,6 +193,7 @@ WORLD_MUTANTS = {
     "late-answer-counts": ("two-primaries-late-answer", "M_LATE_ANSWER_COUNTS"),
     "snapshot-epoch-unchecked": ("two-primaries-pooler", "M_SNAPSHOT_EPOCH_UNCHECKED"),
     "schema-in-epoch": ("finish", "M_SCHEMA_NOT_IN_EPOCH"),
+    "old-release-loads": ("finish-loaders", "M_OLD_RELEASE_LOADS"),
     "other-namespace-unseen": ("two-namespaces", "M_OTHER_NAMESPACE_UNSEEN"),
     "other-namespace-seen-too-early": ("two-namespaces", "M_OTHER_NAMESPACE_SEEN_TOO_EARLY"),
     "settle-own-row": ("two-namespaces", "M_SETTLE_OWN_ROW"),
@@ -216,6 +226,26 @@ FEED_MUTANTS = {
     "goal-two-windows-at-once": ("feed", "GOAL=3"),
 }
 
+HOLD_MUTANTS = {
+    "moment-after-locks": ("holds", "M_MOMENT_BEFORE_LOCKS"),
+    "lines-after-locks": ("holds", "M_LINES_BEFORE_LOCKS"),
+    "locks-of-all-lines": ("holds", "M_LOCKS_LINES_OF_REQUEST"),
+    "closed-line-ends-its-hold": ("holds", "M_LEAVES_RESERVATION_HELD"),
+    "closed-before-refused": ("holds", "M_REFUSES_WITHOUT_CLOSING"),
+    "committed-before-refused": ("holds", "M_REFUSES_BEFORE_COMMIT"),
+    "named-is-closed-first": ("holds", "M_NEVER_CLOSES_NAMED"),
+    "moment-not-before-sweep": ("holds-swept", "M_BELIEVES_THE_CLOCK"),
+    "swept-to-first-open-line": ("holds-needed", "M_SWEEPS_PAST_OPEN_LINES"),
+    "looks-at-ended": ("holds-needed", "M_NEVER_LOOKS_AT_ENDED"),
+    "looks-after-others": ("holds-needed", "M_LOOKS_BEFORE_OTHERS"),
+    "old-release-sells": ("holds-finish", "M_OLD_RELEASE_SELLS"),
+    "asks-after-changes": ("holds-finish", "M_ASKS_BEFORE_LOCKS"),
+    "finish-waits-for-locks": ("holds-finish", "M_FINISH_WITHOUT_LOCK"),
+    "goal-rest-of-a-hold-ends": ("holds", "GOAL=1"),
+    "goal-units-end-twice": ("holds-needed", "GOAL=2"),
+    "goal-hold-after-old-sale": ("holds-finish", "GOAL=3"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -245,6 +275,7 @@ def all_cases() -> list[Case]:
         (WORLDS, WORLD_CONFIGURATIONS, WORLD_MUTANTS),
         (TABLES, TABLE_CONFIGURATIONS, TABLE_MUTANTS),
         (FEED, FEED_CONFIGURATIONS, FEED_MUTANTS),
+        (HOLDS, HOLD_CONFIGURATIONS, HOLD_MUTANTS),
     )
     sound = [
         Case(name, tuple(flags.split()), must_fail=False, model=model)

@@ -56,8 +56,9 @@
 #ifdef M_SCHEMA_NOT_IN_EPOCH
 #define EPOCH(s) 0
 #else
-#define EPOCH(s)   ((s) >> 2)
+#define EPOCH(s)   (((s) >> 2) & 1)
 #endif
+#define OLD_PAYLOAD 8     /* in a state that a release made which does not know the payload's schema */
 #define VERSION(s) ((s) & 3)
 #define VERSION_MAX 3
 #define NONE 255          /* no watermark */
@@ -241,7 +242,11 @@ again:
         :: true  /* a refresh */
         fi
     }
+#ifdef M_OLD_RELEASE_LOADS
+    atomic { loaded = (finished && s == 0 -> OLD_PAYLOAD + row[1] : row[s]); printf("L%d loads %d.%d\n", id, EPOCH(loaded), VERSION(loaded)) }
+#else
     atomic { OPEN(s) -> loaded = row[s]; printf("L%d loads %d.%d\n", id, EPOCH(row[s]), VERSION(row[s])) }
+#endif
     atomic {
         if
         :: table(home, loaded, token); printf("L%d fills with %d.%d: slot %d\n", id, EPOCH(loaded), VERSION(loaded), slot[home])
@@ -502,7 +507,7 @@ proctype Answers() {
 #define NOT_ASKED false
 #elif defined(FINISH)
 /* What the new release told, or may: no old payload, and nothing older than acknowledged; readers of the old release, too. */
-#define TOLD_1 (finished && COUNTS(fence_epoch[0], EPOCH(4)) && (STATE(slot[0]) < 4 || STATE(slot[0]) < acknowledged[1]))
+#define TOLD_1 (finished && COUNTS(fence_epoch[0], EPOCH(4)) && (STATE(slot[0]) < 4 || STATE(slot[0]) >= OLD_PAYLOAD || STATE(slot[0]) < acknowledged[1]))
 #define NOT_ASKED (STATE(slot[0]) < acknowledged[1])
 #else
 #define TOLD_1 (COUNTS(fence_epoch[0], own) && STATE(slot[0]) < acknowledged[1])

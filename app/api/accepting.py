@@ -30,7 +30,7 @@ _PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\
 WriteKey = Annotated[str, Path(description="the Idempotency-Key of the write", examples=["feed-17"])]
 _POLL_S = 0.05
 _MOST_WAIT_S = 30
-_CONDITIONS = ("If-Match", "If-None-Match")
+_KEPT_HEADERS = ("If-Match", "If-None-Match", "Larder-Bucket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def check_key(key: str | None) -> str:
 
 def written_down(request: Request, key: IdempotencyKey, command: Command, content: bytes) -> AcceptedWrite:
     """Return what is kept of a request until it is decided."""
-    conditions = [[name, value] for name in _CONDITIONS for value in request.headers.getlist(name)]
+    conditions = [[name, value] for name in _KEPT_HEADERS for value in request.headers.getlist(name)]
     return AcceptedWrite(
         key.caller,
         key.key,

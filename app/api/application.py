@@ -110,7 +110,7 @@ def build(
             allow_methods=["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"],
             allow_headers=[
                 *("Authorization", "Cache-Control", "Content-Type", "If-Match", "If-None-Match"),
-                *("Idempotency-Key", "Last-Event-ID", "Prefer", "traceparent"),
+                *("Idempotency-Key", "Larder-Bucket", "Last-Event-ID", "Prefer", "traceparent"),
             ],
             expose_headers=[
                 *("Cache-Status", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),

@@ -1,7 +1,7 @@
 """Endpoints of the collection: create, read many, list, and create or replace many."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app.access.keys import Scope
 from app.api.bodies import validate
 from app.api.conditions import freshness_of
-from app.api.context import larder_of, products_of
+from app.api.context import check_pair, larder_of, products_of
 from app.api.examples import BATCH_EXAMPLE
 from app.api.list_queries import ProductsById, product_query
 from app.api.models import Batch, NewProduct, WholeProduct
@@ -25,7 +25,8 @@ from app.cache.ports import Value
 from app.products import commands
 from app.products.commands import Effect
 from app.products.idempotency import Answer
-from app.products.product import Draft, is_product_id, new_product_id
+from app.products.pair import new_id
+from app.products.product import Draft, is_product_id
 
 router = request_router("products")
 _MAX_BATCH_ERRORS = 1_000
@@ -45,7 +46,9 @@ _COST_AT_ONCE = 300
         " than is there, always by id."
     ),
     response_class=Response,
-    responses=answers({200: PRODUCTS}, ("invalid-request", "overloaded", "database-unavailable", "internal-error")),
+    responses=answers(
+        {200: PRODUCTS}, ("invalid-request", "several-pairs", "overloaded", "database-unavailable", "internal-error")
+    ),
     openapi_extra={"parameters": LIST_PARAMETERS},
 )
 @requires(Scope.PRODUCTS_READ, LIST_COST)
@@ -53,6 +56,7 @@ async def list_products(request: Request) -> Response:
     """Read many products, or a page of the list."""
     query, freshness, products = product_query(request), freshness_of(request), products_of(request)
     if isinstance(query, ProductsById):
+        check_pair(request, query.ids)
         reads = await products.get_many(query.ids, refresh=freshness.refresh, stale_s=freshness.stale_s)
         found = [read.state.payload for read in reads if isinstance(read.state, Value)]
         missing = [read.state.key for read in reads if not isinstance(read.state, Value)]
@@ -80,7 +84,8 @@ async def list_products(request: Request) -> Response:
 async def create_product(request: Request) -> Response:
     """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
-    return await sent.answer(commands.Create(sent.body.draft()), render_product)
+    made = sent.body.id or new_id(larder_of(request).pair, sent.bucket)
+    return await sent.answer(commands.Create(sent.body.draft(made)), render_product)
 
 
 @router.post(
@@ -92,7 +97,7 @@ async def create_product(request: Request) -> Response:
         " is a count: it replaces the stored stock."
     ),
     response_class=Response,
-    responses=answers({200: BATCH_RESULTS}, WRITE_PROBLEMS),
+    responses=answers({200: BATCH_RESULTS}, (*WRITE_PROBLEMS, "several-pairs")),
     openapi_extra=body("Batch", BATCH_EXAMPLE),
 )
 @requires(Scope.PRODUCTS_WRITE, BATCH_COST)
@@ -100,7 +105,7 @@ async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
-        checked = await _check_items(sent.body.items)
+        checked = await _check_items(sent.body.items, partial(new_id, larder_of(request).pair, sent.bucket))
     drafts = [item.draft for item in checked if item.draft is not None]
     return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 
@@ -123,7 +128,7 @@ class _Item:
     problem: Problem | None = None
 
 
-async def _check_items(items: Sequence[object]) -> list[_Item]:
+async def _check_items(items: Sequence[object], made_id: Callable[[], str]) -> list[_Item]:
     seen: dict[str, int] = {}
     checked = []
     left = _MAX_BATCH_ERRORS
@@ -145,7 +150,7 @@ async def _check_items(items: Sequence[object]) -> list[_Item]:
             left -= min(most, len(whole))
             checked.append(_Item(product_id, problem=invalid(whole, most)))
         else:
-            product_id = product_id or new_product_id()
+            product_id = product_id or made_id()
             checked.append(_Item(product_id, draft=whole.draft(product_id)))
     return checked
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from app.api.admission import Headers
 from app.api.problems import Problem
+from app.buckets import BUCKETS
 from app.products.product import ALWAYS, Precondition
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -24,6 +26,7 @@ _KEY = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 _BARE_KEY = re.compile(r"[!#-~][ -~]*")
 _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_BUCKET = re.compile(rb"[0-9]{1,4}")
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -171,6 +174,20 @@ def idempotency_key(request: Request) -> str | None:
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise malformed(_KEY, f"must have 1 to {MAX_KEY_LENGTH} characters.")
     return key
+
+
+def named_bucket(headers: Headers) -> int | None:
+    """Return the bucket that ``Larder-Bucket`` names; ``None`` if there is no such header.
+
+    Raises:
+        Problem: 400, the header is repeated, or its value is no bucket's number.
+    """
+    values = [value for name, value in headers if name == b"larder-bucket"]
+    if not values:
+        return None
+    if len(values) > 1 or not _BUCKET.fullmatch(values[0]) or int(values[0]) >= BUCKETS:
+        raise malformed("Larder-Bucket", f"must be one number from 0 to {BUCKETS - 1}.")
+    return int(values[0])
 
 
 def freshness_of(request: Request) -> Freshness:

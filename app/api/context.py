@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -21,6 +21,7 @@ from app.cache.stats import Stats
 from app.feed.feed import Feed
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
+from app.products.pair import Pair
 from app.products.reservation import HeldUnits
 from app.products.service import Products
 from app.products.tidier import Tidier
@@ -54,6 +55,8 @@ class Larder:
     """The accepted writes; ``None`` if writes are only answered when they are decided."""
     tidier: Tidier | None = None
     """What tidies ended reservations and counts what they hold; ``None`` if nothing does."""
+    pair: Pair | None = None
+    """The part of the products that is here; ``None`` if all are."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
@@ -114,6 +117,12 @@ def larder_of(request: Request) -> Larder:
 def products_of(request: Request) -> Products:
     """Return the products of the running service."""
     return larder_of(request).products
+
+
+def check_pair(request: Request, ids: Iterable[str]) -> None:
+    """Check that all products of a request are here. Raises ``NotHere``, ``SeveralPairs``."""
+    if (pair := larder_of(request).pair) is not None:
+        pair.check(ids)
 
 
 def caller_of(request: Request) -> Caller:

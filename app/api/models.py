@@ -15,7 +15,6 @@ from app.products.product import (
     Patch,
     is_product_id,
     name_fault,
-    new_product_id,
 )
 
 MAX_BATCH = 1_000
@@ -38,8 +37,7 @@ def _legal_id(text: str) -> str:
 def _legal_name(text: str) -> str:
     if not text.isascii():
         text = normalize("NFC", text)
-    fault = name_fault(text)
-    if fault:
+    if fault := name_fault(text):
         raise ValueError(fault)
     if not text.isascii() and all(_is_invisible(character) for character in text):
         raise ValueError("must not be blank")
@@ -97,8 +95,7 @@ GivenReason = Annotated[
     Field(description="why the stock changes; it does not restrict the sign of the delta"),
 ]
 TakeReserved = Annotated[
-    bool,
-    Field(default_factory=bool, description="true: held units are taken, too, for they are missing or broken"),
+    bool, Field(default_factory=bool, description="true: held units are taken, too, for they are missing or broken")
 ]
 OrderReference = Annotated[
     Reference | None, Field(default_factory=nothing, description="any text of the caller, such as the number of an order")
@@ -138,9 +135,9 @@ class NewProduct(RequestModel):
     stock: Quantity = Field(default_factory=int, description="0 if left out")
     reorder_point: Quantity = Field(default_factory=int, description="0 if left out")
 
-    def draft(self) -> Draft:
-        """Return the product to create, with an id made for it if it has none."""
-        return Draft(self.id or new_product_id(), self.name, self.price_cents, self.stock, self.reorder_point)
+    def draft(self, product_id: str) -> Draft:
+        """Return the product to create."""
+        return Draft(product_id, self.name, self.price_cents, self.stock, self.reorder_point)
 
 
 class WholeProduct(RequestModel):
@@ -296,9 +293,7 @@ class ProblemDocument(BaseModel):
     scope: str = Field(default_factory=str, description="403: the scope that the key lacks")
     missing: list[str] = Field(default_factory=list, description="404: the products that do not exist")
     resync: list[str] = Field(default_factory=list, description="410: what to read to begin anew, in this order")
-    current_version: int | None = Field(
-        default_factory=lambda: None, description="409 and 412: the version the product has now"
-    )
+    current_version: int | None = Field(default_factory=lambda: None, description="409 and 412: the product's present version")
     shortages: list[StockShortage] = Field(default_factory=list, description="409: the products without enough stock")
     product_id: str = Field(default_factory=str, description="409: the product that exists already, or that is reserved")
     reserved: int = Field(default_factory=int, description="409: units of the product that are held")
@@ -308,6 +303,10 @@ class ProblemDocument(BaseModel):
     lines: list[LineExcess] = Field(default_factory=list, description="409: the lines that hold less than the request names")
     product_ids: list[str] = Field(default_factory=list, description="409: the products whose stock would exceed 2^53-1")
     limit_bytes: int = Field(default_factory=int, description="413: most bytes that a body may have")
+    bucket: int = Field(default_factory=int, description="421: the bucket that belongs to another pair")
+    buckets_here: str = Field(default_factory=str, description="421: the buckets of this pair")
+    here: list[str] = Field(default_factory=list, description="422: ids of this pair")
+    elsewhere: list[str] = Field(default_factory=list, description="422: ids of other pairs")
 
 
 class BatchResult(BaseModel):

@@ -16,7 +16,7 @@ from app.api import change_models, dashboard_models, models, reservation_models
 from app.api.admission import Access
 from app.api.bodies import JSON, MERGE_PATCH
 from app.api.examples import MOVEMENT_EXAMPLE, PRODUCT_EXAMPLE, RESERVATION_EXAMPLE
-from app.api.parameters import CREATE_ONLY, IF_MATCH, KEY, PREFER, RESERVATION_IF_MATCH
+from app.api.parameters import BUCKET, CREATE_ONLY, IF_MATCH, KEY, PREFER, RESERVATION_IF_MATCH
 from app.api.problem_types import TYPES
 from app.api.problems import MEDIA_TYPE
 
@@ -186,7 +186,7 @@ def answers(successes: dict[int, Success], problems: Sequence[str]) -> dict[int 
 
 def body(model: str, example: object, *, conditional: bool = False) -> dict[str, Any]:
     """Describe a write: its idempotency key, its body, and its preconditions if it is ``conditional``."""
-    parameters = [IF_MATCH, CREATE_ONLY, KEY, PREFER] if conditional else [KEY, PREFER]
+    parameters = [IF_MATCH, CREATE_ONLY, KEY, PREFER] if conditional else [BUCKET, KEY, PREFER]
     described: dict[str, Any] = {"parameters": parameters, "responses": {"202": ACCEPTED.described()}}
     if model:
         described["requestBody"] = {
@@ -198,7 +198,7 @@ def body(model: str, example: object, *, conditional: bool = False) -> dict[str,
 
 def reservation_body(model: str, example: object, *, named: bool = True) -> dict[str, Any]:
     """Describe a write of reservations, which is never accepted for later; ``named``: of one that exists."""
-    parameters = [RESERVATION_IF_MATCH, KEY] if named else [KEY]
+    parameters = [RESERVATION_IF_MATCH, KEY] if named else [BUCKET, KEY]
     return {"parameters": parameters, "requestBody": body(model, example)["requestBody"]}
 
 
@@ -268,6 +268,7 @@ def _name_access(operation: dict[str, Any], access: Access | None, *, changes: b
         operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
         scope = f"Needs the scope `{access.scope}`."
         operation["description"] = f"{operation['description']} {scope}" if operation.get("description") else scope
+        slugs.append("not-here")
         slugs += ["request-timeout", "quota-exceeded"] if changes else []
         slugs += ["unauthenticated", "forbidden", "rate-limited", "keys-unavailable", *(["cross-site"] if changes else [])]
     for status, described in answers({}, slugs).items():

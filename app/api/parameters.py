@@ -23,6 +23,13 @@ IF_MATCH = _parameter("header", "If-Match", 'go on only if the product is at one
 CREATE_ONLY = _parameter(
     "header", "If-None-Match", "`*`: go on only if there is no such product", {"type": "string", "enum": ["*"]}
 )
+BUCKET = _parameter(
+    "header",
+    "Larder-Bucket",
+    "the bucket, 0 to 1023, of the products: by it a router chooses one of several pairs of Larder and PostgreSQL. An id that"
+    " the service makes is of this bucket.",
+    {"type": "integer", "minimum": 0, "maximum": 1023},
+)
 PREFER = _parameter(
     "header",
     "Prefer",

@@ -181,6 +181,12 @@ _TYPES = (
         "Send each id once in a batch.",
     ),
     ProblemType(
+        "several-pairs", 422, "The products belong to several pairs",
+        "The request names products of this pair of Larder and PostgreSQL (`here`) and of others (`elsewhere`). What is done"
+        " together is done in one PostgreSQL. Nothing was read or changed.",
+        "Send one request for each pair. Each of them is done as a whole or not at all, and one may fail alone.",
+    ),
+    ProblemType(
         "idempotency-key-reused", 422, "The key belongs to another request",
         "A request with this Idempotency-Key was answered before, and it had another method, path, query, precondition or"
         " body. Its answer would be wrong for this one. Nothing was changed.",
@@ -201,6 +207,13 @@ _TYPES = (
         "host-not-allowed", 421, "The service has another name",
         "The Host header names a host under which this service is not reached. Nothing was read or changed.",
         "Use the name that the operator has published. The operator adds names to LARDER_ALLOWED_HOSTS.",
+    ),
+    ProblemType(
+        "not-here", 421, "It belongs to another pair",
+        "The product, the reservation or the bucket that the request names belongs to another pair of Larder and PostgreSQL."
+        " `bucket` is its number, and `buckets_here` are those of this pair. Nothing was read or changed.",
+        "Send the request to the pair that has the bucket. If a router chose this one, its map is wrong or a bucket was moved"
+        " just now: correct the map, or repeat the request.",
     ),
     ProblemType(
         "rate-limited", 429, "The client sends too much",

@@ -279,6 +279,11 @@ def _resync(slug: str) -> Callable[[Any], Problem]:
     return lambda _: Problem(slug, f"{kind.meaning} {kind.remedy}", members=members)
 
 
+def _of_another_pair(slug: str) -> Callable[[Any], Problem]:
+    kind = TYPES[slug]
+    return lambda error: Problem(slug, f"{error}. Nothing was read or changed. {kind.remedy}", members=error.members)
+
+
 def _backlog_full(error: BacklogFull) -> Problem:
     return Problem(
         "overloaded",
@@ -310,6 +315,8 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.NotHeld: _not_held,
     products.LifeTooLong: _life_too_long,
     products.TooManyOver: _explanation("overloaded"),
+    products.NotHere: _of_another_pair("not-here"),
+    products.SeveralPairs: _of_another_pair("several-pairs"),
     products.KeyReused: _explanation("idempotency-key-reused"),
     feed.FeedStarting: _explanation("feed-starting"),
     feed.CursorTooOld: _resync("cursor-too-old"),

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.access.keys import Scope
 from app.api.bodies import JSON
 from app.api.conditions import read_conditions
-from app.api.context import products_of
+from app.api.context import check_pair, products_of
 from app.api.list_queries import reservation_query
 from app.api.openapi import (
     RESERVATION,
@@ -34,7 +34,14 @@ from app.products.reservation_commands import Commit, Extend, Release, Reserve
 router = request_router("reservations")
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "not-enabled", "internal-error")
 _CHANGE_PROBLEMS = (*WRITE_PROBLEMS, "reservation-not-found", "precondition-failed", "not-enabled")
-_NEW_PROBLEMS = ("product-not-found", "reservation-not-found", "insufficient-stock", "reservation-closed", "not-enabled")
+_NEW_PROBLEMS = (
+    "several-pairs",
+    "product-not-found",
+    "reservation-not-found",
+    "insufficient-stock",
+    "reservation-closed",
+    "not-enabled",
+)
 ReservationId = Annotated[str, Path(description="the reservation's id")]
 
 
@@ -158,6 +165,7 @@ async def release_reservation(request: Request, reservation_id: ReservationId) -
 async def list_reservations(request: Request) -> Response:
     """Return a page of reservations."""
     query = reservation_query(request)
+    check_pair(request, (query.owner,) if query.of_product else ())
     page = await products_of(request).reservations(
         query.owner, of_product=query.of_product, status=query.status, limit=query.limit, after=query.after
     )

@@ -15,7 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access import keys
 from app.api.admission import CALLER, Access
+from app.api.conditions import named_bucket
 from app.api.problems import problem_for
+from app.products.pair import Pair
+from app.products.product import is_product_id
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _ACCESS = "__larder_access__"
@@ -61,11 +64,22 @@ class RequestRoute(APIRoute):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request, and call the endpoint with it and the parameters of its path, unchecked."""
-        if self.access is not None and CALLER not in scope["state"]:
-            admission = scope["app"].state.larder.admission
-            scope["state"][CALLER] = admission.admit(scope, self.access)
+        if self.access is not None:
+            larder = scope["app"].state.larder
+            if CALLER not in scope["state"]:
+                scope["state"][CALLER] = larder.admission.admit(scope, self.access)
+            if larder.pair is not None:
+                _check_pair(larder.pair, scope)
         response: Response = await self.endpoint(Request(scope, receive, send), **scope["path_params"])
         await response(scope, receive, send)
+
+
+def _check_pair(pair: Pair, scope: Scope) -> None:
+    """Refuse a request whose path or ``Larder-Bucket`` names what another pair has. An id that is illegal is refused later."""
+    named = (scope["path_params"].get(name, "") for name in ("product_id", "reservation_id"))
+    pair.check(name for name in named if is_product_id(name))
+    if (bucket := named_bucket(scope["headers"])) is not None:
+        pair.check_bucket(bucket)
 
 
 class DirectRoutes:

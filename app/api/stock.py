@@ -100,7 +100,10 @@ def _render_adjustment(effects: Sequence[Effect]) -> Answer:
         " its own entry in the ledger. Every line of the answer has the final stock and version of its product."
     ),
     response_class=Response,
-    responses=answers({200: ADJUSTED_LINES}, (*WRITE_PROBLEMS, "product-not-found", "insufficient-stock", "stock-limit")),
+    responses=answers(
+        {200: ADJUSTED_LINES},
+        (*WRITE_PROBLEMS, "several-pairs", "product-not-found", "insufficient-stock", "stock-limit"),
+    ),
     openapi_extra=body(
         "StockAdjustments",
         {"lines": [{"product_id": "mug-blue", "delta": -3}], "reason": "sale", "reference": "order-17"},

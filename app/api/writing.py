@@ -2,7 +2,7 @@
 
 The first of these faults is answered: the body is too large (413), not declared as JSON (415), or not JSON (400); a
 precondition or the idempotency key is malformed (400); the id in the path is not legal, there is a query, or the body breaks a
-rule (422).
+rule (422); products of the body belong to another pair (421, 422).
 Refusals by the service come after all of these.
 
 The answer to a request with an ``Idempotency-Key`` is rendered once, within the transaction that stores it. A repetition of the
@@ -21,8 +21,8 @@ from starlette.responses import Response
 from app.access.key_ring import Caller
 from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
-from app.api.conditions import idempotency_key, if_match_condition, refuse_conditions, write_condition
-from app.api.context import caller_of, larder_of, products_of
+from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
+from app.api.context import caller_of, check_pair, larder_of, products_of
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
@@ -33,7 +33,7 @@ from app.products.errors import Refused
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Precondition
 from app.products.reservation import Reservation
-from app.products.reservation_commands import ReservationCommand
+from app.products.reservation_commands import ReservationCommand, named_in
 
 _STORED_REFUSALS = frozenset({404, 409, 412})
 """Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
@@ -53,6 +53,8 @@ class IncomingWrite(Generic[Body]):
     key: str | None
     preference: Preference | None = None
     """Whether the client accepts a 202, and this service gives one."""
+    bucket: int | None = None
+    """The bucket that a request about a collection names."""
 
     async def answer(self, command: Command, render: Render) -> Response:
         """Carry out the command and return its answer, or the stored answer if the request was done before.
@@ -72,6 +74,7 @@ class IncomingWrite(Generic[Body]):
     async def _answer(
         self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
     ) -> Response:
+        check_pair(self.request, (*command.keys, *named_in(command)))
         request_id = self.request.scope["state"]["request_id"]
         sender = caller_of(self.request)
         caller = sender.name
@@ -158,8 +161,8 @@ async def write_request(
     sent = await json_body(request, media_types)
     if DECODED not in request.scope["state"]:
         larder_of(request).admission.check_again(request.scope["headers"])
-    condition, key, preference = _checked_head(request, product_id)
-    return IncomingWrite(request, sent.content, check(model, sent.value), condition, key, preference)
+    head = _checked_head(request, product_id)
+    return IncomingWrite(request, sent.content, check(model, sent.value), *head)
 
 
 async def reservation_request(request: Request, model: type[Model], reservation_id: str | None = None) -> IncomingWrite[Model]:
@@ -174,11 +177,12 @@ async def reservation_request(request: Request, model: type[Model], reservation_
     larder_of(request).admission.check_again(request.scope["headers"])
     condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
     key = idempotency_key(request)
+    bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
     refuse_parameters(request)
     checked = check(model, sent.value)
     if reservation_id is not None:
         checked_reservation_id(reservation_id)
-    return IncomingWrite(request, sent.content, checked, condition, key)
+    return IncomingWrite(request, sent.content, checked, condition, key, None, bucket)
 
 
 def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
@@ -190,16 +194,17 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
     return IncomingWrite(request, b"", None, *_checked_head(request, product_id))
 
 
-def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None]:
+def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
     condition = refuse_conditions(request) if product_id is None else write_condition(request)
     key = idempotency_key(request)
     preference = None if larder_of(request).accepted is None else preference_of(request)
+    bucket = named_bucket(request.scope["headers"]) if product_id is None else None
     if preference is not None:
         check_key(key)
     if product_id is not None:
         checked_id(product_id)
     refuse_parameters(request)
-    return condition, key, preference
+    return condition, key, preference, bucket
 
 
 def _request_hash(request: Request, content: bytes) -> bytes:

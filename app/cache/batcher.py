@@ -32,6 +32,9 @@ class Batcher(Generic[Item, Result]):
         yields: event-loop iterations between the end of a batch of several items and the next batch. Under load, callers
             send their next requests in these iterations, and so share one batch instead of two.
         joined: makes the context in which a batch is sent, from the units of its items that have one.
+        held: whether an item may not be sent yet; it is passed over. ``resume`` must be called when that has changed.
+        left: is told of an item whose caller left before its batch was sent.
+        unclaimed: gets the result of an item whose caller left while its batch was under way.
     """
 
     def __init__(
@@ -44,6 +47,9 @@ class Batcher(Generic[Item, Result]):
         queue_limit: int,
         yields: int = 0,
         joined: Joined | None = None,
+        held: Callable[[Item], bool] | None = None,
+        left: Callable[[Item], None] | None = None,
+        unclaimed: Callable[[Result], None] | None = None,
     ) -> None:
         self._send = send
         self._weight = weight
@@ -52,6 +58,9 @@ class Batcher(Generic[Item, Result]):
         self._queue_limit = queue_limit
         self._yields = yields
         self._joined = joined
+        self._held = held
+        self._left = left
+        self._unclaimed = unclaimed
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
@@ -79,15 +88,19 @@ class Batcher(Generic[Item, Result]):
             self._sender = asyncio.create_task(self._drain())
         return future
 
+    def resume(self) -> None:
+        """Send what was held back and may go now."""
+        if self._waiting and self._sender is None:
+            self._sender = asyncio.create_task(self._drain())
+
     async def aclose(self) -> None:
-        """Finish the batch under way and all waiting ones."""
+        """Finish the batch under way and all waiting ones but those that are held back."""
         while self._sender is not None:
             await asyncio.shield(self._sender)
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
-                batch = self._take()
+            while batch := self._take():
                 await self._deliver(batch)
                 if len(batch) > 1:
                     for _ in range(self._yields):
@@ -100,10 +113,16 @@ class Batcher(Generic[Item, Result]):
         batch: list[_Waiting[Item, Result]] = []
         weight = 0
         groups: set[Hashable] = set()
+        passed_over: list[_Waiting[Item, Result]] = []
         while self._waiting:
             item, future, _ = self._waiting[0]
             if future.done():  # cancelled while it waited
                 self._waiting.popleft()
+                if self._left is not None:
+                    self._left(item)
+                continue
+            if self._held is not None and self._held(item):
+                passed_over.append(self._waiting.popleft())
                 continue
             if self._group_key is None:
                 weight += self._weight(item) if self._weight else 1
@@ -113,11 +132,10 @@ class Batcher(Generic[Item, Result]):
             if batch and weight > self._max_weight:
                 break
             batch.append(self._waiting.popleft())
+        self._waiting.extendleft(reversed(passed_over))
         return batch
 
     async def _deliver(self, batch: "list[_Waiting[Item, Result]]") -> None:
-        if not batch:
-            return
         try:
             results: Sequence[Result | Exception]
             if self._joined is None:
@@ -134,10 +152,14 @@ class Batcher(Generic[Item, Result]):
         if len(results) != len(batch):
             results = [RuntimeError(f"{len(results)} results came back for {len(batch)} requests")] * len(batch)
         for (_, future, _), result in zip(batch, results, strict=True):
-            if future.done():  # cancelled meanwhile
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-                future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
-            else:
-                future.set_result(result)
+            self._answer(future, result)
+
+    def _answer(self, future: "asyncio.Future[Result]", result: Result | Exception) -> None:
+        if future.done():  # cancelled meanwhile
+            if self._unclaimed is not None and not isinstance(result, Exception):
+                self._unclaimed(result)
+        elif isinstance(result, Exception):
+            future.set_exception(result)
+            future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
+        else:
+            future.set_result(result)

@@ -27,7 +27,7 @@ class Limits:
     batch_keys: int = 500
     batch_bytes: int = 8_388_608
     queue_limit: int = 10_000
-    warm_keys: int = 10_000
+    warm_keys: int = 100_000
     audit_interval_ms: int = 500
     audit_page_rows: int = 1_000
     fence_ttl_ms: int = 2_000

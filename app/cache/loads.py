@@ -1,7 +1,8 @@
 """Loads from the source, and the fills of slots from them (R2).
 
 At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7). The slots of one batch are
-filled while the next batch is loaded.
+filled while the next batch is loaded. A load waits while the slot of its own key is filled, because whoever reads that slot in
+the meantime would need one more load if this one had gone.
 """
 
 import asyncio
@@ -77,18 +78,27 @@ class Loads:
         self._clock = clock
         self._tracer = tracer
         self._fills: set[asyncio.Task[set[str]]] = set()
+        self._filling: set[str] = set()
         self._batches: Batcher[Load, Row] = Batcher(
             self._send,
             group_key=lambda load: load.key,
             max_weight=config.batch_keys,
             queue_limit=config.queue_limit,
             joined=partial(tracer.joined, "cache.load"),
+            held=lambda load: load.key in self._filling,
+            left=lambda load: self._give_back((load,)),
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
         unit = self._tracer.unit()
-        futures = [self._batches.submit(load, unit) for load in loads]
+        futures: list[asyncio.Future[Row]] = []
+        try:
+            for load in loads:
+                futures.append(self._batches.submit(load, unit))  # noqa: PERF401 - the loads after the refused one are needed
+        except Overloaded:
+            self._give_back(loads[len(futures) :])
+            raise
         rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return [await row.filled() for row in rows]
 
@@ -102,11 +112,16 @@ class Loads:
                 self._batches.submit(Load(key, vacant=True))
                 self._stats.refills += 1
 
+    def _give_back(self, loads: Iterable[Load]) -> None:
+        """Release the leases of loads that will not run."""
+        self._trips.release({load.key: load.token for load in loads if load.token})
+
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""
-        await self._batches.aclose()
-        while self._fills:
-            await asyncio.wait(self._fills)
+        while self._fills or self._batches.waiting:
+            await self._batches.aclose()
+            if self._fills:
+                await asyncio.wait(self._fills)
 
     async def _send(self, batch: Sequence[Load]) -> Sequence[Row]:
         keys = list(dict.fromkeys(load.key for load in batch))
@@ -135,12 +150,16 @@ class Loads:
         ]
         fill = asyncio.create_task(self._fill(fills, tokens)) if fills else None
         if fill is not None:
+            filling = {publication.state.key for publication in fills}
+            self._filling |= filling
             self._fills.add(fill)
-            fill.add_done_callback(self._end_fill)
+            fill.add_done_callback(partial(self._end_fill, filling))
         return [Row(states[load.key], fill) for load in batch]
 
-    def _end_fill(self, fill: "asyncio.Task[set[str]]") -> None:
+    def _end_fill(self, filled: set[str], fill: "asyncio.Task[set[str]]") -> None:
         self._fills.discard(fill)
+        self._filling -= filled
+        self._batches.resume()
         # A refill has no caller who would see the error.
         if not fill.cancelled() and fill.exception() is not None:
             self._stats.unexpected += 1

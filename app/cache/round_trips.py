@@ -64,10 +64,21 @@ class BatchedTrips(ABC):
         self._vacancies = Vacancies(self.filled)
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
-            self._send_reads, weight=len, max_weight=keys, queue_limit=queue, yields=READ_YIELDS, joined=self._told("read")
+            self._send_reads,
+            weight=len,
+            max_weight=keys,
+            queue_limit=queue,
+            yields=READ_YIELDS,
+            joined=self._told("read"),
+            unclaimed=lambda reading: self.release(reading.leases or {}),
         )
         self._leases: Batcher[Sequence[str], dict[str, str]] = Batcher(
-            self._send_leases, weight=len, max_weight=keys, queue_limit=queue, joined=self._told("lease")
+            self._send_leases,
+            weight=len,
+            max_weight=keys,
+            queue_limit=queue,
+            joined=self._told("lease"),
+            unclaimed=self.release,
         )
         self._publishes: Batcher[Sequence[Publication], Published] = Batcher(
             self._send_publishes,

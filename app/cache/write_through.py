@@ -300,7 +300,7 @@ class WriteThrough:
         if published is None:
             self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
             return unproven
-        self._trips.release({key: token for key, token in tokens.items() if key not in {state.key for state in states}})
+        self._trips.release({key: tokens[key] for key in tokens.keys() - {state.key for state in states}})
         if leases.policy is WritePolicy.THROUGH:
             self._loads.refill(
                 state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY

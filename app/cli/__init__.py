@@ -24,6 +24,7 @@ COMMANDS = {
     "keys": "app.cli.keys",
     "namespace": "app.cli.namespace",
     "epoch": "app.cli.epoch",
+    "buckets": "app.cli.buckets",
     "verify": "app.cli.verify",
     "purge": "app.cli.purge",
     "import": "app.cli.import_",

@@ -11,6 +11,7 @@ from psycopg.pq import Conninfo
 
 from app.access.key_table import create_key, list_keys, revoke_keys
 from app.access.keys import Scope, id_of, make_key
+from app.cli.buckets import check_buckets
 from app.cli.demo import load_demo, what_to_try
 from app.cli.environment import check_database, check_redis, read_settings
 from app.cli.errors import CommandFailed
@@ -61,6 +62,7 @@ async def run(arguments: argparse.Namespace) -> int:
             if warning := await check_redis(settings):
                 print(f"larder dev: {warning}", file=sys.stderr)
             await migrate(settings)
+            await check_buckets(settings)
 
             key = None if settings.access == "open" else await _key_of_the_session(settings)
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from app.cli.buckets import check_buckets
 from app.cli.doctor import log_start
 from app.cli.environment import check_database, check_redis, read_settings
 from app.server.address import bind, check_exposure
@@ -47,6 +48,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
             await migrate(settings)
             await check_database(settings)
+        await check_buckets(settings)
 
         async def ready(url: str) -> None:
             print(f"Larder serves on {url}", flush=True)

@@ -31,7 +31,7 @@ class Denied:
 
     refusal: Refused
     closed: bool = False
-    """Whether any was closed. It must be visible to every reader before the refusal is answered."""
+    """Whether its transaction gave units of its products back. Every reader must see that before the refusal is answered."""
     product_ids: Sequence[str] = ()
     """The products that the decision was about."""
 

@@ -16,6 +16,8 @@ Refused
 ├── NotHeld               the request names more units than are open
 ├── LifeTooLong           the reservation would live longer than one may
 ├── TooManyOver           units are free only after more ended lines are given back than one request may
+├── NotHere               the request belongs to another pair of Larder and PostgreSQL
+├── SeveralPairs          the request names products of several pairs
 ├── KeyReused             the idempotency key belongs to another request
 └── RequestInProgress     another request with the same idempotency key is not finished
 
@@ -179,6 +181,22 @@ class LifeTooLong(Refused):
 
 class TooManyOver(Refused):
     """Units are free only after more ended lines are given back than one request may. Those of the limit were given back."""
+
+
+class NotHere(Refused):
+    """The request belongs to another pair of Larder and PostgreSQL: its bucket is not here."""
+
+    def __init__(self, bucket: int, here: str) -> None:
+        self.members: Mapping[str, object] = {"bucket": bucket, "buckets_here": here}
+        super().__init__(f"Bucket {bucket} is not here, where the buckets {here} are")
+
+
+class SeveralPairs(Refused):
+    """The request names products or reservations of this pair and of others; no transaction spans several."""
+
+    def __init__(self, here: Sequence[str], elsewhere: Sequence[str]) -> None:
+        self.members: Mapping[str, object] = {"here": list(here), "elsewhere": list(elsewhere)}
+        super().__init__(f"{here[0]} is here, and {elsewhere[0]} belongs to another pair")
 
 
 class KeyReused(Refused):

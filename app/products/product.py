@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.buckets import moved_to
+
 MAX_INTEGER = 2**53 - 1
 """Largest price, stock or reorder point. Every JSON reader represents it exactly."""
 MAX_NAME_LENGTH = 200
@@ -150,9 +152,13 @@ def is_product_id(text: str) -> bool:
     return _ID.match(text) is not None and text not in (".", "..")
 
 
-def new_product_id() -> str:
-    """Return a new id: 12 hexadecimal digits of milliseconds since 1970, so that ids sort by time, and 20 random ones."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+def new_product_id(bucket: int | None = None) -> str:
+    """Return a new id: 12 hexadecimal digits of milliseconds since 1970, so that ids sort by time, and 20 random ones.
+
+    If a bucket is named, the last four digits lead to it.
+    """
+    drawn = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return drawn if bucket is None else moved_to(bucket, drawn)
 
 
 def name_fault(name: str) -> str | None:

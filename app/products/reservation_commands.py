@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from typing_extensions import override
 
+from app.buckets import bucket_of
 from app.products.commands import Change, Command, Effect, Entry, shortage_of
 from app.products.errors import (
     Excess,
@@ -86,8 +87,8 @@ class Reserve(ReservationCommand):
 
     def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None, replaces: str | None = None) -> None:
         super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines) + 1, replaces)
-        self.id = new_product_id()
-        """The id of the new reservation."""
+        self.id = new_product_id(bucket_of(lines[0].product_id))
+        """The id of the new reservation, which is where its first product is."""
         self._lines = lines
         self._life_s = life_s
         self._reference = reference

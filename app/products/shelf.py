@@ -86,6 +86,11 @@ class Shelf:
         self._reservations = dict(facts.reservations)
         self._position: defaultdict[str, int] = defaultdict(int)
 
+    @property
+    def others(self) -> Sequence[str]:
+        """The reservations to change that no command names, so that not all of their products are locked."""
+        return sorted(self.changes.keys() - self._facts.reservations.keys())
+
     def products_of(self, command: Command) -> Collection[str]:
         """Return the products of a command, those of the reservations that it names included."""
         found = dict.fromkeys(command.keys)

@@ -169,6 +169,8 @@ def _reservation_steps(batch: Sequence[WriteRequest], decisions: Sequence[Decisi
             if isinstance(decision, Done) and decision.reservation is not None
         }
         steps.append(_new_reservations(shelf, origins))
+    if others := shelf.others:
+        steps.append(Step(reservation_queries.LOCK_OTHERS, {"ids": others}))
     if used := sorted((place, use) for place, use in shelf.uses.items() if use.total):
         rows: list[Mapping[str, object]] = [
             {"id": key, "line": line, "committed": use.committed, "released": use.released, "expired": use.expired}

@@ -308,6 +308,15 @@ access_keys = Table(
 )
 Index("ix_access_keys_digest", access_keys.c.digest, unique=True)
 
+# One row, or none while all products are here.
+pair_buckets = Table(
+    "pair_buckets",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("held", Text, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+)
+
 # One row, whose value changes with every change of what a key allows.
 access_generation = Table(
     "access_generation",

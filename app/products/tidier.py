@@ -76,13 +76,15 @@ class Tidier:
 
     async def tidy(self) -> int:
         """Give back what every ended reservation holds; return their number. Raises as ``Products.write``."""
-        closed = 0
+        closed, before = 0, list[str]()
         while ids := await self._source.over(limit=STEP, lines=STEP_LINES):
-            if not await self._products.tidy(ids):
+            # The same ones again: others hold their products, so they come later.
+            if ids == before or not await self._products.tidy(ids):
                 break
             closed += len(ids)
             if len(ids) < STEP:
                 break
+            before = ids
         return closed
 
     async def forget(self) -> int:

@@ -288,11 +288,11 @@ class Transaction:
             return Postponed(held)
         if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
             return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
-        closings = len(self._shelf.closings)
         try:
             effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
-            return Denied(refusal, len(self._shelf.closings) > closings, product_ids)
+            closed = any(effect.row.id in product_ids for effect in self._shelf.closings)
+            return Denied(refusal, closed, product_ids)
         return Done(effects, reservation, product_ids if not isinstance(request.command, Tidy) else ())
 
     def _earlier_decision(self, key: IdempotencyKey, locked: set[tuple[str, str]]) -> Denied | Repeated | Postponed | None:

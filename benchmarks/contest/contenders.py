@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from app.access.keys import id_of, make_key
 from benchmarks.peers.environment import command as peer_command
 from tests.harness.cluster import ROOT
 
@@ -39,8 +40,9 @@ class Contender:
         label: for tables.
         peer: module of ``benchmarks.peers``; empty: Larder.
         workers: Larder's processes.
-        settings: Larder's settings beyond the defaults.
+        settings: the service's settings beyond the defaults.
         caches: whether it has a cache at all.
+        keyed: whether its requests need an API key.
     """
 
     name: str
@@ -49,10 +51,12 @@ class Contender:
     workers: int = 1
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
     caches: bool = True
+    keyed: bool = False
 
 
 CEILING = Contender("ceiling", "bare ASGI function", "ceiling", caches=False)
 LARDER = Contender("larder", "Larder, 1 worker")
+LARDER_KEYED = Contender("larder_keyed", "Larder, 1 worker, with API keys", keyed=True)
 LARDER_2 = Contender("larder_2", "Larder, 2 workers", workers=2)
 LARDER_ALONE = Contender("larder_alone", "Larder, writes one by one", settings={"LARDER_WRITE_BATCH": "1"})
 CASHEWS = Contender("cashews", "FastAPI + cashews", "with_cashews")
@@ -77,7 +81,10 @@ class Answer:
 
 
 class Served:
-    """A contender that runs; made by ``serving``. It is stopped (SIGSTOP) while it is not its turn."""
+    """A contender that runs; made by ``start_environment``. It is stopped (SIGSTOP) while it is not its turn.
+
+    ``header`` is what each request needs, as in ``Request``; empty if requests need nothing.
+    """
 
     def __init__(self, contender: Contender, *, database_url: str, redis_url: str, answers: Path, log: Path) -> None:
         self.contender = contender
@@ -86,6 +93,7 @@ class Served:
         self._answers = answers
         self._log = log
         self._port = _free_port()
+        self._keys_file, self.header = _key_file(log.with_suffix(".toml")) if contender.keyed else ("", "")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,7 +133,7 @@ class Served:
 
     def get(self, paths: Sequence[str], header: str = "") -> list[Answer]:
         """GET each path, on one connection. Raises ``OSError``, ``http.client.HTTPException``."""
-        headers = [header.split(": ", 1)] if header else []
+        headers = [given.split(": ", 1) for given in (header, self.header) if given]
         connection = http.client.HTTPConnection(HOST, self._port, timeout=10)
         try:
             return [_get(connection, path, dict(headers)) for path in paths]
@@ -182,16 +190,26 @@ class Served:
                 "PEER_TTL_S": str(PEER_TTL_S),
                 "PEER_DEADLINES": _DEADLINES,
                 "PEER_ANSWERS": str(self._answers),
+                **self.contender.settings,
             }
         workers = ["--workers", str(self.contender.workers)] if self.contender.workers > 1 else []
         return [_LARDER, "serve", *workers], {
-            "LARDER_ACCESS": "open",
+            "LARDER_ACCESS": "keys" if self.contender.keyed else "open",
+            "LARDER_KEYS_FILE": self._keys_file,
+            "LARDER_CLIENT_RATE_PER_S": "0",
             "LARDER_HOST": HOST,
             "LARDER_PORT": str(self._port),
             "LARDER_DATABASE_URL": self.database_url,
             "LARDER_REDIS_URL": self.redis_url,
             **self.contender.settings,
         }
+
+
+def _key_file(path: Path) -> tuple[str, str]:
+    """Write a file of keys with a new one; return the file, and the header that shows the key."""
+    key, digest = make_key()
+    path.write_text(f'[[key]]\nid = "{id_of(key)}"\nclient = "wrk"\nscopes = ["products:read"]\nsha256 = "{digest.hex()}"\n')
+    return str(path), f"Authorization: Bearer {key}"
 
 
 def _get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]) -> Answer:

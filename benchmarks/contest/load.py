@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,13 @@ async def run(
     Raises:
         RuntimeError: wrk failed.
     """
-    command = ("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(_SCRIPT), url, "--")
     arguments = (str(requests), str(first), str(status), "each" if each else "errors")
+    return await play(url, _SCRIPT, arguments, seconds=seconds, connections=connections)
+
+
+async def play(url: str, script: Path, arguments: Sequence[str], *, seconds: int, connections: int = CONNECTIONS) -> Measured:
+    """Run a script of wrk that prints what load.lua prints. Raises ``RuntimeError``: wrk failed."""
+    command = ("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url, "--")
     process = await asyncio.create_subprocess_exec(
         *command, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

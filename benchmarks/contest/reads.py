@@ -9,6 +9,7 @@ from benchmarks.contest.contenders import (
     FASTAPI_CACHE,
     LARDER,
     LARDER_2,
+    LARDER_KEYED,
     NO_CACHE,
     TEXTBOOK,
     workers_are_built,
@@ -25,7 +26,7 @@ _FRESH = 'If-None-Match: "1"'
 
 async def measure(options: Options) -> Result:
     """Play all of them."""
-    contenders = [CEILING, LARDER, LARDER_2, CASHEWS, FASTAPI_CACHE, TEXTBOOK, NO_CACHE]
+    contenders = [CEILING, LARDER, LARDER_KEYED, LARDER_2, CASHEWS, FASTAPI_CACHE, TEXTBOOK, NO_CACHE]
     notes = []
     if not workers_are_built():
         contenders.remove(LARDER_2)
@@ -34,7 +35,12 @@ async def measure(options: Options) -> Result:
     async with start_environment(contenders) as environment:
         plain = write_requests(environment.directory / "reads", reads(environment.paths, REQUESTS, 1))
         fresh = write_requests(environment.directory / "fresh", reads(environment.paths, REQUESTS, 1, header=_FRESH))
-        cases = [Case("GET", contender, plain, reads_only=True, by_size=True) for contender in contenders]
+        header = environment.served[LARDER_KEYED].header
+        keyed = write_requests(environment.directory / "keyed", reads(environment.paths, REQUESTS, 1, header=header))
+        cases = [
+            Case("GET", contender, keyed if contender.keyed else plain, reads_only=True, by_size=True)
+            for contender in contenders
+        ]
         cases.append(Case("GET, 304", LARDER, fresh, status=304, header=_FRESH, reads_only=True, by_size=True))
         outcomes = await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
     found = {outcome.case.contender: outcome for outcome in outcomes if outcome.case.status == 200}
@@ -59,6 +65,7 @@ async def measure(options: Options) -> Result:
         [
             at_least("cached GET, of the ceiling", 0.65, ratio(found[LARDER], found[CEILING]), percent=True),
             at_least("cached GET, over FastAPI + cashews", 10, ratio(found[LARDER], found[CASHEWS])),
+            at_least("cached GET with an API key, of without", 0.97, ratio(found[LARDER_KEYED], found[LARDER]), percent=True),
         ],
         notes,
     )

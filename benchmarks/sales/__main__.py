@@ -10,11 +10,16 @@ from pathlib import Path
 
 from app.importer.errors import ImportStopped
 from app.importer.retry import RetryPolicy
+from benchmarks.sales.adjustments import Adjustments
 from benchmarks.sales.catalogue import Opening, products_of, write_catalogue
+from benchmarks.sales.holds import Holds
 from benchmarks.sales.invoices import by_invoice
 from benchmarks.sales.replay import COULD_NOT_RUN, Replay
+from benchmarks.sales.runlog import RunLog
 from benchmarks.sales.sales import collisions, read_sales
+from benchmarks.sales.session import Deed
 from benchmarks.sales.verify import verify
+from benchmarks.sales.verify_holds import verify as verify_holds
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -66,10 +71,20 @@ def _replay_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout-s", type=float, default=10, help="longest wait for one answer (default: %(default)s)")
     parser.add_argument("--run-id", default=secrets.token_hex(8), help="name of this run, to go on with it (default: random)")
     parser.add_argument("--refused", type=Path, help="where to list refusals (default: SALES.refused.jsonl)")
+    parser.add_argument("--holds", action="store_true", help="hold what an invoice sells, and then commit, release or leave it")
+    parser.add_argument("--answers", type=Path, help="where to list the answers to holds (default: SALES.answers.jsonl)")
+    parser.add_argument("--pause-s", type=float, default=0.4, help="longest wait before a commit (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
 async def _replay(given: argparse.Namespace) -> int:
+    if not given.holds:
+        return await _replay_by(Adjustments(), given)
+    with RunLog(_answers(given), given.run_id) as answers:
+        return await _replay_by(Holds(answers, pause_s=given.pause_s), given)
+
+
+async def _replay_by(deed: Deed, given: argparse.Namespace) -> int:
     sales = read_sales(given.sales)
     invoices = list(by_invoice(sales))
     further, zeros = sum(invoice.part > 1 for invoice in invoices), sum(sale.quantity == 0 for sale in sales)
@@ -90,6 +105,7 @@ async def _replay(given: argparse.Namespace) -> int:
         rate_per_s=given.rate,
         timeout_s=given.timeout_s,
         json=given.json,
+        deed=deed,
     ).run()
 
 
@@ -100,14 +116,24 @@ def _verify_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refused", type=Path, help="the replay's list of refusals (default: SALES.refused.jsonl)")
     parser.add_argument("--repeat", type=int, default=1, help="how often the file was replayed")
     parser.add_argument("--ledger", action="store_true", help="read every movement, too")
+    parser.add_argument("--holds", action="store_true", help="after a replay with --holds; reads every movement")
+    parser.add_argument("--answers", type=Path, help="the replay's list of answers (default: SALES.answers.jsonl)")
+    parser.add_argument("--tidied", action="store_true", help="with --holds: nothing may be held any more")
 
 
 async def _verify(given: argparse.Namespace) -> int:
+    if given.holds:
+        answers = _answers(given)
+        return await verify_holds(given.sales, given.catalogue, answers, given.url, repeat=given.repeat, tidied=given.tidied)
     return await verify(given.sales, given.catalogue, _refused(given), given.url, repeat=given.repeat, ledger=given.ledger)
 
 
 def _refused(given: argparse.Namespace) -> Path:
     return given.refused or Path(f"{given.sales}.refused.jsonl")
+
+
+def _answers(given: argparse.Namespace) -> Path:
+    return given.answers or Path(f"{given.sales}.answers.jsonl")
 
 
 if __name__ == "__main__":

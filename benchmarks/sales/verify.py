@@ -17,7 +17,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,19 @@ class Expected:
     """What each refused request takes of each product, beside `refusals`."""
 
 
+def read_rows(sales: Path) -> Iterator[tuple[int, str, str, int]]:
+    """Read the file's rows: line, invoice, product and quantity."""
+    opener = gzip.open if sales.read_bytes()[:2] == b"\x1f\x8b" else open
+    with opener(sales, "rt", encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = {key: next(name for name in names if name in (reader.fieldnames or ())) for key, names in _COLUMNS.items()}
+        line = reader.line_num + 1
+        for row in reader:
+            product_id = re.sub(r"[^A-Za-z0-9._:-]", "_", row[names["code"]])
+            yield line, row[names["invoice"]], product_id, int(row[names["quantity"]])
+            line = reader.line_num + 1
+
+
 def expect(sales: Path, catalogue: Path, refused: Path, repeat: int) -> Expected:
     """Add up the sales that were accepted."""
     with catalogue.open(encoding="utf-8", newline="") as file:
@@ -67,23 +80,15 @@ def expect(sales: Path, catalogue: Path, refused: Path, repeat: int) -> Expected
     by_invoice: dict[str, list[int]] = defaultdict(list)
     for number, entry in enumerate(expected.refusals):
         by_invoice[entry["invoice"]].append(number)
-    opener = gzip.open if sales.read_bytes()[:2] == b"\x1f\x8b" else open
-    with opener(sales, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        names = {key: next(name for name in names if name in (reader.fieldnames or ())) for key, names in _COLUMNS.items()}
-        line = reader.line_num + 1
-        for row in reader:
-            invoice, quantity = row[names["invoice"]], int(row[names["quantity"]])
-            product_id = re.sub(r"[^A-Za-z0-9._:-]", "_", row[names["code"]])
-            times = repeat
-            for number in by_invoice.get(invoice, ()):
-                if expected.refusals[number]["first_line"] <= line <= expected.refusals[number]["last_line"]:
-                    times -= 1
-                    expected.net_taken[number][product_id] += quantity
-            expected.stock[product_id] = expected.stock.get(product_id, 0) - times * quantity
-            if times and quantity:
-                expected.booked[product_id][invoice, -quantity] += times
-            line = reader.line_num + 1
+    for line, invoice, product_id, quantity in read_rows(sales):
+        times = repeat
+        for number in by_invoice.get(invoice, ()):
+            if expected.refusals[number]["first_line"] <= line <= expected.refusals[number]["last_line"]:
+                times -= 1
+                expected.net_taken[number][product_id] += quantity
+        expected.stock[product_id] = expected.stock.get(product_id, 0) - times * quantity
+        if times and quantity:
+            expected.booked[product_id][invoice, -quantity] += times
     return expected
 
 
@@ -196,6 +201,11 @@ async def verify(sales: Path, catalogue: Path, refused: Path, url: str, *, repea
     except (CannotCheck, httpx.HTTPError, OSError, ValueError, LookupError, StopIteration) as error:
         sys.stderr.write(f"Cannot be checked: {str(error) or type(error).__name__}\n")
         return 2
+    return report(text, differences)
+
+
+def report(text: str, differences: Sequence[str]) -> int:
+    """Print what was compared, and the first differences; the exit status."""
     for difference in differences[:_SHOWN]:
         sys.stdout.write(difference + "\n")
     sys.stdout.write(f"{text}: {f'{len(differences):,} differences' if differences else 'all agree'}\n")

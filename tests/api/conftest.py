@@ -23,6 +23,8 @@ from app.cache.ports import HistorySource, Watermark
 from app.cache.stats import Stats
 from app.cache.write_through import Peeked, Read, WriteThrough
 from app.feed.feed import Feed
+from app.products.pair import Pair
+from app.products.paired import PairedProducts
 from app.products.service import Products
 from app.settings import Settings
 from tests.api.accepting import Serve
@@ -138,6 +140,11 @@ class Service:
 
 @pytest.fixture
 def service() -> Service:
+    return new_service()
+
+
+def new_service(pair: Pair | None = None) -> Service:
+    """The service with empty tables; ``pair`` is the part of the products that it holds."""
     requests = RequestStats()
     settings = Settings.from_env(
         {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}
@@ -157,7 +164,8 @@ def service() -> Service:
         Stats(),
         history=history,
     )
-    products = Products(cache, tables, transactions, main.write_limits(settings))
+    parts = cache, tables, transactions, main.write_limits(settings)
+    products = Products(*parts) if pair is None else PairedProducts(pair, *parts)
     service = Service(build("1.2.3", requests), Front(products, redis.data.slots), tables, transactions, requests)
     service.app.state.larder = Larder(
         settings,
@@ -170,6 +178,7 @@ def service() -> Service:
         main.admission(settings, None),
         Load(1.0),
         service.database,
+        pair=pair,
         clock=service.clock,
     )
     return service

@@ -14,54 +14,9 @@ from app.api.models import MAX_BATCH, MAX_LINES
 from app.settings import Settings
 from tests.api.conftest import Service
 from tests.api.problem import places, problem, send
+from tests.harness.large_bodies import ADJUSTMENTS, LARGE_BODIES, MOST_BYTES
 
 _LONGEST_S = 0.05
-_MOST = 4 * 1024 * 1024
-"""Bytes of the largest body."""
-_WHOLE = {
-    "name": "\U0001f375" * 200, "price_cents": 1, "stock": 1, "reorder_point": 1, "version": 1,
-    "created_at": "2026-01-31T09:05:00.000000Z", "updated_at": "2026-01-31T09:05:00.000000Z",
-}  # fmt: skip
-
-
-def _fill(before: bytes, unit: bytes, after: bytes) -> bytes:
-    return before + unit * ((_MOST - len(before) - len(after)) // len(unit)) + after
-
-
-def _members(count: int) -> bytes:
-    return b"{" + b",".join(b'"%06d":1' % number for number in range(count)) + b"}"
-
-
-def _rows(name: bytes, row: bytes, count: int) -> bytes:
-    return b'{"%b":[' % name + b",".join([row] * count) + (b'],"reason":"sale"}' if name == b"lines" else b"]}")
-
-
-_LINES, _BATCH, _ONE = "/stock/adjustments", "/products/batch", "/products"
-_BODIES = {
-    "members": (_LINES, b'{"reason":"sale","lines":[%b]}' % _members(_MOST // 11 - 10)),
-    "lists": (_LINES, _fill(b'{"lines":[', b"[],", b"[]]}")),
-    "objects": (_BATCH, _fill(b'{"items":[', b"{},", b"{}]}")),
-    "numbers": (_ONE, _fill(b"[", b"1,", b"1]")),
-    "deep lists": (_ONE, _fill(b"", b"[", b"")),
-    "deep objects": (_ONE, _fill(b"", b'{"a":', b"")),
-    "small items": (_BATCH, b'{"items":[' + b"1," * 400_000 + b"1]}"),
-    "long number": (_ONE, _fill(b'{"price_cents":', b"1", b"}")),
-    "long fraction": (_ONE, _fill(b'{"price_cents":0.', b"1", b"}")),
-    "string": (_ONE, _fill(b'{"name":"', b"a", b'","price_cents":1}')),
-    "escapes": (_ONE, _fill(b'{"name":"', b"\\n", b'","price_cents":1}')),
-    "backslashes": (_ONE, _fill(b'{"name":",,,', b"\\\\", b'","price_cents":1}')),
-    "marks in a string": (_ONE, _fill(b'{"name":"', b",", b'","price_cents":1}')),
-    "quotes": (_ONE, _fill(b'{"name":",,,', b'"', b'","price_cents":1}')),
-    "spaces": (_ONE, _fill(b"", b" ", b"{}")),
-    "lines of the wrong kind": (_ONE, _fill(b"", b"\n", b"{")),
-    "a wide line": (_LINES, b'{"reason":"sale","lines":[%b]}' % _members(16_000)),
-    "many wide lines": (_LINES, _rows(b"lines", _members(60), 250)),
-    "lines that are wrong": (_LINES, _rows(b"lines", b'{"a":1,"b":2,"c":3}', MAX_LINES)),
-    "items that are wide": (_BATCH, _rows(b"items", _members(60), 260)),
-    "items that are wrong": (_BATCH, _rows(b"items", _members(14), MAX_BATCH)),
-    "items of a thousand faults": (_BATCH, _rows(b"items", _members(350), MAX_BATCH)),
-    "whole products": (_BATCH, json.dumps({"items": [_WHOLE | {"id": f"{i:064}"} for i in range(MAX_BATCH)]}).encode()),
-}
 
 
 class Beat:
@@ -86,10 +41,10 @@ def large(service: Service) -> Service:
     return service
 
 
-@pytest.mark.parametrize("name", _BODIES)
+@pytest.mark.parametrize("name", LARGE_BODIES)
 async def test_nothing_holds_the_loop_for_long(large: Service, client: httpx.AsyncClient, name: str) -> None:
     """The least of three, because a collection of garbage may fall into one: six at once, and an answer to each."""
-    path, body = _BODIES[name]
+    path, body = LARGE_BODIES[name]
     longest = []
     for _ in range(3):
         beat = Beat()
@@ -109,26 +64,26 @@ async def test_nothing_holds_the_loop_for_long(large: Service, client: httpx.Asy
 async def test_a_large_body_is_not_many_objects(large: Service, client: httpx.AsyncClient, name: str) -> None:
     """Its own bytes a few times over, not a hundred: six at once of 350 MB each would end the process."""
     del large
-    path, body = _BODIES[name]
+    path, body = LARGE_BODIES[name]
     tracemalloc.start()
     try:
         await send(client, "POST", path, body)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 4 * _MOST
+    assert most < 4 * MOST_BYTES
 
 
 async def test_the_largest_requests_are_taken(large: Service, client: httpx.AsyncClient) -> None:
     """A thousand whole products with every character escaped, then two thousand lines; one line more is too many."""
-    path, body = _BODIES["whole products"]
+    path, body = LARGE_BODIES["whole products"]
     answer = await send(client, "POST", path, body)
     assert {result["outcome"] for result in answer.json()["results"]} == {"created"}
     lines = [{"product_id": f"{i % MAX_BATCH:064}", "delta": 1} for i in range(MAX_LINES)]
     body = json.dumps({"lines": lines, "reason": "sale", "reference": '\\"[{,' * 40}, indent=8).encode()
-    answer = await send(client, "POST", _LINES, body)
+    answer = await send(client, "POST", ADJUSTMENTS, body)
     assert [len(answer.json()["lines"]), len(large.tables.rows)] == [MAX_LINES, MAX_BATCH]
-    refused = await send(client, "POST", _LINES, {"lines": [*lines, lines[0]], "reason": "sale"})
+    refused = await send(client, "POST", ADJUSTMENTS, {"lines": [*lines, lines[0]], "reason": "sale"})
     assert places(problem(refused, "invalid-request")) == ["#/lines"]
 
 
@@ -136,22 +91,22 @@ async def test_the_largest_requests_are_taken(large: Service, client: httpx.Asyn
 async def test_a_body_of_too_many_values_says_so(client: httpx.AsyncClient) -> None:
     """In its place in the order of errors: a header that cannot be understood comes before it."""
     body = b'{"lines":[' + b"1," * MAX_VALUES + b"1]}"
-    refused = problem(await send(client, "POST", _LINES, body), "invalid-request")
+    refused = problem(await send(client, "POST", ADJUSTMENTS, body), "invalid-request")
     assert places(refused) == ["#"]
     assert str(MAX_VALUES) in json.dumps(refused["errors"])
-    problem(await send(client, "POST", _LINES, body, {"Idempotency-Key": ""}), "invalid-header")
+    problem(await send(client, "POST", ADJUSTMENTS, body, {"Idempotency-Key": ""}), "invalid-header")
 
 
 @pytest.mark.usefixtures("large")
 async def test_faults_beyond_the_list_are_mentioned(client: httpx.AsyncClient) -> None:
     """Fifty are listed, in the order of the lines, and the sentence says that there are more."""
-    refused = problem(await send(client, "POST", *_BODIES["lines that are wrong"]), "invalid-request")
+    refused = problem(await send(client, "POST", *LARGE_BODIES["lines that are wrong"]), "invalid-request")
     assert len(places(refused)) == 50
     assert places(refused)[:2] == ["#/lines/0/product_id", "#/lines/0/delta"]
     assert "More than 50" in str(refused["detail"])
-    wide = problem(await send(client, "POST", *_BODIES["a wide line"]), "invalid-request")
+    wide = problem(await send(client, "POST", *LARGE_BODIES["a wide line"]), "invalid-request")
     assert places(wide) == ["#/lines/0"]
-    results = (await send(client, "POST", *_BODIES["items that are wrong"])).json()["results"]
+    results = (await send(client, "POST", *LARGE_BODIES["items that are wrong"])).json()["results"]
     counts = [len(result["problem"]["errors"]) for result in results]
     assert (len(counts), counts[0], counts[-1], sum(counts) < 2_100) == (MAX_BATCH, 16, 1, True)
 

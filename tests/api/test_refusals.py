@@ -239,6 +239,8 @@ SERVICE_ERRORS = {
     products.NotHeld("r", [products.Excess(0, 1, 2)]): "not-held",
     products.LifeTooLong("x"): "invalid-request",
     products.TooManyOver("x"): "overloaded",
+    products.NotHere(7, "0-3"): "not-here",
+    products.SeveralPairs(["a"], ["b"]): "several-pairs",
     products.KeyReused("x"): "idempotency-key-reused",
     products.RequestInProgress("x"): "request-in-progress",
     products.OutcomeUnknown("x"): "outcome-unknown",

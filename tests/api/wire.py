@@ -55,9 +55,9 @@ async def listen_for(app: FastAPI, protocol: type[KnownHeads]) -> AsyncIterator[
     listening.number = server.sockets[0].getsockname()[1]
     yield listening
     server.close()
-    await server.wait_closed()
     for left in listening.connections:
         left.transport.abort()  # a server that has stopped reading does not notice that its client has left
+    await server.wait_closed()
     while state.connections:
         await asyncio.sleep(0)
 

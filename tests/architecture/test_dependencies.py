@@ -24,7 +24,7 @@ FLOORS = (
     {"app.access", "app.dashboard", "app.doctor", "app.products", "app.telemetry"},
     {"app.cache"},
     {"app.importer", "app.passwords", "app.postgres", "app.private_servers", "app.settings", "app.sparse_log"},
-    {"app.urls"},
+    {"app.buckets", "app.urls"},
 )
 # What a package must not know, though it lies below or is a library.
 SQL = {"sqlalchemy", "psycopg", "alembic"}

@@ -29,13 +29,18 @@ TRIPS: list[dict[str, Cell]] = [
     {"operation": "miss, filled", "redis_round_trips": 3.0},
     {"operation": "write, slot filled", "redis_round_trips": 1.793},
 ]
+HOLDS: list[dict[str, Cell]] = [
+    {"contender": "Larder, 1 worker", "open_holds": "10", "time over that with 10": "1× (1 to 1)"},
+    {"contender": "Larder, 1 worker", "open_holds": "100000", "time over that with 10": "1.01× (0.98 to 1.04)"},
+]
 RECORDED: Mapping[str, Result] = {
     "reads": Result("reads", "Cached reads", [CEILING, HITS, HITS | {"workload": "GET, 304"}]),
     "latency": Result("latency", "Latency", [], [HALF_OF_PEAK]),
     "writes": Result("writes", "Writes", [UNCOUNTED]),
     "components": Result("components", "Components", TRIPS),
+    "holds": Result("holds", "Holds", HOLDS),
 }
-RAN = ("reads", "latency", "writes", "components")
+RAN = ("reads", "latency", "writes", "components", "holds")
 
 
 def rows(results: Mapping[str, Result], ran: tuple[str, ...] = RAN) -> dict[str, tuple[str, str]]:
@@ -50,16 +55,17 @@ def test_pass_and_miss() -> None:
     assert found["cached GET, 1 worker, of the ceiling"] == ("MISS", "79% (72% to 83%)")
     assert found["the same over FastAPI + cashews"] == ("pass", "11.2× (9.27 to 12.5)")
     assert found["p99 of a cached GET at half of our peak, of the bare function's"][0] == "pass"
+    assert found["create and commit of a hold, 100,000 open against 10"] == ("pass", "1.01× (0.98 to 1.04)")
     assert found["Redis round trips that a cold read awaits"] == ("MISS", "3.0")
     assert found["lease round trips before a write whose slot is filled"] == ("MISS", "0.793")
 
 
 def test_what_was_not_measured() -> None:
-    """A row without a figure has no verdict and says why: not this run, no benchmark, or a measurement that does not count."""
+    """A row without a figure has no verdict and says why: not this run, or a measurement that does not count."""
     found = rows(RECORDED)
     assert len(found) == len(RATIOS)
     assert found["YCSB A over cashews"] == ("-", "not measured in this run (ycsb)")
-    assert found["loop blocked by any one request"] == ("-", "not measured by `make bench`")
+    assert found["loop blocked by any one request"] == ("-", "not measured in this run (blocked)")
     assert found["PUT stock, random, with ledger, over cashews without"] == ("-", "does not count: see writes")
     assert {verdict for verdict, _ in rows(RECORDED, ()).values()} == {"-"}
     slow = replace(HALF_OF_PEAK, measured=f"{HALF_OF_PEAK.measured}, but not every round had its rate and 200s only")

@@ -15,9 +15,12 @@ from app.cache.ports import State, Value
 from app.cache.write_through import Status
 from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done
+from app.products.errors import Refused
 from app.products.idempotency import WriteRequest
 from app.products.payload import product_payload
 from app.products.product import Draft, Gone, Product
+from app.products.reservation import Reservation
+from app.products.reservation_commands import ReservationCommand
 from app.products.source import row_of
 from app.products.transaction import Committed
 from tests.cache.conftest import Slots
@@ -112,6 +115,22 @@ class Shop:
         assert await self._entries() == before
         assert isinstance(error, kind), repr(error)
         return error
+
+    async def reserved(self, command: ReservationCommand, *keys: str) -> Reservation | Refused:
+        """Carry out a command on a reservation, or be refused. Either changes these products, which readers from now on see."""
+        settled, called = self.at.stats.settles, time.perf_counter()
+        answer: Reservation | Refused
+        try:
+            answer = await self.at.products.reserve(command)
+        except Refused as refusal:
+            answer = refusal
+        returned = time.perf_counter()
+        assert self.at.stats.settles - settled == (0 if self.trouble is Trouble.NONE else 1)
+        for key in keys:
+            self.writes.append(Write(key, called, returned, (await self._row(key)).version, acknowledged=True))
+        await until(lambda: self.look(self.other, *keys))
+        await self.look(self.at, *keys)
+        return answer
 
     async def look(self, process: Process, *keys: str) -> bool:
         """Read from a process, on the record; return whether every answer was a hit."""

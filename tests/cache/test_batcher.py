@@ -171,6 +171,45 @@ async def test_cancelled_under_way(carrier: Carrier) -> None:
     assert await stayer == 4
 
 
+async def test_callers_who_leave_are_told_of(carrier: Carrier) -> None:
+    """Whoever owns the batcher learns which items were not sent and which results nobody takes, errors apart."""
+    left: list[int] = []
+    unclaimed: list[int] = []
+    batcher: Batcher[int, int] = Batcher(
+        carrier.send, max_weight=100, queue_limit=100, left=left.append, unclaimed=unclaimed.append
+    )
+    gate = carrier.hold()
+    under_way = batcher.submit(1)
+    await gate.arrival()
+    waiting, unlucky, stayer = (batcher.submit(number) for number in (2, 13, 3))
+    second = carrier.hold()
+    under_way.cancel()
+    waiting.cancel()
+    gate.open()
+    await second.arrival()
+    unlucky.cancel()
+    second.open()
+    assert await stayer == 6
+    assert (carrier.batches, left, unclaimed) == ([[1], [13, 3]], [2], [2])
+
+
+async def test_items_that_are_held_back(carrier: Carrier) -> None:
+    """An item that may not go yet is passed over by those behind it, keeps its place, and goes when it may."""
+    held = {1, 3}
+    batcher: Batcher[int, int] = Batcher(carrier.send, max_weight=100, queue_limit=100, held=held.__contains__)
+    first, second, third = (batcher.submit(number) for number in (1, 2, 3))
+    assert await second == 4
+    await batcher.aclose()
+    assert batcher.waiting == 2
+    held.remove(3)
+    batcher.resume()
+    assert await third == 6
+    held.clear()
+    batcher.resume()
+    assert await first == 2
+    assert carrier.batches == [[2], [3], [1]]
+
+
 @pytest.mark.guarantee("G6")
 async def test_queue_limit(carrier: Carrier) -> None:
     """G6: beyond the limit a request is refused at once; those that wait already are sent."""

@@ -162,9 +162,10 @@ def sent_to_postgres(metered: Metered) -> list[str]:
 
 @pytest.mark.guarantee("G7")
 async def test_reservations(metered: Metered) -> None:
-    """Each command on a reservation has the round trips of an adjustment and at most four statements more."""
+    """Each command on a reservation has the round trips of an adjustment and at most four statements more, for any lines."""
     products = metered.process.products
     await products.write(Put(Draft("cup", "Cup", 1, 10)))
+    await products.write(Upsert([replace(draft(f"p{number}"), stock=9) for number in range(50)]))
     metered.reset()
     await products.write(Adjust([Line("cup", -1)], Reason.SALE))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
@@ -172,7 +173,11 @@ async def test_reservations(metered: Metered) -> None:
     made = await products.reserve(Reserve([Wanted("cup", 3)], 60))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
     assert len(sent_to_postgres(metered)) <= budget
-    for command in (Extend(made.id, 600), Commit(made.id, [Part(0, 1)]), Release(made.id)):
+    large = Reserve([Wanted(f"p{number % 50}", 1) for number in range(200)], 60, replaces=made.id)
+    made = await products.reserve(large)
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
+    assert len(sent_to_postgres(metered)) <= budget
+    for command in (Extend(made.id, 600), Commit(made.id, [Part(0, 1)]), Release(made.id, [Part(1, 1)]), Commit(made.id)):
         await products.reserve(command)
         assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
         assert len(sent_to_postgres(metered)) <= budget
@@ -195,7 +200,12 @@ async def test_units_of_ended_reservations(metered: Metered, database_url: str) 
     await products.reserve(Reserve([Wanted("cup", 3)], 60))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 4)
     assert len(sent_to_postgres(metered)) <= budget + 2
-    assert [(await products.reservation(held.id)).status.value for held in made] == ["expired", "held"]
+    assert (await products.reservation(made[1].id)).status.value == "held"
+    metered.reset()
+    await products.write(Adjust([Line("cup", -3)], Reason.SALE))
+    assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 4)
+    assert len(sent_to_postgres(metered)) <= budget
+    assert [(await products.reservation(held.id)).status.value for held in made] == ["expired", "expired"]
 
 
 @pytest.mark.guarantee("G7")

@@ -1,15 +1,16 @@
 """Reads on real servers that no schedule plays: leases, joined loads, and a store that fails."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from app.cache.errors import SourceUnavailable, StoreUnavailable
+from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
 from app.cache.redis.store import RedisStore
 from app.cache.write_through import Status
 from app.products.commands import set_stock
 from tests.cache.conftest import Slots
-from tests.cache.rig import LOST, Process
+from tests.cache.rig import LONG_FENCE, LOST, Process, open_process
 from tests.harness.script import PATIENCE_S
 from tests.limits import lifetimes
 
@@ -95,6 +96,25 @@ async def test_fills_overlap_the_next_load(mug: Process) -> None:
     assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
 
 
+@pytest.mark.guarantee("G5")
+async def test_load_waits_for_the_fill_of_its_key(mug: Process) -> None:
+    """Whoever reads a slot while it is filled shares one further load with all others, and nobody else waits for the fill."""
+    fill = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.cache.read("cup"))
+    await fill.arrival()
+    rest = [asyncio.create_task(mug.cache.read("cup")) for _ in range(3)]
+    load = mug.source.calls.hold("load")
+    rest.append(asyncio.create_task(mug.cache.read("saucer")))
+    await load.arrival()
+    load.open()
+    rest.append(asyncio.create_task(mug.cache.read("cup")))
+    await _reads_answered(mug, 5)
+    assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 1
+    fill.open()
+    await asyncio.gather(first, *rest)
+    assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 2
+
+
 async def cold_reads(process: Process, number: int = 20) -> None:
     """Read keys whose slots are empty, so that the next reads expect empty slots, too."""
     for cold in range(number):
@@ -127,8 +147,69 @@ async def test_load_fails_after_a_lease_with_the_reading(mug: Process, slots: Sl
     mug.source.calls.lose("load")
     with pytest.raises(SourceUnavailable):
         await mug.cache.read("cup")
+    await _empty(slots, "cup")
+
+
+@pytest.mark.guarantee("R2")
+@pytest.mark.parametrize("asked", ["with the reading", "alone"])
+async def test_caller_leaves_before_the_lease_is_his(mug: Process, slots: Slots, asked: str) -> None:
+    """A lease that is taken for a reader or a writer who has left is given back."""
+    await cold_reads(mug)
+    verb = "read" if asked == "with the reading" else "lease"
+    gate = mug.store.calls.hold_reply(verb)
+    leaver = asyncio.create_task(mug.cache.read("cup") if verb == "read" else mug.cache.lease(["cup"]))
+    await gate.arrival()
+    assert await slots.leased("cup")
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    gate.open()
+    await _empty(slots, "cup")
+
+
+@pytest.mark.guarantee("R2")
+async def test_caller_leaves_before_the_load(mug: Process, slots: Slots) -> None:
+    """A lease that came with a reading is given back if its reader leaves while another load is under way."""
+    await cold_reads(mug)
+    load = mug.source.calls.hold("load")
+    first = asyncio.create_task(mug.cache.read("another"))
+    await load.arrival()
+    leaver = asyncio.create_task(mug.cache.read("cup"))
+    await _reads_answered(mug, len(mug.store.calls.of("read")) + 1)
+    assert await slots.leased("cup")
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    load.open()
+    await first
+    await _empty(slots, "cup")
+
+
+@pytest.mark.guarantee("R2")
+@pytest.mark.usefixtures("mug")
+async def test_refused_loads_give_their_leases_back(redis_url: str, database_url: str, namespace: str, slots: Slots) -> None:
+    """Leases that came with a reading are given back if no load may wait any more."""
+    async with open_process(redis_url, database_url, namespace, config=replace(LONG_FENCE, queue_limit=1)) as small:
+        await cold_reads(small)
+        load = small.source.calls.hold("load")
+        waiting = []
+        for key in ("another", "third"):
+            waiting.append(asyncio.create_task(small.cache.read(key)))
+            if key == "another":
+                await load.arrival()
+        async with asyncio.timeout(PATIENCE_S):
+            while not await slots.leased("third"):
+                await asyncio.sleep(0.01)
+        await _let_run()
+        with pytest.raises(Overloaded):
+            await small.cache.read("cup")
+        await _empty(slots, "cup")
+        load.open()
+        await asyncio.gather(*waiting)
+
+
+async def _empty(slots: Slots, key: str) -> None:
+    """Return when a slot is empty."""
     async with asyncio.timeout(PATIENCE_S):
-        while await slots.get("cup") is not None:
+        while await slots.get(key) is not None:
             await asyncio.sleep(0.01)
 
 

@@ -13,8 +13,10 @@ import pytest
 from app.cache.ports import Absent
 from app.postgres.errors import DatabaseFailed
 from app.products.commands import Change, Command, Create, Put, Upsert, delete, merge_patch, set_stock
-from app.products.errors import AlreadyExists, PreconditionFailed, ProductsMissing
+from app.products.errors import AlreadyExists, PreconditionFailed, ProductsMissing, ReservationExpired
 from app.products.product import Patch, Precondition
+from app.products.reservation import Part, Reservation, Wanted
+from app.products.reservation_commands import Commit, Reserve
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, open_process, until
 from tests.cache.shop import COMMIT_FAILS, KEPT, REFUSED, Shop, Trouble, product, stop
@@ -23,6 +25,12 @@ from tests.limits import cache_config
 ABSENT_ONLY = Precondition(create_only=True)
 THERE = Precondition(any_version=True)
 NAMES = ["mug", "jug", "cup", "pot", "pan", "bowl"]
+
+AN_HOUR_LATER = """
+CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+    $$SELECT clock_timestamp() + interval '1 hour'$$
+"""
+"""Ends reservations."""
 
 QUICK_AUDITS = cache_config(audit_interval_ms=20, fence_ttl_ms=2_000, fence_ttl_max_ms=2_000, settle_poll_ms=5)
 """Settling waits for an audit: these come often."""
@@ -166,6 +174,21 @@ async def test_requests_at_once_of_which_one_fails(shop: Shop, *, deleting: bool
             await shop.has(name, 100, 1)
         else:
             await shop.has_no(name, 2 if deleting else 0)
+
+
+@pytest.mark.guarantee("R4")
+async def test_holds_of_two_products(shop: Shop) -> None:
+    """A hold, a sale of a part of it, and a refusal because it has ended: each is seen by whoever reads after the answer."""
+    await shop.wrote(Upsert([product("mug", stock=5), product("jug", stock=5)]))
+    made = await shop.reserved(Reserve([Wanted("mug", 2), Wanted("jug", 1)], 60), "mug", "jug")
+    assert isinstance(made, Reservation)
+    await shop.reserved(Commit(made.id, [Part(0, 1)]), "mug")
+    await shop.has("mug", 100, 3, stock=4)
+    await shop.has("jug", 100, 2, stock=5)
+    await shop.database.execute(AN_HOUR_LATER)
+    assert isinstance(await shop.reserved(Commit(made.id), "mug", "jug"), ReservationExpired)
+    await shop.has("mug", 100, 4, stock=4)
+    await shop.has("jug", 100, 3, stock=5)
 
 
 async def test_one_product_many_times_at_once(shop: Shop) -> None:

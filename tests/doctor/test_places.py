@@ -15,7 +15,7 @@ from app.private_servers import RedisServer, start_postgres, start_redis
 from app.private_servers.binaries import redis_program
 from app.private_servers.redis_server import free_ports
 from tests.cli.larder_process import Larder
-from tests.outages.standby import copy_server
+from tests.harness.standby import copy_server
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 

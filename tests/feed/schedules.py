@@ -101,6 +101,14 @@ async def restored_ids_are_no_news(base: Base) -> None:
     assert await movements(base.windows, first, last, "old") == []
 
 
+async def a_reservation_alone(base: Base) -> None:
+    """A reservation is extended, which changes no product and no stock."""
+    await base.run("INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUES ('r', now(), now(), now())")
+    assert (await base.audit()).number == 1
+    await base.run("UPDATE reservations SET expires_at = expires_at + interval '1 hour', version = version + 1")
+    assert (await base.audit()).number == 2
+
+
 def _another(base: Base) -> "_Opened":
     return _Opened(base.url)
 

@@ -37,6 +37,12 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[Base], Awaitable[None]]]] = {
         "AND false",
         schedules.restored_ids_are_no_news,
     ),
+    "marks without reservations": (
+        "larder_feed_changed",
+        "SELECT FROM reservations\n            WHERE changed_xid >= first",
+        "SELECT FROM reservations\n            WHERE false AND changed_xid >= first",
+        schedules.a_reservation_alone,
+    ),
 }
 
 

@@ -88,6 +88,11 @@ async def test_restored_ids_are_no_news(base: Base) -> None:
     await schedules.restored_ids_are_no_news(base)
 
 
+async def test_a_change_of_a_reservation_alone_is_news(base: Base) -> None:
+    """It makes a mark, so that followers are told."""
+    await schedules.a_reservation_alone(base)
+
+
 async def test_a_late_completion_changes_nothing(base: Base) -> None:
     """An older cycle that completes after a newer one does not take the newer one's snapshot away."""
     await make(base, "a")

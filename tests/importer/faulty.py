@@ -108,16 +108,16 @@ class Larder(Faulty):
 
     async def products(self) -> dict[str, dict[str, Any]]:
         """The rows in PostgreSQL, by id."""
-        statement = "SELECT id, name, price_cents, stock, reorder_point, version FROM products"
+        statement = "SELECT id, name, price_cents, stock, reorder_point, version, reserved FROM products"
         async with await psycopg.AsyncConnection.connect(self._database_url, row_factory=dict_row) as connection:
             rows = await (await connection.execute(statement)).fetchall()
         return {row["id"]: row for row in rows}
 
 
 @contextlib.asynccontextmanager
-async def larder_on(database_url: str, redis_url: str, namespace: str) -> AsyncIterator[Larder]:
+async def larder_on(database_url: str, redis_url: str, namespace: str, **settings: str) -> AsyncIterator[Larder]:
     """A Larder that works until the test gives it faults."""
-    given = {"ACCESS": "open", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace}
+    given = {"ACCESS": "open", "DATABASE_URL": database_url, "REDIS_URL": redis_url, "CACHE_NAMESPACE": namespace} | settings
     app = create_app(Settings.from_env({f"LARDER_{name}": value for name, value in given.items()}))
     larder = Larder(app, database_url)
     async with app.router.lifespan_context(app), serving(larder) as larder.url:

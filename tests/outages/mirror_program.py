@@ -1,7 +1,7 @@
 """A follower of the feed as a process that may be killed at any moment: the mirror of docs/FEED.md, or a copy of the ledger.
 
-After each page it reads the products of its events at once from every instance. A read that shows an older state is written
-down, unless the history has ended meanwhile.
+After each page it reads the products and reservations of its events at once from every instance. A read that shows an older
+state is written down, unless the history has ended meanwhile.
 
     python -m tests.outages.mirror_program mirror|ledger FILE DATABASE_URL PORT...
 """
@@ -31,11 +31,27 @@ CREATE TABLE IF NOT EXISTS reads (singleton INTEGER PRIMARY KEY CHECK (singleton
 INSERT OR IGNORE INTO reads VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS told (
     run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER,
+    reserved_delta INTEGER, reserved INTEGER, reservation TEXT,
     PRIMARY KEY (run, product, version, line)
 );
-CREATE TABLE IF NOT EXISTS before (run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER);
+CREATE TABLE IF NOT EXISTS before (
+    run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER,
+    reserved_delta INTEGER, reserved INTEGER, reservation TEXT
+);
+CREATE TABLE IF NOT EXISTS reservation (
+    run INTEGER, id TEXT, version INTEGER, status TEXT, ends TEXT, PRIMARY KEY (run, id)
+);
 """
-LEDGER = "SELECT product_id, version, line, delta, stock_after FROM stock_movements"
+LEDGER = """
+SELECT product_id, version, line, delta, stock_after, reserved_delta, reserved_after, reservation_id FROM stock_movements
+"""
+RESERVATIONS = """
+SELECT id, version, status, to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM reservations
+"""
+STORE_RESERVATION = """
+INSERT INTO reservation VALUES (?, ?, ?, ?, ?) ON CONFLICT (run, id)
+DO UPDATE SET version = excluded.version, status = excluded.status, ends = excluded.ends WHERE excluded.version > version
+"""
 DELETED = "SELECT 1 FROM stock_movements WHERE product_id = %s AND version >= %s AND reason = 'deletion'"
 _TIMEOUT_S = 5.0
 _HISTORY_S = 1.0
@@ -63,23 +79,24 @@ class Fleet:
         return answer
 
     def _check(self, items: Sequence[Mapping[str, Any]], cursor: str) -> None:
-        # In order, so that the last event about a product has its highest version.
-        told = {event.get("product_id", event.get("id")): event["version"] for event in items}
+        # In order, so that the last event about a product or a reservation has its highest version.
+        told = {_path_of(event): event["version"] for event in items}
         reads = 0
         found: list[str] = []
-        for product_id, version in told.items():
+        for path, version in told.items():
             for port in self._ports:
-                if (shown := self._read(port, product_id)) is None:
+                if (shown := self._read(port, path)) is None:
                     continue
                 reads += 1
-                if shown < version and not (shown == 0 and self._deleted(product_id, version)) and not self._ended(cursor):
-                    found.append(f"version {version} of {product_id} was told, then {shown} was read")
+                if shown < version and not (shown == 0 and self._deleted(path, version)) and not self._ended(cursor):
+                    found.append(f"version {version} of {path} was told, then {shown} was read")
         with self._db:
             self._db.execute("UPDATE reads SET number = number + ?", (reads,))
             self._db.executemany("INSERT INTO found VALUES (?)", [(what,) for what in found])
 
-    def _deleted(self, product_id: str, version: int) -> bool:
-        """Whether the product was deleted in that version or a later one, as the ledger says."""
+    def _deleted(self, path: str, version: int) -> bool:
+        """Whether a product was deleted in that version or a later one, as the ledger says. Reservations are not deleted."""
+        product_id = path.removeprefix("/products/")
         try:
             with psycopg.connect(self._database_url, autocommit=True, connect_timeout=5) as connection:
                 row = connection.execute(DELETED, (product_id, version)).fetchone()
@@ -87,11 +104,11 @@ class Fleet:
             return True  # PostgreSQL was killed: nothing can be said
         return row is not None
 
-    def _read(self, port: int, product_id: str) -> int | None:
-        """The version that an instance shows, 0 if it shows no product, and ``None`` if it does not answer."""
+    def _read(self, port: int, path: str) -> int | None:
+        """The version that an instance shows, 0 if it shows nothing there, and ``None`` if it does not answer."""
         connection = self._connections[port]
         try:
-            connection.request("GET", f"/products/{product_id}")
+            connection.request("GET", path)
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException):
@@ -114,6 +131,12 @@ class Fleet:
             time.sleep(_AGAIN_S)
 
 
+def _path_of(event: Mapping[str, Any]) -> str:
+    if event["type"] == "reservation":
+        return f"/reservations/{event['id']}"
+    return f"/products/{event.get('product_id', event.get('id'))}"
+
+
 def mirror_code() -> str:
     """The program in the page."""
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -128,7 +151,7 @@ def keep_mirror(db: sqlite3.Connection, fleet: Fleet) -> None:
 
 
 def keep_ledger(db: sqlite3.Connection, fleet: Fleet, database_url: str) -> None:
-    """Copy the ledger as it is, and then every movement that is told, until something fails."""
+    """Copy ledger and reservations as they are, and then every movement and reservation that is told, until something fails."""
     with db:
         db.execute("CREATE TABLE IF NOT EXISTS place (singleton INTEGER PRIMARY KEY, cursor TEXT, run INTEGER NOT NULL)")
         db.execute("INSERT OR IGNORE INTO place VALUES (1, NULL, 0)")
@@ -138,8 +161,10 @@ def keep_ledger(db: sqlite3.Connection, fleet: Fleet, database_url: str) -> None
             cursor = fleet.get("/changes").raise_for_status().json()["next"]
             with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection:
                 rows = connection.execute(LEDGER).fetchall()
+                reservations = connection.execute(RESERVATIONS).fetchall()
             with db:
-                db.executemany("INSERT INTO before VALUES (?, ?, ?, ?, ?, ?)", [(run + 1, *row) for row in rows])
+                db.executemany("INSERT INTO before VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(run + 1, *row) for row in rows])
+                db.executemany(STORE_RESERVATION, [(run + 1, *row) for row in reservations])
                 db.execute("UPDATE place SET cursor = ?, run = ?", (cursor, run + 1))
             continue
         answer = fleet.get("/changes", params={"after": cursor, "wait": 30, "limit": 200})
@@ -154,8 +179,11 @@ def keep_ledger(db: sqlite3.Connection, fleet: Fleet, database_url: str) -> None
 
 
 def _faults(db: sqlite3.Connection, run: int, items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Keep the movements of a page; yield what is wrong with them."""
+    """Keep the movements and reservations of a page; yield what is wrong with them."""
     for item in items:
+        if item["type"] == "reservation":
+            body = item["reservation"]
+            db.execute(STORE_RESERVATION, (run, item["id"], item["version"], body["status"], body["expires_at"]))
         if item["type"] != "movement":
             continue
         place = (run, item["product_id"])
@@ -163,8 +191,9 @@ def _faults(db: sqlite3.Connection, run: int, items: Sequence[Mapping[str, Any]]
         last = db.execute("SELECT version, line FROM told WHERE run = ? AND product = ? ORDER BY 1 DESC, 2 DESC LIMIT 1", place)
         if (before := last.fetchone()) is not None and before >= (version, line):
             yield f"{item['product_id']} {version}.{line} was told after {before}"
-        row = (*place, version, line, item["delta"], item["stock_after"])
-        db.execute("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?, ?, ?)", row)
+        held = (item["reserved_delta"], item["reserved_after"], item["reservation_id"])
+        row = (*place, version, line, item["delta"], item["stock_after"], *held)
+        db.execute("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from app.settings import Settings
 from tests.harness.cluster import NO_DISK
 from tests.harness.script import PATIENCE_S
 from tests.harness.servers import execute
-from tests.outages.standby import copy_server, until_level
+from tests.harness.standby import copy_server, until_level
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 

@@ -1,7 +1,8 @@
 """Mirrors of a fleet in a storm: what is copied by following the feed equals the database, and no read contradicts an event.
 
-Two followers, the mirror of docs/FEED.md and a copy of the ledger, are killed as the services and PostgreSQL are. Meanwhile
-products are written through three instances and by hand, the table is truncated, and a dump is restored.
+Two followers, the mirror of docs/FEED.md and a copy of the ledger and of all reservations, are killed as the services and
+PostgreSQL are. Meanwhile products are written through three instances and by hand, units are held, sold, released and given
+back when their time is over, the table is truncated, and a dump is restored.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
@@ -21,10 +23,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.products.balance import deviations
 from tests.harness.client import NoAnswerError
 from tests.harness.cluster import ROOT, Cluster, start_cluster
-from tests.outages.mirror_program import LEDGER
-from tests.outages.standby import run_program
+from tests.harness.standby import run_program
+from tests.limits import open_database
+from tests.outages.mirror_program import LEDGER, RESERVATIONS
 
 SEED = 14
 IDS = [f"m{number}" for number in range(12)]
@@ -34,8 +38,19 @@ LAST_S = 60.0
 GETS = int(os.environ.get("MIRROR_GETS", "1_000_000"))
 """Reads of the long form."""
 PRODUCTS = "SELECT id, version, name, price_cents, stock FROM products WHERE deleted_at IS NULL"
-TOLD = "SELECT product, version, line, delta, stock FROM told WHERE run = (SELECT run FROM place)"
-BEFORE = "SELECT product, version, line, delta, stock FROM before WHERE run = (SELECT run FROM place)"
+TOLD = """
+SELECT product, version, line, delta, stock, reserved_delta, reserved, reservation FROM told
+WHERE run = (SELECT run FROM place)
+"""
+BEFORE = """
+SELECT product, version, line, delta, stock, reserved_delta, reserved, reservation FROM before
+WHERE run = (SELECT run FROM place)
+"""
+KEPT = "SELECT id, version, status, ends FROM reservation WHERE run = (SELECT run FROM place)"
+HELD = "SELECT 1 FROM products WHERE reserved > 0 LIMIT 1"
+ENDS = "SELECT DISTINCT reason FROM stock_movements WHERE reservation_id IS NOT NULL"
+LATEST = 50
+"""Holds that somebody may still want to end: those of the last seconds."""
 
 Strike = Callable[["Storm"], Awaitable[None]]
 
@@ -98,6 +113,7 @@ class Storm:
         self.mirror = Follower("mirror", cluster)
         self.ledger = Follower("ledger", cluster)
         self.struck: list[str] = []
+        self.held: deque[str] = deque(maxlen=LATEST)
         self._numbers = count()
 
     @property
@@ -112,20 +128,33 @@ class Storm:
     async def write(self) -> None:
         """Write through any instance, for ever. Whatever is refused or lost was not meant to succeed."""
         while True:
-            number, key = next(self._numbers), self.chance.choice(IDS)
-            path, body = (
-                f"/products/{key}",
-                {"name": f"Mug {number}", "price_cents": number, "stock": 1 + number % 50},
-            )  # so that a deletion is in the ledger
-            method = self.chance.choices(("PUT", "POST", "DELETE"), (3, 12, 1))[0]
-            if method == "POST":
-                path = "/stock/adjustments"
-                lines = [{"product_id": other, "delta": 1} for other in self.chance.sample(IDS, 1 + number % 3)]
-                body = {"lines": lines, "reason": "receipt"}
+            method, path, body = self._request(next(self._numbers))
             with suppress(NoAnswerError):
                 instance = self.chance.choice(self.cluster.instances)
-                await instance.endpoint.request(method, path, body=json.dumps(body).encode(), timeout_s=5)
+                answer = await instance.endpoint.request(method, path, body=json.dumps(body).encode(), timeout_s=5)
+                if path == "/reservations" and answer.status == 201:
+                    self.held.append(json.loads(answer.body)["id"])
             await asyncio.sleep(0.005)
+
+    def _request(self, number: int) -> tuple[str, str, dict[str, object]]:
+        """Something to write: method, path and body."""
+        kinds = ("put", "adjust", "delete", "hold", "end" if self.held else "hold")
+        kind = self.chance.choices(kinds, (3, 12, 1, 4, 4))[0]
+        keys = self.chance.sample(IDS, 1 + number % 3)
+        if kind == "adjust":
+            lines: list[dict[str, object]] = [{"product_id": key, "delta": 1} for key in keys]
+            return "POST", "/stock/adjustments", {"lines": lines, "reason": "receipt"}
+        if kind == "hold":
+            # Short: whatever nobody ends is given back by whoever needs it, or by the tidier.
+            lines = [{"product_id": key, "quantity": 2} for key in keys]
+            return "POST", "/reservations", {"lines": lines, "expires_in_s": 1 + number % 2}
+        if kind == "end":
+            verb = self.chance.choice(("commit", "commit", "release", "extend"))
+            path = f"/reservations/{self.chance.choice(self.held)}/{verb}"
+            return "POST", path, {"expires_in_s": 2} if verb == "extend" else {}
+        # With a stock, so that a deletion is in the ledger.
+        body = {"name": f"Mug {number}", "price_cents": number, "stock": 1 + number % 50}
+        return "PUT" if kind == "put" else "DELETE", f"/products/{keys[0]}", body
 
     async def write_by_hand(self) -> None:
         """Change rows with SQL, one or many in a transaction, for ever."""
@@ -230,6 +259,9 @@ async def storming(directory: Path) -> AsyncIterator[Storm]:
 async def compare(storm: Storm) -> None:
     """Wait until the followers have been told the last product; then they have what the database has."""
     async with await storm.cluster.session() as session:
+        async with asyncio.timeout(LAST_S):
+            while await (await session.execute(HELD)).fetchone():
+                await asyncio.sleep(0.1)
         await storm.add("z-last")
         await storm.mirror.until("SELECT 1 FROM mirror WHERE id = 'z-last'")
         await storm.ledger.until(TOLD + " AND product = 'z-last'")
@@ -242,6 +274,13 @@ async def compare(storm: Storm) -> None:
         assert {(key, version, it["name"], it["price_cents"], it["stock"]) for key, version, it in bodies} == products
         movements = {tuple(row) for row in await (await session.execute(LEDGER)).fetchall()}
         assert set(storm.ledger.rows(TOLD) + storm.ledger.rows(BEFORE)) == movements
+        reservations = {tuple(row) for row in await (await session.execute(RESERVATIONS)).fetchall()}
+        assert set(storm.ledger.rows(KEPT)) == reservations
+        ends = {reason for (reason,) in await (await session.execute(ENDS)).fetchall()}
+        assert ends >= {"hold", "sale", "release", "expiry"}
+    database = open_database(storm.cluster.url)
+    assert await deviations(database, limit=3) == []
+    await database.close()
 
 
 STRIKES: tuple[Strike, ...] = (kill_followers, kill_service, kill_postgres, truncate, kill_followers, restore, kill_service)

@@ -18,10 +18,10 @@ from app.postgres.migrations import upgrade
 from tests.harness.cluster import PROBE, Cluster, postgres_target
 from tests.harness.history import HAND_BOUNDS, SeenWrite
 from tests.harness.servers import create_database, drop_database
+from tests.harness.standby import copy_server, run_program
 from tests.harness.workload import Load, count
 from tests.outages.conftest import Stages
 from tests.outages.stage import Stage
-from tests.outages.standby import copy_server, run_program
 
 _LOAD = Load(readers=12, reader_pause_s=0.02, writers=4, writer_pause_s=0.05, counts_only=True)
 _CLEAN_STARTS = "larder_cache_clean_starts_total"

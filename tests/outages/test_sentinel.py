@@ -14,7 +14,7 @@ import pytest
 
 from app.private_servers import RedisServer
 from tests.harness.cluster import AUDIT_INTERVAL_S, FENCE_TTL_S, Instance, larder
-from tests.harness.sentinels import DOWN_AFTER_S, Sentinels, start_sentinels
+from tests.harness.sentinels import DOWN_AFTER_S, Sentinels, start_divisible_sentinels, start_sentinels
 from tests.harness.workload import Load
 from tests.outages.stage import Stage, open_stage
 
@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 KINDS = ("stopped", "killed", "paused")
 PAUSE_S = 5.0
+CUT_S = 4.0
+"""How long services are cut off from the master."""
+_READ_ON_S = 60.0
 _BUSY = Load(readers=24, reader_pause_s=0.006, writers=6, writer_pause_s=0.06)
 ELECTION_S = 1.5
 BACK_S = DOWN_AFTER_S + ELECTION_S + FENCE_TTL_S + 2 * AUDIT_INTERVAL_S
@@ -48,15 +51,16 @@ class Figures:
 
 
 @asynccontextmanager
-async def _stage(directory: Path, load: Load) -> AsyncIterator[tuple[Stage, Sentinels]]:
+async def _stage(directory: Path, load: Load, *, divisible: bool = False) -> AsyncIterator[tuple[Stage, Sentinels]]:
     """Start three services on a Redis with sentinels."""
     redis_directory = directory / "sentinels"
     redis_directory.mkdir()
-    async with start_sentinels(redis_directory) as sentinels:
+    async with (start_divisible_sentinels if divisible else start_sentinels)(redis_directory) as sentinels:
 
         def program(instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
             command, settings = larder(instance, database)
-            own = {"LARDER_REDIS_URL": sentinels.url, "LARDER_SENTINEL_PASSWORD": sentinels.password}
+            user = f"service{instance.number}" if divisible else ""
+            own = {"LARDER_REDIS_URL": sentinels.url_of(user), "LARDER_SENTINEL_PASSWORD": sentinels.password}
             return command, {**settings, **own}
 
         async with open_stage(directory, load, program=program) as stage:
@@ -86,6 +90,14 @@ async def _lose(master: RedisServer, kind: str) -> None:
         os.kill(master.pid, signal.SIGTERM)
 
 
+async def _read_on(on: Stage, reads: int) -> None:
+    """Wait until the history has so many reads. Raises the error of a client that failed, and ``TimeoutError``."""
+    async with asyncio.timeout(_READ_ON_S):
+        while len(on.history.reads) < reads:
+            on.workload.check_alive()
+            await asyncio.sleep(0.1)
+
+
 def _judge(on: Stage, figures: Figures) -> None:
     """Check the history so far, and count it."""
     assert on.judge() == []
@@ -100,10 +112,7 @@ async def test_a_failover_under_load(outage_directory: Path) -> None:
     async with _stage(outage_directory, _BUSY) as (on, sentinels):
         on.workload.start()
         await _fail_over(on, sentinels, "killed", figures)
-        wanted = len(on.history.reads) + 5_000
-        async with asyncio.timeout(60):
-            while len(on.history.reads) < wanted:
-                await asyncio.sleep(0.1)
+        await _read_on(on, len(on.history.reads) + 5_000)
         await on.workload.stop()
         _judge(on, figures)
     log.info("%s", figures)
@@ -123,8 +132,7 @@ async def test_many_failovers_under_load(outage_directory: Path) -> None:
             if kind != "paused":
                 await old.restart()  # it takes itself for the master until the sentinels find it
             await sentinels.until_replicated()
-            while len(on.history.reads) < 10_000:
-                await asyncio.sleep(0.1)
+            await _read_on(on, 10_000)
             await on.workload.stop()
             _judge(on, figures)
             log.info("%s; %s", kind, figures)
@@ -132,3 +140,43 @@ async def test_many_failovers_under_load(outage_directory: Path) -> None:
     assert figures.reads >= 200_000
     assert figures.hits > figures.reads / 2
     assert sorted(figures.back_s)[int(0.95 * len(figures.back_s))] <= 2 * BACK_S, figures
+
+
+@pytest.mark.long
+async def test_services_cut_off_from_the_master(outage_directory: Path) -> None:
+    """One or two of three services reach no data server for a while, with and without a failover meanwhile.
+
+    They hit nothing until they are back, the others go on hitting, and nobody reads the past.
+    """
+    figures = Figures()
+    by_the_others = 0
+    async with _stage(outage_directory, _BUSY, divisible=True) as (on, sentinels):
+        for number in range(12):
+            cut = {number % 3, (number + number % 2) % 3}
+            fails_over = number % 4 == 3
+            on.workload.start()
+            old = await sentinels.master()
+            with on.log.on("cut-off-from-the-master", "redis"):
+                sentinels.cut |= cut
+                await asyncio.sleep(DOWN_AFTER_S)
+                began = time.monotonic()
+                if fails_over:
+                    await old.kill()
+                    await sentinels.other_master(old)
+                await asyncio.sleep(CUT_S + BACK_S * fails_over)
+                reads = [read for read in on.history.reads if read.called > began and read.status == "hit"]
+                sentinels.cut.clear()
+                healed = time.monotonic()
+                await on.cluster.until_trusted(PATIENCE * BACK_S)
+                figures.back_s.append(time.monotonic() - healed)
+            if fails_over:
+                await old.restart()
+            await sentinels.until_replicated()
+            await _read_on(on, 10_000)
+            await on.workload.stop()
+            assert {read.instance for read in reads} == {0, 1, 2} - cut
+            by_the_others += len(reads)
+            _judge(on, figures)
+            log.info("cut off %s%s; %s", sorted(cut), ", and a failover" if fails_over else "", figures)
+    log.info("%d hits by the services that were not cut off, meanwhile", by_the_others)
+    assert figures.reads >= 100_000

@@ -60,6 +60,12 @@ async def held(settings: Settings, statement: LiteralString, *parameters: object
 ROWS: LiteralString = "SELECT FROM products WHERE id = ANY(%s) FOR UPDATE"
 """Holds the rows of some products."""
 
+LATER: LiteralString = """
+CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+    $$SELECT clock_timestamp() + interval '1 hour'$$
+"""
+"""Lets an hour pass for reservations."""
+
 
 async def rows(settings: Settings, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Any]:
     """What one statement gives."""

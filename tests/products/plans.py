@@ -176,6 +176,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
         {"ids": ids(count), "known": ["2026-01-31Z"] * count, "swept": ["-infinity"] * count, "moment": "", "limit": 2_001}
         for count in (1, 32)
     ],
+    "RESERVATIONS_LOCK_OTHERS": [{"ids": _reservations(count)} for count in (1, 500)],
     "RESERVATIONS_INSERT": [_new_reservations(count) for count in (1, 200)],
     "RESERVATIONS_USE_LINES": [_changes(count, **_OPEN) for count in (1, 500)],
     "RESERVATIONS_MOVE_ENDS": [_changes(count, expires_at="2100-01-01Z") for count in (1, 200)],

@@ -79,7 +79,7 @@ async def write(database: Database, size: int, amount: int) -> None:
 
 
 async def reserve(transactions: ProductTransactions, size: int, amount: int) -> None:
-    """Hold, extend, commit, release and tidy in one transaction each; then need what an ended reservation holds."""
+    """Hold, extend, commit, release and tidy in one transaction each; then need what a reservation holds, ended or not."""
     ids = [f"p{next(_numbers)}" for _ in range(size)]
     await transactions.commit([request(Create(Draft(key, "Mug", 1, amount)), kept=False, named=False) for key in ids])
     for kept, named in ((False, False), (True, True)):
@@ -105,6 +105,15 @@ async def reserve(transactions: ProductTransactions, size: int, amount: int) -> 
         need = Reserve([Wanted(ids[0], amount)], 60) if moment else delete(ids[0])
         [decision] = (await transactions.commit([request(need, kept=False, named=False)])).decisions
         assert isinstance(decision, Denied)
+    ended = [f"p{next(_numbers)}" for _ in range(size)]
+    steps: Sequence[Sequence[Command]] = (
+        [Create(Draft(key, "Mug", 1, amount)) for key in ended],
+        [Reserve([Wanted(key, amount)], -1) for key in ended],
+        [Adjust([Line(key, -1)], Reason.SALE) for key in ended],
+    )
+    for commands in steps:
+        done = await transactions.commit([request(command, kept=False, named=False) for command in commands])
+        assert {type(decision) for decision in done.decisions} == {Done}
 
 
 async def read(database: Database, size: int, amount: int) -> None:

@@ -132,6 +132,15 @@ async def test_more_ended_lines_than_one_request_may_close() -> None:
     assert isinstance(decision, Done)
 
 
+async def test_both_refusals_of_one_transaction_wait(on_postgres: OnPostgres) -> None:
+    """Two requests name a hold that is over. The first one closes it, and both answers wait until every reader can see that."""
+    await on_postgres.stock()
+    made = await reserve(on_postgres, 1, a=1)
+    await on_postgres.at(BEGIN + timedelta(seconds=9))
+    committed = await on_postgres.transactions.commit([WriteRequest(Commit(made.id)), WriteRequest(Commit(made.id))])
+    assert [isinstance(decision, Denied) and decision.closed for decision in committed.decisions] == [True, True]
+
+
 @pytest.mark.parametrize(("seed", "joined"), [(2, 1), (6, 6)])
 async def test_transactions_against_the_model(on_postgres: OnPostgres, seed: int, joined: int) -> None:
     """In PostgreSQL, too; and after every step ledger, lines and products add up."""

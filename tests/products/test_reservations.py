@@ -27,14 +27,9 @@ from app.products.source import ProductSource
 from app.products.tidier import Tidier
 from app.settings import Settings
 from tests.limits import open_database
-from tests.products.instances import ROWS, Instance, by_hand, held, instance, once, rows
+from tests.products.instances import LATER, ROWS, Instance, by_hand, held, instance, once, rows
+from tests.products.reservation_histories import WRONGLY_CLOSED
 from tests.products.reservation_mutants import ReadsLinesBeforeLocks, ReadsMomentBeforeLocks
-
-LATER: LiteralString = """
-CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-    $$SELECT clock_timestamp() + interval '1 hour'$$
-"""
-"""Lets an hour pass for reservations."""
 
 
 @pytest.fixture
@@ -45,8 +40,9 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(autouse=True)
 async def adds_up(settings: Settings) -> AsyncIterator[None]:
-    """After every test stocks, held units, ledger and lines agree."""
+    """After every test stocks, held units, ledger, lines and the ends of reservations agree."""
     yield
+    assert await rows(settings, WRONGLY_CLOSED) == []
     database = open_database(settings.database_url)
     assert await balance.deviations(database, limit=9) == []
     await database.close()
@@ -164,6 +160,20 @@ async def test_a_refusal_is_visible_before_it_is_told(larder: Instance, other: I
     assert b'"available":10' in (await available(larder, "a"))[0]
 
 
+async def test_two_lines_of_one_hold_end_at_once(larder: Instance, other: Instance, settings: Settings) -> None:
+    """Two requests need units of two products that one ended hold keeps back: the later one notes that nothing is open."""
+    await larder.stock("a", "b")
+    made = await hold(larder, a=10, b=10)
+    await pass_an_hour(settings)
+    async with held(settings, "SELECT FROM reservations FOR UPDATE"):
+        places = ((larder, "a"), (other, "b"))
+        sales = [asyncio.create_task(at.products.write(Adjust([Line(key, -1)], Reason.SALE))) for at, key in places]
+        await until_waiting(settings, 2)
+    await asyncio.gather(*sales)
+    found = await larder.products.reservation(made.id)
+    assert (found.status, found.is_open, found.version) == (Status.EXPIRED, False, 3)
+
+
 async def test_a_replay_names_the_products_of_its_reservation(larder: Instance, settings: Settings) -> None:
     """A request with a key is done once, and what it changed is published again before its answer is repeated."""
     await larder.stock("a")
@@ -214,8 +224,10 @@ async def test_reservations_are_not_written_by_hand(larder: Instance, settings: 
             await hand.execute(statement)
 
 
-async def test_the_tidier_gives_back_what_nobody_needs(larder: Instance, other: Instance, settings: Settings) -> None:
-    """It publishes like any write and leaves out what others hold; two of them get through, too."""
+async def test_the_tidier_gives_back_what_nobody_needs(
+    larder: Instance, other: Instance, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It publishes like any write and leaves out what others hold, however many those are; two of them get through, too."""
     await larder.stock("a", "b")
     first, second, third = await hold(larder, a=2), await hold(larder, a=1, b=1), await hold(larder, 7_200, b=2)
     await pass_an_hour(settings)
@@ -233,7 +245,9 @@ async def test_the_tidier_gives_back_what_nobody_needs(larder: Instance, other: 
                 await asyncio.gather(*(tidier.tidy() for tidier in tidiers))
 
     async with held(settings, ROWS, ["b"]):
-        await tidy_until(2)
+        with monkeypatch.context() as small:
+            small.setattr("app.products.tidier.STEP", 1)
+            await tidy_until(2)
     assert [(await larder.products.reservation(r.id)).status for r in (first, second)] == [Status.EXPIRED, Status.HELD]
     await tidy_until(0)
     assert (await larder.products.reservation(second.id)).status is Status.EXPIRED
@@ -275,7 +289,7 @@ async def _client(at: Instance, units: int, mood: float, refused: list[Shortage]
             continue
         if mood < 0.7:
             command = Commit(made.id) if mood < 0.1 else Release(made.id)
-            assert await outcome(at, command) in {"committed", "released", "ReservationExpired"}
+            assert await outcome(at, command) in {"committed", "released", "expired", "ReservationExpired"}
 
 
 async def test_a_product_that_is_held_by_an_ended_reservation_is_deleted(larder: Instance, settings: Settings) -> None:

@@ -16,10 +16,10 @@ import psycopg
 from app.private_servers import PostgresServer
 from tests.harness.cluster import AUDIT_INTERVAL_S, CACHE_NAME, Instance, postgres_target
 from tests.harness.history import History, SeenRead, SeenWrite
+from tests.harness.standby import copy_server, until_level
 from tests.harness.workload import Load, Workload
 from tests.outages.scenarios.report import Report, hits
 from tests.outages.stage import Stage, open_stage
-from tests.outages.standby import copy_server, until_level
 
 Session = psycopg.AsyncConnection[tuple[object, ...]]
 

@@ -1,0 +1,198 @@
+"""One of several pairs of Larder and PostgreSQL: what belongs to another pair is 421, and nothing is done for it."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from app.access.key_ring import KeyRing
+from app.access.keys import Scope
+from app.access.rates import Limits
+from app.api.admission import Admission
+from app.buckets import bucket_of, moved_to
+from app.products.pair import Pair
+from tests.api.conftest import LIMIT, Service, new_service
+from tests.api.problem import problem, send
+from tests.api.wire import Port, answer_of, connection, listen
+from tests.fakes.keys import Clock, MemoryKeys
+
+HERE, ALSO_HERE = moved_to(3, "here-0000"), moved_to(0, "also-here-0000")
+THERE = moved_to(4, "there-0000")
+NOT_MADE = moved_to(4, "0" * 32)
+"""An id that a reservation of another pair could have."""
+MUG = {"name": "Mug", "price_cents": 1299, "stock": 5}
+METHODS = {"get", "head", "put", "post", "patch", "delete"}
+
+
+@pytest.fixture
+def service() -> Service:
+    return new_service(Pair("0-3"))
+
+
+@pytest.fixture
+async def port(service: Service) -> AsyncIterator[Port]:
+    async with listen(service) as port:
+        yield port
+
+
+@pytest.fixture
+def untouched(service: Service) -> Iterator[None]:
+    """Whatever the requests are, they reach neither the cache nor the database."""
+    yield
+    assert service.transactions.requests == []
+    assert service.products.reads == []
+    assert service.products.slots == {}
+
+
+def operations(service: Service) -> Iterator[tuple[str, str]]:
+    """Every operation whose path names a product or a reservation, about one of another pair."""
+    for path, methods in service.app.openapi()["paths"].items():
+        if "product_id" in path or "reservation_id" in path:
+            yield from ((method.upper(), path.format(product_id=THERE, reservation_id=NOT_MADE)) for method in methods)
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_every_path_of_another_pair_is_refused(service: Service, client: httpx.AsyncClient) -> None:
+    """Whatever else is wrong with the request: the body is not even read."""
+    service.products.fault = AssertionError("the service was called")
+    listed = list(operations(service))
+    assert len(listed) >= 12
+    for method, path in listed:
+        answer = await send(client, method, path, b"x" * (LIMIT + 1), {"If-Match": "1", "Content-Type": "text/plain"})
+        if method == "HEAD":
+            assert answer.status_code == 421
+            continue
+        document = problem(answer, "not-here")
+        assert (document["bucket"], document["buckets_here"]) == (4, "0-3"), (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/products", MUG | {"id": THERE}),
+        ("POST", "/products/batch", {"items": [MUG | {"id": THERE}]}),
+        ("POST", "/stock/adjustments", {"lines": [{"product_id": THERE, "delta": 1}], "reason": "receipt"}),
+        ("POST", "/reservations", {"lines": [{"product_id": THERE, "quantity": 1}], "expires_in_s": 60}),
+        ("GET", f"/products?id={THERE}", None),
+        ("GET", f"/reservations?product_id={THERE}", None),
+    ],
+)
+@pytest.mark.usefixtures("untouched")
+async def test_what_a_body_or_a_query_names_elsewhere_is_refused(
+    client: httpx.AsyncClient, method: str, path: str, body: object
+) -> None:
+    """All that the request names is elsewhere, so a map was wrong."""
+    headers = {} if method == "GET" else {"Idempotency-Key": "one"}
+    assert problem(await send(client, method, path, body, headers), "not-here")["bucket"] == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/products/batch", {"items": [MUG | {"id": HERE}, MUG | {"id": THERE}]}),
+        (
+            "POST",
+            "/stock/adjustments",
+            {"lines": [{"product_id": HERE, "delta": 1}, {"product_id": THERE, "delta": 1}], "reason": "receipt"},
+        ),
+        (
+            "POST",
+            "/reservations",
+            {"lines": [{"product_id": THERE, "quantity": 1}, {"product_id": HERE, "quantity": 1}], "expires_in_s": 60},
+        ),
+        ("GET", f"/products?id={HERE}&id={THERE}", None),
+    ],
+)
+@pytest.mark.usefixtures("untouched")
+async def test_what_crosses_pairs_is_refused_with_the_ids_of_each(
+    client: httpx.AsyncClient, method: str, path: str, body: object
+) -> None:
+    """Nothing of it is done: there is no transaction over several databases."""
+    document = problem(await send(client, method, path, body), "several-pairs")
+    assert (document["here"], document["elsewhere"]) == ([HERE], [THERE])
+
+
+async def test_a_reservation_that_replaces_one_of_another_pair_is_refused(client: httpx.AsyncClient) -> None:
+    """Its lines are here and the other one is not."""
+    body = {"lines": [{"product_id": HERE, "quantity": 1}], "expires_in_s": 60, "replaces": NOT_MADE}
+    assert problem(await send(client, "POST", "/reservations", body), "several-pairs")["elsewhere"] == [NOT_MADE]
+
+
+async def test_what_is_here_works(client: httpx.AsyncClient) -> None:
+    """Products and reservations of the pair's own buckets, whole requests over several of them, and lists."""
+    assert (await client.post("/products/batch", json={"items": [MUG | {"id": HERE}, MUG | {"id": ALSO_HERE}]})).is_success
+    assert (await client.get(f"/products?id={HERE}&id={ALSO_HERE}")).json()["missing"] == []
+    lines = [{"product_id": key, "quantity": 1} for key in (HERE, ALSO_HERE)]
+    held = await client.post("/reservations", json={"lines": lines, "expires_in_s": 60})
+    assert held.status_code == 201
+    assert (await client.post(f"{held.headers['Location']}/commit", json={})).is_success
+    assert [product["stock"] for product in (await client.get("/products")).json()["items"]] == [4, 4]
+
+
+async def test_ids_that_the_service_makes_are_here(client: httpx.AsyncClient) -> None:
+    """Of one of the pair's buckets, and of the one that the request names; reservations are where their first product is."""
+    made = [(await client.post("/products", json=MUG)).json()["id"] for _ in range(20)]
+    assert {bucket_of(product_id) for product_id in made} <= {0, 1, 2, 3}
+    named = {"Larder-Bucket": "2"}
+    assert bucket_of((await client.post("/products", json=MUG, headers=named)).json()["id"]) == 2
+    batch = await client.post("/products/batch", json={"items": [MUG, MUG]}, headers=named)
+    assert [bucket_of(result["id"]) for result in batch.json()["results"]] == [2, 2]
+    line = {"product_id": made[0], "quantity": 1}
+    held = await client.post("/reservations", json={"lines": [line], "expires_in_s": 60})
+    assert bucket_of(held.json()["id"]) == bucket_of(made[0])
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_the_named_bucket_has_to_be_here(client: httpx.AsyncClient) -> None:
+    """A collection has no id in its path: the header alone says that the request took the wrong way."""
+    for path in ("/products", "/changes", "/stock/movements?reference=x"):
+        assert problem(await client.get(path, headers={"Larder-Bucket": "4"}), "not-here")["bucket"] == 4
+    for value in ("", "x", "1024", "-1", "0x1"):
+        problem(await client.get("/products", headers={"Larder-Bucket": value}), "invalid-header")
+    twice = [("Larder-Bucket", "1"), ("Larder-Bucket", "1")]
+    problem(await client.get("/products", headers=twice), "invalid-header")
+
+
+@pytest.mark.usefixtures("untouched")
+async def test_whoever_may_not_ask_is_not_told(service: Service, client: httpx.AsyncClient) -> None:
+    """401, 403 and 429 come before 421; an id that no product can have is 422 wherever it belongs."""
+    keys, clock = MemoryKeys(), Clock()
+    ring = KeyRing([keys], limits=Limits(1e6, 9, 9), clock=clock)
+    header = keys.add("till", frozenset({Scope.PRODUCTS_READ})).decode()
+    await ring.renew()
+    problem(await client.get("/products/%20"), "invalid-request")
+    service.app.state.larder = replace(service.app.state.larder, admission=Admission(ring, clock=clock))
+    problem(await client.get(f"/products/{THERE}"), "unauthenticated")
+    problem(await client.delete(f"/products/{THERE}", headers={"Authorization": header}), "forbidden")
+    problem(await client.get(f"/products/{THERE}", headers={"Authorization": header}), "not-here")
+
+
+async def test_a_hot_read_of_another_pair_is_refused_before_the_cache(service: Service, port: Port) -> None:
+    """Neither a parsed nor a known head leads to a slot, even if the slot is filled. What is here is a hit."""
+    service.products.hot = True
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service.app), base_url="http://larder") as client:
+        await client.put(f"/products/{HERE}", json=MUG)
+        assert (await client.get(f"/products/{HERE}")).is_success
+    service.products.slots[THERE] = service.products.slots[HERE]
+    async with connection(port) as (reader, writer):
+
+        async def status_of(product_id: str) -> bytes:
+            writer.write(f"GET /products/{product_id} HTTP/1.1\r\nHost: larder\r\n\r\n".encode())
+            return (await answer_of(reader))[9:12]
+
+        before = len(service.products.reads)
+        assert [await status_of(name) for name in (THERE, HERE, HERE, THERE, HERE)] == [b"421", b"200", b"200", b"421", b"200"]
+        assert len(service.products.reads) == before
+
+
+async def test_without_pairs_the_header_names_a_bucket_for_ids() -> None:
+    """So that what a client writes before the products are divided can be divided later."""
+    service: Any = new_service()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service.app), base_url="http://larder") as client:
+        made = await client.post("/products", json=MUG, headers={"Larder-Bucket": "700"})
+        assert bucket_of(made.json()["id"]) == 700
+        for path in ("/products", "/stock/adjustments", "/reservations"):
+            problem(await client.post(path, json={}, headers={"Larder-Bucket": "1024"}), "invalid-header")
+        assert (await client.put(f"/products/{THERE}", json=MUG)).status_code == 201

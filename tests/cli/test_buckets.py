@@ -1,0 +1,103 @@
+"""``larder buckets``, and the check of ``larder serve`` that the database holds what the settings say."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import LiteralString
+
+import psycopg
+import pytest
+
+from app.buckets import moved_to
+from app.cli import parse
+from app.cli.buckets import check_buckets
+from app.cli.errors import CommandFailed
+from app.settings import Settings
+from tests.cli.larder_process import Larder
+from tests.harness.servers import execute
+
+Buckets = Callable[..., Awaitable[str]]
+_OPEN = "INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUES (%s, now() + interval '1 h', now(), now())"
+_TRUSTED = "UPDATE cache_audits SET fenced_until = now() + interval '1 h' WHERE namespace = %s"
+
+
+async def _execute(url: str, statement: LiteralString, *values: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement, values)
+
+
+@pytest.fixture
+def buckets(own_servers: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Buckets:
+    """The command in this process; what it prints."""
+    for name, value in own_servers.items():
+        monkeypatch.setenv(name, value)
+
+    async def run(*arguments: str) -> str:
+        command, parsed = parse(["buckets", *arguments])
+        assert await command.run(parsed) == 0
+        return capsys.readouterr().out.strip()
+
+    return run
+
+
+async def test_a_database_holds_all_until_it_is_given_a_part(buckets: Buckets) -> None:
+    """The part is shown as it is written everywhere, and can be given anew."""
+    assert await buckets("show") == "The database holds all products."
+    assert await buckets("set", "5,0-3, 4") == "The database holds the buckets 0-5."
+    assert await buckets("set", "0-1023") == "The database holds the buckets 0-1023."
+    assert await buckets("show") == "The database holds the buckets 0-1023."
+
+
+@pytest.mark.parametrize("ranges", ["", "x", "1024", "5-4"])
+async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None:
+    """A sentence says what RANGES are."""
+    with pytest.raises(CommandFailed, match=r"^RANGES "):
+        await buckets("set", ranges)
+    assert await buckets("show") == "The database holds all products."
+
+
+async def test_products_are_not_left_behind(buckets: Buckets, database_url: str) -> None:
+    """A part that leaves out a product or an open reservation is refused; a tombstone is nobody's."""
+    product, gone, cart = moved_to(7, "mug-0000"), moved_to(8, "cup-0000"), moved_to(9, "0" * 32)
+    for name in (product, gone):
+        await _execute(database_url, "INSERT INTO products (id, name, price_cents) VALUES (%s, 'x', 1)", name)
+    await _execute(database_url, "DELETE FROM products WHERE id = %s", gone)
+    with pytest.raises(CommandFailed, match=f"1 products are in other buckets; the first is {product}, in bucket 7"):
+        await buckets("set", "0-6")
+    await _execute(database_url, _OPEN, cart)
+    with pytest.raises(CommandFailed, match=f"1 open reservations are in other buckets; the first is {cart}, in bucket 9"):
+        await buckets("set", "0-7")
+    assert await buckets("set", "7,9") == "The database holds the buckets 7,9."
+
+
+async def test_a_database_in_use_is_left_as_it_is(buckets: Buckets, database_url: str, namespace: str) -> None:
+    """An instance that runs would go on with the buckets of before; its connections show it, and so do its audits."""
+    async with await psycopg.AsyncConnection.connect(database_url, application_name="larder"):
+        with pytest.raises(CommandFailed, match=r"1 connections of Larder are open.* Stop every instance"):
+            await buckets("set", "0-511")
+    await _execute(database_url, _TRUSTED, namespace)
+    with pytest.raises(CommandFailed, match="an audit ran a moment ago"):
+        await buckets("set", "0-511")
+    assert await buckets("show") == "The database holds all products."
+
+
+async def test_settings_and_database_have_to_agree(buckets: Buckets, own_servers: Mapping[str, str], larder: Larder) -> None:
+    """An instance does not start with another part than its database holds, whichever of the two was forgotten."""
+
+    def settings(**more: str) -> Settings:
+        return Settings.from_env({**own_servers, **more})
+
+    await check_buckets(settings())
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is 0-511, and the database holds all products"):
+        await check_buckets(settings(LARDER_BUCKETS="0-511"))
+    await buckets("set", "0-511")
+    await check_buckets(settings(LARDER_BUCKETS="0-255,256-511"))
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is not set, and the database holds 0-511"):
+        await check_buckets(settings())
+    said = await larder.failure("serve", **own_servers, LARDER_BUCKETS="512-1023")
+    assert said.startswith("LARDER_BUCKETS is 512-1023, and the database holds 0-511.")
+
+
+async def test_a_database_of_an_earlier_release_holds_all(buckets: Buckets, own_servers: Mapping[str, str]) -> None:
+    """Before the migration nobody can have given it a part."""
+    await execute(own_servers["LARDER_DATABASE_URL"], "DROP TABLE pair_buckets")
+    assert await buckets("show") == "The database holds all products."
+    await check_buckets(Settings.from_env(own_servers))
