@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.cache import Session, Status, StoreUnavailable
-from app.cache.ports import Outcome, Publication, Published, Value
+from app.cache.ports import Outcome, Publication, Value
 from app.private_servers import RedisServer
 from tests.cluster.shop import KEYS, LIMITS, Shop, moved_back, open_shop, until
 from tests.harness.redis_cluster import RedisCluster
@@ -125,11 +125,12 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
     assert leases.tokens
     there, *_ = [key for key in KEYS if await redis_cluster.owner(shop.slot(key)) is target]
     neighbour = (await protocol.read(there)).state
-    trips = protocol._trips  # without the reads and fills of a request
+    beside = next(key for key in KEYS if key != KEY and shop.slot(key) == slot)  # a read of KEY itself could take a new lease
+    trips = protocol._trips
 
     async def trusted() -> bool:
         with suppress(StoreUnavailable):  # the node's connections end when it is given keys
-            return bool((await trips.read([KEY])).epoch)
+            return bool((await trips.read([beside])).epoch)
         return False
 
     async def connected() -> bool:  # to the node as it is now
@@ -142,7 +143,10 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
         await until(trusted)
         await until(connected)
         published = await trips.publish([Publication(old, leases.tokens[KEY])])
-        assert published == Published((Outcome.LEASE_DELETED,), proven=True, unproven=frozenset())
+        assert published is not None
+        assert published.proven
+        # An audit may have met the lease before.
+        assert published.outcomes[0] in (Outcome.LEASE_DELETED, Outcome.EMPTY)
         assert {found for found, _ in await shop.versions(KEY)} == {old.version + 1}
 
 
