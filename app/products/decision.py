@@ -47,10 +47,12 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """Not decided: somebody else holds one of its rows, or is carrying out a request with its idempotency key."""
+    """Not decided: somebody else holds one of its rows, or carries out a request with its idempotency key, or it is long."""
 
     held: Sequence[str] = ()
-    """The products whose rows somebody else holds; empty if the reason is the idempotency key."""
+    """The products whose rows somebody else holds; empty if the reason is another one."""
+    alone: bool = False
+    """Whether it needs a transaction of its own, which would otherwise take too long; if not, the reason is the key."""
 
 
 Decision = Done | Denied | Repeated | Postponed

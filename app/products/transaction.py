@@ -18,11 +18,13 @@ from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Session
 from app.postgres.errors import TransactionConflict
-from app.products import accepted_queries, queries, reservation_queries
+from app.products import accepted_queries, pair_queries, queries, reservation_queries
 from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
+from app.products.commands import Command
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
+from app.products.pair import Pair
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Row
 from app.products.reservation import OverLine, OverLines
@@ -36,6 +38,10 @@ CheckEpoch = Callable[[str, float], None]
 """Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
 _MANY_ROWS = 50
 """Rows above which a transaction's computations are divided."""
+MANY_LINES = 2_000
+"""Lines of the reservations that a batch names, above which no further long one joins it."""
+LONG = 50
+"""Lines above which a reservation is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,9 @@ class Transaction:
         again: bool,
         applies: bool = False,
         only: int | None = None,
+        pair: Pair | None = None,
     ) -> None:
+        self._pair = pair
         self._patience = patience
         self._check_epoch = check_epoch
         self._clock = clock
@@ -86,6 +94,7 @@ class Transaction:
         self.taken = Taken()
         self._again = again
         self._batch: Sequence[WriteRequest] = direct
+        self._lines = 0
         self._began = 0.0
         self._stored: dict[tuple[str, str], StoredAnswer] = {}
         self._locked: set[tuple[str, str]] = set()
@@ -133,6 +142,7 @@ class Transaction:
     def _decide_all(self) -> Sequence[Decision]:
         """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
         self._batch = [*self.taken.requests, *self._direct]
+        self._lines = 0
         self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
         decisions: list[Decision] = []
         for request in self.taken.requests:
@@ -226,7 +236,9 @@ class Transaction:
         statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": named}) if named else locked)
         if last:
             statements.append(last)
+        statements += [] if self._pair is None else [(pair_queries.READ, None)]
         answers = (await session.pipeline(*statements))[len(before) :]
+        self._note_pair(answers)
         if has_keys:
             self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
         found = answers.pop(0) if waiting else []
@@ -242,6 +254,12 @@ class Transaction:
             newest = await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)})
             self._facts.newest = {**self._facts.newest, **dict(newest)}
         return found
+
+    def _note_pair(self, answers: list[Any]) -> None:
+        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them."""
+        if self._pair is not None:
+            for ranges, moving in answers.pop():
+                self._pair.become(ranges, moving)
 
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
@@ -288,12 +306,30 @@ class Transaction:
             return Postponed(held)
         if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
             return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
+        if self._takes_too_long(request.command):
+            return Postponed(alone=True)
         try:
+            if self._pair is not None and not isinstance(request.command, Tidy):
+                self._pair.check(product_ids, writes=True)
             effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
             closed = any(effect.row.id in product_ids for effect in self._shelf.closings)
             return Denied(refusal, closed, product_ids)
         return Done(effects, reservation, product_ids if not isinstance(request.command, Tidy) else ())
+
+    def _takes_too_long(self, command: Command) -> bool:
+        """Return whether a command's reservation has too many lines to be decided beside those of the others.
+
+        The queue cannot know that: the request names the reservation, and only its row says how long it is.
+        """
+        if isinstance(command, Tidy):
+            return False
+        found = self._facts.reservations
+        lines = sum(len(found[key].lines) for key in named_in(command) if key in found)
+        if lines > LONG and self._lines and self._lines + lines > MANY_LINES:
+            return True
+        self._lines += lines
+        return False
 
     def _earlier_decision(self, key: IdempotencyKey, locked: set[tuple[str, str]]) -> Denied | Repeated | Postponed | None:
         name = (key.caller, key.key)

@@ -3,7 +3,7 @@
 Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
 and published together. This *main* transaction waits for no row. A request for a product whose row somebody else holds moves
 to that product's own queue. Later requests for the product join it there until that queue is empty. The rest of the batch is
-carried out.
+carried out. A request about a long reservation for which the batch has no room moves, too, and has a transaction of its own.
 
 In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
 briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
@@ -62,7 +62,7 @@ class Ticket:
     left: bool = False
     """Whether its caller no longer waits."""
     alone: bool = False
-    """Whether it must not share a transaction, because one that it shared failed."""
+    """Whether it must not share a transaction, because one that it shared failed, or would take too long."""
     held: Sequence[str] = ()
     """The products whose rows somebody else held."""
     future: "asyncio.Future[Outcome] | None" = None
@@ -165,9 +165,9 @@ class WriteQueue:
         if not isinstance(decision, Postponed):
             return outcome
         ticket.under_way = False
-        if not decision.held:
+        if not decision.held and not decision.alone:
             return outcome
-        ticket.held = decision.held
+        ticket.held, ticket.alone = decision.held, decision.alone
         return self._move(ticket)
 
     def _move(self, ticket: Ticket) -> Overloaded | None:
@@ -275,8 +275,8 @@ class WriteQueue:
             decision, _ = outcome
             if isinstance(decision, Postponed):
                 ticket.under_way = False
-                if decision.held:
-                    ticket.held = decision.held
+                if decision.held or decision.alone:
+                    ticket.held, ticket.alone = decision.held, ticket.alone or decision.alone
                     self._line_up(ticket)
                     continue
             if ticket.future is not None and not ticket.future.done():

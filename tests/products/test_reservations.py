@@ -292,6 +292,24 @@ async def _client(at: Instance, units: int, mood: float, refused: list[Shortage]
             assert await outcome(at, command) in {"committed", "released", "expired", "ReservationExpired"}
 
 
+async def test_long_reservations_share_no_transaction(
+    larder: Instance, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for which a batch has no room is carried out by itself; short ones stay together."""
+    monkeypatch.setattr("app.products.transaction.MANY_LINES", 3)
+    monkeypatch.setattr("app.products.transaction.LONG", 1)
+    await larder.stock("a", "b")
+    for units, transactions in (({"a": 1, "b": 1}, 4), ({"a": 1}, 1)):
+        made = [await hold(larder, **units) for _ in range(4)]
+        async with held(settings, ROWS, ["a"]):
+            commits = [asyncio.create_task(outcome(larder, Commit(reservation.id))) for reservation in made]
+            await until_waiting(settings, 1)
+        assert await asyncio.gather(*commits) == ["committed"] * 4
+        ids = [reservation.id for reservation in made]
+        count = "SELECT count(DISTINCT changed_xid) FROM reservations WHERE id = ANY(%(ids)s)"
+        assert await rows(settings, count, {"ids": ids}) == [(transactions,)]
+
+
 async def test_a_product_that_is_held_by_an_ended_reservation_is_deleted(larder: Instance, settings: Settings) -> None:
     """What is over is closed first; what is not over keeps it."""
     await larder.stock("a")
