@@ -56,6 +56,8 @@ class AuditLoop:
         self._clock = clock
         self._chance = chance or random.Random()
         self._apart: dict[str, asyncio.Task[None] | None] = {}
+        if open_together is None and len(audits) > 1:
+            self._apart = dict.fromkeys(audits)
         """The namespaces that go on alone, each with its present attempt."""
 
     async def run(self) -> None:
@@ -82,8 +84,7 @@ class AuditLoop:
         together = [name for name in self._audits if name not in self._apart]
         if len(together) <= 1:
             return any([await self._audits[name].attempt() for name in together])
-        if self._open_together is None:
-            return any(await asyncio.gather(*(self._audits[name].attempt() for name in together)))
+        assert self._open_together is not None  # noqa: S101 - otherwise all go on alone
         return await self._attempt_together(together, self._open_together)
 
     async def attempt_all(self) -> None:
@@ -124,7 +125,7 @@ class AuditLoop:
     async def _attempt_alone(self, name: str) -> None:
         audit = self._audits[name]
         await audit.attempt()
-        if audit.failed:
+        if audit.failed or self._open_together is None:
             self._apart[name] = None
         else:
             del self._apart[name]

@@ -144,7 +144,8 @@ class PartitionedAudit(Auditor):
                 len(clean),
                 self._partitions.number,
             )
-        return Cycle(number, bool(trusted), progress.repairs, clean=bool(clean), deferred=deferred)
+        whole = bool(trusted) and len(trusted) == len(cycles) and not progress.failures
+        return Cycle(number, whole, progress.repairs, clean=bool(clean), deferred=deferred)
 
     async def _announce(self, progress: _Progress, source: PartitionsAuditSource) -> tuple[Mapping[int, Announced], str, str]:
         """Announce the cycle of each partition; return those that were announced, the epoch, and why others were not."""

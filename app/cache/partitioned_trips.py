@@ -209,7 +209,11 @@ class PartitionedTrips:
         by_trips: dict[_NodeTrips, list[int]] = {}
         for partition in range(self.partitions.number):
             by_trips.setdefault(self._required(partition), []).append(partition)
-        return all(await _all(*(trips.fenced(own) for trips, own in by_trips.items())))
+        began = self._clock()
+        proven = all(await _all(*(trips.fenced(own) for trips, own in by_trips.items())))
+        if proven:  # the age of the proof is that of the oldest
+            self._stats.last_proven = began
+        return proven
 
     def last_proof(self, key: str) -> tuple[float | None, str]:
         """Return when a key's partition was last read under a fence that is trusted, and the fence's incarnation."""
@@ -221,7 +225,7 @@ class PartitionedTrips:
 
     async def aclose(self) -> None:
         """Finish the round trips that were accepted."""
-        for trips in self._trips.values():
+        for trips in list(self._trips.values()):
             await trips.aclose()
         await asyncio.gather(*self._ending)
 

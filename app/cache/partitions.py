@@ -38,8 +38,9 @@ def family_of(row: str) -> str:
 
 def rows_of(name: str) -> list[str]:
     """Return the names of the audit rows of a cache: its own, or those of its partitions."""
-    _, divided, number = name.rpartition("/")
-    return [f"{name}#{partition}" for partition in range(int(number))] if divided and number.isdigit() else [name]
+    _, divided, digits = name.rpartition("/")
+    number = int(digits) if divided and digits.isdigit() else 1
+    return [f"{name}#{partition}" for partition in range(number)] if 1 < number <= MOST else [name]
 
 
 def name_with(cache_name: str, number: int) -> str:

@@ -160,7 +160,6 @@ class BatchedTrips(ABC):
     def _judged(self, partition: int, reading: Reading, read_at: float) -> Reading:
         """Return a reading without its epoch if this process may not trust that."""
         if self._history.trusts(reading.epoch):
-            self._stats.last_proven = read_at
             self._note_proof(partition, reading, read_at)
         elif reading.epoch:
             # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
@@ -243,6 +242,7 @@ class RoundTrips(BatchedTrips):
 
     @override
     def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
+        self._stats.last_proven = read_at
         self._incarnation = reading.incarnation
 
     @override

@@ -136,6 +136,8 @@ class Settler:
                 # the worst case instead: otherwise, while the store is down, every write would wait for the largest TTL.
                 self._stats.adoptions += 1
                 progress = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
+                if self._lacks_rows(progress, present):  # yet another epoch has begun meanwhile
+                    return None
         except (SourceUnavailable, Overloaded):
             return None
         except Exception:

@@ -130,7 +130,13 @@ async def check_redis(settings: Settings) -> str | None:
         if settings.cache_partitions > 1:  # then any node of a cluster will do, also a replica
             await map_of(options, URL_ADDRESS)
         else:
-            await (await RedisConnection.open(place, connect_timeout_s=deadline_s, timeout_s=deadline_s, scripts=())).close()
+            opened = await RedisConnection.open(place, connect_timeout_s=deadline_s, timeout_s=deadline_s, scripts=())
+            await opened.close()
+            if opened.in_cluster:
+                raise CommandFailed(
+                    f"Redis at {place.name} is a node of a cluster, and LARDER_CACHE_PARTITIONS is 1. Set it to 64, or name a"
+                    " Redis that is no cluster."
+                )
     except StoreUnavailable as error:
         if failure := _redis_failure(error):
             raise CommandFailed(f"Redis at {place.name} (LARDER_REDIS_URL) {failure}") from error

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from app.cache.partitions import Partitions
-from app.cache.redis.node_store import names_of
 from app.private_servers import RedisServer
 from tests.harness.cluster import AUDIT_INTERVAL_S, CACHE_NAME, FENCE_TTL_S, PROBE, Instance, larder
 from tests.harness.redis_cluster import NODE_TIMEOUT_S, RedisCluster, start_redis_cluster
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.guarantee("G1")]
 
 PARTITIONS = Partitions(CACHE_NAME, 64)
-NAMES = names_of(PARTITIONS)
 _BUSY = Load(readers=24, reader_pause_s=0.006, writers=6, writer_pause_s=0.06)
 ELECTION_S = 1.5
 BACK_S = NODE_TIMEOUT_S + ELECTION_S + FENCE_TTL_S + 2 * AUDIT_INTERVAL_S
@@ -130,27 +128,29 @@ async def moved_onto_copies(scene: Scene) -> None:
     """Move partitions key by key to a node on which an earlier move, which broke off, has left copies."""
     for key in (PROBE, scene.on.workload.hot[0]):
         slot = PARTITIONS.slots[PARTITIONS.of(key)]
-        target = await scene.another(slot)
-        source = await scene.nodes.begin_move(slot, target)
-        slots = [name for name in await scene.nodes.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1_000) if b"wtc:{" in name]
-        await scene.nodes.carry(source, target, slots, copy=True)
-        await scene.nodes.break_off(slot, source, target)
-        await asyncio.sleep(AUDIT_INTERVAL_S)  # meanwhile the clients write what the copies lack
-        for name in slots:
-            await scene.nodes.ask(source, "UNLINK", name)  # as an eviction does
-        await scene.nodes.move(slot, target)
+        await _move_onto_copies(scene, slot, await scene.another(slot))
 
 
 async def moved_and_back(scene: Scene) -> None:
-    """Move the probe's partition to another node and back, within the life of its fence."""
-    home = await scene.nodes.owner(scene.slot)
-    target = await scene.another(scene.slot)
-    source = await scene.nodes.begin_move(scene.slot, target)
-    slots = [f"{NAMES[PARTITIONS.of(PROBE)].prefix}{PROBE}".encode()]
+    """Move a partition to another node, onto copies that were left, and back, within the life of its fence."""
+    slot = PARTITIONS.slots[PARTITIONS.of(scene.on.workload.hot[0])]
+    home = await scene.nodes.owner(slot)
+    await _move_onto_copies(scene, slot, await scene.another(slot))
+    await scene.nodes.move(slot, home)
+
+
+async def _move_onto_copies(scene: Scene, slot: int, target: RedisServer) -> None:
+    """Leave copies of a partition's slots at a node; let clients write what the copies lack; evict the slots, and move."""
+    source = await scene.nodes.begin_move(slot, target)
+    found = await scene.nodes.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1_000)
+    slots = [name for name in found if name.startswith(b"wtc:{")]
     await scene.nodes.carry(source, target, slots, copy=True)
-    await scene.nodes.break_off(scene.slot, source, target)
-    await scene.nodes.move(scene.slot, target)
-    await scene.nodes.move(scene.slot, home)
+    await scene.nodes.break_off(slot, source, target)
+    await scene.read_on(500)
+    await scene.nodes.begin_move(slot, target)
+    for name in slots:
+        await scene.nodes.ask(source, "UNLINK", name)  # and nobody can fill it while the slot is open
+    await scene.nodes.end_move(slot, source, target)
 
 
 async def _is_not(scene: Scene, lost: RedisServer, asked: RedisServer) -> bool:

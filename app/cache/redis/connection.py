@@ -93,6 +93,11 @@ class RedisConnection:
         return opened
 
     @property
+    def in_cluster(self) -> bool:
+        """Whether the server is a node of a cluster."""
+        return self._in_cluster
+
+    @property
     def server(self) -> str:
         """Run id and replication id of the server, in a cluster with the node's configuration epoch, as of the last call."""
         return f"{self._run_id}:{self._replid}"
@@ -201,6 +206,7 @@ class RedisLink:
         self._reason = "no connection has been tried yet"
         self._first_try: asyncio.Task[None] | None = None
         self._busy = False
+        self._closed = False
         self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
         self._sender: asyncio.Task[None] | None = None
         self.failures = 0
@@ -212,6 +218,8 @@ class RedisLink:
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        if self._closed:
+            raise _closed()
         if self._succession.max_age_s:
             self._connection = self._succession.present(self._connection)
         if self._connection is not None and self._connection.alive:
@@ -253,7 +261,7 @@ class RedisLink:
             try:
                 server, replies = await self._send(partial(_together, [commands for commands, _ in waiting], sizes))
             except asyncio.CancelledError:
-                _refuse(waiting, StoreUnavailable("the connection to Redis was closed"))
+                _refuse(waiting, _closed())
                 raise
             except Exception as error:  # noqa: BLE001 - it belongs to the callers
                 _refuse(waiting, error)
@@ -306,13 +314,15 @@ class RedisLink:
         await asyncio.shield(self._first_try)
 
     async def close(self) -> None:
-        """Stop probing and close the connection. Calls that wait are refused."""
+        """Stop probing and close the connection. Calls that wait are refused, and so are later ones."""
+        self._closed = True
         await self._succession.aclose()
         tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        _refuse(self._waiting, StoreUnavailable("the connection to Redis was closed"))
+        _refuse(self._waiting, _closed())
+        self._waiting, self._busy = [], False
         if self._connection is not None:
             await self._connection.close()
 
@@ -358,6 +368,10 @@ class RedisLink:
 
 _Commands = Callable[[str], Sequence[RedisCommand]]
 """Commands, made when the server that gets them is known."""
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the connection to Redis was closed")
 
 
 def _refuse(waiting: Sequence["tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]"], error: Exception) -> None:

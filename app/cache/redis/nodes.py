@@ -22,6 +22,8 @@ from .slot_map import URL_ADDRESS, Address, SlotMap
 from .store import RedisLinks, RedisOptions
 
 _NO_CLUSTER = "cluster support disabled"
+_NAMED = 32
+"""Number of nodes that are remembered, to be asked for the map."""
 
 
 class RedisNode:
@@ -63,6 +65,8 @@ class RedisNodes:
         self._clock = clock
         self._map = SlotMap([], [])
         self._nodes: dict[Address, RedisNode] = {}
+        self._named: Sequence[Address] = []
+        """Nodes that some map has named, the latest first."""
         self._asked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -129,18 +133,31 @@ class RedisNodes:
         self._take(await self._ask())
 
     async def _ask(self) -> SlotMap:
-        """Return the map of the first node that answers. Nodes that are connected come first, and the URL's server last."""
+        """Return the first map in which every partition has a node, or the fullest one.
+
+        Nodes that are connected are asked first, then those that were named once, and the URL's server last.
+        """
         self._asked_at = self._clock()
         addresses = random.sample(list(self._nodes), len(self._nodes))
         addresses.sort(key=lambda address: not self._nodes[address].links.up)
         error = StoreUnavailable("no node of Redis was asked")
-        for address in dict.fromkeys([*addresses, URL_ADDRESS]):
+        fullest, most = None, 0
+        for address in dict.fromkeys([*addresses, *self._named, URL_ADDRESS]):
             try:
-                return await map_of(self._at(address), address)
+                found = await map_of(self._at(address), address)
             except StoreUnavailable as failure:
                 error = failure
-        self._options.troubles.tell(error)
-        raise error
+                continue
+            owned = sum(found.owner(slot) is not None for slot in self._slots)
+            if owned > most:
+                fullest, most = found, owned
+            if owned == len(self._slots):
+                break
+        if fullest is None:
+            self._options.troubles.tell(error)
+            raise error
+        self._named = list(dict.fromkeys([*fullest.owners, *self._named]))[:_NAMED]
+        return fullest
 
     def _take(self, found: SlotMap) -> None:
         """Use a map from now on."""
@@ -184,7 +201,8 @@ async def map_of(options: RedisOptions, asked: Address) -> SlotMap:
             raw = await options.place.connection(passwords)
             await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             await raw.send_command("CLUSTER", "SLOTS")
-            return SlotMap.parse(await raw.read_response(disable_decoding=True), asked)
+            host = asked[0] or str(getattr(raw, "host", ""))
+            return SlotMap.parse(await raw.read_response(disable_decoding=True), (host, asked[1]))
     except ResponseError as error:
         if _NO_CLUSTER in str(error):
             return SlotMap.whole(asked)

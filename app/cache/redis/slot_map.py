@@ -27,9 +27,12 @@ class SlotMap:
     def parse(cls, reply: Sequence[Any], asked: Address) -> "SlotMap":
         """Return the map in a reply to ``CLUSTER SLOTS``.
 
-        A node without a name that others could use is announced by an empty one: it is at the address that was asked.
+        A node without a name that others could use is announced by an empty one: it is at the host that was asked. One whose
+        name is not known yet is announced by ``?``: its slots have no owner.
         """
-        ranges = sorted((first, last, _address(master, asked)) for first, last, master, *_ in reply)
+        ranges = sorted(
+            (first, last, _address(master, asked)) for first, last, master, *_ in reply if master[0] not in {b"?", "?"}
+        )
         return cls([first for first, _, _ in ranges], [(last, address) for _, last, address in ranges])
 
     def owner(self, slot: int) -> Address | None:
@@ -54,4 +57,4 @@ class SlotMap:
 def _address(master: Sequence[Any], asked: Address) -> Address:
     host, port = master[0], int(master[1])
     name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host or "")
-    return (name if name not in {"", "?"} else asked[0], port)
+    return (name or asked[0], port)
