@@ -72,17 +72,19 @@ async def _fail_over(on: Stage, sentinels: Sentinels, kind: str, figures: Figure
     master = await sentinels.master()
     with on.log.on(f"master-{kind}", "redis"):
         began = time.monotonic()
-        resumed = asyncio.create_task(_lose(master, kind))
+        resumed = asyncio.create_task(_lose(sentinels, master, kind))
         await sentinels.other_master(master)
         await on.cluster.until_trusted(PATIENCE * BACK_S)
         figures.back_s.append(time.monotonic() - began)
         await resumed
 
 
-async def _lose(master: RedisServer, kind: str) -> None:
+async def _lose(sentinels: Sentinels, master: RedisServer, kind: str) -> None:
     if kind == "paused":
         master.pause()
-        await asyncio.sleep(PAUSE_S)  # the fault's length: longer than an election
+        # Longer than an election, also than one that fails at first: the next one begins ten seconds later, and a master that
+        # is back by then stays the master.
+        await asyncio.gather(asyncio.sleep(PAUSE_S), sentinels.other_master(master))
         master.resume()
     elif kind == "killed":
         await master.kill()
