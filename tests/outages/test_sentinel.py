@@ -39,6 +39,8 @@ class Figures:
 
     back_s: list[float] = field(default_factory=list)
     """Seconds from the loss of the master to hits on every instance."""
+    after_s: list[float] = field(default_factory=list)
+    """Seconds of these since all sentinels named the new master. Their election may need a second try, ten seconds later."""
     reads: int = 0
     hits: int = 0
 
@@ -74,8 +76,10 @@ async def _fail_over(on: Stage, sentinels: Sentinels, kind: str, figures: Figure
         began = time.monotonic()
         resumed = asyncio.create_task(_lose(sentinels, master, kind))
         await sentinels.other_master(master)
+        named = time.monotonic()
         await on.cluster.until_trusted(PATIENCE * BACK_S)
         figures.back_s.append(time.monotonic() - began)
+        figures.after_s.append(time.monotonic() - named)
         await resumed
 
 
@@ -141,7 +145,8 @@ async def test_many_failovers_under_load(outage_directory: Path) -> None:
     assert len(figures.back_s) >= 20
     assert figures.reads >= 200_000
     assert figures.hits > figures.reads / 2
-    assert sorted(figures.back_s)[int(0.95 * len(figures.back_s))] <= 2 * BACK_S, figures
+    log.info("after the new master was named: %s s", sorted(round(after_s, 1) for after_s in figures.after_s))
+    assert sorted(figures.after_s)[int(0.95 * len(figures.after_s))] <= BACK_S, figures
 
 
 @pytest.mark.long
