@@ -1,15 +1,16 @@
 """Each contract runs on the in-memory fake and on the real server, so that the simulation's fakes do what the servers do."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import pytest
 
 from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
-from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+from tests.contracts.stores import MemoryBench, StoreBench, open_partition_bench, open_redis_bench
 from tests.fakes.near_store import NearMemoryStore
-from tests.fakes.store import MemoryStore
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,9 +18,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     other_tables = SUBJECTS.keys() - {"products"}
 
     def repeats(item: pytest.Item) -> bool:
-        copies = "with copies" in item.name
+        copies = "copies" in item.name
         of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
-        return ("[uvloop-" in item.name and (of_others or copies)) or (copies and item.path.stem != "test_store")
+        of_others = of_others or "cluster" in item.name or copies
+        return ("[uvloop-" in item.name and of_others) or (copies and item.path.stem != "test_store")
 
     items[:] = [item for item in items if not repeats(item)]
     if "TESTS_POOLER" in os.environ:
@@ -37,14 +39,32 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
-@pytest.fixture(params=["without copies", "with copies"])
-async def stored(request: pytest.FixtureRequest, redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
-    """A store: the fake, or Redis; its reads keep copies of slots, or do not."""
-    keeps = request.param == "with copies"
-    if redis_at is None:
-        yield MemoryBench(kind=NearMemoryStore if keeps else MemoryStore)
+Opener = Callable[[], AbstractAsyncContextManager[StoreBench]]
+_STORES = ("memory", "copies in memory", "redis", "copies of redis")
+
+
+@pytest.fixture(params=[*_STORES, pytest.param("cluster", marks=pytest.mark.alone)])
+def stored_at(request: pytest.FixtureRequest) -> Opener | MemoryBench:
+    """What opens a Redis, or a partition on a node of a cluster; or the fake, so that no server is started."""
+    if request.param == "memory":
+        return MemoryBench()
+    if request.param == "copies in memory":
+        return MemoryBench(kind=NearMemoryStore)
+    if request.param == "cluster":
+        url = request.getfixturevalue("redis_cluster").url
+        return partial(open_partition_bench, url, request.getfixturevalue("namespace"))
+    near_bytes = 1_000_000 if "copies" in request.param else 0
+    url = request.getfixturevalue("redis_url")
+    return partial(open_redis_bench, url, request.getfixturevalue("namespace"), near_bytes)
+
+
+@pytest.fixture
+async def stored(stored_at: Opener | MemoryBench) -> AsyncIterator[StoreBench]:
+    """A store: the fake, a Redis, or a partition on a node of a cluster; some keep copies of slots."""
+    if isinstance(stored_at, MemoryBench):
+        yield stored_at
         return
-    async with open_redis_bench(*redis_at, near_bytes=1_000_000 if keeps else 0) as bench:
+    async with stored_at() as bench:
         yield bench
 
 

@@ -8,29 +8,31 @@ its retries and silent reconnects are off.
 import asyncio
 import hashlib
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.resources import files
-from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError
 
-from ..errors import StoreUnavailable, WrongSentinel
+from ..errors import StoreUnavailable
+from .identity import checked_identity, run_id_in
 from .near_slots import NearSlots, track
 from .places import RedisPlace, address_of
 from .succession import Succession
 from .troubles import Troubles
+from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
 
-RedisCommand = Sequence[str | bytes | int]
-Reply = Any
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
-_IDENTITY = re.compile("[0-9a-f]{40}")
+_REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
+"""What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
 _REST_S = 1.0
-_VARIED = 4
-"""Fewest different digits in an identity that is accepted as random."""
+
+
+class Refusal(StoreUnavailable):
+    """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
 
 
 class RedisConnection:
@@ -42,7 +44,10 @@ class RedisConnection:
     ``RuntimeError`` for a connection that the other side has reset).
     """
 
-    def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool) -> None:
+    def __init__(
+        self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool, refusals: bool = False
+    ) -> None:
+        self._refusals = refusals
         self._connection = connection
         self._run_id = run_id
         self._in_cluster = in_cluster
@@ -56,11 +61,19 @@ class RedisConnection:
 
     @classmethod
     async def open(
-        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str], near_bytes: int = 0
+        cls,
+        place: RedisPlace,
+        *,
+        connect_timeout_s: float,
+        timeout_s: float,
+        scripts: Sequence[str],
+        near_bytes: int = 0,
+        refusals: bool = False,
     ) -> "RedisConnection":
         """Find the server, connect, log in, load scripts, and read the server's identity.
 
-        The deadline holds for all of it, and begins when the passwords are known.
+        The deadline holds for all of it, and begins when the passwords are known. With ``refusals``, a command that a node of a
+        cluster refuses gets ``Refusal`` as its reply, and the connection stays good.
 
         Raises:
             StoreUnavailable: there was no connection in time, or the server is not a master.
@@ -73,10 +86,10 @@ class RedisConnection:
                 await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 await raw.send_command("INFO", "server")
                 info = await raw.read_response(disable_decoding=True)
-                run_id = _run_id(info)
+                run_id = run_id_in(info)
                 await raw.send_command("SCRIPT", "LOAD", _WHO)
                 await raw.read_response()
-                opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
+                opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info, refusals=refusals)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
                 opened.near = await track(raw, info, near_bytes)
         except Exception as error:
@@ -86,6 +99,11 @@ class RedisConnection:
             await _close(raw)
             raise
         return opened
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server is a node of a cluster."""
+        return self._in_cluster
 
     @property
     def server(self) -> str:
@@ -125,7 +143,10 @@ class RedisConnection:
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
-        replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
+        if self._refusals:
+            replies = [await self._reply_or_refusal() for _ in commands]
+        else:
+            replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
         echo, role, data = await self._connection.read_response(disable_decoding=True)
         if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
@@ -136,12 +157,18 @@ class RedisConnection:
         self._identify(data.decode("ascii", "replace"))
         return replies
 
+    async def _reply_or_refusal(self) -> Reply:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except _REFUSALS as error:
+            return Refusal(f"the node refuses this part of the keys: {type(error).__name__} {error}")
+
     def _identify(self, data: str) -> None:
         if data == self._replid:
             return
         if self._replid:
-            raise StoreUnavailable("the server has taken over other data")
-        _checked(data.partition(":")[0], "master_replid")
+            raise StoreUnavailable("the server has taken over other data, or was given further keys")
+        checked_identity(data.partition(":")[0], "master_replid")
         self._replid = data
 
     async def _close_after(self, error: BaseException) -> BaseException:
@@ -171,23 +198,31 @@ class RedisLink:
         near_bytes: int = 0,
         chance: random.Random | None = None,
         troubles: Troubles | None = None,
+        refusals: bool = False,
     ) -> None:
-        self._place = place
-        self._timeout_s = timeout_ms / 1000
         self._connect_timeout_s = connect_timeout_ms / 1000
         self._retry_s = retry_ms / 1000
-        self._scripts = scripts
         self.near_bytes = near_bytes
         self._chance = chance or random.Random()
         self._troubles = troubles or Troubles()
         self._used_s = 0.0
         self._connection: RedisConnection | None = None
         self._prober: asyncio.Task[None] | None = None
+        self._open = partial(
+            RedisConnection.open,
+            place,
+            connect_timeout_s=self._connect_timeout_s,
+            timeout_s=timeout_ms / 1000,
+            scripts=scripts,
+            near_bytes=near_bytes,
+            refusals=refusals,
+        )
         self._succession = Succession(self._open, max_age_s, retry_ms / 1000)
         self._reason = "no connection has been tried yet"
         self._first_try: asyncio.Task[None] | None = None
         self._busy = False
-        self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
+        self._closed = False
+        self._waiting: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
         self.failures = 0
         self.near_slots = 0  # read from copies
@@ -199,6 +234,8 @@ class RedisLink:
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        if self._closed:
+            raise _closed()
         if self._succession.max_age_s:
             self._connection = self._succession.present(self._connection)
         if self._connection is not None and self._connection.alive:
@@ -218,7 +255,7 @@ class RedisLink:
         """
         return await self.call_naming_server(lambda _: commands)
 
-    async def call_naming_server(self, commands: "_Commands") -> tuple[str, list[Reply]]:
+    async def call_naming_server(self, commands: Commands) -> tuple[str, list[Reply]]:
         """Do the same as ``call``, with commands that contain the server's identity."""
         if self._busy:
             future: asyncio.Future[tuple[str, list[Reply]]] = asyncio.get_running_loop().create_future()
@@ -238,12 +275,12 @@ class RedisLink:
             self._waiting = []
             sizes: list[int] = []
             try:
-                server, replies = await self._send(partial(_together, [commands for commands, _ in waiting], sizes))
+                server, replies = await self._send(partial(together, [commands for commands, _ in waiting], sizes))
             except asyncio.CancelledError:
-                _refuse(waiting, StoreUnavailable("the connection to Redis was closed"))
+                refuse(waiting, _closed())
                 raise
             except Exception as error:  # noqa: BLE001 - it belongs to the callers
-                _refuse(waiting, error)
+                refuse(waiting, error)
                 continue
             start = 0
             for (_, future), size in zip(waiting, sizes, strict=True):
@@ -254,7 +291,7 @@ class RedisLink:
         self._busy = False
         self._sender = None
 
-    async def _send(self, commands: "_Commands") -> tuple[str, list[Reply]]:
+    async def _send(self, commands: Commands) -> tuple[str, list[Reply]]:
         connection = self.connection()
         self._used_s = asyncio.get_running_loop().time()
         try:
@@ -293,13 +330,15 @@ class RedisLink:
         await asyncio.shield(self._first_try)
 
     async def close(self) -> None:
-        """Stop probing and close the connection. Calls that wait are refused."""
+        """Stop probing and close the connection. Calls that wait are refused, and so are later ones."""
+        self._closed = True
         await self._succession.aclose()
         tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        _refuse(self._waiting, StoreUnavailable("the connection to Redis was closed"))
+        refuse(self._waiting, _closed())
+        self._waiting, self._busy = [], False
         if self._connection is not None:
             await self._connection.close()
 
@@ -311,15 +350,6 @@ class RedisLink:
             self._reason = f"most sentinels name {address} as the master"
             with suppress(StoreUnavailable):
                 self.connection()  # starts the prober
-
-    async def _open(self) -> RedisConnection:
-        return await RedisConnection.open(
-            self._place,
-            connect_timeout_s=self._connect_timeout_s,
-            timeout_s=self._timeout_s,
-            scripts=self._scripts,
-            near_bytes=self.near_bytes,
-        )
 
     async def _probe(self, pause_s: float) -> None:
         try:
@@ -343,54 +373,8 @@ class RedisLink:
             self._prober = None
 
 
-_Commands = Callable[[str], Sequence[RedisCommand]]
-"""Commands, made when the server that gets them is known."""
-
-
-def _refuse(waiting: Sequence["tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]"], error: Exception) -> None:
-    for _, future in waiting:
-        if not future.done():
-            future.set_exception(error)
-            future.exception()  # marks it as retrieved, in case the caller no longer waits
-
-
-def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequence[RedisCommand]:
-    """Return the commands of several calls in order, and put their numbers into ``sizes``."""
-    packet: list[RedisCommand] = []
-    for commands in calls:
-        own = commands(server)
-        sizes.append(len(own))
-        packet += own
-    return packet
-
-
-def _run_id(info: bytes) -> str:
-    if b"_mode:sentinel" in info:  # redis_mode of Redis, server_mode of Valkey
-        raise WrongSentinel("it is a sentinel, not a data server")
-    return _checked(_field(info, b"run_id"), "run_id")
-
-
-def _field(info: bytes, name: bytes) -> str:
-    """Return one field of an INFO reply."""
-    start = info.find(b"\n" + name + b":")
-    if start < 0:
-        raise StoreUnavailable(f"Redis did not send its {name.decode()}")
-    start += len(name) + 2
-    return info[start : info.find(b"\r", start)].decode("ascii", "replace")
-
-
-def _checked(value: str, name: str) -> str:
-    """Return a run id or a replication id.
-
-    Raises:
-        StoreUnavailable: the server masks it, so a failover could not be noticed.
-    """
-    if not _IDENTITY.fullmatch(value) or len(set(value)) < _VARIED:
-        raise StoreUnavailable(
-            f"Redis does not show its {name} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
-            " and reads go to the database"
-        )
-    return value
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the connection to Redis was closed")
 
 
 async def _close(connection: AbstractConnection | None) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import cast
 
-from .connection import RedisCommand, RedisLink
+from .connection import RedisLink
 from .near_slots import NearSlots
+from .waiting_calls import RedisCommand
 
 
 async def read_slots(link: RedisLink, command: RedisCommand) -> tuple[str, Sequence[bytes | None]]:
