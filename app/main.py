@@ -40,6 +40,7 @@ from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
 from app.products.pair import Pair
+from app.products.pair_watch import PairWatch
 from app.products.paired import PairedProducts
 from app.products.payload import SCHEMA
 from app.products.pruner import Pruner
@@ -126,15 +127,16 @@ async def running(
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         accepting = Accepting(settings, app) if settings.accept_writes else None
+        pair = await opened.enter_async_context(watched_pair(settings, database))
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
             check_epoch=check_epoch,
             decode=accepting.decode if accepting else None,
             taken=accepting.count if accepting else None,
+            pair=pair,
         )
         source = ProductSource(database)
-        pair = Pair(settings.buckets) if settings.buckets else None
         parts = cache.protocol, source, transactions, write_limits(settings), telemetry
         products = PairedProducts(pair, *parts) if pair is not None else Products(*parts)
         opened.push_async_callback(products.aclose)
@@ -175,6 +177,19 @@ async def running(
             await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
         await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
+
+
+@asynccontextmanager
+async def watched_pair(settings: Settings, database: Database) -> AsyncIterator[Pair | None]:
+    """Yield the part of the products that is here, kept as the database has it; ``None`` if all are."""
+    if not settings.buckets:
+        yield None
+        return
+    pair = Pair(settings.buckets)
+    watch = PairWatch(pair, database)
+    await watch.renew()
+    async with in_background("pair watch", watch.run()):
+        yield pair
 
 
 class Accepting:

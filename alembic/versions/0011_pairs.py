@@ -7,11 +7,13 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-# One row, or none while all products are here. The ranges are written as ``app.buckets`` writes them.
+# One row, or none while all products are here. Those of `moving` move to another database.
+# The ranges are written as ``app.buckets`` writes them.
 TABLE = r"""
 CREATE TABLE pair_buckets (
     singleton boolean NOT NULL DEFAULT true,
     held text NOT NULL,
+    moving text NOT NULL DEFAULT '',
     CONSTRAINT pk_pair_buckets PRIMARY KEY (singleton),
     CONSTRAINT ck_pair_buckets_singleton CHECK (singleton)
 );

@@ -106,7 +106,8 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     name = "Accept-Patch" if request.method == "PATCH" else "Accept"
     raise Problem(
         "unsupported-media-type",
-        f"The body must be declared as {' or '.join(accepted)}, in UTF-8 and without Content-Encoding. Nothing was changed.",
+        f"The body must be declared as {' or '.join(accepted)}, in UTF-8 and without Content-Encoding. Nothing was changed."
+        f" Send it again with the header Content-Type: {accepted[0]}.",
         headers={name: ", ".join(accepted), "Accept-Encoding": "identity"},
     )
 

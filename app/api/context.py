@@ -120,9 +120,9 @@ def products_of(request: Request) -> Products:
 
 
 def check_pair(request: Request, ids: Iterable[str]) -> None:
-    """Check that all products of a request are here. Raises ``NotHere``, ``SeveralPairs``."""
+    """Check that all products of a request are here. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
     if (pair := larder_of(request).pair) is not None:
-        pair.check(ids)
+        pair.check(ids, writes=request.method != "GET")
 
 
 def caller_of(request: Request) -> Caller:

@@ -268,7 +268,7 @@ def _name_access(operation: dict[str, Any], access: Access | None, *, changes: b
         operation["security"] = [{_KEY_SCHEME: [access.scope.value]}, *([{}] if optional else [])]
         scope = f"Needs the scope `{access.scope}`."
         operation["description"] = f"{operation['description']} {scope}" if operation.get("description") else scope
-        slugs.append("not-here")
+        slugs += ["not-here", "bucket-moving"]
         slugs += ["request-timeout", "quota-exceeded"] if changes else []
         slugs += ["unauthenticated", "forbidden", "rate-limited", "keys-unavailable", *(["cross-site"] if changes else [])]
     for status, described in answers({}, slugs).items():

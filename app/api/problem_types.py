@@ -246,6 +246,13 @@ _TYPES = (
         1,
     ),
     ProblemType(
+        "bucket-moving", 503, "The bucket moves to another pair",
+        "The products of the bucket, whose number is `bucket`, are being moved to another pair of Larder and PostgreSQL."
+        " Nothing was changed.",
+        "Repeat the request after Retry-After. Once the bucket has moved, the router has to send it to the other pair.",
+        1,
+    ),
+    ProblemType(
         "feed-starting", 503, "The change feed has not begun yet",
         "The database has begun a new history, and no audit of the cache has completed in it. Nothing was read or changed.",
         "Repeat the request after Retry-After. Usually the first audit completes within seconds.",

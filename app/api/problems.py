@@ -316,6 +316,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.LifeTooLong: _life_too_long,
     products.TooManyOver: _explanation("overloaded"),
     products.NotHere: _of_another_pair("not-here"),
+    products.BucketMoving: _of_another_pair("bucket-moving"),
     products.SeveralPairs: _of_another_pair("several-pairs"),
     products.KeyReused: _explanation("idempotency-key-reused"),
     feed.FeedStarting: _explanation("feed-starting"),

@@ -118,8 +118,9 @@ async def extend_reservation(request: Request, reservation_id: ReservationId) ->
     operation_id="commitReservation",
     summary="Sell what a reservation holds, all or in part",
     description=(
-        "Without `lines` all open units are sold. With `lines`, `rest` says whether the others stay held until `expires_at` or"
-        " are given back. If a count has found units missing, commits are served in the order in which they come."
+        "With `{}` as the body all open units are sold. With `lines`, `rest` says whether the others stay held until"
+        " `expires_at` or are given back. If a count has found units missing, commits are served in the order in which they"
+        " come."
     ),
     response_class=Response,
     responses=answers(
@@ -140,7 +141,7 @@ async def commit_reservation(request: Request, reservation_id: ReservationId) ->
     "/reservations/{reservation_id}/release",
     operation_id="releaseReservation",
     summary="Give back what a reservation holds, all or in part",
-    description="Without `lines` all open units are given back. One that was released or has expired stays as it is.",
+    description="With `{}` as the body all open units are given back. One that was released or has expired stays as it is.",
     response_class=Response,
     responses=answers({200: RESERVATION}, (*_CHANGE_PROBLEMS, "reservation-closed", "not-held")),
     openapi_extra=reservation_body("ReleaseRequest", {"lines": [{"line": 0, "quantity": 1}]}),

@@ -76,10 +76,12 @@ class RequestRoute(APIRoute):
 
 def _check_pair(pair: Pair, scope: Scope) -> None:
     """Refuse a request whose path or ``Larder-Bucket`` names what another pair has. An id that is illegal is refused later."""
+    pair.check_fresh()
+    writes = scope["method"] != "GET"
     named = (scope["path_params"].get(name, "") for name in ("product_id", "reservation_id"))
-    pair.check(name for name in named if is_product_id(name))
+    pair.check([name for name in named if is_product_id(name)], writes=writes)
     if (bucket := named_bucket(scope["headers"])) is not None:
-        pair.check_bucket(bucket)
+        pair.check_bucket(bucket, writes=writes)
 
 
 class DirectRoutes:

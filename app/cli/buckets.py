@@ -1,4 +1,4 @@
-"""``larder buckets``: show and set which buckets of products a database holds."""
+"""``larder buckets``: show, set and move the buckets of products that a database holds."""
 
 import argparse
 
@@ -6,9 +6,13 @@ from app.buckets import parse_ranges, ranges_of
 from app.cli.environment import check_database, read_settings
 from app.cli.errors import CommandFailed
 from app.main import open_database
+from app.postgres.database import Database
 from app.postgres.errors import DatabaseError
+from app.products.pair_move import CannotMove, Move
 from app.products.pair_table import HoldsOthers, InUse, held_buckets, hold
 from app.settings import Settings
+
+_NONE = "none"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,7 +26,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("show", help="show the buckets of the database")
     setting = actions.add_parser("set", help="set them, while no instance runs")
-    setting.add_argument("ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all")
+    setting.add_argument(
+        "ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all; `none` for a database to which they will be moved"
+    )
+    moving = actions.add_parser("move", help="move some of them to another database, while both serve")
+    moving.add_argument("ranges", metavar="RANGES", help="the buckets to move, such as 500-511")
+    moving.add_argument(
+        "--to", metavar="URL", required=True, help="the other database, to which `larder buckets set` gave a part"
+    )
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -33,25 +44,51 @@ async def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.action == "set":
             await hold(database, _checked(arguments.ranges))
-        held = await held_buckets(database)
-    except (DatabaseError, HoldsOthers) as error:
+        elif arguments.action == "move":
+            await _move(settings, database, arguments.to, parse_ranges(_checked(arguments.ranges)))
+        found = await held_buckets(database)
+    except (DatabaseError, HoldsOthers, CannotMove) as error:
         raise CommandFailed(f"{error}. Nothing was changed.") from error
     except InUse as error:
         raise CommandFailed(f"{error}. Nothing was changed. Stop every instance that uses this database first.") from error
     finally:
         await database.close()
-    print(f"The database holds the buckets {held}." if held else "The database holds all products.")
+    print(f"The database holds {_named(found)}.")
+    if found is not None and found[1]:
+        print(f"The buckets {found[1]} move to another database: the same `larder buckets move` goes on with that.")
     return 0
+
+
+async def _move(settings: Settings, source: Database, url: str, numbers: frozenset[int]) -> None:
+    """Move buckets. Raises ``CommandFailed``, ``CannotMove``."""
+    own = {"database_url": url, "database_password_file": "", "database_password_command": ""}
+    try:
+        target = open_database(Settings.model_validate(settings.model_dump() | own))
+    except ValueError as error:
+        raise CommandFailed("--to is not a PostgreSQL URL: postgresql://user:password@host:5432/database") from error
+    try:
+        count = await Move(source, target, numbers, lambda text: print(text, flush=True)).run()
+        there = await held_buckets(target)
+    except DatabaseError as error:
+        raise CommandFailed(
+            f"the move broke off: {error}. Nothing is lost; `larder buckets show` tells how far it came, and the same command"
+            " goes on from there."
+        ) from error
+    finally:
+        await target.close()
+    print(f"{count} products were moved. The other database holds {_named(there)} now.")
+    print("Let LARDER_BUCKETS of both pairs' instances say what their database holds, before they are started again.")
+
+
+def _named(found: tuple[str, str] | None) -> str:
+    return "all products" if found is None else f"the buckets {found[0]}" if found[0] else "no buckets"
 
 
 def _checked(text: str) -> str:
     try:
-        numbers = parse_ranges(text)
+        return ranges_of(parse_ranges("" if text == _NONE else text))
     except ValueError as error:
         raise CommandFailed(f"RANGES {error}") from error
-    if not numbers:
-        raise CommandFailed("RANGES names no bucket. To serve all products, name 0-1023.")
-    return ranges_of(numbers)
 
 
 async def check_buckets(settings: Settings) -> None:
@@ -62,14 +99,16 @@ async def check_buckets(settings: Settings) -> None:
     """
     database = open_database(settings)
     try:
-        held = await held_buckets(database)
+        found = await held_buckets(database)
     except DatabaseError as error:
         raise CommandFailed(f"which buckets the database holds cannot be read: {error}") from error
     finally:
         await database.close()
-    if held != settings.buckets:
+    held, leaving = found or ("", "")
+    before = ranges_of(parse_ranges(held) | parse_ranges(leaving))
+    if (found is None) != (not settings.buckets) or settings.buckets not in (held, before):
         named = f"is {settings.buckets}" if settings.buckets else "is not set"
         raise CommandFailed(
-            f"LARDER_BUCKETS {named}, and the database holds {held or 'all products'}. Correct the variable; if the database"
-            " is a new one or no instance runs, `larder buckets set` says which buckets it holds."
+            f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if no instance uses the"
+            " database, `larder buckets set` says which buckets it holds."
         )

@@ -17,6 +17,7 @@ Refused
 ├── LifeTooLong           the reservation would live longer than one may
 ├── TooManyOver           units are free only after more ended lines are given back than one request may
 ├── NotHere               the request belongs to another pair of Larder and PostgreSQL
+├── BucketMoving          a bucket moves to another pair now
 ├── SeveralPairs          the request names products of several pairs
 ├── KeyReused             the idempotency key belongs to another request
 └── RequestInProgress     another request with the same idempotency key is not finished
@@ -189,6 +190,14 @@ class NotHere(Refused):
     def __init__(self, bucket: int, here: str) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket, "buckets_here": here}
         super().__init__(f"Bucket {bucket} is not here, where the buckets {here} are")
+
+
+class BucketMoving(Refused):
+    """The request is about a bucket that moves to another pair now."""
+
+    def __init__(self, bucket: int) -> None:
+        self.members: Mapping[str, object] = {"bucket": bucket}
+        super().__init__(f"Bucket {bucket} moves to another pair")
 
 
 class SeveralPairs(Refused):

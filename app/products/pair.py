@@ -2,17 +2,26 @@
 
 A service and its PostgreSQL are a *pair*, and hold some of the buckets of ``app.buckets``. What belongs to another pair is
 refused before anything is read: a second product of an id would otherwise begin to exist here.
+
+While a bucket moves to another pair, its writes are refused first, and then its reads, too (``pair_move``). A process learns
+that from the database: each write reads it under its locks, and ``pair_watch`` twice a second. What is not decided by a write's
+locks is refused once the process has not read it for ``GOOD_FOR_S``, and a move waits for that long.
 """
 
 import random
+import time
 from collections.abc import Iterable
 
 from app.buckets import BUCKETS, bucket_of, parse_ranges
-from app.products.errors import NotHere, SeveralPairs
+from app.cache.errors import SourceUnavailable
+from app.cache.ports import Clock
+from app.products.errors import BucketMoving, NotHere, SeveralPairs
 from app.products.product import new_product_id
 
 MOST_NAMED = 50
 """Most ids that a refusal lists of each side."""
+GOOD_FOR_S = 2.0
+"""How long a process may go on with what it has read last."""
 
 
 class Pair:
@@ -20,41 +29,68 @@ class Pair:
 
     Args:
         ranges: their numbers, as ``app.buckets`` writes them.
+        clock: a monotonic clock.
     """
 
-    def __init__(self, ranges: str) -> None:
+    def __init__(self, ranges: str, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._good_until = float("inf")
+        self.become(ranges, "")
+
+    def become(self, ranges: str, moving: str) -> None:
+        """Take note of the buckets that are here, and of those that move to another pair."""
         self.ranges = ranges
         self._held = parse_ranges(ranges)
-        self._choice = sorted(self._held)
+        self._moving = parse_ranges(moving)
+        self._choice = sorted(self._held - self._moving)
+
+    def read(self, ranges: str, moving: str, asked_at: float) -> None:
+        """Take note of what the database said. From the first time on it is good for a while."""
+        self.become(ranges, moving)
+        self._good_until = asked_at + GOOD_FOR_S
 
     def holds(self, text: str) -> bool:
         """Return whether an id belongs here."""
         return bucket_of(text) in self._held
 
-    def check(self, ids: Iterable[str]) -> None:
+    def check_fresh(self) -> None:
+        """Check that the database was read lately. Raises ``SourceUnavailable``."""
+        if self._clock() > self._good_until:
+            raise SourceUnavailable("which buckets are here could not be read for too long")
+
+    def check(self, ids: Iterable[str], *, writes: bool) -> None:
         """Check that all these ids belong here.
 
         Raises:
-            NotHere: none of them does.
-            SeveralPairs: only some do.
+            BucketMoving: one of them moves to another pair now.
+            NotHere: none of them is here.
+            SeveralPairs: only some are.
         """
         named = list(dict.fromkeys(ids))
-        elsewhere = [text for text in named if not self.holds(text)]
-        if not elsewhere:
+        buckets = [bucket_of(text) for text in named]
+        self._check_moving(buckets, writes=writes)
+        here = [text for text, bucket in zip(named, buckets, strict=True) if bucket in self._held]
+        if len(here) == len(named):
             return
-        if len(elsewhere) == len(named):
-            raise NotHere(bucket_of(elsewhere[0]), self.ranges)
-        here = [text for text in named if self.holds(text)]
+        if not here:
+            raise NotHere(buckets[0], self.ranges)
+        elsewhere = [text for text in named if not self.holds(text)]
         raise SeveralPairs(here[:MOST_NAMED], elsewhere[:MOST_NAMED])
 
-    def check_bucket(self, bucket: int) -> None:
-        """Check that a bucket is here. Raises ``NotHere``."""
+    def check_bucket(self, bucket: int, *, writes: bool) -> None:
+        """Check that a bucket is here. Raises ``BucketMoving``, ``NotHere``."""
+        self._check_moving([bucket], writes=writes)
         if bucket not in self._held:
             raise NotHere(bucket, self.ranges)
 
     def some_bucket(self) -> int:
         """Return one of the buckets, for a new id."""
         return random.choice(self._choice) if self._choice else random.randrange(BUCKETS)
+
+    def _check_moving(self, buckets: Iterable[int], *, writes: bool) -> None:
+        for bucket in buckets if self._moving else ():
+            if bucket in self._moving and (writes or bucket not in self._held):
+                raise BucketMoving(bucket)
 
 
 def new_id(pair: Pair | None, bucket: int | None) -> str:

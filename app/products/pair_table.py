@@ -5,26 +5,8 @@ from typing import LiteralString
 
 from app.buckets import bucket_of, parse_ranges
 from app.postgres.database import Database, Session
+from app.products import pair_queries
 
-_IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
-_READ: LiteralString = "SELECT held FROM pair_buckets"
-_WRITE: LiteralString = (
-    "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
-)
-
-_IN_USE: LiteralString = """
-SELECT (SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'larder'),
-    EXISTS (SELECT FROM cache_audits WHERE fenced_until > clock_timestamp())
-"""
-"""Returns how many connections of Larder there are besides this one, and whether an audit says that a cache is trusted."""
-
-_PRODUCTS: LiteralString = """
-SELECT id FROM products WHERE deleted_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s
-"""
-_RESERVATIONS: LiteralString = """
-SELECT id FROM reservations WHERE closed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s
-"""
 _PAGE = 10_000
 
 
@@ -36,12 +18,15 @@ class HoldsOthers(Exception):
     """The database has products or open reservations of buckets that it is not to hold."""
 
 
-async def held_buckets(database: Database) -> str:
-    """Return the buckets that the database holds; an empty text if it was never given a part. Raises a ``DatabaseError``."""
+async def held_buckets(database: Database) -> tuple[str, str] | None:
+    """Return the buckets that the database holds, and those that move to another one; ``None`` if it was never given a part.
+
+    Raises a ``DatabaseError``.
+    """
     async with database.lists.session() as session:
-        [[is_there]] = await session.rows(_IS_THERE)
-        rows = await session.rows(_READ) if is_there else []
-    return str(rows[0][0]) if rows else ""
+        [[is_there]] = await session.rows(pair_queries.IS_THERE)
+        rows = await session.rows(pair_queries.READ) if is_there else []
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 
 async def hold(database: Database, ranges: str) -> None:
@@ -52,18 +37,18 @@ async def hold(database: Database, ranges: str) -> None:
         DatabaseError: nothing was changed.
     """
     async with database.lists.session() as session:
-        [[connections, trusted]] = await session.rows(_IN_USE)
+        [[connections, trusted]] = await session.rows(pair_queries.IN_USE)
         if connections or trusted:
             audited = "an audit ran a moment ago" if trusted else "no audit ran in the last seconds"
             raise InUse(f"{connections} connections of Larder are open, and {audited}")
         numbers = parse_ranges(ranges)
-        for kind, statement in (("product", _PRODUCTS), ("open reservation", _RESERVATIONS)):
+        for kind, statement in (("product", pair_queries.PRODUCTS), ("open reservation", pair_queries.RESERVATIONS)):
             others = [text async for text in _ids(session, statement) if bucket_of(text) not in numbers]
             if others:
                 raise HoldsOthers(
                     f"{len(others)} {kind}s are in other buckets; the first is {others[0]}, in bucket {bucket_of(others[0])}"
                 )
-        await session.rows(_WRITE, {"held": ranges})
+        await session.rows(pair_queries.HOLD, {"held": ranges})
 
 
 async def _ids(session: Session, statement: LiteralString) -> AsyncIterator[str]:

@@ -314,6 +314,7 @@ pair_buckets = Table(
     metadata,
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
     Column("held", Text, nullable=False),
+    Column("moving", Text, nullable=False, server_default=""),
     CheckConstraint("singleton", name="singleton"),
 )
 

@@ -18,12 +18,13 @@ from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Session
 from app.postgres.errors import TransactionConflict
-from app.products import accepted_queries, queries, reservation_queries
+from app.products import accepted_queries, pair_queries, queries, reservation_queries
 from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
 from app.products.commands import Command
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
+from app.products.pair import Pair
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Row
 from app.products.reservation import OverLine, OverLines
@@ -80,7 +81,9 @@ class Transaction:
         again: bool,
         applies: bool = False,
         only: int | None = None,
+        pair: Pair | None = None,
     ) -> None:
+        self._pair = pair
         self._patience = patience
         self._check_epoch = check_epoch
         self._clock = clock
@@ -233,7 +236,9 @@ class Transaction:
         statements.append((reservation_queries.LOCK, {"ids": ids, "reservations": named}) if named else locked)
         if last:
             statements.append(last)
+        statements += [] if self._pair is None else [(pair_queries.READ, None)]
         answers = (await session.pipeline(*statements))[len(before) :]
+        self._note_pair(answers)
         if has_keys:
             self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
         found = answers.pop(0) if waiting else []
@@ -249,6 +254,12 @@ class Transaction:
             newest = await session.rows(queries.NEWEST_MOVEMENTS, {"ids": list(self._facts.rows)})
             self._facts.newest = {**self._facts.newest, **dict(newest)}
         return found
+
+    def _note_pair(self, answers: list[Any]) -> None:
+        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them."""
+        if self._pair is not None:
+            for ranges, moving in answers.pop():
+                self._pair.become(ranges, moving)
 
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
@@ -298,6 +309,8 @@ class Transaction:
         if self._takes_too_long(request.command):
             return Postponed(alone=True)
         try:
+            if self._pair is not None and not isinstance(request.command, Tidy):
+                self._pair.check(product_ids, writes=True)
             effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
             closed = any(effect.row.id in product_ids for effect in self._shelf.closings)

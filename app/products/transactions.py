@@ -20,6 +20,7 @@ from app.postgres.errors import (
 from app.products import queries
 from app.products.accepted import ApplyFailed, Decode
 from app.products.idempotency import WriteRequest
+from app.products.pair import Pair
 from app.products.transaction import CheckEpoch, Committed, Patience, Transaction
 
 BACKOFF_S = 0.01
@@ -43,7 +44,9 @@ class ProductTransactions:
         clock: Clock = time.monotonic,
         decode: Decode | None = None,
         taken: "Callable[[Committed], None] | None" = None,
+        pair: Pair | None = None,
     ) -> None:
+        self._pair = pair
         self._decode = decode
         self._taken = taken
         self._writes = database.writes
@@ -65,7 +68,15 @@ class ProductTransactions:
             CommitUnknown: everything was changed, or nothing.
         """
         for attempt in range(1, self._attempts + 1):
-            work = Transaction(batch, patience, self._check_epoch, clock=self._clock, decode=self._decode, again=attempt > 1)
+            work = Transaction(
+                batch,
+                patience,
+                self._check_epoch,
+                clock=self._clock,
+                decode=self._decode,
+                again=attempt > 1,
+                pair=self._pair,
+            )
             try:
                 return await self._once(work)
             except LockTimeout:
@@ -88,7 +99,17 @@ class ProductTransactions:
             ApplyFailed: nothing was changed, and one of these rows may be the reason.
             DatabaseError: see ``commit``.
         """
-        work = Transaction((), None, self._check_epoch, clock=self._clock, decode=decode, applies=True, only=only, again=True)
+        work = Transaction(
+            (),
+            None,
+            self._check_epoch,
+            clock=self._clock,
+            decode=decode,
+            applies=True,
+            only=only,
+            again=True,
+            pair=self._pair,
+        )
         try:
             return await self._once(work)
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):

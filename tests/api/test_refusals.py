@@ -240,6 +240,7 @@ SERVICE_ERRORS = {
     products.LifeTooLong("x"): "invalid-request",
     products.TooManyOver("x"): "overloaded",
     products.NotHere(7, "0-3"): "not-here",
+    products.BucketMoving(7): "bucket-moving",
     products.SeveralPairs(["a"], ["b"]): "several-pairs",
     products.KeyReused("x"): "idempotency-key-reused",
     products.RequestInProgress("x"): "request-in-progress",

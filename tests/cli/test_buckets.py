@@ -12,7 +12,8 @@ from app.cli.buckets import check_buckets
 from app.cli.errors import CommandFailed
 from app.settings import Settings
 from tests.cli.larder_process import Larder
-from tests.harness.servers import execute
+from tests.conftest import SessionPostgres
+from tests.harness.servers import create_database, drop_database, execute, new_name
 
 Buckets = Callable[..., Awaitable[str]]
 _OPEN = "INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUES (%s, now() + interval '1 h', now(), now())"
@@ -44,9 +45,10 @@ async def test_a_database_holds_all_until_it_is_given_a_part(buckets: Buckets) -
     assert await buckets("set", "5,0-3, 4") == "The database holds the buckets 0-5."
     assert await buckets("set", "0-1023") == "The database holds the buckets 0-1023."
     assert await buckets("show") == "The database holds the buckets 0-1023."
+    assert await buckets("set", "none") == "The database holds no buckets."
 
 
-@pytest.mark.parametrize("ranges", ["", "x", "1024", "5-4"])
+@pytest.mark.parametrize("ranges", ["x", "1024", "5-4"])
 async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None:
     """A sentence says what RANGES are."""
     with pytest.raises(CommandFailed, match=r"^RANGES "):
@@ -90,10 +92,37 @@ async def test_settings_and_database_have_to_agree(buckets: Buckets, own_servers
         await check_buckets(settings(LARDER_BUCKETS="0-511"))
     await buckets("set", "0-511")
     await check_buckets(settings(LARDER_BUCKETS="0-255,256-511"))
-    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is not set, and the database holds 0-511"):
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is not set, and the database holds the buckets 0-511"):
         await check_buckets(settings())
+    await buckets("set", "none")
+    with pytest.raises(CommandFailed, match="LARDER_BUCKETS is not set, and the database holds no buckets"):
+        await check_buckets(settings())
+    await buckets("set", "0-511")
     said = await larder.failure("serve", **own_servers, LARDER_BUCKETS="512-1023")
-    assert said.startswith("LARDER_BUCKETS is 512-1023, and the database holds 0-511.")
+    assert said.startswith("LARDER_BUCKETS is 512-1023, and the database holds the buckets 0-511.")
+
+
+async def test_a_move(
+    buckets: Buckets, own_servers: Mapping[str, str], postgres: SessionPostgres, migrated_template: str
+) -> None:
+    """The command says what it does, and what to do with the settings; those of before and after are accepted meanwhile."""
+    name = new_name()
+    there = await create_database(postgres.url, name, template=migrated_template)
+    try:
+        await buckets("set", "0-1023")
+        with pytest.raises(CommandFailed, match="the target was never given buckets"):
+            await buckets("move", "512-1023", "--to", there)
+        with pytest.raises(CommandFailed, match="--to is not a PostgreSQL URL"):
+            await buckets("move", "512-1023", "--to", "http://nowhere")
+        await execute(there, "INSERT INTO pair_buckets (held) VALUES ('')")
+        said = await buckets("move", "512-1023", "--to", there)
+        assert "0 products were moved. The other database holds the buckets 512-1023 now." in said
+        assert said.endswith("The database holds the buckets 0-511.")
+        await execute(own_servers["LARDER_DATABASE_URL"], "UPDATE pair_buckets SET moving = '512-600'")
+        for ranges in ("0-511", "0-600"):
+            await check_buckets(Settings.from_env({**own_servers, "LARDER_BUCKETS": ranges}))
+    finally:
+        await drop_database(postgres.url, name)
 
 
 async def test_a_database_of_an_earlier_release_holds_all(buckets: Buckets, own_servers: Mapping[str, str]) -> None:

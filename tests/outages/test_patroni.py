@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 log = logging.getLogger(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # the harness asks Patroni ten times a second
 
 KINDS = ("switchover", "killed", "paused")
 _BUSY = Load(readers=16, reader_pause_s=0.008, writers=4, writer_pause_s=0.08)

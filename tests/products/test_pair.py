@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.buckets import BUCKETS, bucket_of, moved_to, parse_ranges, ranges_of
-from app.products.errors import NotHere, SeveralPairs
-from app.products.pair import Pair, new_id
+from app.cache.errors import SourceUnavailable
+from app.products.errors import BucketMoving, NotHere, SeveralPairs
+from app.products.pair import GOOD_FOR_S, Pair, new_id
 from app.products.product import is_product_id
 from app.products.reservation import Wanted, is_reservation_id
 from app.products.reservation_commands import Reserve
@@ -68,11 +69,44 @@ def test_what_is_elsewhere_is_refused() -> None:
     """All here: nothing. None here: the bucket and those that are here. Some: which are which, each once."""
     here, elsewhere = moved_to(3, "here-0000"), moved_to(4, "there-0000")
     pair = Pair("0-3")
-    pair.check([here, here])
-    pair.check([])
+    pair.check([here, here], writes=True)
+    pair.check([], writes=True)
     with pytest.raises(NotHere) as refused:
-        pair.check([elsewhere])
+        pair.check([elsewhere], writes=False)
     assert refused.value.members == {"bucket": 4, "buckets_here": "0-3"}
     with pytest.raises(SeveralPairs) as several:
-        pair.check([elsewhere, here, elsewhere])
+        pair.check([elsewhere, here, elsewhere], writes=False)
     assert several.value.members == {"here": [here], "elsewhere": [elsewhere]}
+
+
+def test_a_bucket_that_moves_is_refused_in_two_steps() -> None:
+    """First its writes, then all of it, and at the end it is another pair's; the others go on."""
+    leaves, stays = moved_to(3, "mug-0000"), moved_to(2, "cup-0000")
+    pair = Pair("0-3")
+    pair.become("0-3", "3")
+    pair.check([leaves, stays], writes=False)
+    pair.check([stays], writes=True)
+    with pytest.raises(BucketMoving):
+        pair.check([stays, leaves], writes=True)
+    pair.become("0-2", "3")
+    for writes in (False, True):
+        with pytest.raises(BucketMoving):
+            pair.check([leaves], writes=writes)
+    pair.become("0-2", "")
+    with pytest.raises(NotHere):
+        pair.check([leaves], writes=False)
+    pair.check([stays], writes=True)
+    assert {bucket_of(new_id(pair, None)) for _ in range(100)} == {0, 1, 2}
+
+
+def test_what_was_read_too_long_ago_is_not_relied_on() -> None:
+    """A process that has read the database once refuses everything if it cannot read it again in time."""
+    now = [100.0]
+    pair = Pair("0-3", lambda: now[0])
+    pair.check_fresh()
+    pair.read("0-3", "", 100.0)
+    now[0] += GOOD_FOR_S
+    pair.check_fresh()
+    now[0] += 0.01
+    with pytest.raises(SourceUnavailable):
+        pair.check_fresh()
