@@ -5,11 +5,12 @@
 -- FILE    an id of a product a line, which are taken in order
 -- FIRST   the line to begin with, counted from 0
 --
--- A connection commits the hold that was made last, whoever made it. Counted are commits: "answers" has those of status 200.
+-- A connection commits the hold that was made last, whoever made it. "answers" has the pairs: half of the holds made and of the
+-- commits together, since a run begins with holds alone and ends with some of them open.
 
 local creates, position, made = {}, 0, {}
 local threads = {}
-commits, unexpected = 0, 0
+creations, commits, unexpected = 0, 0, 0
 
 function setup(thread)
    table.insert(threads, thread)
@@ -38,6 +39,7 @@ end
 
 function response(status, headers, body)
    if status == 201 then
+      creations = creations + 1
       made[#made + 1] = body:match('"id":"(%x+)"')
    elseif status == 200 then
       commits = commits + 1
@@ -48,15 +50,16 @@ end
 
 function done(summary, latency)
    local errors = summary.errors
-   local committed, others = 0, 0
+   local begun, committed, others = 0, 0, 0
    for _, thread in ipairs(threads) do
+      begun = begun + thread:get("creations")
       committed = committed + thread:get("commits")
       others = others + thread:get("unexpected")
    end
    io.write(string.format(
       '\n{"answers": %d, "seconds": %.6f, "bytes": %d, "refused": %d, "unexpected": %d, "broken": %d,'
-         .. ' "p50_ms": %.3f, "p99_ms": %.3f, "max_ms": %.3f}\n',
-      committed, summary.duration / 1e6, summary.bytes, errors.status, others,
+         .. ' "p50_ms": %.3f, "p99_ms": %.3f, "max_ms": %.3f, "commits": %d}\n',
+      math.floor((begun + committed) / 2), summary.duration / 1e6, summary.bytes, errors.status, others,
       errors.connect + errors.read + errors.write + errors.timeout,
-      latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3))
+      latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3, committed))
 end

@@ -35,6 +35,7 @@ class Measured:
         refused: answers of status 400 and above.
         unexpected: answers of another status than expected, where each was looked at.
         broken: connections that failed, and answers that did not come in ten seconds.
+        commits: commits of holds that were acknowledged (holds.lua).
         p50_ms, p99_ms, max_ms: latency at saturation: 32 clients that ask again at once.
     """
 
@@ -47,6 +48,7 @@ class Measured:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    commits: int = 0
 
     @property
     def per_second(self) -> float:

@@ -130,8 +130,10 @@ async def _run_once(served: Served, outcome: Outcome, seconds: int) -> None:
     outcome.rounds.append(measured[-1])
     if wrong := sum(one.wrong for one in measured):
         outcome.faults.append(f"{wrong} answers were none, or of another status")
+    if not measured[-1].answers:
+        outcome.faults.append("nothing was answered")
     # What wrk left under way is done, too.
-    acknowledged, under_way = sum(one.answers for one in measured), CONNECTIONS * len(measured)
+    acknowledged, under_way = sum(one.commits for one in measured), CONNECTIONS * len(measured)
     await asyncio.sleep(_QUIET_S)
     sold = await asyncio.to_thread(_sold, served) - before
     if not acknowledged <= sold <= acknowledged + under_way:

@@ -57,11 +57,14 @@ async def pass_an_hour(settings: Settings) -> None:
         await hand.execute(LATER)
 
 
-async def until_waiting(settings: Settings, number: int) -> None:
-    """Return when so many sessions wait for a lock."""
-    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+async def until_waiting(settings: Settings, number: int, text: str = "") -> None:
+    """Return when so many sessions wait for a lock, in a statement with this text."""
+    waits = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND strpos(query, %(text)s) > 0
+    """
     async with asyncio.timeout(20):
-        while len(await rows(settings, waits)) < number:
+        while len(await rows(settings, waits, {"text": text})) < number:
             await asyncio.sleep(0)
 
 
@@ -168,10 +171,33 @@ async def test_two_lines_of_one_hold_end_at_once(larder: Instance, other: Instan
     async with held(settings, "SELECT FROM reservations FOR UPDATE"):
         places = ((larder, "a"), (other, "b"))
         sales = [asyncio.create_task(at.products.write(Adjust([Line(key, -1)], Reason.SALE))) for at, key in places]
-        await until_waiting(settings, 2)
+        await until_waiting(settings, 2, "FROM reservations")
     await asyncio.gather(*sales)
     found = await larder.products.reservation(made.id)
     assert (found.status, found.is_open, found.version) == (Status.EXPIRED, False, 3)
+
+
+GIVE_B_BACK: tuple[LiteralString, ...] = (
+    "SELECT FROM reservations FOR NO KEY UPDATE",
+    "UPDATE products SET reserved = 0 WHERE id = 'b'",
+    "UPDATE reservation_lines SET expired = quantity WHERE product_id = 'b'",
+    "UPDATE reservations SET version = version + 1, status = 'expired'",
+)
+"""Closes lines of B as a transaction does that needs units of it."""
+
+
+async def test_sql_that_deletes_waits_for_who_closes_another_line(larder: Instance, settings: Settings) -> None:
+    """A line of a hold is given back while the product of its other line is deleted by hand: the later one notes the end."""
+    await larder.stock("a", "b")
+    made = await hold(larder, a=1, b=2)
+    async with by_hand(settings) as hand, by_hand(settings) as somebody:
+        async with somebody.transaction():
+            for statement in GIVE_B_BACK:
+                await somebody.execute(statement)
+            deletion = asyncio.create_task(hand.execute("DELETE FROM products WHERE id = 'a'"))
+            await until_waiting(settings, 1, "DELETE FROM products")
+        await deletion
+    assert not (await larder.products.reservation(made.id)).is_open
 
 
 async def test_a_replay_names_the_products_of_its_reservation(larder: Instance, settings: Settings) -> None:
