@@ -61,9 +61,11 @@ class Node:
         )
         await self._process.until_ready(self._answers, deadline_s=_READY_S)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """End PostgreSQL and Patroni at once, as a crash of their machine would."""
         self._signal(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.kill()
 
     def pause(self) -> None:
         """Let the machine hang."""
@@ -78,7 +80,7 @@ class Node:
         self.resume()
         if self._process is not None:
             await self._process.stop(signal.SIGTERM, patience_s=20)
-        self.kill()
+        await self.kill()
 
     def log_tail(self) -> str:
         """Return the last lines of Patroni's log."""

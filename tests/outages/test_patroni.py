@@ -86,7 +86,7 @@ async def _change_primary(on: Stage, nodes: PatroniCluster, kind: str, figures: 
         if kind == "switchover":
             await nodes.switch_over()
         elif kind == "killed":
-            old.kill()
+            await old.kill()
         else:
             old.pause()
         began = time.monotonic()

@@ -39,13 +39,15 @@ class Figures:
 
     back_s: list[float] = field(default_factory=list)
     """Seconds from the loss of the master to hits on every instance."""
+    after_s: list[float] = field(default_factory=list)
+    """Seconds of these since all sentinels named the new master. Their election may need a second try, ten seconds later."""
     reads: int = 0
     hits: int = 0
 
     def __str__(self) -> str:
         times = sorted(self.back_s)
         return (
-            f"{len(times)} failovers, {self.reads} reads checked, {self.hits} of them hits; hits on every instance again after"
+            f"{len(times)} outages, {self.reads} reads checked, {self.hits} of them hits; hits on every instance again after"
             f" {times[len(times) // 2]:.1f} s (median), {times[-1]:.1f} s (slowest)"
         )
 
@@ -72,17 +74,21 @@ async def _fail_over(on: Stage, sentinels: Sentinels, kind: str, figures: Figure
     master = await sentinels.master()
     with on.log.on(f"master-{kind}", "redis"):
         began = time.monotonic()
-        resumed = asyncio.create_task(_lose(master, kind))
+        resumed = asyncio.create_task(_lose(sentinels, master, kind))
         await sentinels.other_master(master)
+        named = time.monotonic()
         await on.cluster.until_trusted(PATIENCE * BACK_S)
         figures.back_s.append(time.monotonic() - began)
+        figures.after_s.append(time.monotonic() - named)
         await resumed
 
 
-async def _lose(master: RedisServer, kind: str) -> None:
+async def _lose(sentinels: Sentinels, master: RedisServer, kind: str) -> None:
     if kind == "paused":
         master.pause()
-        await asyncio.sleep(PAUSE_S)  # the fault's length: longer than an election
+        # Longer than an election, also than one that fails at first: the next one begins ten seconds later, and a master that
+        # is back by then stays the master.
+        await asyncio.gather(asyncio.sleep(PAUSE_S), sentinels.other_master(master))
         master.resume()
     elif kind == "killed":
         await master.kill()
@@ -139,7 +145,8 @@ async def test_many_failovers_under_load(outage_directory: Path) -> None:
     assert len(figures.back_s) >= 20
     assert figures.reads >= 200_000
     assert figures.hits > figures.reads / 2
-    assert sorted(figures.back_s)[int(0.95 * len(figures.back_s))] <= 2 * BACK_S, figures
+    log.info("after the new master was named: %s s", sorted(round(after_s, 1) for after_s in figures.after_s))
+    assert sorted(figures.after_s)[int(0.95 * len(figures.after_s))] <= BACK_S, figures
 
 
 @pytest.mark.long
@@ -153,6 +160,7 @@ async def test_services_cut_off_from_the_master(outage_directory: Path) -> None:
     async with _stage(outage_directory, _BUSY, divisible=True) as (on, sentinels):
         for number in range(12):
             cut = {number % 3, (number + number % 2) % 3}
+            others = [instance for instance in on.cluster.instances if instance.number not in cut]
             fails_over = number % 4 == 3
             on.workload.start()
             old = await sentinels.master()
@@ -163,7 +171,8 @@ async def test_services_cut_off_from_the_master(outage_directory: Path) -> None:
                 if fails_over:
                     await old.kill()
                     await sentinels.other_master(old)
-                await asyncio.sleep(CUT_S + BACK_S * fails_over)
+                await on.cluster.until_trusted(PATIENCE * BACK_S, others)
+                await asyncio.sleep(CUT_S)
                 reads = [read for read in on.history.reads if read.called > began and read.status == "hit"]
                 sentinels.cut.clear()
                 healed = time.monotonic()
@@ -174,7 +183,7 @@ async def test_services_cut_off_from_the_master(outage_directory: Path) -> None:
             await sentinels.until_replicated()
             await _read_on(on, 10_000)
             await on.workload.stop()
-            assert {read.instance for read in reads} == {0, 1, 2} - cut
+            assert {read.instance for read in reads} == {instance.number for instance in others}
             by_the_others += len(reads)
             _judge(on, figures)
             log.info("cut off %s%s; %s", sorted(cut), ", and a failover" if fails_over else "", figures)
