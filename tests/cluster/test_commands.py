@@ -5,6 +5,8 @@ import pytest
 from app.cache import Status
 from app.cache.inspection import SlotReader
 from app.cli.audit_store import open_audit_store
+from app.cli.environment import check_redis
+from app.cli.errors import CommandFailed
 from app.doctor.findings import Finding, Verdict, found_by
 from app.doctor.redis_checks import RedisChecks
 from app.settings import Settings
@@ -38,6 +40,14 @@ async def test_doctor(redis_cluster: RedisCluster, redis_url: str) -> None:
     assert "no cluster" in advice.sentence
     [few] = await examine(redis_cluster.url, 2)
     assert (few.needed, "2 partitions on 3 nodes are few" in few.sentence) == (False, True)
+
+
+async def test_start_with_one_partition(redis_cluster: RedisCluster) -> None:
+    """A service that would read everything from PostgreSQL does not start."""
+    settings = Settings.from_env({"LARDER_REDIS_URL": redis_cluster.url})
+    with pytest.raises(CommandFailed, match="Set it to 64"):
+        await check_redis(settings)
+    assert await check_redis(settings.model_copy(update={"cache_partitions": PARTITIONS})) is None
 
 
 async def test_emptying_and_comparing(redis_cluster: RedisCluster, database_url: str, namespace: str) -> None:

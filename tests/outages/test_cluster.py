@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from app.cache.partitions import Partitions
 from app.private_servers import RedisServer
 from tests.harness.cluster import AUDIT_INTERVAL_S, CACHE_NAME, FENCE_TTL_S, PROBE, Instance, larder
 from tests.harness.redis_cluster import NODE_TIMEOUT_S, RedisCluster, start_redis_cluster
 from tests.harness.workload import Load
+from tests.outages.release import Release
+from tests.outages.scenarios.namespace_roll import deploy
+from tests.outages.scenarios.report import Report
 from tests.outages.stage import Stage, open_stage
 
 log = logging.getLogger(__name__)
@@ -189,3 +193,27 @@ async def test_many_outages_of_a_cluster_under_load(outage_directory: Path) -> N
             log.info("%s; %s", fault.__name__, scene)
     assert scene.reads >= 200_000
     assert scene.hits > scene.reads / 2
+
+
+@dataclass(frozen=True, slots=True)
+class OnCluster(Release):
+    """This release, on a cluster of Redis."""
+
+    url: str = ""
+
+    @override
+    def program(self, instance: Instance, database: str) -> tuple[Sequence[str], Mapping[str, str]]:
+        command, settings = Release.program(self, instance, database)
+        return command, {**settings, "LARDER_REDIS_URL": self.url, "LARDER_CACHE_PARTITIONS": str(PARTITIONS.number)}
+
+
+@pytest.mark.long
+async def test_rolls_from_one_redis_to_a_cluster(outage_directory: Path) -> None:
+    """In ten rolling deploys from one Redis to a cluster no read is in the past, and the old instances hit to the end."""
+    for number in range(10):
+        directory, report = outage_directory / str(number), Report()
+        (directory / "nodes").mkdir(parents=True)
+        async with start_redis_cluster(directory / "nodes") as nodes:
+            await deploy(directory, 18, report, Release(), OnCluster(url=nodes.url))
+        log.info("roll %d\n%s", number, report.table())
+        assert not report.broken, report.table()
