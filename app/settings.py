@@ -124,8 +124,7 @@ class Settings(BaseModel):
         " one in session mode is `none`",
     )
     migration_database_url: str = Field(
-        "",
-        description="PostgreSQL URL for `larder migrate`, past a pooler in transaction mode; `LARDER_DATABASE_URL` if empty",
+        "", description="PostgreSQL URL for `larder migrate`, past a pooler in transaction mode; `LARDER_DATABASE_URL` if empty"
     )
     buckets: BucketRanges = Field("", description="the part of the products that is here, as `0-511`; all of them if empty")
     database_connections: int = Field(
@@ -174,8 +173,7 @@ class Settings(BaseModel):
     redis_cert_file: str = Field("", description="PEM file of Larder's own certificate, for a Redis that asks for one")
     redis_key_file: str = Field("", description="PEM file of that certificate's key, without a passphrase")
     redis_tls_name: str = Field(
-        "",
-        description="name that Redis's certificate must show; the address that is connected to if empty",
+        "", description="name that Redis's certificate must show; the address that is connected to if empty"
     )
     redis_retry_ms: Milliseconds = Field(250, description="pause between probes of a Redis that failed")
 
@@ -185,14 +183,16 @@ class Settings(BaseModel):
         description="name of the cache of products in Redis, with which the names of all other caches begin;"
         " only one namespace of a table is trusted at a time",
     )
+    cache_partitions: int = Field(
+        1, ge=1, le=1_024, description="parts of the cache, a power of two; 64 for a cluster of Redis, whose nodes share them"
+    )
     writes: str = Field(
         "",
         description="what a write does to the cache, as `products=POLICY`: `through` (default), `update`, `aside` or `around`;"
         " docs/STRATEGIES.md says when another one pays",
     )
     cache_off: str = Field(
-        "",
-        description="caches that are switched off, as `products`: reads go to PostgreSQL, writes empty their slots",
+        "", description="caches that are switched off, as `products`: reads go to PostgreSQL, writes empty their slots"
     )
     sample_keys: int = Field(
         0,
@@ -284,10 +284,7 @@ class Settings(BaseModel):
             raise ValueError("redis_cert_file and redis_key_file belong together: set both, or neither")
         by_tls = self.redis_url.startswith(("rediss://", "rediss+sentinel://"))
         if not by_tls and (self.redis_ca_file or self.redis_cert_file or self.redis_tls_name):
-            raise ValueError(
-                "redis_ca_file, redis_cert_file and redis_tls_name need a redis_url that begins with rediss:// or"
-                " rediss+sentinel://"
-            )
+            raise ValueError("redis_ca_file, redis_cert_file and redis_tls_name need a redis_url of rediss or rediss+sentinel")
         by_sentinels = self.redis_url.startswith(("sentinel://", "rediss+sentinel://"))
         for name in ("sentinel_username", "sentinel_password", "sentinel_password_file", "sentinel_password_command"):
             if getattr(self, name) and not by_sentinels:
@@ -332,6 +329,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.cache_partitions & (self.cache_partitions - 1):
+            raise ValueError("cache_partitions must be a power of two, such as 64")
         if self.fence_ttl_ms < 2 * self.audit_interval_ms:
             raise ValueError("fence_ttl_ms must be at least twice audit_interval_ms, or the fence lapses between two audits")
         if self.fence_ttl_ms > self.fence_ttl_max_ms:

@@ -17,6 +17,7 @@ import redis.asyncio
 
 from app.private_servers import PostgresServer, RedisServer, start_postgres, start_redis
 from tests.harness.pgbouncer import PgBouncer, pgbouncer_program, place_of, prepare_role, start_pgbouncer
+from tests.harness.redis_cluster import RedisCluster, start_redis_cluster
 from tests.harness.servers import create_database, drop_database, know_history, new_name, session_directory
 
 # A killed test session loses its databases anyway, so nothing has to reach the disk.
@@ -136,6 +137,16 @@ def redis_url(session_runner: asyncio.Runner, servers_directory: Path, session_m
     server = session_runner.run(start_redis(servers_directory / "redis"))
     yield server.url
     session_runner.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(session_runner: asyncio.Runner, servers_directory: Path) -> Iterator[RedisCluster]:
+    """The session's cluster of three masters; a test keeps to its `namespace`, and gives back every slot that it moves."""
+    directory = servers_directory / "redis-cluster"
+    directory.mkdir()
+    opened = start_redis_cluster(directory)
+    yield session_runner.run(opened.__aenter__())
+    session_runner.run(opened.__aexit__(None, None, None))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
 
 from ..postgres.errors import CommitUnknown, DatabaseError, DataRefused, TransactionConflict
 from ..postgres.session import Session
-from .caches import Cache, Caches, OwnTransaction, open_caches
+from .caches import Cache, Caches, OwnTransaction
 from .entity import Entity
 from .errors import (
     CacheError,
@@ -18,6 +18,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .limits import Limits
+from .opening import open_caches
 from .policies import WritePolicy
 from .ports import Absent, State, Value
 from .postgres.cached_table import cache_tables, cached_table

@@ -24,9 +24,12 @@ the others.
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+
+from typing_extensions import override
 
 from .config import CacheConfig
 from .errors import CacheError, NeedsOwnCycle, SourceUnavailable, StoreUnavailable
@@ -63,20 +66,10 @@ class AuditPorts:
     open_source: Callable[[], AbstractAsyncContextManager[AuditSource]]
 
 
-class Audit:
+class Auditor(ABC):
     """One process's auditor of one namespace. ``AuditLoop`` runs it."""
 
-    def __init__(
-        self,
-        open_store: Callable[[], AbstractAsyncContextManager[AuditStore]],
-        open_source: Callable[[], AbstractAsyncContextManager[AuditSource]],
-        config: CacheConfig,
-        stats: Stats,
-        *,
-        history: History,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._own = AuditPorts(open_store, open_source)
+    def __init__(self, config: CacheConfig, stats: Stats, *, history: History, clock: Clock = time.monotonic) -> None:
         self._config = config
         self._stats = stats
         self._history = history
@@ -124,16 +117,76 @@ class Audit:
             log.log(level, "%s", hindrance)
         self._hindrance = hindrance
 
+    @property
+    def stats(self) -> Stats:
+        """The counters of the namespace."""
+        return self._stats
+
+    @property
+    def history(self) -> History:
+        """The source's history."""
+        return self._history
+
+    @abstractmethod
     async def cycle(self, ports: AuditPorts | None = None) -> Cycle | None:
         """Run one cycle; return ``None`` if another instance has this interval's claim. See ``attempt``.
 
         Raises:
             StoreUnavailable, SourceUnavailable: the cycle ended early and proved nothing.
         """
+
+    def _is_cautious(self) -> bool:
+        """Return whether a cycle failed a short while ago, so that the database is asked before anything is claimed."""
+        return self._clock() < self._cautious_until
+
+    def _be_cautious(self) -> None:
+        self._cautious_until = self._clock() + CAUTIOUS_INTERVALS * self._config.audit_interval_ms / 1000
+
+    def _is_of_predecessor(self, watermark: Watermark | None) -> bool:
+        """Return whether a watermark is of an earlier timeline, so that a mark must show an old primary's auditor the newer."""
+        return watermark is not None and self._history.succeeds(watermark.epoch) and not self._history.deposed
+
+    def _check_epoch(self, announced: str, found: str) -> None:
+        if found != announced:
+            raise SourceUnavailable(
+                "the database changed between two steps of an audit: another server answered, or a new history began"
+            )
+
+    def _count(self, cycle: Cycle, began: float) -> None:
+        now = self._clock()
+        self._stats.audits += 1
+        self._stats.audit_duration.observe(now - began)
+        self._stats.repairs += cycle.repairs
+        if cycle.trusted:
+            self._stats.last_audit = now
+        if cycle.deferred:
+            self._stats.audit_deferrals += 1
+        if cycle.clean:
+            self._stats.clean_starts += 1
+
+
+class Audit(Auditor):
+    """One process's auditor of a namespace that is not divided into partitions."""
+
+    def __init__(
+        self,
+        open_store: Callable[[], AbstractAsyncContextManager[AuditStore]],
+        open_source: Callable[[], AbstractAsyncContextManager[AuditSource]],
+        config: CacheConfig,
+        stats: Stats,
+        *,
+        history: History,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        super().__init__(config, stats, history=history, clock=clock)
+        self._own = AuditPorts(open_store, open_source)
+
+    @override
+    async def cycle(self, ports: AuditPorts | None = None) -> Cycle | None:
         began = self._clock()
         ports = ports or self._own
         async with ports.open_source() as source, ports.open_store() as store:
-            if began < self._cautious_until:
+            if self._is_cautious():
                 await self._ask_epoch(source)
             begun = await store.begin(self._claim_ms)
             if begun.watermark is not None:
@@ -146,14 +199,14 @@ class Audit:
             except (StoreUnavailable, NeedsOwnCycle):
                 raise
             except Exception:
-                self._cautious_until = self._clock() + CAUTIOUS_INTERVALS * self._config.audit_interval_ms / 1000
+                self._be_cautious()
                 raise
         self._count(cycle, began)
         return cycle
 
     async def _depose(self, begun: Begun, store: AuditStore) -> None:
         """Mark the store, so that an old primary's auditor notices the newer primary."""
-        if begun.watermark is not None and self._history.succeeds(begun.watermark.epoch) and not self._history.deposed:
+        if self._is_of_predecessor(begun.watermark):
             await store.distrust(Watermark(self._history.epoch, None))
 
     async def _prove(self, begun: Begun, store: AuditStore, source: AuditSource) -> Cycle:
@@ -183,12 +236,6 @@ class Audit:
             )
         return Cycle(announced.cycle, trusted, repairs, clean=since is None)
 
-    def _check_epoch(self, announced: str, found: str) -> None:
-        if found != announced:
-            raise SourceUnavailable(
-                "the database changed between two steps of an audit: another server answered, or a new history began"
-            )
-
     async def _announce(self, begun: Begun, source: AuditSource) -> Announced | Deferred:
         asked_at = self._clock()
         announced = await source.announce(begun.server, self._config.fences)
@@ -204,18 +251,11 @@ class Audit:
         if begun.watermark is None or begun.watermark.epoch == epoch:
             return begun
         # If it stayed, readers would trust the old epoch's fence (G4) while this cycle waits.
-        mark = Watermark(epoch, None) if timeline_of(epoch) else None
+        mark = mark_of(epoch)
         await store.distrust(mark)
         return replace(begun, watermark=mark, counts=False)
 
-    def _count(self, cycle: Cycle, began: float) -> None:
-        now = self._clock()
-        self._stats.audits += 1
-        self._stats.audit_duration.observe(now - began)
-        self._stats.repairs += cycle.repairs
-        if cycle.trusted:
-            self._stats.last_audit = now
-        if cycle.deferred:
-            self._stats.audit_deferrals += 1
-        if cycle.clean:
-            self._stats.clean_starts += 1
+
+def mark_of(epoch: str) -> Watermark | None:
+    """Return the mark that replaces a watermark of another epoch than this one."""
+    return Watermark(epoch, None) if timeline_of(epoch) else None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from .audit import Audit
+from .audit import Auditor
 from .config import CacheConfig
 from .errors import NeedsOwnCycle
 from .ports import Clock
@@ -37,13 +37,14 @@ class AuditLoop:
 
     Args:
         audits: by namespace.
-        open_together: opens the shared connections; it is not used for a single namespace.
+        open_together: opens the shared connections; it is not used for a single namespace. ``None`` if each has its own, as
+            those do that are divided into partitions.
     """
 
     def __init__(
         self,
-        audits: Mapping[str, Audit],
-        open_together: OpenTogether,
+        audits: Mapping[str, Auditor],
+        open_together: OpenTogether | None,
         config: CacheConfig,
         *,
         clock: Clock = time.monotonic,
@@ -55,6 +56,8 @@ class AuditLoop:
         self._clock = clock
         self._chance = chance or random.Random()
         self._apart: dict[str, asyncio.Task[None] | None] = {}
+        if open_together is None and len(audits) > 1:
+            self._apart = dict.fromkeys(audits)
         """The namespaces that go on alone, each with its present attempt."""
 
     async def run(self) -> None:
@@ -81,18 +84,19 @@ class AuditLoop:
         together = [name for name in self._audits if name not in self._apart]
         if len(together) <= 1:
             return any([await self._audits[name].attempt() for name in together])
-        return await self._attempt_together(together)
+        assert self._open_together is not None  # noqa: S101 - otherwise all go on alone
+        return await self._attempt_together(together, self._open_together)
 
     async def attempt_all(self) -> None:
         """Run a cycle of every namespace, and wait for those that go on alone, too."""
         await self.attempt()
         await asyncio.gather(*(attempt for attempt in self._apart.values() if attempt is not None))
 
-    async def _attempt_together(self, names: Sequence[str]) -> bool:
+    async def _attempt_together(self, names: Sequence[str], open_together: OpenTogether) -> bool:
         attempted = False
         claims: Sequence[bool] = ()
         try:
-            async with self._open_together(names) as shared:
+            async with open_together(names) as shared:
                 attempted = True
                 claims = await asyncio.gather(*(self._share(name, shared) for name in names))
         except Exception as error:  # noqa: BLE001 - recorded by each audit; the next cycle starts afresh
@@ -121,7 +125,7 @@ class AuditLoop:
     async def _attempt_alone(self, name: str) -> None:
         audit = self._audits[name]
         await audit.attempt()
-        if audit.failed:
+        if audit.failed or self._open_together is None:
             self._apart[name] = None
         else:
             del self._apart[name]

@@ -2,41 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from ..postgres.database import Database
-from .audit import Audit
-from .audit_loop import AuditLoop, OpenTogether
-from .background import in_background
+from .audit import Auditor
+from .audit_loop import AuditLoop
 from .entity import Entity, Key
 from .errors import NotSettled
 from .history import History
 from .limits import Limits
 from .policies import WritePolicy
 from .ports import Clock, State
-from .postgres.shared_audit import open_shared_audit
-from .postgres.table_audit import TableAuditSources
-from .postgres.table_source import TableRows, TableSource
 from .postgres.table_write import Change, ReadBack, TableTransactions
-from .redis.audit_store import RedisAuditStores, RedisSharedAudit
-from .redis.connection import RedisLink
-from .redis.sentinel_watch import SentinelWatch
-from .redis.store import Lifetimes, RedisLinks, RedisOptions, RedisStore
+from .redis.nodes import RedisNodes
+from .redis.store import RedisLinks
 from .round_trips import Leases
-from .shared_audit import SharedCycle
 from .stats import Stats
-from .tracing import UNTRACED, Tracer
 from .write_through import Acknowledgement, Read, WriteThrough
-
-MOST_ALONE = 3
-"""Connections to PostgreSQL for audits that go on alone; those of further namespaces wait for one."""
-
-DEFAULTS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +32,7 @@ class Part:
     protocol: WriteThrough
     history: History
     stats: Stats
-    audit: Audit
+    audit: Auditor
 
 
 class Cache:
@@ -124,7 +109,7 @@ class Caches:
         self,
         parts: Sequence[Part],
         transactions: TableTransactions,
-        links: RedisLinks,
+        links: RedisLinks | RedisNodes,
         loop: AuditLoop,
         limits: Limits,
         *,
@@ -289,105 +274,3 @@ async def _publish(
     for result in settled:
         if isinstance(result, BaseException):
             raise result if isinstance(result, NotSettled) else NotSettled(f"the write is committed, but: {result}") from result
-
-
-@asynccontextmanager
-async def open_caches(
-    database: str | Database,
-    redis: str | RedisOptions,
-    entities: Sequence[Entity],
-    *,
-    limits: Limits = DEFAULTS,
-    tracer: Tracer = UNTRACED,
-) -> AsyncIterator[Caches]:
-    """Open the caches of several entities, with shared connections and one loop of audits.
-
-    Neither server has to answer: while Redis is away reads go to the database, and both are tried again.
-
-    Args:
-        database: URL of the PostgreSQL primary whose migrations prepared the tables.
-        redis: URL of Redis, e.g. ``redis://127.0.0.1:6379/0``, or of its sentinels, e.g.
-            ``sentinel://h1:26379,h2:26379,h3:26379/0?service=name``.
-        entities: the tables to cache, each with a namespace of its own.
-        limits: deadlines and sizes.
-        tracer: who is told what reads wait for.
-    """
-    if len({entity.table for entity in entities}) < len(entities) or len({e.namespace for e in entities}) < len(entities):
-        raise ValueError("each table and each namespace may be given once")
-    async with AsyncExitStack() as opened:
-        if isinstance(database, str):
-            database = _open_database(database, limits, further_audits=min(MOST_ALONE, len(entities) - 1))
-            opened.push_async_callback(database.close)
-        options = _redis_options(redis, limits) if isinstance(redis, str) else redis
-        opened.push_async_callback(options.place.aclose)
-        links = RedisLinks(options)
-        opened.push_async_callback(links.close)
-        shared, alone = options.link(), options.link()
-        for link in (shared, alone):
-            opened.push_async_callback(link.close)
-        await links.start()
-        await (shared if len(entities) > 1 else alone).start_once()
-        parts = [_part(entity, database, links, alone, limits, tracer=tracer) for entity in entities]
-        for part in parts:
-            opened.push_async_callback(part.protocol.aclose)
-        loop = AuditLoop(
-            {part.entity.cache_name: part.audit for part in parts}, _opener(database, shared, entities), limits.config()
-        )
-        await loop.attempt_all()  # so that the first reads find a fence, if Redis can be reached
-        for part in parts:
-            await part.protocol.start()
-        await opened.enter_async_context(in_background("audit", loop.run()))
-        if options.place.has_sentinels:
-            interval_s = limits.audit_interval_ms / 1000
-            watch = SentinelWatch(options.place, (*links.all, shared, alone), interval_s, parts[0].stats)
-            await opened.enter_async_context(in_background("sentinel watch", watch.run()))
-        transactions = TableTransactions(
-            database,
-            lock_timeout_ms=limits.database_lock_timeout_ms,
-            statement_timeout_ms=limits.database_statement_timeout_ms,
-        )
-        yield Caches(parts, transactions, links, loop, limits)
-
-
-def _part(entity: Entity, database: Database, links: RedisLinks, alone: RedisLink, limits: Limits, *, tracer: Tracer) -> Part:
-    config = limits.config(WritePolicy(entity.writes), bypassed=entity.bypassed)
-    stats, history = Stats(), History(on_deposed=database.abandon)
-    lifetimes = Lifetimes(entity.ttl_s, entity.absent_ttl_s, limits.ttl_jitter_percent, limits.lease_ttl_ms)
-    store = RedisStore(links, entity.cache_name, lifetimes)
-    source = TableSource(database.loads, entity, entity.cache_name)
-    protocol = WriteThrough(store, TableRows(database.loads, entity), source, config, stats, history=history, tracer=tracer)
-    audit_stores = RedisAuditStores(alone, entity.cache_name)
-    audit_sources = TableAuditSources(database, entity, entity.cache_name)
-    return Part(entity, protocol, history, stats, Audit(audit_stores.open, audit_sources.open, config, stats, history=history))
-
-
-def _opener(database: Database, link: RedisLink, entities: Sequence[Entity]) -> OpenTogether:
-    by_namespace = {entity.cache_name: entity for entity in entities}
-
-    @asynccontextmanager
-    async def open_together(namespaces: Sequence[str]) -> AsyncIterator[SharedCycle]:
-        async with open_shared_audit(database, by_namespace) as source:
-            yield SharedCycle(RedisSharedAudit(link.connection()), source, namespaces)
-
-    return open_together
-
-
-def _open_database(url: str, limits: Limits, *, further_audits: int) -> Database:
-    return Database(
-        url,
-        connections=limits.database_connections,
-        connect_timeout_ms=limits.database_connect_timeout_ms,
-        acquire_timeout_ms=limits.database_acquire_timeout_ms,
-        statement_timeout_ms=limits.database_statement_timeout_ms,
-        lock_timeout_ms=limits.database_lock_timeout_ms,
-        further_audits=further_audits,
-    )
-
-
-def _redis_options(url: str, limits: Limits) -> RedisOptions:
-    return RedisOptions(
-        url,
-        timeout_ms=limits.redis_timeout_ms,
-        connect_timeout_ms=limits.redis_connect_timeout_ms,
-        retry_ms=limits.redis_retry_ms,
-    )

@@ -21,6 +21,7 @@ class Limits:
     redis_timeout_ms: int = 250
     redis_connect_timeout_ms: int = 500
     redis_retry_ms: int = 250
+    cache_partitions: int = 1
     ttl_jitter_percent: int = 10
     lease_ttl_ms: int = 3_000
     batch_keys: int = 500

@@ -16,8 +16,8 @@ from .batcher import Batcher
 from .config import CacheConfig
 from .errors import Overloaded
 from .history import History
+from .partitioned_trips import Trips
 from .ports import Clock, Outcome, Publication, Source, State
-from .round_trips import RoundTrips
 from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer
 
@@ -63,7 +63,7 @@ class Loads:
     def __init__(
         self,
         source: Source,
-        trips: RoundTrips,
+        trips: Trips,
         config: CacheConfig,
         stats: Stats,
         history: History,

@@ -42,6 +42,14 @@ class Absent:
 State = Value | Absent
 
 
+class WithStates(Protocol):
+    """The part of a transaction's result that the cache uses."""
+
+    @property
+    def states(self) -> Sequence[State]:
+        """The last state of every row that was changed or is part of an answer, read back before COMMIT."""
+
+
 class Outcome(IntEnum):
     """What a publish did to a slot (R3's table); the numbers are those of ``redis/lua/publish.lua``."""
 
@@ -81,6 +89,8 @@ class Published:
 
     outcomes: tuple[Outcome, ...]
     proven: bool
+    unproven: frozenset[str] | None = None
+    """If it is not proven: the audit rows of the partitions in which it is not; ``None`` for all."""
 
 
 @dataclass(frozen=True, slots=True)

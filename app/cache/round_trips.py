@@ -1,11 +1,15 @@
 """Round trips to the store. Requests share them, and they are counted. If the store fails, only a drop fails with it."""
 
+import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+from typing_extensions import override
 
 from .batcher import Batcher
 from .config import READ_YIELDS, CacheConfig
@@ -13,9 +17,9 @@ from .errors import Overloaded, StoreUnavailable
 from .filled_slots import FilledSlots
 from .history import History
 from .policies import WritePolicy
-from .ports import Clock, Outcome, Publication, Published, Reading, Store, Value
+from .ports import Clock, Outcome, Publication, Published, Reading, State, Store, Value
 from .stats import Stats
-from .tracing import UNTRACED, Joined, Place, Tracer
+from .tracing import UNTRACED, Joined, Place, Tracer, Unit
 from .vacancies import Vacancies
 
 Reply = TypeVar("Reply")
@@ -34,24 +38,29 @@ class Leases:
     """What the write does to the slots."""
 
 
-class RoundTrips:
-    """The round trips of one process to the store.
+class BatchedTrips(ABC):
+    """Batches of requests to the store, and what every process does with their results.
 
     They are told to the tracer only if it traces. Otherwise it is told what the requests wait for, and a hit costs nothing.
-    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``incarnation`` is the one that
-    was last trusted. ``filled`` has the keys whose slot was last seen filled.
+    ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys whose
+    slot was last seen filled.
     """
 
     def __init__(
-        self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock, *, tracer: Tracer = UNTRACED
+        self,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        clock: Clock,
+        *,
+        tracer: Tracer = UNTRACED,
+        filled: FilledSlots | None = None,
     ) -> None:
-        self._store = store
         self._tracer = tracer
         self._stats = stats
         self._history = history
         self._clock = clock
-        self.incarnation = ""
-        self.filled = FilledSlots(config.warm_keys)
+        self.filled = filled or FilledSlots(config.warm_keys)
         self._vacancies = Vacancies(self.filled)
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
@@ -81,6 +90,10 @@ class RoundTrips:
         self._releases: Batcher[dict[str, str], None] = Batcher(
             self._send_releases, weight=len, max_weight=keys, queue_limit=queue
         )
+
+    def submit_read(self, keys: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
+        """Put a read into the next batch. Raises ``Overloaded``."""
+        return self.reads.submit(keys, unit)
 
     async def read(self, keys: Sequence[str]) -> Reading:
         """Read slots for the present unit. Raises ``StoreUnavailable``, ``Overloaded``."""
@@ -116,12 +129,6 @@ class RoundTrips:
             with suppress(Overloaded):
                 self._releases.submit(dict(tokens))
 
-    async def drop(self, key: str) -> None:
-        """Empty one slot. Raises ``StoreUnavailable``."""
-        self.filled.discard(key)
-        with self._tracer.step("drop", Place.STORE):
-            await self._definite(self._store.drop(key))
-
     async def aclose(self) -> None:
         """Finish the round trips that were accepted."""
         for batcher in (self.reads, self._leases, self._publishes, self._releases):
@@ -134,47 +141,38 @@ class RoundTrips:
         # Most batches of reads serve only hits of which nobody is told.
         return lambda units: joined(units) if units else _UNTOLD
 
-    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
-        wanted = [key for keys in batch for key in keys]
-        others = self.filled.others(wanted)
-        began = self._clock()
-        reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
-        self._vacancies.observe(wanted, others, reading.slots)
-        self._stats.store_read.observe(self._clock() - began)
+    @abstractmethod
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading | Exception]:
+        """Read the slots of a batch in one round trip."""
+
+    @abstractmethod
+    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str] | Exception]:
+        """Take the leases of a batch in one round trip."""
+
+    @abstractmethod
+    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
+        """Give the leases of a batch back in one round trip."""
+
+    @abstractmethod
+    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published | Exception]:
+        """Publish the states of a batch in one round trip."""
+
+    def _judged(self, partition: int, reading: Reading, read_at: float) -> Reading:
+        """Return a reading without its epoch if this process may not trust that."""
         if self._history.trusts(reading.epoch):
-            self._stats.last_proven = began
-            self.incarnation = reading.incarnation
+            self._note_proof(partition, reading, read_at)
         elif reading.epoch:
             # The fence was set by the audit of another primary or database, so it means nothing for this process's history.
             self._history.note_stored(reading.epoch)
-            reading = Reading("", reading.slots, leases=reading.leases)
-        if len(batch) == 1:
-            return [reading]
-        readings, start = [], 0
-        leases = dict(reading.leases) if reading.leases else None
-        for keys in batch:
-            slots = reading.slots[start : start + len(keys)]
-            # The first request for a key gets its token, as in ``_send_leases``.
-            own = {key: leases.pop(key) for key in keys if key in leases} if leases else None
-            readings.append(Reading(reading.epoch, slots, reading.incarnation, own))
-            start += len(keys)
-        return readings
+            return Reading("", reading.slots, leases=reading.leases)
+        return reading
 
-    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
-        wanted = list(dict.fromkeys(key for keys in batch for key in keys))
-        taken = await self._definite(self._store.lease(wanted))
-        # The first request for a key gets its token: two holders of one token could both fill.
-        return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
+    @abstractmethod
+    def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
+        """Remember when slots were last read under a fence that is trusted, and its incarnation."""
 
-    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
-        await self._definite(self._store.release({key: token for tokens in batch for key, token in tokens.items()}))
-        return [None] * len(batch)
-
-    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
-        began = self._clock()
-        published = await self._definite(self._store.publish([publication for item in batch for publication in item]))
-        self._stats.store_publish.observe(self._clock() - began)
-        self._stats.payload_bytes += sum(_payload_bytes(publication) for item in batch for publication in item)
+    def _shares(self, batch: Sequence[Sequence[Publication]], published: Published) -> list[Published]:
+        """Return the answer of each item of a batch of publishes, and record the outcomes."""
         answers, start = [], 0
         for item in batch:
             outcomes = published.outcomes[start : start + len(item)]
@@ -202,11 +200,99 @@ class RoundTrips:
             self.filled.add(key)
 
 
+class RoundTrips(BatchedTrips):
+    """The round trips of one process to a store whose slots all have one fence."""
+
+    def __init__(
+        self, store: Store, config: CacheConfig, stats: Stats, history: History, clock: Clock, *, tracer: Tracer = UNTRACED
+    ) -> None:
+        super().__init__(config, stats, history, clock, tracer=tracer)
+        self._store = store
+        self._incarnation = ""
+
+    async def proven(self) -> bool:
+        """Return whether a live fence was read. Raises ``StoreUnavailable``, ``Overloaded``."""
+        return bool((await self.reads.submit(())).epoch)
+
+    def last_proof(self, key: str) -> tuple[float | None, str]:
+        """Return when a key's slot was last read under a fence that is trusted, and the fence's incarnation."""
+        del key
+        return self._stats.last_proven, self._incarnation
+
+    def rows_of(self, states: Sequence[State]) -> frozenset[str] | None:
+        """Return the audit rows whose readers may see older states; ``None`` for all."""
+        del states
+        return None
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot. Raises ``StoreUnavailable``."""
+        self.filled.discard(key)
+        with self._tracer.step("drop", Place.STORE):
+            await self._definite(self._store.drop(key))
+
+    @override
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
+        wanted = [key for keys in batch for key in keys]
+        others = self.filled.others(wanted)
+        began = self._clock()
+        reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
+        self._vacancies.observe(wanted, others, reading.slots)
+        self._stats.store_read.observe(self._clock() - began)
+        return readings_of(batch, self._judged(0, reading, began))
+
+    @override
+    def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
+        self._stats.last_proven = read_at
+        self._incarnation = reading.incarnation
+
+    @override
+    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
+        taken = await self._definite(self._store.lease(list(dict.fromkeys(key for keys in batch for key in keys))))
+        return leases_of(batch, taken)
+
+    @override
+    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
+        await self._definite(self._store.release({key: token for tokens in batch for key, token in tokens.items()}))
+        return [None] * len(batch)
+
+    @override
+    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:
+        began = self._clock()
+        published = await self._definite(self._store.publish([publication for item in batch for publication in item]))
+        self._stats.store_publish.observe(self._clock() - began)
+        self._stats.payload_bytes += sum(payload_bytes(publication) for item in batch for publication in item)
+        return self._shares(batch, published)
+
+
+def readings_of(batch: Sequence[Sequence[str]], reading: Reading) -> Sequence[Reading]:
+    """Return the part of a reading that each item of its batch asked for."""
+    if len(batch) == 1:
+        return [reading]
+    readings, start = [], 0
+    leases = dict(reading.leases) if reading.leases else None
+    for keys in batch:
+        slots = reading.slots[start : start + len(keys)]
+        # The first request for a key gets its token, as in ``leases_of``.
+        own = {key: leases.pop(key) for key in keys if key in leases} if leases else None
+        readings.append(Reading(reading.epoch, slots, reading.incarnation, own))
+        start += len(keys)
+    return readings
+
+
+def leases_of(batch: Sequence[Sequence[str]], taken: dict[str, str]) -> list[dict[str, str]]:
+    """Return the leases of each item of a batch.
+
+    The first request for a key gets its token: two holders of one token could both fill.
+    """
+    return [{key: taken.pop(key) for key in keys if key in taken} for keys in batch]
+
+
 def _publish_weight(publications: Sequence[Publication]) -> int:
     """Return a publish's weight: its payload bytes, and 100 for each slot's head and work in the script."""
-    return sum(100 + _payload_bytes(publication) for publication in publications)
+    return sum(100 + payload_bytes(publication) for publication in publications)
 
 
-def _payload_bytes(publication: Publication) -> int:
+def payload_bytes(publication: Publication) -> int:
+    """Return the bytes of payload that a publication sends."""
     state = publication.state
     return len(state.payload) if isinstance(state, Value) and not publication.deletes else 0

@@ -7,13 +7,16 @@ It may be acknowledged as soon as one of these holds:
   audit rows were first read after the commit; audits announced later include the commit.
 - The largest fence TTL of the fleet has passed since the commit, on this process's own clock. This needs no database.
 
+A write to a namespace that is divided into partitions waits for those in which its publish was not proven, and not for their
+siblings: with one row for all, the audits of live nodes would make writes to a dead one wait for the whole TTL each time.
+
 No connection is held while waiting. One poller reads the audit rows for all waiters of the process. A reading counts only for
 waiters that came before it was sent.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +42,29 @@ class _Waiter:
     until: float
     """When all fences of audits that do not include the commit have expired, on the process's own clock."""
     done: "asyncio.Future[None]"
+    rows: frozenset[str] | None = None
+    """The audit rows of the own namespace that matter; ``None`` for all."""
     pending: dict[str, _Pending] | None = None
     """The namespaces to wait for, as the first reading after the commit found them; ``None`` before that reading."""
 
 
 class Settler:
-    """Waits for all unproven writes of one process, with one poller."""
+    """Waits for all unproven writes of one process, with one poller.
 
-    def __init__(self, source: HistorySource, config: CacheConfig, stats: Stats, history: History, clock: Clock) -> None:
+    ``own`` are the audit rows of the namespace's partitions, if it has some.
+    """
+
+    def __init__(
+        self,
+        source: HistorySource,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        clock: Clock,
+        *,
+        own: Collection[str] = (),
+    ) -> None:
+        self._own = frozenset(own)
         self._source = source
         self._config = config
         self._margin_s = config.settle_margin_ms / 1000
@@ -57,8 +75,12 @@ class Settler:
         self._arrival = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
 
-    async def settle(self, committed_at: float) -> None:
+    async def settle(self, committed_at: float, rows: frozenset[str] | None = None) -> None:
         """Wait until a write committed by ``committed_at`` may be acknowledged.
+
+        Args:
+            committed_at: when the commit's answer had arrived.
+            rows: the audit rows of the namespace's partitions in which the write is not proven; ``None`` for all.
 
         Raises:
             NotSettled: the deadline passed first, or too many writes wait already; the write stays committed.
@@ -68,7 +90,7 @@ class Settler:
         began = self._clock()
         self._stats.settles += 1
         until = committed_at + self._config.fence_ttl_max_ms / 1000 + self._margin_s
-        waiter = _Waiter(until, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(until, asyncio.get_running_loop().create_future(), rows)
         self._waiters[waiter] = None
         self._arrival.set()
         if self._poller is None:
@@ -99,21 +121,23 @@ class Settler:
             while self._waiters:
                 self._arrival.clear()
                 present = list(self._waiters)
-                self._end_waits(present, await self._read_progress())
+                self._end_waits(present, await self._read_progress(present))
                 if self._waiters:
                     await self._pause()
         finally:
             self._poller = None
 
-    async def _read_progress(self) -> AuditProgress | None:
+    async def _read_progress(self, present: Sequence[_Waiter]) -> AuditProgress | None:
         """Return the audit rows of the present epoch, or ``None`` if they cannot be read now."""
         try:
             progress = await self._ask(self._source.standing())
-            if not progress.rows:
+            if self._lacks_rows(progress, present):
                 # No audit was announced in this epoch, so no row shows fences of another epoch that are still live. Announce
                 # the worst case instead: otherwise, while the store is down, every write would wait for the largest TTL.
                 self._stats.adoptions += 1
                 progress = await self._ask(self._source.adopt(self._config.fence_ttl_max_ms))
+                if self._lacks_rows(progress, present):  # yet another epoch has begun meanwhile
+                    return None
         except (SourceUnavailable, Overloaded):
             return None
         except Exception:
@@ -121,6 +145,16 @@ class Settler:
             log.exception("the audit rows could not be read: writes that settle wait until every fence has expired")
             return None
         return progress
+
+    def _lacks_rows(self, progress: AuditProgress, present: Sequence[_Waiter]) -> bool:
+        """Return whether fences of another epoch may live in a partition that somebody waits for, and no row would show it.
+
+        The first cycle of an epoch waits until none can live, but it waits in its own partition alone. If another namespace had
+        a cycle in this epoch, it waited for all, because none of these partitions was announced meanwhile.
+        """
+        if any(name not in self._own for name in progress.rows):
+            return False
+        return not progress.rows or any(not (waiter.rows or self._own) <= progress.rows.keys() for waiter in present)
 
     async def _ask(self, question: Coroutine[Any, Any, AuditProgress]) -> AuditProgress:
         asked_at = self._clock()
@@ -141,7 +175,9 @@ class Settler:
     def _update(self, waiter: _Waiter, rows: Mapping[str, AuditRow], now: float) -> None:
         if waiter.pending is None:
             waiter.pending = {
-                name: _Pending(row.announced, now + max(0.0, row.remaining_s + self._margin_s)) for name, row in rows.items()
+                name: _Pending(row.announced, now + max(0.0, row.remaining_s + self._margin_s))
+                for name, row in rows.items()
+                if waiter.rows is None or name in waiter.rows or name not in self._own
             }
         waiter.pending = {
             name: pending

@@ -45,16 +45,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from . import slot
 from .config import CacheConfig
 from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from .history import History
 from .loads import Load, Loaded, Loads
+from .partition_ports import PartitionedStore
+from .partitioned_trips import trips_to
+from .partitions import joined
 from .policies import WritePolicy
-from .ports import Clock, HistorySource, Outcome, Publication, Reading, Source, State, Store, Value
-from .round_trips import Leases, RoundTrips
+from .ports import Clock, HistorySource, Outcome, Publication, Published, Reading, Source, State, Store, Value, WithStates
+from .round_trips import Leases
 from .sampled_keys import SampledKeys
 from .settle import Settler
 from .stats import Stats
@@ -103,14 +106,8 @@ class Acknowledgement:
     proven: bool
     committed_at: float
     """When the commit's answer arrived, on this process's own clock."""
-
-
-class WithStates(Protocol):
-    """The part of a transaction's result that the cache uses."""
-
-    @property
-    def states(self) -> Sequence[State]:
-        """The last state of every row that was changed or is part of an answer, read back before COMMIT."""
+    unproven: frozenset[str] | None = None
+    """The audit rows of the partitions that ``settle`` has to wait for; ``None`` for all."""
 
 
 Committed = TypeVar("Committed", bound=WithStates)
@@ -121,7 +118,7 @@ class WriteThrough:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | PartitionedStore,
         source: Source,
         history_source: HistorySource,
         config: CacheConfig,
@@ -138,8 +135,10 @@ class WriteThrough:
         self._history = history
         self._clock = clock
         self._sample = SampledKeys(config.sample_keys, stats.written_keys) if config.sample_keys else None
-        self._settler = Settler(history_source, config, stats, history, clock)
-        self._trips = RoundTrips(store, config, stats, history, clock, tracer=tracer)
+        self._partitions = store.partitions if isinstance(store, PartitionedStore) else None
+        own = self._partitions.rows if self._partitions else ()
+        self._settler = Settler(history_source, config, stats, history, clock, own=own)
+        self._trips = trips_to(store, config, stats, history, clock, tracer=tracer)
         self._loads = Loads(source, self._trips, config, stats, history, clock=clock, tracer=tracer)
 
     async def start(self) -> None:
@@ -154,9 +153,7 @@ class WriteThrough:
 
     async def proven(self) -> bool:
         """Return whether the cache is proven current now: whether a live fence was read. Raises ``StoreUnavailable``."""
-        return bool((await self._trips.reads.submit(())).epoch)
-
-    # ---------------------------------------------------------------- reads
+        return await self._trips.proven()
 
     async def read(
         self, key: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None, ttl_s: int | None = None
@@ -194,26 +191,12 @@ class WriteThrough:
                 return await self._bypass(keys, SWITCHED_OFF)
             if refresh:
                 return await self._refresh(keys, ttl_s)
-            try:
-                reading = reading or await self._trips.read(keys)
-            except StoreUnavailable:
-                return await self._bypass(keys, UNREACHABLE)
-            found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
-            leases = dict(reading.leases or {})
-            wanted = [
-                Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
-                for key, raw, state in zip(keys, reading.slots, found, strict=True)
-                if state is None
-            ]
-            self._trips.release(leases)  # of slots that expired between the read and the lease
-            self._stats.hits += len(keys) - len(wanted)
-            if not wanted:
-                return [Read(state, Status.HIT) for state in found if state is not None]
-            try:
-                loaded = await self._loads.run(wanted)
-            except SourceUnavailable as error:
-                return self._serve_unverified(keys, reading, stale_s, error)
-            return self._merge(found, loaded, proven=bool(reading.epoch))
+            if self._partitions is None or len(keys) == 1:
+                return await self._read_part(keys, reading, stale_s, ttl_s)
+            # A read is of one partition, because its fence vouches for no other. The parts share round trips.
+            parts = list(self._partitions.cut(keys).values())
+            found = await asyncio.gather(*(self._read_part([keys[at] for at in own], None, stale_s, ttl_s) for own in parts))
+            return joined(parts, found)
 
     def peek(self, key: str, then: Callable[[Peeked], None]) -> None:
         """Read only the slot of one key, without a task, because a task would cost more than the read itself.
@@ -224,11 +207,9 @@ class WriteThrough:
             then(None)
             return
         try:
-            reading = self._trips.reads.submit((key,))
+            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then))
         except Overloaded:
             then(None)
-        else:
-            reading.add_done_callback(partial(self._deliver, key, then))
 
     def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:
@@ -249,8 +230,6 @@ class WriteThrough:
     async def drop(self, key: str) -> None:
         """Empty one slot, whatever it holds. Raises ``StoreUnavailable``."""
         await self._trips.drop(key)
-
-    # --------------------------------------------------------------- writes
 
     async def write(
         self, keys: Sequence[str], transact: Callable[[], Awaitable[Committed]], *, policy: WritePolicy | None = None
@@ -291,41 +270,42 @@ class WriteThrough:
         if self._sample:
             self._sample.write(state.key for state in states)
         try:
-            proven = await self._prove(states, leases, ttl_s)
+            published = await self._prove(states, leases, ttl_s)
         except Exception:
             # The write is committed, so an error would be wrong. Settling is correct after any failure.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
-            proven = False
-        return Acknowledgement(proven, committed_at)
+            published = Published((), proven=False)
+        return Acknowledgement(published.proven, committed_at, published.unproven)
 
-    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
+    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> Published:
         """Publish the committed states as the policy says; return whether every reader sees them from now on."""
+        unproven = Published((), proven=False, unproven=self._trips.rows_of(states))
         tokens = leases.tokens or {}
         if states:
             with suppress(SourceDeposed):
                 self._history.record(states[0].epoch, leases.taken_at)
         if self._history.deposed:
-            return False
+            return unproven
         if leases.policy is WritePolicy.AROUND:
-            return not states
+            return unproven if states else Published((), proven=True)
         if leases.tokens is None:
             # The store did not answer a moment ago, and another try would cost a second deadline.
             self._stats.publish_failures += 1
-            return False
+            return unproven
         deletes = leases.policy is WritePolicy.ASIDE
         published = await self._trips.publish(
             [Publication(state, tokens.get(state.key, ""), ttl_s, deletes) for state in states]
         )
         if published is None:
             self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
-            return False
+            return unproven
         self._trips.release({key: tokens[key] for key in tokens.keys() - {state.key for state in states}})
         if leases.policy is WritePolicy.THROUGH:
             self._loads.refill(
                 state.key for state, outcome in zip(states, published.outcomes, strict=True) if outcome is Outcome.EMPTY
             )
-        return published.proven
+        return published
 
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when the write may be acknowledged (R4).
@@ -335,7 +315,7 @@ class WriteThrough:
         """
         if not acknowledgement.proven:
             with self._tracer.step("cache.settle", Place.AUDIT):
-                await self._settler.settle(acknowledgement.committed_at)
+                await self._settler.settle(acknowledgement.committed_at, acknowledgement.unproven)
             if self._history.deposed:
                 await self._check_primary()
 
@@ -348,11 +328,31 @@ class WriteThrough:
 
     async def aclose(self) -> None:
         """Finish the loads, round trips and waits that were accepted."""
-        await self._loads.aclose()
-        await self._trips.aclose()
-        await self._settler.aclose()
+        for part in (self._loads, self._trips, self._settler):
+            await part.aclose()
 
-    # ------------------------------------------------------ inside of a read
+    async def _read_part(self, keys: Sequence[str], reading: Reading | None, stale_s: int, ttl_s: int | None) -> list[Read]:
+        """Read keys of one partition."""
+        try:
+            reading = reading or await self._trips.read(keys)
+        except StoreUnavailable:
+            return await self._bypass(keys, UNREACHABLE)
+        found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
+        leases = dict(reading.leases or {})
+        wanted = [
+            Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
+            for key, raw, state in zip(keys, reading.slots, found, strict=True)
+            if state is None
+        ]
+        self._trips.release(leases)  # of slots that expired between the read and the lease
+        self._stats.hits += len(keys) - len(wanted)
+        if not wanted:
+            return [Read(state, Status.HIT) for state in found if state is not None]
+        try:
+            loaded = await self._loads.run(wanted)
+        except SourceUnavailable as error:
+            return self._serve_unverified(keys, reading, stale_s, error)
+        return self._merge(found, loaded, proven=bool(reading.epoch))
 
     def _trusted_state(self, raw: bytes | None, key: str, reading: Reading) -> State | None:
         return slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
@@ -378,7 +378,7 @@ class WriteThrough:
     def _serve_unverified(self, keys: Sequence[str], reading: Reading, stale_s: int, error: SourceUnavailable) -> list[Read]:
         """Return the stored states, flagged, if the last proof is recent enough (R9); otherwise raise ``error``."""
         allowed_s = max(stale_s, self._config.serve_unverified_s)
-        proven_at = self._stats.last_proven
+        proven_at, incarnation = self._trips.last_proof(keys[0])
         if not allowed_s or proven_at is None or self._clock() - proven_at > allowed_s:
             raise error
         reads = []
@@ -386,7 +386,7 @@ class WriteThrough:
             trusted = self._trusted_state(raw, key, reading)
             # The state must be of this process's own history, because another database on this Redis may have that key, and
             # of the incarnation that was proven last: a void one may be much older than the proof.
-            state = trusted or slot.decode(raw or b"", key, self._history.epoch, self._trips.incarnation)
+            state = trusted or slot.decode(raw or b"", key, self._history.epoch, incarnation)
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))

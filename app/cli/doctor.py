@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from app.cache.partitions import name_with
 from app.cache.slot import cache_name
 from app.cli.environment import read_settings
 from app.cli.errors import CommandFailed
@@ -104,14 +105,14 @@ async def _open(
     redis_checks: RedisChecks | Finding = unknown("D1", "LARDER_REDIS_URL is not set. Name a Redis.")
     postgres_checks: PostgresChecks | Finding = unknown("Q1", "LARDER_DATABASE_URL is not set. Name a PostgreSQL.")
     if settings.redis_url:
-        redis_checks = RedisChecks(redis_options(settings))
+        redis_checks = RedisChecks(redis_options(settings), settings.cache_partitions)
         opened.push_async_callback(redis_checks.close)
     if settings.database_url:
         postgres_checks = PostgresChecks(
             primary_of(settings),
             timeout_ms=settings.database_connect_timeout_ms,
             schema=SCHEMA,
-            namespace=cache_name(settings.cache_namespace),
+            namespace=name_with(cache_name(settings.cache_namespace), settings.cache_partitions),
             # One more for the keys.
             connections=settings.workers * (settings.database_connections + 1),
             role_limits=role_limits(settings),

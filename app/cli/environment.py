@@ -11,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
+from app.cache.redis.nodes import map_of
+from app.cache.redis.slot_map import URL_ADDRESS
 from app.cli.errors import CommandFailed
 from app.passwords import PasswordUnavailable
 from app.places import migration_primary_of, primary_of, redis_options
@@ -125,7 +127,16 @@ async def check_redis(settings: Settings) -> str | None:
         ) from error
     deadline_s = settings.redis_connect_timeout_ms / 1000
     try:
-        await (await RedisConnection.open(place, connect_timeout_s=deadline_s, timeout_s=deadline_s, scripts=())).close()
+        if settings.cache_partitions > 1:  # then any node of a cluster will do, also a replica
+            await map_of(options, URL_ADDRESS)
+        else:
+            opened = await RedisConnection.open(place, connect_timeout_s=deadline_s, timeout_s=deadline_s, scripts=())
+            await opened.close()
+            if opened.in_cluster:
+                raise CommandFailed(
+                    f"Redis at {place.name} is a node of a cluster, and LARDER_CACHE_PARTITIONS is 1. Set it to 64, or name a"
+                    " Redis that is no cluster."
+                )
     except StoreUnavailable as error:
         if failure := _redis_failure(error):
             raise CommandFailed(f"Redis at {place.name} (LARDER_REDIS_URL) {failure}") from error

@@ -32,7 +32,7 @@ async def run(arguments: argparse.Namespace) -> int:
     try:
         async with open_audit_store(settings) as store:
             # Without a watermark the next audit begins a new incarnation, which makes every slot void.
-            await store.distrust(None)
+            await store.start_clean()
             freed = f" {await store.unlink_all()} slots deleted." if arguments.memory else ""
     except CacheError as error:
         raise CommandFailed(f"The command was not finished; run it again: {error}.") from error

@@ -274,8 +274,8 @@ class PostgresChecks:
                     )
                 )
         ahead = await self._rows(
-            "SELECT namespace FROM cache_audits WHERE relation = 'products' AND namespace <> %s"
-            " AND fenced_until > clock_timestamp()",
+            "SELECT split_part(namespace, '#', 1) FROM cache_audits"
+            " WHERE relation = 'products' AND split_part(namespace, '#', 1) <> %s AND fenced_until > clock_timestamp()",
             [self._namespace],
         )
         if ahead:

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.cache.errors import StoreUnavailable, WrongSentinel
 from app.cache.redis.connection import RedisConnection
 from app.cache.redis.store import RedisOptions
+from app.doctor.cluster_check import cluster_findings, node_of
 from app.doctor.findings import Check, Finding, no, ok, unknown
 
 COMMANDS = ("get", "mget", "set", "del", "unlink", "evalsha", "script|load", "time", "info", "pttl", "scan")
@@ -28,7 +29,7 @@ return redis.call('PTTL', KEYS[1])
 _SAME_S = 1.0
 _TRIES, _ROUND_TRIPS = 20, 50
 _FULL = 0.9
-_OURS = re.compile(rb"wtc:[A-Za-z0-9._~-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
+_OURS = re.compile(rb"wtc:[A-Za-z0-9._~{}/-]+:.|wtc-(fence|watermark|auditor|doctor):.", re.DOTALL)
 _KEY_REFUSED = re.compile("access (a|one of the) key")
 _SENTENCE_DIRECT = "Name a server directly, or a proxy that pins a connection to one server."
 
@@ -50,9 +51,11 @@ class _Info:
 class RedisChecks:
     """The checks of one Redis, on connections of their own."""
 
-    def __init__(self, options: RedisOptions) -> None:
+    def __init__(self, options: RedisOptions, partitions: int = 1) -> None:
         self._options = options
+        self._partitions = partitions
         self._key = f"wtc-doctor:{secrets.token_hex(8)}"
+        self._node: RedisOptions | None = None
         self._raw: AbstractConnection | None = None
         self.clock_ms: tuple[float, float] | None = None
         """The clock of Redis and the event loop's time in seconds at which it was read."""
@@ -175,17 +178,9 @@ class RedisChecks:
         return [ok("D5", f"the user may send every command on Larder's keys{more}")]
 
     async def cluster(self) -> Sequence[Finding]:
-        """Whether all keys are on one server."""
-        info = await self._info("cluster")
-        if info.fields.get("cluster_enabled") == "1":
-            return [
-                no(
-                    "D6",
-                    "this is a node of a cluster, and Larder keeps all keys of a namespace on one server. Name a Redis that is"
-                    " no cluster.",
-                )
-            ]
-        return [ok("D6", "no cluster: all keys are on one server")]
+        """Whether the keys can be where Larder looks for them."""
+        in_cluster = (await self._info("cluster")).fields.get("cluster_enabled") == "1"
+        return await cluster_findings(self._options, self._partitions, in_cluster=in_cluster)
 
     async def time(self) -> Sequence[Finding]:
         """Whether keys expire, and how long a round trip takes."""
@@ -262,7 +257,14 @@ class RedisChecks:
     async def _open(self) -> RedisConnection:
         timeout_s = self._options.timeout_ms / 1000
         connect_s = self._options.connect_timeout_ms / 1000
-        return await RedisConnection.open(self._options.place, connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
+        place = (await self._asked()).place
+        return await RedisConnection.open(place, connect_timeout_s=connect_s, timeout_s=timeout_s, scripts=())
+
+    async def _asked(self) -> RedisOptions:
+        """Return which server is asked: that of the URL, or in a cluster the node that has the key of the checks."""
+        if self._node is None:
+            self._node = await node_of(self._options, self._key) if self._partitions > 1 else self._options
+        return self._node
 
     async def _info(self, section: str) -> _Info:
         return _Info.of(await self._ask("INFO", section))
@@ -279,7 +281,7 @@ class RedisChecks:
 
     async def _ask(self, *command: str | int) -> Any:
         if self._raw is None:
-            place = self._options.place
+            place = (await self._asked()).place
             raw = await place.connection(await place.passwords())
             async with asyncio.timeout(self._options.connect_timeout_ms / 1000):
                 await raw.connect()  # type: ignore[no-untyped-call]  # the same

@@ -51,7 +51,7 @@ CACHE_ROOMS = {
     "app.cache.redis": {"app.postgres", "app.cache.postgres", *SQL},
     "app.cache.postgres": {"redis", "app.cache.redis", "sqlalchemy", "alembic"},
 }
-CACHE_FACE = {"app.cache", "app.cache.caches"}
+CACHE_FACE = {"app.cache", "app.cache.caches", "app.cache.opening"}
 """The modules that put protocol and rooms together, for a process as a whole."""
 WRITTEN_RELATIVE = ("app.cache", "app.postgres")
 """The packages whose files are a library of their own, too, under another name."""

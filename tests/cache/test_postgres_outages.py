@@ -56,7 +56,7 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
     """R9: with the database away and nothing proven, an entry is served, flagged, only to callers who accept it."""
     await served.cache.read(KEYS[0])
     await private_postgres.kill()
-    await served.redis.reads.call(("DEL", served.slots._names.fence))
+    await served.redis.reads.call(("DEL", served.slots.names.fence))
     with pytest.raises(SourceUnavailable):
         await served.cache.read(KEYS[0])
     flagged = await served.cache.read(KEYS[0], stale_s=60)
@@ -72,7 +72,7 @@ async def test_unverified_answers(served: Process, private_postgres: PostgresSer
 
 async def put_foreign_copy(served: Process, key: str) -> None:
     """Put what another database on the same Redis holds under the id into its slot."""
-    place = served.slots._names.prefix + key
+    place = served.slots.names.prefix + key
     _, [held] = await served.redis.reads.call(("GET", place))
     await served.redis.reads.call(("SET", place, held[:1] + b"f" * 16 + held[17:]))
 

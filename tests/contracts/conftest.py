@@ -1,13 +1,15 @@
 """Each contract runs on the in-memory fake and on the real server, so that the simulation's fakes do what the servers do."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import pytest
 
 from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
-from tests.contracts.stores import MemoryBench, StoreBench, open_redis_bench
+from tests.contracts.stores import MemoryBench, StoreBench, open_partition_bench, open_redis_bench
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def repeats(item: pytest.Item) -> bool:
         of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
+        of_others = of_others or "cluster" in item.name
         return "[uvloop-" in item.name and of_others
 
     items[:] = [item for item in items if not repeats(item)]
@@ -34,13 +37,26 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
+Opener = Callable[[], AbstractAsyncContextManager[StoreBench]]
+
+
+@pytest.fixture(params=["memory", "redis", pytest.param("cluster", marks=pytest.mark.alone)])
+def stored_at(request: pytest.FixtureRequest) -> Opener | None:
+    """What opens a Redis, or a partition on a node of a cluster; ``None`` for the fake, so that no server is started."""
+    if request.param == "memory":
+        return None
+    if request.param == "redis":
+        return partial(open_redis_bench, request.getfixturevalue("redis_url"), request.getfixturevalue("namespace"))
+    return partial(open_partition_bench, request.getfixturevalue("redis_cluster").url, request.getfixturevalue("namespace"))
+
+
 @pytest.fixture
-async def stored(redis_at: tuple[str, str] | None) -> AsyncIterator[StoreBench]:
-    """A store: the fake, or Redis."""
-    if redis_at is None:
+async def stored(stored_at: Opener | None) -> AsyncIterator[StoreBench]:
+    """A store: the fake, a Redis, or a partition on a node of a cluster."""
+    if stored_at is None:
         yield MemoryBench()
         return
-    async with open_redis_bench(*redis_at) as bench:
+    async with stored_at() as bench:
         yield bench
 
 

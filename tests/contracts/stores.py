@@ -2,20 +2,43 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import redis.asyncio
+from typing_extensions import override
 
 from app.cache import slot
-from app.cache.ports import AuditStore, State, Store, Watermark
+from app.cache.errors import StoreUnavailable
+from app.cache.partition_ports import NodeStore, ReadRequest
+from app.cache.partitions import Partitions
+from app.cache.ports import (
+    Absent,
+    AuditStore,
+    Begun,
+    Outcome,
+    Publication,
+    Published,
+    Reading,
+    Repairs,
+    State,
+    Store,
+    Watermark,
+)
 from app.cache.redis.audit_store import RedisAuditStores
+from app.cache.redis.node_store import RedisPartitions
+from app.cache.redis.nodes import RedisNodes, at, map_of
+from app.cache.redis.partition_audit import RedisPartitionAudits, RedisPartitionsAudit
+from app.cache.redis.slot_map import URL_ADDRESS
 from app.cache.redis.store import Names, RedisLinks, RedisStore
 from tests.fakes import redis as fake
 from tests.fakes.store import MemoryStore, open_audit_store
 from tests.fakes.wire import Direct
 from tests.limits import lifetimes, redis_options
+
+Result = TypeVar("Result")
 
 SLOT_TTL_S, ABSENT_TTL_S, LEASE_TTL_S = 100, 20, 5
 
@@ -174,3 +197,104 @@ async def open_redis_bench(url: str, namespace: str) -> AsyncIterator[RedisBench
     await bench.client.aclose()
     await link.close()
     await links.close()
+
+
+class OnePartition(Store):
+    """The ``Store`` port of one partition, whatever the keys. Each call has a request for a second one in front of its own."""
+
+    def __init__(self, store: RedisPartitions, partition: int, neighbour: int) -> None:
+        self._store = store
+        self._partition = partition
+        self._neighbour = neighbour
+
+    @override
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        other: ReadRequest = (self._neighbour, ["none", "nothing"], [])
+        empty, reading = await self._node.read([other, (self._partition, keys, lease)])
+        assert empty == Reading("", [None, None])
+        return answer(reading)
+
+    @override
+    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        nothing, taken = await self._node.lease([(self._neighbour, ["none"]), (self._partition, keys)])
+        assert nothing == {}
+        return answer(taken)
+
+    @override
+    async def publish(self, publications: Sequence[Publication]) -> Published:
+        state = Absent("none", publications[0].state.epoch, 1)
+        other = (self._neighbour, [Publication(state)])
+        untrusted, published = await self._node.publish([other, (self._partition, publications)])
+        assert untrusted == Published((Outcome.UNTRUSTED,), proven=False)
+        return answer(published)
+
+    @override
+    async def release(self, tokens: dict[str, str]) -> None:
+        await self._node.release([(self._neighbour, {"none": "ffffffffffffffff"}), (self._partition, tokens)])
+
+    @override
+    async def drop(self, key: str) -> None:
+        await self._node.drop(self._partition, key)
+
+    @property
+    def _node(self) -> NodeStore:
+        node = self._store.node(self._partition)
+        assert node is not None
+        return node
+
+
+class OnePartitionAudit(AuditStore):
+    """The ``AuditStore`` port of one partition in a cycle of all."""
+
+    def __init__(self, store: RedisPartitionsAudit, partition: int) -> None:
+        self._store = store
+        self._partition = partition
+
+    @override
+    async def begin(self, claim_ms: int) -> Begun:
+        return answer((await self._store.begin(claim_ms))[self._partition])
+
+    @override
+    async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
+        return answer((await self._store.verify(epoch, {self._partition: rows}))[self._partition])
+
+    @override
+    async def distrust(self, mark: Watermark | None) -> None:
+        answer((await self._store.distrust({self._partition: mark}))[self._partition])
+
+    @override
+    async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
+        return answer((await self._store.trust({self._partition: begun}, proven, fence_ttl_ms))[self._partition])
+
+
+def answer(result: Result | StoreUnavailable) -> Result:
+    """Return a partition's result, or raise the error that it is."""
+    if isinstance(result, StoreUnavailable):
+        raise result
+    return result
+
+
+@asynccontextmanager
+async def open_partition_bench(url: str, namespace: str) -> AsyncIterator[RedisBench]:
+    """Open one of 64 partitions for the contract, on whichever node of a cluster it is."""
+    partitions = Partitions(namespace, 64)
+    options = replace(redis_options(url), retry_ms=10)
+    nodes = RedisNodes(options, partitions.slots)
+    await nodes.start()
+    lives = lifetimes(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
+    store, audits = RedisPartitions(nodes, partitions, lives), RedisPartitionAudits(nodes, partitions)
+    own = partitions.of(namespace)
+    neighbour = next(n for n in range(64) if n != own and store.node(n) is store.node(own))
+    found = (await map_of(options, URL_ADDRESS)).owner(partitions.slots[own])
+    assert found is not None
+
+    @asynccontextmanager
+    async def open_audit() -> AsyncIterator[AuditStore]:
+        async with audits.open() as opened:
+            yield OnePartitionAudit(opened, own)
+
+    tag = f"{{{partitions.tags[own]}}}"
+    bench = RedisBench(at(options, found).url, tag, OnePartition(store, own, neighbour), open_audit)
+    yield bench
+    await bench.client.aclose()
+    await nodes.close()

@@ -131,7 +131,7 @@ def _answer_with(server: str = SERVER, replication: str = REPLICATION, cluster: 
             "Name a server directly",
         ),
         ("scripts", {}, "not allowed from script", "use another Redis"),
-        ("cluster", {"cluster": "cluster_enabled:1\r\n"}, "node of a cluster", "Name a Redis that is no cluster"),
+        ("cluster", {"cluster": "cluster_enabled:1\r\n"}, "node of a cluster", "Set it to 64"),
     ],
 )
 async def test_servers_that_do_not_do(check: str, answer: dict[str, str], fault: str, cure: str) -> None:

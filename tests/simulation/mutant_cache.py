@@ -11,7 +11,7 @@ from app.cache import slot
 from app.cache.batcher import Batcher
 from app.cache.loads import Load, Loaded, Loads
 from app.cache.policies import WritePolicy
-from app.cache.ports import Publication, Reading, State
+from app.cache.ports import Publication, Published, Reading, State
 from app.cache.round_trips import Leases, Reply, RoundTrips
 from app.cache.tracing import Unit
 from app.cache.write_through import Acknowledgement, Read, WriteThrough
@@ -27,8 +27,10 @@ class AcknowledgesAtOnce(WriteThrough):
 class AroundAnswersAtOnce(WriteThrough):
     """A write that leaves its slots to the audit does not settle."""
 
-    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> bool:
-        return leases.policy is WritePolicy.AROUND or await super()._prove(states, leases, ttl_s)
+    async def _prove(self, states: Sequence[State], leases: Leases, ttl_s: int | None) -> Published:
+        if leases.policy is WritePolicy.AROUND:
+            return Published((), proven=True)
+        return await super()._prove(states, leases, ttl_s)
 
 
 class TrustsAnyEpoch(WriteThrough):
@@ -80,6 +82,7 @@ class JoinsReadUnderWay(WriteThrough):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         limit = self._config.batch_keys
+        assert isinstance(self._trips, RoundTrips)
         self._trips.reads = _JoinsUnderWay(self._trips._send_reads, weight=len, max_weight=limit, queue_limit=limit)
 
 

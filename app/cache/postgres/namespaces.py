@@ -6,23 +6,26 @@ from typing import LiteralString
 
 from ...postgres.database import Database
 from ..entity import Entity
+from ..partitions import rows_of
 from .table_queries import parameters
 
 _LIST: LiteralString = """
-SELECT namespace, announced, completed, barred, epoch = larder_epoch(%(relation)s::text, %(knows)s::integer),
-    extract(epoch FROM greatest(fenced_until, timestamptz 'epoch') - clock_timestamp())::float8
-FROM cache_audits WHERE relation = %(relation)s::text ORDER BY namespace
+SELECT split_part(namespace, '#', 1) AS family, sum(announced)::bigint, sum(completed)::bigint, bool_or(barred),
+    bool_or(epoch = larder_epoch(%(relation)s::text, %(knows)s::integer)),
+    extract(epoch FROM greatest(max(fenced_until), timestamptz 'epoch') - clock_timestamp())::float8
+FROM cache_audits WHERE relation = %(relation)s::text GROUP BY family ORDER BY family
 """
 
 _BAR: LiteralString = """
-INSERT INTO cache_audits (relation, namespace, barred) VALUES (%(relation)s, %(namespace)s, %(barred)s)
+INSERT INTO cache_audits (relation, namespace, barred)
+SELECT %(relation)s, namespace, %(barred)s FROM unnest(%(namespaces)s::text[]) AS namespace ORDER BY namespace
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET barred = excluded.barred
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace that some instance has used."""
+    """A namespace that some instance has used. The numbers are those of all its partitions, if it has some."""
 
     name: str
     announced: int
@@ -46,4 +49,4 @@ async def bar(database: Database, entity: Entity, namespace: str, *, barred: boo
 
     A fence that was announced before remains valid until it expires. Readers may trust it until then.
     """
-    await database.lists.rows(_BAR, {"relation": entity.table, "namespace": namespace, "barred": barred})
+    await database.lists.rows(_BAR, {"relation": entity.table, "namespaces": rows_of(namespace), "barred": barred})

@@ -42,7 +42,8 @@ class TableAuditSource(AuditSource):
         self._namespace = namespace
         self._parameters = table_queries.array_parameters([(entity, namespace)])
         self._announced_epoch = ""
-        self._snapshot = ""
+        self.snapshot_text = ""
+        """The snapshot of this cycle, as ``complete`` says it to the change feed."""
 
     @override
     async def tell_epoch(self) -> str:
@@ -65,7 +66,7 @@ class TableAuditSource(AuditSource):
             (table_queries.lock([self._entity], wait=True), None),
             (table_queries.SNAPSHOT, {**self._parameters, "margin_s": limits.margin_ms / 1000}),
         )
-        self._snapshot = row[0]
+        self.snapshot_text = row[0]
         xmin, epoch, rival = snapshot_columns(row)
         known = since if since is not None and since.xid is not None and since.epoch == epoch else None
         async with aclosing(self._pages(known, page_rows)) as pages:  # or the garbage collector ends it, some time
@@ -74,7 +75,7 @@ class TableAuditSource(AuditSource):
 
     @override
     async def complete(self, cycle: int) -> None:
-        own = {"cycles": [cycle], "epochs": [self._announced_epoch], "snapshot": self._snapshot}
+        own = {"cycles": [cycle], "epochs": [self._announced_epoch], "snapshot": self.snapshot_text}
         parameters = {**self._parameters, **own}
         await self._session.rows(table_queries.COMPLETE, parameters)
 

@@ -4,7 +4,7 @@ Those that write audit rows turn ``synchronous_commit`` on for themselves: write
 session can be relied on to have it on. Statements about audits take several namespaces at once, as arrays of the same length,
 so that an audit of all tables costs the statements of one. A table's name stands in the audit rows and in the epoch as
 ``relation``; ``knows`` is the newest schema of its payload that this release knows. ``named`` inserts the names of tables and
-columns where PostgreSQL takes no parameter.
+columns where PostgreSQL takes no parameter. The rows of the partitions of one namespace have the same name before ``#``.
 """
 
 from collections.abc import Sequence
@@ -109,37 +109,53 @@ this epoch the others cannot matter.
 
 ADOPT: LiteralString = """
 INSERT INTO cache_audits AS a (relation, namespace, announced, epoch, fenced_until, other_until)
-SELECT %(relation)s::text, %(namespace)s, 1, worst.epoch, worst.until, worst.until
-FROM (
+SELECT %(relation)s::text, own.namespace, 1, worst.epoch, worst.until, worst.until
+FROM unnest(%(namespaces)s::text[]) AS own (namespace), (
     SELECT larder_epoch(%(relation)s::text, %(knows)s::integer) AS epoch,
         clock_timestamp() + make_interval(secs => %(max_ttl_s)s) AS until
 ) AS worst,
     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable
-WHERE NOT EXISTS (SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = worst.epoch)
+WHERE NOT EXISTS (
+    SELECT FROM cache_audits o WHERE o.relation = %(relation)s::text AND o.epoch = worst.epoch
+        AND (o.namespace = own.namespace OR split_part(o.namespace, '#', 1) <> split_part(own.namespace, '#', 1))
+)
+ORDER BY own.namespace
 ON CONFLICT (relation, namespace, partition) DO UPDATE SET
     announced = a.announced + 1, epoch = excluded.epoch,
     fenced_until = greatest(a.fenced_until, excluded.fenced_until),
     other_until = greatest(a.other_until, excluded.other_until)
 WHERE a.epoch <> excluded.epoch
 """
-"""Announces, for an epoch without an audit, that fences of another history may live for ``max_ttl_s``, on any server."""
+"""Announces, for an epoch without an audit, that fences of another history may live for ``max_ttl_s``, on any server.
+
+An audit of a sibling partition waited for its own fences, and not for those of this one.
+"""
 
 ANNOUNCE: LiteralString = """
-WITH wanted AS MATERIALIZED (
-    SELECT w.*, tried.epoch, tried.objection, clock_timestamp() AS moment, make_interval(secs => %(margin_s)s) AS margin,
+WITH given AS MATERIALIZED (
+    SELECT w.* FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[], %(servers)s::text[])
+        WITH ORDINALITY AS w (relation, namespace, knows, server, number)
+), histories AS MATERIALIZED (
+    SELECT t.relation, t.knows, tried.epoch, tried.objection
+    FROM (SELECT DISTINCT relation, knows FROM given) t, larder_try_epoch(t.relation, t.knows::integer) AS tried
+), wanted AS MATERIALIZED (
+    SELECT w.*, split_part(w.namespace, '#', 1) AS family, h.epoch, h.objection, clock_timestamp() AS moment,
+        make_interval(secs => %(margin_s)s) AS margin,
         to_regclass('ix_cache_audits_namespace') IS NOT NULL AS first_release
-    FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(schemas)s::bigint[], %(servers)s::text[])
-        WITH ORDINALITY AS w (relation, namespace, knows, server, number),
-        larder_try_epoch(w.relation, w.knows::integer) AS tried
+    FROM given w JOIN histories h ON h.relation = w.relation AND h.knows = w.knows
 ), rivals AS MATERIALIZED (
-    SELECT DISTINCT ON (w.number) w.number, o.namespace FROM wanted w JOIN cache_audits o
-        ON o.relation = w.relation AND o.namespace <> w.namespace
+    SELECT DISTINCT ON (w.relation, w.family) w.relation, w.family, o.namespace
+    FROM (SELECT DISTINCT ON (relation, family) * FROM wanted ORDER BY relation, family, moment) w JOIN cache_audits o
+        ON o.relation = w.relation AND split_part(o.namespace, '#', 1) <> w.family
         AND (o.fenced_until + w.margin > w.moment OR w.first_release AND o.namespace NOT LIKE '%%~%%')
 ), start AS MATERIALIZED (
     SELECT w.*, w.moment + make_interval(secs => %(ttl_s)s) AS until,
-        CASE WHEN EXISTS (SELECT FROM cache_audits o WHERE o.relation = w.relation AND o.epoch = w.epoch)
-            THEN timestamptz '-infinity' ELSE w.moment + make_interval(secs => %(max_ttl_s)s) END AS worst
-    FROM wanted w WHERE w.epoch IS NOT NULL AND NOT EXISTS (SELECT FROM rivals WHERE rivals.number = w.number)
+        CASE WHEN EXISTS (
+            SELECT FROM cache_audits o WHERE o.relation = w.relation AND o.epoch = w.epoch
+                AND (o.namespace = w.namespace OR split_part(o.namespace, '#', 1) <> w.family)
+        ) THEN timestamptz '-infinity' ELSE w.moment + make_interval(secs => %(max_ttl_s)s) END AS worst
+    FROM wanted w WHERE w.epoch IS NOT NULL
+        AND NOT EXISTS (SELECT FROM rivals r WHERE r.relation = w.relation AND r.family = w.family)
 ), said AS (
     INSERT INTO cache_audits AS a (relation, namespace, announced, server, epoch, fenced_until, other_until)
     SELECT s.relation, s.namespace, 1, s.server, s.epoch, greatest(s.until, s.worst), s.worst
@@ -159,7 +175,7 @@ WITH wanted AS MATERIALIZED (
 )
 SELECT w.epoch, w.objection, said.announced, said.other_s, rivals.namespace, a.barred, a.server
 FROM wanted w LEFT JOIN said ON said.relation = w.relation AND said.namespace = w.namespace
-    LEFT JOIN rivals ON rivals.number = w.number
+    LEFT JOIN rivals ON rivals.relation = w.relation AND rivals.family = w.family
     LEFT JOIN cache_audits a ON a.relation = w.relation AND a.namespace = w.namespace
 ORDER BY w.number
 """
@@ -170,19 +186,31 @@ While no row has the present epoch, nothing is known about live fences or the se
 from a restore. Then the worst case is assumed: the largest TTL, on any server. The columns of ``a`` show the row as it
 was before. Rows are written in one order, so that two instances cannot deadlock.
 
+Partitions of one namespace are no rivals of each other. Each assumes the worst case for itself: the first audit of one waited
+until no fence of an earlier epoch could live there, and says nothing of its siblings. If another namespace has the present
+epoch, its first audit waited for all, because while it had the trust none of these could be announced.
+
 Release 0.1.0 does not look for other namespaces. While it may run, which an index of its own shows until ``larder_finish``, a
 namespace that it may use counts as trusted, whatever its row says.
 """
 
 COMPLETE: LiteralString = """
+WITH own AS MATERIALIZED (
+    SELECT c.relation, c.namespace, c.cycle, c.epoch
+    FROM unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
+        AS c (relation, namespace, cycle, epoch)
+    JOIN cache_audits a ON a.relation = c.relation AND a.namespace = c.namespace
+    ORDER BY c.relation, c.namespace FOR NO KEY UPDATE OF a
+)
 UPDATE cache_audits a SET completed = greatest(a.completed, c.cycle)
 FROM set_config('larder.snapshot', %(snapshot)s, true),
     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true) AS durable,
-    unnest(%(relations)s::text[], %(namespaces)s::text[], %(cycles)s::bigint[], %(epochs)s::text[])
-    AS c (relation, namespace, cycle, epoch)
+    own c
 WHERE a.relation = c.relation AND a.namespace = c.namespace AND a.epoch = c.epoch AND a.announced >= c.cycle
 """
 """Finishes cycles whose rows still belong to their history. A restored row counts the cycles of another one.
+
+The rows are locked in the order in which ``ANNOUNCE`` writes them, so that two instances cannot deadlock.
 
 The setting ``larder.snapshot`` says for the length of the statement which snapshot proved the cycles. A trigger on the audit
 rows may read it, as that of the change feed does.
@@ -191,7 +219,7 @@ rows may read it, as that of the change feed does.
 SNAPSHOT: LiteralString = """
 SELECT pg_current_snapshot()::text, tried.epoch, tried.objection, coalesce((
     SELECT namespace FROM cache_audits
-    WHERE relation = w.relation AND namespace <> w.namespace
+    WHERE relation = w.relation AND split_part(namespace, '#', 1) <> split_part(w.namespace, '#', 1)
         AND fenced_until + make_interval(secs => %(margin_s)s) > clock_timestamp()
     LIMIT 1
 ), '')
@@ -216,6 +244,18 @@ def changes(entity: Entity) -> Composed:
     """
     rows = named(_CHANGES, entity)
     return SQL("DECLARE changes NO SCROLL CURSOR FOR ") + (rows if entity.tombstone else rows + SQL(_GONE))
+
+
+_COUNT_CHANGES: LiteralString = """
+SELECT count(*) FROM (
+    SELECT FROM {table} WHERE changed_xid >= %(since)s::text::xid8 AND changed_xid < %(upto)s::text::xid8 LIMIT %(most)s
+) AS changed
+"""
+
+
+def count_changes(entity: Entity) -> Composed:
+    """Return the statement that counts the rows changed between two watermarks, but at most ``most``."""
+    return named(_COUNT_CHANGES, entity)
 
 
 _FIRST_CHANGES: LiteralString = """(

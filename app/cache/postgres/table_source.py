@@ -28,12 +28,15 @@ class TableRows(Source):
 
 
 class TableSource(HistorySource):
-    """The ``HistorySource`` port on a share of the connections. Each method is one statement; ``adopt`` is two."""
+    """The ``HistorySource`` port on a share of the connections. Each method is one statement; ``adopt`` is two.
 
-    def __init__(self, pool: Pool, entity: Entity, namespace: str) -> None:
+    ``rows`` are the audit rows of the namespace: its own, or those of its partitions.
+    """
+
+    def __init__(self, pool: Pool, entity: Entity, *rows: str) -> None:
         self._pool = pool
         self._parameters = table_queries.parameters(entity)
-        self._namespace = namespace
+        self._rows = list(rows)
 
     @override
     async def tell_epoch(self) -> str:
@@ -49,7 +52,7 @@ class TableSource(HistorySource):
 
     @override
     async def adopt(self, fence_ttl_max_ms: int) -> AuditProgress:
-        own = {"namespace": self._namespace, "max_ttl_s": fence_ttl_max_ms / 1000}
+        own = {"namespaces": self._rows, "max_ttl_s": fence_ttl_max_ms / 1000}
         await read_rows(self._pool, table_queries.ADOPT, {**self._parameters, **own})
         return await self.standing()
 

@@ -55,8 +55,8 @@ class RedisAuditStore(AuditStore, SlotReader):
 
     @override
     async def begin(self, claim_ms: int) -> Begun:
-        [reply] = await self._connection.call(_begin(self._names, self._token, claim_ms))
-        begun = _begun(reply, self._connection.server)
+        [reply] = await self._connection.call(begin_command(self._names, self._token, claim_ms))
+        begun = begun_from(reply, self._connection.server)
         self._claimed = begun.claimed
         return begun
 
@@ -69,13 +69,17 @@ class RedisAuditStore(AuditStore, SlotReader):
 
     @override
     async def verify(self, epoch: str, rows: Sequence[tuple[str, int]]) -> Repairs:
-        [counts] = await self._connection.call(_verify(self._names, epoch, rows))
+        [counts] = await self._connection.call(verify_command(self._names, epoch, rows))
         return Repairs(len(rows), *counts)
+
+    async def start_clean(self) -> None:
+        """Delete watermark and fence, so that the next audit begins a new incarnation, which makes every slot void."""
+        await self.distrust(None)
 
     async def unlink_all(self) -> int:
         """Delete every slot, and so free its memory; return how many there were. Idempotent, always safe."""
         deleted = 0
-        async for found in self._scan():
+        async for found in scan(self._connection, glob_of(self._names.prefix) + "*"):
             if found:
                 [count] = await self._connection.call(("UNLINK", *found))
                 deleted += count
@@ -83,37 +87,26 @@ class RedisAuditStore(AuditStore, SlotReader):
 
     @override
     async def distrust(self, mark: Watermark | None) -> None:
-        await self._connection.call(*_distrust(self._names, mark))
+        await self._connection.call(*distrust_commands(self._names, mark))
 
     @override
     async def keys(self) -> AsyncIterator[Sequence[str]]:
         start = len(self._names.prefix)
-        async for found in self._scan():
+        async for found in scan(self._connection, glob_of(self._names.prefix) + "*"):
             yield [name.decode("utf-8", "replace")[start:] for name in found]
 
     @override
     async def raw(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         [found] = await self._connection.call(("MGET", self._names.watermark, *[self._names.prefix + key for key in keys]))
-        watermark = _parse_watermark(found[0] or b"")
-        incarnation = watermark.incarnation if watermark else ""
-        return [raw if raw is not None and slot.incarnation_in(raw) == incarnation else None for raw in found[1:]]
+        return in_incarnation(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Empty slots, which is always safe. Idempotent."""
         await self._connection.call(("UNLINK", *[self._names.prefix + key for key in keys]))
 
-    async def _scan(self) -> AsyncIterator[list[bytes]]:
-        pattern = _GLOB_SPECIAL.sub(r"\\\1", self._names.prefix) + "*"
-        cursor = b"0"
-        while True:
-            [[cursor, found]] = await self._connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE))
-            yield found
-            if cursor == b"0":
-                return
-
     @override
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
-        [reply] = await self._connection.call(_trust(self._names, begun, proven, fence_ttl_ms))
+        [reply] = await self._connection.call(trust_command(self._names, begun, proven, fence_ttl_ms))
         return bool(reply)
 
 
@@ -127,24 +120,26 @@ class RedisSharedAudit(SharedAuditStore):
 
     @override
     async def begin(self, requests: Sequence[tuple[str, int]]) -> Sequence[Begun]:
-        replies = await self._connection.call(*(_begin(Names(name), self._token, claim_ms) for name, claim_ms in requests))
-        begun = [_begun(reply, self._connection.server) for reply in replies]
+        replies = await self._connection.call(
+            *(begin_command(Names(name), self._token, claim_ms) for name, claim_ms in requests)
+        )
+        begun = [begun_from(reply, self._connection.server) for reply in replies]
         self._claimed.update(name for (name, _), one in zip(requests, begun, strict=True) if one.claimed)
         return begun
 
     @override
     async def verify(self, requests: Sequence[VerifyRequest]) -> Sequence[Repairs]:
-        replies = await self._connection.call(*(_verify(Names(name), epoch, rows) for name, epoch, rows in requests))
+        replies = await self._connection.call(*(verify_command(Names(name), epoch, rows) for name, epoch, rows in requests))
         return [Repairs(len(rows), *counts) for (_, _, rows), counts in zip(requests, replies, strict=True)]
 
     @override
     async def distrust(self, namespace: str, mark: Watermark | None) -> None:
-        await self._connection.call(*_distrust(Names(namespace), mark))
+        await self._connection.call(*distrust_commands(Names(namespace), mark))
 
     @override
     async def trust(self, requests: Sequence[TrustRequest]) -> Sequence[bool]:
         replies = await self._connection.call(
-            *(_trust(Names(name), begun, proven, ttl_ms) for name, begun, proven, ttl_ms in requests)
+            *(trust_command(Names(name), begun, proven, ttl_ms) for name, begun, proven, ttl_ms in requests)
         )
         return [bool(reply) for reply in replies]
 
@@ -156,29 +151,56 @@ class RedisSharedAudit(SharedAuditStore):
                 await self._connection.call(script("release", [Names(namespace).claim], [self._token]))
 
 
-def _begin(names: Names, token: str, claim_ms: int) -> RedisCommand:
+def glob_of(text: str) -> str:
+    """Return the pattern that only this text matches."""
+    return _GLOB_SPECIAL.sub(r"\\\1", text)
+
+
+async def scan(connection: RedisConnection, pattern: str) -> AsyncIterator[list[bytes]]:
+    """Yield the names of all keys of a server that match a pattern, in pages."""
+    cursor = b"0"
+    while True:
+        [[cursor, found]] = await connection.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_PAGE))
+        yield found
+        if cursor == b"0":
+            return
+
+
+def in_incarnation(found: Sequence[bytes | None]) -> list[bytes | None]:
+    """Return the slots that were read together with their watermark, those of another incarnation as empty."""
+    watermark = _parse_watermark(found[0] or b"")
+    incarnation = watermark.incarnation if watermark else ""
+    return [raw if raw is not None and slot.incarnation_in(raw) == incarnation else None for raw in found[1:]]
+
+
+def begin_command(names: Names, token: str, claim_ms: int) -> RedisCommand:
+    """Return the command of a cycle's first step."""
     return script("begin", [names.claim, names.watermark], [token, claim_ms])
 
 
-def _begun(reply: Sequence[Any], server: str) -> Begun:
+def begun_from(reply: Sequence[Any], server: str) -> Begun:
+    """Return what the first step found."""
     claimed, seconds, microseconds, raw, counts = reply
     watermark = _parse_watermark(raw)
     known = bool(counts) and watermark is not None and watermark.xid is not None
     return Begun(int(seconds) * 1000 + int(microseconds) // 1000, server, watermark, bool(claimed), known)
 
 
-def _verify(names: Names, epoch: str, rows: Sequence[tuple[str, int]]) -> RedisCommand:
+def verify_command(names: Names, epoch: str, rows: Sequence[tuple[str, int]]) -> RedisCommand:
+    """Return the command that compares rows with their slots."""
     versions = [f"{version:0{slot.VERSION_WIDTH}d}" for _, version in rows]
     return script("verify", [names.prefix + key for key, _ in rows], [hash_of(epoch), *versions])
 
 
-def _distrust(names: Names, mark: Watermark | None) -> Sequence[RedisCommand]:
+def distrust_commands(names: Names, mark: Watermark | None) -> Sequence[RedisCommand]:
+    """Return the commands that take the trust away."""
     # The mark is set first: with it, no cycle of the old epoch can set the fence again after it is deleted.
     replace: RedisCommand = ("SET", names.watermark, _format_watermark(mark)) if mark else ("DEL", names.watermark)
     return replace, ("DEL", names.fence)
 
 
-def _trust(names: Names, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> RedisCommand:
+def trust_command(names: Names, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> RedisCommand:
+    """Return the command that sets watermark and fence."""
     old = begun.watermark
     arguments: list[str | bytes | int] = [
         _format_watermark(old) if old else "",

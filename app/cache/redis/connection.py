@@ -8,7 +8,6 @@ its retries and silent reconnects are off.
 import asyncio
 import hashlib
 import random
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,8 +15,10 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError
 
-from ..errors import StoreUnavailable, WrongSentinel
+from ..errors import StoreUnavailable
+from .identity import checked_identity, run_id_in
 from .places import RedisPlace, address_of
 from .succession import Succession
 from .troubles import Troubles
@@ -26,10 +27,13 @@ RedisCommand = Sequence[str | bytes | int]
 Reply = Any
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
-_IDENTITY = re.compile("[0-9a-f]{40}")
+_REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
+"""What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
 _REST_S = 1.0
-_VARIED = 4
-"""Fewest different digits in an identity that is accepted as random."""
+
+
+class Refusal(StoreUnavailable):
+    """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
 
 
 class RedisConnection:
@@ -41,7 +45,10 @@ class RedisConnection:
     ``RuntimeError`` for a connection that the other side has reset).
     """
 
-    def __init__(self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool) -> None:
+    def __init__(
+        self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool, refusals: bool = False
+    ) -> None:
+        self._refusals = refusals
         self._connection = connection
         self._run_id = run_id
         self._in_cluster = in_cluster
@@ -54,11 +61,12 @@ class RedisConnection:
 
     @classmethod
     async def open(
-        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str]
+        cls, place: RedisPlace, *, connect_timeout_s: float, timeout_s: float, scripts: Sequence[str], refusals: bool = False
     ) -> "RedisConnection":
         """Find the server, connect, log in, load scripts, and read the server's identity.
 
-        The deadline holds for all of it, and begins when the passwords are known.
+        The deadline holds for all of it, and begins when the passwords are known. With ``refusals``, a command that a node of a
+        cluster refuses gets ``Refusal`` as its reply, and the connection stays good.
 
         Raises:
             StoreUnavailable: there was no connection in time, or the server is not a master.
@@ -71,10 +79,10 @@ class RedisConnection:
                 await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 await raw.send_command("INFO", "server")
                 info = await raw.read_response(disable_decoding=True)
-                run_id = _run_id(info)
+                run_id = run_id_in(info)
                 await raw.send_command("SCRIPT", "LOAD", _WHO)
                 await raw.read_response()
-                opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info)
+                opened = cls(raw, run_id, timeout_s, in_cluster=b"_mode:cluster" in info, refusals=refusals)
                 await opened.call(*(("SCRIPT", "LOAD", script) for script in scripts))
         except Exception as error:
             await _close(raw)
@@ -83,6 +91,11 @@ class RedisConnection:
             await _close(raw)
             raise
         return opened
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server is a node of a cluster."""
+        return self._in_cluster
 
     @property
     def server(self) -> str:
@@ -122,7 +135,10 @@ class RedisConnection:
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
-        replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
+        if self._refusals:
+            replies = [await self._reply_or_refusal() for _ in commands]
+        else:
+            replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
         echo, role, data = await self._connection.read_response(disable_decoding=True)
         if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
@@ -133,12 +149,18 @@ class RedisConnection:
         self._identify(data.decode("ascii", "replace"))
         return replies
 
+    async def _reply_or_refusal(self) -> Reply:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except _REFUSALS as error:
+            return Refusal(f"the node refuses this part of the keys: {type(error).__name__} {error}")
+
     def _identify(self, data: str) -> None:
         if data == self._replid:
             return
         if self._replid:
-            raise StoreUnavailable("the server has taken over other data")
-        _checked(data.partition(":")[0], "master_replid")
+            raise StoreUnavailable("the server has taken over other data, or was given further keys")
+        checked_identity(data.partition(":")[0], "master_replid")
         self._replid = data
 
     async def _close_after(self, error: BaseException) -> BaseException:
@@ -167,7 +189,9 @@ class RedisLink:
         scripts: Sequence[str] = (),
         chance: random.Random | None = None,
         troubles: Troubles | None = None,
+        refusals: bool = False,
     ) -> None:
+        self._refusals = refusals
         self._place = place
         self._timeout_s = timeout_ms / 1000
         self._connect_timeout_s = connect_timeout_ms / 1000
@@ -182,6 +206,7 @@ class RedisLink:
         self._reason = "no connection has been tried yet"
         self._first_try: asyncio.Task[None] | None = None
         self._busy = False
+        self._closed = False
         self._waiting: list[tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]] = []
         self._sender: asyncio.Task[None] | None = None
         self.failures = 0
@@ -193,6 +218,8 @@ class RedisLink:
 
     def connection(self) -> RedisConnection:
         """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        if self._closed:
+            raise _closed()
         if self._succession.max_age_s:
             self._connection = self._succession.present(self._connection)
         if self._connection is not None and self._connection.alive:
@@ -234,7 +261,7 @@ class RedisLink:
             try:
                 server, replies = await self._send(partial(_together, [commands for commands, _ in waiting], sizes))
             except asyncio.CancelledError:
-                _refuse(waiting, StoreUnavailable("the connection to Redis was closed"))
+                _refuse(waiting, _closed())
                 raise
             except Exception as error:  # noqa: BLE001 - it belongs to the callers
                 _refuse(waiting, error)
@@ -287,13 +314,15 @@ class RedisLink:
         await asyncio.shield(self._first_try)
 
     async def close(self) -> None:
-        """Stop probing and close the connection. Calls that wait are refused."""
+        """Stop probing and close the connection. Calls that wait are refused, and so are later ones."""
+        self._closed = True
         await self._succession.aclose()
         tasks = [task for task in (self._first_try, self._prober, self._sender) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        _refuse(self._waiting, StoreUnavailable("the connection to Redis was closed"))
+        _refuse(self._waiting, _closed())
+        self._waiting, self._busy = [], False
         if self._connection is not None:
             await self._connection.close()
 
@@ -308,7 +337,11 @@ class RedisLink:
 
     async def _open(self) -> RedisConnection:
         return await RedisConnection.open(
-            self._place, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s, scripts=self._scripts
+            self._place,
+            connect_timeout_s=self._connect_timeout_s,
+            timeout_s=self._timeout_s,
+            scripts=self._scripts,
+            refusals=self._refusals,
         )
 
     async def _probe(self, pause_s: float) -> None:
@@ -337,6 +370,10 @@ _Commands = Callable[[str], Sequence[RedisCommand]]
 """Commands, made when the server that gets them is known."""
 
 
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the connection to Redis was closed")
+
+
 def _refuse(waiting: Sequence["tuple[_Commands, asyncio.Future[tuple[str, list[Reply]]]]"], error: Exception) -> None:
     for _, future in waiting:
         if not future.done():
@@ -352,35 +389,6 @@ def _together(calls: Sequence[_Commands], sizes: list[int], server: str) -> Sequ
         sizes.append(len(own))
         packet += own
     return packet
-
-
-def _run_id(info: bytes) -> str:
-    if b"_mode:sentinel" in info:  # redis_mode of Redis, server_mode of Valkey
-        raise WrongSentinel("it is a sentinel, not a data server")
-    return _checked(_field(info, b"run_id"), "run_id")
-
-
-def _field(info: bytes, name: bytes) -> str:
-    """Return one field of an INFO reply."""
-    start = info.find(b"\n" + name + b":")
-    if start < 0:
-        raise StoreUnavailable(f"Redis did not send its {name.decode()}")
-    start += len(name) + 2
-    return info[start : info.find(b"\r", start)].decode("ascii", "replace")
-
-
-def _checked(value: str, name: str) -> str:
-    """Return a run id or a replication id.
-
-    Raises:
-        StoreUnavailable: the server masks it, so a failover could not be noticed.
-    """
-    if not _IDENTITY.fullmatch(value) or len(set(value)) < _VARIED:
-        raise StoreUnavailable(
-            f"Redis does not show its {name} ({value[:40]!r}), so a failover could not be noticed; it is not used,"
-            " and reads go to the database"
-        )
-    return value
 
 
 async def _close(connection: AbstractConnection | None) -> None:

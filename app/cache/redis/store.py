@@ -50,7 +50,7 @@ class Lifetimes:
 
 
 class Names:
-    """The names of one namespace's keys in Redis; the namespace must not contain ``:``."""
+    """The names of one namespace's keys in Redis, or of one partition's by its tag; neither contains ``:``."""
 
     def __init__(self, namespace: str) -> None:
         self.prefix = f"wtc:{namespace}:"
@@ -80,6 +80,8 @@ class RedisOptions:
     credentials: Credentials = _OF_THE_URL
     max_age_s: int = 0
     troubles: Troubles = field(default_factory=Troubles, compare=False, repr=False)
+    refusals: bool = False
+    """Whether a command that a node of a cluster refuses gets the refusal as its reply. Otherwise it ends the connection."""
 
     @cached_property
     def place(self) -> RedisPlace:
@@ -102,6 +104,7 @@ class RedisOptions:
             max_age_s=self.max_age_s,
             scripts=tuple(SCRIPTS.values()),
             troubles=self.troubles,
+            refusals=self.refusals,
         )
 
 
@@ -147,32 +150,23 @@ class RedisLinks:
             await link.close()
 
 
-class RedisStore(Store):
-    """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip."""
+class SlotCommands:
+    """The commands for the slots of one namespace or partition, and the meaning of their replies."""
 
-    def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
-        self._names = Names(namespace)
+    def __init__(self, names: Names, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
+        self._names = names
         self._lifetimes = lifetimes
         self._chance = chance or random.Random()
-        self._reads = links.reads
-        self._leases = links.leases
-        self._publishes = links.publishes
         self._fence: tuple[bytes | None, str, str, str] = (None, "", "", "")
         """The last fence that was read, and its server, epoch and incarnation."""
 
-    @override
-    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+    def read(self, keys: Sequence[str]) -> RedisCommand:
+        """Return the command that reads fence and slots."""
         prefix = self._names.prefix
-        slots: RedisCommand = ("MGET", self._names.fence, *[prefix + key for key in keys])
-        leases: dict[str, str] | None = None
-        if lease:
-            tokens = _tokens(lease)
-            answered, [found, taken] = await self._reads.call_naming_server(
-                lambda server: (slots, self._lease("lease_if_possible", tokens, server))
-            )
-            leases = _taken(tokens, taken)
-        else:
-            answered, [found] = await self._reads.call(slots)
+        return ("MGET", self._names.fence, *[prefix + key for key in keys])
+
+    def reading(self, answered: str, found: Sequence[bytes | None], leases: dict[str, str] | None) -> Reading:
+        """Return what the server that answered has read."""
         if found[0] != self._fence[0]:
             self._fence = (found[0], *_parts_of_fence(found[0]))
         _, server, epoch, incarnation = self._fence
@@ -180,38 +174,32 @@ class RedisStore(Store):
             epoch = incarnation = ""
         return Reading(epoch, found[1:], incarnation, leases)
 
-    @override
-    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        tokens = _tokens(keys)
-        _, [taken] = await self._leases.call_naming_server(lambda server: [self._lease("lease", tokens, server)])
-        return _taken(tokens, taken)
+    def lease(self, name: str, tokens: dict[str, str], server: str) -> RedisCommand:
+        """Return the command that takes leases by one of the two scripts for that."""
+        names = [self._names.watermark, *[self._names.prefix + key for key in tokens]]
+        return script(name, names, [server, self._lifetimes.lease_ttl_ms, *tokens.values()])
 
-    @override
-    async def publish(self, publications: Sequence[Publication]) -> Published:
+    def publish(self, publications: Sequence[Publication], server: str) -> RedisCommand:
+        """Return the command that publishes states."""
         slots = [self._names.prefix + publication.state.key for publication in publications]
         names = [self._names.watermark, self._names.fence, *slots]
-        arguments: list[str | bytes | int] = []
+        arguments: list[str | bytes | int] = [server]
         for publication in publications:
             state = publication.state
             if publication.deletes:
                 arguments += (*slot.halves(Absent(state.key, state.epoch, state.version)), _DELETES, 0)
             else:
                 arguments += (*slot.halves(state), publication.token, self._life_ms(publication))
-        _, [reply] = await self._publishes.call_naming_server(lambda server: [script("publish", names, [server, *arguments])])
-        return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
+        return script("publish", names, arguments)
 
-    @override
-    async def release(self, tokens: dict[str, str]) -> None:
+    def release(self, tokens: dict[str, str]) -> RedisCommand:
+        """Return the command that gives leases back."""
         slots = [self._names.prefix + key for key in tokens]
-        await self._leases.call(script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()]))
+        return script("release", slots, [slot.LEASE + token.encode() for token in tokens.values()])
 
-    @override
-    async def drop(self, key: str) -> None:
-        await self._leases.call(("DEL", self._names.prefix + key))
-
-    def _lease(self, name: str, tokens: dict[str, str], server: str) -> RedisCommand:
-        names = [self._names.watermark, *[self._names.prefix + key for key in tokens]]
-        return script(name, names, [server, self._lifetimes.lease_ttl_ms, *tokens.values()])
+    def drop(self, key: str) -> RedisCommand:
+        """Return the command that empties one slot."""
+        return ("DEL", self._names.prefix + key)
 
     def _life_ms(self, publication: Publication) -> int:
         state = publication.state
@@ -223,12 +211,59 @@ class RedisStore(Store):
         return int(whole_ms * (1 - self._chance.random() * self._lifetimes.ttl_jitter_percent / 100))
 
 
-def _tokens(keys: Sequence[str]) -> dict[str, str]:
+class RedisStore(Store):
+    """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip."""
+
+    def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
+        self.names = Names(namespace)
+        self._commands = SlotCommands(self.names, lifetimes, chance)
+        self._reads = links.reads
+        self._leases = links.leases
+        self._publishes = links.publishes
+
+    @override
+    async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        slots = self._commands.read(keys)
+        if not lease:
+            answered, [found] = await self._reads.call(slots)
+            return self._commands.reading(answered, found, None)
+        tokens = new_tokens(lease)
+        answered, [found, taken] = await self._reads.call_naming_server(
+            lambda server: (slots, self._commands.lease("lease_if_possible", tokens, server))
+        )
+        return self._commands.reading(answered, found, taken_leases(tokens, taken))
+
+    @override
+    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        tokens = new_tokens(keys)
+        _, [taken] = await self._leases.call_naming_server(lambda server: [self._commands.lease("lease", tokens, server)])
+        return taken_leases(tokens, taken)
+
+    @override
+    async def publish(self, publications: Sequence[Publication]) -> Published:
+        _, [reply] = await self._publishes.call_naming_server(lambda server: [self._commands.publish(publications, server)])
+        return published(reply)
+
+    @override
+    async def release(self, tokens: dict[str, str]) -> None:
+        await self._leases.call(self._commands.release(tokens))
+
+    @override
+    async def drop(self, key: str) -> None:
+        await self._leases.call(self._commands.drop(key))
+
+
+def published(reply: Sequence[int]) -> Published:
+    """Return what the script of a publish did."""
+    return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
+
+
+def new_tokens(keys: Sequence[str]) -> dict[str, str]:
     """Return a new token for each key."""
     return {key: secrets.token_hex(8) for key in keys}
 
 
-def _taken(tokens: dict[str, str], reply: list[Any]) -> dict[str, str]:
+def taken_leases(tokens: dict[str, str], reply: list[Any]) -> dict[str, str]:
     """Return the tokens of the leases that the script took, by key. Whoever shows one shows the incarnation, too."""
     incarnation, *taken = reply
     return {key: incarnation.decode() + token for (key, token), done in zip(tokens.items(), taken, strict=False) if done}

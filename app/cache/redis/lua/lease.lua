@@ -18,7 +18,6 @@ for i = 2, #KEYS do
     local found = type(old) == 'string' and (string.sub(old, 1, 1) == 'L' and string.sub(old, 2, 17) or string.sub(old, 37, 52))
     -- A key that is no string looks like an empty slot, but could not be filled.
     if found ~= incarnation then
-      redis.call('DEL', KEYS[i])
       done = redis.call('SET', KEYS[i], lease, 'PX', ARGV[2])
     end
   end

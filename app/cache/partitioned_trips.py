@@ -1,0 +1,292 @@
+"""Round trips to a namespace that is divided into partitions, on one or more nodes.
+
+Requests for partitions on one node share a round trip, and each node has batches of its own, so one that hangs delays only its
+own keys. A read, a publish and a proof are of one partition. Its fence vouches for its slots, and for no others.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from .config import CacheConfig
+from .errors import StoreUnavailable
+from .filled_slots import FilledSlots
+from .history import History
+from .partition_ports import NodeStore, PartitionedStore
+from .partitions import Partitions
+from .ports import Clock, Outcome, Publication, Published, Reading, State, Store
+from .round_trips import BatchedTrips, RoundTrips, leases_of, payload_bytes, readings_of
+from .stats import Stats
+from .tracing import UNTRACED, Place, Tracer, Unit
+
+Answer = TypeVar("Answer")
+
+
+class _NodeTrips(BatchedTrips):
+    """The round trips to one node. Every item of a batch of reads or publishes is of one partition, and is not empty."""
+
+    def __init__(
+        self,
+        node: NodeStore,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        clock: Clock,
+        *,
+        partitions: Partitions,
+        proofs: dict[int, tuple[float, str]],
+        tracer: Tracer,
+        filled: FilledSlots,
+    ) -> None:
+        super().__init__(config, stats, history, clock, tracer=tracer, filled=filled)
+        self._node = node
+        self._partitions = partitions
+        self._proofs = proofs
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot. Raises ``StoreUnavailable``."""
+        self.filled.discard(key)
+        with self._tracer.step("drop", Place.STORE):
+            await self._definite(self._node.drop(self._partitions.of(key), key))
+
+    async def fenced(self, partitions: Sequence[int]) -> bool:
+        """Return whether every one of these partitions has a live fence. Raises ``StoreUnavailable``."""
+        began = self._clock()
+        readings = await self._definite(self._node.read([(partition, (), ()) for partition in partitions]))
+        return all(
+            not isinstance(reading, StoreUnavailable) and bool(self._judged(partition, reading, began).epoch)
+            for partition, reading in zip(partitions, readings, strict=True)
+        )
+
+    @override
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading | Exception]:
+        places = self._partitions.cut([keys[0] for keys in batch])
+        wanted = {p: [key for place in own for key in batch[place]] for p, own in places.items()}
+        others = {p: self.filled.others(keys) for p, keys in wanted.items()}
+        requests = [(p, keys, self._vacancies.expected(keys, others[p])) for p, keys in wanted.items()]
+        began = self._clock()
+        readings = await self._definite(self._node.read(requests))
+        self._stats.store_read.observe(self._clock() - began)
+        results: dict[int, Reading | Exception] = {}
+        for (partition, own), reading in zip(places.items(), readings, strict=True):
+            if isinstance(reading, StoreUnavailable):
+                results |= dict.fromkeys(own, reading)
+                continue
+            self._vacancies.observe(wanted[partition], others[partition], reading.slots)
+            judged = self._judged(partition, reading, began)
+            results |= zip(own, readings_of([batch[place] for place in own], judged), strict=True)
+        return [results[place] for place in range(len(batch))]
+
+    @override
+    def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
+        self._proofs[partition] = read_at, reading.incarnation
+
+    @override
+    async def _send_leases(self, batch: Sequence[Sequence[str]]) -> Sequence[dict[str, str]]:
+        wanted = list(dict.fromkeys(key for keys in batch for key in keys))
+        requests = [(p, [wanted[place] for place in own]) for p, own in self._partitions.cut(wanted).items()]
+        taken: dict[str, str] = {}
+        for answer in await self._definite(self._node.lease(requests)):
+            if not isinstance(answer, StoreUnavailable):
+                taken |= answer
+        return leases_of(batch, taken)
+
+    @override
+    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
+        tokens = {key: token for one in batch for key, token in one.items()}
+        keys = list(tokens)
+        requests = [(p, {keys[place]: tokens[keys[place]] for place in own}) for p, own in self._partitions.cut(keys).items()]
+        await self._definite(self._node.release(requests))
+        return [None] * len(batch)
+
+    @override
+    async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published | Exception]:
+        places = self._partitions.cut([item[0].state.key for item in batch])
+        began = self._clock()
+        answers = await self._definite(
+            self._node.publish([(p, [one for place in own for one in batch[place]]) for p, own in places.items()])
+        )
+        self._stats.store_publish.observe(self._clock() - began)
+        results: dict[int, Published | Exception] = {}
+        for own, answer in zip(places.values(), answers, strict=True):
+            if isinstance(answer, StoreUnavailable):
+                results |= dict.fromkeys(own, answer)
+                continue
+            items = [batch[place] for place in own]
+            self._stats.payload_bytes += sum(payload_bytes(publication) for item in items for publication in item)
+            results |= zip(own, self._shares(items, answer), strict=True)
+        return [results[place] for place in range(len(batch))]
+
+
+class PartitionedTrips:
+    """The round trips of one process to a namespace that is divided into partitions, with the methods of ``RoundTrips``."""
+
+    def __init__(
+        self,
+        store: PartitionedStore,
+        config: CacheConfig,
+        stats: Stats,
+        history: History,
+        clock: Clock,
+        *,
+        tracer: Tracer = UNTRACED,
+    ) -> None:
+        self.partitions = store.partitions
+        self.filled = FilledSlots(config.warm_keys)
+        self._store = store
+        self._config = config
+        self._stats = stats
+        self._history = history
+        self._clock = clock
+        self._tracer = tracer
+        self._proofs: dict[int, tuple[float, str]] = {}
+        """When each partition was last read under a fence that is trusted, and the fence's incarnation."""
+        self._trips: dict[NodeStore, _NodeTrips] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def submit_read(self, keys: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
+        """Put a read of one partition into the next batch to its node. Raises ``Overloaded``."""
+        trips = self._trips_of(self.partitions.of(keys[0]))
+        if trips is None:
+            future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+            future.set_exception(_unknown())
+            future.exception()  # marks it as retrieved
+            return future
+        return trips.submit_read(keys, unit)
+
+    async def read(self, keys: Sequence[str]) -> Reading:
+        """Read slots of one partition for the present unit. Raises ``StoreUnavailable``, ``Overloaded``."""
+        return await self._required(self.partitions.of(keys[0])).read(keys)
+
+    async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
+        """Take leases on empty slots; return their tokens, or ``None`` when no node answered."""
+        by_trips: dict[_NodeTrips, list[str]] = {}
+        for partition, places in self.partitions.cut(keys).items():
+            if (trips := self._trips_of(partition)) is not None:
+                by_trips.setdefault(trips, []).extend(keys[place] for place in places)
+        answers = await _all(*(trips.lease(own) for trips, own in by_trips.items()))
+        taken: dict[str, str] = {}
+        for answer in answers:
+            taken |= answer or {}
+        return taken if not keys or any(answer is not None for answer in answers) else None
+
+    async def publish(self, publications: Sequence[Publication]) -> Published | None:
+        """Put states into their slots and return the outcomes, or ``None`` when no node gave a definite answer.
+
+        The outcome is ``UNTRUSTED`` in a partition whose node gave none. The leases of that partition are given back.
+        """
+        parts = self.partitions.cut([publication.state.key for publication in publications])
+        items = {partition: [publications[place] for place in places] for partition, places in parts.items()}
+        answers = await _all(*(self._publish(partition, own) for partition, own in items.items()))
+        if publications and not any(answers):
+            return None
+        outcomes = dict.fromkeys(range(len(publications)), Outcome.UNTRUSTED)
+        unproven = set()
+        for (partition, places), published in zip(parts.items(), answers, strict=True):
+            if published is None or not published.proven:
+                unproven.add(self.partitions.rows[partition])
+            if published is None:
+                self.release({one.state.key: one.token for one in items[partition] if one.token})
+            else:
+                outcomes |= zip(places, published.outcomes, strict=True)
+        return Published(tuple(outcomes.values()), not unproven, frozenset(unproven))
+
+    def release(self, tokens: Mapping[str, str]) -> None:
+        """Begin to give leases back without waiting for it. A lease that is not given back expires."""
+        keys = list(tokens)
+        for partition, places in self.partitions.cut(keys).items():
+            if (trips := self._trips_of(partition)) is not None:
+                trips.release({keys[place]: tokens[keys[place]] for place in places})
+
+    async def drop(self, key: str) -> None:
+        """Empty one slot. Raises ``StoreUnavailable``."""
+        await self._required(self.partitions.of(key)).drop(key)
+
+    async def proven(self) -> bool:
+        """Return whether every partition has a live fence. Raises ``StoreUnavailable``."""
+        by_trips: dict[_NodeTrips, list[int]] = {}
+        for partition in range(self.partitions.number):
+            by_trips.setdefault(self._required(partition), []).append(partition)
+        began = self._clock()
+        proven = all(await _all(*(trips.fenced(own) for trips, own in by_trips.items())))
+        if proven:  # the age of the proof is that of the oldest
+            self._stats.last_proven = began
+        return proven
+
+    def last_proof(self, key: str) -> tuple[float | None, str]:
+        """Return when a key's partition was last read under a fence that is trusted, and the fence's incarnation."""
+        return self._proofs.get(self.partitions.of(key), (None, ""))
+
+    def rows_of(self, states: Sequence[State]) -> frozenset[str] | None:
+        """Return the audit rows whose readers may see older states; ``None`` for all."""
+        return frozenset(self.partitions.rows[self.partitions.of(state.key)] for state in states) or None
+
+    async def aclose(self) -> None:
+        """Finish the round trips that were accepted."""
+        for trips in list(self._trips.values()):
+            await trips.aclose()
+        await asyncio.gather(*self._ending)
+
+    async def _publish(self, partition: int, publications: Sequence[Publication]) -> Published | None:
+        trips = self._trips_of(partition)
+        if trips is None:
+            self._stats.publish_failures += 1
+            return None
+        return await trips.publish(publications)
+
+    def _required(self, partition: int) -> _NodeTrips:
+        if (trips := self._trips_of(partition)) is None:
+            raise _unknown()
+        return trips
+
+    def _trips_of(self, partition: int) -> _NodeTrips | None:
+        """Return the batches to the node of a partition, or ``None`` if no node is known to have it."""
+        node = self._store.node(partition)
+        if node is None:
+            return None
+        trips = self._trips.get(node)
+        if trips is None:
+            self._forget_nodes()
+            trips = self._trips[node] = _NodeTrips(
+                node,
+                self._config,
+                self._stats,
+                self._history,
+                self._clock,
+                partitions=self.partitions,
+                proofs=self._proofs,
+                tracer=self._tracer,
+                filled=self.filled,
+            )
+        return trips
+
+    def _forget_nodes(self) -> None:
+        """End the batches of nodes that have no partition any more."""
+        present = set(self._store.nodes)
+        for node in [node for node in self._trips if node not in present]:
+            ending = asyncio.create_task(self._trips.pop(node).aclose())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+
+Trips = RoundTrips | PartitionedTrips
+
+
+def trips_to(
+    store: Store | PartitionedStore, config: CacheConfig, stats: Stats, history: History, clock: Clock, *, tracer: Tracer
+) -> Trips:
+    """Return the round trips to a store."""
+    if isinstance(store, PartitionedStore):
+        return PartitionedTrips(store, config, stats, history, clock, tracer=tracer)
+    return RoundTrips(store, config, stats, history, clock, tracer=tracer)
+
+
+async def _all(*calls: Coroutine[Any, Any, Answer]) -> list[Answer]:
+    """Await calls that run at the same time. A single one needs no task."""
+    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+
+
+def _unknown() -> StoreUnavailable:
+    return StoreUnavailable("no node is known to have this part of the keys")

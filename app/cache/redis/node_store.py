@@ -1,0 +1,132 @@
+"""The slots of a namespace that is divided into partitions, in Redis: the ports of ``partition_ports`` over nodes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from ..errors import StoreUnavailable
+from ..partition_ports import LeaseRequest, NodeStore, PartitionedStore, PublishRequest, ReadRequest
+from ..partitions import Partitions
+from ..ports import Published, Reading
+from .connection import RedisCommand, RedisLink, Refusal, Reply
+from .nodes import RedisNode, RedisNodes
+from .store import Lifetimes, Names, SlotCommands, new_tokens, published, taken_leases
+
+
+class RedisPartitions(PartitionedStore):
+    """The ``PartitionedStore`` port over the nodes of a process."""
+
+    def __init__(self, nodes: RedisNodes, partitions: Partitions, lifetimes: Lifetimes) -> None:
+        self.partitions = partitions
+        self._nodes = nodes
+        self._commands = [SlotCommands(names, lifetimes) for names in names_of(partitions)]
+        self._stores: dict[RedisNode, RedisNodeStore] = {}
+
+    @override
+    def node(self, partition: int) -> NodeStore | None:
+        node = self._nodes.owner(self.partitions.slots[partition])
+        if node is None:
+            self._nodes.look_again()
+            return None
+        store = self._stores.get(node)
+        if store is None:
+            present = set(self._nodes.present)
+            self._stores = {known: one for known, one in self._stores.items() if known in present}
+            store = self._stores[node] = RedisNodeStore(node, self._commands, self._nodes.look_again)
+        return store
+
+    @property
+    @override
+    def nodes(self) -> Sequence[NodeStore]:
+        return [self._stores[node] for node in self._nodes.present if node in self._stores]
+
+
+class RedisNodeStore(NodeStore):
+    """The ``NodeStore`` port on the connections to one node.
+
+    Args:
+        node: the node.
+        commands: the commands of each partition.
+        on_trouble: called when the node is lost, or refuses a partition.
+    """
+
+    def __init__(self, node: RedisNode, commands: Sequence[SlotCommands], on_trouble: Callable[[], None]) -> None:
+        self._links = node.links
+        self._commands = commands
+        self._on_trouble = on_trouble
+
+    @override
+    async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
+        tokens = [new_tokens(lease) for _, _, lease in requests]
+
+        def packet(server: str) -> list[RedisCommand]:
+            commands: list[RedisCommand] = []
+            for (partition, keys, _), own in zip(requests, tokens, strict=True):
+                commands.append(self._commands[partition].read(keys))
+                if own:
+                    commands.append(self._commands[partition].lease("lease_if_possible", own, server))
+            return commands
+
+        answered, replies = await self._call(self._links.reads, packet)
+        rest = iter(replies)
+        return [self._reading(partition, own, answered, rest) for (partition, _, _), own in zip(requests, tokens, strict=True)]
+
+    def _reading(
+        self, partition: int, tokens: dict[str, str], answered: str, replies: Iterator[Any]
+    ) -> Reading | StoreUnavailable:
+        found, leases = next(replies), None
+        if tokens:
+            taken = next(replies)
+            leases = {} if isinstance(taken, Refusal) else taken_leases(tokens, taken)
+        return found if isinstance(found, Refusal) else self._commands[partition].reading(answered, found, leases)
+
+    @override
+    async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:
+        tokens = [new_tokens(keys) for _, keys in requests]
+        _, replies = await self._call(
+            self._links.leases,
+            lambda server: [
+                self._commands[partition].lease("lease", own, server)
+                for (partition, _), own in zip(requests, tokens, strict=True)
+            ],
+        )
+        return [
+            reply if isinstance(reply, Refusal) else taken_leases(own, reply)
+            for own, reply in zip(tokens, replies, strict=True)
+        ]
+
+    @override
+    async def publish(self, requests: Sequence[PublishRequest]) -> Sequence[Published | StoreUnavailable]:
+        _, replies = await self._call(
+            self._links.publishes,
+            lambda server: [self._commands[partition].publish(publications, server) for partition, publications in requests],
+        )
+        return [reply if isinstance(reply, Refusal) else published(reply) for reply in replies]
+
+    @override
+    async def release(self, requests: Sequence[tuple[int, dict[str, str]]]) -> None:
+        await self._call(
+            self._links.leases, lambda _: [self._commands[partition].release(tokens) for partition, tokens in requests]
+        )
+
+    @override
+    async def drop(self, partition: int, key: str) -> None:
+        _, [reply] = await self._call(self._links.leases, lambda _: [self._commands[partition].drop(key)])
+        if isinstance(reply, Refusal):
+            raise reply
+
+    async def _call(self, link: RedisLink, packet: Callable[[str], Sequence[RedisCommand]]) -> tuple[str, list[Reply]]:
+        try:
+            server, replies = await link.call_naming_server(packet)
+        except StoreUnavailable:
+            self._on_trouble()
+            raise
+        if any(isinstance(reply, Refusal) for reply in replies):
+            self._on_trouble()
+        return server, replies
+
+
+def names_of(partitions: Partitions) -> list[Names]:
+    """Return the names of each partition's keys. The braces show Redis what to hash."""
+    return [Names(f"{{{tag}}}") for tag in partitions.tags]
