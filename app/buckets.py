@@ -61,9 +61,9 @@ def moved_to(bucket: int, text: str) -> str:
 
 @cache
 def _tails() -> Mapping[int, bytes]:
-    """Return a tail for each difference that it makes to the bucket of a text which ends in ``_TAIL``.
+    """Return tails by what they change in the bucket of a text that ends in ``_TAIL``, when they take that place.
 
-    The CRC-32 of two texts of one length differs by what they differ in, whatever precedes it.
+    How the CRC-32 of two texts of one length differs depends only on where the texts differ, and not on what they share.
     """
     tails: dict[int, bytes] = {}
     number = 0

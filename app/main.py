@@ -181,7 +181,7 @@ async def running(
 
 @asynccontextmanager
 async def watched_pair(settings: Settings, database: Database) -> AsyncIterator[Pair | None]:
-    """Yield the part of the products that is here, kept as the database has it; ``None`` if all are."""
+    """Yield the buckets that this pair holds, kept up to date; ``None`` if the service holds all products."""
     if not settings.buckets:
         yield None
         return

@@ -126,7 +126,7 @@ class Settings(BaseModel):
     migration_database_url: str = Field(
         "", description="PostgreSQL URL for `larder migrate`, past a pooler in transaction mode; `LARDER_DATABASE_URL` if empty"
     )
-    buckets: BucketRanges = Field("", description="the part of the products that is here, as `0-511`; all of them if empty")
+    buckets: BucketRanges = Field("", description="buckets of products that are here, as `0-511`; all if empty")
     database_connections: int = Field(
         10,
         ge=5,
@@ -184,7 +184,7 @@ class Settings(BaseModel):
         " only one namespace of a table is trusted at a time",
     )
     cache_partitions: int = Field(
-        1, ge=1, le=1_024, description="parts of the cache, a power of two; 64 for a cluster of Redis, whose nodes share them"
+        1, ge=1, le=1_024, description="partitions of the cache, a power of two; 64 for a cluster, whose nodes share them"
     )
     writes: str = Field(
         "",
@@ -210,7 +210,7 @@ class Settings(BaseModel):
     warm_keys: Count = Field(
         100_000, description="filled slots that a process remembers, 130 bytes each; a write to one of them needs no lease"
     )
-    near_bytes: int = Field(0, ge=0, description="bytes of copies of slots in a process; Redis then sends changes; 0: none")
+    near_bytes: int = Field(0, ge=0, description="most bytes of copies of slots in a process; 0: none; none in a cluster")
 
     audit_interval_ms: int = Field(500, ge=10, le=60_000, description="pause between two audits, for the whole fleet")
     audit_page_rows: int = Field(1_000, ge=1, le=100_000, description="rows an audit compares in one round trip")

@@ -23,7 +23,7 @@ class Ratio:
         result: the result that has it.
         find: takes the figure from that result.
         at_least: whether more is better.
-        digits: digits behind the point that count: a few round trips in a thousand are those of the background.
+        digits: digits behind the point that count. The background makes a few round trips in a thousand.
     """
 
     claim: str

@@ -56,7 +56,7 @@ class Larder:
     tidier: Tidier | None = None
     """What tidies ended reservations and counts what they hold; ``None`` if nothing does."""
     pair: Pair | None = None
-    """The part of the products that is here; ``None`` if all are."""
+    """The buckets that this pair holds; ``None`` if the service holds all products."""
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
@@ -121,7 +121,7 @@ def products_of(request: Request) -> Products:
 
 
 def check_pair(request: Request, ids: Iterable[str]) -> None:
-    """Check that all products of a request are here. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
+    """Check that all products of a request belong to this pair. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
     if (pair := larder_of(request).pair) is not None:
         pair.check(ids, writes=request.method != "GET")
 

@@ -122,7 +122,7 @@ class WorkerMetrics:
     feed: FeedState = field(default_factory=FeedState)
     held: HeldUnits = field(default_factory=HeldUnits)
     near_slots: int = 0
-    """Slots that reads found in their process."""
+    """Number of slots that reads took from copies in their process."""
 
     @property
     def cache(self) -> Stats:
@@ -177,7 +177,7 @@ class StoreHealth(Protocol):
 
     @property
     def near_slots(self) -> int:
-        """Number of slots that reads found in their process since the start."""
+        """Number of slots that reads took from copies in their process since the start."""
 
 
 Rows = Iterable[tuple[str, float]]

@@ -26,8 +26,8 @@ CREATE_ONLY = _parameter(
 BUCKET = _parameter(
     "header",
     "Larder-Bucket",
-    "the bucket, 0 to 1023, of the products: by it a router chooses one of several pairs of Larder and PostgreSQL. An id that"
-    " the service makes is of this bucket.",
+    "the bucket, 0 to 1023, of the products, by which a router chooses one of several pairs of Larder and PostgreSQL. An id"
+    " that the service makes is in this bucket.",
     {"type": "integer", "minimum": 0, "maximum": 1023},
 )
 PREFER = _parameter(

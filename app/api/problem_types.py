@@ -212,8 +212,8 @@ _TYPES = (
         "not-here", 421, "It belongs to another pair",
         "The product, the reservation or the bucket that the request names belongs to another pair of Larder and PostgreSQL."
         " `bucket` is its number, and `buckets_here` are those of this pair. Nothing was read or changed.",
-        "Send the request to the pair that has the bucket. If a router chose this one, its map is wrong or a bucket was moved"
-        " just now: correct the map, or repeat the request.",
+        "Send the request to the pair that has the bucket. If a router chose this one, its map is wrong or the bucket has just"
+        " been moved: correct the map, or repeat the request.",
     ),
     ProblemType(
         "rate-limited", 429, "The client sends too much",

@@ -75,7 +75,7 @@ class RequestRoute(APIRoute):
 
 
 def _check_pair(pair: Pair, scope: Scope) -> None:
-    """Refuse a request whose path or ``Larder-Bucket`` names what another pair has. An id that is illegal is refused later."""
+    """Refuse a request whose path or ``Larder-Bucket`` belongs to another pair. An id that is illegal is refused later."""
     pair.check_fresh()
     writes = scope["method"] != "GET"
     named = (scope["path_params"].get(name, "") for name in ("product_id", "reservation_id"))

@@ -143,7 +143,7 @@ class Auditor(ABC):
         self._cautious_until = self._clock() + CAUTIOUS_INTERVALS * self._config.audit_interval_ms / 1000
 
     def _is_of_predecessor(self, watermark: Watermark | None) -> bool:
-        """Return whether a watermark is of an earlier timeline, so that a mark must show an old primary's auditor the newer."""
+        """Return whether a watermark is of an earlier timeline, so that a mark must show it to an old primary's auditor."""
         return watermark is not None and self._history.succeeds(watermark.epoch) and not self._history.deposed
 
     def _check_epoch(self, announced: str, found: str) -> None:

@@ -171,7 +171,7 @@ class PartitionedAudit(Auditor):
             progress.begun[partition] = replace(progress.begun[partition], watermark=mark, counts=False)
 
     async def _drop_stragglers(self, progress: _Progress, source: PartitionsAuditSource) -> None:
-        """Let the partitions start clean for whose sake too many rows would have to be read."""
+        """Let the partitions start clean whose old watermarks would make the cycle read too many rows."""
         while watermarks := progress.counting:
             oldest = min(watermarks.values(), key=lambda watermark: watermark.xid or 0)
             newest = max(watermarks.values(), key=lambda watermark: watermark.xid or 0)
@@ -194,7 +194,7 @@ class PartitionedAudit(Auditor):
                 progress.repairs += repairs
 
     def _tell(self, failures: Mapping[int, StoreUnavailable]) -> None:
-        """Log and count that some partitions could not be audited, unless it is all of them, which fails the cycle."""
+        """Log and count that some partitions could not be audited. If no partition could be, the cycle fails instead."""
         trouble = str(next(iter(failures.values()))) if failures else ""
         if trouble and len(failures) < self._partitions.number:
             self._stats.audit_failures += 1

@@ -1,7 +1,7 @@
 """Round trips to a namespace that is divided into partitions, on one or more nodes.
 
-Requests for partitions on one node share a round trip, and each node has batches of its own, so one that hangs delays only its
-own keys. A read, a publish and a proof are of one partition. Its fence vouches for its slots, and for no others.
+Requests for partitions on one node share a round trip, and each node has batches of its own, so one that hangs delays no round
+trip to another. A read, a publish and a proof are of one partition. Its fence vouches for its slots, and for no others.
 """
 
 import asyncio
@@ -289,4 +289,4 @@ async def _all(*calls: Coroutine[Any, Any, Answer]) -> list[Answer]:
 
 
 def _unknown() -> StoreUnavailable:
-    return StoreUnavailable("no node is known to have this part of the keys")
+    return StoreUnavailable("no node is known to have this partition")

@@ -49,7 +49,7 @@ def name_with(cache_name: str, number: int) -> str:
 
 
 def joined(parts: Iterable[Sequence[int]], results: Iterable[Sequence[Result]]) -> list[Result]:
-    """Return what was found for each part, in the order of the places that the parts have."""
+    """Return the results of all parts as one list; each part tells the places of its results."""
     by_place = {at: result for own, found in zip(parts, results, strict=True) for at, result in zip(own, found, strict=True)}
     return [by_place[at] for at in range(len(by_place))]
 
@@ -88,7 +88,7 @@ class Partitions:
         return crc32(key.encode()) * self.number >> 32
 
     def cut(self, keys: Sequence[str]) -> dict[int, list[int]]:
-        """Return the places of the keys of each partition that has any."""
+        """Return the places of the keys by partition, for each partition that has any of them."""
         places: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(self.of(key), []).append(place)

@@ -41,7 +41,7 @@ class Leases:
 class BatchedTrips(ABC):
     """Batches of requests to the store, and what every process does with their results.
 
-    They are told to the tracer only if it traces. Otherwise it is told what the requests wait for, and a hit costs nothing.
+    The tracer is told of them only if it traces, so that otherwise a hit costs nothing.
     ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys whose
     slot was last seen filled.
     """

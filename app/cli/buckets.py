@@ -19,7 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Declare the command."""
     parser = subparsers.add_parser(
         "buckets",
-        help="show or set which part of the products a database holds, if there are several databases",
+        help="show, set or move the buckets of products that a database holds, if there are several databases",
         description="With more than one PostgreSQL each holds some of 1024 buckets of products: docs/TOPOLOGIES.md. The buckets"
         " are in the database and in LARDER_BUCKETS, and an instance does not start if the two differ.",
     )
@@ -37,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Set if asked to, and show."""
+    """Set or move buckets if asked to, and show which ones the database holds."""
     settings = read_settings()
     await check_database(settings)
     database = open_database(settings)
@@ -77,7 +77,7 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
     finally:
         await target.close()
     print(f"{count} products were moved. The other database holds {_named(there)} now.")
-    print("Let LARDER_BUCKETS of both pairs' instances say what their database holds, before they are started again.")
+    print("Set LARDER_BUCKETS of both pairs' instances to what their databases hold now, before they are started again.")
 
 
 def _named(found: tuple[str, str] | None) -> str:

@@ -11,7 +11,7 @@ from app.cache.redis.store import RedisOptions
 from app.doctor.findings import Finding, no, ok
 
 _FEWEST = 16
-"""Fewest partitions for each node, if the nodes shall have about equal shares."""
+"""Fewest partitions for each node, so that the nodes have about equal shares."""
 
 
 async def cluster_findings(options: RedisOptions, partitions: int, *, in_cluster: bool) -> Sequence[Finding]:
@@ -22,8 +22,8 @@ async def cluster_findings(options: RedisOptions, partitions: int, *, in_cluster
         return [
             no(
                 "D6",
-                f"this is no cluster, and LARDER_CACHE_PARTITIONS is {partitions}: the parts are all on one server, and only"
-                " cost. Set it to 1.",
+                f"this is no cluster, and LARDER_CACHE_PARTITIONS is {partitions}: all partitions are on one server, where"
+                " they only cost time. Set it to 1.",
                 needed=False,
             )
         ]

@@ -52,7 +52,7 @@ class Postponed:
     held: Sequence[str] = ()
     """The products whose rows somebody else holds; empty if the reason is another one."""
     alone: bool = False
-    """Whether it needs a transaction of its own, which would otherwise take too long; if not, the reason is the key."""
+    """Whether it needs a transaction of its own, because a shared one would take too long."""
 
 
 Decision = Done | Denied | Repeated | Postponed

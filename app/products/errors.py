@@ -17,7 +17,7 @@ Refused
 ├── LifeTooLong           the reservation would live longer than one may
 ├── TooManyOver           units are free only after more ended lines are given back than one request may
 ├── NotHere               the request belongs to another pair of Larder and PostgreSQL
-├── BucketMoving          a bucket moves to another pair now
+├── BucketMoving          a bucket is being moved to another pair
 ├── SeveralPairs          the request names products of several pairs
 ├── KeyReused             the idempotency key belongs to another request
 └── RequestInProgress     another request with the same idempotency key is not finished
@@ -185,19 +185,19 @@ class TooManyOver(Refused):
 
 
 class NotHere(Refused):
-    """The request belongs to another pair of Larder and PostgreSQL: its bucket is not here."""
+    """The request belongs to another pair of Larder and PostgreSQL: which holds its bucket."""
 
     def __init__(self, bucket: int, here: str) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket, "buckets_here": here}
-        super().__init__(f"Bucket {bucket} is not here, where the buckets {here} are")
+        super().__init__(f"Bucket {bucket} belongs to another pair; this one holds the buckets {here}")
 
 
 class BucketMoving(Refused):
-    """The request is about a bucket that moves to another pair now."""
+    """The request is about a bucket that is being moved to another pair."""
 
     def __init__(self, bucket: int) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket}
-        super().__init__(f"Bucket {bucket} moves to another pair")
+        super().__init__(f"Bucket {bucket} is being moved to another pair")
 
 
 class SeveralPairs(Refused):
@@ -205,7 +205,7 @@ class SeveralPairs(Refused):
 
     def __init__(self, here: Sequence[str], elsewhere: Sequence[str]) -> None:
         self.members: Mapping[str, object] = {"here": list(here), "elsewhere": list(elsewhere)}
-        super().__init__(f"{here[0]} is here, and {elsewhere[0]} belongs to another pair")
+        super().__init__(f"{here[0]} belongs to this pair, and {elsewhere[0]} to another one")
 
 
 class KeyReused(Refused):

@@ -1,11 +1,11 @@
-"""The part of the products that is here, when there is more than one PostgreSQL (docs/TOPOLOGIES.md).
+"""The buckets of products that this pair holds, when there is more than one PostgreSQL (docs/TOPOLOGIES.md).
 
 A service and its PostgreSQL are a *pair*, and hold some of the buckets of ``app.buckets``. What belongs to another pair is
-refused before anything is read: a second product of an id would otherwise begin to exist here.
+refused before anything is read: otherwise an id of another pair could come to exist here a second time.
 
 While a bucket moves to another pair, its writes are refused first, and then its reads, too (``pair_move``). A process learns
-that from the database: each write reads it under its locks, and ``pair_watch`` twice a second. What is not decided by a write's
-locks is refused once the process has not read it for ``GOOD_FOR_S``, and a move waits for that long.
+that from the database: each write reads it under its locks, and ``pair_watch`` twice a second. What is not decided under a
+write's locks is refused if the process has not read the buckets for ``GOOD_FOR_S``, and a move waits for that long.
 """
 
 import random
@@ -45,7 +45,7 @@ class Pair:
         self._choice = sorted(self._held - self._moving)
 
     def read(self, ranges: str, moving: str, asked_at: float) -> None:
-        """Take note of what the database said. From the first time on it is good for a while."""
+        """Take note of what the database said. From the first call on, what was read is good for ``GOOD_FOR_S``."""
         self.become(ranges, moving)
         self._good_until = asked_at + GOOD_FOR_S
 
@@ -56,13 +56,13 @@ class Pair:
     def check_fresh(self) -> None:
         """Check that the database was read lately. Raises ``SourceUnavailable``."""
         if self._clock() > self._good_until:
-            raise SourceUnavailable("which buckets are here could not be read for too long")
+            raise SourceUnavailable("the buckets of this pair could not be read for too long")
 
     def check(self, ids: Iterable[str], *, writes: bool) -> None:
         """Check that all these ids belong here.
 
         Raises:
-            BucketMoving: one of them moves to another pair now.
+            BucketMoving: one of them is being moved to another pair.
             NotHere: none of them is here.
             SeveralPairs: only some are.
         """

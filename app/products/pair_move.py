@@ -1,6 +1,6 @@
 """Moves buckets of products from one database to another, while both serve.
 
-The steps, each of which is one transaction or can be done again. A move that broke off is finished by the same call.
+Each of these steps is one transaction, or can be done again. A move that broke off is finished by the same call.
 
 1. The source says that the buckets *move*. Whoever writes to them is refused from then on (503 ``bucket-moving``): a writer
    reads that under its locks, and this transaction waits for all earlier ones (``STAND_STILL``). Reads go on.
@@ -8,12 +8,12 @@ The steps, each of which is one transaction or can be done again. A move that br
 3. The source turns their products into tombstones and no longer holds the buckets. Their reads are refused, too.
 4. The target gets the products, with the versions that follow, and their ledgers, answers and closed reservations.
    It does not hold the buckets yet, so nobody is served from them.
-5. The move waits until no fence of before lives in either database, and no instance goes on with what it read before
+5. The move waits until no earlier fence of either database is live, and no instance goes on with what it read before
    (``GOOD_FOR_S``).
-   So nobody finds the past in a cache of the source, nor in one of the target from an earlier stay.
+   So no cache of the source answers with old data, and none of the target that has slots from an earlier stay.
 6. The target holds the buckets, and then the source says that they no longer move.
 
-To the ledger, the feed and every cache this is a deletion here and a creation there, of which the versions go on.
+To the ledger, the feed and every cache this is a deletion here and a creation there, and the versions go on.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ class Move:
             *_, caller, key = page[-1]
 
     async def _until_forgotten(self) -> None:
-        """Wait until no cache is trusted that was proven before, in either database, and no instance has its old knowledge."""
+        """Wait until in neither database a cache is trusted by an earlier proof, and no instance relies on an old reading."""
         fences = [(await database.lists.rows(pair_queries.FENCED_S))[0][0] for database in (self._source, self._target)]
         await asyncio.sleep(max(self._good_for_s, *fences) + MARGIN_S)
 

@@ -11,7 +11,7 @@ _PAGE = 10_000
 
 
 class InUse(Exception):
-    """Instances of Larder use the database, and they would go on with the buckets of before."""
+    """Instances of Larder use the database, and they would go on with the earlier buckets."""
 
 
 class HoldsOthers(Exception):
@@ -30,7 +30,7 @@ async def held_buckets(database: Database) -> tuple[str, str] | None:
 
 
 async def hold(database: Database, ranges: str) -> None:
-    """Say that a database which no instance uses holds these buckets and no others.
+    """Record that a database which no instance uses holds these buckets and no others.
 
     Raises:
         InUse, HoldsOthers: nothing was changed.

@@ -1,4 +1,4 @@
-"""What keeps a process's knowledge of the buckets fresh."""
+"""The task that reads again and again which buckets the database holds."""
 
 import asyncio
 import time

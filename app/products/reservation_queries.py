@@ -64,7 +64,7 @@ vacuumed.
 LOCK_OTHERS: LiteralString = """
 SELECT FROM reservations WHERE id = ANY(%(ids)s::text[]) ORDER BY id FOR NO KEY UPDATE
 """
-"""Locks reservations of which other transactions may be closing lines, of products that this one has not locked.
+"""Locks reservations whose lines other transactions may be closing, for products that this one has not locked.
 
 It is a statement of its own before ``USE_LINES``: a statement that waited for another transaction would see the lines as they
 were before, and nobody would note that the last one is closed.

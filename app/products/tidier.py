@@ -78,7 +78,7 @@ class Tidier:
         """Give back what every ended reservation holds; return their number. Raises as ``Products.write``."""
         closed, before = 0, list[str]()
         while ids := await self._source.over(limit=STEP, lines=STEP_LINES):
-            # The same ones again: others hold their products, so they come later.
+            # The same ids came again: other transactions hold their products, so a later run closes them.
             if ids == before or not await self._products.tidy(ids):
                 break
             closed += len(ids)

@@ -1,6 +1,6 @@
-"""The textbook's reservations: lock the product, sum up what is held, insert; a job now and then ends what is over; ``DEL``.
+"""The textbook's reservations: they lock the product, add up what is held, and insert a row; a job ends what is over.
 
-A product is cached as JSON with its free units, and dropped after each commit. The sum has an index to itself.
+A product is cached as JSON with its free units, and dropped after each commit. The sum has an index of its own.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 TTL_S = int(os.environ.get("PEER_TTL_S", "60"))
 SWEEP_S = float(os.environ.get("PEER_SWEEP_S", "60"))
-"""Between two ends of what is over: a minute, as cron has it."""
+"""Seconds between two runs of the job that ends what is over: a minute, the shortest time that cron has."""
 
 TABLES = (
     text(

@@ -7,9 +7,9 @@ changed, and the list of answers that the replay wrote.
   was left to its end, or whose end was told to whoever wanted to commit it, is given back once or still held.
 - At each version of a product the movements before it add up to its stock and its held units, and 0 <= held <= stock.
 - At the end a product's stock, and what it has reserved, are those sums, through the cache and past it. What is reserved is
-  exactly what ended unneeded; with ``--tidied`` that is nothing.
-- Each refusal was right: it tells the stock and the held units of the version that it names, and of at least one product the
-  request wants more than was free, and more than the holds would have left whose end had come before the request was sent.
+  exactly what ended holds keep because nobody needed it; with ``--tidied`` that is nothing.
+- Each refusal was right: it tells the stock and the held units of the version that it names, and for at least one product the
+  request wants more than was free, even without the holds whose end had come before the request was sent.
 - No reservation was committed after its end, and none was given back before it.
 
 Exit status: 0 all agrees; 1 something differs (listed); 2 cannot be checked.
@@ -167,7 +167,7 @@ def _wanted(fate: str, number: int, quantity: int) -> int:
 
 
 def _ended(request: Request, reservation: str, told: Mapping[str, Any] | None, books: Books) -> None:
-    """Note a hold that nobody ended: it may be given back, and must be if somebody was told so."""
+    """Note a hold that was left to its end: it may be given back, and must be if somebody was told so."""
     where = books.may_expire
     if told is not None:
         where = books.booked
@@ -319,6 +319,6 @@ async def verify(sales: Path, catalogue: Path, answers: Path, url: str, *, repea
     read = sum(map(len, ledgers.values()))
     return report(
         f"{len(openings):,} products, {len(books.made):,} holds, {len(books.refused):,} refusals and {read:,} movements"
-        f" compared, {units:,} units are held by holds that ended unneeded",
+        f" compared, {units:,} units are kept by ended holds that nobody needed",
         differences,
     )

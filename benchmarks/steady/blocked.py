@@ -1,6 +1,6 @@
-"""``python -m benchmarks.steady.blocked``: for how long one request keeps the others of its process waiting.
+"""``python -m benchmarks.steady.blocked``: how long one request keeps the others of its process waiting.
 
-One client reads a cached product again and again, while another sends one of the largest requests that are taken: hostile
+One client reads a cached product again and again, while another sends one of the largest requests that are accepted: hostile
 bodies, batches, lists, pages. The longest of the reads is how long the event loop was blocked, the network and the read itself
 included. It is measured in several rounds, and the median of the rounds counts, because this machine is not alone.
 """
@@ -30,7 +30,7 @@ _PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LargeRequest:
     """A request, and how long it kept the reads waiting, in ms for each round."""
 
     name: str
@@ -51,42 +51,42 @@ class Asked:
         }
 
 
-def requests() -> list[Asked]:
-    """What is asked: all bodies that are checked by the suite, too, and the largest requests that are right."""
+def requests() -> list[LargeRequest]:
+    """Return the requests: all bodies that the suite checks, too, and the largest requests without a fault."""
     lines = [{"product_id": product_id(number % PRODUCTS), "delta": -1} for number in range(MAX_LINES)]
     holds = [{"product_id": product_id(number % PRODUCTS), "quantity": 1} for number in range(MAX_LINES)]
     items = [{"id": product_id(number), "name": "A name", "price_cents": 1, "stock": 1_000} for number in range(MAX_BATCH)]
     return [
-        *(Asked(name, "POST", path, body) for name, (path, body) in LARGE_BODIES.items()),
-        Asked("all lines", "POST", ADJUSTMENTS, json.dumps({"lines": lines, "reason": "sale"}).encode()),
-        Asked("all lines", "POST", "/reservations", json.dumps({"lines": holds, "expires_in_s": 1}).encode()),
-        Asked("all items", "POST", "/products/batch", json.dumps({"items": items}).encode()),
-        Asked("", "GET", "/products?limit=250"),
-        Asked("", "GET", "/products?q=product"),
-        Asked("", "GET", f"/products/{product_id(0)}/stock/movements?limit=250"),
-        Asked("", "GET", "/openapi.json"),
-        Asked("", "GET", "/metrics"),
-        Asked("", "GET", "/docs"),
+        *(LargeRequest(name, "POST", path, body) for name, (path, body) in LARGE_BODIES.items()),
+        LargeRequest("all lines", "POST", ADJUSTMENTS, json.dumps({"lines": lines, "reason": "sale"}).encode()),
+        LargeRequest("all lines", "POST", "/reservations", json.dumps({"lines": holds, "expires_in_s": 1}).encode()),
+        LargeRequest("all items", "POST", "/products/batch", json.dumps({"items": items}).encode()),
+        LargeRequest("", "GET", "/products?limit=250"),
+        LargeRequest("", "GET", "/products?q=product"),
+        LargeRequest("", "GET", f"/products/{product_id(0)}/stock/movements?limit=250"),
+        LargeRequest("", "GET", "/openapi.json"),
+        LargeRequest("", "GET", "/metrics"),
+        LargeRequest("", "GET", "/docs"),
     ]
 
 
 async def measure(rounds: int) -> Result:
-    """Ask for everything in each round."""
-    asked = requests()
-    idle = Asked("", "", "")
+    """Send every request in each round."""
+    large = requests()
+    idle = LargeRequest("", "", "")
     async with servers() as started:
         await started.fill(PRODUCTS)
         async with larder(started) as service:
             await warm(service.endpoint, [_READ])
             for number in range(rounds):
                 idle.blocked_ms.append(await _longest_read_ms(service, asyncio.sleep(0.2)))
-                for one in asked if number % 2 == 0 else reversed(asked):
+                for one in large if number % 2 == 0 else reversed(large):
                     one.blocked_ms.append(await _longest_read_ms(service, _ask(service, one)))
-            print(f"{rounds} rounds of {len(asked)} requests", flush=True)
-    return _result(asked, idle, rounds)
+            print(f"{rounds} rounds of {len(large)} requests", flush=True)
+    return _result(large, idle, rounds)
 
 
-async def _ask(service: Service, one: Asked) -> None:
+async def _ask(service: Service, one: LargeRequest) -> None:
     endpoint = Endpoint(service.endpoint.port)
     try:
         answer = await endpoint.request(one.method, one.path, body=one.body, timeout_s=_PATIENCE_S)
@@ -110,13 +110,13 @@ async def _longest_read_ms(service: Service, meanwhile: Coroutine[None, None, No
     return 1_000 * longest_s
 
 
-def _result(asked: Sequence[Asked], idle: Asked, rounds: int) -> Result:
-    worst = max(asked, key=lambda one: median(one.blocked_ms))
+def _result(large: Sequence[LargeRequest], idle: LargeRequest, rounds: int) -> Result:
+    worst = max(large, key=lambda one: median(one.blocked_ms))
     found = median(worst.blocked_ms)
     return Result(
         "blocked",
         "How long one request keeps the others waiting",
-        [one.row() for one in sorted(asked, key=lambda one: -median(one.blocked_ms))],
+        [one.row() for one in sorted(large, key=lambda one: -median(one.blocked_ms))],
         [
             Target(
                 "loop blocked by any one request",
@@ -127,7 +127,7 @@ def _result(asked: Sequence[Asked], idle: Asked, rounds: int) -> Result:
         ],
         [
             f"{rounds} rounds. The longest read is the median of the rounds; its largest is beside it.",
-            f"While nothing is asked, the longest of the reads of 0.2 s takes {median(idle.blocked_ms):.1f} ms.",
+            f"While no other request is sent, the longest of the reads of 0.2 s takes {median(idle.blocked_ms):.1f} ms.",
         ],
     )
 

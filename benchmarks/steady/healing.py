@@ -2,8 +2,8 @@
 
 Redis hangs for 5 s, or is killed and started empty after 5 s; a master behind Sentinel is killed; a PostgreSQL is killed and
 its standby promoted. Seconds count from the moment when Redis answers again, when all sentinels name the new master, or when
-the standby is the primary, to the first hit after the last read that was none. For a moment after the end of a fault reads may
-still be hits, because the proof from before is not over; then the cache starts clean.
+the standby is the primary, to the first hit after the last miss. For a moment after the end of a fault reads may still be hits,
+because an earlier proof has not expired; then the cache starts clean.
 """
 
 import argparse

@@ -21,11 +21,11 @@ _AGAIN_S = 0.01
 _TRIALS = 3
 _READ, _WANTED = -1, -2
 UNSOLD = 2
-"""These last products have no open holds before, and nobody buys them."""
+"""Number of products, the last ones, that have no open holds at first and that nobody buys."""
 
 
 async def effects(environment: Environment, larder: Served, textbook: Served, rounds: int) -> list[Target]:
-    """Measure both."""
+    """Measure both effects."""
     return [await _reads(environment, larder, rounds), await _withheld(environment, larder, textbook)]
 
 
@@ -58,7 +58,7 @@ async def _reads(environment: Environment, larder: Served, rounds: int) -> Targe
 
 
 async def _hold_often(served: Served, product_id: str) -> None:
-    """Hold a unit of a product so many times a second. Raises ``ExceptionGroup`` if one was refused."""
+    """Hold a unit of a product ``HOLDS_PER_S`` times a second. Raises ``ExceptionGroup`` if one was refused."""
     endpoint = Endpoint(urlsplit(served.url).port or 0)
 
     async def hold(_: float) -> None:
@@ -70,7 +70,7 @@ async def _hold_often(served: Served, product_id: str) -> None:
 
 
 async def _withheld(environment: Environment, larder: Served, textbook: Served) -> Target:
-    """Hold all units of a product for a second, and try to get one of them after that, until it succeeds."""
+    """Hold all units of a product for a second, and then try to hold one of them until that succeeds."""
     product_id = environment.paths[_WANTED].rpartition("/")[2]
     found: dict[str, list[float]] = {}
     for served in (larder, textbook):

@@ -36,7 +36,7 @@ from tests.harness.servers import know_history
 
 PRODUCTS = 1_000
 _READS = 1_280
-"""Of one figure."""
+"""Reads behind each figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def together_us(self) -> float:
-        """Service and Redis."""
+        """Microseconds of service and Redis together."""
         return self.service_us + self.redis_us
 
 
@@ -113,7 +113,7 @@ class Side:
             raise RuntimeError("not a hit")
 
     async def measure(self, client: "redis.asyncio.Redis", chance: random.Random) -> Figure:
-        """Answer so many reads of random products."""
+        """Answer ``_READS`` reads of random products."""
         size = len(self._connections)
         rounds = _READS // size
         batches = [[_request(chance) for _ in range(size)] for _ in range(rounds)]

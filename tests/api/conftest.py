@@ -145,7 +145,7 @@ def service() -> Service:
 
 
 def new_service(pair: Pair | None = None) -> Service:
-    """The service with empty tables; ``pair`` is the part of the products that it holds."""
+    """The service with empty tables; ``pair`` has the buckets that it holds."""
     requests = RequestStats()
     settings = Settings.from_env(
         {"LARDER_ACCESS": "open", "LARDER_ALLOWED_HOSTS": "larder,testserver", "LARDER_BODY_LIMIT_BYTES": str(LIMIT)}

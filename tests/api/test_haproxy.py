@@ -89,7 +89,7 @@ async def test_two_pairs_answer_through_it(tmp_path: Path) -> None:
 
 
 async def test_a_reservation_is_found_by_its_id(tmp_path: Path) -> None:
-    """It is made where its products are, and each later request about it goes there, too."""
+    """A reservation is made where its products are, and each later request about it goes there, too."""
     async with _front(tmp_path) as front:
         for product_id in (IN_A, IN_B):
             await front.client.put(f"/products/{product_id}", json=MUG)
@@ -102,7 +102,7 @@ async def test_a_reservation_is_found_by_its_id(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_map_is_an_error_and_not_a_fork(tmp_path: Path) -> None:
-    """Every request that it sends astray is 421, and creates nothing in either database."""
+    """Every request that a wrong map sends to the other pair is 421, and creates nothing in either database."""
     async with _front(tmp_path, swapped=True) as front:
         for product_id in (IN_A, IN_B, "mug-blue"):
             problem(await front.client.put(f"/products/{product_id}", json=MUG), "not-here")
@@ -113,7 +113,7 @@ async def test_a_wrong_map_is_an_error_and_not_a_fork(tmp_path: Path) -> None:
 
 
 async def test_a_dead_pair_is_503_and_never_another_one(tmp_path: Path) -> None:
-    """Nothing is created for its products elsewhere, and the products of the others are served as before."""
+    """Nothing is created for its products at the other pair, whose own products are served as before."""
     async with _front(tmp_path) as front:
         await front.stops["b"].aclose()
         for _ in range(5):

@@ -55,7 +55,7 @@ def operations(service: Service) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.usefixtures("untouched")
 async def test_every_path_of_another_pair_is_refused(service: Service, client: httpx.AsyncClient) -> None:
-    """Whatever else is wrong with the request: the body is not even read."""
+    """It is refused whatever else is wrong with the request, whose body is not even read."""
     service.products.fault = AssertionError("the service was called")
     listed = list(operations(service))
     assert len(listed) >= 12
@@ -83,7 +83,7 @@ async def test_every_path_of_another_pair_is_refused(service: Service, client: h
 async def test_what_a_body_or_a_query_names_elsewhere_is_refused(
     client: httpx.AsyncClient, method: str, path: str, body: object
 ) -> None:
-    """All that the request names is elsewhere, so a map was wrong."""
+    """Everything that the request names belongs to another pair, so a map was wrong."""
     headers = {} if method == "GET" else {"Idempotency-Key": "one"}
     assert problem(await send(client, method, path, body, headers), "not-here")["bucket"] == 4
 
@@ -115,7 +115,7 @@ async def test_what_crosses_pairs_is_refused_with_the_ids_of_each(
 
 
 async def test_a_reservation_that_replaces_one_of_another_pair_is_refused(client: httpx.AsyncClient) -> None:
-    """Its lines are here and the other one is not."""
+    """Its lines are of this pair, and the reservation that it replaces is not."""
     body = {"lines": [{"product_id": HERE, "quantity": 1}], "expires_in_s": 60, "replaces": NOT_MADE}
     assert problem(await send(client, "POST", "/reservations", body), "several-pairs")["elsewhere"] == [NOT_MADE]
 
@@ -132,7 +132,7 @@ async def test_what_is_here_works(client: httpx.AsyncClient) -> None:
 
 
 async def test_ids_that_the_service_makes_are_here(client: httpx.AsyncClient) -> None:
-    """Of one of the pair's buckets, and of the one that the request names; reservations are where their first product is."""
+    """They are in one of the pair's buckets, or in the one that is named; reservations are where their first product is."""
     made = [(await client.post("/products", json=MUG)).json()["id"] for _ in range(20)]
     assert {bucket_of(product_id) for product_id in made} <= {0, 1, 2, 3}
     named = {"Larder-Bucket": "2"}
@@ -188,7 +188,7 @@ async def test_a_hot_read_of_another_pair_is_refused_before_the_cache(service: S
 
 
 async def test_without_pairs_the_header_names_a_bucket_for_ids() -> None:
-    """So that what a client writes before the products are divided can be divided later."""
+    """A client can name buckets before the products are divided, so that what it writes can be divided later."""
     service: Any = new_service()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service.app), base_url="http://larder") as client:
         made = await client.post("/products", json=MUG, headers={"Larder-Bucket": "700"})

@@ -117,7 +117,7 @@ class Shop:
         return error
 
     async def reserved(self, command: ReservationCommand, *keys: str) -> Reservation | Refused:
-        """Carry out a command on a reservation, or be refused. Either changes these products, which readers from now on see."""
+        """Carry out a command on a reservation, or be refused. Either changes these products, and later reads see that."""
         settled, called = self.at.stats.settles, time.perf_counter()
         answer: Reservation | Refused
         try:

@@ -27,7 +27,7 @@ async def _execute(url: str, statement: LiteralString, *values: str) -> None:
 
 @pytest.fixture
 def buckets(own_servers: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Buckets:
-    """The command in this process; what it prints."""
+    """A function that runs the command in this process, and returns what it prints."""
     for name, value in own_servers.items():
         monkeypatch.setenv(name, value)
 
@@ -57,7 +57,7 @@ async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None
 
 
 async def test_products_are_not_left_behind(buckets: Buckets, database_url: str) -> None:
-    """A part that leaves out a product or an open reservation is refused; a tombstone is nobody's."""
+    """Buckets that leave out a product or an open reservation are refused; tombstones do not count."""
     product, gone, cart = moved_to(7, "mug-0000"), moved_to(8, "cup-0000"), moved_to(9, "0" * 32)
     for name in (product, gone):
         await _execute(database_url, "INSERT INTO products (id, name, price_cents) VALUES (%s, 'x', 1)", name)

@@ -1,4 +1,4 @@
-"""Processes that share products by a cluster of Redis, and a hand that moves partitions and writes SQL."""
+"""Processes that share products through a cluster of Redis, and what a test moves and writes by hand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -80,7 +80,7 @@ class Shop:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask until the answer is yes."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(PATIENCE_S):
         while not await condition():
             await asyncio.sleep(0.01)

@@ -14,7 +14,7 @@ from tests.fakes.near_store import NearMemoryStore
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what differs in SQL, or in one method of the store, on one event loop only, and copies where slots are read."""
+    """Run variants that differ in SQL or the store on one event loop only, and those with copies only where slots are read."""
     other_tables = SUBJECTS.keys() - {"products"}
 
     def repeats(item: pytest.Item) -> bool:

@@ -1,4 +1,4 @@
-"""Three PostgreSQL nodes that Patroni keeps, with an etcd that chooses the primary, and an HAProxy that leads to it."""
+"""Three PostgreSQL nodes that Patroni manages, with an etcd that chooses the primary, and an HAProxy that leads to it."""
 
 import asyncio
 import json
@@ -124,7 +124,7 @@ class Node:
                     "ttl": TTL_S,
                     "loop_wait": 1,
                     "retry_timeout": 3,
-                    # Without it an acknowledged write may be lost with its primary, which no cache can make good.
+                    # Without it an acknowledged write may be lost with its primary, and no cache can bring it back.
                     "synchronous_mode": True,
                     "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 120, "wal_log_hints": "on"}},
                 },

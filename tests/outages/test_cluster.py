@@ -144,7 +144,7 @@ async def moved_and_back(scene: Scene) -> None:
 
 
 async def _move_onto_copies(scene: Scene, slot: int, target: RedisServer) -> None:
-    """Leave copies of a partition's slots at a node; let clients write what the copies lack; evict the slots, and move."""
+    """Leave copies of a partition's slots on a node; let clients write what the copies lack; evict the slots, and move."""
     source = await scene.nodes.begin_move(slot, target)
     found = await scene.nodes.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1_000)
     slots = [name for name in found if name.startswith(b"wtc:{")]
@@ -209,7 +209,7 @@ class OnCluster(Release):
 
 @pytest.mark.long
 async def test_rolls_from_one_redis_to_a_cluster(outage_directory: Path) -> None:
-    """In ten rolling deploys from one Redis to a cluster no read is in the past, and the old instances hit to the end."""
+    """In ten rolling deploys from one Redis to a cluster no read is in the past, and the old instances have hits to the end."""
     for number in range(10):
         directory, report = outage_directory / str(number), Report()
         (directory / "nodes").mkdir(parents=True)

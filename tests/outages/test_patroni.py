@@ -1,4 +1,4 @@
-"""Three nodes that Patroni keeps, under load: no read is older than an acknowledged write, and the services find each primary.
+"""Three nodes of Patroni under load: no read is older than an acknowledged write, and the services find each primary.
 
 Two services name all nodes in their URL, the third goes through HAProxy.
 """
@@ -39,7 +39,7 @@ _BACK_S = 60.0
 
 @dataclass(slots=True)
 class Figures:
-    """What changes of the primary came to."""
+    """What was counted and timed in the changes of the primary."""
 
     kinds: dict[str, int] = field(default_factory=dict)
     back_s: list[float] = field(default_factory=list)

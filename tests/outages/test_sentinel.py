@@ -40,7 +40,7 @@ class Figures:
     back_s: list[float] = field(default_factory=list)
     """Seconds from the loss of the master to hits on every instance."""
     after_s: list[float] = field(default_factory=list)
-    """Seconds of these since all sentinels named the new master. Their election may need a second try, ten seconds later."""
+    """Seconds from the naming of the new master to the same. The election may need a second try, ten seconds later."""
     reads: int = 0
     hits: int = 0
 
@@ -86,8 +86,8 @@ async def _fail_over(on: Stage, sentinels: Sentinels, kind: str, figures: Figure
 async def _lose(sentinels: Sentinels, master: RedisServer, kind: str) -> None:
     if kind == "paused":
         master.pause()
-        # Longer than an election, also than one that fails at first: the next one begins ten seconds later, and a master that
-        # is back by then stays the master.
+        # The pause outlasts the election, even one that fails at first: the next one begins ten seconds later, and a master
+        # that is back by then stays the master.
         await asyncio.gather(asyncio.sleep(PAUSE_S), sentinels.other_master(master))
         master.resume()
     elif kind == "killed":
@@ -153,7 +153,7 @@ async def test_many_failovers_under_load(outage_directory: Path) -> None:
 async def test_services_cut_off_from_the_master(outage_directory: Path) -> None:
     """One or two of three services reach no data server for a while, with and without a failover meanwhile.
 
-    They hit nothing until they are back, the others go on hitting, and nobody reads the past.
+    They have no hits until they are back, the others go on having hits, and no read is in the past.
     """
     figures = Figures()
     by_the_others = 0

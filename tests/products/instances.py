@@ -64,7 +64,7 @@ LATER: LiteralString = """
 CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
     $$SELECT clock_timestamp() + interval '1 hour'$$
 """
-"""Lets an hour pass for reservations."""
+"""Puts the moment of reservations an hour ahead."""
 
 
 async def rows(settings: Settings, statement: LiteralString, parameters: dict[str, Any] | None = None) -> list[Any]:

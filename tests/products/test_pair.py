@@ -56,7 +56,7 @@ def test_new_id_is_here() -> None:
 
 @given(st.text("abc:.-_XYZ019", min_size=1, max_size=64))
 def test_reservation_is_where_its_first_product_is(product_id: str) -> None:
-    """So a router finds it by its id as it found the product."""
+    """A router finds a reservation by its id, as it finds the product."""
     assert bucket_of(Reserve([Wanted(product_id, 1), Wanted("other", 1)], 60).id) == bucket_of(product_id)
 
 
@@ -66,7 +66,7 @@ def test_a_text_is_moved_by_its_tail() -> None:
 
 
 def test_what_is_elsewhere_is_refused() -> None:
-    """All here: nothing. None here: the bucket and those that are here. Some: which are which, each once."""
+    """If none is here, the refusal has the bucket and those that are here; if only some are, it has the ids of each side."""
     here, elsewhere = moved_to(3, "here-0000"), moved_to(4, "there-0000")
     pair = Pair("0-3")
     pair.check([here, here], writes=True)
@@ -80,7 +80,7 @@ def test_what_is_elsewhere_is_refused() -> None:
 
 
 def test_a_bucket_that_moves_is_refused_in_two_steps() -> None:
-    """First its writes, then all of it, and at the end it is another pair's; the others go on."""
+    """First its writes are refused, then everything, and at the end it is another pair's; other buckets are served."""
     leaves, stays = moved_to(3, "mug-0000"), moved_to(2, "cup-0000")
     pair = Pair("0-3")
     pair.become("0-3", "3")

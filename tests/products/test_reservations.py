@@ -253,7 +253,7 @@ async def test_reservations_are_not_written_by_hand(larder: Instance, settings: 
 async def test_the_tidier_gives_back_what_nobody_needs(
     larder: Instance, other: Instance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It publishes like any write and leaves out what others hold, however many those are; two of them get through, too."""
+    """The tidier publishes like any write and leaves out what others hold, however much that is; two at once finish, too."""
     await larder.stock("a", "b")
     first, second, third = await hold(larder, a=2), await hold(larder, a=1, b=1), await hold(larder, 7_200, b=2)
     await pass_an_hour(settings)

@@ -43,7 +43,7 @@ class TableAuditSource(AuditSource):
         self._parameters = table_queries.array_parameters([(entity, namespace)])
         self._announced_epoch = ""
         self.snapshot_text = ""
-        """The snapshot of this cycle, as ``complete`` says it to the change feed."""
+        """The snapshot of this cycle, as ``complete`` passes it to the change feed."""
 
     @override
     async def tell_epoch(self) -> str:

@@ -161,7 +161,7 @@ class RedisConnection:
         try:
             return await self._connection.read_response(disable_decoding=True)
         except _REFUSALS as error:
-            return Refusal(f"the node refuses this part of the keys: {type(error).__name__} {error}")
+            return Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
 
     def _identify(self, data: str) -> None:
         if data == self._replid:

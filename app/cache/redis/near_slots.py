@@ -2,15 +2,15 @@
 
 The connection *tracks* what it reads (``CLIENT TRACKING``, RESP3, default mode). Redis remembers the name of every key that
 such a connection has read. When the key is changed, evicted or removed, in whatever way, Redis writes an invalidation into the
-same stream as the replies. So whatever a reply is behind, the invalidations of everything that Redis did before are in front of
-it. A read whose slots are all here sends the fence and the identity only, and uses the copies *after* that reply: each copy is
-then what the slot held at the moment when Redis read the fence, as if ``MGET`` had read it.
+same stream as the replies. So a reply comes after the invalidations of everything that Redis did before it. A
+read whose slots are all here sends the fence and the identity only, and uses the copies *after* that reply: each copy is then
+what the slot held at the moment when Redis read the fence, as if ``MGET`` had read it.
 
-- The copies belong to one connection. With its end they are gone, because nobody tells of changes from then on.
+- The copies belong to one connection. With its end they are gone, because Redis reports no changes from then on.
 - The invalidation has to come by the connection that reads. By another one, or in BCAST mode, it may come after the reply.
-- Own writes are tracked as those of others: they go by another connection.
+- Own writes are tracked like those of others, because they go by another connection.
 - A slot whose TTL has ended stays here until Redis removes it. R1 does not depend on the TTL: whoever stores, leases or audits
-  removes it first, and that is told.
+  removes it first, and Redis reports that.
 """
 
 import logging
@@ -26,10 +26,10 @@ from .. import slot
 _log = logging.getLogger(__name__)
 _MAJOR = re.compile(rb"\nredis_version:(\d+)")
 _FIRST = 7
-"""Earlier releases of Redis may write an invalidation into the middle of a reply. Every Valkey says that it is Redis 7."""
+"""The first Redis that never writes an invalidation into the middle of a reply. Every Valkey says that it is Redis 7."""
 
 _OVERHEAD_BYTES = 250
-"""Of a copy, beside its bytes: its name and its place in the table."""
+"""Bytes that a copy takes beside its slot: its name, and its place in the table."""
 _KEPT = (slot.VALUE, slot.TOMBSTONE)
 
 
@@ -41,7 +41,7 @@ class NearSlots:
         self._bytes = 0
         self._copies: dict[str, bytes] = {}
         self.invalidations = 0
-        """How many messages about changes have come."""
+        """Number of messages about changes that have come."""
 
     def others(self, names: Sequence[str]) -> list[str]:
         """Return the names of slots of which there is no copy."""

@@ -80,7 +80,7 @@ class RedisNodes:
 
     @property
     def near_slots(self) -> int:
-        """Number of slots that reads found in this process: there are no copies in a cluster."""
+        """Number of slots that reads took from copies in the process: none, because connections to nodes keep no copies."""
         return 0
 
     @property

@@ -129,7 +129,7 @@ class RedisPartitionsAudit(PartitionsAuditStore):
         for partition in partitions:
             connection = self._connections.get(partition)
             if connection is None:
-                found[partition] = StoreUnavailable("no node that has this part of the keys can be reached")
+                found[partition] = StoreUnavailable("no node that has this partition can be reached")
             else:
                 by_connection.setdefault(connection, []).append(partition)
         for own, answer in zip(

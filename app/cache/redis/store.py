@@ -141,7 +141,7 @@ class RedisLinks:
 
     @property
     def near_slots(self) -> int:
-        """Number of slots that reads found in this process since the start."""
+        """Number of slots that reads took from copies in the process since the start."""
         return self.reads.near_slots
 
     async def start(self) -> None:

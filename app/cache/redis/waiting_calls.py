@@ -21,7 +21,7 @@ def refuse(waiting: Sequence[Waiting], error: Exception) -> None:
 
 
 def together(calls: Sequence[Commands], sizes: list[int], server: str) -> Sequence[RedisCommand]:
-    """Return the commands of several calls in order, and put their numbers into ``sizes``."""
+    """Return the commands of several calls in order, and append to ``sizes`` how many each call has."""
     packet: list[RedisCommand] = []
     for commands in calls:
         own = commands(server)
