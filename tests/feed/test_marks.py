@@ -198,6 +198,19 @@ async def test_only_a_false_id_is_ever_changed(base: Base) -> None:
             await base.run(statement)
 
 
+async def test_a_mark_asks_for_each_epoch_once(base: Base) -> None:
+    """However many partitions the caches of a table have."""
+    await base.audit()
+    await base.run(
+        "INSERT INTO cache_audits (relation, namespace) SELECT 'products', 'products/64#' || n FROM generate_series(0, 63) AS n"
+    )
+    async with await psycopg.AsyncConnection.connect(base.url) as session:
+        await session.execute("SET LOCAL track_functions = 'all'")
+        await session.execute("SELECT larder_feed_mark('10 s')")
+        asked = await session.execute("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'larder_try_epoch'")
+        assert await asked.fetchone() == (1 + 1,)  # for the mark itself, and for the one table
+
+
 async def test_a_window_is_found_by_index(base: Base) -> None:
     """Whatever the tables hold: by transaction ids, and then by key."""
     async with base.database.lists.session() as session:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from app.postgres.migrations import script_directory
 from tests.outages.drills.index import DRILLS
 from tests.outages.scenarios.report import Report
 
@@ -22,9 +21,3 @@ async def test_drill(outage_directory: Path, name: str) -> None:
     report = Report()
     await DRILLS[name](outage_directory, _PRODUCTS, report)
     assert not report.broken, report.table()
-
-
-def test_every_earlier_revision_has_its_drill() -> None:
-    """A new migration gets the drill of an upgrade from the one before."""
-    *earlier, _head = sorted(script.revision for script in script_directory().walk_revisions())
-    assert [name.removeprefix("upgrade-") for name in DRILLS if name.startswith("upgrade-")] == earlier

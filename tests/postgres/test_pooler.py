@@ -208,7 +208,7 @@ _ARRAYS = table_queries.array_parameters([(PRODUCTS, "mine")])
 _WRITES: Mapping[str, tuple[LiteralString, Parameters]] = {
     "announce": (table_queries.ANNOUNCE, {**_ARRAYS, "servers": ["red"], "ttl_s": 2.0, "max_ttl_s": 2.0, "margin_s": 0.05}),
     "complete": (table_queries.COMPLETE, {**_ARRAYS, "cycles": [0], "epochs": [""], "snapshot": ""}),
-    "adopt": (table_queries.ADOPT, {**table_queries.parameters(PRODUCTS), "namespace": "mine", "max_ttl_s": 2.0}),
+    "adopt": (table_queries.ADOPT, {**table_queries.parameters(PRODUCTS), "namespaces": ["mine"], "max_ttl_s": 2.0}),
 }
 
 
