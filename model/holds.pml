@@ -284,7 +284,7 @@ proctype Needer(byte t, made) {
 
 /* ---- expand, then finish ---------------------------------------------------------------------------------------------- */
 #ifdef FINISH
-/* An instance of the release before.  It sees the stock alone, and asks for the epoch after its changes and before COMMIT. */
+/* An instance of the previous release.  It sees the stock alone, and asks for the epoch after its changes and before COMMIT. */
 proctype OldSeller(byte t) {
     bit refused;
 #ifdef M_ASKS_BEFORE_LOCKS

@@ -1,6 +1,6 @@
 /*
  * Slots kept in a process, for Spin: copies that Redis takes back in the stream of the replies.  One key, one server, the reading
- * connection of one process, and whoever else changes the slot.  larder.pml has everything else about the cache's rules;
+ * connection of one process, and everybody else who changes the slot.  larder.pml has everything else about the cache's rules;
  * docs/PROOF.md says how to run this file.
  *
  * Where each part is

@@ -2,7 +2,7 @@
 --
 --   wrk -t1 -c32 -d3s -s benchmarks/contest/holds.lua URL -- FILE FIRST
 --
--- FILE    an id of a product a line, which are taken in order
+-- FILE    ids of products, one on each line, which are taken in order
 -- FIRST   the line to begin with, counted from 0
 --
 -- A connection commits the hold that was made last, whoever made it. "answers" has the pairs: half of the holds made and of the

@@ -199,7 +199,7 @@ async def test_only_a_false_id_is_ever_changed(base: Base) -> None:
 
 
 async def test_a_mark_asks_for_each_epoch_once(base: Base) -> None:
-    """However many partitions the caches of a table have."""
+    """A mark asks once for each table, however many partitions its caches have."""
     await base.audit()
     await base.run(
         "INSERT INTO cache_audits (relation, namespace) SELECT 'products', 'products/64#' || n FROM generate_series(0, 63) AS n"
