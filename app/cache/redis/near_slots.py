@@ -15,6 +15,7 @@ then what the slot held at the moment when Redis read the fence, as if ``MGET`` 
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class NearSlots:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._copies: dict[str, bytes] = {}
+        self._copies: OrderedDict[str, bytes] = OrderedDict()
         self.invalidations = 0
         """How many messages about changes have come."""
 
@@ -93,8 +94,8 @@ class NearSlots:
             copies[name] = raw
             self._bytes += size
             while self._bytes > self._limit_bytes:
-                oldest = next(iter(copies))
-                self._bytes -= len(copies.pop(oldest)) + _OVERHEAD_BYTES
+                _, oldest = copies.popitem(last=False)
+                self._bytes -= len(oldest) + _OVERHEAD_BYTES
 
 
 async def track(raw: AbstractConnection, info: bytes, near_bytes: int) -> NearSlots | None:
