@@ -31,7 +31,7 @@ _BY_TABLE = """
 
 def _mark() -> str:
     """Return the function that makes a mark, as revision 0007 has it."""
-    text = runpy.run_path(str(Path(__file__).with_name("0007_change_feed.py")))["MARK"]
+    text: str = runpy.run_path(str(Path(__file__).with_name("0007_change_feed.py")))["MARK"]
     function, _, _ = text.partition("\n-- Fences of another namespace")
     return function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
 

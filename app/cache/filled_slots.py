@@ -4,26 +4,32 @@ from collections.abc import Sequence
 
 
 class FilledSlots:
-    """A bounded set of keys. The oldest are removed first. A wrong entry costs one miss, never a stale read."""
+    """A bounded set of keys. A wrong entry costs one miss, never a stale read.
+
+    It is two sets. When the younger one has half of the limit, it becomes the older one, and what that had is forgotten: so
+    nothing is searched for the oldest key.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._keys: dict[str, None] = {}
+        self._half = max(1, limit // 2)
+        self._young: set[str] = set()
+        self._old: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._keys
+        return key in self._young or key in self._old
 
     def others(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that are not recorded."""
-        known = self._keys
-        return [key for key in keys if key not in known]
+        young, old = self._young, self._old
+        return [key for key in keys if key not in young and key not in old]
 
     def add(self, key: str) -> None:
         """Record that a key's slot is filled."""
-        self._keys[key] = None
-        if len(self._keys) > self._limit:
-            del self._keys[next(iter(self._keys))]
+        if len(self._young) >= self._half:
+            self._young, self._old = set(), self._young
+        self._young.add(key)
 
     def discard(self, key: str) -> None:
         """Record that a key's slot may be empty."""
-        self._keys.pop(key, None)
+        self._young.discard(key)
+        self._old.discard(key)

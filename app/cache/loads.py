@@ -118,10 +118,10 @@ class Loads:
 
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""
-        while self._fills or self._batches.waiting:
-            await self._batches.aclose()
-            if self._fills:
-                await asyncio.wait(self._fills)
+        await self._batches.aclose()
+        while self._fills:
+            await asyncio.wait(self._fills)
+            await self._batches.aclose()  # of what waited for these fills
 
     async def _send(self, batch: Sequence[Load]) -> Sequence[Row]:
         keys = list(dict.fromkeys(load.key for load in batch))

@@ -113,6 +113,22 @@ async def test_connection_is_replaced(bench: Bench) -> None:
     assert await bench.copies() == 0
 
 
+@pytest.mark.guarantee("G7")
+async def test_many_slots_are_changed_at_once(bench: Bench) -> None:
+    """The connection outlives more invalidations than the interpreter could nest calls."""
+    keys = [f"many-{number}" for number in range(1_500)]
+    async with bench.client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.set(bench.prefix + key, b"V" + key.encode())
+        await pipe.execute()
+    await bench.store.read(keys)
+    connection = bench.links.reads.connection()
+    await bench.client.delete(*(bench.prefix + key for key in keys))
+    assert (await bench.store.read(keys)).slots == [None] * len(keys)
+    assert bench.links.reads.connection() is connection
+    assert bench.near.invalidations >= len(keys)
+
+
 @pytest.mark.guarantee("G6")
 @pytest.mark.parametrize("near_bytes", [600])
 async def test_copies_are_limited(bench: Bench) -> None:

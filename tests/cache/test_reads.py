@@ -96,6 +96,22 @@ async def test_fills_overlap_the_next_load(mug: Process) -> None:
     assert [read.status for read in await asyncio.gather(first, second)] == [Status.STORED, Status.STORED]
 
 
+@pytest.mark.parametrize("verb", ["load", "publish"])
+async def test_close_waits_for_loads(mug: Process, verb: str) -> None:
+    """Closing finishes a load that is under way, and one that waits for a fill."""
+    gate = (mug.source.calls if verb == "load" else mug.store.calls).hold(verb)
+    readers = [asyncio.create_task(mug.cache.read("cup"))]
+    await gate.arrival()
+    readers.append(asyncio.create_task(mug.cache.read("cup")))
+    await _reads_answered(mug, 2)
+    closing = asyncio.create_task(mug.cache.aclose())
+    await _let_run()
+    assert not closing.done()
+    gate.open()
+    await closing
+    assert [reader.done() for reader in readers] == [True, True]
+
+
 @pytest.mark.guarantee("G5")
 async def test_load_waits_for_the_fill_of_its_key(mug: Process) -> None:
     """Whoever reads a slot while it is filled shares one further load with all others, and nobody else waits for the fill."""

@@ -18,7 +18,7 @@ from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, 
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
-from .near_slots import NearSlots, track
+from .near_slots import TAKEN_BACK, NearSlots, track
 from .places import RedisPlace, address_of
 from .succession import Succession
 from .troubles import Troubles
@@ -143,11 +143,10 @@ class RedisConnection:
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
         await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
-        if self._refusals:
-            replies = [await self._reply_or_refusal() for _ in commands]
-        else:
-            replies = [await self._connection.read_response(disable_decoding=True) for _ in commands]
-        echo, role, data = await self._connection.read_response(disable_decoding=True)
+        read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
+        reply = self._reply_or_refusal if self._refusals else read
+        replies = [await reply() for _ in commands]
+        echo, role, data = await read()
         if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
         # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its
@@ -156,6 +155,13 @@ class RedisConnection:
             raise StoreUnavailable("the server is not a master")
         self._identify(data.decode("ascii", "replace"))
         return replies
+
+    async def _behind_invalidations(self) -> Reply:
+        """Return the next reply. One by one, because the driver itself would call itself for each of them."""
+        reply: Reply = TAKEN_BACK
+        while reply is TAKEN_BACK:
+            reply = await self._connection.read_response(disable_decoding=True, push_request=True)
+        return reply
 
     async def _reply_or_refusal(self) -> Reply:
         try:

@@ -15,6 +15,7 @@ what the slot held at the moment when Redis read the fence, as if ``MGET`` had r
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ _FIRST = 7
 _OVERHEAD_BYTES = 250
 """Bytes that a copy takes beside its slot: its name, and its place in the table."""
 _KEPT = (slot.VALUE, slot.TOMBSTONE)
+TAKEN_BACK = object()
+"""What the driver returns in place of a reply when it has read an invalidation, if it is asked to."""
 
 
 class NearSlots:
@@ -39,7 +42,7 @@ class NearSlots:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._copies: dict[str, bytes] = {}
+        self._copies: OrderedDict[str, bytes] = OrderedDict()
         self.invalidations = 0
         """Number of messages about changes that have come."""
 
@@ -69,18 +72,19 @@ class NearSlots:
             self._keep(others, slots)
         return joined
 
-    async def invalidate(self, message: Sequence[Any]) -> None:
+    async def invalidate(self, message: Sequence[Any]) -> object:
         """Remove what Redis takes back: the names in the message, or everything. The driver calls it before the next reply."""
         self.invalidations += 1
         names = message[1]
         if names is None:
             self._copies.clear()
             self._bytes = 0
-            return
+            return TAKEN_BACK
         for name in names:
             copy = self._copies.pop(name.decode("utf-8", "surrogateescape"), None)
             if copy is not None:
                 self._bytes -= len(copy) + _OVERHEAD_BYTES
+        return TAKEN_BACK
 
     def _keep(self, names: Sequence[str], slots: Sequence[bytes | None]) -> None:
         copies = self._copies
@@ -93,8 +97,8 @@ class NearSlots:
             copies[name] = raw
             self._bytes += size
             while self._bytes > self._limit_bytes:
-                oldest = next(iter(copies))
-                self._bytes -= len(copies.pop(oldest)) + _OVERHEAD_BYTES
+                _, oldest = copies.popitem(last=False)
+                self._bytes -= len(oldest) + _OVERHEAD_BYTES
 
 
 async def track(raw: AbstractConnection, info: bytes, near_bytes: int) -> NearSlots | None:
@@ -122,4 +126,5 @@ async def track(raw: AbstractConnection, info: bytes, near_bytes: int) -> NearSl
                 error,
             )
             return None
+    raw.protocol = 3  # which it would know if it had sent HELLO itself: then its reader can be asked for each message
     return near
