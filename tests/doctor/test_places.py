@@ -60,7 +60,7 @@ async def test_redis_of_another_kind(larder: Larder, opened: AsyncExitStack, dat
     replica = await start("replica", replicaof=f"127.0.0.1 {master.port}", masterauth=master.password)
     for server, check, fault, cure in (
         (sentinel, "D1", "this is a sentinel, not a data server", "Name the port of the data server"),
-        (node, "D6", "this is a node of a cluster", "Name a Redis that is no cluster"),
+        (node, "D6", "this is a node of a cluster", "name a Redis that is no cluster"),
         (replica, "D2", "the server is not a master", "Name the master"),
     ):
         status, found = await _doctor(larder, database_url, server.url)
