@@ -9,7 +9,7 @@ from app.main import open_database
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseError
 from app.products.pair_move import CannotMove, Move
-from app.products.pair_table import HoldsOthers, InUse, held_buckets, hold
+from app.products.pair_table import HoldsOthers, InUse, check_unused, held_buckets, hold
 from app.settings import Settings
 
 _NONE = "none"
@@ -29,7 +29,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     setting.add_argument(
         "ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all; `none` for a database to which they will be moved"
     )
-    moving = actions.add_parser("move", help="move some of them to another database, while both serve")
+    moving = actions.add_parser("move", help="move some of them to another database, while no instance runs")
     moving.add_argument("ranges", metavar="RANGES", help="the buckets to move, such as 500-511")
     moving.add_argument(
         "--to", metavar="URL", required=True, help="the other database, to which `larder buckets set` gave a part"
@@ -67,6 +67,8 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
     except ValueError as error:
         raise CommandFailed("--to is not a PostgreSQL URL: postgresql://user:password@host:5432/database") from error
     try:
+        await check_unused(source)
+        await check_unused(target)
         count = await Move(source, target, numbers, lambda text: print(text, flush=True)).run()
         there = await held_buckets(target)
     except DatabaseError as error:
@@ -104,9 +106,13 @@ async def check_buckets(settings: Settings) -> None:
         raise CommandFailed(f"which buckets the database holds cannot be read: {error}") from error
     finally:
         await database.close()
-    held, leaving = found or ("", "")
-    before = ranges_of(parse_ranges(held) | parse_ranges(leaving))
-    if (found is None) != (not settings.buckets) or settings.buckets not in (held, before):
+    held, moving = found or ("", "")
+    if moving:
+        raise CommandFailed(
+            f"the buckets {moving} are being moved to another database, or a move broke off. Wait for it, or give the same"
+            " `larder buckets move` again, and start the instance afterwards."
+        )
+    if settings.buckets != held or (found is None) != (not settings.buckets):
         named = f"is {settings.buckets}" if settings.buckets else "is not set"
         raise CommandFailed(
             f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if no instance uses the"

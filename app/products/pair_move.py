@@ -1,6 +1,8 @@
-"""Moves buckets of products from one database to another, while both serve.
+"""Moves buckets of products from one database to another, while no instance uses either of them.
 
-Each of these steps is one transaction, or can be done again. A move that broke off is finished by the same call.
+Each of these steps is one transaction, or can be done again. A move that broke off is finished by the same call, and until then
+no instance starts. One move at a time uses a database. What follows about writers and readers is for an instance that was
+overlooked.
 
 1. The source says that the buckets *move*. Whoever writes to them is refused from then on (503 ``bucket-moving``): a writer
    reads that under its locks, and this transaction waits for all earlier ones (``STAND_STILL``). Reads go on.
@@ -78,11 +80,15 @@ class Move:
             CannotMove: nothing was changed.
             DatabaseError: the move may have begun; the same call finishes it.
         """
+        async with _alone(self._source), _alone(self._target):
+            return await self._run()
+
+    async def _run(self) -> int:
         here, there = await _state(self._source, "source"), await _state(self._target, "target")
         numbers = self._numbers
         has_left = numbers <= here.moving and not numbers & here.held
         if numbers <= here.held and not numbers & there.held:
-            await self._hold_up(here)
+            await self._hold_up()
             await self._leave()
         elif not has_left or (numbers & there.held and not numbers <= there.held):
             raise CannotMove(
@@ -92,18 +98,18 @@ class Move:
         if not numbers <= there.held:
             moved = await self._enter()
             await self._until_forgotten()
-            await _change(self._target, lambda state: _State(state.held | self._numbers, state.moving))
+            await _change(self._target, lambda state: _State(state.held | self._numbers, state.moving - self._numbers))
         await _change(self._source, lambda state: _State(state.held, state.moving - self._numbers))
         return moved
 
-    async def _hold_up(self, here: _State) -> None:
+    async def _hold_up(self) -> None:
         await _change(self._source, lambda state: _State(state.held, state.moving | self._numbers), still=True)
         self._say("writes are refused from now on")
         try:
             await asyncio.sleep(self._good_for_s)  # from now on nothing is accepted for later, either
             await self._check_idle()
         except BaseException:
-            await _change(self._source, lambda state: _State(state.held, here.moving))
+            await _change(self._source, lambda state: _State(state.held, state.moving - self._numbers))
             raise
 
     async def _check_idle(self) -> None:
@@ -140,7 +146,9 @@ class Move:
                 some = {"ids": ids[start : start + _PAGE], "reference": REFERENCE}
                 await session.rows(pair_queries.RECORD_LEAVING, some)
                 await session.rows(pair_queries.LEAVE, some)
-            state = _state_of(await session.rows(pair_queries.READ), "source")
+            state = _state_of(await session.rows(pair_queries.LOCKED), "source")
+            if not self._numbers <= state.held & state.moving:
+                raise CannotMove(f"the source holds {ranges_of(state.held) or 'none'}, which another command has changed")
             await _say(session, _State(state.held - self._numbers, state.moving))
         self._say(f"{len(ids)} products have left; reads are refused until they have arrived")
 
@@ -148,6 +156,9 @@ class Move:
         """Bring everything to the target, in one transaction; return the number of its products."""
         count = 0
         async with _transaction(self._target) as session:
+            state = _state_of(await session.rows(pair_queries.LOCKED), "target")
+            if state.held & self._numbers:
+                raise CannotMove(f"the target holds {ranges_of(state.held)}, which another command has changed")
             async for page in _pages(self._source, pair_queries.ROWS, reference=REFERENCE):
                 ours = [(text, row) for text, row in page if bucket_of(text) in self._numbers]
                 if not ours:
@@ -186,6 +197,18 @@ class Move:
         """Wait until in neither database a cache is trusted by an earlier proof, and no instance relies on an old reading."""
         fences = [(await database.lists.rows(pair_queries.FENCED_S))[0][0] for database in (self._source, self._target)]
         await asyncio.sleep(max(self._good_for_s, *fences) + MARGIN_S)
+
+
+@asynccontextmanager
+async def _alone(database: Database) -> AsyncIterator[None]:
+    """Keep other moves away from a database. Raises ``CannotMove`` if there is one."""
+    async with database.writes.session() as session:
+        await session.pipeline(("BEGIN", None))
+        [[free, _]] = await session.rows(pair_queries.LOCK_MOVES)
+        if not free:
+            raise CannotMove("another move of buckets uses one of the databases")
+        yield
+        await session.commit()
 
 
 async def _state(database: Database, name: str) -> _State:

@@ -27,6 +27,12 @@ RESERVATIONS: LiteralString = (
     "SELECT id FROM reservations WHERE closed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s"
 )
 
+LOCK_MOVES: LiteralString = """
+SELECT pg_try_advisory_xact_lock(hashtext('larder buckets move')),
+    set_config('idle_in_transaction_session_timeout', '0', true)
+"""
+"""Returns whether no other move uses the database, until the transaction ends."""
+
 STAND_STILL: LiteralString = "LOCK TABLE products IN EXCLUSIVE MODE"
 """Waits for every transaction that has locked a product, and holds up new ones until COMMIT. Reads go on."""
 

@@ -37,10 +37,7 @@ async def hold(database: Database, ranges: str) -> None:
         DatabaseError: nothing was changed.
     """
     async with database.lists.session() as session:
-        [[connections, trusted]] = await session.rows(pair_queries.IN_USE)
-        if connections or trusted:
-            audited = "an audit ran a moment ago" if trusted else "no audit ran in the last seconds"
-            raise InUse(f"{connections} connections of Larder are open, and {audited}")
+        await _check_unused(session)
         numbers = parse_ranges(ranges)
         for kind, statement in (("product", pair_queries.PRODUCTS), ("open reservation", pair_queries.RESERVATIONS)):
             others = [text async for text in _ids(session, statement) if bucket_of(text) not in numbers]
@@ -49,6 +46,19 @@ async def hold(database: Database, ranges: str) -> None:
                     f"{len(others)} {kind}s are in other buckets; the first is {others[0]}, in bucket {bucket_of(others[0])}"
                 )
         await session.rows(pair_queries.HOLD, {"held": ranges})
+
+
+async def check_unused(database: Database) -> None:
+    """Check that no instance uses the database. It has to be the first use of ``database``. Raises ``InUse``."""
+    async with database.lists.session() as session:
+        await _check_unused(session)
+
+
+async def _check_unused(session: Session) -> None:
+    [[connections, trusted]] = await session.rows(pair_queries.IN_USE)
+    if connections or trusted:
+        audited = "an audit ran a moment ago" if trusted else "no audit ran in the last seconds"
+        raise InUse(f"{connections} connections of Larder are open, and {audited}")
 
 
 async def _ids(session: Session, statement: LiteralString) -> AsyncIterator[str]:

@@ -2,18 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import LiteralString
-from uuid import uuid4
 
-import httpx
 import psycopg
 import pytest
 
-from app.buckets import bucket_of, moved_to, parse_ranges
-from app.cache.slot import FORMAT
+from app.buckets import moved_to, parse_ranges
 from app.postgres.database import Database
 from app.products.balance import deviations
 from app.products.commands import set_stock
@@ -22,11 +18,11 @@ from app.products.errors import BucketMoving, NotHere, Refused
 from app.products.idempotency import WriteRequest
 from app.products.pair import Pair
 from app.products.pair_move import CannotMove, Move
+from app.products.pair_queries import LOCK_MOVES
 from app.products.pair_table import held_buckets, hold
 from app.products.transactions import ProductTransactions
-from tests.api.real import service
 from tests.conftest import SessionPostgres
-from tests.harness.servers import create_database, drop_database, execute, know_history, new_name
+from tests.harness.servers import create_database, drop_database, execute, new_name
 from tests.limits import open_database
 
 LEAVING, STAYING, ELSEWHERE = moved_to(500, "mug-0000"), moved_to(3, "cup-0000"), moved_to(900, "jug-0000")
@@ -177,73 +173,30 @@ async def test_answers_and_closed_reservations_move(two: Two) -> None:
     assert await execute(there, "SELECT product_id, committed, open FROM reservation_lines") == [(LEAVING, 2, 0)]
 
 
-class Router:
-    """Sends a request to the pair that its map names, and corrects the map after 421."""
-
-    def __init__(self, clients: Mapping[str, httpx.AsyncClient]) -> None:
-        self._clients = clients
-        self._map = {bucket: "a" if bucket < 512 else "b" for bucket in range(1024)}
-        self.statuses: dict[int, int] = {}
-
-    async def send(self, method: str, product_id: str, path: str = "", **request: object) -> httpx.Response:
-        """Send until it is answered by the pair that has the product."""
-        bucket = bucket_of(product_id)
-        async with asyncio.timeout(60):
-            while True:
-                answer = await self._clients[self._map[bucket]].request(method, f"/products/{product_id}{path}", **request)  # type: ignore[arg-type]  # as httpx
-                self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
-                if answer.status_code == 421:
-                    self._map[bucket] = "b" if self._map[bucket] == "a" else "a"
-                elif answer.status_code != 503:
-                    return answer
-                await asyncio.sleep(0.02)
+async def test_one_move_at_a_time(two: Two) -> None:
+    """A second move that uses one of the databases is refused, and changes nothing."""
+    async with await psycopg.AsyncConnection.connect(two.urls["b"]) as other:
+        await other.execute(LOCK_MOVES)
+        with pytest.raises(CannotMove, match="another move"):
+            await two.move("500")
+    assert await two.held() == [("0-511", ""), ("512-1023", "")]
+    assert await two.move("500") == 0
 
 
-@pytest.mark.alone
-@pytest.mark.slow
-async def test_a_move_under_load(two: Two, redis_url: str, namespace: str) -> None:
-    """Two moves, there and back, while products are sold: each sale is done once, and no read is older than an answer."""
-    ids = [moved_to(500 + number, f"{number}-0000") for number in range(6)] + [STAYING, ELSEWHERE]
-    async with AsyncExitStack() as opened:
-        clients = {}
-        for name, ranges in (("a", "0-511"), ("b", "512-1023")):
-            await know_history(two.urls[name], f"{namespace}-{name}~{FORMAT}")
-            running = service(two.urls[name], redis_url, f"{namespace}-{name}", BUCKETS=ranges)
-            clients[name] = await opened.enter_async_context(running)
-        router = Router(clients)
-        for product_id in ids:
-            made = await router.send("PUT", product_id, json={"name": "x", "price_cents": 1, "stock": 1_000_000})
-            assert made.status_code == 201
-        stopping = asyncio.Event()
-        sold = dict.fromkeys(ids, 0)
-
-        async def sell(product_id: str) -> None:
-            while not stopping.is_set():
-                key = {"Idempotency-Key": uuid4().hex}
-                body = {"delta": -1, "reason": "sale"}
-                done = await router.send("POST", product_id, "/stock/adjustments", json=body, headers=key)
-                assert done.status_code == 200, done.text
-                sold[product_id] += 1
-                read = await router.send("GET", product_id)
-                assert read.status_code == 200, read.text
-                assert read.json()["version"] >= done.json()["product"]["version"]
-                assert read.json()["stock"] == 1_000_000 - sold[product_id]
-
-        selling = [asyncio.create_task(sell(product_id)) for product_id in ids]
-        before = dict(sold)
-        assert await two.move("500-511", good_for_s=2.0) == 6
-        assert await two.move("500-511", "ba", good_for_s=2.0) == 6
-        await asyncio.sleep(1.0)  # sales go on at the place where they began
-        stopping.set()
-        await asyncio.gather(*selling)
-        assert all(sold[product_id] > before[product_id] for product_id in ids)
-        assert router.statuses[421] >= 2
-        assert router.statuses[503] >= 2
-    rows = {name: await two.rows(name) for name in two.urls}
-    for product_id in ids:
-        living = [row[product_id] for row in rows.values() if product_id in row and row[product_id][2]]
-        assert [stock for stock, _, _ in living] == [1_000_000 - sold[product_id]]
-    assert await two.balanced()
+async def test_a_move_that_broke_off_can_be_given_up(two: Two) -> None:
+    """Before anything has left, the same call takes the refusal of writes back if units are held."""
+    await _by_hand(two.urls["a"], _CREATE, LEAVING, 7)
+    two.breaks_at = "writes are refused"
+    with pytest.raises(ConnectionError):
+        await two.move("500")
+    two.breaks_at = ""
+    assert (await two.held())[0] == ("0-511", "500")
+    await _by_hand(two.urls["a"], "UPDATE products SET reserved = 2 WHERE id = %s", LEAVING)
+    await _by_hand(two.urls["a"], _RESERVE, "0" * 32, "held", None)
+    await _by_hand(two.urls["a"], _HOLD, "0" * 32, LEAVING, 0)
+    with pytest.raises(CannotMove, match="are held"):
+        await two.move("500")
+    assert (await two.held())[0] == ("0-511", "")
 
 
 async def test_a_writer_reads_the_buckets_behind_its_locks(two: Two) -> None:
