@@ -207,8 +207,10 @@ async def _alone(database: Database) -> AsyncIterator[None]:
         [[free, _]] = await session.rows(pair_queries.LOCK_MOVES)
         if not free:
             raise CannotMove("another move of buckets uses one of the databases")
-        yield
-        await session.commit()
+        try:
+            yield
+        finally:
+            await session.commit()  # there is nothing to commit; it gives the lock back
 
 
 async def _state(database: Database, name: str) -> _State:
