@@ -15,7 +15,7 @@ class InUse(Exception):
 
 
 class HoldsOthers(Exception):
-    """The database has products or open reservations of buckets that it is not to hold."""
+    """The database has products, open reservations or waiting writes of buckets that it is not to hold."""
 
 
 async def held_buckets(database: Database) -> tuple[str, str] | None:
@@ -45,6 +45,9 @@ async def hold(database: Database, ranges: str) -> None:
                 raise HoldsOthers(
                     f"{len(others)} {kind}s are in other buckets; the first is {others[0]}, in bucket {bucket_of(others[0])}"
                 )
+        waiting = await session.rows(pair_queries.WAITING_PRODUCTS)
+        if others := [str(text) for [text] in waiting if bucket_of(str(text)) not in numbers]:
+            raise HoldsOthers(f"an accepted write for {others[0]}, in bucket {bucket_of(others[0])}, waits to be decided")
         await session.rows(pair_queries.HOLD, {"held": ranges})
 
 

@@ -56,6 +56,12 @@ async def test_what_is_no_part_is_refused(buckets: Buckets, ranges: str) -> None
     assert await buckets("show") == "The database holds all products."
 
 
+_WAITING = """
+INSERT INTO accepted_writes (caller, key, request_hash, product_ids, operation, target, conditions, body)
+VALUES ('', 'k', '', %s, 'putStock', '/products/x/stock', '[]', '{}')
+"""
+
+
 async def test_products_are_not_left_behind(buckets: Buckets, database_url: str) -> None:
     """Buckets that leave out a product or an open reservation are refused; tombstones do not count."""
     product, gone, cart = moved_to(7, "mug-0000"), moved_to(8, "cup-0000"), moved_to(9, "0" * 32)
@@ -67,7 +73,10 @@ async def test_products_are_not_left_behind(buckets: Buckets, database_url: str)
     await _execute(database_url, _OPEN, cart)
     with pytest.raises(CommandFailed, match=f"1 open reservations are in other buckets; the first is {cart}, in bucket 9"):
         await buckets("set", "0-7")
-    assert await buckets("set", "7,9") == "The database holds the buckets 7,9."
+    await _execute(database_url, _WAITING, [moved_to(10, "new-0000")])
+    with pytest.raises(CommandFailed, match=r"an accepted write for .*, in bucket 10, waits to be decided"):
+        await buckets("set", "7,9")
+    assert await buckets("set", "7,9-10") == "The database holds the buckets 7,9-10."
 
 
 async def test_a_database_in_use_is_left_as_it_is(buckets: Buckets, database_url: str, namespace: str) -> None:
