@@ -58,12 +58,12 @@ async def test_user_that_cannot_use_it(
     troubles = Troubles()
     place = redis_options(await user(given.rules, given.password)).place
     links = [
-        RedisLink(place, timeout_ms=5_000, connect_timeout_ms=5_000, retry_ms=1, scripts=["return 1"], troubles=troubles)
+        RedisLink(place, timeout_ms=5_000, connect_timeout_ms=2_000, retry_ms=1, scripts=["return 1"], troubles=troubles)
         for _ in range(2)
     ]
     with caplog.at_level(logging.WARNING, logger="app.cache.redis.troubles"):
+        await asyncio.gather(*(link.start() for link in links))  # each waits as long as a connection may take
         for link in links:
-            await link.start()
             with pytest.raises(StoreUnavailable):
                 link.connection()
         await asyncio.sleep(0.05)  # some more tries
