@@ -20,7 +20,7 @@ _OPEN = "INSERT INTO reservations (id, expires_at, created_at, updated_at) VALUE
 _TRUSTED = "UPDATE cache_audits SET fenced_until = now() + interval '1 h' WHERE namespace = %s"
 
 
-async def _execute(url: str, statement: LiteralString, *values: str) -> None:
+async def _execute(url: str, statement: LiteralString, *values: object) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(statement, values)
 
