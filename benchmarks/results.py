@@ -15,10 +15,11 @@ Cell = str | int | float | bool | None | Sequence[object]
 
 
 def command() -> str:
-    """The command line of this process, as one would type it: ``python -m benchmarks.http --rounds 5``."""
+    """Return the command line of this process as one would type it, with a file of an absolute path by its name alone."""
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     words = ["-m", specification.name.removesuffix(".__main__")] if specification else [sys.argv[0]]
-    return shlex.join(["python", *words, *sys.argv[1:]])
+    given = [word.rpartition("/")[2] if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["python", *words, *given])
 
 
 @dataclass(frozen=True, slots=True)
