@@ -2,17 +2,21 @@
 
 from typing import LiteralString
 
-READ: LiteralString = "SELECT held, moving FROM pair_buckets"
+READ: LiteralString = "SELECT held, split_part(moving, ' ', 1) FROM pair_buckets"
+"""Returns the buckets that are here and those that move. In ``moving``, the id of the move follows the numbers."""
+
+STATE: LiteralString = "SELECT held, moving FROM pair_buckets"
 
 LOCKED: LiteralString = "SELECT held, moving FROM pair_buckets FOR UPDATE"
 
-LOCK_WAIT: LiteralString = "SET LOCAL lock_timeout = '2s'"
+BEGIN: LiteralString = "SELECT set_config('lock_timeout', '2s', true), set_config('synchronous_commit', 'on', true)"
+"""Sets how long a step of a move waits for a lock, and that its COMMIT is on disk before the next step begins."""
 
 IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
 
-HOLD: LiteralString = (
-    "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
-)
+HOLD: LiteralString = """
+INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held, moving = ''
+"""
 
 IN_USE: LiteralString = """
 SELECT (SELECT count(*) FROM pg_stat_activity
@@ -33,18 +37,31 @@ SELECT pg_try_advisory_xact_lock(hashtext('larder buckets move')),
 """
 """Returns whether no other move uses the database, until the transaction ends."""
 
-STAND_STILL: LiteralString = "LOCK TABLE products IN EXCLUSIVE MODE"
-"""Waits for every transaction that has locked a product, and holds up new ones until COMMIT. Reads go on."""
+ACCEPT_LOCK: LiteralString = "LOCK TABLE accepted_writes IN ROW EXCLUSIVE MODE"
+"""Takes the lock that an INSERT takes, before the buckets are read. Nobody waits for it, and it is gone at COMMIT."""
+
+WRITERS: LiteralString = """
+SELECT DISTINCT virtualtransaction FROM pg_locks
+WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation IN (to_regclass('products'), to_regclass('accepted_writes'))
+    AND mode IN ('RowShareLock', 'RowExclusiveLock') AND granted AND pid IS DISTINCT FROM pg_backend_pid()
+"""
+"""Returns the transactions that have locked rows of products or accepted writes, or have changed some.
+
+A lock of the tables would hold up all writers while it waits for these.
+"""
 
 SAY: LiteralString = "UPDATE pair_buckets SET held = %(held)s, moving = %(moving)s"
 
 HELD_PRODUCTS: LiteralString = "SELECT DISTINCT product_id FROM reservation_lines WHERE open > 0"
 
+WAITING: LiteralString = "SELECT seq, product_ids FROM accepted_writes WHERE failed_at IS NULL ORDER BY seq"
+
 WAITING_PRODUCTS: LiteralString = "SELECT DISTINCT unnest(product_ids) FROM accepted_writes WHERE failed_at IS NULL"
 
 RECORD_LEAVING: LiteralString = """
-INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference)
-SELECT id, version + 1, 0, -stock, 0, 'deletion', %(reference)s FROM products
+INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference, reserved_delta, reserved_after)
+SELECT id, version + 1, 0, -stock, 0, 'deletion', %(reference)s, -reserved, 0 FROM products
 WHERE id = ANY(%(ids)s::text[]) AND deleted_at IS NULL
 """
 
@@ -53,6 +70,9 @@ UPDATE products SET deleted_at = clock_timestamp(), stock = 0, reserved = 0, ver
 WHERE id = ANY(%(ids)s::text[]) AND deleted_at IS NULL
 """
 """Turns products into tombstones, whose names and prices stay. It runs after ``RECORD_LEAVING``, for the ledger's trigger."""
+
+CLOSE_LINES: LiteralString = "SELECT larder_close_lines(id) FROM products WHERE id = ANY(%(ids)s::text[]) AND reserved > 0"
+"""Gives back the units of products that reservations hold."""
 
 FENCED_S: LiteralString = """
 SELECT coalesce(max(extract(epoch FROM greatest(fenced_until, clock_timestamp()) - clock_timestamp())), 0)::float8
