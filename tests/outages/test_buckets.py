@@ -15,7 +15,7 @@ from tests.outages.scenarios.report import Report
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.alone, pytest.mark.guarantee("G1", "G2")]
-_ROUNDS = 20
+_ROUNDS = 12
 
 
 @pytest.fixture

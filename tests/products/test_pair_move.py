@@ -14,9 +14,10 @@ from tests.harness.servers import execute
 from tests.products.two import CREATE, HOLD, LEAVING, RESERVE, STAYING, Two, by_hand
 
 _LOCKED = """
-SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+SELECT 1 FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-_END_LOCKS = _LOCKED.replace("SELECT FROM", "SELECT pg_terminate_backend(pid) FROM")
+_END_LOCKS = _LOCKED.replace("SELECT 1 FROM", "SELECT pg_terminate_backend(pid) FROM")
 _ANSWER = """
 INSERT INTO idempotency_records (caller, key, request_hash, status, body, product_ids) VALUES ('till', %s, %s, 200, %s, %s)
 """

@@ -1,10 +1,15 @@
 """Writers of a database whose buckets move: what was begun before is finished, and nothing else is begun."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 import pytest
 
+from app.cache.errors import SourceUnavailable
+from app.postgres.database import Database, Session
 from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedStats, AcceptedWrite, Queued
 from app.products.commands import set_stock
@@ -13,6 +18,8 @@ from app.products.errors import BucketMoving, NotHere, Refused
 from app.products.idempotency import WriteRequest
 from app.products.pair import Pair
 from app.products.pair_move import CannotMove
+from app.products.pair_queries import READ
+from app.products.pair_watch import PairWatch
 from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
 from tests.products.instances import once
@@ -22,6 +29,9 @@ _ACCEPTED = """
 INSERT INTO accepted_writes (caller, key, request_hash, product_ids, operation, target, conditions, body)
 VALUES ('till', %s, '', %s, 'o', 't', '[]', '')
 """
+
+
+_LOCK = "SELECT FROM products WHERE id = %s FOR NO KEY UPDATE"
 
 
 class _Forgetful(Pair):
@@ -70,6 +80,17 @@ async def test_what_was_accepted_before_is_decided_and_not_refused(two: Two) -> 
     assert (await two.rows("a"))[LEAVING][0] == 1
 
 
+async def test_an_instance_begins_by_reading_the_buckets(two: Two) -> None:
+    """Until then it refuses everything; afterwards it goes by the database, whatever its settings say."""
+    pair = Pair("0-600")
+    watch = PairWatch(pair, two.databases["a"])
+    with pytest.raises(SourceUnavailable):
+        pair.check_fresh()
+    await watch.renew()
+    pair.check_fresh()
+    assert (pair.configured, pair.buckets.ranges) == ("0-600", "0-511")
+
+
 async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
     """The process does not know it yet; it reads the buckets in the transaction that accepts."""
     acceptance = Acceptance(
@@ -89,45 +110,105 @@ async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("1",)]
 
 
-_FENCES = {
-    "row": "SELECT FROM products WHERE id = %s FOR NO KEY UPDATE",
-    "no row": "SELECT FROM products WHERE id = 'nowhere' AND id <> %s FOR NO KEY UPDATE",
-    "accepted": "LOCK TABLE accepted_writes IN ROW EXCLUSIVE MODE",
-}
+@dataclass
+class _Gate:
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@pytest.mark.parametrize("case", ["change", "creation", "hold", "acceptance"])
-async def test_a_move_waits_for_writers_that_began_before(two: Two, case: str) -> None:
-    """Whoever has locked a product, or begun to accept, and read which buckets are here, finishes before the move goes on."""
-    lock = {"change": "row", "creation": "no row", "hold": "row", "acceptance": "accepted"}[case]
-    if case != "creation":
+class _Gated:
+    """A session that sends statement after statement, and stops when the buckets are read, until the gate is opened."""
+
+    def __init__(self, session: Session, gate: _Gate) -> None:
+        self._session = session
+        self._gate = gate
+
+    async def rows(self, statement: Any, parameters: Any = None) -> Any:
+        rows = await self._session.rows(statement, parameters)
+        if statement is READ:
+            self._gate.reached.set()
+            await self._gate.open.wait()
+        return rows
+
+    async def pipeline(self, *statements: Any) -> Any:
+        return [await self.rows(*statement) for statement in statements]
+
+    async def commit(self, *last: Any) -> None:
+        await self._session.commit(*last)
+
+
+class _GatedDatabase:
+    """A database whose writes stop when they have read the buckets."""
+
+    def __init__(self, database: Database, gate: _Gate) -> None:
+        self.lists = database.lists
+        self.writes = self
+        self._database = database
+        self._gate = gate
+
+    async def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        async with self._database.writes.session() as session:
+            return await work(_Gated(session, self._gate))
+
+
+@pytest.mark.parametrize("case", ["write", "acceptance"])
+async def test_a_move_waits_for_who_has_read_the_buckets_before(two: Two, case: str) -> None:
+    """It is stopped between its reading and its COMMIT. It has the lock for which the move waits, and finishes."""
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+    gate, pair = _Gate(), Pair("0-511")
+    database: Any = _GatedDatabase(two.databases["a"], gate)
+    acceptance = Acceptance(database, lambda _epoch, _asked_at: None, AcceptedStats(), queue_limit=10, pair=pair)
+    begun: asyncio.Task[Any]
+    if case == "write":
+        transactions = ProductTransactions(database, pair=pair)
+        begun = asyncio.create_task(transactions.commit([WriteRequest(set_stock(LEAVING, 4))]))
+    else:
+        begun = asyncio.create_task(acceptance.accept(AcceptedWrite("", "k", b"", [LEAVING], "o", "t", "[]", b"", None)))
+    async with asyncio.timeout(20):
+        await gate.reached.wait()
+    moving = asyncio.create_task(two.move("500", waiting_s=1))
+    await two.until_told("writes are refused", moving)
+    await two.until_asked_again()
+    assert len(two.said) == 1
+    gate.open.set()
+    done = await begun
+    if case == "write":
+        assert await moving == 1
+        assert (await two.rows("b"))[LEAVING][0] == 4
+    else:
+        assert done == Queued()
+        with pytest.raises(CannotMove, match=f"an accepted write for {LEAVING} waits"):
+            await moving
+        assert await two.held() == [("0-511", ""), ("512-1023", "")]
+    await acceptance.aclose()
+
+
+@pytest.mark.parametrize("case", ["creation", "hold"])
+async def test_a_move_waits_for_what_was_begun_before(two: Two, case: str) -> None:
+    """A product that is being created moves, too; one of which units are being held does not."""
+    if case == "hold":
         await by_hand(two.urls["a"], CREATE, LEAVING, 7)
     async with await psycopg.AsyncConnection.connect(two.urls["a"]) as writer:
-        await writer.execute(_FENCES[lock].encode(), [LEAVING] if lock != "accepted" else None)
-        moving = asyncio.create_task(two.move("500", waiting_s=0.3 if case == "acceptance" else 10))
+        await writer.execute(_LOCK, [LEAVING])  # there may be no such row: the lock of the table is what counts
+        moving = asyncio.create_task(two.move("500"))
         await two.until_told("writes are refused", moving)
         await two.until_asked_again()
         assert len(two.said) == 1
         assert (await two.held())[0] == ("0-511", "500")
-        if case == "change":
-            await writer.execute("UPDATE products SET stock = 4 WHERE id = %s", [LEAVING])
-        elif case == "creation":
+        if case == "creation":
             await writer.execute(CREATE, [LEAVING, 4])
-        elif case == "hold":
+        else:
             await writer.execute("UPDATE products SET reserved = 2 WHERE id = %s", [LEAVING])
             await writer.execute(RESERVE, ["0" * 32, "held", None])
             await writer.execute(HOLD, ["0" * 32, LEAVING, 0])
-        else:
-            await writer.execute(_ACCEPTED, ["k", [LEAVING]])
         await writer.commit()
-        if case in ("change", "creation"):
+        if case == "creation":
             assert await moving == 1
             assert (await two.rows("b"))[LEAVING][0] == 4
-            return
-        refusal = f"units of {LEAVING} are held" if case == "hold" else f"an accepted write for {LEAVING} waits"
-        with pytest.raises(CannotMove, match=refusal):
-            await moving
-    assert await two.held() == [("0-511", ""), ("512-1023", "")]
+        else:
+            with pytest.raises(CannotMove, match=f"units of {LEAVING} are held"):
+                await moving
+            assert await two.held() == [("0-511", ""), ("512-1023", "")]
 
 
 async def test_a_move_holds_up_no_writer(two: Two) -> None:
@@ -135,7 +216,7 @@ async def test_a_move_holds_up_no_writer(two: Two) -> None:
     for product_id in (LEAVING, STAYING):
         await by_hand(two.urls["a"], CREATE, product_id, 7)
     async with await psycopg.AsyncConnection.connect(two.urls["a"]) as writer:
-        await writer.execute(_FENCES["row"].encode(), [LEAVING])
+        await writer.execute(_LOCK, [LEAVING])
         moving = asyncio.create_task(two.move("500"))
         await two.until_told("writes are refused", moving)
         await two.until_asked_again()
