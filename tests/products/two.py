@@ -58,7 +58,7 @@ class Two:
                 assert not moving.done(), moving.exception()
                 await asyncio.sleep(0.001)
 
-    async def until_asked_again(self, times: int = 5) -> None:
+    async def until_asked_again(self, times: int = 8) -> None:
         """Wait until the move has asked the source some more times."""
         wanted = self.databases["a"].lists.statements + times
         async with asyncio.timeout(20):
