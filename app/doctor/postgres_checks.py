@@ -50,7 +50,7 @@ UNION ALL
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, current_user) FROM pg_proc p, place
 WHERE p.proname LIKE 'larder%' AND p.pronamespace = place.schema AND NOT has_function_privilege(p.oid, 'EXECUTE')
 """
-_BUCKETS: LiteralString = "SELECT held, split_part(moving, ' ', 1) FROM pair_buckets"
+_BUCKETS: LiteralString = "SELECT held, moving FROM pair_buckets"
 _ROOM: LiteralString = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
     (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),

@@ -12,7 +12,7 @@ with one.
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,6 +55,22 @@ class Buckets:
             raise NotHere(buckets[0], self.ranges)
         elsewhere = [text for text, bucket in zip(named, buckets, strict=True) if bucket not in self.held]
         raise SeveralPairs(here[:MOST_NAMED], elsewhere[:MOST_NAMED])
+
+    def check_write(self, ids: Iterable[str], recorded: Sequence[str] | None) -> None:
+        """Check that a write of these products may be decided. Raises as ``check``.
+
+        Args:
+            ids: the products.
+            recorded: those that were recorded when the write was accepted; ``None`` if it is decided at once. What was accepted
+                before its bucket began to move is decided as long as the bucket is here: a move waits for these products, and
+                for no others.
+        """
+        if recorded is None:
+            self.check(ids, writes=True)
+            return
+        named = list(ids)
+        self.check([one for one in named if one not in recorded], writes=True)
+        self.check(named, writes=False)
 
     def check_bucket(self, bucket: int, *, writes: bool) -> None:
         """Check that a bucket is here. Raises ``BucketMoving``, ``NotHere``."""

@@ -2,7 +2,7 @@
 
 Each of these steps is one transaction, or can be done again. A move that broke off is finished by the same call. A database has
 one move at a time. Both have the id of the move from step 3 to the end, and every step looks for it under the lock of the row.
-So no step of an earlier move is carried out in a later one.
+So no step of an earlier move is carried out in a later one. A move that is begun again in step 1 or 2 gets a new id.
 
 1. The source says that the buckets *move*. From then on no write to them is begun or accepted (503 ``bucket-moving``), because
    a writer reads that behind its locks. The move waits until every transaction has ended that had such a lock before. What
@@ -39,6 +39,7 @@ REFERENCE = "larder buckets move"
 """The reference of both entries in the ledger."""
 MARGIN_S = 0.25
 _PAGE = 1_000
+_PAGE_OF_IDS = 10_000
 _WAITING_S = 10.0
 """How long earlier transactions may take to end, and accepted writes to be decided."""
 _POLL_S = 0.02
@@ -113,10 +114,12 @@ class Move:
             if state.moving and state.moving != numbers:
                 raise CannotMove(f"a move of {ranges_of(state.moving)} is not finished in the {name}: finish it first")
         if numbers <= here.held and not numbers & there.held:
-            self._move = here.move or self._move
-            await self._prepare(begun=bool(here.move))
+            await self._prepare(here)
             await self._give_up()
-        elif has_left and (numbers <= there.held or there.move == here.move):
+        elif has_left and numbers <= there.held:
+            self._move = here.move
+            await self._check_empty(CannotMove)
+        elif has_left and there.move == here.move:
             self._move = here.move
         elif has_left:
             raise CannotMove("the target neither holds the buckets nor receives them; they were being moved to another one")
@@ -136,11 +139,22 @@ class Move:
         await self._change(self._source, lambda state: _State(state.held))
         return moved
 
-    async def _prepare(self, *, begun: bool) -> None:
+    async def _prepare(self, here: _State) -> None:
         """Refuse writes, wait for the earlier ones, and bring what can be brought while reads go on. Undo it if that fails."""
-        if not begun:
+        if not here.move:
             await self._check_free()
-        await _change(self._source, self._begin)
+
+        def begin(state: _State) -> _State:
+            if state != here:
+                raise CannotMove("another command has changed the buckets of the source")
+            return _State(state.held, self._numbers, self._move)
+
+        def receive(state: _State) -> _State:
+            if self._numbers & state.held or state.moving not in (_NOBODY, self._numbers):
+                raise CannotMove(f"the target holds {ranges_of(state.held)}, which another command has changed")
+            return _State(state.held, self._numbers, self._move)
+
+        await _change(self._source, begin)
         await self._tell("writes are refused from now on")
         try:
             await self._until_writers_ended()
@@ -148,18 +162,23 @@ class Move:
             await self._check_free()
             await self._bring_others()
             await self._tell("nothing is held, and nothing waits to be decided")
+            await _change(self._target, receive)
         except BaseException:
-            for database in (self._source, self._target):
-                await _change(database, self._undone)
+            await self._undo()
             raise
 
-    def _begin(self, state: _State) -> _State:
-        if not self._numbers <= state.held or state.move not in ("", self._move):
-            raise CannotMove("another command has changed the buckets of the source")
-        return _State(state.held, self._numbers, self._move)
+    async def _undo(self) -> None:
+        """Take the refusal of writes back, unless another command has taken over."""
+        undone = False
 
-    def _undone(self, state: _State) -> _State:
-        return _State(state.held) if state.move == self._move else state
+        def undo_source(state: _State) -> _State:
+            nonlocal undone
+            undone = state.move == self._move and self._numbers <= state.held
+            return _State(state.held) if undone else state
+
+        await _change(self._source, undo_source)
+        if undone:
+            await _change(self._target, lambda state: _State(state.held) if state.move == self._move else state)
 
     async def _until_writers_ended(self) -> None:
         """Wait until every transaction has ended that may have read the buckets before they began to move.
@@ -178,13 +197,17 @@ class Move:
         return {str(text) for [text] in await self._source.lists.rows(pair_queries.WRITERS)}
 
     async def _check_free(self) -> None:
-        """Check that no unit of the products is held, and no reservation of the buckets is open. Raises ``CannotMove``."""
+        """Check that no open reservation is in the buckets or has a line for their products. Raises ``CannotMove``."""
         held = await self._ours(pair_queries.HELD_PRODUCTS)
         named = [text async for page in _pages(self._source, pair_queries.RESERVATIONS) for [text] in page]
         open_ones = [text for text in named if bucket_of(text) in self._numbers]
         if held or open_ones:
-            first = f"units of {held[0]} are held" if held else f"the reservation {open_ones[0]} is open"
-            raise CannotMove(f"{first}: wait until the reservations of these buckets have ended, or release them")
+            first = (
+                f"units of {held[0]} are held, or were by a reservation that is still open"
+                if held
+                else f"the reservation {open_ones[0]} is open"
+            )
+            raise CannotMove(f"{first}: wait until all reservations with a line of these buckets have ended, or release them")
 
     async def _until_decided(self) -> None:
         """Wait until no accepted write waits for one of the products. Raises ``CannotMove``."""
@@ -199,14 +222,7 @@ class Move:
         return [str(text) for [text] in rows if bucket_of(str(text)) in self._numbers]
 
     async def _give_up(self) -> None:
-        """Let the target receive the buckets, and the source no longer hold them."""
-
-        def receive(state: _State) -> _State:
-            if self._numbers & state.held:
-                raise CannotMove(f"the target holds {ranges_of(state.held)}, which another command has changed")
-            return _State(state.held, self._numbers, self._move)
-
-        await _change(self._target, receive)
+        """Let the source no longer hold the buckets, which the target receives."""
         await self._change(self._source, lambda state: _State(state.held - self._numbers, state.moving, state.move))
         await self._tell("reads are refused, too, until the products have arrived")
 
@@ -226,9 +242,17 @@ class Move:
         return len(ids)
 
     async def _products(self) -> list[str]:
-        """Return the ids of the products that have to leave. Since writes are refused, nobody can add one."""
-        pages = _pages(self._source, pair_queries.PRODUCTS)
+        """Return the ids of the products that live in the source. Since writes are refused, nobody can add one."""
+        pages = _pages(self._source, pair_queries.PRODUCTS, size=_PAGE_OF_IDS)
         return [str(text) async for page in pages for [text] in page if bucket_of(str(text)) in self._numbers]
+
+    async def _check_empty(self, error: type[Exception]) -> None:
+        """Check that no product of the buckets lives in the source, as after a restore. Raises ``error``."""
+        if ids := await self._products():
+            raise error(
+                f"{ids[0]} lives in the source, which has given its bucket up. If the source was restored to a time within the"
+                " move, and the target has the newer products: `larder buckets set … --bury` in the source"
+            )
 
     async def _enter(self) -> int:
         """Bring the products and their ledgers to the target, in one transaction; return the number of the products."""
@@ -244,6 +268,8 @@ class Move:
                 await session.rows(pair_queries.ADD_LEDGER, {"rows": _array([row for [row] in ledger])})
                 await session.rows(pair_queries.RECORD_ENTERING, {"rows": rows, "reference": REFERENCE})
                 await session.rows(pair_queries.ENTER, {"rows": rows})
+                if older := await session.rows(pair_queries.OLDER, {"rows": rows}):
+                    raise BrokenOff(f"the target has an older product {older[0][0]}, which lives")
                 count += sum('"left": null' not in row for _, row in ours)
         return count
 
@@ -268,6 +294,8 @@ class Move:
             page = await self._source.lists.rows(pair_queries.ANSWERS, named)
             ours = [row for row, ids, *_ in page if any(bucket_of(text) in self._numbers for text in ids)]
             if ours:
+                if others := await session.rows(pair_queries.OTHER_ANSWERS, {"rows": _array(ours)}):
+                    raise CannotMove(f"the target keeps the answer to another request under the idempotency key {others[0][0]}")
                 await session.rows(pair_queries.ADD_ANSWERS, {"rows": _array(ours)})
             if len(page) < _PAGE:
                 return
@@ -282,6 +310,7 @@ class Move:
         """Let the target hold the buckets."""
         if self._own(await _state(self._source, "source")).held & self._numbers:
             raise BrokenOff("the source holds the buckets again")
+        await self._check_empty(BrokenOff)
         await self._change(self._target, lambda state: _State(state.held | self._numbers))
         await self._tell("the other database holds them")
 
@@ -321,16 +350,15 @@ async def _locked(session: Session) -> _State:
 def _state_of(rows: Sequence[Sequence[str]], name: str) -> _State:
     if not rows:
         raise CannotMove(f"the {name} was never given buckets: `larder buckets set` does that")
-    [[held, text]] = rows
-    moving, _, move = text.partition(" ")
+    [[held, moving, move]] = rows
     return _State(parse_ranges(held), parse_ranges(moving), move)
 
 
 async def _change(database: Database, become: Callable[[_State], _State]) -> None:
     async with _transaction(database) as session:
         state = become(await _locked(session))
-        moving = f"{ranges_of(state.moving)} {state.move}" if state.moving else ""
-        await session.rows(pair_queries.SAY, {"held": ranges_of(state.held), "moving": moving})
+        said = {"held": ranges_of(state.held), "moving": ranges_of(state.moving), "move": state.move}
+        await session.rows(pair_queries.SAY, said)
 
 
 @asynccontextmanager
@@ -342,17 +370,17 @@ async def _transaction(database: Database) -> AsyncIterator[Session]:
 
 
 async def _pages(
-    database: Database, statement: LiteralString, column: int = 0, **named: str
+    database: Database, statement: LiteralString, column: int = 0, size: int = _PAGE, **named: str
 ) -> AsyncIterator[Sequence[Sequence[str]]]:
     """Yield the rows of a statement that goes on after the greatest id, which is in a column."""
     after = ""
     while True:
-        parameters = {**named, "after": after, "limit": _PAGE}
+        parameters = {**named, "after": after, "limit": size}
         page = await database.lists.rows(statement, parameters)
         if page:
             yield page
             after = str(page[-1][column])
-        if len(page) < _PAGE:
+        if len(page) < size:
             return
 
 

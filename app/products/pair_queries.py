@@ -2,12 +2,13 @@
 
 from typing import LiteralString
 
-READ: LiteralString = "SELECT held, split_part(moving, ' ', 1) FROM pair_buckets"
-"""Returns the buckets that are here and those that move. In ``moving``, the id of the move follows the numbers."""
+READ: LiteralString = "SELECT held, moving FROM pair_buckets"
+"""Returns the buckets that are here, and those that move."""
 
-STATE: LiteralString = "SELECT held, moving FROM pair_buckets"
+STATE: LiteralString = "SELECT held, moving, move FROM pair_buckets"
+"""Returns the same with the id of the move."""
 
-LOCKED: LiteralString = "SELECT held, moving FROM pair_buckets FOR UPDATE"
+LOCKED: LiteralString = "SELECT held, moving, move FROM pair_buckets FOR UPDATE"
 
 BEGIN: LiteralString = "SELECT set_config('lock_timeout', '2s', true), set_config('synchronous_commit', 'on', true)"
 """Sets how long a step of a move waits for a lock, and that its COMMIT is on disk before the next step begins."""
@@ -15,7 +16,8 @@ BEGIN: LiteralString = "SELECT set_config('lock_timeout', '2s', true), set_confi
 IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
 
 HOLD: LiteralString = """
-INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held, moving = ''
+INSERT INTO pair_buckets (held) VALUES (%(held)s)
+ON CONFLICT (singleton) DO UPDATE SET held = excluded.held, moving = '', move = ''
 """
 
 IN_USE: LiteralString = """
@@ -51,9 +53,12 @@ WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE da
 A lock of the tables would hold up all writers while it waits for these.
 """
 
-SAY: LiteralString = "UPDATE pair_buckets SET held = %(held)s, moving = %(moving)s"
+SAY: LiteralString = "UPDATE pair_buckets SET held = %(held)s, moving = %(moving)s, move = %(move)s"
 
-HELD_PRODUCTS: LiteralString = "SELECT DISTINCT product_id FROM reservation_lines WHERE open > 0"
+HELD_PRODUCTS: LiteralString = """
+SELECT DISTINCT l.product_id FROM reservations r JOIN reservation_lines l ON l.reservation_id = r.id WHERE r.closed_at IS NULL
+"""
+"""Returns the products of open reservations, also of lines that are closed: a command on the reservation locks them all."""
 
 WAITING: LiteralString = "SELECT seq, product_ids FROM accepted_writes WHERE failed_at IS NULL ORDER BY seq"
 
@@ -88,6 +93,20 @@ FROM products p LEFT JOIN stock_movements m
 WHERE p.deleted_at IS NOT NULL AND p.id > %(after)s ORDER BY p.id LIMIT %(limit)s
 """
 """Returns tombstones; ``left`` is the stock with which one left, and null if the product was deleted."""
+
+OLDER: LiteralString = """
+SELECT p.id FROM json_to_recordset(%(rows)s::json) AS c (id text, version bigint, "left" bigint)
+JOIN products p ON p.id = c.id
+WHERE p.deleted_at IS NULL AND p.version < CASE WHEN c."left" IS NULL THEN c.version ELSE c.version + 1 END
+"""
+"""Returns living products of the target that are older than what arrives."""
+
+OTHER_ANSWERS: LiteralString = """
+SELECT k.key FROM json_populate_recordset(NULL::idempotency_records, %(rows)s::json) AS c
+JOIN idempotency_records k ON k.caller = c.caller AND k.key = c.key
+WHERE (k.request_hash, k.body) IS DISTINCT FROM (c.request_hash, c.body)
+"""
+"""Returns the keys under which the target keeps the answer to another request."""
 
 ENTER: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, created_at, deleted_at)

@@ -54,7 +54,7 @@ async def hold(database: Database, ranges: str, *, bury: bool = False) -> int:
         found = await session.rows(pair_queries.LOCKED)
         buried = await _bury(session, numbers) if bury else 0
         if found and found[0][1] and not bury:
-            raise MoveUnfinished(f"the buckets {found[0][1].partition(' ')[0]} move to or from another database")
+            raise MoveUnfinished(f"the buckets {found[0][1]} move to or from another database")
         await _check_others(session, numbers)
         await session.commit((pair_queries.HOLD, {"held": ranges}))
     return buried

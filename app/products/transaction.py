@@ -147,8 +147,8 @@ class Transaction:
         self._lines = 0
         self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
         decisions: list[Decision] = []
-        for request in self.taken.requests:
-            decision = self._decide(request, locked, accepted=True)
+        for request, recorded in zip(self.taken.requests, self.taken.recorded, strict=True):
+            decision = self._decide(request, locked, recorded)
             if isinstance(decision, Postponed):
                 self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
             decisions.append(decision)
@@ -303,7 +303,8 @@ class Transaction:
                 lines[product_id].append(OverLine(*columns))
         facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
 
-    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], *, accepted: bool = False) -> Decision:
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
+        """Decide about a request; ``recorded`` are the products of one that was accepted before."""
         key = request.origin.idempotency_key
         if key and (earlier := self._earlier_decision(key, locked)):
             return earlier
@@ -312,11 +313,10 @@ class Transaction:
             return postponed
         try:
             if self._buckets is not None and not isinstance(request.command, Tidy):
-                # What was accepted before its bucket began to move is decided here as long as the bucket is here.
-                self._buckets.check(product_ids, writes=not accepted)
+                self._buckets.check_write(self._shelf.changeable_by(request.command), recorded)
             effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
-            if accepted and isinstance(refusal, BucketMoving):
+            if recorded is not None and isinstance(refusal, BucketMoving):
                 return Postponed()  # its sender was told that it will be decided: this refusal would be kept as its answer
             closed = any(effect.row.id in product_ids for effect in self._shelf.closings)
             return Denied(refusal, closed, product_ids)

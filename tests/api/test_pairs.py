@@ -1,5 +1,6 @@
 """One of several pairs of Larder and PostgreSQL: what belongs to another pair is 421, and nothing is done for it."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,11 @@ import pytest
 from app.access.key_ring import KeyRing
 from app.access.keys import Scope
 from app.access.rates import Limits
+from app.api.accepting import Decoder
 from app.api.admission import Admission
 from app.api.context import Larder
 from app.buckets import bucket_of, moved_to
+from app.products.accepted import AcceptedWrite
 from app.products.pair import Pair
 from tests.api.conftest import LIMIT, Service, new_service
 from tests.api.problem import problem, send
@@ -114,6 +117,24 @@ async def test_what_crosses_pairs_is_refused_with_the_ids_of_each(
     """Nothing of it is done: there is no transaction over several databases."""
     document = problem(await send(client, method, path, body), "several-pairs")
     assert (document["here"], document["elsewhere"]) == ([HERE], [THERE])
+
+
+async def test_a_retry_over_two_pairs_reaches_the_stored_answers(service: Service, client: httpx.AsyncClient) -> None:
+    """It may have been answered before one of its buckets moved: the transaction looks for that before it refuses."""
+    body = {"lines": [{"product_id": HERE, "delta": 1}, {"product_id": THERE, "delta": 1}], "reason": "receipt"}
+    await send(client, "POST", "/stock/adjustments", body, {"Idempotency-Key": "one"})
+    assert len(service.transactions.requests) == 1
+
+
+async def test_what_was_accepted_keeps_the_ids_that_were_made(service: Service) -> None:
+    """A move waits for the products that were recorded; another id at each decoding could be in any bucket."""
+    decode = Decoder(service.app, lambda _request, render: render)
+    for operation, path, body, recorded in (
+        ("createProduct", "/products", MUG, ["made"]),
+        ("batchProducts", "/products/batch", {"items": [MUG, MUG | {"id": HERE}, {}, MUG]}, ["first", HERE, "second"]),
+    ):
+        sent = AcceptedWrite("", "k", b"", recorded, operation, path, "[]", json.dumps(body).encode(), "r")
+        assert list((await decode(sent)).command.keys) == recorded
 
 
 async def test_a_reservation_that_replaces_one_of_another_pair_is_refused(client: httpx.AsyncClient) -> None:

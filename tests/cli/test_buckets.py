@@ -131,7 +131,7 @@ async def test_a_move(
         said = await buckets("move", "512-1023", "--to", there)
         assert "0 products were moved. The other database holds the buckets 512-1023 now." in said
         assert said.endswith("The database holds the buckets 0-511.")
-        await execute(own_servers["LARDER_DATABASE_URL"], "UPDATE pair_buckets SET moving = '512-600 0f'")
+        await execute(own_servers["LARDER_DATABASE_URL"], "UPDATE pair_buckets SET moving = '512-600'")
         for ranges in ("0-511", "0-600"):
             await check_buckets(Settings.from_env({**own_servers, "LARDER_BUCKETS": ranges}))
         with pytest.raises(CommandFailed, match="LARDER_BUCKETS is 0-1023, and the database holds the buckets 0-511"):
@@ -153,7 +153,7 @@ async def test_a_database_that_was_restored_to_before_a_move(buckets: Buckets, o
         await _execute(url, "UPDATE products SET reserved = 2 WHERE id = %s", product_id)
         await _execute(url, _WAITING, product_id, [product_id])
     await buckets("set", "0-1023")
-    await _execute(url, "UPDATE pair_buckets SET moving = '500 0f'")
+    await _execute(url, "UPDATE pair_buckets SET moving = '500'")
     with pytest.raises(CommandFailed, match="the buckets 500 move to or from another database"):
         await buckets("set", "0-511")
     said = await buckets("set", "0-499", "--bury")

@@ -64,7 +64,7 @@ async def test_buckets_of_the_settings_and_of_the_database(database_url: str) ->
     assert "LARDER_BUCKETS is 0-511, and the database holds the buckets 0-499" in found.sentence
     [found] = await _faults(database_url)
     assert "LARDER_BUCKETS is not set" in found.sentence
-    await execute(database_url, "UPDATE pair_buckets SET moving = '500-511 0f'")
+    await execute(database_url, "UPDATE pair_buckets SET moving = '500-511'")
     [found] = await _faults(database_url, buckets="0-511")
     assert (found.needed, "the buckets 500-511 move" in found.sentence) == (False, True)
 

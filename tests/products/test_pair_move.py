@@ -1,6 +1,7 @@
 """Buckets move from one database to another: nothing is lost, nothing is there twice, and nobody reads the past."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import psycopg
@@ -93,6 +94,98 @@ async def test_a_target_that_was_restored_to_before_the_move_gets_the_products_a
     assert await two.balanced()
 
 
+_HOLD_IN = "UPDATE pair_buckets SET held = %s, moving = %s, move = %s"
+_MOVE = "SELECT move FROM pair_buckets"
+
+
+@pytest.mark.parametrize("came_to", ["have arrived", "its end"])
+async def test_a_source_that_was_restored_to_a_time_within_the_move(two: Two, came_to: str) -> None:
+    """Its products live again, and are older than those of the target: they do not get there, and are not forgotten, either."""
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+    two.breaks_at = "reads are refused"
+    with pytest.raises(ConnectionError):
+        await two.move("500")
+    [backup] = await execute(two.urls["a"], "SELECT held, moving, move FROM pair_buckets")
+    two.breaks_at = came_to
+    with suppress(ConnectionError):
+        await two.move("500")
+    await by_hand(two.urls["b"], "UPDATE products SET stock = 1 WHERE id = %s", LEAVING)
+    for statement in ("ALTER TABLE stock_movements DISABLE TRIGGER ALL", "DELETE FROM stock_movements", "TRUNCATE products"):
+        await execute(two.urls["a"], statement)
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+    await by_hand(two.urls["a"], _HOLD_IN, *backup)
+    two.breaks_at = ""
+    if came_to == "its end":
+        with pytest.raises(CannotMove, match="--bury"):
+            await two.move("500")
+    else:
+        assert await two.move("500") == 1
+    assert (await two.rows("b"))[LEAVING] == (1, 4, True)
+
+
+async def test_an_older_product_of_the_target_is_not_taken_for_what_arrives(two: Two) -> None:
+    """It lives there, from before a restore: the move does not go on."""
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+    await by_hand(two.urls["b"], CREATE, LEAVING, 3)
+    with pytest.raises(BrokenOff, match=f"older product {LEAVING}"):
+        await two.move("500")
+    assert await two.held() == [("0-499,501-511", "500"), ("512-1023", "500")]
+
+
+async def test_a_move_that_begins_again_is_another_one(two: Two) -> None:
+    """Else a second target, to which the first call was, could take what the source has left behind for its own."""
+    await by_hand(two.urls["a"], _HOLD_IN, "0-511", "500", "first")
+    await by_hand(two.urls["b"], _HOLD_IN, "512-1023", "500", "first")
+    two.breaks_at = "reads are refused"
+    with pytest.raises(ConnectionError):
+        await two.move("500")
+    [[(here,)], [(there,)]] = [await execute(url, _MOVE) for url in two.urls.values()]
+    assert here == there != "first"
+
+
+async def test_a_late_move_does_not_undo_its_successor(two: Two) -> None:
+    """It has lost its locks, and fails while it still could be undone; another call has gone on meanwhile."""
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+    two.stops_at = two.breaks_after = "nothing is held"
+    late = asyncio.create_task(two.move("500"))
+    await two.until_told("nothing is held", late)
+    for url in two.urls.values():
+        await execute(url, _END_LOCKS)
+    async with asyncio.timeout(20):
+        while any([await execute(url, _LOCKED) for url in two.urls.values()]):
+            await asyncio.sleep(0.01)
+    two.stops_at, two.breaks_at = "", "have arrived"
+    with pytest.raises(ConnectionError):
+        await two.move("500")
+    two.breaks_at = ""
+    two.go.set()
+    with pytest.raises((ConnectionError, DatabaseError)):
+        await late
+    assert await two.held() == [("0-499,501-511", "500"), ("512-1023", "500")]
+    assert await two.move("500") == 1
+
+
+async def test_a_target_that_another_command_has_changed_undoes_the_move(two: Two) -> None:
+    """Nothing has left yet, so writes go on."""
+    two.stops_at = "writes are refused"
+    moving = asyncio.create_task(two.move("500"))
+    await two.until_told("writes are refused", moving)
+    await by_hand(two.urls["b"], _HOLD_IN, "500,512-1023", "", "")
+    two.go.set()
+    with pytest.raises(CannotMove, match="another command has changed"):
+        await moving
+    assert (await two.held())[0] == ("0-511", "")
+
+
+async def test_one_key_for_two_requests_is_in_the_way(two: Two) -> None:
+    """The target keeps the answer to another request under the same key of the same client: neither may be lost."""
+    await by_hand(two.urls["a"], _ANSWER, "k", b"\x00", b"{}", [LEAVING])
+    await by_hand(two.urls["b"], _ANSWER, "k", b"\x01", b"{}", [])
+    with pytest.raises(CannotMove, match="under the idempotency key k"):
+        await two.move("500")
+    assert await two.held() == [("0-511", ""), ("512-1023", "")]
+
+
 async def test_what_cannot_be_done_in_the_beginning_is_undone(two: Two) -> None:
     """While reads go on, a failure takes the refusal of writes back."""
     two.breaks_at = "nothing is held"
@@ -108,7 +201,7 @@ async def test_an_old_move_is_not_finished_in_a_later_one(two: Two) -> None:
         await two.move("500")
     two.breaks_at = ""
     # As if another move, to the target, from where the bucket went meanwhile, had broken off.
-    await by_hand(two.urls["b"], "UPDATE pair_buckets SET held = '512-1023', moving = '500 other'")
+    await by_hand(two.urls["b"], "UPDATE pair_buckets SET held = '512-1023', moving = '500', move = 'other'")
     with pytest.raises(CannotMove, match="they were being moved to another one"):
         await two.move("500")
     assert await two.held() == [("0-499,501-511", "500"), ("512-1023", "500")]

@@ -12,14 +12,17 @@ from app.cache.errors import SourceUnavailable
 from app.postgres.database import Database, Session
 from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedStats, AcceptedWrite, Queued
-from app.products.commands import set_stock
-from app.products.decision import Denied, Done, Postponed
-from app.products.errors import BucketMoving, NotHere, Refused
+from app.products.commands import Adjust, set_stock
+from app.products.decision import Decision, Denied, Done, Postponed, Repeated
+from app.products.errors import BucketMoving, NotHere, Refused, SeveralPairs
 from app.products.idempotency import WriteRequest
 from app.products.pair import Pair
 from app.products.pair_move import CannotMove
 from app.products.pair_queries import READ
 from app.products.pair_watch import PairWatch
+from app.products.product import Line, Reason
+from app.products.reservation import Part, Wanted
+from app.products.reservation_commands import Commit, Release, ReservationCommand, Reserve
 from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
 from tests.products.instances import once
@@ -52,8 +55,8 @@ async def test_a_writer_reads_the_buckets_behind_its_locks(two: Two) -> None:
 
     assert await refusal() is None
     for held, moving, expected in (
-        ("0-511", "500 m", BucketMoving),
-        ("0-499,501-511", "500 m", BucketMoving),
+        ("0-511", "500", BucketMoving),
+        ("0-499,501-511", "500", BucketMoving),
         ("0-3", "", NotHere),
     ):
         await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = %s", held, moving)
@@ -73,11 +76,66 @@ async def test_what_was_accepted_before_is_decided_and_not_refused(two: Two) -> 
     transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"), decode=decode)
     for key, held, expected in (("1", "0-511", Done), ("2", "0-499,501-511", Postponed)):
         await by_hand(two.urls["a"], _ACCEPTED, key, [LEAVING])
-        await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = '500 m'", held)
+        await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = '500'", held)
         assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [expected]
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("2",)]
     assert await execute(two.urls["a"], "SELECT key FROM idempotency_records") == [("1",)]
     assert (await two.rows("a"))[LEAVING][0] == 1
+
+
+async def test_a_product_that_was_not_recorded_is_as_any_other(two: Two) -> None:
+    """The move does not wait for it, so it is not decided for a bucket that moves."""
+    await by_hand(two.urls["a"], CREATE, LEAVING, 7)
+
+    async def decode(write: AcceptedWrite) -> WriteRequest:
+        return WriteRequest(set_stock(LEAVING, 1), once(write.key))
+
+    transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"), decode=decode)
+    await by_hand(two.urls["a"], _ACCEPTED, "k", [STAYING])
+    await by_hand(two.urls["a"], "UPDATE pair_buckets SET moving = '500'")
+    assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [Postponed]
+    assert (await two.rows("a"))[LEAVING][0] == 7
+
+
+async def test_reservations_over_two_buckets(two: Two) -> None:
+    """One that is open keeps its buckets together, also by a line that is closed. One that has ended can be released again."""
+    for product_id in (LEAVING, STAYING):
+        await by_hand(two.urls["a"], CREATE, product_id, 7)
+    transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"))
+
+    async def done(command: ReservationCommand) -> Decision:
+        [decision] = (await transactions.commit([WriteRequest(command)])).decisions
+        return decision
+
+    reserve = Reserve([Wanted(STAYING, 2), Wanted(LEAVING, 2)], 600)
+    for command in (reserve, Commit(reserve.id, [Part(1, 2)])):
+        assert isinstance(await done(command), Done)
+    with pytest.raises(CannotMove, match=f"units of {LEAVING} are held, or were"):
+        await two.move("500")
+    assert isinstance(await done(Release(reserve.id)), Done)
+    assert await two.move("500") == 1
+    again = await done(Release(reserve.id))
+    assert isinstance(again, Done), again
+    assert isinstance(await done(Reserve([Wanted(STAYING, 1)], 600, replaces=reserve.id)), Done)
+
+
+async def test_a_retry_over_two_buckets_gets_its_answer(two: Two) -> None:
+    """One of them has moved since. A new request over both is refused, and the refusal is not kept."""
+    for product_id in (LEAVING, STAYING):
+        await by_hand(two.urls["a"], CREATE, product_id, 7)
+    transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"))
+
+    async def decided(key: str) -> Decision:
+        sale = Adjust([Line(LEAVING, -1), Line(STAYING, -1)], Reason.SALE)
+        [decision] = (await transactions.commit([WriteRequest(sale, once(key))])).decisions
+        return decision
+
+    assert isinstance(await decided("k"), Done)
+    await two.move("500")
+    assert isinstance(await decided("k"), Repeated)
+    refused = await decided("other")
+    assert isinstance(refused, Denied)
+    assert isinstance(refused.refusal, SeveralPairs)
 
 
 async def test_an_instance_begins_by_reading_the_buckets(two: Two) -> None:
@@ -101,7 +159,7 @@ async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
         return await acceptance.accept(AcceptedWrite("", key, b"", [LEAVING], "o", "t", "[]", b"", None))
 
     assert await accept("1") == Queued()
-    for held, moving, expected in (("0-511", "500 m", BucketMoving), ("0-499", "500 m", BucketMoving), ("0-3", "", NotHere)):
+    for held, moving, expected in (("0-511", "500", BucketMoving), ("0-499", "500", BucketMoving), ("0-3", "", NotHere)):
         await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = %s", held, moving)
         assert await accept("1") == Queued()
         with pytest.raises(expected):

@@ -42,6 +42,8 @@ class Two:
     """The move breaks off when it tells this."""
     stops_at: str = ""
     """The move stops when it tells this, until ``go`` is set."""
+    breaks_after: str = ""
+    """The move breaks off when it has stopped there."""
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def tell(self, text: str) -> None:
@@ -50,6 +52,8 @@ class Two:
             raise ConnectionError("the operator's machine went away")
         if self.stops_at and self.stops_at in text:
             await self.go.wait()
+            if self.breaks_after and self.breaks_after in text:
+                raise ConnectionError("the operator's machine went away")
 
     async def until_told(self, text: str, moving: "asyncio.Task[int]") -> None:
         """Wait until the move has come that far."""

@@ -55,9 +55,9 @@ class DirectOvertakes(ProductTransactions):
 
 class _NobodyWaits(Transaction):
     @override
-    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], *, accepted: bool = False) -> Decision:
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
         self._blocked = {}
-        return super()._decide(request, locked, accepted=accepted)
+        return super()._decide(request, locked, recorded)
 
 
 class PostponedHoldsNobodyUp(ProductTransactions):
