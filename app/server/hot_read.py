@@ -99,7 +99,8 @@ class HotReads(HttpToolsProtocol):
         self._start_application(cycle, app)
 
     def _start_application(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.transport = AnswerTransport(self.transport, self.loop)
+        if cycle.scope["method"] != "HEAD":  # its answer has no body that the head could wait for
+            cycle.transport = AnswerTransport(self.transport, self.loop)
         super()._start_asgi_task(cycle, app)
 
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:
