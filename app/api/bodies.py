@@ -81,8 +81,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413.
         ClientDisconnect: the client left before it had sent everything.
     """
-    announced = request.headers.get("Content-Length", "")
-    if announced.isascii() and announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
+    announced = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
+    if announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
