@@ -14,7 +14,7 @@ from functools import partial
 from importlib.resources import files
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, TryAgainError
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
@@ -28,11 +28,16 @@ _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
 _REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
 """What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
+_ELSEWHERE = (MovedError, ClusterDownError)
+"""Those that mean that the keys have another owner, or none. The others come from the owner, while it gives the keys away."""
 _REST_S = 1.0
 
 
 class Refusal(StoreUnavailable):
     """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
+
+    elsewhere = False
+    """Whether the node is not their owner, so that the map which led here is wrong."""
 
 
 class RedisConnection:
@@ -167,7 +172,9 @@ class RedisConnection:
         try:
             return await self._connection.read_response(disable_decoding=True)
         except _REFUSALS as error:
-            return Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
+            refusal = Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
+            refusal.elsewhere = isinstance(error, _ELSEWHERE)
+            return refusal
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
@@ -324,6 +331,8 @@ class RedisLink:
 
     async def start(self) -> None:
         """Try to connect once; if that fails, keep trying in the background."""
+        if self._closed:
+            return
         self._prober = asyncio.create_task(self._probe(0.0))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connect_timeout_s):
