@@ -16,7 +16,7 @@ from typing import cast
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, TryAgainError
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
@@ -30,12 +30,17 @@ _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
 _REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
 """What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
+_ELSEWHERE = (MovedError, ClusterDownError)
+"""Those that mean that the keys have another owner, or none. The others come from the owner, while it gives the keys away."""
 _REST_S = 1.0
 _pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_command)  # its own types allow one argument
 
 
 class Refusal(StoreUnavailable):
     """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
+
+    elsewhere = False
+    """Whether the node is not their owner, so that the map which led here is wrong."""
 
 
 class RedisConnection:
@@ -145,7 +150,7 @@ class RedisConnection:
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
-        # redis-py's own packing, which is in Python, takes five times as long.
+        # redis-py would pack each argument in Python, which takes several times as long.
         packed = b"".join([_pack(tuple(command)) for command in (*commands, who)])
         await self._connection.send_packed_command(packed, check_health=False)
         read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
@@ -172,7 +177,9 @@ class RedisConnection:
         try:
             return await self._connection.read_response(disable_decoding=True)
         except _REFUSALS as error:
-            return Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
+            refusal = Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
+            refusal.elsewhere = isinstance(error, _ELSEWHERE)
+            return refusal
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
@@ -329,6 +336,8 @@ class RedisLink:
 
     async def start(self) -> None:
         """Try to connect once; if that fails, keep trying in the background."""
+        if self._closed:
+            return
         self._prober = asyncio.create_task(self._probe(0.0))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connect_timeout_s):

@@ -138,9 +138,14 @@ class RedisPartitionsAudit(PartitionsAuditStore):
             strict=True,
         ):
             found |= dict.fromkeys(own, answer) if isinstance(answer, StoreUnavailable) else zip(own, answer, strict=True)
-        if any(isinstance(reply, StoreUnavailable) for reply in found.values()):
+        if any(_is_trouble(reply) for reply in found.values()):
             self._on_trouble()
         return found
+
+
+def _is_trouble(reply: object) -> bool:
+    """Return whether a reply, or its absence, means that another node may have the partition."""
+    return reply.elsewhere if isinstance(reply, Refusal) else isinstance(reply, StoreUnavailable)
 
 
 async def _call(
