@@ -23,7 +23,7 @@ class Ratio:
         result: the result that has it.
         find: takes the figure from that result.
         at_least: whether more is better.
-        digits: digits behind the point that count. The background makes a few round trips in a thousand.
+        digits: digits behind the point that count. Audits and the recorder make a few round trips in a thousand.
     """
 
     claim: str
@@ -54,12 +54,6 @@ def _target(beginning: str) -> Callable[[Result], Finding]:
         return measured[0] if len(measured) == 1 and ", but " not in measured[0] else None
 
     return find
-
-
-def _before_a_write(result: Result) -> Finding:
-    """Return the round trips of a write that is alone, but for the one that publishes."""
-    found = _cell("redis_round_trips", operation="write, slot filled")(result)
-    return round(found - 1, 3) if isinstance(found, int | float) else None
 
 
 _LARDER, _CASHEWS, _TEXTBOOK = "Larder, 1 worker", "FastAPI + cashews", "textbook: threads, SQLAlchemy ORM, redis-py"
@@ -94,7 +88,7 @@ RATIOS = (
     ),
     Ratio(
         "lease round trips before a write whose slot is filled", 0, "",
-        "components", _before_a_write, at_least=False, digits=2,
+        "components", _cell("of_them_leases", operation="write, slot filled"), at_least=False, digits=2,
     ),
     Ratio("loop blocked by any one request", 50, " ms", "blocked", _target("loop blocked"), at_least=False),
     Ratio("hits again after Redis answers", 2.5, " s", "healing", _target("hits again after Redis"), at_least=False),

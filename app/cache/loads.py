@@ -2,13 +2,15 @@
 
 At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7). The slots of one batch are
 filled while the next batch is loaded. A load waits while the slot of its own key is filled, because whoever reads that slot in
-the meantime would need one more load if this one had gone.
+the meantime would need one more load if this one had gone. A reader who comes to the load after that fill, with a reading from
+before it, reads the slot once more instead (``filled_since``).
 
 A batch has keys of all nodes of the store. A node that hangs delays only its own: each node is asked for its leases by itself,
 and what it is late with is loaded apart. Each node's slots are filled by themselves, too.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from .partitioned_trips import Taking, Trips, those_on_time
 from .ports import Clock, Outcome, Publication, Source, State
 from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer
+
+_REMEMBERED = 10_000
+"""Number of filled slots that are remembered. One that is forgotten costs a load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,10 @@ class Loads:
         self._filling: set[str] = set()
         self._late_loads: set[asyncio.Task[dict[str, Row]]] = set()
         self._late: set[str] = set()
+        self.fills = 0
+        """Number of fills that have ended."""
+        self._filled: OrderedDict[str, int] = OrderedDict()
+        """The slots that were filled last, and by which fill."""
         self._batches: Batcher[Load, Row | LateRow] = Batcher(
             self._send,
             group_key=lambda load: load.key,
@@ -118,6 +127,10 @@ class Loads:
             raise
         rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return [await row.filled() for row in rows]
+
+    def filled_since(self, keys: Iterable[str], fills: int) -> bool:
+        """Return whether the slot of one of these keys was filled after ``fills`` fills had ended."""
+        return self.fills > fills and any(self._filled.get(key, 0) > fills for key in keys)
 
     def refill(self, keys: Iterable[str]) -> None:
         """Begin to load keys whose slots were recorded as filled, but were evicted, or deleted by an audit.
@@ -235,4 +248,10 @@ class Loads:
             return set()
         stored = {fill.state.key for fill, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
         self._stats.fills += len(stored)
+        self.fills += 1
+        for key in stored:
+            self._filled[key] = self.fills
+            self._filled.move_to_end(key)
+        while len(self._filled) > _REMEMBERED:
+            self._filled.popitem(last=False)
         return stored

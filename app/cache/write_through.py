@@ -42,7 +42,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
@@ -168,9 +168,7 @@ class WriteThrough:
                 that began after it.
             ttl_s: life of the slot if this read fills it; of requests that share a load, the longest counts.
 
-        Raises:
-            SourceUnavailable: there is neither a proven nor an acceptable unproven state.
-            Overloaded: too many requests wait.
+        Raises ``SourceUnavailable`` if there is neither a proven nor an acceptable unproven state, and ``Overloaded``.
         """
         return (await self.read_many((key,), refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s))[0]
 
@@ -207,11 +205,11 @@ class WriteThrough:
             then(None)
             return
         try:
-            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then))
+            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then, self._loads.fills))
         except Overloaded:
             then(None)
 
-    def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
+    def _deliver(self, key: str, then: Callable[[Peeked], None], fills: int, found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:
             then(None)
             return
@@ -225,7 +223,7 @@ class WriteThrough:
                 self._sample.read((key,))
             then(state)
         else:
-            then(reading)
+            then(replace(reading, fills=fills))
 
     async def drop(self, key: str) -> None:
         """Empty one slot, whatever it holds. Raises ``StoreUnavailable``."""
@@ -241,8 +239,7 @@ class WriteThrough:
             transact: runs and commits the transaction. If it raises, the caller gets the error, and nothing is published.
             policy: what to do with the slots, unless the cache is switched off; the namespace's own policy if ``None``.
 
-        Returns:
-            The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
+        Returns the result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
         leases = await self.lease(keys, policy)
         try:
@@ -310,8 +307,7 @@ class WriteThrough:
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when the write may be acknowledged (R4).
 
-        Raises:
-            NotSettled: the deadline passed first, too many writes wait, or the source is an old primary.
+        Raises ``NotSettled``: the deadline passed first, too many writes wait, or the source is an old primary.
         """
         if not acknowledgement.proven:
             with self._tracer.step("cache.settle", Place.AUDIT):
@@ -333,8 +329,12 @@ class WriteThrough:
 
     async def _read_part(self, keys: Sequence[str], reading: Reading | None, stale_s: int, ttl_s: int | None) -> list[Read]:
         """Read keys of one partition."""
+        fills = self._loads.fills if reading is None else reading.fills
         try:
             reading = reading or await self._trips.read(keys)
+            # A slot that was filled meanwhile is read again: that is one read for all who come so late, and spares the load.
+            if reading.epoch and not reading.leases and self._loads.filled_since(keys, fills):
+                reading = await self._trips.read(keys)
         except StoreUnavailable:
             return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
