@@ -16,31 +16,20 @@ from typing import cast
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, TryAgainError
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import TAKEN_BACK, NearSlots, track
 from .places import RedisPlace, address_of
+from .refusal import REFUSALS, Refusal
 from .succession import Succession
 from .troubles import Troubles
 from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
 
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
-_REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
-"""What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
-_ELSEWHERE = (MovedError, ClusterDownError)
-"""Those that mean that the keys have another owner, or none. The others come from the owner, while it gives the keys away."""
 _REST_S = 1.0
 _pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_command)  # its own types allow one argument
-
-
-class Refusal(StoreUnavailable):
-    """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
-
-    elsewhere = False
-    """Whether the node is not their owner, so that the map which led here is wrong."""
 
 
 class RedisConnection:
@@ -176,10 +165,8 @@ class RedisConnection:
     async def _reply_or_refusal(self) -> Reply:
         try:
             return await self._connection.read_response(disable_decoding=True)
-        except _REFUSALS as error:
-            refusal = Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
-            refusal.elsewhere = isinstance(error, _ELSEWHERE)
-            return refusal
+        except REFUSALS as error:
+            return Refusal(error)
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
