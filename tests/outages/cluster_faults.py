@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from typing_extensions import Self
+
 from app.private_servers import RedisServer
 from tests.harness.cluster import PROBE
 from tests.harness.redis_cluster import NODE_TIMEOUT_S
@@ -15,6 +17,8 @@ _SLOW_NODE_TIMEOUT_S = 8.0
 _SHORT_CUTS_S = (1.0, 1.8)
 """Cuts that end before an election, or about when it begins."""
 _AFTER_ELECTION_S = 1.0
+_SHORT, _ELECTED, _TWO_MASTERS = range(3)
+"""How a cut ends."""
 
 
 @asynccontextmanager
@@ -114,80 +118,91 @@ async def _move_onto_copies(scene: Scene, slot: int, target: RedisServer, left: 
 async def cut_off(scene: Scene) -> AsyncIterator[float]:
     """Cut the probe's master off from the other nodes, while services go on using it.
 
-    By turns all services reach all nodes, one service reaches this master alone, or the others besides do not reach it.
-    By turns the cut ends before or about the election, after it, or after it while the master still takes itself for one,
+    By turns all services reach all nodes, or one service reaches this master alone, or besides the others do not reach it.
+    By turns the cut ends before or about the election, or after it, or after it while the master still takes itself for one,
     because its own node timeout is longer.
     """
-    sides, ending, lonely = scene.times % 3, scene.times // 3 % 3, scene.times // 2 % 3
+    sides, ending, alone = scene.times % 3, scene.times // 3 % 3, scene.times // 2 % 3
     master, witness = await _master_and_witness(scene)
-    number = scene.nodes.number_of(master)
-    owners = await scene.nodes.owners()
-    near = {key for key in scene.keys if owners(slot_of(key)) is master}
-    ways = scene.nodes.ways
-    if ending == 2:
+    if ending == _TWO_MASTERS:
         await _set_node_timeout(scene, master, _SLOW_NODE_TIMEOUT_S)
-    watch = _Watch(scene, master)
-    began = time.monotonic()
-    ways.separate(number)
-    if sides:
-        ways.confine(lonely, number)
-    if sides == 2:
-        ways.keep_out([service for service in range(3) if service != lonely], number)
-    async with watch:
-        if ending == 0:
+    async with _Watch(scene, master) as watch:
+        began = time.monotonic()
+        _cut_ways(scene, scene.nodes.number_of(master), sides, alone)
+        if ending == _SHORT:
             await asyncio.sleep(_SHORT_CUTS_S[scene.times % 2])
         else:
             await scene.nodes.until(lambda: scene.has_lost(master, witness))
         elected = time.monotonic()
-        if ending:
+        if ending != _SHORT:
             await asyncio.sleep(_AFTER_ELECTION_S)
-    succeeded = await scene.has_lost(master, witness)
-    ways.cut.clear()
-    healed = time.monotonic()
-    if ending == 2:
+        succeeded = await scene.has_lost(master, witness)
+        scene.nodes.ways.cut.clear()
+        healed = time.monotonic()
+    if ending == _TWO_MASTERS:
         await _set_node_timeout(scene, master, NODE_TIMEOUT_S)
-    reads = [read for read in scene.on.history.reads if began < read.called and read.returned < elected and read.key in near]
-    by_it = sum(read.status == "hit" and (not sides or read.instance == lonely) for read in reads)
+    answered_s, beside = watch.last - began, succeeded and watch.last > elected
+    by_it = watch.hits(began, elected, alone if sides else None)
+    assert answered_s >= 0.6 * min(healed - began, NODE_TIMEOUT_S), "the cut master did not answer"
+    assert beside or ending != _TWO_MASTERS, "the cut master did not answer beside its successor"
+    assert by_it, "the services had no hits from the cut master"
     figures = scene.figures
     figures.notes["cuts with an election"] += succeeded
-    figures.notes["cuts in which the master answered beside its successor"] += ending > 0 and watch.last > elected
+    figures.notes["cuts in which the master answered beside its successor"] += beside
     figures.notes["hits of the cut master's products before the election"] += by_it
     figures.note_time("the cut took", healed - began)
-    figures.note_time("the cut master answered for", watch.last - began)
-    assert succeeded or not ending
-    assert watch.last - began >= 0.6 * min(healed - began, NODE_TIMEOUT_S), "the cut master did not answer"
-    assert ending < 2 or watch.last > elected, "the cut master did not answer beside its successor"
-    assert by_it, "the services had no hits from the cut master"
+    figures.note_time("the cut master answered for", answered_s)
     yield healed
 
 
-class _Watch:
-    """Looks when a node executed a read for the last time. A command that the node refused does not count."""
+def _cut_ways(scene: Scene, master: int, sides: int, alone: int) -> None:
+    """Cut a master off from the other nodes, and perhaps a service from them, and the other services from the master."""
+    ways = scene.nodes.ways
+    ways.separate(master)
+    if sides:
+        ways.confine(alone, master)
+    if sides > 1:
+        ways.keep_out([instance.number for instance in scene.on.cluster.instances if instance.number != alone], master)
 
-    def __init__(self, scene: Scene, node: RedisServer) -> None:
+
+class _Watch:
+    """Looks when a master executed a read for the last time. A command that it refused does not count."""
+
+    def __init__(self, scene: Scene, master: RedisServer) -> None:
         self.last = time.monotonic()
         self._scene = scene
-        self._node = node
+        self._master = master
+        self._keys: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
+        owners = await self._scene.nodes.owners()
+        self._keys = {key for key in self._scene.keys if owners(slot_of(key)) is self._master}
         self._task = asyncio.create_task(self._look(await self._reads()))
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def hits(self, since: float, until: float, instance: int | None) -> int:
+        """Return the number of hits of its products in that time, at an instance or at any."""
+        return sum(
+            read.status == "hit" and read.key in self._keys and instance in {None, read.instance}
+            for read in self._scene.on.history.reads
+            if since < read.called and read.returned < until
+        )
+
     async def _look(self, seen: int) -> None:
         while True:
-            now = time.monotonic()
-            found = await self._reads()
+            now, found = time.monotonic(), await self._reads()
             if found > seen:
                 seen, self.last = found, now
             await asyncio.sleep(0.05)
 
     async def _reads(self) -> int:
-        found = await self._scene.nodes.ask(self._node, "INFO", "commandstats")
+        found = await self._scene.nodes.ask(self._master, "INFO", "commandstats")
         return int(found.get("cmdstat_mget", {}).get("calls", 0))
 
 
