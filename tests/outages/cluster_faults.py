@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-from typing_extensions import Self
+from typing import Self
 
 from app.private_servers import RedisServer
 from tests.harness.cluster import PROBE
