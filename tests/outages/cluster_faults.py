@@ -90,8 +90,8 @@ async def moved_and_back(scene: Scene) -> AsyncIterator[float]:
 
 
 def _moving(scene: Scene) -> tuple[int, int]:
-    """Return the slots that move: the probe's, and that of a product that is read and written all the time."""
-    return slot_of(PROBE), slot_of(scene.on.workload.hot[0])
+    """Return the slots that move: that of a product that is read and written all the time, and last the probe's."""
+    return slot_of(scene.on.workload.hot[0]), slot_of(PROBE)
 
 
 async def _leave_copies(scene: Scene, slot: int, target: RedisServer) -> list[bytes]:
@@ -172,6 +172,7 @@ class _Watch:
         self._scene = scene
         self._master = master
         self._keys: set[str] = set()
+        self._over = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -181,9 +182,9 @@ class _Watch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._over = True
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task
 
     def hits(self, since: float, until: float, instance: int | None) -> int:
         """Return the number of hits of its products in that time, at an instance or at any."""
@@ -194,7 +195,7 @@ class _Watch:
         )
 
     async def _look(self, seen: int) -> None:
-        while True:
+        while not self._over:
             now, found = time.monotonic(), await self._reads()
             if found > seen:
                 seen, self.last = found, now

@@ -82,7 +82,7 @@ class Scene:
         """How many faults there were so far."""
         return len(self.figures.back_s)
 
-    async def run(self, kind: str, fault: Fault, *, bound_s: float, a_node: bool = False, reads: int = 1_500) -> None:
+    async def run(self, kind: str, fault: Fault, *, bound_s: float, a_node: bool = False, reads: int = 3_000) -> None:
         """Do something to the cluster while clients read and write, wait until hits are back, and judge what was read.
 
         Args:
