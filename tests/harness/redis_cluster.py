@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ async def start_redis_cluster(
         yield cluster
 
 
-def _announced(ways: Ways, number: int) -> Mapping[str, str]:
+def _announced(ways: Ways, number: int) -> dict[str, str]:
     """Return the options of a node that is reached by its proxies."""
     return {
         "cluster-announce-ip": _HOST,
