@@ -13,11 +13,17 @@ from tests.outages.cluster_scene import Scene, slot_of
 
 _PAUSE_S = 5.0
 _SLOW_NODE_TIMEOUT_S = 8.0
-_SHORT_CUTS_S = (1.0, 1.8)
+_SHORT_CUTS_S = (1.0, 2.0)
 """Cuts that end before an election, or about when it begins."""
-_AFTER_ELECTION_S = 1.0
+_ALL, _ALONE, _SPLIT = range(3)
+"""Which services a cut concerns: none, one, which reaches the master alone, or the others, too, which do not reach it."""
 _SHORT, _ELECTED, _TWO_MASTERS = range(3)
 """How a cut ends."""
+_AFTER_ELECTION_S = {_ELECTED: 1.0, _TWO_MASTERS: 3.0}
+_CUTS = (
+    *[(sides, ending) for ending in (_SHORT, _ELECTED, _TWO_MASTERS) for sides in (_ALL, _ALONE, _SPLIT)],
+    (_SPLIT, _TWO_MASTERS),
+)
 
 
 @asynccontextmanager
@@ -117,11 +123,11 @@ async def _move_onto_copies(scene: Scene, slot: int, target: RedisServer, left: 
 async def cut_off(scene: Scene) -> AsyncIterator[float]:
     """Cut the probe's master off from the other nodes, while services go on using it.
 
-    By turns all services reach all nodes, or one service reaches this master alone, or besides the others do not reach it.
     By turns the cut ends before or about the election, or after it, or after it while the master still takes itself for one,
     because its own node timeout is longer.
     """
-    sides, ending, alone = scene.times % 3, scene.times // 3 % 3, scene.times // 2 % 3
+    sides, ending = _CUTS[scene.times % len(_CUTS)]
+    alone = scene.times % len(scene.on.cluster.instances)
     master, witness = await _master_and_witness(scene)
     if ending == _TWO_MASTERS:
         await _set_node_timeout(scene, master, _SLOW_NODE_TIMEOUT_S)
@@ -129,19 +135,19 @@ async def cut_off(scene: Scene) -> AsyncIterator[float]:
         began = time.monotonic()
         _cut_ways(scene, scene.nodes.number_of(master), sides, alone)
         if ending == _SHORT:
-            await asyncio.sleep(_SHORT_CUTS_S[scene.times % 2])
+            await asyncio.sleep(_SHORT_CUTS_S[scene.times // 2 % 2])
         else:
             await scene.nodes.until(lambda: scene.has_lost(master, witness))
         elected = time.monotonic()
         if ending != _SHORT:
-            await asyncio.sleep(_AFTER_ELECTION_S)
+            await asyncio.sleep(_AFTER_ELECTION_S[ending])
         succeeded = await scene.has_lost(master, witness)
         scene.nodes.ways.cut.clear()
         healed = time.monotonic()
     if ending == _TWO_MASTERS:
         await _set_node_timeout(scene, master, NODE_TIMEOUT_S)
     answered_s, beside = watch.last - began, succeeded and watch.last > elected
-    by_it = watch.hits(began, elected, alone if sides else None)
+    by_it = watch.hits(began, elected, None if sides == _ALL else alone)
     assert answered_s >= 0.6 * min(healed - began, NODE_TIMEOUT_S), "the cut master did not answer"
     assert beside or ending != _TWO_MASTERS, "the cut master did not answer beside its successor"
     assert by_it, "the services had no hits from the cut master"
@@ -155,12 +161,12 @@ async def cut_off(scene: Scene) -> AsyncIterator[float]:
 
 
 def _cut_ways(scene: Scene, master: int, sides: int, alone: int) -> None:
-    """Cut a master off from the other nodes, and perhaps a service from them, and the other services from the master."""
+    """Cut a master off from the other nodes, and services from them or from the master."""
     ways = scene.nodes.ways
     ways.separate(master)
-    if sides:
+    if sides != _ALL:
         ways.confine(alone, master)
-    if sides > 1:
+    if sides == _SPLIT:
         ways.keep_out([instance.number for instance in scene.on.cluster.instances if instance.number != alone], master)
 
 
