@@ -15,14 +15,14 @@ _PAUSE_S = 5.0
 _SLOW_NODE_TIMEOUT_S = 8.0
 _SHORT_CUTS_S = (1.0, 2.0)
 """Cuts that end before an election, or about when it begins."""
-_ALL, _ALONE, _SPLIT = range(3)
+_NO_SERVICE, _ONE_SERVICE, _EVERY_SERVICE = range(3)
 """Which services a cut concerns: none, one, which reaches the master alone, or the others, too, which do not reach it."""
 _SHORT, _ELECTED, _TWO_MASTERS = range(3)
 """How a cut ends."""
 _AFTER_ELECTION_S = {_ELECTED: 1.0, _TWO_MASTERS: 3.0}
 _CUTS = (
-    *[(sides, ending) for ending in (_SHORT, _ELECTED, _TWO_MASTERS) for sides in (_ALL, _ALONE, _SPLIT)],
-    (_SPLIT, _TWO_MASTERS),
+    *[(sides, ending) for ending in (_SHORT, _ELECTED, _TWO_MASTERS) for sides in (_NO_SERVICE, _ONE_SERVICE, _EVERY_SERVICE)],
+    (_EVERY_SERVICE, _TWO_MASTERS),
 )
 
 
@@ -147,7 +147,7 @@ async def cut_off(scene: Scene) -> AsyncIterator[float]:
     if ending == _TWO_MASTERS:
         await _set_node_timeout(scene, master, NODE_TIMEOUT_S)
     answered_s, beside = watch.last - began, succeeded and watch.last > elected
-    by_it = watch.hits(began, elected, None if sides == _ALL else alone)
+    by_it = watch.hits(began, elected, None if sides == _NO_SERVICE else alone)
     assert answered_s >= 0.6 * min(healed - began, NODE_TIMEOUT_S), "the cut master did not answer"
     assert beside or ending != _TWO_MASTERS, "the cut master did not answer beside its successor"
     assert by_it, "the services had no hits from the cut master"
@@ -164,9 +164,9 @@ def _cut_ways(scene: Scene, master: int, sides: int, alone: int) -> None:
     """Cut a master off from the other nodes, and services from them or from the master."""
     ways = scene.nodes.ways
     ways.separate(master)
-    if sides != _ALL:
+    if sides != _NO_SERVICE:
         ways.confine(alone, master)
-    if sides == _SPLIT:
+    if sides == _EVERY_SERVICE:
         ways.keep_out([instance.number for instance in scene.on.cluster.instances if instance.number != alone], master)
 
 
