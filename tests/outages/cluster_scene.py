@@ -132,7 +132,8 @@ class Scene:
 
     def _judge(self) -> None:
         """Check the history so far, and count it. The clients are at rest."""
-        assert self.on.judge() == []
+        violations = self.on.judge()
+        assert not violations, "\n".join(violations)
         self.figures.reads += len(self.on.history.reads)
         self.figures.hits += sum(read.status == "hit" for read in self.on.history.reads)
         self.on.history.forget()
