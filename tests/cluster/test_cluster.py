@@ -1,7 +1,7 @@
 """A cache whose partitions are on the nodes of a cluster: reads, writes, moves, copies that are left, a node that hangs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -111,8 +111,12 @@ async def test_partition_that_moves_onto_a_copy_that_was_left(shop: Shop, redis_
 
 
 @pytest.mark.guarantee("G1", "R1")
+@pytest.mark.parametrize("back", [RedisCluster.move, RedisCluster.move_at_once])
 async def test_partition_that_comes_back_within_the_life_of_its_fence(
-    redis_cluster: RedisCluster, database_url: str, namespace: str
+    redis_cluster: RedisCluster,
+    database_url: str,
+    namespace: str,
+    back: Callable[[RedisCluster, int, RedisServer], Awaitable[None]],
 ) -> None:
     """The fence names the node again, and the slot is a copy that was left elsewhere: the node's epoch tells."""
     async with open_shop(redis_cluster.url, database_url, namespace, limits=LONG) as shop:
@@ -126,7 +130,7 @@ async def test_partition_that_comes_back_within_the_life_of_its_fence(
             version = await shop.write(KEY, 2)
             await redis_cluster.ask(source, "DEL", names.prefix + KEY)
             await redis_cluster.move(slot, target)
-            await redis_cluster.move(slot, source)
+            await back(redis_cluster, slot, source)
             assert await redis_cluster.ask(source, "GET", names.fence) is not None
             assert await redis_cluster.ask(source, "GET", names.prefix + KEY) is not None
             for _ in range(50):
