@@ -11,6 +11,7 @@ the master stops is part of the figures. No read may fail, and products of the o
 
 import argparse
 import asyncio
+import operator
 import os
 import random
 import signal
@@ -20,6 +21,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import psutil
+import redis.asyncio
+from psycopg.conninfo import conninfo_to_dict
 
 from app.cache.partitions import Partitions
 from app.private_servers import RedisServer, free_ports, start_redis
@@ -46,11 +51,15 @@ _PAUSE_AT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the three services, and its hits per second in each round."""
+    """One of the three services, with the figures of each round: hits per second, and processor time for a hit."""
 
     label: str
     service: Service
+    stores: Sequence[int]
+    """The processes of its Redis."""
     rates: list[float] = field(default_factory=list)
+    service_us: list[float] = field(default_factory=list)
+    redis_us: list[float] = field(default_factory=list)
 
     def signal(self, number: signal.Signals) -> None:
         """Stop the process, or let it go on."""
@@ -59,10 +68,26 @@ class Side:
     async def measure(self, requests: Path, first: int, seconds: int) -> None:
         """Add a round. Raises ``RuntimeError`` if an answer was wrong, or is no hit afterwards."""
         await warm(self.service.endpoint, PATHS)
+        before = [_processor_s(pids) for pids in ([self.service.pid], self.stores)]
         found = await load.run(self.service.url, requests, first=first, seconds=seconds)
+        after = [_processor_s(pids) for pids in ([self.service.pid], self.stores)]
         if found.wrong or not await all_hits(self.service, random.sample(PATHS, _SAMPLE)):
             raise RuntimeError(f"{self.label}: {found.wrong} of {found.answers} answers were wrong, or some were no hits")
         self.rates.append(found.per_second)
+        for figures, spent_s in zip((self.service_us, self.redis_us), map(operator.sub, after, before), strict=True):
+            figures.append(1e6 * spent_s / found.answers)
+
+
+def _processor_s(pids: Sequence[int]) -> float:
+    """Return the processor time of processes and their children so far."""
+    parents = [psutil.Process(pid) for pid in pids]
+    family = [process for parent in parents for process in (parent, *parent.children(recursive=True))]
+    return sum(times.user + times.system for times in (process.cpu_times() for process in family))
+
+
+async def _pid(url: str) -> int:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        return int((await client.info("server"))["process_id"])
 
 
 async def all_hits(service: Service, paths: Sequence[str]) -> bool:
@@ -77,17 +102,18 @@ async def sides(started: Servers, cluster: RedisCluster) -> AsyncIterator[Sequen
     async with AsyncExitStack() as opened:
         second = await start_redis(started.directory / "second", ports=free_ports())
         opened.push_async_callback(second.stop)
-        given: Sequence[tuple[str, str, Mapping[str, str]]] = (
-            ("not divided, one Redis", started.redis.url, {}),
-            (f"{PARTITIONS} partitions, one Redis", second.url, divided),
-            (f"{PARTITIONS} partitions, 3 masters", cluster.url, divided),
+        given: Sequence[tuple[str, Sequence[RedisServer], Mapping[str, str]]] = (
+            ("not divided, one Redis", [started.redis], {}),
+            (f"{PARTITIONS} partitions, one Redis", [second], divided),
+            (f"{PARTITIONS} partitions, 3 masters", cluster.servers, divided),
         )
         found = []
-        template = started.database_url.rpartition("/")[2].partition("?")[0]
-        for number, (label, redis_url, settings) in enumerate(given):
+        template = str(conninfo_to_dict(started.database_url)["dbname"])
+        for number, (label, stores, settings) in enumerate(given):
             url = await create_database(beside(started.database_url, "postgres"), f"side_{number}", template=template)
-            own = {"LARDER_DATABASE_URL": url, "LARDER_REDIS_URL": redis_url, **settings}
-            found.append(Side(label, await opened.enter_async_context(larder(started, own))))
+            own = {"LARDER_DATABASE_URL": url, "LARDER_REDIS_URL": stores[0].url, **settings}
+            service = await opened.enter_async_context(larder(started, own))
+            found.append(Side(label, service, [await _pid(store.url) for store in stores]))
         yield found
         for side in found:  # or none could end
             side.signal(signal.SIGCONT)
@@ -157,10 +183,11 @@ async def _reads(
 
 def report(found: Sequence[Side], outages: Sequence[Outage]) -> None:
     """Print the tables and the targets."""
-    print("| service | hits/s | of the first |\n|---|---:|---:|")
+    print("| service | hits/s | of the first | service, µs for a hit | Redis, µs |\n|---|---:|---:|---:|---:|")
     for side in found:
         ratios = [own / first for own, first in zip(side.rates, found[0].rates, strict=True)]
-        print(f"| {side.label} | {statistics.median(side.rates):,.0f} | {_spread(ratios)} |")
+        spent = " | ".join(f"{statistics.median(figures):.1f}" for figures in (side.service_us, side.redis_us))
+        print(f"| {side.label} | {statistics.median(side.rates):,.0f} | {_spread(ratios)} | {spent} |")
     shares = [own / first for own, first in zip(found[2].rates, found[0].rates, strict=True)]
     print("\n| products of living masters | p50 ms | p99 ms | max ms |\n|---|---:|---:|---:|")
     for name in ("before", "during"):

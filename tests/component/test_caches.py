@@ -110,7 +110,7 @@ async def test_write_over_two_tables(caches: Caches, tables: Tables) -> None:
 @pytest.mark.guarantee("R2")
 async def test_caller_who_leaves_a_write_over_two_tables(tables: Tables, redis_url: str, slots: redis.asyncio.Redis) -> None:
     """At whatever step the caller is cancelled, no lease is left, which nobody could fill before it expires."""
-    names = []
+    names: list[str] = []
 
     async def change(db: Session) -> None:
         del db

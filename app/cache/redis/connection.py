@@ -13,31 +13,21 @@ from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, TryAgainError
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import TAKEN_BACK, NearSlots, track
 from .places import RedisPlace, address_of
+from .refusals import REFUSALS, Refusal
 from .succession import Succession
 from .troubles import Troubles
 from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
 
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
-_REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
-"""What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
-_ELSEWHERE = (MovedError, ClusterDownError)
-"""Those that mean that the keys have another owner, or none. The others come from the owner, while it gives the keys away."""
 _REST_S = 1.0
-
-
-class Refusal(StoreUnavailable):
-    """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
-
-    elsewhere = False
-    """Whether the node is not their owner, so that the map which led here is wrong."""
 
 
 class RedisConnection:
@@ -147,7 +137,9 @@ class RedisConnection:
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
-        await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
+        # The driver would pack each argument in Python, which takes several times as long.
+        packed = b"".join(map(_pack, (*commands, who)))
+        await self._connection.send_packed_command(packed, check_health=False)
         read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
         reply = self._reply_or_refusal if self._refusals else read
         replies = [await reply() for _ in commands]
@@ -171,10 +163,8 @@ class RedisConnection:
     async def _reply_or_refusal(self) -> Reply:
         try:
             return await self._connection.read_response(disable_decoding=True)
-        except _REFUSALS as error:
-            refusal = Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
-            refusal.elsewhere = isinstance(error, _ELSEWHERE)
-            return refusal
+        except REFUSALS as error:
+            return Refusal.of(error)
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
@@ -386,6 +376,10 @@ class RedisLink:
                     return
         finally:
             self._prober = None
+
+
+def _pack(command: RedisCommand) -> bytes:
+    return pack_command(tuple(command))  # type: ignore[arg-type]  # it is typed as for tuples of one argument
 
 
 def _closed() -> StoreUnavailable:

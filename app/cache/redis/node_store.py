@@ -9,8 +9,9 @@ from ..errors import StoreUnavailable
 from ..partition_ports import LeaseRequest, NodeStore, PartitionedStore, PublishRequest, ReadRequest
 from ..partitions import Partitions
 from ..ports import Published, Reading
-from .connection import RedisLink, Refusal
+from .connection import RedisLink
 from .nodes import RedisNode, RedisNodes
+from .refusals import Refusal
 from .store import Lifetimes, Names, SlotCommands, new_tokens, published, taken_leases
 from .waiting_calls import RedisCommand, Reply
 

@@ -13,9 +13,10 @@ from ..partition_ports import PartitionsAuditStore
 from ..partitions import Partitions
 from ..ports import Begun, Repairs, Watermark
 from .audit_store import begin_command, begun_from, distrust_commands, trust_command, verify_command
-from .connection import RedisConnection, Refusal
+from .connection import RedisConnection
 from .node_store import names_of
 from .nodes import RedisNodes
+from .refusals import Refusal
 from .store import Names, script
 from .waiting_calls import RedisCommand, Reply
 
