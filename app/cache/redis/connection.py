@@ -8,11 +8,10 @@ its retries and silent reconnects are off.
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.resources import files
-from typing import cast
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
@@ -21,7 +20,7 @@ from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import TAKEN_BACK, NearSlots, track
 from .places import RedisPlace, address_of
-from .refusal import REFUSALS, Refusal
+from .refusals import REFUSALS, Refusal
 from .succession import Succession
 from .troubles import Troubles
 from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
@@ -29,7 +28,6 @@ from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, toget
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
 _REST_S = 1.0
-_pack = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", pack_command)  # its own types allow one argument
 
 
 class RedisConnection:
@@ -129,6 +127,11 @@ class RedisConnection:
                 await self._close_after(error)
                 raise
 
+    def retire(self) -> None:
+        """Drop what later reads would use, because another connection has taken its place. Calls that are under way go on."""
+        if self.near is not None:
+            self.near.end()
+
     async def close(self) -> None:
         """Close for good."""
         self.alive = False
@@ -139,8 +142,8 @@ class RedisConnection:
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
-        # redis-py would pack each argument in Python, which takes several times as long.
-        packed = b"".join([_pack(tuple(command)) for command in (*commands, who)])
+        # The driver would pack each argument in Python, which takes several times as long.
+        packed = b"".join(map(_pack, (*commands, who)))
         await self._connection.send_packed_command(packed, check_health=False)
         read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
         reply = self._reply_or_refusal if self._refusals else read
@@ -166,7 +169,7 @@ class RedisConnection:
         try:
             return await self._connection.read_response(disable_decoding=True)
         except REFUSALS as error:
-            return Refusal(error)
+            return Refusal.of(error)
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
@@ -378,6 +381,11 @@ class RedisLink:
                     return
         finally:
             self._prober = None
+
+
+def _pack(command: RedisCommand) -> bytes:
+    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type]  # it is typed as for tuples of one argument
+    return packed
 
 
 def _closed() -> StoreUnavailable:

@@ -11,7 +11,7 @@ from ..partitions import Partitions
 from ..ports import Published, Reading
 from .connection import RedisLink
 from .nodes import RedisNode, RedisNodes
-from .refusal import Refusal
+from .refusals import Refusal
 from .store import Lifetimes, Names, SlotCommands, new_tokens, published, taken_leases
 from .waiting_calls import RedisCommand, Reply
 

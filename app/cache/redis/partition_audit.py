@@ -16,7 +16,7 @@ from .audit_store import begin_command, begun_from, distrust_commands, trust_com
 from .connection import RedisConnection
 from .node_store import names_of
 from .nodes import RedisNodes
-from .refusal import Refusal
+from .refusals import Refusal
 from .store import Names, script
 from .waiting_calls import RedisCommand, Reply
 
