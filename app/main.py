@@ -167,7 +167,7 @@ async def running(
             load,
             database,
             shared,
-            accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
+            accepting.open(database, cache.protocol, transactions, check_epoch, pair) if accepting else None,
             tidier,
             pair,
             telemetry=telemetry,
@@ -208,10 +208,15 @@ class Accepting:
         count(self.stats, committed)
 
     def open(
-        self, database: Database, cache: WriteThrough, transactions: ProductTransactions, check_epoch: CheckEpoch
+        self,
+        database: Database,
+        cache: WriteThrough,
+        transactions: ProductTransactions,
+        check_epoch: CheckEpoch,
+        pair: Pair | None,
     ) -> AcceptedWrites:
         """Return the accepted writes of the database."""
-        self._acceptance = Acceptance(database, check_epoch, self.stats, queue_limit=self._settings.queue_limit)
+        self._acceptance = Acceptance(database, check_epoch, self.stats, queue_limit=self._settings.queue_limit, pair=pair)
         return AcceptedWrites(
             cache,
             transactions,

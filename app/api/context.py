@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ STATE = "larder"
 """Key in the states of the lifespan and of the application under which the running service is found."""
 READING = "reading"
 """Key in the request state under which the hot read leaves its ``Reading`` for the endpoint."""
+NAMED = "named"
+"""Key in the request state under which the ids of a read's query are kept, to be checked again before it is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,11 @@ def products_of(request: Request) -> Products:
     return larder_of(request).products
 
 
-def check_pair(request: Request, ids: Iterable[str]) -> None:
+def check_pair(request: Request, ids: Sequence[str]) -> None:
     """Check that all products of a request belong to this pair. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
     if (pair := larder_of(request).pair) is not None:
         pair.check(ids, writes=request.method != "GET")
+        request.scope["state"][NAMED] = ids
 
 
 def caller_of(request: Request) -> Caller:
