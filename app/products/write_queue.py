@@ -2,8 +2,9 @@
 
 Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
 and published together. There are two such *main* transactions at a time, so that PostgreSQL carries one out while this process
-prepares or answers the other. A request goes to the main transaction that has fewer requests, or to that of an earlier request
-for one of its products, whose row it would find locked in the other one.
+prepares or answers the other. The second one is used only while the first has many requests: a few are cheaper together. A
+request then goes to the one that has fewer, and in any case to that of an earlier request for one of its products, whose row it
+would find locked in the other one.
 
 A main transaction waits for no row. A request for a product whose row somebody else holds moves to that product's own queue.
 Later requests for the product join it there until that queue is empty. The rest of the batch is carried out. A request about a
@@ -38,6 +39,9 @@ Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Ou
 
 MAIN_PLACES = 2
 """Main transactions at a time. docs/decisions/0004 has the reasons."""
+
+MANY = 16
+"""Requests of the first main transaction from which on the others are used."""
 
 YIELDS = 5
 """Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
@@ -112,9 +116,13 @@ class WriteQueue:
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
         main_places: most concurrent main transactions.
         places: most concurrent transactions for separate queues. The main transactions do not count.
+        many: requests of the first main transaction from which on the others are used.
     """
 
-    def __init__(self, send: Send, *, batch_weight: int, queue_limit: int, main_places: int, places: int) -> None:
+    def __init__(
+        self, send: Send, *, batch_weight: int, queue_limit: int, main_places: int, places: int, many: int = MANY
+    ) -> None:
+        self._many = many
         self._send = send
         self._batch_weight = batch_weight
         self._queue_limit = queue_limit
@@ -204,7 +212,9 @@ class WriteQueue:
         """Return the main transaction for a request about these products, and about others unless all are ``known``."""
         if use := next((use for key in keys if (use := self._uses.get(key))), None):
             return use.main
-        return min(self._mains, key=lambda main: main.requests) if known else self._mains[0]
+        if not known or self._mains[0].requests < self._many:
+            return self._mains[0]
+        return min(self._mains, key=lambda main: main.requests)
 
     async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
         """Run the main transaction; return ``None`` for a request that moved to a product's queue."""

@@ -76,8 +76,10 @@ def transactions() -> Transactions:
     return Transactions()
 
 
-def _queue(transactions: Transactions, *, mains: int = 1, places: int = 2, queue_limit: int = 1_000) -> WriteQueue:
-    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, main_places=mains, places=places)
+def _queue(
+    transactions: Transactions, *, mains: int = 1, places: int = 2, queue_limit: int = 1_000, many: int = 1
+) -> WriteQueue:
+    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, main_places=mains, places=places, many=many)
 
 
 def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
@@ -129,6 +131,20 @@ async def test_two_main_transactions(transactions: Transactions) -> None:
     await asyncio.gather(*tasks)
     assert transactions.main == [("a",), ("b",), ("c", "e"), ("d", "f")]
     assert queue._uses == {}
+
+
+async def test_a_few_requests_share_one_main_transaction(transactions: Transactions) -> None:
+    """The second one is used only while the first has many."""
+    queue = _queue(transactions, mains=2, many=3)
+    gate = transactions.gates["a",] = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_submit(queue, name) for name in "bcd"]
+    await tasks[-1]
+    assert queue.waiting == 2
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert transactions.main == [("a",), ("d",), ("b", "c")]
 
 
 async def test_a_product_is_in_one_main_transaction_at_a_time(transactions: Transactions) -> None:
