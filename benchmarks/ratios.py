@@ -23,7 +23,7 @@ class Ratio:
         result: the result that has it.
         find: takes the figure from that result.
         at_least: whether more is better.
-        digits: digits behind the point that count. Audits and the recorder make a few round trips in a thousand.
+        digits: digits behind the point that count. The background makes a few round trips in a thousand.
     """
 
     claim: str
@@ -88,7 +88,7 @@ RATIOS = (
     ),
     Ratio(
         "lease round trips before a write whose slot is filled", 0, "",
-        "components", _cell("of_them_leases", operation="write, slot filled"), at_least=False, digits=2,
+        "components", _cell("lease_scripts", operation="write, slot filled"), at_least=False, digits=2,
     ),
     Ratio("loop blocked by any one request", 50, " ms", "blocked", _target("loop blocked"), at_least=False),
     Ratio("hits again after Redis answers", 2.5, " s", "healing", _target("hits again after Redis"), at_least=False),

@@ -2,8 +2,8 @@
 
 At most one load per key runs and one waits (G5). Requests share a load only until it is sent (R7). The slots of one batch are
 filled while the next batch is loaded. A load waits while the slot of its own key is filled, because whoever reads that slot in
-the meantime would need one more load if this one had gone. A reader who comes to the load after that fill, with a reading from
-before it, reads the slot once more instead (``filled_since``).
+the meantime would need one more load if this one had gone. Readers whose slot was filled after they had read it, and before
+their load is sent, read it once more instead (``SlotFilled``), in a read that all of them share.
 
 A batch has keys of all nodes of the store. A node that hangs delays only its own: each node is asked for its leases by itself,
 and what it is late with is loaded apart. Each node's slots are filled by themselves, too.
@@ -43,6 +43,12 @@ class Load:
     """Life of the slot that this load fills; ``None`` for the namespace's."""
     token: str = ""
     """The lease that was taken when the slot was read."""
+    fills: int | None = None
+    """How many fills had ended when the slot was asked for; ``None`` if the row is to be loaded in any case."""
+
+
+class SlotFilled(Exception):
+    """The slot was filled after it was read, so that it can be read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,10 @@ class Loads:
         )
 
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        """Load rows; return what was loaded, in the order of ``loads``. Raises ``SourceUnavailable``, ``Overloaded``."""
+        """Load rows; return what was loaded, in the order of ``loads``.
+
+        Raises ``SourceUnavailable``, ``Overloaded``, and ``SlotFilled`` if a load was spared.
+        """
         unit = self._tracer.unit()
         futures: list[asyncio.Future[Row | LateRow]] = []
         try:
@@ -127,10 +136,6 @@ class Loads:
             raise
         rows = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return [await row.filled() for row in rows]
-
-    def filled_since(self, keys: Iterable[str], fills: int) -> bool:
-        """Return whether the slot of one of these keys was filled after ``fills`` fills had ended."""
-        return self.fills > fills and any(self._filled.get(key, 0) > fills for key in keys)
 
     def refill(self, keys: Iterable[str]) -> None:
         """Begin to load keys whose slots were recorded as filled, but were evicted, or deleted by an audit.
@@ -153,7 +158,21 @@ class Loads:
             await asyncio.wait(under_way)
             await self._batches.aclose()  # of what waited for these
 
-    async def _send(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow]":
+    async def _send(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow | Exception]":
+        spared = [self._is_spared(load) for load in batch]
+        needed = [load for load, is_spared in zip(batch, spared, strict=True) if not is_spared]
+        try:
+            rows: Sequence[Row | LateRow | Exception] = await self._lease_and_load(needed) if needed else ()
+        except Exception as error:  # noqa: BLE001 - any error is of those that are loaded
+            rows = [error] * len(needed)
+        rest = iter(rows)
+        return [SlotFilled() if is_spared else next(rest) for is_spared in spared]
+
+    def _is_spared(self, load: Load) -> bool:
+        """Return whether the slot can be read again instead."""
+        return load.fills is not None and not load.token and self._filled.get(load.key, 0) > load.fills
+
+    async def _lease_and_load(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow]":
         """Load a batch by one statement, but for keys whose node is late with their leases: these do not delay the others."""
         tokens = {load.key: load.token for load in batch if load.token}
         wanted = dict.fromkeys(load.key for load in batch if load.vacant and load.key not in tokens)

@@ -51,7 +51,7 @@ from . import slot
 from .config import CacheConfig
 from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from .history import History
-from .loads import Load, Loaded, Loads
+from .loads import Load, Loaded, Loads, SlotFilled
 from .partition_ports import PartitionedStore
 from .partitioned_trips import trips_to
 from .partitions import joined
@@ -252,10 +252,8 @@ class WriteThrough:
     async def lease(self, keys: Sequence[str], policy: WritePolicy | None = None) -> Leases:
         """Take the leases for a write, before its transaction begins. ``publish`` or ``release`` must follow."""
         policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
-        tokens: dict[str, str] | None = {}
-        if policy is WritePolicy.THROUGH:
-            tokens = await self._trips.lease([key for key in keys if key not in self._trips.filled])
-        return Leases(tokens, self._clock(), policy)
+        wanted = [key for key in keys if key not in self._trips.filled] if policy is WritePolicy.THROUGH else []
+        return Leases(await self._trips.lease(wanted), self._clock(), policy)
 
     def release(self, leases: Leases) -> None:
         """Give back the leases of a write that committed nothing."""
@@ -328,28 +326,24 @@ class WriteThrough:
             await part.aclose()
 
     async def _read_part(self, keys: Sequence[str], reading: Reading | None, stale_s: int, ttl_s: int | None) -> list[Read]:
-        """Read keys of one partition."""
-        fills = self._loads.fills if reading is None else reading.fills
+        """Read keys of one partition. A load is spared once at most: for a reading that was handed over, and may be old."""
+        fills = reading.fills if reading and reading.epoch else None
         try:
             reading = reading or await self._trips.read(keys)
-            # A slot that was filled meanwhile is read again: that is one read for all who come so late, and spares the load.
-            if reading.epoch and not reading.leases and self._loads.filled_since(keys, fills):
-                reading = await self._trips.read(keys)
         except StoreUnavailable:
             return await self._bypass(keys, UNREACHABLE)
         found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
         leases = dict(reading.leases or {})
         wanted = [
-            Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
+            Load(key, raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""), fills=fills)
             for key, raw, state in zip(keys, reading.slots, found, strict=True)
             if state is None
         ]
         self._trips.release(leases)  # of slots that expired between the read and the lease
-        self._stats.hits += len(keys) - len(wanted)
-        if not wanted:
-            return [Read(state, Status.HIT) for state in found if state is not None]
         try:
-            loaded = await self._loads.run(wanted)
+            loaded = await self._loads.run(wanted) if wanted else []
+        except SlotFilled:
+            return await self._read_part(keys, None, stale_s, ttl_s)
         except SourceUnavailable as error:
             return self._serve_unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
@@ -358,6 +352,7 @@ class WriteThrough:
         return slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
 
     def _merge(self, found: Sequence[State | None], loaded: Sequence[Loaded], *, proven: bool) -> list[Read]:
+        self._stats.hits += len(found) - len(loaded)
         if proven:
             self._stats.misses += len(loaded)
         else:
@@ -390,7 +385,9 @@ class WriteThrough:
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
-        self._stats.unverified += sum(read.status is Status.UNVERIFIED for read in reads)
+        unverified = sum(read.status is Status.UNVERIFIED for read in reads)
+        self._stats.unverified += unverified
+        self._stats.hits += len(reads) - unverified
         return reads
 
 

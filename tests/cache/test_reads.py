@@ -1,18 +1,16 @@
 """Reads on real servers that no schedule plays: leases, joined loads, and a store that fails."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from app.cache.errors import Overloaded, SourceUnavailable, StoreUnavailable
-from app.cache.ports import Reading
 from app.cache.redis.store import RedisStore
 from app.cache.write_through import Status
-from app.products.commands import Put, set_stock
+from app.products.commands import set_stock
 from tests.cache.conftest import Slots
-from tests.cache.rig import LONG_FENCE, LOST, Process, draft, open_process
+from tests.cache.rig import LONG_FENCE, LOST, Process, open_process
 from tests.harness.script import PATIENCE_S
 from tests.limits import lifetimes
 
@@ -131,66 +129,6 @@ async def test_load_waits_for_the_fill_of_its_key(mug: Process) -> None:
     fill.open()
     await asyncio.gather(first, *rest)
     assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 2
-
-
-async def peeked(process: Process, keys: Sequence[str]) -> list[Reading]:
-    """Read slots as the server does before a request comes to the endpoint; return what was found in slots without a state."""
-    found = [asyncio.get_running_loop().create_future() for _ in keys]
-    for key, future in zip(keys, found, strict=True):
-        process.cache.peek(key, future.set_result)
-    readings = await asyncio.gather(*found)
-    assert all(isinstance(reading, Reading) for reading in readings)
-    return readings
-
-
-@pytest.mark.guarantee("G5")
-@pytest.mark.guarantee("G7")
-@pytest.mark.parametrize("warm", ["after hits", "after misses"])
-async def test_two_loads_for_any_number_of_readers(mug: Process, warm: str) -> None:
-    """Readers who come to the load after the fill of the slot that they found empty read it again, all in one read."""
-    if warm == "after misses":
-        await cold_reads(mug)
-    readings = await peeked(mug, ["cup"] * 100)
-    fill = mug.store.calls.hold("publish")
-    first = asyncio.create_task(mug.cache.read("cup", reading=readings[0]))
-    await fill.arrival()
-    second = [asyncio.create_task(mug.cache.read("cup", reading=reading)) for reading in readings[1:20]]
-    await _let_run()
-    fill.open()
-    await asyncio.gather(first, *second)
-    reads = mug.store.calls.count()["read"]
-    late = await asyncio.gather(*(mug.cache.read("cup", reading=reading) for reading in readings[20:]))
-    assert {read.status for read in late} == {Status.HIT}
-    assert mug.source.calls.of("load")[-2:] == [("cup",), ("cup",)]
-    assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 2
-    assert mug.store.calls.count()["read"] - reads <= 2  # the first is sent alone
-
-
-@pytest.mark.guarantee("G1")
-async def test_second_reading_is_of_now(mug: Process, other: Process) -> None:
-    """A late reader answers what was acknowledged before, although the row was loaded earlier; and loads if nothing is left."""
-    readings = await peeked(mug, ["cup"] * 4)
-    assert (await mug.cache.read("cup", reading=readings[0])).status is Status.STORED
-    await other.write(Put(draft("cup")))
-    read = await mug.cache.read("cup", reading=readings[1])
-    assert (read.state.version, read.status) == (1, Status.HIT)
-    await mug.cache.drop("cup")
-    loads = mug.source.calls.count()["load"]
-    assert (await mug.cache.read("cup", reading=readings[2])).status is Status.STORED
-    assert mug.source.calls.count()["load"] == loads + 1
-    mug.store.calls.lose("read")
-    assert (await mug.cache.read("cup", reading=readings[3])).status is Status.BYPASS
-
-
-@pytest.mark.guarantee("G7")
-async def test_slots_that_were_emptied_after_their_fill(mug: Process, slots: Slots) -> None:
-    """An ordinary miss reads its slot once, also if this process has filled the slot before."""
-    assert (await mug.cache.read("cup")).status is Status.STORED
-    await slots.evict("cup")
-    reads = mug.store.calls.count()["read"]
-    [reading] = await peeked(mug, ["cup"])
-    assert (await mug.cache.read("cup", reading=reading)).status is Status.STORED
-    assert mug.store.calls.count()["read"] == reads + 1
 
 
 async def cold_reads(process: Process, number: int = 20) -> None:

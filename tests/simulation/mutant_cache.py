@@ -125,7 +125,7 @@ class SendsLoadsApart(WriteThrough):
 
 class _SendsApart(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        return [await row.filled() for row in await self._send(loads)]
+        return [await row.filled() for row in await self._lease_and_load(loads)]
 
 
 class TakesLaterLeases(WriteThrough):
