@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.access import keys
 from app.api.admission import CALLER, Access
 from app.api.conditions import named_bucket
-from app.api.context import NAMED
+from app.api.context import NAMED, larder_in
 from app.api.problems import problem_for
 from app.products.pair import Pair
 from app.products.product import is_product_id
@@ -68,7 +68,7 @@ class RequestRoute(APIRoute):
         """Admit the request, and call the endpoint with it and the parameters of its path, unchecked."""
         pair = None
         if self.access is not None:
-            larder = scope["app"].state.larder
+            larder = larder_in(scope)
             if CALLER not in scope["state"]:
                 scope["state"][CALLER] = larder.admission.admit(scope, self.access)
             pair = larder.pair

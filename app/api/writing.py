@@ -32,10 +32,12 @@ from app.products.commands import Change, Command, Effect
 from app.products.errors import Refused, SeveralPairs
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.pair import new_id
-from app.products.product import Precondition
+from app.products.product import ALWAYS, Precondition
 from app.products.reservation import Reservation
 from app.products.reservation_commands import ReservationCommand, named_in
 
+_CONDITIONAL = frozenset({b"if-match", b"if-none-match", b"idempotency-key", b"prefer", b"larder-bucket"})
+"""Headers that change what a write does or when it is answered."""
 _STORED_REFUSALS = frozenset({404, 409, 412})
 """Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
 Render = Callable[[Sequence[Effect]], Answer]
@@ -210,6 +212,10 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
 
 
 def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
+    if product_id is not None and _CONDITIONAL.isdisjoint([name for name, _ in request.scope["headers"]]):
+        checked_id(product_id)
+        refuse_parameters(request)
+        return ALWAYS, None, None, None
     condition = refuse_conditions(request) if product_id is None else write_condition(request)
     key = idempotency_key(request)
     preference = None if larder_of(request).accepted is None else preference_of(request)

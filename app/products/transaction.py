@@ -11,7 +11,7 @@ others are carried out. A request that lacks units costs a fourth round trip, wh
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from app.cache.ports import Clock, State
@@ -376,7 +376,9 @@ class Transaction:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await _let_others_run(len(publish_keys))
         stamped = [
-            replace(d, effects=[stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d
+            Done([stamp(effect, final, recorded_at) for effect in d.effects], d.reservation, d.product_ids)
+            if isinstance(d, Done)
+            else d
             for d in decisions
         ]
         return stamped, states
