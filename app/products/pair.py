@@ -60,7 +60,7 @@ class Buckets:
         """Check that a write of these products may be decided. Raises as ``check``.
 
         Args:
-            ids: the products.
+            ids: the products, and the reservations that the write names.
             recorded: those that were recorded when the write was accepted; ``None`` if it is decided at once. What was accepted
                 before its bucket began to move is decided as long as the bucket is here: a move waits for these products, and
                 for no others.

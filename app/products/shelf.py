@@ -100,9 +100,11 @@ class Shelf:
         return found
 
     def changeable_by(self, command: Command) -> Sequence[str]:
-        """Return the products that a command may change. Closed lines of reservations stay as they are."""
-        named = (self._facts.reservations.get(reservation_id) for reservation_id in named_in(command))
-        return [*command.keys, *(line.product_id for found in named if found for line in found.lines if line.open)]
+        """Return the products that a command may change, and the reservations that it names. Closed lines stay as they are."""
+        named = named_in(command)
+        reservations = (self._facts.reservations.get(reservation_id) for reservation_id in named)
+        lines = (line.product_id for found in reservations if found for line in found.lines if line.open)
+        return [*command.keys, *named, *lines]
 
     def decide(self, command: Command, held: Collection[str] = ()) -> tuple[Sequence[Effect], Reservation | None]:
         """Carry out a command; return its effects, and its reservation if it is about one.

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.buckets import moved_to
 from app.cache.errors import SourceUnavailable
 from app.postgres.database import Database, Session
 from app.products.acceptance import Acceptance, Accepted
@@ -117,6 +118,9 @@ async def test_reservations_over_two_buckets(two: Two) -> None:
     again = await done(Release(reserve.id))
     assert isinstance(again, Done), again
     assert isinstance(await done(Reserve([Wanted(STAYING, 1)], 600, replaces=reserve.id)), Done)
+    refused = await done(Reserve([Wanted(STAYING, 1)], 600, replaces=moved_to(500, "0" * 32)))
+    assert isinstance(refused, Denied)
+    assert isinstance(refused.refusal, SeveralPairs)
 
 
 async def test_a_retry_over_two_buckets_gets_its_answer(two: Two) -> None:
