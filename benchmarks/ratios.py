@@ -56,12 +56,6 @@ def _target(beginning: str) -> Callable[[Result], Finding]:
     return find
 
 
-def _before_a_write(result: Result) -> Finding:
-    """Return the round trips of a write that is alone, but for the one that publishes."""
-    found = _cell("redis_round_trips", operation="write, slot filled")(result)
-    return round(found - 1, 3) if isinstance(found, int | float) else None
-
-
 _LARDER, _CASHEWS, _TEXTBOOK = "Larder, 1 worker", "FastAPI + cashews", "textbook: threads, SQLAlchemy ORM, redis-py"
 RATIOS = (
     Ratio("cached GET, 1 worker, of the ceiling", 85, "%", "reads", _cell("of the ceiling", workload="GET", contender=_LARDER)),
@@ -94,7 +88,7 @@ RATIOS = (
     ),
     Ratio(
         "lease round trips before a write whose slot is filled", 0, "",
-        "components", _before_a_write, at_least=False, digits=2,
+        "components", _cell("lease_scripts", operation="write, slot filled"), at_least=False, digits=2,
     ),
     Ratio("loop blocked by any one request", 50, " ms", "blocked", _target("loop blocked"), at_least=False),
     Ratio("hits again after Redis answers", 2.5, " s", "healing", _target("hits again after Redis"), at_least=False),

@@ -107,6 +107,8 @@ class Reading:
     leases: Mapping[str, str] | None = None
     """Tokens of the leases that were taken with the read, by key. Whoever gets the reading loads these keys, or the leases
     expire."""
+    fills: int = 0
+    """How many fills of this process had ended when the reading was asked for."""
 
 
 class Store(Protocol):

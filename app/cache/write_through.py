@@ -42,7 +42,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
@@ -51,7 +51,7 @@ from . import slot
 from .config import CacheConfig
 from .errors import NotSettled, Overloaded, SourceDeposed, SourceUnavailable, StoreUnavailable
 from .history import History
-from .loads import Load, Loaded, Loads
+from .loads import Load, Loaded, Loads, SlotFilled
 from .partition_ports import PartitionedStore
 from .partitioned_trips import trips_to
 from .partitions import joined
@@ -168,9 +168,7 @@ class WriteThrough:
                 that began after it.
             ttl_s: life of the slot if this read fills it; of requests that share a load, the longest counts.
 
-        Raises:
-            SourceUnavailable: there is neither a proven nor an acceptable unproven state.
-            Overloaded: too many requests wait.
+        Raises ``SourceUnavailable`` if there is neither a proven nor an acceptable unproven state, and ``Overloaded``.
         """
         return (await self.read_many((key,), refresh=refresh, stale_s=stale_s, reading=reading, ttl_s=ttl_s))[0]
 
@@ -207,11 +205,11 @@ class WriteThrough:
             then(None)
             return
         try:
-            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then))
+            self._trips.submit_read((key,)).add_done_callback(partial(self._deliver, key, then, self._loads.fills))
         except Overloaded:
             then(None)
 
-    def _deliver(self, key: str, then: Callable[[Peeked], None], found: "asyncio.Future[Reading]") -> None:
+    def _deliver(self, key: str, then: Callable[[Peeked], None], fills: int, found: "asyncio.Future[Reading]") -> None:
         if found.cancelled() or found.exception() is not None:
             then(None)
             return
@@ -225,7 +223,7 @@ class WriteThrough:
                 self._sample.read((key,))
             then(state)
         else:
-            then(reading)
+            then(replace(reading, fills=fills))
 
     async def drop(self, key: str) -> None:
         """Empty one slot, whatever it holds. Raises ``StoreUnavailable``."""
@@ -241,8 +239,7 @@ class WriteThrough:
             transact: runs and commits the transaction. If it raises, the caller gets the error, and nothing is published.
             policy: what to do with the slots, unless the cache is switched off; the namespace's own policy if ``None``.
 
-        Returns:
-            The result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
+        Returns the result of ``transact``, and the acknowledgement to pass to ``settle`` before the write is answered.
         """
         leases = await self.lease(keys, policy)
         try:
@@ -255,10 +252,8 @@ class WriteThrough:
     async def lease(self, keys: Sequence[str], policy: WritePolicy | None = None) -> Leases:
         """Take the leases for a write, before its transaction begins. ``publish`` or ``release`` must follow."""
         policy = WritePolicy.ASIDE if self._config.bypassed else policy or self._config.write_policy
-        tokens: dict[str, str] | None = {}
-        if policy is WritePolicy.THROUGH:
-            tokens = await self._trips.lease([key for key in keys if key not in self._trips.filled])
-        return Leases(tokens, self._clock(), policy)
+        wanted = [key for key in keys if key not in self._trips.filled] if policy is WritePolicy.THROUGH else []
+        return Leases(await self._trips.lease(wanted), self._clock(), policy)
 
     def release(self, leases: Leases) -> None:
         """Give back the leases of a write that committed nothing."""
@@ -310,8 +305,7 @@ class WriteThrough:
     async def settle(self, acknowledgement: Acknowledgement) -> None:
         """Return when the write may be acknowledged (R4).
 
-        Raises:
-            NotSettled: the deadline passed first, too many writes wait, or the source is an old primary.
+        Raises ``NotSettled``: the deadline passed first, too many writes wait, or the source is an old primary.
         """
         if not acknowledgement.proven:
             with self._tracer.step("cache.settle", Place.AUDIT):
@@ -332,7 +326,8 @@ class WriteThrough:
             await part.aclose()
 
     async def _read_part(self, keys: Sequence[str], reading: Reading | None, stale_s: int, ttl_s: int | None) -> list[Read]:
-        """Read keys of one partition."""
+        """Read keys of one partition. A load is spared once at most: for a reading that was handed over, and may be old."""
+        fills = reading.fills if reading and reading.epoch else None
         try:
             reading = reading or await self._trips.read(keys)
         except StoreUnavailable:
@@ -340,16 +335,15 @@ class WriteThrough:
         found = [self._trusted_state(raw, key, reading) for key, raw in zip(keys, reading.slots, strict=True)]
         leases = dict(reading.leases or {})
         wanted = [
-            Load(key, vacant=raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""))
+            Load(key, raw is None or slot.is_void(raw, reading), ttl_s=ttl_s, token=leases.pop(key, ""), fills=fills)
             for key, raw, state in zip(keys, reading.slots, found, strict=True)
             if state is None
         ]
         self._trips.release(leases)  # of slots that expired between the read and the lease
-        self._stats.hits += len(keys) - len(wanted)
-        if not wanted:
-            return [Read(state, Status.HIT) for state in found if state is not None]
         try:
-            loaded = await self._loads.run(wanted)
+            loaded = await self._loads.run(wanted) if wanted else []
+        except SlotFilled:
+            return await self._read_part(keys, None, stale_s, ttl_s)
         except SourceUnavailable as error:
             return self._serve_unverified(keys, reading, stale_s, error)
         return self._merge(found, loaded, proven=bool(reading.epoch))
@@ -358,6 +352,7 @@ class WriteThrough:
         return slot.decode(raw, key, reading.epoch, reading.incarnation) if raw is not None and reading.epoch else None
 
     def _merge(self, found: Sequence[State | None], loaded: Sequence[Loaded], *, proven: bool) -> list[Read]:
+        self._stats.hits += len(found) - len(loaded)
         if proven:
             self._stats.misses += len(loaded)
         else:
@@ -390,7 +385,9 @@ class WriteThrough:
             if state is None:
                 raise SourceUnavailable("the database cannot be reached and the cache holds no copy")
             reads.append(Read(state, Status.HIT) if trusted else Read(state, Status.UNVERIFIED, UNVERIFIED))
-        self._stats.unverified += sum(read.status is Status.UNVERIFIED for read in reads)
+        unverified = sum(read.status is Status.UNVERIFIED for read in reads)
+        self._stats.unverified += unverified
+        self._stats.hits += len(reads) - unverified
         return reads
 
 

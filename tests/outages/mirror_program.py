@@ -1,13 +1,11 @@
 """A follower of the feed as a process that may be killed at any moment: the mirror of docs/FEED.md, or a copy of the ledger.
 
-After each page it reads the products and reservations of its events at once from every instance. A read that shows an older
-state is written down, unless the history has ended meanwhile.
+After each page it reads the products and reservations of its events at once, several times from every instance. A read that
+shows an older state is written down, unless the history has ended meanwhile. Errors and missing answers are not compared.
 
     python -m tests.outages.mirror_program mirror|ledger FILE DATABASE_URL PORT...
 """
 
-import http.client
-import json
 import random
 import re
 import sqlite3
@@ -20,6 +18,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from tests.harness.pipelined import Pipeline, Shown
 from tests.harness.proxy import HOST
 
 PAGE = Path(__file__).parents[2] / "docs" / "FEED.md"
@@ -27,8 +26,11 @@ TABLES = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS found (what TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS reads (singleton INTEGER PRIMARY KEY CHECK (singleton = 1), number INTEGER NOT NULL);
-INSERT OR IGNORE INTO reads VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS reads (
+    singleton INTEGER PRIMARY KEY CHECK (singleton = 1),
+    number INTEGER NOT NULL, hits INTEGER NOT NULL, events INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO reads VALUES (1, 0, 0, 0);
 CREATE TABLE IF NOT EXISTS told (
     run INTEGER, product TEXT, version INTEGER, line INTEGER, delta INTEGER, stock INTEGER,
     reserved_delta INTEGER, reserved INTEGER, reservation TEXT,
@@ -53,6 +55,9 @@ INSERT INTO reservation VALUES (?, ?, ?, ?, ?) ON CONFLICT (run, id)
 DO UPDATE SET version = excluded.version, status = excluded.status, ends = excluded.ends WHERE excluded.version > version
 """
 DELETED = "SELECT 1 FROM stock_movements WHERE product_id = %s AND version >= %s AND reason = 'deletion'"
+CONNECTIONS = 8
+"""Connections to each instance. Each asks for everything that a page tells of, in an order of its own."""
+COUNT = "UPDATE reads SET number = number + ?, hits = hits + ?, events = events + ?"
 _TIMEOUT_S = 5.0
 _HISTORY_S = 1.0
 """How long an instance may go on to take a cursor of a history that has ended."""
@@ -67,7 +72,13 @@ class Fleet:
         self._database_url = database_url
         self._ports = ports
         self._client = httpx.Client()
-        self._connections = {port: http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S) for port in ports}
+        self._pipelines = [Pipeline(port, _TIMEOUT_S) for port in ports for _ in range(CONNECTIONS)]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+        for pipeline in self._pipelines:
+            pipeline.close()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, timeout: float = _TIMEOUT_S) -> httpx.Response:
         """Ask any instance; check what a page of the feed tells before it is given to the caller."""
@@ -75,24 +86,41 @@ class Fleet:
         answer = self._client.get(f"http://{HOST}:{random.choice(self._ports)}{path}", params=query, timeout=timeout)
         if path == "/changes" and answer.status_code == httpx.codes.OK:
             document = answer.json()
-            self._check(document["items"], document["next"])
+            self.check(document["items"], document["next"])
         return answer
 
-    def _check(self, items: Sequence[Mapping[str, Any]], cursor: str) -> None:
+    def check(self, items: Sequence[Mapping[str, Any]], cursor: str) -> None:
+        """Read what these events tell of, and write down each read that shows an older state."""
         # In order, so that the last event about a product or a reservation has its highest version.
         told = {_path_of(event): event["version"] for event in items}
-        reads = 0
-        found: list[str] = []
-        for path, version in told.items():
-            for port in self._ports:
-                if (shown := self._read(port, path)) is None:
-                    continue
-                reads += 1
-                if shown < version and not (shown == 0 and self._deleted(path, version)) and not self._ended(cursor):
-                    found.append(f"version {version} of {path} was told, then {shown} was read")
+        gone = {_path_of(event) for event in items if event["type"] == "product" and event["product"] is None}
+        compared = hits = 0
+        older: list[tuple[str, int]] = []
+        for path, shown in self._read(list(told)):
+            if shown.status not in (httpx.codes.OK, httpx.codes.NOT_FOUND):
+                continue
+            compared += 1
+            hits += shown.hit
+            if shown.version < told[path] and not (shown.status == httpx.codes.NOT_FOUND and path in gone):
+                older.append((path, shown.version))
+        # What was deleted after the event proves nothing.
+        gone = {path for path, version in set(older) if not version and self._deleted(path, told[path])}
+        compared -= sum(path in gone and not version for path, version in older)
+        older = [(path, version) for path, version in older if version or path not in gone]
+        if older and self._ended(cursor):
+            return
+        found = [f"version {told[path]} of {path} was told, then {version} was read" for path, version in older]
         with self._db:
-            self._db.execute("UPDATE reads SET number = number + ?", (reads,))
+            self._db.execute(COUNT, (compared, hits, len(told) if compared else 0))
             self._db.executemany("INSERT INTO found VALUES (?)", [(what,) for what in found])
+
+    def _read(self, paths: list[str]) -> Iterator[tuple[str, Shown]]:
+        """Yield what all instances show at once for each path."""
+        orders = [random.sample(paths, len(paths)) for _ in self._pipelines]
+        for pipeline, order in zip(self._pipelines, orders, strict=True):
+            pipeline.send(order)
+        for pipeline, order in zip(self._pipelines, orders, strict=True):
+            yield from zip(order, pipeline.receive(), strict=False)
 
     def _deleted(self, path: str, version: int) -> bool:
         """Whether a product was deleted in that version or a later one, as the ledger says. Reservations are not deleted."""
@@ -103,20 +131,6 @@ class Fleet:
         except psycopg.Error:
             return True  # PostgreSQL was killed: nothing can be said
         return row is not None
-
-    def _read(self, port: int, path: str) -> int | None:
-        """The version that an instance shows, 0 if it shows nothing there, and ``None`` if it does not answer."""
-        connection = self._connections[port]
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            return None
-        if answer.status == http.client.OK:
-            return int(json.loads(body)["version"])
-        return 0 if answer.status == http.client.NOT_FOUND else None
 
     def _ended(self, cursor: str) -> bool:
         """Whether the history of a cursor has ended. Then versions may go back."""
@@ -163,6 +177,9 @@ def keep_ledger(db: sqlite3.Connection, fleet: Fleet, database_url: str) -> None
                 rows = connection.execute(LEDGER).fetchall()
                 reservations = connection.execute(RESERVATIONS).fetchall()
             with db:
+                # Nobody looks at what was told of an earlier history.
+                for table in ("before", "told", "reservation"):
+                    db.execute(f"DELETE FROM {table}")  # noqa: S608 - one of these
                 db.executemany("INSERT INTO before VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(run + 1, *row) for row in rows])
                 db.executemany(STORE_RESERVATION, [(run + 1, *row) for row in reservations])
                 db.execute("UPDATE place SET cursor = ?, run = ?", (cursor, run + 1))

@@ -59,12 +59,15 @@ class Parts:
 SHIPPED = Parts()
 
 
-async def read_as_served(cache: WriteThrough, key: str) -> Read:
-    """Read a key as a GET does: the hot read peeks, and hands what it found on to the endpoint unless that is the answer."""
+async def read_as_served(cache: WriteThrough, key: str, *, late_s: float = 0.0) -> Read:
+    """Read a key as a GET does: the hot read peeks, and hands what it found on to the endpoint unless that is the answer.
+
+    A process that is busy begins the endpoint's task ``late_s`` later.
+    """
     peeked: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
     cache.peek(key, peeked.set_result)
     found = await peeked
     if isinstance(found, Value):
         return Read(found, Status.HIT)
-    await asyncio.sleep(0)  # the endpoint's task begins
+    await asyncio.sleep(late_s)
     return await cache.read(key, reading=found)

@@ -17,6 +17,8 @@ from tests.simulation.world import POSTGRES_DEADLINE_S, Attempt, Process, World
 
 READ_BOUND_S = 5.0
 WRITE_BOUND_S = 15.0
+LATE, LATE_S = 4, 0.02
+"""One read in so many comes to its endpoint so late that its slot may have been filled meanwhile."""
 
 
 class Client:
@@ -79,7 +81,8 @@ class Client:
             if refresh or len(keys) > 1:
                 answers = await process.cache_of(keys[0]).read_many(keys, refresh=refresh)
             else:
-                answers = [await read_as_served(process.cache_of(keys[0]), keys[0])]
+                late_s = 0.0 if called % LATE else LATE_S
+                answers = [await read_as_served(process.cache_of(keys[0]), keys[0], late_s=late_s)]
         except SourceUnavailable as error:
             history.counts["read failed"] += 1
             if not world.postgres_is_troubled:
