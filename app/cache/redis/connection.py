@@ -127,6 +127,11 @@ class RedisConnection:
                 await self._close_after(error)
                 raise
 
+    def retire(self) -> None:
+        """Drop what later reads would use, because another connection has taken its place. Calls that are under way go on."""
+        if self.near is not None:
+            self.near.end()
+
     async def close(self) -> None:
         """Close for good."""
         self.alive = False
@@ -379,7 +384,8 @@ class RedisLink:
 
 
 def _pack(command: RedisCommand) -> bytes:
-    return pack_command(tuple(command))  # type: ignore[arg-type]  # it is typed as for tuples of one argument
+    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type]  # it is typed as for tuples of one argument
+    return packed
 
 
 def _closed() -> StoreUnavailable:
