@@ -68,8 +68,8 @@ outages: $(STAMP) ## run the tests that judge how long servers take under load, 
 long-outages: $(STAMP) ## run the long forms of those tests: every alert, every drill
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-topologies: $(STAMP) ## run the long forms of failovers, of a pooler's outages and of moves of the cache, under load
-	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py tests/outages/test_cluster.py tests/outages/test_pooler.py tests/outages/test_moves.py tests/outages/test_patroni.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
+topologies: $(STAMP) ## run the long forms of failovers, of a pooler's outages and of moves of the cache and of buckets, under load
+	@$(BIN)/python -m pytest -m long tests/outages/test_sentinel.py tests/outages/test_cluster.py tests/outages/test_pooler.py tests/outages/test_moves.py tests/outages/test_buckets.py tests/outages/test_patroni.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 pictures: $(STAMP) ## make the pictures of the dashboard in docs/dashboard (needs chromium)
 	@PICTURES=docs/dashboard $(BIN)/python -m pytest -q tests/browser/test_dashboard.py $(ARGS)

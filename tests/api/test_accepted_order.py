@@ -200,6 +200,7 @@ class UpTo(Transaction):
         await session.rows(accepted_queries.APPLIED, {"seqs": [self.taken.seqs.pop(place) for place in reversed(believed)]})
         for place in reversed(believed):
             self.taken.requests.pop(place)
+            self.taken.recorded.pop(place)
 
 
 class BelievesNumbers(ProductTransactions):

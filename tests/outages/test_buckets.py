@@ -58,6 +58,6 @@ async def test_many_moves_to_and_fro(urls: Mapping[str, str], redis_url: str, tm
                     kills += 1
                 await asyncio.sleep(chance.uniform(0, 1))
         await world.judge(report)
-    report.at_least("commands that were killed", kills, 5)
+    report.at_least("commands that were killed", kills, 3)
     log.info("%s", report.table())
     assert not report.broken, report.table()
