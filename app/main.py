@@ -49,6 +49,7 @@ from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
 from app.products.transaction import Committed
 from app.products.transactions import ProductTransactions
+from app.products.write_queue import MAIN_PLACES
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry
@@ -166,7 +167,7 @@ async def running(
             load,
             database,
             shared,
-            accepting.open(database, cache.protocol, transactions, check_epoch) if accepting else None,
+            accepting.open(database, cache.protocol, transactions, check_epoch, pair) if accepting else None,
             tidier,
             pair,
             telemetry=telemetry,
@@ -207,10 +208,15 @@ class Accepting:
         count(self.stats, committed)
 
     def open(
-        self, database: Database, cache: WriteThrough, transactions: ProductTransactions, check_epoch: CheckEpoch
+        self,
+        database: Database,
+        cache: WriteThrough,
+        transactions: ProductTransactions,
+        check_epoch: CheckEpoch,
+        pair: Pair | None,
     ) -> AcceptedWrites:
         """Return the accepted writes of the database."""
-        self._acceptance = Acceptance(database, check_epoch, self.stats, queue_limit=self._settings.queue_limit)
+        self._acceptance = Acceptance(database, check_epoch, self.stats, queue_limit=self._settings.queue_limit, pair=pair)
         return AcceptedWrites(
             cache,
             transactions,
@@ -290,8 +296,10 @@ def admission(settings: Settings, ring: KeyRing | None) -> Admission:
 
 
 def write_limits(settings: Settings) -> WriteLimits:
-    """Return the limits of the write path. One connection is always kept for the main transaction."""
-    return _limits(WriteLimits, settings, product_places=Shares.of(settings.database_connections).writes - 1)
+    """Return the limits of the write path. Connections are always kept for the main transactions."""
+    connections = Shares.of(settings.database_connections).writes
+    main_places = min(MAIN_PLACES, connections - 1)
+    return _limits(WriteLimits, settings, main_places=main_places, product_places=connections - main_places)
 
 
 def products_of(settings: Settings) -> Entity:

@@ -157,6 +157,10 @@ DECODED = "decoded"
 """Key in the request state under which a write leaves its command instead of carrying it out."""
 
 
+RECORDED = "recorded"
+"""Key in the request state of a decoded write: the ids of its products, also of those that the service made."""
+
+
 class Decoder:
     """Makes the command of an accepted write, by the endpoint that a request of a client would reach.
 
@@ -179,6 +183,7 @@ class Decoder:
         left: list[tuple[Command, Any]] = []
         endpoint: Callable[..., Awaitable[Response]] = route.endpoint
         request = Request(self._scope(route, write, path, left), _receive(write.body))
+        request.scope["state"][RECORDED] = write.product_ids
         await endpoint(request, **found.groupdict())
         [(command, render)] = left
         key = IdempotencyKey(write.caller, write.key, write.request_hash, self._render(request, render))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fastapi import Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from app.api.context import larder_of
 from app.api.models import RequestModel, Rows
@@ -44,6 +45,9 @@ _SENTENCES = {
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
 }
+_DECLARATIONS = frozenset({b"content-type", b"content-encoding", b"transfer-encoding"})
+_PLAIN = [(b"content-type", JSON.encode())]
+"""What the headers of almost every body declare."""
 _CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
 
 Body = TypeVar("Body", bound=RequestModel | None)
@@ -75,17 +79,24 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         Problem: 413.
+        ClientDisconnect: the client left before it had sent everything.
     """
-    announced = request.headers.get("Content-Length", "")
-    if announced.isascii() and announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
+    announced = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
+    if announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
         chunks.append(chunk)
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 
@@ -95,6 +106,8 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     Raises:
         Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
     """
+    if JSON in accepted and [header for header in request.scope["headers"] if header[0] in _DECLARATIONS] == _PLAIN:
+        return
     declared = ",".join(request.headers.getlist("Content-Type"))  # two of them name no media type
     media_type, *parameters = declared.split(";")
     charsets = [found[1].lower() for parameter in parameters if (found := _CHARSET.fullmatch(parameter.strip(" \t")))]

@@ -25,7 +25,6 @@ from app.cache.ports import Value
 from app.products import commands
 from app.products.commands import Effect
 from app.products.idempotency import Answer
-from app.products.pair import new_id
 from app.products.product import Draft, is_product_id
 
 router = request_router("products")
@@ -84,7 +83,7 @@ async def list_products(request: Request) -> Response:
 async def create_product(request: Request) -> Response:
     """Create a product. If the id is left out, a new one is made; a retry with the same key gets the same id."""
     sent = await write_request(request, NewProduct)
-    made = sent.body.id or new_id(larder_of(request).pair, sent.bucket)
+    made = sent.body.id or sent.made_ids(())()
     return await sent.answer(commands.Create(sent.body.draft(made)), render_product)
 
 
@@ -105,7 +104,8 @@ async def batch_products(request: Request) -> Response:
     """Check each item, write the valid ones together, and return a result for each, in their order."""
     sent = await write_request(request, Batch)
     async with larder_of(request).large_bodies:
-        checked = await _check_items(sent.body.items, partial(new_id, larder_of(request).pair, sent.bucket))
+        named = {item["id"] for item in sent.body.items if isinstance(item, dict) and isinstance(item.get("id"), str)}
+        checked = await _check_items(sent.body.items, sent.made_ids(named))
     drafts = [item.draft for item in checked if item.draft is not None]
     return await sent.answer(commands.Upsert(drafts), partial(_render_batch, checked))
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.admission import CALLER
+from app.api.context import larder_in
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
 from app.api.problems import PROBLEM, FieldError, Problem, invalid
@@ -156,5 +157,5 @@ class HostLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on. Raises ``Problem`` (400 or 421)."""
         if scope["type"] == "http":
-            scope["app"].state.larder.admission.check_host(scope["headers"], scope["path"])
+            larder_in(scope).admission.check_host(scope["headers"], scope["path"])
         await self._app(scope, receive, send)

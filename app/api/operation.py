@@ -10,6 +10,7 @@ from app.api.openapi import PROMETHEUS, Success, answers
 from app.api.problems import Problem
 from app.api.responses import NO_STORE, ProductId, checked_id
 from app.api.routes import open_to_all, request_router, requires
+from app.buckets import ranges_of
 
 router = request_router("operation")
 cache_router = request_router("cache")
@@ -54,7 +55,11 @@ async def readyz(request: Request) -> Response:
     if not detailed:
         return JSONResponse({"status": "ready"}, headers=_HEADERS)
     redis = "up" if larder.store.up else "down"
-    return JSONResponse({"status": "ready", "postgresql": "up", "redis": redis}, headers=_HEADERS)
+    found = {"status": "ready", "postgresql": "up", "redis": redis}
+    if larder.pair is not None:
+        held = larder.pair.buckets
+        found |= {"buckets": held.ranges, "moving": ranges_of(held.moving), "configured": larder.pair.configured}
+    return JSONResponse(found, headers=_HEADERS)
 
 
 @router.get(

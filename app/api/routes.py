@@ -6,6 +6,7 @@ CPU than the transaction of a write. An endpoint checks its request itself.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.access import keys
 from app.api.admission import CALLER, Access
 from app.api.conditions import named_bucket
+from app.api.context import NAMED, larder_in
 from app.api.problems import problem_for
 from app.products.pair import Pair
 from app.products.product import is_product_id
@@ -64,24 +66,42 @@ class RequestRoute(APIRoute):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request, and call the endpoint with it and the parameters of its path, unchecked."""
+        pair = None
         if self.access is not None:
-            larder = scope["app"].state.larder
+            larder = larder_in(scope)
             if CALLER not in scope["state"]:
                 scope["state"][CALLER] = larder.admission.admit(scope, self.access)
-            if larder.pair is not None:
-                _check_pair(larder.pair, scope)
-        response: Response = await self.endpoint(Request(scope, receive, send), **scope["path_params"])
+            pair = larder.pair
+        endpoint = self.endpoint if pair is None else partial(_in_pair, pair, self.endpoint)
+        response: Response = await endpoint(Request(scope, receive, send), **scope["path_params"])
         await response(scope, receive, send)
 
 
+async def _in_pair(pair: Pair, endpoint: Endpoint, request: Request, **parameters: Any) -> Response:
+    """Answer a request if its path and ``Larder-Bucket`` belong to this pair. An id that is illegal is refused later.
+
+    A read is checked again when its answer is known. Meanwhile its products may have left: "not found" would then be wrong.
+    """
+    _check_pair(pair, request.scope)
+    try:
+        response: Response = await endpoint(request, **parameters)
+    except Exception:
+        if request.method == "GET":
+            _check_pair(pair, request.scope)
+        raise
+    if request.method == "GET":
+        _check_pair(pair, request.scope)
+    return response
+
+
 def _check_pair(pair: Pair, scope: Scope) -> None:
-    """Refuse a request whose path or ``Larder-Bucket`` belongs to another pair. An id that is illegal is refused later."""
     pair.check_fresh()
     writes = scope["method"] != "GET"
-    named = (scope["path_params"].get(name, "") for name in ("product_id", "reservation_id"))
+    named = [scope["path_params"].get(name, "") for name in ("product_id", "reservation_id")]
     pair.check([name for name in named if is_product_id(name)], writes=writes)
     if (bucket := named_bucket(scope["headers"])) is not None:
         pair.check_bucket(bucket, writes=writes)
+    pair.check(scope["state"].get(NAMED, ()), writes=writes)
 
 
 class DirectRoutes:

@@ -10,7 +10,7 @@ request gets the same bytes.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -19,7 +19,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from app.access.key_ring import Caller
-from app.api.accepting import DECODED, Preference, accept, check_key, preference_of, written_down
+from app.api.accepting import DECODED, RECORDED, Preference, accept, check_key, preference_of, written_down
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import caller_of, check_pair, larder_of, products_of
@@ -29,12 +29,15 @@ from app.api.responses import checked_id, checked_reservation_id, response_of
 from app.products import commands
 from app.products.accepted import MOST_BODY_BYTES
 from app.products.commands import Change, Command, Effect
-from app.products.errors import Refused
+from app.products.errors import Refused, SeveralPairs
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
-from app.products.product import Precondition
+from app.products.pair import new_id
+from app.products.product import ALWAYS, Precondition
 from app.products.reservation import Reservation
 from app.products.reservation_commands import ReservationCommand, named_in
 
+_CONDITIONAL = frozenset({b"if-match", b"if-none-match", b"idempotency-key", b"prefer", b"larder-bucket"})
+"""Headers that change what a write does or when it is answered."""
 _STORED_REFUSALS = frozenset({404, 409, 412})
 """Refusals that depend on the product at that moment. After any other, a client can send the same key again."""
 Render = Callable[[Sequence[Effect]], Answer]
@@ -56,6 +59,15 @@ class IncomingWrite(Generic[Body]):
     bucket: int | None = None
     """The bucket that a request about a collection names."""
 
+    def made_ids(self, named: Collection[str]) -> Callable[[], str]:
+        """Return what makes the ids of products for which the request names none; ``named`` are the ids that it names.
+
+        A request that was accepted before gets the ids that were made then, in their order.
+        """
+        make = partial(new_id, larder_of(self.request).pair, self.bucket)
+        recorded = iter([one for one in self.request.scope["state"].get(RECORDED, ()) if one not in named])
+        return lambda: next(recorded, None) or make()
+
     async def answer(self, command: Command, render: Render) -> Response:
         """Carry out the command and return its answer, or the stored answer if the request was done before.
 
@@ -74,7 +86,12 @@ class IncomingWrite(Generic[Body]):
     async def _answer(
         self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
     ) -> Response:
-        check_pair(self.request, (*command.keys, *named_in(command)))
+        try:
+            check_pair(self.request, (*command.keys, *named_in(command)))
+        except SeveralPairs:
+            if self.key is None:
+                raise
+            # It may have been answered before one of its buckets moved. The transaction looks for that, or refuses it.
         request_id = self.request.scope["state"]["request_id"]
         sender = caller_of(self.request)
         caller = sender.name
@@ -195,6 +212,10 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
 
 
 def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
+    if product_id is not None and _CONDITIONAL.isdisjoint([name for name, _ in request.scope["headers"]]):
+        checked_id(product_id)
+        refuse_parameters(request)
+        return ALWAYS, None, None, None
     condition = refuse_conditions(request) if product_id is None else write_condition(request)
     key = idempotency_key(request)
     preference = None if larder_of(request).accepted is None else preference_of(request)

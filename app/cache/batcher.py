@@ -88,6 +88,19 @@ class Batcher(Generic[Item, Result]):
             self._sender = asyncio.create_task(self._drain())
         return future
 
+    async def request(self, item: Item, unit: Unit | None = None) -> Result:
+        """Put an item into the next batch and return its result.
+
+        A caller who is cancelled when the result has come but was not taken yet counts as one who left, too.
+        """
+        future = self.submit(item, unit)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None and self._unclaimed is not None:
+                self._unclaimed(future.result())
+            raise
+
     def resume(self) -> None:
         """Send what was held back and may go now."""
         if self._waiting and self._sender is None:

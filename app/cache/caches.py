@@ -151,7 +151,7 @@ class Caches:
         policy = None if writes is None else WritePolicy(writes)
         touched = self._touched(wanted)
         lives_s = [one.cache.checked_ttl_s(ttl_s) for one in touched]
-        leases = await asyncio.gather(*(one.cache.protocol.lease(one.texts, policy) for one in touched))
+        leases = await _take_leases(touched, policy)
         try:
             found = await self._transactions.commit(_keys_of(touched), change, _check_of(touched, self._clock()))
         except BaseException:
@@ -229,6 +229,18 @@ class OwnTransaction:
         await self._transactions.check_committed(self._xid)
         await _publish(self._touched, self._found, self._leases, lives_s)
         return _answers(self._wanted, self._touched, self._found)
+
+
+async def _take_leases(touched: Sequence[_Touched], policy: WritePolicy | None) -> list[Leases]:
+    """Take the leases for a write in every namespace. If the caller is cancelled, those that were taken are given back."""
+    taking = [asyncio.create_task(one.cache.protocol.lease(one.texts, policy)) for one in touched]
+    try:
+        return await asyncio.gather(*taking)
+    except BaseException:
+        for one, task in zip(touched, taking, strict=True):
+            if task.done() and not task.cancelled() and task.exception() is None:
+                one.cache.protocol.release(task.result())
+        raise
 
 
 def _keys_of(touched: Sequence[_Touched]) -> list[tuple[Entity, Sequence[str]]]:

@@ -4,6 +4,9 @@ At most one load per key runs and one waits (G5). Requests share a load only unt
 filled while the next batch is loaded. A load waits while the slot of its own key is filled, because whoever reads that slot in
 the meantime would need one more load if this one had gone. Readers whose slot was filled after they had read it, and before
 their load is sent, read it once more instead (``SlotFilled``), in a read that all of them share.
+
+A batch has keys of all nodes of the store. A node that hangs delays only its own: each node is asked for its leases by itself,
+and what it is late with is loaded apart. Each node's slots are filled by themselves, too.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ from .batcher import Batcher
 from .config import CacheConfig
 from .errors import Overloaded
 from .history import History
-from .partitioned_trips import Trips
+from .partitioned_trips import Taking, Trips, those_on_time
 from .ports import Clock, Outcome, Publication, Source, State
 from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer
@@ -57,15 +60,27 @@ class Loaded:
 
 
 class Row(NamedTuple):
-    """A loaded state, and the fill of its batch, whose result has the keys that were stored."""
+    """A loaded state, and the fill that its slot is part of, if any."""
 
     state: State
     fill: "asyncio.Task[set[str]] | None"
+    """The fill of the slots of its node, whose result has the keys that were stored."""
 
     async def filled(self) -> Loaded:
         """Return the state once the fill has ended."""
         stored = await asyncio.shield(self.fill) if self.fill else ()
         return Loaded(self.state, self.state.key in stored)
+
+
+class LateRow(NamedTuple):
+    """A row that is loaded apart from its batch, because its lease was late."""
+
+    key: str
+    load: "asyncio.Task[dict[str, Row]]"
+
+    async def filled(self) -> Loaded:
+        """Return the state once the fill has ended. Raises ``SourceUnavailable``."""
+        return await (await asyncio.shield(self.load))[self.key].filled()
 
 
 class Loads:
@@ -90,17 +105,19 @@ class Loads:
         self._tracer = tracer
         self._fills: set[asyncio.Task[set[str]]] = set()
         self._filling: set[str] = set()
+        self._late_loads: set[asyncio.Task[dict[str, Row]]] = set()
+        self._late: set[str] = set()
         self.fills = 0
         """Number of fills that have ended."""
         self._filled: OrderedDict[str, int] = OrderedDict()
         """The slots that were filled last, and by which fill."""
-        self._batches: Batcher[Load, Row] = Batcher(
+        self._batches: Batcher[Load, Row | LateRow] = Batcher(
             self._send,
             group_key=lambda load: load.key,
             max_weight=config.batch_keys,
             queue_limit=config.queue_limit,
             joined=partial(tracer.joined, "cache.load"),
-            held=lambda load: load.key in self._filling,
+            held=lambda load: load.key in self._filling or load.key in self._late,
             left=lambda load: self._give_back((load,)),
         )
 
@@ -110,7 +127,7 @@ class Loads:
         Raises ``SourceUnavailable``, ``Overloaded``, and ``SlotFilled`` if a load was spared.
         """
         unit = self._tracer.unit()
-        futures: list[asyncio.Future[Row]] = []
+        futures: list[asyncio.Future[Row | LateRow]] = []
         try:
             for load in loads:
                 futures.append(self._batches.submit(load, unit))  # noqa: PERF401 - the loads after the refused one are needed
@@ -137,15 +154,15 @@ class Loads:
     async def aclose(self) -> None:
         """Finish the loads that were accepted."""
         await self._batches.aclose()
-        while self._fills:
-            await asyncio.wait(self._fills)
-            await self._batches.aclose()  # of what waited for these fills
+        while under_way := self._fills | self._late_loads:
+            await asyncio.wait(under_way)
+            await self._batches.aclose()  # of what waited for these
 
-    async def _send(self, batch: Sequence[Load]) -> Sequence[Row | Exception]:
+    async def _send(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow | Exception]":
         spared = [self._is_spared(load) for load in batch]
         needed = [load for load, is_spared in zip(batch, spared, strict=True) if not is_spared]
         try:
-            rows: Sequence[Row | Exception] = await self._load(needed) if needed else ()
+            rows: Sequence[Row | LateRow | Exception] = await self._lease_and_load(needed) if needed else ()
         except Exception as error:  # noqa: BLE001 - any error is of those that are loaded
             rows = [error] * len(needed)
         rest = iter(rows)
@@ -155,13 +172,33 @@ class Loads:
         """Return whether the slot can be read again instead."""
         return load.fills is not None and not load.token and self._filled.get(load.key, 0) > load.fills
 
-    async def _load(self, batch: Sequence[Load]) -> Sequence[Row]:
-        keys = list(dict.fromkeys(load.key for load in batch))
-        # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
-        # it, so this load cannot fill the slot with old data.
+    async def _lease_and_load(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow]":
+        """Load a batch by one statement, but for keys whose node is late with their leases: these do not delay the others."""
         tokens = {load.key: load.token for load in batch if load.token}
         wanted = dict.fromkeys(load.key for load in batch if load.vacant and load.key not in tokens)
-        tokens |= await self._trips.lease(list(wanted)) or {}
+        parts = self._trips.by_node(list(dict.fromkeys(load.key for load in batch)))
+        late: dict[str, asyncio.Task[dict[str, Row]]] = {}
+        # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
+        # it, so this load cannot fill the slot with old data.
+        if len(parts) == 1:
+            tokens |= await self._trips.lease(list(wanted)) or {}
+        else:
+            leasing = [own for part in parts if (own := [key for key in part if key in wanted])]
+            taking = {asyncio.create_task(self._trips.lease(own)): own for own in leasing}
+            on_time = await those_on_time(taking, others=any(load.key not in wanted for load in batch))
+            for lease, own in taking.items():
+                if lease in on_time:
+                    tokens |= lease.result() or {}
+                else:
+                    late |= dict.fromkeys(own, self._begin_late([load for load in batch if load.key in own], lease))
+        rows = await self._load([load for load in batch if load.key not in late], tokens)
+        return [LateRow(load.key, late[load.key]) if load.key in late else rows[load.key] for load in batch]
+
+    async def _load(self, batch: Sequence[Load], tokens: dict[str, str]) -> dict[str, Row]:
+        """Load rows under the leases that were taken, and begin to fill their slots."""
+        keys = list(dict.fromkeys(load.key for load in batch))
+        if not keys:
+            return {}
         began = self._clock()
         try:
             with self._tracer.step("load", Place.SOURCE):
@@ -177,16 +214,42 @@ class Loads:
         for load in batch:
             if load.ttl_s is not None:  # of those that share a load, the longest counts
                 ttls_s[load.key] = max(load.ttl_s, ttls_s.get(load.key, 0))
-        fills = [
-            Publication(states[key], tokens.get(key, ""), ttls_s.get(key)) for key in keys if key in tokens or key in refreshed
-        ]
-        fill = asyncio.create_task(self._fill(fills, tokens)) if fills else None
-        if fill is not None:
-            filling = {publication.state.key for publication in fills}
-            self._filling |= filling
-            self._fills.add(fill)
-            fill.add_done_callback(partial(self._end_fill, filling))
-        return [Row(states[load.key], fill) for load in batch]
+        rows = {key: Row(states[key], None) for key in keys}
+        for part in self._trips.by_node([key for key in keys if key in tokens or key in refreshed]):
+            fills = [Publication(states[key], tokens.get(key, ""), ttls_s.get(key)) for key in part]
+            fill = self._begin_fill(fills)
+            rows |= {key: Row(states[key], fill) for key in part}
+        return rows
+
+    def _begin_late(self, loads: Sequence[Load], lease: Taking) -> "asyncio.Task[dict[str, Row]]":
+        """Begin to load rows as soon as their leases are there, or cannot be had. Other loads of their keys wait meanwhile."""
+        keys = {load.key for load in loads}
+
+        async def load() -> dict[str, Row]:
+            try:
+                return await self._load(loads, await lease or {})
+            finally:
+                self._late -= keys
+                self._batches.resume()
+
+        self._late |= keys
+        late = asyncio.create_task(load())
+        self._late_loads.add(late)
+        late.add_done_callback(self._end_late)
+        return late
+
+    def _end_late(self, late: "asyncio.Task[dict[str, Row]]") -> None:
+        self._late_loads.discard(late)
+        if not late.cancelled():
+            late.exception()  # marks it as retrieved, in case that nobody waits for its rows
+
+    def _begin_fill(self, fills: Sequence[Publication]) -> "asyncio.Task[set[str]]":
+        fill = asyncio.create_task(self._fill(fills))
+        filling = {publication.state.key for publication in fills}
+        self._filling |= filling
+        self._fills.add(fill)
+        fill.add_done_callback(partial(self._end_fill, filling))
+        return fill
 
     def _end_fill(self, filled: set[str], fill: "asyncio.Task[set[str]]") -> None:
         self._fills.discard(fill)
@@ -196,11 +259,11 @@ class Loads:
         if not fill.cancelled() and fill.exception() is not None:
             self._stats.unexpected += 1
 
-    async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
+    async def _fill(self, fills: Sequence[Publication]) -> set[str]:
         """Publish loaded states; return the keys whose state was stored."""
         published = await self._trips.publish(fills)
         if published is None:
-            self._trips.release(tokens)
+            self._trips.release({fill.state.key: fill.token for fill in fills if fill.token})
             return set()
         stored = {fill.state.key for fill, outcome in zip(fills, published.outcomes, strict=True) if outcome is Outcome.STORED}
         self._stats.fills += len(stored)

@@ -81,7 +81,7 @@ async def open_caches(
         await opened.enter_async_context(in_background("audit", loop.run()))
         if options.place.has_sentinels:
             interval_s = limits.audit_interval_ms / 1000
-            watch = SentinelWatch(options.place, opening.links, interval_s, parts[0].stats)
+            watch = SentinelWatch(options.place, lambda: [*store.all, *opening.audit_links], interval_s, parts[0].stats)
             await opened.enter_async_context(in_background("sentinel watch", watch.run()))
         transactions = TableTransactions(
             database,
@@ -106,8 +106,8 @@ class _Opening:
         self._entities = entities
         self._limits = limits
         self._tracer = tracer
-        self.links: list[RedisLink] = []
-        """Every link to Redis."""
+        self.audit_links: Sequence[RedisLink] = ()
+        """The links for audits, unless the nodes have links of their own for them."""
 
     async def whole(self, opened: AsyncExitStack) -> Opened:
         """Open namespaces that are not divided: all keys are on one server."""
@@ -116,7 +116,7 @@ class _Opening:
         shared, alone = self._options.link(), self._options.link()
         for link in (shared, alone):
             opened.push_async_callback(link.close)
-        self.links = [*links.all, shared, alone]
+        self.audit_links = shared, alone
         await links.start()
         await (shared if len(self._entities) > 1 else alone).start_once()
         parts = []
@@ -135,7 +135,6 @@ class _Opening:
         nodes = RedisNodes(self._options, {slot for _, partitions in divided for slot in partitions.slots})
         opened.push_async_callback(nodes.close)
         await nodes.start()
-        self.links = [*nodes.all]
         parts = []
         for entity, partitions in divided:
             store = RedisPartitions(nodes, partitions, self._lifetimes(entity))

@@ -5,7 +5,7 @@ trip to another. A read, a publish and a proof are of one partition. Its fence v
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from typing_extensions import override
@@ -22,6 +22,13 @@ from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer, Unit
 
 Answer = TypeVar("Answer")
+Taking = asyncio.Task[dict[str, str] | None]
+"""A call that takes leases."""
+LATE_S = 0.05
+"""How long after the first answer of several nodes the others may come without being late.
+
+A round trip takes a millisecond, and a node that hangs takes a deadline.
+"""
 
 
 class _NodeTrips(BatchedTrips):
@@ -145,6 +152,7 @@ class PartitionedTrips:
         """When each partition was last read under a fence that is trusted, and the fence's incarnation."""
         self._trips: dict[NodeStore, _NodeTrips] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._late: set[Taking] = set()
 
     def submit_read(self, keys: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
         """Put a read of one partition into the next batch to its node. Raises ``Overloaded``."""
@@ -161,16 +169,30 @@ class PartitionedTrips:
         return await self._required(self.partitions.of(keys[0])).read(keys)
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
-        """Take leases on empty slots; return their tokens, or ``None`` when no node answered."""
-        by_trips: dict[_NodeTrips, list[str]] = {}
-        for partition, places in self.partitions.cut(keys).items():
-            if (trips := self._trips_of(partition)) is not None:
-                by_trips.setdefault(trips, []).extend(keys[place] for place in places)
-        answers = await _all(*(trips.lease(own) for trips, own in by_trips.items()))
-        taken: dict[str, str] = {}
-        for answer in answers:
-            taken |= answer or {}
+        """Take leases on empty slots; return their tokens, or ``None`` when no node answered.
+
+        The leases of a node that is late are given back when they come: nobody needs them, and a write must not wait for them.
+        """
+        parts = [(trips, own) for trips, own in self._cut(keys).items() if trips is not None]
+        if len(parts) == 1:
+            [(trips, own)] = parts
+            return await trips.lease(own)
+        taking = [asyncio.create_task(trips.lease(own)) for trips, own in parts]
+        on_time: set[Taking] = set()
+        try:
+            on_time = await those_on_time(taking)
+        finally:  # also if the caller is cancelled
+            for task in taking:
+                if task not in on_time:
+                    self._late.add(task)
+                    task.add_done_callback(self._give_back_late)
+        answers = [task.result() for task in on_time]
+        taken = {key: token for answer in answers for key, token in (answer or {}).items()}
         return taken if not keys or any(answer is not None for answer in answers) else None
+
+    def by_node(self, keys: Sequence[str]) -> Sequence[list[str]]:
+        """Return keys in groups, none of which depends on the node of another one."""
+        return list(self._cut(keys).values())
 
     async def publish(self, publications: Sequence[Publication]) -> Published | None:
         """Put states into their slots and return the outcomes, or ``None`` when no node gave a definite answer.
@@ -225,9 +247,23 @@ class PartitionedTrips:
 
     async def aclose(self) -> None:
         """Finish the round trips that were accepted."""
+        if self._late:
+            await asyncio.wait(self._late)
         for trips in list(self._trips.values()):
             await trips.aclose()
         await asyncio.gather(*self._ending)
+
+    def _cut(self, keys: Sequence[str]) -> "dict[_NodeTrips | None, list[str]]":
+        """Return keys by the node that has them; ``None`` has those whose node is not known."""
+        by_trips: dict[_NodeTrips | None, list[str]] = {}
+        for partition, places in self.partitions.cut(keys).items():
+            by_trips.setdefault(self._trips_of(partition), []).extend(keys[place] for place in places)
+        return by_trips
+
+    def _give_back_late(self, task: Taking) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and task.exception() is None:
+            self.release(task.result() or {})
 
     async def _publish(self, partition: int, publications: Sequence[Publication]) -> Published | None:
         trips = self._trips_of(partition)
@@ -281,6 +317,20 @@ def trips_to(
     if isinstance(store, PartitionedStore):
         return PartitionedTrips(store, config, stats, history, clock, tracer=tracer)
     return RoundTrips(store, config, stats, history, clock, tracer=tracer)
+
+
+async def those_on_time(calls: "Collection[asyncio.Task[Answer]]", *, others: bool = False) -> "set[asyncio.Task[Answer]]":
+    """Return the calls to nodes that have ended, once all have, or at most ``LATE_S`` after the first one.
+
+    With ``others``, somebody waits who needs none of them, so the time begins at once.
+    """
+    ended: set[asyncio.Task[Answer]] = set()
+    rest = set(calls)
+    if rest and not others:
+        ended, rest = await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED)
+    if rest:
+        ended |= (await asyncio.wait(rest, timeout=LATE_S))[0]
+    return ended
 
 
 async def _all(*calls: Coroutine[Any, Any, Answer]) -> list[Answer]:

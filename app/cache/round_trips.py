@@ -98,7 +98,7 @@ class BatchedTrips(ABC):
     async def read(self, keys: Sequence[str]) -> Reading:
         """Read slots for the present unit. Raises ``StoreUnavailable``, ``Overloaded``."""
         with self._tracer.wait(Place.STORE):
-            return await self.reads.submit(keys, self._tracer.unit())
+            return await self.reads.request(keys, self._tracer.unit())
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
         """Take leases on empty slots; return their tokens, or ``None`` when the store did not answer."""
@@ -106,7 +106,7 @@ class BatchedTrips(ABC):
             return {}
         try:
             with self._tracer.wait(Place.STORE):
-                return await self._leases.submit(keys, self._tracer.unit())
+                return await self._leases.request(keys, self._tracer.unit())
         except StoreUnavailable:
             return None
         except Overloaded:
@@ -218,6 +218,10 @@ class RoundTrips(BatchedTrips):
         """Return when a key's slot was last read under a fence that is trusted, and the fence's incarnation."""
         del key
         return self._stats.last_proven, self._incarnation
+
+    def by_node(self, keys: Sequence[str]) -> Sequence[list[str]]:
+        """Return keys in groups, none of which depends on the node of another one."""
+        return [list(keys)] if keys else []
 
     def rows_of(self, states: Sequence[State]) -> frozenset[str] | None:
         """Return the audit rows whose readers may see older states; ``None`` for all."""

@@ -8,8 +8,8 @@ from app.cli.errors import CommandFailed
 from app.main import open_database
 from app.postgres.database import Database
 from app.postgres.errors import DatabaseError
-from app.products.pair_move import CannotMove, Move
-from app.products.pair_table import HoldsOthers, InUse, check_unused, held_buckets, hold
+from app.products.pair_move import BrokenOff, CannotMove, Move
+from app.products.pair_table import HoldsOthers, InUse, MoveUnfinished, held_buckets, hold
 from app.settings import Settings
 
 _NONE = "none"
@@ -29,7 +29,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     setting.add_argument(
         "ranges", metavar="RANGES", help="such as 0-511,600; 0-1023 are all; `none` for a database to which they will be moved"
     )
-    moving = actions.add_parser("move", help="move some of them to another database, while no instance runs")
+    setting.add_argument(
+        "--bury",
+        action="store_true",
+        help="delete the products of all other buckets: for a database that was restored to a time before they moved away",
+    )
+    moving = actions.add_parser("move", help="move some of them to another database, while instances serve")
     moving.add_argument("ranges", metavar="RANGES", help="the buckets to move, such as 500-511")
     moving.add_argument(
         "--to", metavar="URL", required=True, help="the other database, to which `larder buckets set` gave a part"
@@ -43,10 +48,17 @@ async def run(arguments: argparse.Namespace) -> int:
     database = open_database(settings)
     try:
         if arguments.action == "set":
-            await hold(database, _checked(arguments.ranges))
+            buried = await hold(database, _checked(arguments.ranges), bury=arguments.bury)
+            if arguments.bury:
+                print(f"{buried} products of other buckets were deleted.")
         elif arguments.action == "move":
             await _move(settings, database, arguments.to, parse_ranges(_checked(arguments.ranges)))
         found = await held_buckets(database)
+    except MoveUnfinished as error:
+        raise CommandFailed(
+            f"{error}. Nothing was changed. Finish that first: give the same `larder buckets move` again. If a restore has made"
+            " that impossible, see docs/RECOVERY.md."
+        ) from error
     except (DatabaseError, HoldsOthers, CannotMove) as error:
         raise CommandFailed(f"{error}. Nothing was changed.") from error
     except InUse as error:
@@ -55,7 +67,7 @@ async def run(arguments: argparse.Namespace) -> int:
         await database.close()
     print(f"The database holds {_named(found)}.")
     if found is not None and found[1]:
-        print(f"The buckets {found[1]} move to another database: the same `larder buckets move` goes on with that.")
+        print(f"The buckets {found[1]} move to or from another database: the same `larder buckets move` goes on with that.")
     return 0
 
 
@@ -67,11 +79,9 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
     except ValueError as error:
         raise CommandFailed("--to is not a PostgreSQL URL: postgresql://user:password@host:5432/database") from error
     try:
-        await check_unused(source)
-        await check_unused(target)
-        count = await Move(source, target, numbers, lambda text: print(text, flush=True)).run()
+        count = await Move(source, target, numbers, _tell).run()
         there = await held_buckets(target)
-    except DatabaseError as error:
+    except (BrokenOff, DatabaseError) as error:
         raise CommandFailed(
             f"the move broke off: {error}. Nothing is lost; `larder buckets show` tells how far it came, and the same command"
             " goes on from there."
@@ -79,7 +89,14 @@ async def _move(settings: Settings, source: Database, url: str, numbers: frozens
     finally:
         await target.close()
     print(f"{count} products were moved. The other database holds {_named(there)} now.")
-    print("Set LARDER_BUCKETS of both pairs' instances to what their databases hold now, before they are started again.")
+    print(
+        "Give the router the new map now, and set LARDER_BUCKETS of both pairs to what their databases hold, before an instance"
+        " is started again. Running instances go on with what their databases hold."
+    )
+
+
+async def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def _named(found: tuple[str, str] | None) -> str:
@@ -94,7 +111,7 @@ def _checked(text: str) -> str:
 
 
 async def check_buckets(settings: Settings) -> None:
-    """Check that the database holds the buckets of the settings.
+    """Check that the database holds the buckets of the settings; those that move now may be among them or not.
 
     Raises:
         CommandFailed: they differ, or the database does not say which it holds.
@@ -107,12 +124,8 @@ async def check_buckets(settings: Settings) -> None:
     finally:
         await database.close()
     held, moving = found or ("", "")
-    if moving:
-        raise CommandFailed(
-            f"the buckets {moving} are being moved to another database, or a move broke off. Wait for it, or give the same"
-            " `larder buckets move` again, and start the instance afterwards."
-        )
-    if settings.buckets != held or (found is None) != (not settings.buckets):
+    both = ranges_of(parse_ranges(held) | parse_ranges(moving))
+    if settings.buckets not in (held, both) or (found is None) != (not settings.buckets):
         named = f"is {settings.buckets}" if settings.buckets else "is not set"
         raise CommandFailed(
             f"LARDER_BUCKETS {named}, and the database holds {_named(found)}. Correct the variable; if no instance uses the"

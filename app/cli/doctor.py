@@ -117,6 +117,7 @@ async def _open(
             connections=settings.workers * (settings.database_connections + 1),
             role_limits=role_limits(settings),
             head=head,
+            buckets=settings.buckets,
         )
         opened.push_async_callback(postgres_checks.close)
     return redis_checks, postgres_checks

@@ -40,7 +40,7 @@ WITH place AS (SELECT relnamespace AS schema FROM pg_class WHERE oid = to_regcla
         ('cache_audits', 'SELECT,INSERT,UPDATE,DELETE'),
         ('cache_generations', 'SELECT,UPDATE'), ('access_keys', 'SELECT,INSERT,UPDATE'), ('access_generation', 'SELECT,UPDATE'),
         ('feed_marks', 'SELECT,UPDATE,DELETE'), ('reservations', 'SELECT,INSERT,UPDATE,DELETE'),
-        ('reservation_lines', 'SELECT,INSERT,UPDATE,DELETE')
+        ('reservation_lines', 'SELECT,INSERT,UPDATE,DELETE'), ('pair_buckets', 'SELECT')
 )
 SELECT format('GRANT %s ON %I TO %I', string_agg(privilege, ', ' ORDER BY number), c.relname, current_user)
 FROM wanted, place, pg_class c, unnest(string_to_array(wanted.privileges, ',')) WITH ORDINALITY AS listed (privilege, number)
@@ -50,6 +50,7 @@ UNION ALL
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, current_user) FROM pg_proc p, place
 WHERE p.proname LIKE 'larder%' AND p.pronamespace = place.schema AND NOT has_function_privilege(p.oid, 'EXECUTE')
 """
+_BUCKETS: LiteralString = "SELECT held, moving FROM pair_buckets"
 _ROOM: LiteralString = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
     (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
@@ -72,6 +73,7 @@ class PostgresChecks:
         connections: how many connections the service may open in all its workers.
         role_limits: the deadlines that the role's settings have to have behind a pooler.
         head: the newest revision that this release knows, if it was found out.
+        buckets: the buckets of products in the settings; empty if the service holds all.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class PostgresChecks:
         connections: int,
         role_limits: Mapping[str, str] | None = None,
         head: str | None = None,
+        buckets: str = "",
     ) -> None:
+        self._buckets = buckets
         self._role_limits = role_limits or {}
         self._primary = primary
         self._timeout_ms = timeout_ms
@@ -100,7 +104,7 @@ class PostgresChecks:
 
     def all(self) -> Sequence[tuple[str, Check]]:
         """Return every check."""
-        return [*self.at_start(), ("Q5", self.others)]
+        return [*self.at_start(), ("Q5", self.others), ("Q6", self.buckets)]
 
     async def close(self) -> None:
         """Close the connection."""
@@ -290,6 +294,30 @@ class PostgresChecks:
         standbys = await self._rows("SELECT application_name, sync_state FROM pg_stat_replication")
         shown = ", ".join(f"{name} ({state or 'state not shown to this role'})" for name, state in standbys) or "no standby"
         return findings or [ok("Q5", f"{shown}; no old transaction; no other namespace is trusted")]
+
+    async def buckets(self) -> Sequence[Finding]:
+        """Whether the database holds the buckets that the settings name. Running instances go by the database."""
+        is_there = await self._value("SELECT to_regclass('pair_buckets') IS NOT NULL")
+        rows = await self._rows(_BUCKETS) if is_there else []
+        held, moving = rows[0] if rows else ("", "")
+        if moving:
+            return [
+                no(
+                    "Q6",
+                    f"the buckets {moving} move to or from another database. If the command has ended, give it again.",
+                    needed=False,
+                )
+            ]
+        shown = f"the buckets {held or 'none'}" if rows else "all products"
+        if held != self._buckets:
+            return [
+                no(
+                    "Q6",
+                    f"LARDER_BUCKETS is {self._buckets or 'not set'}, and the database holds {shown}. Running instances go by"
+                    " the database; set the variable, or the next start is refused.",
+                )
+            ]
+        return [ok("Q6", f"the database holds {shown}")]
 
     async def _durability(self) -> Sequence[Finding]:
         return [

@@ -7,6 +7,7 @@ from functools import partial
 from psycopg.types.numeric import Int8Dumper
 
 from .errors import translate
+from .lists import TextListDumper
 from .parameters import PLANS
 from .pool import Pool
 from .pooler import TransactionParameters
@@ -130,6 +131,7 @@ class Database:
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
         connection.adapters.register_dumper(int, Int8Dumper)
+        connection.adapters.register_dumper(list, TextListDumper)
         return connection
 
 

@@ -1,13 +1,20 @@
-"""A round trip of several statements that takes one system call to send."""
+"""A round trip of several statements that takes one system call to send.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+It drives the driver's own generators, which make, send and read statements. The driver's own methods would send each statement
+when it is executed, and would wait for the connection several times for each of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.generators import send
+from psycopg.rows import TupleRow
+from psycopg.sql import Composed
 from typing_extensions import override
+
+Statement = tuple[str | Composed, Mapping[str, Any] | None]
 
 
 class _WholePipeline(psycopg.AsyncPipeline):
@@ -32,12 +39,40 @@ class _WholePipeline(psycopg.AsyncPipeline):
         yield from self._fetch_gen(flush=False)
 
 
-@asynccontextmanager
-async def pipeline(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
-    """Collect the statements that are executed on a connection, and send them together at the end."""
+async def round_trip(
+    connection: psycopg.AsyncConnection[TupleRow], statements: Sequence[Statement]
+) -> list[psycopg.AsyncCursor[TupleRow]]:
+    """Run statements in one round trip, and return a cursor with the result of each.
+
+    Raises:
+        psycopg.Error: that of the first statement that failed; those after it were skipped.
+    """
     whole = connection._pipeline = _WholePipeline(connection)  # noqa: SLF001 - the driver has no argument for it
+    failure: BaseException | None = None
     try:
-        async with whole:
-            yield
+        _finish(whole._enter_gen())  # noqa: SLF001 - see the module's docstring
+        cursors = []
+        for statement, parameters in statements:
+            cursor = connection.cursor()
+            _finish(cursor._execute_gen(statement, parameters))  # noqa: SLF001 - as above
+            cursors.append(cursor)
+        await connection.wait(whole._exit_gen())  # noqa: SLF001 - as above
+    except BaseException as error:
+        failure = error
+        raise
     finally:
+        whole._exit(failure)  # noqa: SLF001 - as above
         connection._pipeline = None  # noqa: SLF001 - as above
+    return cursors
+
+
+def _finish(steps: PQGen[None]) -> None:
+    """Run a generator that waits for nothing."""
+    for _ in steps:
+        raise RuntimeError("the driver waits for the connection before a round trip is sent")
+
+
+async def rows_of(cursor: psycopg.AsyncCursor[TupleRow]) -> list[TupleRow]:
+    """Return the rows of a result; none if the statement has no result. ``description`` would describe every column."""
+    result = cursor.pgresult
+    return await cursor.fetchall() if result is not None and result.status == psycopg.pq.ExecStatus.TUPLES_OK else []

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from .parameters import ANSWERS, LIMITS, PIN, PLANS
-from .pipeline import pipeline
+from .pipeline import round_trip
 from .session import Connection, Parameters, Statement
 
 ROLE_LOCK = 0x6C61726465722D72  # "larder-r"
@@ -35,9 +35,7 @@ async def different_parameters(connection: Connection, wanted: Mapping[str, str]
     """Return the parameters of the session that serves us now which are not as wanted: name, present value, wanted value."""
     parameters = {"names": [*wanted], "values": [*wanted.values()]}
     await connection.execute("BEGIN")  # by itself: a pooler in statement mode refuses a transaction that is left open
-    async with pipeline(connection):
-        found = await connection.execute(_DIFFERENT, parameters)
-        await connection.execute("COMMIT")
+    found, _ = await round_trip(connection, [(_DIFFERENT, parameters), ("COMMIT", None)])
     return await found.fetchall()
 
 

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import pipeline
+from .pipeline import round_trip, rows_of
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]
@@ -53,14 +53,12 @@ class Session:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
         self.statements += 1
         async with bounded(self._connection, self._deadline_s):
-            cursor = await self._connection.execute(statement, parameters)
-            return await cursor.fetchall() if cursor.description else []
+            return await rows_of(await self._connection.execute(statement, parameters))
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
         """Run several statements in one round trip and return the rows of each. Raises a ``DatabaseError``."""
         async with bounded(self._connection, self._deadline_s):
-            cursors = await self._send(statements)
-            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            return [await rows_of(cursor) for cursor in await self._send(statements)]
 
     async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
         """Run the last statements of an open transaction and commit it, in one round trip.
@@ -81,17 +79,17 @@ class Session:
             raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
 
     async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
-        self.statements += len(statements)
+        """Run statements in one round trip, each with what has to be sent behind it; return a cursor for each statement."""
+        sent: list[tuple[Statement, Parameters | None]] = []
+        places = []
+        for statement in statements:
+            places.append(len(sent))
+            sent += (statement, *self._behind(statement[0]))
+        self.statements += len(sent)
         self.pipeline_failed = True
-        async with pipeline(self._connection):
-            cursors = []
-            for statement in statements:
-                cursors.append(await self._connection.execute(*statement))
-                for further in self._behind(statement[0]):
-                    self.statements += 1
-                    await self._connection.execute(*further)
+        cursors = await round_trip(self._connection, sent)
         self.pipeline_failed = False
-        return cursors
+        return [cursors[place] for place in places]
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from app.cache.batcher import Batcher
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session
-from app.products import accepted_queries, queries
+from app.products import accepted_queries, pair_queries, queries
 from app.products.accepted import (
     MOST_AGE_S,
     MOST_ROWS,
@@ -19,10 +19,12 @@ from app.products.accepted import (
     Found,
     Queued,
 )
-from app.products.errors import KeyReused, RequestInProgress
+from app.products.errors import KeyReused, Refused, RequestInProgress
 from app.products.idempotency import Answer
+from app.products.pair import Buckets, Pair, buckets_of
 from app.products.payload import SCHEMA
 from app.products.source import PRODUCTS, row_of, state_of
+from app.products.steps import Statement
 from app.products.transaction import CheckEpoch
 
 MAX_RETRY_S = 60
@@ -40,6 +42,7 @@ class Acceptance:
         queue_limit: most requests that wait for a transaction.
         most_rows: accepted writes that wait to be applied, from which on nothing is accepted.
         clock: a monotonic clock.
+        pair: the buckets that are here; ``None`` if the service holds all products.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Acceptance:
         queue_limit: int,
         most_rows: int = MOST_ROWS,
         clock: Callable[[], float] = time.monotonic,
+        pair: Pair | None = None,
     ) -> None:
+        self._pair = pair
         self._writes = database.writes
         self._lists = database.lists
         self._check_epoch = check_epoch
@@ -69,6 +74,7 @@ class Acceptance:
 
         Raises:
             KeyReused, RequestInProgress: nothing was accepted.
+            BucketMoving, NotHere, SeveralPairs: nothing was accepted, because of a bucket of its products.
             BacklogFull, Overloaded: nothing was accepted.
             CommitUnknown: it was accepted or not; a repetition with the same key finds out.
             DatabaseError: nothing was accepted.
@@ -144,14 +150,20 @@ class Acceptance:
     async def _insert(self, session: Session, batch: Sequence[AcceptedWrite]) -> Sequence[Accepted | Exception]:
         by_key = {"callers": [write.caller for write in batch], "keys": [write.key for write in batch]}
         began = self._clock()
-        _, locked, answered, waiting, epoch = await session.pipeline(
+        # The lock comes before the buckets are read: a move waits for those who had it when it began.
+        paired: Sequence[Statement] = (
+            () if self._pair is None else ((pair_queries.ACCEPT_LOCK, None), (pair_queries.READ, None))
+        )
+        _, *found, locked, answered, waiting, epoch = await session.pipeline(
             ("BEGIN", None),
+            *paired,
             (queries.LOCK_KEYS, by_key),
             (queries.STORED_ANSWERS, by_key),
             (accepted_queries.ACCEPTED, by_key),
             (EPOCH, parameters(PRODUCTS)),
         )
         self._check_epoch(epoch[0][0], began)
+        buckets = buckets_of(*(found[-1] or [("", "")])[0]) if found else None
         free = {(caller, key) for caller, key, taken in locked if taken}
         answers: dict[tuple[str, str], tuple[bytes, Accepted]] = {
             (caller, key): (request_hash, Decided(Answer(*answer))) for caller, key, request_hash, *answer, _ in answered
@@ -163,6 +175,8 @@ class Acceptance:
             name = (write.caller, write.key)
             if name not in free:
                 outcomes.append(RequestInProgress("another request with this idempotency key is not finished"))
+            elif name not in answers and (refusal := _refusal_of(buckets, write)) is not None:
+                outcomes.append(refusal)
             elif name not in answers:
                 answers[name] = write.request_hash, Queued()
                 new.append(write)
@@ -177,6 +191,16 @@ class Acceptance:
         else:
             await session.pipeline(("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
         return outcomes
+
+
+def _refusal_of(buckets: Buckets | None, write: AcceptedWrite) -> Refused | None:
+    """Return why a new request may not be accepted here now."""
+    try:
+        if buckets is not None:
+            buckets.check(write.product_ids, writes=True)
+    except Refused as refusal:
+        return refusal
+    return None
 
 
 def _columns(writes: Sequence[AcceptedWrite]) -> dict[str, Any]:

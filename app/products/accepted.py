@@ -150,6 +150,8 @@ class Taken:
 
     seqs: list[int] = field(default_factory=list)
     requests: list[WriteRequest] = field(default_factory=list)
+    recorded: list[Sequence[str]] = field(default_factory=list)
+    """The products of each request, as they were recorded when it was accepted."""
     failures: dict[int, str] = field(default_factory=dict)
     """Why a row cannot be applied, by its number."""
     blocked: dict[str, Sequence[str]] = field(default_factory=dict)
@@ -178,6 +180,7 @@ class Taken:
             weight += request.command.weight
             self.seqs.append(seq)
             self.requests.append(request)
+            self.recorded.append(product_ids)
 
 
 def failure_of(refusal: Refused) -> str:

@@ -265,4 +265,4 @@ def _counted(before: Product, after: Product, stock: int, reference: str | None 
 
 
 def _stocked(product: Product, stock: int, entries: Sequence[Entry]) -> Effect:
-    return Effect(replace(product, stock=stock, version=product.version + 1), Change.UPDATED, entries)
+    return Effect(product.with_stock(stock), Change.UPDATED, entries)

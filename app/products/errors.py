@@ -17,7 +17,7 @@ Refused
 ├── LifeTooLong           the reservation would live longer than one may
 ├── TooManyOver           units are free only after more ended lines are given back than one request may
 ├── NotHere               the request belongs to another pair of Larder and PostgreSQL
-├── BucketMoving          a bucket is being moved to another pair
+├── BucketMoving          a bucket is being moved from one pair to another
 ├── SeveralPairs          the request names products of several pairs
 ├── KeyReused             the idempotency key belongs to another request
 └── RequestInProgress     another request with the same idempotency key is not finished
@@ -193,11 +193,11 @@ class NotHere(Refused):
 
 
 class BucketMoving(Refused):
-    """The request is about a bucket that is being moved to another pair."""
+    """The request is about a bucket that is being moved from one pair to another."""
 
     def __init__(self, bucket: int) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket}
-        super().__init__(f"Bucket {bucket} is being moved to another pair")
+        super().__init__(f"Bucket {bucket} is being moved from one pair to another")
 
 
 class SeveralPairs(Refused):

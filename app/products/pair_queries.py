@@ -3,16 +3,22 @@
 from typing import LiteralString
 
 READ: LiteralString = "SELECT held, moving FROM pair_buckets"
+"""Returns the buckets that are here, and those that move."""
 
-LOCKED: LiteralString = "SELECT held, moving FROM pair_buckets FOR UPDATE"
+STATE: LiteralString = "SELECT held, moving, move FROM pair_buckets"
+"""Returns the same with the id of the move."""
 
-LOCK_WAIT: LiteralString = "SET LOCAL lock_timeout = '2s'"
+LOCKED: LiteralString = "SELECT held, moving, move FROM pair_buckets FOR UPDATE"
+
+BEGIN: LiteralString = "SELECT set_config('lock_timeout', '2s', true), set_config('synchronous_commit', 'on', true)"
+"""Sets how long a step of a move waits for a lock, and that its COMMIT is on disk before the next step begins."""
 
 IS_THERE: LiteralString = "SELECT to_regclass('pair_buckets') IS NOT NULL"
 
-HOLD: LiteralString = (
-    "INSERT INTO pair_buckets (held) VALUES (%(held)s) ON CONFLICT (singleton) DO UPDATE SET held = excluded.held"
-)
+HOLD: LiteralString = """
+INSERT INTO pair_buckets (held) VALUES (%(held)s)
+ON CONFLICT (singleton) DO UPDATE SET held = excluded.held, moving = '', move = ''
+"""
 
 IN_USE: LiteralString = """
 SELECT (SELECT count(*) FROM pg_stat_activity
@@ -33,18 +39,34 @@ SELECT pg_try_advisory_xact_lock(hashtext('larder buckets move')),
 """
 """Returns whether no other move uses the database, until the transaction ends."""
 
-STAND_STILL: LiteralString = "LOCK TABLE products IN EXCLUSIVE MODE"
-"""Waits for every transaction that has locked a product, and holds up new ones until COMMIT. Reads go on."""
+ACCEPT_LOCK: LiteralString = "LOCK TABLE accepted_writes IN ROW EXCLUSIVE MODE"
+"""Takes the lock that an INSERT takes, before the buckets are read. Nobody waits for it, and it is gone at COMMIT."""
 
-SAY: LiteralString = "UPDATE pair_buckets SET held = %(held)s, moving = %(moving)s"
+WRITERS: LiteralString = """
+SELECT DISTINCT virtualtransaction FROM pg_locks
+WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation IN (to_regclass('products'), to_regclass('accepted_writes'))
+    AND mode IN ('RowShareLock', 'RowExclusiveLock') AND granted AND pid IS DISTINCT FROM pg_backend_pid()
+"""
+"""Returns the transactions that have locked rows of products or accepted writes, or have changed some.
 
-HELD_PRODUCTS: LiteralString = "SELECT DISTINCT product_id FROM reservation_lines WHERE open > 0"
+A lock of the tables would hold up all writers while it waits for these.
+"""
+
+SAY: LiteralString = "UPDATE pair_buckets SET held = %(held)s, moving = %(moving)s, move = %(move)s"
+
+HELD_PRODUCTS: LiteralString = """
+SELECT DISTINCT l.product_id FROM reservations r JOIN reservation_lines l ON l.reservation_id = r.id WHERE r.closed_at IS NULL
+"""
+"""Returns the products of open reservations, also of lines that are closed: a command on the reservation locks them all."""
+
+WAITING: LiteralString = "SELECT seq, product_ids FROM accepted_writes WHERE failed_at IS NULL ORDER BY seq"
 
 WAITING_PRODUCTS: LiteralString = "SELECT DISTINCT unnest(product_ids) FROM accepted_writes WHERE failed_at IS NULL"
 
 RECORD_LEAVING: LiteralString = """
-INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference)
-SELECT id, version + 1, 0, -stock, 0, 'deletion', %(reference)s FROM products
+INSERT INTO stock_movements (product_id, version, line, delta, stock_after, reason, reference, reserved_delta, reserved_after)
+SELECT id, version + 1, 0, -stock, 0, 'deletion', %(reference)s, -reserved, 0 FROM products
 WHERE id = ANY(%(ids)s::text[]) AND deleted_at IS NULL
 """
 
@@ -53,6 +75,9 @@ UPDATE products SET deleted_at = clock_timestamp(), stock = 0, reserved = 0, ver
 WHERE id = ANY(%(ids)s::text[]) AND deleted_at IS NULL
 """
 """Turns products into tombstones, whose names and prices stay. It runs after ``RECORD_LEAVING``, for the ledger's trigger."""
+
+CLOSE_LINES: LiteralString = "SELECT larder_close_lines(id) FROM products WHERE id = ANY(%(ids)s::text[]) AND reserved > 0"
+"""Gives back the units of products that reservations hold."""
 
 FENCED_S: LiteralString = """
 SELECT coalesce(max(extract(epoch FROM greatest(fenced_until, clock_timestamp()) - clock_timestamp())), 0)::float8
@@ -68,6 +93,20 @@ FROM products p LEFT JOIN stock_movements m
 WHERE p.deleted_at IS NOT NULL AND p.id > %(after)s ORDER BY p.id LIMIT %(limit)s
 """
 """Returns tombstones; ``left`` is the stock with which one left, and null if the product was deleted."""
+
+OLDER: LiteralString = """
+SELECT p.id FROM json_to_recordset(%(rows)s::json) AS c (id text, version bigint, "left" bigint)
+JOIN products p ON p.id = c.id
+WHERE p.deleted_at IS NULL AND p.version < CASE WHEN c."left" IS NULL THEN c.version ELSE c.version + 1 END
+"""
+"""Returns living products of the target that are older than what arrives."""
+
+OTHER_ANSWERS: LiteralString = """
+SELECT k.key FROM json_populate_recordset(NULL::idempotency_records, %(rows)s::json) AS c
+JOIN idempotency_records k ON k.caller = c.caller AND k.key = c.key
+WHERE (k.request_hash, k.body) IS DISTINCT FROM (c.request_hash, c.body)
+"""
+"""Returns the keys under which the target keeps the answer to another request."""
 
 ENTER: LiteralString = """
 INSERT INTO products (id, name, price_cents, stock, reorder_point, version, created_at, deleted_at)

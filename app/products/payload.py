@@ -17,8 +17,12 @@ SCHEMA = 3
 _text = json.JSONEncoder(ensure_ascii=False).encode
 
 
+@lru_cache(maxsize=4_000)
 def timestamp(moment: datetime) -> str:
-    """Return a moment in UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``."""
+    """Return a moment in UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``.
+
+    All rows that a transaction changes have one moment, and a product keeps that of its creation.
+    """
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 

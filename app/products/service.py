@@ -61,6 +61,8 @@ class WriteLimits:
     queue_limit: int
     request_timeout_ms: int
     idempotency_wait_ms: int
+    main_places: int
+    """Most main transactions at once."""
     product_places: int
     """Most transactions at once for products whose rows somebody else holds."""
 
@@ -88,7 +90,11 @@ class Products:
         self._timeout_s = limits.request_timeout_ms / 1000
         self._busy_s = limits.idempotency_wait_ms / 1000
         self._queue = WriteQueue(
-            self._transact, batch_weight=limits.write_batch, queue_limit=limits.queue_limit, places=limits.product_places
+            self._transact,
+            batch_weight=limits.write_batch,
+            queue_limit=limits.queue_limit,
+            main_places=limits.main_places,
+            places=limits.product_places,
         )
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:

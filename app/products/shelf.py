@@ -99,6 +99,11 @@ class Shelf:
                 found |= dict.fromkeys(reservation.product_ids)
         return found
 
+    def changeable_by(self, command: Command) -> Sequence[str]:
+        """Return the products that a command may change. Closed lines of reservations stay as they are."""
+        named = (self._facts.reservations.get(reservation_id) for reservation_id in named_in(command))
+        return [*command.keys, *(line.product_id for found in named if found for line in found.lines if line.open)]
+
     def decide(self, command: Command, held: Collection[str] = ()) -> tuple[Sequence[Effect], Reservation | None]:
         """Carry out a command; return its effects, and its reservation if it is about one.
 

@@ -133,7 +133,7 @@ def stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None
             reserved = 0 if row.reserved is None and isinstance(last, Product) and last.reserved is not None else row.reserved
             created_at = at if row.created_at == UNSTAMPED else row.created_at
             row = replace(row, created_at=created_at, updated_at=at, reserved=reserved)
-    return replace(effect, row=row, recorded_at=recorded_at if effect.entries else None)
+    return Effect(row, effect.change, effect.entries, recorded_at if effect.entries else None)
 
 
 def store_answer(request: WriteRequest, decision: Decision) -> Statement | None:

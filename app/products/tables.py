@@ -315,6 +315,8 @@ pair_buckets = Table(
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
     Column("held", Text, nullable=False),
     Column("moving", Text, nullable=False, server_default=""),
+    # The id of the move of `moving`.
+    Column("move", Text, nullable=False, server_default=""),
     CheckConstraint("singleton", name="singleton"),
 )
 

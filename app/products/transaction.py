@@ -11,7 +11,7 @@ others are carried out. A request that lacks units costs a fourth round trip, wh
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from app.cache.ports import Clock, State
@@ -22,9 +22,9 @@ from app.products import accepted_queries, pair_queries, queries, reservation_qu
 from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
 from app.products.commands import Command
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
-from app.products.errors import KeyReused, Refused
+from app.products.errors import BucketMoving, KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
-from app.products.pair import Pair
+from app.products.pair import Buckets, Pair, buckets_of
 from app.products.payload import SCHEMA
 from app.products.product import Gone, Row
 from app.products.reservation import OverLine, OverLines
@@ -84,6 +84,8 @@ class Transaction:
         pair: Pair | None = None,
     ) -> None:
         self._pair = pair
+        self._buckets: Buckets | None = None
+        """The buckets of this pair as they were read behind the locks; ``None`` if the service holds all products."""
         self._patience = patience
         self._check_epoch = check_epoch
         self._clock = clock
@@ -145,8 +147,8 @@ class Transaction:
         self._lines = 0
         self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
         decisions: list[Decision] = []
-        for request in self.taken.requests:
-            decision = self._decide(request, locked)
+        for request, recorded in zip(self.taken.requests, self.taken.recorded, strict=True):
+            decision = self._decide(request, locked, recorded)
             if isinstance(decision, Postponed):
                 self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
             decisions.append(decision)
@@ -256,10 +258,14 @@ class Transaction:
         return found
 
     def _note_pair(self, answers: list[Any]) -> None:
-        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them."""
+        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them.
+
+        This transaction decides by its own reading: the process may take note of an older one meanwhile.
+        """
         if self._pair is not None:
-            for ranges, moving in answers.pop():
-                self._pair.become(ranges, moving)
+            [(ranges, moving)] = answers.pop() or [("", "")]
+            self._buckets = buckets_of(ranges, moving)
+            self._pair.read(ranges, moving, self._began)
 
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
@@ -297,25 +303,32 @@ class Transaction:
                 lines[product_id].append(OverLine(*columns))
         facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
 
-    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
+        """Decide about a request; ``recorded`` are the products of one that was accepted before."""
         key = request.origin.idempotency_key
         if key and (earlier := self._earlier_decision(key, locked)):
             return earlier
         product_ids = list(self._shelf.products_of(request.command))
-        if self._held and not isinstance(request.command, Tidy) and (held := sorted(self._held.intersection(product_ids))):
-            return Postponed(held)
-        if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
-            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
-        if self._takes_too_long(request.command):
-            return Postponed(alone=True)
+        if postponed := self._postponed(request.command, product_ids):
+            return postponed
         try:
-            if self._pair is not None and not isinstance(request.command, Tidy):
-                self._pair.check(product_ids, writes=True)
+            if self._buckets is not None and not isinstance(request.command, Tidy):
+                self._buckets.check_write(self._shelf.changeable_by(request.command), recorded)
             effects, reservation = self._shelf.decide(request.command, self._held)
         except Refused as refusal:
+            if recorded is not None and isinstance(refusal, BucketMoving):
+                return Postponed()  # its sender was told that it will be decided: this refusal would be kept as its answer
             closed = any(effect.row.id in product_ids for effect in self._shelf.closings)
             return Denied(refusal, closed, product_ids)
         return Done(effects, reservation, product_ids if not isinstance(request.command, Tidy) else ())
+
+    def _postponed(self, command: Command, product_ids: Sequence[str]) -> Postponed | None:
+        """Return why a command has to wait; ``None`` if it need not."""
+        if self._held and not isinstance(command, Tidy) and (held := sorted(self._held.intersection(product_ids))):
+            return Postponed(held)
+        if self._blocked and (blocked := self._blocked.keys() & set(product_ids)):
+            return Postponed(sorted({held for product_id in blocked for held in self._blocked[product_id]}))
+        return Postponed(alone=True) if self._takes_too_long(command) else None
 
     def _takes_too_long(self, command: Command) -> bool:
         """Return whether a command's reservation has too many lines to be decided beside those of the others.
@@ -363,7 +376,9 @@ class Transaction:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await _let_others_run(len(publish_keys))
         stamped = [
-            replace(d, effects=[stamp(effect, final, recorded_at) for effect in d.effects]) if isinstance(d, Done) else d
+            Done([stamp(effect, final, recorded_at) for effect in d.effects], d.reservation, d.product_ids)
+            if isinstance(d, Done)
+            else d
             for d in decisions
         ]
         return stamped, states

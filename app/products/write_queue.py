@@ -1,9 +1,14 @@
 """The queue in which writes wait for a transaction.
 
 Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
-and published together. This *main* transaction waits for no row. A request for a product whose row somebody else holds moves
-to that product's own queue. Later requests for the product join it there until that queue is empty. The rest of the batch is
-carried out. A request about a long reservation for which the batch has no room moves, too, and has a transaction of its own.
+and published together. There are two such *main* transactions at a time, so that PostgreSQL carries one out while this process
+prepares or answers the other. The second one is used only while the first has many requests: a few are cheaper together. A
+request then goes to the one that has fewer, and in any case to that of an earlier request for one of its products, whose row it
+would find locked in the other one.
+
+A main transaction waits for no row. A request for a product whose row somebody else holds moves to that product's own queue.
+Later requests for the product join it there until that queue is empty. The rest of the batch is carried out. A request about a
+long reservation for which the batch has no room moves, too, and has a transaction of its own.
 
 In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
 briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
@@ -23,13 +28,20 @@ from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
-from app.products.decision import Decision, Postponed
+from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
+from app.products.recent_reservations import RecentReservations
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
 Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
+
+MAIN_PLACES = 2
+"""Main transactions at a time. docs/decisions/0004 has the reasons."""
+
+MANY = 16
+"""Requests of the first main transaction from which on the others are used."""
 
 YIELDS = 5
 """Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
@@ -70,6 +82,23 @@ class Ticket:
 
 
 @dataclass(eq=False, slots=True)
+class _Main:
+    """One of the main transactions at a time, and the requests that wait for the next one in its place."""
+
+    batcher: Batcher[Ticket, Outcome | None]
+    requests: int = 0
+    """Number of requests that wait or are in the transaction."""
+
+
+@dataclass(eq=False, slots=True)
+class _Use:
+    """The requests for one product that wait for a main transaction, or are in it."""
+
+    main: _Main
+    requests: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class _Product:
     """A product that has a queue of its own."""
 
@@ -85,19 +114,28 @@ class WriteQueue:
         batch_weight: most weight in one transaction.
         queue_limit: most requests that wait for the main transaction, and most that wait in all products' queues together.
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
-        places: most concurrent transactions for separate queues. The main transaction does not count.
+        main_places: most concurrent main transactions.
+        places: most concurrent transactions for separate queues. The main transactions do not count.
+        many: requests of the first main transaction from which on the others are used.
     """
 
-    def __init__(self, send: Send, *, batch_weight: int, queue_limit: int, places: int) -> None:
+    def __init__(
+        self, send: Send, *, batch_weight: int, queue_limit: int, main_places: int, places: int, many: int = MANY
+    ) -> None:
+        self._many = many
         self._send = send
         self._batch_weight = batch_weight
         self._queue_limit = queue_limit
         self._product_limit = max(1, queue_limit // 10)
         self._places = places
         self._stuck_places = max(1, places // 2)
-        self._main: Batcher[Ticket, Outcome | None] = Batcher(
-            self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS
-        )
+        self._mains = [
+            _Main(Batcher(self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS))
+            for _ in range(main_places)
+        ]
+        self._uses: dict[str, _Use] = {}
+        """The products of the requests that wait for a main transaction, or are in one."""
+        self._reservations = RecentReservations()
         self._queues: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()
         self._stuck: deque[str] = deque()
@@ -109,12 +147,17 @@ class WriteQueue:
     @property
     def waiting(self) -> int:
         """Number of requests that no transaction has taken yet."""
-        return self._main.waiting + self._waiting_in_queues
+        return self._waiting_in_mains + self._waiting_in_queues
 
     @property
     def oldest(self) -> Ticket | None:
-        """The request that has waited longest for the main transaction, or ``None`` if none waits."""
-        return self._main.oldest
+        """The request that has waited longest for a main transaction, or ``None`` if none waits."""
+        waiting = [ticket for main in self._mains if (ticket := main.batcher.oldest) is not None]
+        return min(waiting, key=lambda ticket: ticket.deadline, default=None)
+
+    @property
+    def _waiting_in_mains(self) -> int:
+        return sum(main.batcher.waiting for main in self._mains)
 
     async def submit(self, ticket: Ticket) -> Outcome:
         """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
@@ -128,7 +171,7 @@ class WriteQueue:
             if name is not None:
                 ticket.held = (name,)
                 self._enqueue(ticket)
-            elif outcome := await self._main.submit(ticket):
+            elif outcome := await self._submit_main(ticket):
                 return outcome
             if ticket.future is None:
                 raise Overloaded("the request was neither carried out nor queued")
@@ -139,11 +182,39 @@ class WriteQueue:
 
     async def aclose(self) -> None:
         """Carry out the accepted requests whose callers still wait."""
-        await self._main.aclose()
+        for main in self._mains:
+            await main.batcher.aclose()
         while self._attempts:
             await asyncio.wait(self._attempts)
 
     # ------------------------------------------------------------------ main
+
+    async def _submit_main(self, ticket: Ticket) -> Outcome | None:
+        """Have a main transaction carry a request out; return ``None`` if the request moved to a product's queue."""
+        if self._waiting_in_mains >= self._queue_limit:
+            raise Overloaded(f"{self._queue_limit} requests are waiting already")
+        keys, known = self._reservations.products_of(ticket.request.command)
+        main = self._main_for(keys, known=known)
+        main.requests += 1
+        for key in keys:
+            self._uses.setdefault(key, _Use(main)).requests += 1
+        try:
+            return await main.batcher.submit(ticket)
+        finally:
+            main.requests -= 1
+            for key in keys:
+                use = self._uses[key]
+                use.requests -= 1
+                if not use.requests:
+                    del self._uses[key]
+
+    def _main_for(self, keys: Sequence[str], *, known: bool) -> "_Main":
+        """Return the main transaction for a request about these products, and about others unless all are ``known``."""
+        if use := next((use for key in keys if (use := self._uses.get(key))), None):
+            return use.main
+        if not known or self._mains[0].requests < self._many:
+            return self._mains[0]
+        return min(self._mains, key=lambda main: main.requests)
 
     async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
         """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
@@ -162,6 +233,8 @@ class WriteQueue:
 
     def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
         decision, _ = outcome
+        if isinstance(decision, Done) and decision.reservation is not None:
+            self._reservations.remember(decision.reservation)
         if not isinstance(decision, Postponed):
             return outcome
         ticket.under_way = False

@@ -30,6 +30,7 @@ from app.api.middleware import BEGAN
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
+from app.server.answer import AnswerTransport
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
@@ -68,13 +69,13 @@ class HotReads(HttpToolsProtocol):
         hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
         admission = self._larder.admission
         if not hot or (head := self._plain(scope, product_id, admission)) is None:
-            super()._start_asgi_task(cycle, app)
+            self._start_application(cycle, app)
             return
         if cycle.keep_alive:
             self._plain_head = head
         began = time.monotonic()
         if (caller := admission.reader(head.authorization, began)) is None:
-            super()._start_asgi_task(cycle, app)
+            self._start_application(cycle, app)
             return
         scope["state"][CALLER] = caller
         self._larder.products.peek(product_id, partial(self._peeked, cycle, app, head.tag, began))
@@ -95,6 +96,11 @@ class HotReads(HttpToolsProtocol):
         cycle.scope["state"][BEGAN] = began
         if isinstance(found, Reading):
             cycle.scope["state"][READING] = found
+        self._start_application(cycle, app)
+
+    def _start_application(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["method"] != "HEAD":  # its answer has no body that the head could wait for
+            cycle.transport = AnswerTransport(self.transport, self.loop)
         super()._start_asgi_task(cycle, app)
 
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:

@@ -3,8 +3,8 @@
 The processor times of two processes of one program differ by several percent, which hides a cost of one percent. The number of
 instructions depends on neither clocks nor caches, so a few rounds decide. Each round starts every configuration under valgrind,
 counts while one connection reads, counts for as long without a request, and divides the difference by the hits.
-``--against PATH`` adds another checkout. Valgrind makes the service much slower, so use an idle machine. Needs ``valgrind``
-and ``wrk``.
+``--against PATH`` adds another checkout, with servers of its own, which it migrates itself. Valgrind makes the service much
+slower, so use an idle machine. Needs ``valgrind`` and ``wrk``.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
@@ -80,17 +81,24 @@ async def main() -> int:
     parser.add_argument("--only", action="append", choices=configurations(""), help="a configuration; repeat it for more")
     arguments = parser.parse_args()
     chance = random.Random(1)
-    async with sink() as collector, servers() as started:
+    async with AsyncExitStack() as opened:
+        collector = await opened.enter_async_context(sink())
+        started = await opened.enter_async_context(servers())
         await started.fill(PRODUCTS)
-        chosen: dict[str, tuple[Mapping[str, str], Sequence[str]]] = {
-            name: (settings, SERVE) for name, settings in configurations(collector).items() if name in (arguments.only or [OFF])
+        chosen: dict[str, tuple[Servers, Mapping[str, str], Sequence[str]]] = {
+            name: (started, settings, SERVE)
+            for name, settings in configurations(collector).items()
+            if name in (arguments.only or [OFF])
         }
         if arguments.against:
-            chosen[AGAINST] = {}, serve_from(arguments.against.resolve())
+            checkout = arguments.against.resolve()
+            others = await opened.enter_async_context(servers(checkout=checkout))
+            await others.fill(PRODUCTS)
+            chosen[AGAINST] = others, {}, serve_from(checkout)
         found: dict[str, list[float]] = {name: [] for name in chosen}
         for number in range(arguments.rounds):
             for name in chance.sample(list(chosen), len(chosen)):
-                found[name].append(await instructions(started, *chosen[name], arguments.seconds))
+                found[name].append(await instructions(*chosen[name], arguments.seconds))
                 print(f"round {number + 1}: {name}: {found[name][-1]:,.0f}", file=sys.stderr, flush=True)
     report(found, chance)
     return 0

@@ -30,6 +30,8 @@ from tests.harness.proxy import HOST
 
 READ_AT_MOST = 100_000
 IDLE = 10_000
+MEMORY = "2gb"
+"""Enough for all slots of the large catalogue, so that Redis evicts none."""
 _REQUESTS = 100_000
 _BYTES = 500_000
 """Payload of one request of the warm-up, about."""
@@ -96,7 +98,7 @@ class Figures:
 
 async def measure_shape(shape: Shape, seconds: int) -> Figures:
     """Measure one shape. Raises ``RuntimeError`` when an answer was no hit."""
-    async with servers() as started, AsyncExitStack() as opened:
+    async with servers(redis_options={"maxmemory": MEMORY}) as started, AsyncExitStack() as opened:
         await fill(started, shape.products)
         if shape.name_bytes:
             await lengthen(started, shape.name_bytes)

@@ -61,17 +61,28 @@ class Servers:
 
 
 @asynccontextmanager
-async def servers(*, redis_options: Mapping[str, str] | None = None) -> AsyncIterator[Servers]:
-    """Start both in a directory that is removed afterwards."""
+async def servers(*, redis_options: Mapping[str, str] | None = None, checkout: Path | None = None) -> AsyncIterator[Servers]:
+    """Start both in a directory that is removed afterwards; ``checkout``, if given, has the migrations of the database."""
     async with session_directory() as directory, AsyncExitStack() as opened:
         postgres = await start_postgres(directory / "postgres", options=POSTGRES)
         opened.push_async_callback(postgres.stop)
         redis = await start_redis(directory / "redis", options=redis_options, ports=free_ports())
         opened.push_async_callback(redis.stop)
-        await upgrade(postgres.url)
+        if checkout is None:
+            await upgrade(postgres.url)
+        else:
+            await _migrate(checkout, postgres.url)
         async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
             await connection.execute("CREATE EXTENSION pg_stat_statements")
         yield Servers(directory, postgres, redis)
+
+
+async def _migrate(checkout: Path, database_url: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(checkout)!r}); from app.cli import main; sys.exit(main(['migrate']))"
+    environment = {**os.environ, "LARDER_DATABASE_URL": database_url}
+    migrating = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=checkout, env=environment)
+    if await migrating.wait():
+        raise RuntimeError(f"the database could not be migrated by {checkout}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Front:
         self.slots = slots
         self.fault: Exception | None = None
         """Raised by every call while set."""
+        self.during: Callable[[], None] | None = None
+        """What happens while a call is carried out."""
         self.served: dict[str, Read] = {}
         """Status and detail of reads by id, or of all others under an empty id."""
         self.hot = False
@@ -63,7 +65,12 @@ class Front:
         if self.fault is not None:
             raise self.fault
         method: Callable[..., Any] = getattr(self._products, name)
-        return method
+        return method if self.during is None else partial(self._called, method)
+
+    def _called(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if self.during is not None:
+            self.during()
+        return method(*arguments, **named)
 
     def peek(self, product_id: str, then: Callable[[Peeked], None]) -> None:
         if not self.hot or self.fault is not None:

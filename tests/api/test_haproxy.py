@@ -48,7 +48,11 @@ async def _front(directory: Path, *, swapped: bool = False) -> AsyncIterator[Fro
     """Start both pairs, and HAProxy in front of them."""
     (directory / "buckets.map").write_text(_map(swapped=swapped))
     recipe, port = _RECIPE.read_text(), free_port()
-    changes = [("127.0.0.1:8080", f"{HOST}:{port}"), ("/etc/haproxy/buckets.map", str(directory / "buckets.map"))]
+    changes = [
+        ("127.0.0.1:8080", f"{HOST}:{port}"),
+        ("/etc/haproxy/buckets.map", str(directory / "buckets.map")),
+        ("/run/haproxy/larder.sock", str(directory / "larder.sock")),
+    ]
     async with AsyncExitStack() as opened:
         pairs = {name: new_service(Pair(part)) for name, part in _PARTS.items()}
         stops = {}
@@ -110,6 +114,21 @@ async def test_a_wrong_map_is_an_error_and_not_a_fork(tmp_path: Path) -> None:
             body, named = MUG | {"id": product_id}, {"Larder-Bucket": str(bucket_of(product_id))}
             problem(await front.client.post("/products", json=body, headers=named), "not-here")
             assert front.places_of(product_id) == []
+
+
+async def test_a_bucket_that_has_moved_gets_its_pair_without_a_reload(tmp_path: Path) -> None:
+    """Between the end of the move and the new map the old pair answers 421; then the new one serves."""
+    async with _front(tmp_path) as front:
+        pairs = {name: service.app.state.larder.pair for name, service in front.pairs.items()}
+        pairs["a"].become("1-511", "")
+        pairs["b"].become("0,512-1023", "")
+        problem(await front.client.put(f"/products/{IN_A}", json=MUG), "not-here")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "larder.sock")
+        writer.write(f"set map {tmp_path / 'buckets.map'} {bucket_of(IN_A)} b\n".encode())
+        assert (await reader.read()).strip() == b""
+        writer.close()
+        assert (await front.client.put(f"/products/{IN_A}", json=MUG)).status_code == 201
+        assert front.places_of(IN_A) == ["b"]
 
 
 async def test_a_dead_pair_is_503_and_never_another_one(tmp_path: Path) -> None:

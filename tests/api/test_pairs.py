@@ -1,7 +1,9 @@
 """One of several pairs of Larder and PostgreSQL: what belongs to another pair is 421, and nothing is done for it."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -10,8 +12,11 @@ import pytest
 from app.access.key_ring import KeyRing
 from app.access.keys import Scope
 from app.access.rates import Limits
+from app.api.accepting import Decoder
 from app.api.admission import Admission
+from app.api.context import Larder
 from app.buckets import bucket_of, moved_to
+from app.products.accepted import AcceptedWrite
 from app.products.pair import Pair
 from tests.api.conftest import LIMIT, Service, new_service
 from tests.api.problem import problem, send
@@ -114,6 +119,24 @@ async def test_what_crosses_pairs_is_refused_with_the_ids_of_each(
     assert (document["here"], document["elsewhere"]) == ([HERE], [THERE])
 
 
+async def test_a_retry_over_two_pairs_reaches_the_stored_answers(service: Service, client: httpx.AsyncClient) -> None:
+    """It may have been answered before one of its buckets moved: the transaction looks for that before it refuses."""
+    body = {"lines": [{"product_id": HERE, "delta": 1}, {"product_id": THERE, "delta": 1}], "reason": "receipt"}
+    await send(client, "POST", "/stock/adjustments", body, {"Idempotency-Key": "one"})
+    assert len(service.transactions.requests) == 1
+
+
+async def test_what_was_accepted_keeps_the_ids_that_were_made(service: Service) -> None:
+    """A move waits for the products that were recorded; another id at each decoding could be in any bucket."""
+    decode = Decoder(service.app, lambda _request, render: render)
+    for operation, path, body, recorded in (
+        ("createProduct", "/products", MUG, ["made"]),
+        ("batchProducts", "/products/batch", {"items": [MUG, MUG | {"id": HERE}, {}, MUG]}, ["first", HERE, "second"]),
+    ):
+        sent = AcceptedWrite("", "k", b"", recorded, operation, path, "[]", json.dumps(body).encode(), "r")
+        assert list((await decode(sent)).command.keys) == recorded
+
+
 async def test_a_reservation_that_replaces_one_of_another_pair_is_refused(client: httpx.AsyncClient) -> None:
     """Its lines are of this pair, and the reservation that it replaces is not."""
     body = {"lines": [{"product_id": HERE, "quantity": 1}], "expires_in_s": 60, "replaces": NOT_MADE}
@@ -167,6 +190,55 @@ async def test_whoever_may_not_ask_is_not_told(service: Service, client: httpx.A
     problem(await client.get(f"/products/{THERE}"), "unauthenticated")
     problem(await client.delete(f"/products/{THERE}", headers={"Authorization": header}), "forbidden")
     problem(await client.get(f"/products/{THERE}", headers={"Authorization": header}), "not-here")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"/products/{HERE}", {}),
+        (f"/products?id={HERE}", {}),
+        (f"/products/{HERE}/stock/movements", {}),
+        (f"/reservations/{moved_to(3, '0' * 32)}", {}),
+        (f"/reservations?product_id={HERE}", {}),
+        ("/products", {"Larder-Bucket": "3"}),
+    ],
+)
+async def test_a_read_whose_products_leave_meanwhile_is_not_answered(
+    service: Service, client: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    """It was checked before they left, and it would say that there is nothing."""
+    larder: Larder = service.app.state.larder
+    assert larder.pair is not None
+    for moving, refusal in (("3", "bucket-moving"), ("", "not-here")):
+        larder.pair.become("0-3", "")
+        service.products.during = partial(larder.pair.become, "0-2", moving)
+        assert problem(await client.get(path, headers=headers), refusal)["bucket"] == 3
+
+
+async def test_a_read_that_took_too_long_is_not_answered(service: Service, client: httpx.AsyncClient) -> None:
+    """What the process knew when the read began may not be so any more."""
+    larder: Larder = service.app.state.larder
+    assert larder.pair is not None
+    service.products.during = larder.pair.must_read
+    problem(await client.get(f"/products/{HERE}"), "database-unavailable")
+
+
+async def test_a_write_that_was_carried_out_is_answered(service: Service, client: httpx.AsyncClient) -> None:
+    """Its transaction has read the buckets behind its locks: what the process learns afterwards changes nothing."""
+    larder: Larder = service.app.state.larder
+    assert larder.pair is not None
+    service.products.during = partial(larder.pair.become, "0-2", "3")
+    assert (await client.put(f"/products/{HERE}", json=MUG)).status_code == 201
+    problem(await client.put(f"/products/{HERE}", json=MUG), "bucket-moving")
+
+
+async def test_readiness_shows_what_is_here(service: Service, client: httpx.AsyncClient) -> None:
+    """After a move, the settings differ from the database, by which the instance goes on."""
+    larder: Larder = service.app.state.larder
+    assert larder.pair is not None
+    larder.pair.become("0-2", "2")
+    found = (await client.get("/readyz")).json()
+    assert (found["buckets"], found["moving"], found["configured"]) == ("0-2", "2", "0-3")
 
 
 async def test_a_hot_read_of_another_pair_is_refused_before_the_cache(service: Service, port: Port) -> None:

@@ -193,6 +193,21 @@ async def test_callers_who_leave_are_told_of(carrier: Carrier) -> None:
     assert (carrier.batches, left, unclaimed) == ([[1], [13, 3]], [2], [2])
 
 
+async def test_caller_who_leaves_when_the_result_has_come(carrier: Carrier) -> None:
+    """A result that came in the very moment in which its caller was cancelled is taken by nobody, either."""
+    unclaimed: list[int] = []
+    batcher: Batcher[int, int] = Batcher(carrier.send, max_weight=100, queue_limit=100, unclaimed=unclaimed.append)
+    caller = asyncio.create_task(batcher.request(1))
+    while not carrier.batches:
+        await asyncio.sleep(0)
+    caller.cancel()  # the sender has set the result, and the caller's task has not run since
+    await asyncio.gather(caller, return_exceptions=True)
+    assert caller.cancelled()
+    assert unclaimed == [2]
+    assert await batcher.request(2) == 4
+    assert unclaimed == [2]
+
+
 async def test_items_that_are_held_back(carrier: Carrier) -> None:
     """An item that may not go yet is passed over by those behind it, keeps its place, and goes when it may."""
     held = {1, 3}

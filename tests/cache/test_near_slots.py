@@ -9,6 +9,7 @@ import redis.asyncio
 
 from app.cache.redis.near_slots import NearSlots, track
 from app.cache.redis.store import Names, RedisLinks, RedisStore
+from app.cache.redis.succession import Succession
 from tests.limits import lifetimes, redis_options
 
 KEYS = [f"p{number}" for number in range(4)]
@@ -70,6 +71,24 @@ async def bench(redis_url: str, namespace: str, near_bytes: int) -> AsyncIterato
 async def test_copies_are_used(bench: Bench) -> None:
     """Slots that were read once are not sent again."""
     assert await bench.copies() == len(KEYS)
+
+
+async def test_connection_that_is_replaced(bench: Bench) -> None:
+    """Its copies go at once, though it stays open for a while. A read that was sent before reads them anew."""
+    old, near = bench.links.reads.connection(), bench.near
+    names = [bench.prefix + key for key in KEYS]
+    succession = Succession(bench.links.reads._open, 0, 0.01)  # which replaces a connection at once
+    while (new := succession.present(old)) is old:
+        assert near.others(names) == []
+        await asyncio.sleep(0.001)
+    assert old.alive
+    assert near.others(names) == names
+    assert near.join(names, [], [], near.invalidations) is None
+    near.join(names, names, list(RAW.values()), near.invalidations)
+    assert near.others(names) == names
+    await succession.aclose()
+    assert new is not None
+    await new.close()
 
 
 @pytest.mark.guarantee("G1")

@@ -179,7 +179,7 @@ async def test_master_that_most_sentinels_do_not_name_is_left(data_server: Redis
         links = [options.link(), options.link()]
         for link in links:
             await link.start()
-        watch = SentinelWatch(options.place, links, 1.0, Stats())
+        watch = SentinelWatch(options.place, lambda: links, 1.0, Stats())
         for fake.answers in ([here, here, there], [here, there, UNKNOWN]):
             await watch.look()
             assert all(link.up for link in links)
@@ -205,7 +205,7 @@ async def test_watch_survives_what_it_did_not_expect(caplog: pytest.LogCaptureFi
 
     stats = Stats()
     async with sentinels(names(A)) as fake, fake.place(Credentials(read_sentinel_password=read_password)) as place:
-        watching = asyncio.create_task(SentinelWatch(place, [], 0.001, stats).run())
+        watching = asyncio.create_task(SentinelWatch(place, list, 0.001, stats).run())
         async with asyncio.timeout(PATIENCE_S):
             while stats.unexpected < 3:
                 await asyncio.sleep(0.001)
@@ -231,6 +231,25 @@ async def test_caches_watch_the_sentinels(data_server: RedisServer, database_url
             async with asyncio.timeout(PATIENCE_S):
                 while any(link.up for link in links):
                     await asyncio.sleep(0.01)
+
+
+async def test_caches_watch_links_that_are_made_later(data_server: RedisServer, database_url: str, namespace: str) -> None:
+    """A divided namespace has no link while no master is known. Those that it makes then leave an old master, too."""
+    async with sentinels(UNKNOWN) as fake:
+        options = redis_options(f"sentinel://:{data_server.password}@127.0.0.1:{fake.ports[0]}/0?service=larder", retry_ms=20)
+        limits = Limits(audit_interval_ms=100, cache_partitions=2)
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            open_caches(database_url, options, [replace(PRODUCTS, namespace=namespace)], limits=limits) as caches,
+        ):
+            assert not caches.store.all
+            fake.answers = [names(("127.0.0.1", data_server.port))]
+            while not caches.store.all or not all(link.up for link in caches.store.all):
+                await asyncio.sleep(0.01)
+            links = caches.store.all
+            fake.answers = [names(A)]
+            while any(link.up for link in links):
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

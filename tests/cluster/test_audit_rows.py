@@ -1,11 +1,13 @@
 """The audit rows of partitions in PostgreSQL: siblings are no rivals, and each knows only its own fences (T4, R4, R5)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
 from app.cache.partitions import Partitions
 from app.cache.ports import Announced, Deferred, FenceLimits
@@ -14,6 +16,7 @@ from app.cache.postgres.partition_audit import PartitionAuditSources, Partitions
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
 from app.products.source import PRODUCTS
+from tests.harness.script import PATIENCE_S
 from tests.limits import open_database
 
 LIMITS = FenceLimits(ttl_ms=60_000, ttl_max_ms=60_000, margin_ms=50)
@@ -114,6 +117,45 @@ async def test_adoption_by_partitions(database_url: str, namespace: str) -> None
     assert set(rows) == set(partitions.rows)
     assert {rows[name].announced for name in partitions.rows} == {1}
     assert all(row.remaining_s > 50 for row in rows.values())
+
+
+@pytest.mark.guarantee("R5")
+@pytest.mark.parametrize("step", ["announce", "complete"])
+async def test_two_auditors_of_the_same_partitions(database_url: str, namespace: str, step: str) -> None:
+    """Both lock the rows in the same order, however they name them. Otherwise each would wait for a row of the other one."""
+    partitions = Partitions(namespace, 4)
+    async with (
+        auditing(database_url, partitions) as one,
+        auditing(database_url, partitions) as two,
+        await psycopg.AsyncConnection.connect(database_url) as hand,
+        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as watch,
+    ):
+        cycles: Mapping[int, Announced] = {}
+        for source in (one, two):
+            cycles = await announced(source, dict.fromkeys(range(4), "red"))
+            async with source.snapshot(None, LIMITS, 10):
+                pass
+        await hand.execute("SELECT FROM cache_audits WHERE namespace = %s FOR UPDATE", [partitions.rows[1]])
+        steps: list[asyncio.Task[object]] = []
+        for source, order in ((one, range(4)), (two, range(3, -1, -1))):
+            if step == "announce":
+                steps.append(asyncio.create_task(source.announce(dict.fromkeys(order, "red"), LIMITS)))
+            else:
+                steps.append(asyncio.create_task(source.complete({p: cycles[p].cycle for p in order})))
+            await _until_waiting(watch, len(steps))
+        await hand.rollback()
+        await asyncio.gather(*steps)
+
+
+async def _until_waiting(watch: psycopg.AsyncConnection[TupleRow], number: int) -> None:
+    """Wait until so many sessions of this database wait for a lock."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = await watch.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            if len(await found.fetchall()) >= number:
+                return
 
 
 async def test_barred_partitions(database_url: str, namespace: str) -> None:

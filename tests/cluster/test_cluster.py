@@ -1,20 +1,27 @@
 """A cache whose partitions are on the nodes of a cluster: reads, writes, moves, copies that are left, a node that hangs."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from app.cache import Session, Status, StoreUnavailable
+from app.cache.partitions import Partitions
 from app.cache.ports import Outcome, Publication, Value
+from app.cache.redis.nodes import RedisNode, RedisNodes
 from app.private_servers import RedisServer
-from tests.cluster.shop import KEYS, LIMITS, Shop, moved_back, open_shop, until
+from tests.cluster.shop import KEYS, LIMITS, PARTITIONS, Shop, moved_back, open_shop, until
 from tests.harness.redis_cluster import RedisCluster
+from tests.limits import redis_options
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
 
 KEY = KEYS[0]
+_LINKS = 4
+"""Connections to each node: for reads, leases, publishes and audits."""
 LONG = replace(LIMITS, fence_ttl_ms=30_000, fence_ttl_max_ms=30_000)
 """Fences that outlive a test."""
 
@@ -39,6 +46,20 @@ async def redirections(cluster: RedisCluster) -> int:
         found = await cluster.ask(server, "INFO", "errorstats")
         count += sum(found.get(f"errorstat_{name}", {}).get("count", 0) for name in ("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT"))
     return count
+
+
+async def questions(cluster: RedisCluster) -> int:
+    """Return how often the nodes were asked for the map so far."""
+    count = 0
+    for server in cluster.servers:
+        found = await cluster.ask(server, "INFO", "commandstats")
+        count += found.get("cmdstat_cluster|slots", {}).get("calls", 0)
+    return count
+
+
+async def clients(server: RedisServer, cluster: RedisCluster) -> int:
+    """Return the number of connections to a node, but for the one that asks."""
+    return int((await cluster.ask(server, "INFO", "clients"))["connected_clients"]) - 1
 
 
 @pytest.mark.guarantee("G1", "G7")
@@ -90,8 +111,12 @@ async def test_partition_that_moves_onto_a_copy_that_was_left(shop: Shop, redis_
 
 
 @pytest.mark.guarantee("G1", "R1")
+@pytest.mark.parametrize("back", [RedisCluster.move, RedisCluster.move_at_once])
 async def test_partition_that_comes_back_within_the_life_of_its_fence(
-    redis_cluster: RedisCluster, database_url: str, namespace: str
+    redis_cluster: RedisCluster,
+    database_url: str,
+    namespace: str,
+    back: Callable[[RedisCluster, int, RedisServer], Awaitable[None]],
 ) -> None:
     """The fence names the node again, and the slot is a copy that was left elsewhere: the node's epoch tells."""
     async with open_shop(redis_cluster.url, database_url, namespace, limits=LONG) as shop:
@@ -105,7 +130,7 @@ async def test_partition_that_comes_back_within_the_life_of_its_fence(
             version = await shop.write(KEY, 2)
             await redis_cluster.ask(source, "DEL", names.prefix + KEY)
             await redis_cluster.move(slot, target)
-            await redis_cluster.move(slot, source)
+            await back(redis_cluster, slot, source)
             assert await redis_cluster.ask(source, "GET", names.fence) is not None
             assert await redis_cluster.ask(source, "GET", names.prefix + KEY) is not None
             for _ in range(50):
@@ -152,7 +177,10 @@ async def test_lease_over_a_move(shop: Shop, redis_cluster: RedisCluster) -> Non
 
 @pytest.mark.guarantee("G1", "G3")
 async def test_partition_that_is_half_moved(shop: Shop, redis_cluster: RedisCluster) -> None:
-    """While a slot is open, reads are right, writes are acknowledged, nothing is followed, and other partitions are hits."""
+    """While a slot is open, reads are right, writes are acknowledged, nothing is followed, and other partitions are hits.
+
+    What the owner refuses then is no reason to ask for the map, which says what it said before.
+    """
     slot, names = shop.slot(KEY), shop.names(KEY)
     target = await other_than(redis_cluster, slot)
     others = [key for key in KEYS if shop.slot(key) != slot]
@@ -160,10 +188,13 @@ async def test_partition_that_is_half_moved(shop: Shop, redis_cluster: RedisClus
         source = await redis_cluster.begin_move(slot, target)
         await redis_cluster.carry(source, target, [f"{names.prefix}{KEY}".encode()])
         links = [link.failures for process in (shop.one, shop.two) for link in process.store.all]
+        refused, asked = await redirections(redis_cluster), await questions(redis_cluster)
         version = await shop.write(KEY, 3)
         assert [found for found, _ in await shop.versions(KEY)] == [version] * 2
         assert {read.status for read in await shop.both[0].read_many(others)} == {Status.HIT}
         assert [link.failures for process in (shop.one, shop.two) for link in process.store.all] == links
+        await until(lambda: _have_refused(redis_cluster, refused + 20))
+        assert await questions(redis_cluster) == asked
         await redis_cluster.end_move(slot, source, target)
         assert [found for found, _ in await shop.versions(KEY)] == [version] * 2
         await shop.until_hits(KEY)
@@ -206,6 +237,40 @@ async def test_node_that_was_away_from_the_start(redis_cluster: RedisCluster, da
             await until(lambda: _is_up(shop))
     finally:
         lost.resume()
+
+
+async def test_nodes_that_come_and_go(redis_cluster: RedisCluster, namespace: str) -> None:
+    """A node is connected to while it has a partition: with the last one go its connections, and none is left over."""
+    slot = Partitions(namespace, PARTITIONS).slots[0]
+    home, other = await redis_cluster.owner(slot), await other_than(redis_cluster, slot)
+    before = {server: await clients(server, redis_cluster) for server in (home, other)}
+    tasks = asyncio.all_tasks()
+    nodes = RedisNodes(redis_options(redis_cluster.url, retry_ms=10), {slot})
+    await nodes.start()
+
+    async def have_gone(first: RedisNode | None) -> bool:
+        nodes.look_again()
+        return nodes.owner(slot) is not first and nodes.up and not (first and any(link.up for link in first.all))
+
+    async def have_clients(at_home: int, at_other: int) -> bool:
+        present = [await clients(server, redis_cluster) - before[server] for server in (home, other)]
+        return present == [at_home, at_other]
+
+    async with moved_back(redis_cluster, slot):
+        for target in (other, home, other, home):
+            first = nodes.owner(slot)
+            await redis_cluster.move(slot, target)
+            await until(partial(have_gone, first))
+            assert len(nodes.all) == _LINKS
+            await until(partial(have_clients, *((_LINKS, 0) if target is home else (0, _LINKS))))
+        assert nodes.failures == 0
+        await nodes.close()
+        await until(partial(have_clients, 0, 0))
+    assert asyncio.all_tasks() == tasks
+
+
+async def _have_refused(cluster: RedisCluster, number: int) -> bool:
+    return await redirections(cluster) >= number
 
 
 async def _is_up(shop: Shop) -> bool:

@@ -107,6 +107,35 @@ async def test_write_over_two_tables(caches: Caches, tables: Tables) -> None:
         assert (read.status, read.state) == (Status.HIT, states[entity][key])
 
 
+@pytest.mark.guarantee("R2")
+async def test_caller_who_leaves_a_write_over_two_tables(tables: Tables, redis_url: str, slots: redis.asyncio.Redis) -> None:
+    """At whatever step the caller is cancelled, no lease is left, which nobody could fill before it expires."""
+    names: list[str] = []
+
+    async def change(db: Session) -> None:
+        del db
+        await asyncio.Event().wait()
+
+    async def none_left() -> bool:
+        return int(await slots.exists(*names)) == 0
+
+    limits = replace(LIMITS, lease_ttl_ms=60_000)
+    async with open_caches(tables.database_url, redis_url, tables.entities, limits=limits) as caches:
+        await all_hit(caches, tables)
+        for steps in range(0, 240, 4):
+            write = asyncio.create_task(
+                caches.write({tables.suppliers: [f"s{steps}"], tables.counters: [1_000 + steps]}, change)
+            )
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            write.cancel()
+            await asyncio.gather(write, return_exceptions=True)
+            assert write.cancelled()
+            names += [Names(tables.suppliers.cache_name).prefix + f"s{steps}"]
+            names += [Names(tables.counters.cache_name).prefix + str(1_000 + steps)]
+        await until(none_left)
+
+
 @pytest.mark.guarantee("G1", "R3")
 async def test_rows_that_a_write_does_not_name(caches: Caches, tables: Tables) -> None:
     """What a transaction changed is published although its caller named other keys, deletions too."""

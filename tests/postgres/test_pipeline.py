@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.postgres.errors import DatabaseFailed
-from app.postgres.pipeline import pipeline
+from app.postgres.pipeline import round_trip, rows_of
 from app.postgres.session import Connection, Session
 from tests.harness.proxy import HOST, Proxy, Target
 
@@ -61,20 +61,31 @@ def _target(url: str) -> Target:
     return Target(Path(host, f".s.PGSQL.{port}")) if host.startswith("/") else Target(host=host, port=port)
 
 
-async def test_nothing_is_sent_before_the_end(database_url: str, packets: Packets) -> None:
-    """Then everything is sent in one packet, although the loop has run between the statements."""
+async def test_a_round_trip_is_one_packet(database_url: str, packets: Packets) -> None:
+    """All statements are sent together, whether they are prepared yet or not."""
     async with _through_proxy(database_url, packets) as url, await _connect(url) as connection:
         for _ in range(2):  # the second time the statements are prepared
             before = packets.sent_count
-            async with pipeline(connection):
-                cursors = []
-                for number in range(5):
-                    cursors.append(await connection.execute("SELECT %(n)s::int", {"n": number}))
-                    for _ in range(20):
-                        await asyncio.sleep(0)
-                assert packets.sent_count == before
-            assert [await cursor.fetchone() for cursor in cursors] == [(number,) for number in range(5)]
+            cursors = await round_trip(connection, [("SELECT %(n)s::int", {"n": number}) for number in range(5)])
+            assert [await rows_of(cursor) for cursor in cursors] == [[(number,)] for number in range(5)]
             assert packets.sent_count == before + 1
+
+
+async def test_what_the_driver_cannot_write_is_not_sent(database_url: str, packets: Packets) -> None:
+    """Nothing of its round trip is, and the connection goes on."""
+    async with _through_proxy(database_url, packets) as url, await _connect(url) as connection:
+        before = packets.sent_count
+        with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
+            await round_trip(connection, [("BEGIN", None), ("SELECT %(n)s", {"n": object()})])
+        assert packets.sent_count == before
+        [cursor] = await round_trip(connection, [("SELECT 1", None)])
+        assert await rows_of(cursor) == [(1,)]
+
+
+async def test_a_statement_without_rows(session: Session) -> None:
+    """One that returns no rows, and one that cannot return any, have none."""
+    assert await session.pipeline(("BEGIN", None), ("SELECT 1 WHERE false", None), ("COMMIT", None)) == [[], [], []]
+    assert await session.rows("SET lock_timeout = 0") == []
 
 
 async def test_the_error_is_that_of_the_statement_that_failed(session: Session) -> None:

@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app.postgres.database import Database
+from app.products.pair_table import hold
 from app.settings import Settings
 from tests.conftest import SessionPostgres
 from tests.harness.million import fill
 from tests.harness.servers import create_database, drop_database, new_name
 from tests.limits import open_database
 from tests.products.instances import Instance, instance
+from tests.products.two import Two
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,3 +58,16 @@ def million(session_runner: asyncio.Runner, postgres: SessionPostgres, migrated_
     session_runner.run(fill(url))
     yield url
     session_runner.run(drop_database(postgres.url, name))
+
+
+@pytest.fixture
+async def two(database_url: str, postgres: SessionPostgres, migrated_template: str) -> AsyncIterator[Two]:
+    name = new_name()
+    urls = {"a": database_url, "b": await create_database(postgres.url, name, template=migrated_template)}
+    databases = {key: open_database(url) for key, url in urls.items()}
+    for key, ranges in (("a", "0-511"), ("b", "512-1023")):
+        await hold(databases[key], ranges)
+    yield Two(urls, databases)
+    for database in databases.values():
+        await database.close()
+    await drop_database(postgres.url, name)

@@ -18,6 +18,7 @@ from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
 from app.products.product import Draft, Line, Reason
 from app.products.service import Products
 from app.products.transaction import Patience
+from app.products.write_queue import MAIN_PLACES
 from app.settings import Settings
 from tests.limits import write_limits
 from tests.products.instances import ROWS, Instance, by_hand, deviations, held, instance, once, rows
@@ -174,13 +175,14 @@ async def test_reads_go_on_while_every_row_is_held(settings: Settings) -> None:
 
 @pytest.mark.parametrize("connections", [1, 5, 6, 7, 10, 11, 50, 100, 500])
 def test_every_part_has_its_connections(settings: Settings, connections: int) -> None:
-    """Together they are what the setting says, from five on; writes have one for the main queue and some for held rows."""
+    """Together they are what the setting says, from five on; writes have some for main transactions and some for held rows."""
     shares = Shares.of(connections)
     assert shares.audit == 1
     assert min(shares.loads, shares.lists) >= 1
     assert shares.audit + shares.loads + shares.lists + shares.writes == max(5, connections)
-    places = main.write_limits(settings.model_copy(update={"database_connections": connections})).product_places
-    assert places == shares.writes - 1 >= 1
+    limits = main.write_limits(settings.model_copy(update={"database_connections": connections}))
+    assert limits.main_places == (1 if connections < 6 else MAIN_PLACES)
+    assert limits.product_places == shares.writes - limits.main_places >= 1
 
 
 async def _patiently(larder: Instance, command: Command) -> Sequence[Effect]:

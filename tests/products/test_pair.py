@@ -110,3 +110,24 @@ def test_what_was_read_too_long_ago_is_not_relied_on() -> None:
     now[0] += 0.01
     with pytest.raises(SourceUnavailable):
         pair.check_fresh()
+
+
+def test_an_older_reading_changes_nothing() -> None:
+    """Its answer came late: the process has learnt meanwhile that the bucket moves."""
+    pair = Pair("0-3", lambda: 100.0)
+    pair.read("0-3", "3", 100.0)
+    pair.read("0-3", "", 99.9)
+    with pytest.raises(BucketMoving):
+        pair.check([moved_to(3, "mug-0000")], writes=True)
+    pair.check_fresh()
+
+
+def test_the_settings_are_no_reading() -> None:
+    """A process that starts after a move, with the settings of before, refuses everything until it has read the database."""
+    pair = Pair("0-3", lambda: 100.0)
+    pair.must_read()
+    with pytest.raises(SourceUnavailable):
+        pair.check_fresh()
+    pair.read("0-2", "", 100.0)
+    pair.check_fresh()
+    assert (pair.configured, pair.buckets.ranges) == ("0-3", "0-2")

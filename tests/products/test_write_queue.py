@@ -10,10 +10,12 @@ import pytest
 from app.cache.errors import Overloaded
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import ConnectionLost, DatabaseFailed, LockTimeout
-from app.products.commands import Adjust, set_stock
+from app.products.commands import UNSTAMPED, Adjust, Command, set_stock
 from app.products.decision import Done, Postponed
 from app.products.idempotency import WriteRequest
 from app.products.product import Line, Reason
+from app.products.reservation import HeldLine, Reservation, Status, Wanted
+from app.products.reservation_commands import Commit, Reserve
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
@@ -61,8 +63,12 @@ class Transactions:
             self.under_way -= patience is not None
 
     def _decide(self, request: WriteRequest) -> Done | Postponed:
-        held = sorted(self.held.intersection(request.command.keys))
-        return Postponed(held) if held else Done(())
+        if held := sorted(self.held.intersection(request.command.keys)):
+            return Postponed(held)
+        if isinstance(command := request.command, Reserve):
+            lines = [HeldLine(key, 1) for key in command.keys]
+            return Done((), Reservation(command.id, None, Status.HELD, UNSTAMPED, 1, UNSTAMPED, UNSTAMPED, lines))
+        return Done(())
 
 
 @pytest.fixture
@@ -70,8 +76,10 @@ def transactions() -> Transactions:
     return Transactions()
 
 
-def _queue(transactions: Transactions, *, places: int = 2, queue_limit: int = 1_000) -> WriteQueue:
-    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, places=places)
+def _queue(
+    transactions: Transactions, *, mains: int = 1, places: int = 2, queue_limit: int = 1_000, many: int = 1
+) -> WriteQueue:
+    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, main_places=mains, places=places, many=many)
 
 
 def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
@@ -81,6 +89,11 @@ def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
 
 def _submit(queue: WriteQueue, *products: str) -> "asyncio.Task[Outcome]":
     return asyncio.create_task(queue.submit(_ticket(*products)))
+
+
+def _send(queue: WriteQueue, command: Command) -> "asyncio.Task[Outcome]":
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    return asyncio.create_task(queue.submit(Ticket(WriteRequest(command), deadline)))
 
 
 async def _until(transactions: Transactions, attempts: int) -> None:
@@ -101,6 +114,97 @@ async def test_whatever_waits_shares_the_next_transaction(transactions: Transact
     gate.open()
     await asyncio.gather(*tasks)
     assert transactions.sent == [(("a",), None), (("b", "c", "a"), None)]
+
+
+async def test_two_main_transactions(transactions: Transactions) -> None:
+    """Requests are divided evenly between them, and each has one transaction at a time."""
+    queue = _queue(transactions, mains=2)
+    gates = [transactions.gates.setdefault((name,), Gate()) for name in "ab"]
+    tasks = [_submit(queue, name) for name in "ab"]
+    for gate in gates:
+        await gate.arrival()
+    tasks += [_submit(queue, name) for name in "cdef"]
+    await asyncio.sleep(0)
+    assert queue.waiting == 4
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*tasks)
+    assert transactions.main == [("a",), ("b",), ("c", "e"), ("d", "f")]
+    assert queue._uses == {}
+
+
+async def test_a_few_requests_share_one_main_transaction(transactions: Transactions) -> None:
+    """The second one is used only while the first has many."""
+    queue = _queue(transactions, mains=2, many=3)
+    gate = transactions.gates["a",] = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_submit(queue, name) for name in "bcd"]
+    await tasks[-1]
+    assert queue.waiting == 2
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert transactions.main == [("a",), ("d",), ("b", "c")]
+
+
+async def test_a_product_is_in_one_main_transaction_at_a_time(transactions: Transactions) -> None:
+    """Its later requests wait for that one, although the other is free, and are carried out in their order."""
+    queue = _queue(transactions, mains=2)
+    gate = transactions.gates["a",] = Gate()
+    first = _submit(queue, "a")
+    await gate.arrival()
+    later = [_submit(queue, "a"), _submit(queue, "b", "a"), _submit(queue, "b")]
+    assert isinstance((await queue.submit(_ticket("c")))[0], Done)
+    assert queue.waiting == 3
+    gate.open()
+    await asyncio.gather(first, *later)
+    assert transactions.main == [("a",), ("c",), ("a", "b,a", "b")]
+
+
+async def test_an_unknown_reservation_goes_to_the_first_main_transaction(transactions: Transactions) -> None:
+    """Its products are known only when it is read, so two of the same product must not be in two transactions."""
+    queue = _queue(transactions, mains=2)
+    gate = transactions.gates["a",] = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_send(queue, Commit(name)) for name in ("r", "s")]
+    await asyncio.sleep(0)
+    assert queue.waiting == 2
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert transactions.main == [("a",), ("", "")]
+
+
+async def test_a_reservation_made_here_goes_where_its_products_are(transactions: Transactions) -> None:
+    """A commit does not find the row of its product locked by a request in the other transaction."""
+    queue = _queue(transactions, mains=2)
+    reserve = Reserve([Wanted("b", 1)], 60)
+    await _send(queue, reserve)
+    gates = [transactions.gates.setdefault((name,), Gate()) for name in ("a", "b")]
+    tasks = [_submit(queue, name) for name in ("a", "b")]
+    for gate in gates:
+        await gate.arrival()
+    tasks.append(_send(queue, Commit(reserve.id)))
+    gates[0].open()
+    await tasks[0]
+    assert queue.waiting == 1
+    gates[1].open()
+    await asyncio.gather(*tasks)
+    assert transactions.main == [("b",), ("a",), ("b",), ("",)]
+
+
+async def test_main_queues_are_bounded_together(transactions: Transactions) -> None:
+    """However many there are."""
+    queue = _queue(transactions, mains=2, queue_limit=3)
+    gate = transactions.gates["a",] = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_submit(queue, "a") for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await queue.submit(_ticket("b"))
+    gate.open()
+    await asyncio.gather(*tasks)
 
 
 async def test_a_held_product_goes_apart_and_stays_there(transactions: Transactions) -> None:

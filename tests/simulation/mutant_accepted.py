@@ -55,9 +55,9 @@ class DirectOvertakes(ProductTransactions):
 
 class _NobodyWaits(Transaction):
     @override
-    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]]) -> Decision:
+    def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
         self._blocked = {}
-        return super()._decide(request, locked)
+        return super()._decide(request, locked, recorded)
 
 
 class PostponedHoldsNobodyUp(ProductTransactions):

@@ -125,7 +125,7 @@ class SendsLoadsApart(WriteThrough):
 
 class _SendsApart(Loads):
     async def run(self, loads: Sequence[Load]) -> list[Loaded]:
-        return [await row.filled() for row in await self._load(loads)]
+        return [await row.filled() for row in await self._lease_and_load(loads)]
 
 
 class TakesLaterLeases(WriteThrough):
@@ -142,10 +142,10 @@ class _TakesLater(Loads):
         later.update({load.key: load.token for load in loads if load.token})
         return await super().run(loads)
 
-    async def _fill(self, fills: Sequence[Publication], tokens: dict[str, str]) -> set[str]:
+    async def _fill(self, fills: Sequence[Publication]) -> set[str]:
         later: dict[str, str] = self.__dict__.setdefault("later", {})
         fills = [replace(fill, token=later.get(fill.state.key, fill.token)) for fill in fills]
-        return await super()._fill(fills, tokens)
+        return await super()._fill(fills)
 
 
 class ListsErrorsOfTheStore(WriteThrough):

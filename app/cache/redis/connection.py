@@ -13,26 +13,21 @@ from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import TAKEN_BACK, NearSlots, track
 from .places import RedisPlace, address_of
+from .refusals import REFUSALS, Refusal
 from .succession import Succession
 from .troubles import Troubles
 from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
 
 _WHO = files(__package__).joinpath("lua", "who.lua").read_text(encoding="utf-8")
 WHO_SHA = hashlib.sha1(_WHO.encode(), usedforsecurity=False).hexdigest()
-_REFUSALS = (AskError, ClusterCrossSlotError, ClusterDownError, TryAgainError)
-"""What a node of a cluster says before a command runs that it will not run; ``MOVED`` is an ``AskError`` to redis-py."""
 _REST_S = 1.0
-
-
-class Refusal(StoreUnavailable):
-    """A node of a cluster says that it does not have these keys now, or not all of them. Nothing was done."""
 
 
 class RedisConnection:
@@ -132,6 +127,11 @@ class RedisConnection:
                 await self._close_after(error)
                 raise
 
+    def retire(self) -> None:
+        """Drop what later reads would use, because another connection has taken its place. Calls that are under way go on."""
+        if self.near is not None:
+            self.near.end()
+
     async def close(self) -> None:
         """Close for good."""
         self.alive = False
@@ -142,7 +142,9 @@ class RedisConnection:
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
-        await self._connection.send_packed_command(self._connection.pack_commands([*commands, who]), check_health=False)
+        # The driver would pack each argument in Python, which takes several times as long.
+        packed = b"".join(map(_pack, (*commands, who)))
+        await self._connection.send_packed_command(packed, check_health=False)
         read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
         reply = self._reply_or_refusal if self._refusals else read
         replies = [await reply() for _ in commands]
@@ -166,8 +168,8 @@ class RedisConnection:
     async def _reply_or_refusal(self) -> Reply:
         try:
             return await self._connection.read_response(disable_decoding=True)
-        except _REFUSALS as error:
-            return Refusal(f"the node refuses this partition: {type(error).__name__} {error}")
+        except REFUSALS as error:
+            return Refusal.of(error)
 
     def _identify(self, data: str) -> None:
         if data == self._replid:
@@ -324,6 +326,8 @@ class RedisLink:
 
     async def start(self) -> None:
         """Try to connect once; if that fails, keep trying in the background."""
+        if self._closed:
+            return
         self._prober = asyncio.create_task(self._probe(0.0))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connect_timeout_s):
@@ -377,6 +381,11 @@ class RedisLink:
                     return
         finally:
             self._prober = None
+
+
+def _pack(command: RedisCommand) -> bytes:
+    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type]  # it is typed as for tuples of one argument
+    return packed
 
 
 def _closed() -> StoreUnavailable:

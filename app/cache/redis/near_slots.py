@@ -86,6 +86,11 @@ class NearSlots:
                 self._bytes -= len(copy) + _OVERHEAD_BYTES
         return TAKEN_BACK
 
+    def end(self) -> None:
+        """Drop the copies, and keep none from now on. A read that is under way reads anew what it would have found here."""
+        self._limit_bytes = self._bytes = 0
+        self._copies.clear()
+
     def _keep(self, names: Sequence[str], slots: Sequence[bytes | None]) -> None:
         copies = self._copies
         for name, raw in zip(names, slots, strict=True):

@@ -9,8 +9,9 @@ from ..errors import StoreUnavailable
 from ..partition_ports import LeaseRequest, NodeStore, PartitionedStore, PublishRequest, ReadRequest
 from ..partitions import Partitions
 from ..ports import Published, Reading
-from .connection import RedisLink, Refusal
+from .connection import RedisLink
 from .nodes import RedisNode, RedisNodes
+from .refusals import Refusal
 from .store import Lifetimes, Names, SlotCommands, new_tokens, published, taken_leases
 from .waiting_calls import RedisCommand, Reply
 
@@ -49,7 +50,7 @@ class RedisNodeStore(NodeStore):
     Args:
         node: the node.
         commands: the commands of each partition.
-        on_trouble: called when the node is lost, or refuses a partition.
+        on_trouble: called when the node is lost, or is not the owner of a partition.
     """
 
     def __init__(self, node: RedisNode, commands: Sequence[SlotCommands], on_trouble: Callable[[], None]) -> None:
@@ -123,7 +124,7 @@ class RedisNodeStore(NodeStore):
         except StoreUnavailable:
             self._on_trouble()
             raise
-        if any(isinstance(reply, Refusal) for reply in replies):
+        if any(isinstance(reply, Refusal) and reply.elsewhere for reply in replies):
             self._on_trouble()
         return server, replies
 

@@ -1,7 +1,9 @@
 """The nodes of a cluster that have partitions, and the map by which they are found.
 
-No redirection is followed. A node that refuses a partition, or is lost, is a reason to ask for the map again; requests use the
-map there is meanwhile. One task asks, at most once per ``redis_retry_ms``. A node is connected to while it has a partition.
+No redirection is followed. A node that is lost, or is not the owner of a partition, is a reason to ask for the map again;
+requests use the map there is meanwhile. One task asks, at most once per ``redis_retry_ms``. A node is connected to while it has
+a partition. An owner that gives a partition away, and refuses some of its keys, is no reason: the map says the same until the
+move ends, and then that node is not the owner any more.
 """
 
 import asyncio
@@ -70,6 +72,7 @@ class RedisNodes:
         self._asked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._lost = 0
 
     @property
@@ -105,7 +108,7 @@ class RedisNodes:
 
     def look_again(self) -> None:
         """Ask for the map in the background, unless that is under way."""
-        if self._looking is None:
+        if self._looking is None and not self._closed:  # closing refuses calls, whose callers then ask
             self._looking = asyncio.create_task(self._look())
 
     async def start(self) -> None:
@@ -118,10 +121,12 @@ class RedisNodes:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         await asyncio.gather(*self._closing, *(node.close() for node in self._nodes.values()), return_exceptions=True)
+        await self._options.place.aclose()  # which may have been asked where the master is while there was no node
 
     async def _look(self) -> None:
         try:

@@ -13,9 +13,10 @@ from ..partition_ports import PartitionsAuditStore
 from ..partitions import Partitions
 from ..ports import Begun, Repairs, Watermark
 from .audit_store import begin_command, begun_from, distrust_commands, trust_command, verify_command
-from .connection import RedisConnection, Refusal
+from .connection import RedisConnection
 from .node_store import names_of
 from .nodes import RedisNodes
+from .refusals import Refusal
 from .store import Names, script
 from .waiting_calls import RedisCommand, Reply
 
@@ -138,9 +139,14 @@ class RedisPartitionsAudit(PartitionsAuditStore):
             strict=True,
         ):
             found |= dict.fromkeys(own, answer) if isinstance(answer, StoreUnavailable) else zip(own, answer, strict=True)
-        if any(isinstance(reply, StoreUnavailable) for reply in found.values()):
+        if any(_is_trouble(reply) for reply in found.values()):
             self._on_trouble()
         return found
+
+
+def _is_trouble(reply: object) -> bool:
+    """Return whether a reply, or its absence, means that another node may have the partition."""
+    return reply.elsewhere if isinstance(reply, Refusal) else isinstance(reply, StoreUnavailable)
 
 
 async def _call(

@@ -8,7 +8,7 @@ would read the database meanwhile. That is safe, and needless.
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 from ..stats import Stats
 from .connection import RedisLink
@@ -25,12 +25,12 @@ class SentinelWatch:
 
     Args:
         place: where the data server is.
-        links: the links to it.
+        links: returns the present links to it.
         interval_s: pause between two questions.
         stats: counts unexpected errors.
     """
 
-    def __init__(self, place: RedisPlace, links: Sequence[RedisLink], interval_s: float, stats: Stats) -> None:
+    def __init__(self, place: RedisPlace, links: Callable[[], Iterable[RedisLink]], interval_s: float, stats: Stats) -> None:
         self._place = place
         self._links = links
         self._interval_s = interval_s
@@ -56,5 +56,5 @@ class SentinelWatch:
     async def look(self) -> None:
         """Ask once. Without an address that most of the answers give, every connection is kept."""
         if named := await self._place.named():
-            for link in self._links:
+            for link in self._links():
                 await link.leave(named)

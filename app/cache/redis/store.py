@@ -123,6 +123,7 @@ class RedisLinks:
         self.leases = options.link()
         self.publishes = options.link()
         self._keeping: list[asyncio.Task[None]] = []
+        self._closed = False
 
     @property
     def all(self) -> Sequence[RedisLink]:
@@ -148,10 +149,13 @@ class RedisLinks:
         """Connect; if that fails, keep trying in the background."""
         for link in self.all:
             await link.start()
+            if self._closed:  # a node may leave the cluster while it is being connected to
+                return
             self._keeping.append(asyncio.create_task(link.keep_alive()))
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)

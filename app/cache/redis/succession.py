@@ -20,6 +20,9 @@ RETIREMENT_S = 60.0
 class Closable(Protocol):
     """A connection, as far as this module knows it."""
 
+    def retire(self) -> None:
+        """Drop what only later calls would need."""
+
     async def close(self) -> None:
         """Close it for good."""
 
@@ -50,6 +53,7 @@ class Succession(Generic[Connection]):
         """Return the connection for the next call: this one, or its successor if that is ready."""
         if self._successor is not None:
             if connection is not None:
+                connection.retire()
                 retirement = asyncio.create_task(_retire(connection))
                 self._retirements[retirement] = connection
                 retirement.add_done_callback(self._retirements.pop)
