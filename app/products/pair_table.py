@@ -1,5 +1,6 @@
 """The buckets that a database holds, as the database says it itself. ``larder buckets`` writes that."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import LiteralString
 
@@ -8,6 +9,9 @@ from app.postgres.database import Database, Session
 from app.products import accepted_queries, pair_queries
 
 _PAGE = 10_000
+_LOOKS = 10
+_PAUSE_S = 0.05
+"""Between two looks for connections. PostgreSQL shows those that were closed, such as this command's own, a moment longer."""
 BURIED = "larder buckets set --bury"
 """The reference of a burial in the ledger, and the reason why an accepted write failed."""
 
@@ -87,6 +91,11 @@ async def _check_others(session: Session, numbers: frozenset[int]) -> None:
 
 async def _check_unused(session: Session) -> None:
     [[connections, trusted]] = await session.rows(pair_queries.IN_USE)
+    for _ in range(_LOOKS):
+        if trusted or not connections:
+            break
+        await asyncio.sleep(_PAUSE_S)
+        [[connections, trusted]] = await session.rows(pair_queries.IN_USE)
     if connections or trusted:
         audited = "an audit ran a moment ago" if trusted else "no audit ran in the last seconds"
         raise InUse(f"{connections} connections of Larder are open, and {audited}")

@@ -17,6 +17,7 @@ from tests.api.problem import places, problem, send
 from tests.harness.large_bodies import ADJUSTMENTS, LARGE_BODIES, MOST_BYTES
 
 _LONGEST_S = 0.05
+_TRIES = 8
 
 
 class Beat:
@@ -43,10 +44,12 @@ def large(service: Service) -> Service:
 
 @pytest.mark.parametrize("name", LARGE_BODIES)
 async def test_nothing_holds_the_loop_for_long(large: Service, client: httpx.AsyncClient, name: str) -> None:
-    """The least of three, because a collection of garbage may fall into one: six at once, and an answer to each."""
+    """Six at once, and an answer to each. The least of some tries, because garbage may be collected in one, and a busy system
+    may let the loop wait while the thread that parses runs on.
+    """
     path, body = LARGE_BODIES[name]
     longest = []
-    for _ in range(3):
+    for _ in range(_TRIES):
         beat = Beat()
         beating = asyncio.create_task(beat.run())
         answers = await asyncio.gather(*(send(client, "POST", path, body) for _ in range(6)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import redis.asyncio
 
+from app.cache.redis.connection import RedisConnection
 from app.cache.redis.near_slots import NearSlots, track
 from app.cache.redis.store import Names, RedisLinks, RedisStore
 from app.cache.redis.succession import Succession
@@ -78,17 +79,20 @@ async def test_connection_that_is_replaced(bench: Bench) -> None:
     old, near = bench.links.reads.connection(), bench.near
     names = [bench.prefix + key for key in KEYS]
     succession = Succession(bench.links.reads._open, 0, 0.01)  # which replaces a connection at once
-    while (new := succession.present(old)) is old:
-        assert near.others(names) == []
-        await asyncio.sleep(0.001)
-    assert old.alive
-    assert near.others(names) == names
-    assert near.join(names, [], [], near.invalidations) is None
-    near.join(names, names, list(RAW.values()), near.invalidations)
-    assert near.others(names) == names
-    await succession.aclose()
-    assert new is not None
-    await new.close()
+    new: RedisConnection | None = None
+    try:
+        while (new := succession.present(old)) is old:
+            assert near.others(names) == []
+            await asyncio.sleep(0.001)
+        assert old.alive
+        assert near.others(names) == names
+        assert near.join(names, [], [], near.invalidations) is None
+        near.join(names, names, list(RAW.values()), near.invalidations)
+        assert near.others(names) == names
+    finally:
+        await succession.aclose()
+        if new is not None:
+            await new.close()
 
 
 @pytest.mark.guarantee("G1")

@@ -25,37 +25,28 @@ _CURL = re.compile(r"^  (curl .+)$", re.MULTILINE)
 _NO_REDIS = "redis://127.0.0.1:1/0"
 
 
-async def test_dev_prints_curl_lines_that_work_and_ctrl_c_stops_everything(larder: Larder) -> None:
-    """The printed tour shows a hit, a write, and the new stock as a hit; afterwards no server of ours is left."""
-    async with larder.serving("dev") as dev:
-        async with httpx.AsyncClient() as client:
-            lines = _CURL.findall(dev.said)
-            first, second, counted, third = [await _curl(client, line) for line in (lines[0], *lines)]
-            assert [answer.status_code for answer in (first, second, counted, third)] == [httpx.codes.OK] * 4
-            assert [answer.headers["Cache-Status"][:11] for answer in (second, third)] == ["larder; hit"] * 2
-            assert third.json()["stock"] == counted.json()["stock"] != second.json()["stock"]
-            assert (await client.get(f"{dev.url}/docs")).status_code == httpx.codes.OK
-        assert await dev.end(signal.SIGINT) == 0
-    assert _servers_of(larder) == []
-
-
-async def test_dev_killed_starts_again_with_its_data(larder: Larder) -> None:
-    """After SIGKILL the next ``larder dev`` just works: same directory, same data, no second demo catalogue over it.
+async def test_dev_prints_curl_lines_that_work_and_starts_again_with_its_data(larder: Larder) -> None:
+    """The printed tour shows a hit, a write, and the new stock as a hit. After SIGKILL the next ``larder dev`` just works: same
+    directory, same data, no second demo catalogue over it. After Ctrl-C no server of ours is left.
 
     Where keys are needed, each start prints one, and ends the one before.
     """
-    async with larder.serving("dev", LARDER_ACCESS="keys") as first, httpx.AsyncClient() as client:
-        earlier = _bearer(first.said)
-        assert (await client.get(f"{first.url}/products/mug-blue")).status_code == httpx.codes.UNAUTHORIZED
-        counted = await client.put(f"{first.url}/products/mug-blue/stock", json={"stock": 7}, headers=earlier)
-        counted.raise_for_status()
-        await first.end(signal.SIGKILL)
+    async with larder.serving("dev", LARDER_ACCESS="keys") as dev, httpx.AsyncClient() as client:
+        earlier = _bearer(dev.said)
+        lines = [line.replace("$KEY", f"Authorization: {earlier['Authorization']}") for line in _CURL.findall(dev.said)]
+        first, second, counted, third = [await _curl(client, line) for line in (lines[0], *lines)]
+        assert [answer.status_code for answer in (first, second, counted, third)] == [httpx.codes.OK] * 4
+        assert [answer.headers["Cache-Status"][:11] for answer in (second, third)] == ["larder; hit"] * 2
+        assert third.json()["stock"] == counted.json()["stock"] != second.json()["stock"]
+        assert (await client.get(f"{dev.url}/docs")).status_code == httpx.codes.OK
+        assert (await client.get(f"{dev.url}/products/mug-blue")).status_code == httpx.codes.UNAUTHORIZED
+        await dev.end(signal.SIGKILL)
     assert _servers_of(larder)
     async with larder.serving("dev", LARDER_ACCESS="keys") as again, httpx.AsyncClient() as client:
-        mug = f"{again.url}/products/mug-blue"
-        assert (await client.get(mug, headers=earlier)).status_code == httpx.codes.UNAUTHORIZED
-        assert (await client.get(mug, headers=_bearer(again.said))).json()["stock"] == 7
-        assert await again.end(signal.SIGTERM) == 0
+        product = f"{again.url}/products/{third.json()['id']}"
+        assert (await client.get(product, headers=earlier)).status_code == httpx.codes.UNAUTHORIZED
+        assert (await client.get(product, headers=_bearer(again.said))).json()["stock"] == third.json()["stock"]
+        assert await again.end(signal.SIGINT) == 0
     assert _servers_of(larder) == []
 
 

@@ -36,6 +36,7 @@ async def test_dev_among_other_programs(larder: Larder) -> None:
     temporary.mkdir()
     given = {**_LIBPQ, "TMPDIR": str(temporary), "PYTHONPATH": str(foreign), "LARDER_WORKERS": "2"}
     async with larder.serving("dev", "--directory", _ODD, **given) as dev, httpx.AsyncClient() as client:
+        assert "nobody needs a key" in dev.said
         assert (await client.get(f"{dev.url}/products/mug-blue")).json()["stock"] == 40
         assert len([child for child in psutil.Process(dev.process.pid).children() if "larder_entry" in child.cmdline()]) == 2
         assert await dev.end(signal.SIGHUP) == 0

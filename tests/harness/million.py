@@ -26,6 +26,15 @@ def ids(count: int) -> list[str]:
 # Ids of transactions are used up, so that the rows can have been changed in different ones, long ago.
 _HISTORY: LiteralString = "DO $$ BEGIN FOR i IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
 
+# Nothing here has to survive a crash, and the plans are the same: without the log, filling takes less time.
+_UNLOGGED: LiteralString = """
+DO $$ DECLARE name text; BEGIN
+    FOREACH name IN ARRAY ARRAY['reservation_lines', 'reservations', 'products', 'stock_movements', 'idempotency_records'] LOOP
+        EXECUTE format('ALTER TABLE %I SET UNLOGGED', name);
+    END LOOP;
+END $$
+"""
+
 # What would check every row, and what would be kept sorted row by row, comes back afterwards: a third of the time.
 _OFF: LiteralString = """
 CREATE TEMP TABLE filled AS
@@ -119,6 +128,7 @@ async def fill(url: str) -> None:
         await connection.execute("SET maintenance_work_mem = '256MB'")
         for step in (
             _HISTORY,
+            _UNLOGGED,
             _OFF,
             _PRODUCTS,
             _MOVEMENTS,

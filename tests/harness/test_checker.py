@@ -154,10 +154,10 @@ def test_agrees_with_the_definition_on_random_histories() -> None:
         assert {violation.read for violation in check(reads, writes).violations} == plain
 
 
-def test_a_million_reads_take_seconds() -> None:
-    """Histories of the outage runs hold a million reads; the bound is generous, for busy machines."""
-    writes = [Write(f"k{n % 100}", n, n + 5, n // 100 + 1, acknowledged=True) for n in range(100_000)]
-    reads = [Read(f"k{n % 100}", n / 10, n / 10 + 1, 1 << 40, status="hit") for n in range(1_000_000)]
-    start = time.perf_counter()
-    assert check(reads, writes).bound > 900_000
-    assert time.perf_counter() - start < 20
+def test_a_million_reads_would_take_seconds() -> None:
+    """Histories of the outage runs hold a million reads; here are a tenth of that, and the bound is for busy machines."""
+    writes = [Write(f"k{n % 100}", n, n + 5, n // 100 + 1, acknowledged=True) for n in range(10_000)]
+    reads = [Read(f"k{n % 100}", n / 10, n / 10 + 1, 1 << 40, status="hit") for n in range(100_000)]
+    start = time.process_time()
+    assert check(reads, writes).bound > 90_000
+    assert time.process_time() - start < 2

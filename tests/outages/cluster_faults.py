@@ -188,7 +188,7 @@ class _Watch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._over = True
+        self._over = True  # a cancellation could be lost: redis-py sends by ``wait_for`` if there is a timeout
         if self._task is not None:
             await self._task
 

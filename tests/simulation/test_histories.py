@@ -14,8 +14,8 @@ from tests.simulation.faults import FAULTS, Fate, Nth
 from tests.simulation.nemesis import DEEDS, SUPPLIER_DEEDS
 from tests.simulation.runner import Outcome, Scenario, quiet, simulate
 
-PARTS = [range(start, start + 150) for start in range(1, 301, 150)]
-FURTHER = pytest.param(range(301, 2_001), marks=[pytest.mark.alone, pytest.mark.long])
+PARTS = [range(start, start + 100) for start in range(1, 201, 100)]
+FURTHER = pytest.param(range(201, 2_001), marks=[pytest.mark.alone, pytest.mark.long])
 """What ``make long-outages`` plays beside; ``make simulate`` plays as many as one likes, and CI 1,500."""
 HAPPENS = [
     *DEEDS, *SUPPLIER_DEEDS, "writes over both namespaces",
@@ -53,7 +53,7 @@ def test_histories(seeds: range) -> None:
         counts.update({f"read {status}": number for status, number in verdict.statuses.items()})
         counts.update({"hits": verdict.hits, "bound": verdict.bound, "acknowledged": verdict.acknowledged})
     assert violated == []
-    assert [name for name in HAPPENS if counts[name] < 5] == []
+    assert [name for name in HAPPENS if counts[name] < 3] == []
     assert counts["bound"] > 25 * len(seeds)
     assert counts["hits"] > 0.4 * counts["bound"]
     assert counts["acknowledged"] > 10 * len(seeds)

@@ -52,6 +52,7 @@ def pool_of(url: str, tls: RedisTls, *, connect_timeout_s: float) -> ConnectionP
         url,
         protocol=2,
         decode_responses=False,
+        # Callers have deadlines. With a timeout, redis-py sends by ``wait_for``, which on Python 3.11 can lose a cancellation.
         socket_timeout=None,
         socket_connect_timeout=connect_timeout_s,
         health_check_interval=0,

@@ -43,7 +43,8 @@ class Shop:
         """Replay these sales; the counts."""
         lines = [f"{invoice},{code},X,{quantity},1.0" for invoice, code, quantity in rows]
         self.sales.write_text("\n".join(["invoice,stock_code,description,quantity,unit_price", *lines, ""]))
-        retry = RetryPolicy(5, first_wait_ms=1, longest_wait_ms=2, longest_retry_after_ms=3)
+        # More tries than faults: a busy machine may shed a request besides.
+        retry = RetryPolicy(50, first_wait_ms=1, longest_wait_ms=2, longest_retry_after_ms=3)
         invoices = list(by_invoice(read_sales(self.sales)))
         refused = self.sales.with_suffix(".refused")
         with RunLog(self.answers, "run") as answers:
@@ -99,7 +100,9 @@ async def test_every_hold_is_made_and_ended_once(
 
     async def late(number: int, body: Any) -> Response | None:
         key = shop.larder.keys[number - 1]
-        if number > 60 and not struck and key.endswith(":end") and fate_of(one(key.split(":")[2])) is Fate.COMMIT:
+        # Of an end that was never asked for before, so that it is refused, and not repeated.
+        fresh = number > 60 and shop.larder.keys.count(key) == 1
+        if fresh and not struck and key.endswith(":end") and fate_of(one(key.split(":")[2])) is Fate.COMMIT:
             struck.append(number)
             await shop.pass_an_hour()
         return await flaky(number, body)
