@@ -296,9 +296,13 @@ def admission(settings: Settings, ring: KeyRing | None) -> Admission:
 
 
 def write_limits(settings: Settings) -> WriteLimits:
-    """Return the limits of the write path. Connections are always kept for the main transactions."""
+    """Return the limits of the write path.
+
+    Places for products whose rows are held take no connection of the main transactions, and at least two are left for them if
+    there is more than one main transaction, so that stuck products have at most half.
+    """
     connections = Shares.of(settings.database_connections).writes
-    main_places = min(MAIN_PLACES, connections - 1)
+    main_places = MAIN_PLACES if connections >= MAIN_PLACES + 2 else 1
     return _limits(WriteLimits, settings, main_places=main_places, product_places=connections - main_places)
 
 

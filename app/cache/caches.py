@@ -232,11 +232,14 @@ class OwnTransaction:
 
 
 async def _take_leases(touched: Sequence[_Touched], policy: WritePolicy | None) -> list[Leases]:
-    """Take the leases for a write in every namespace. If the caller is cancelled, those that were taken are given back."""
+    """Take the leases for a write in every namespace. If one cannot be asked for, or the caller leaves, they are given back."""
     taking = [asyncio.create_task(one.cache.protocol.lease(one.texts, policy)) for one in touched]
     try:
         return await asyncio.gather(*taking)
     except BaseException:
+        for task in taking:
+            task.cancel()
+        await asyncio.gather(*taking, return_exceptions=True)
         for one, task in zip(touched, taking, strict=True):
             if task.done() and not task.cancelled() and task.exception() is None:
                 one.cache.protocol.release(task.result())

@@ -176,15 +176,13 @@ class Loads:
         """Load a batch by one statement, but for keys whose node is late with their leases: these do not delay the others."""
         tokens = {load.key: load.token for load in batch if load.token}
         wanted = dict.fromkeys(load.key for load in batch if load.vacant and load.key not in tokens)
-        parts = self._trips.by_node(list(dict.fromkeys(load.key for load in batch)))
         late: dict[str, asyncio.Task[dict[str, Row]]] = {}
         # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes
         # it, so this load cannot fill the slot with old data.
-        if len(parts) == 1:
+        if not self._trips.several_nodes:
             tokens |= await self._trips.lease(list(wanted)) or {}
         else:
-            leasing = [own for part in parts if (own := [key for key in part if key in wanted])]
-            taking = {asyncio.create_task(self._trips.lease(own)): own for own in leasing}
+            taking = self._trips.begin_leases(list(wanted))
             on_time = await those_on_time(taking, others=any(load.key not in wanted for load in batch))
             for lease, own in taking.items():
                 if lease in on_time:

@@ -173,11 +173,10 @@ class PartitionedTrips:
 
         The leases of a node that is late are given back when they come: nobody needs them, and a write must not wait for them.
         """
-        parts = [(trips, own) for trips, own in self._cut(keys).items() if trips is not None]
-        if len(parts) == 1:
-            [(trips, own)] = parts
-            return await trips.lease(own)
-        taking = [asyncio.create_task(trips.lease(own)) for trips, own in parts]
+        if not self.several_nodes and keys:
+            trips = self._trips_of(self.partitions.of(keys[0]))
+            return None if trips is None else await trips.lease(keys)
+        taking = self.begin_leases(keys)
         on_time: set[Taking] = set()
         try:
             on_time = await those_on_time(taking)
@@ -189,6 +188,15 @@ class PartitionedTrips:
         answers = [task.result() for task in on_time]
         taken = {key: token for answer in answers for key, token in (answer or {}).items()}
         return taken if not keys or any(answer is not None for answer in answers) else None
+
+    @property
+    def several_nodes(self) -> bool:
+        """Whether the keys are on more than one node."""
+        return len(self._store.nodes) > 1
+
+    def begin_leases(self, keys: Sequence[str]) -> dict[Taking, list[str]]:
+        """Begin to take leases; return the call to each node with its keys. Keys whose node is not known are left out."""
+        return {asyncio.create_task(trips.lease(own)): own for trips, own in self._cut(keys).items() if trips is not None}
 
     def by_node(self, keys: Sequence[str]) -> Sequence[list[str]]:
         """Return keys in groups, none of which depends on the node of another one."""
@@ -322,12 +330,12 @@ def trips_to(
 async def those_on_time(calls: "Collection[asyncio.Task[Answer]]", *, others: bool = False) -> "set[asyncio.Task[Answer]]":
     """Return the calls to nodes that have ended, once all have, or at most ``LATE_S`` after the first one.
 
-    With ``others``, somebody waits who needs none of them, so the time begins at once.
+    The first one has as long itself. With ``others``, somebody waits who needs none of them, so the time begins at once.
     """
     ended: set[asyncio.Task[Answer]] = set()
     rest = set(calls)
-    if rest and not others:
-        ended, rest = await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED)
+    if len(rest) > 1 and not others:
+        ended, rest = await asyncio.wait(rest, timeout=LATE_S, return_when=asyncio.FIRST_COMPLETED)
     if rest:
         ended |= (await asyncio.wait(rest, timeout=LATE_S))[0]
     return ended

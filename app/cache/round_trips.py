@@ -219,6 +219,13 @@ class RoundTrips(BatchedTrips):
         del key
         return self._stats.last_proven, self._incarnation
 
+    several_nodes = False
+    """Whether the keys are on more than one node."""
+
+    def begin_leases(self, keys: Sequence[str]) -> "dict[asyncio.Task[dict[str, str] | None], list[str]]":
+        """Begin to take leases; return the call to each node with its keys."""
+        return {asyncio.create_task(self.lease(keys)): list(keys)}
+
     def by_node(self, keys: Sequence[str]) -> Sequence[list[str]]:
         """Return keys in groups, none of which depends on the node of another one."""
         return [list(keys)] if keys else []

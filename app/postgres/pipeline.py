@@ -44,6 +44,8 @@ async def round_trip(
 ) -> list[psycopg.AsyncCursor[TupleRow]]:
     """Run statements in one round trip, and return a cursor with the result of each.
 
+    After an error the driver's list of prepared statements is wrong (``Session.pipeline_failed``).
+
     Raises:
         psycopg.Error: that of the first statement that failed; those after it were skipped.
     """

@@ -21,7 +21,8 @@ _text = json.JSONEncoder(ensure_ascii=False).encode
 def timestamp(moment: datetime) -> str:
     """Return a moment in UTC with six digits of fraction, as in ``2026-01-31T09:05:00.000000Z``.
 
-    All rows that a transaction changes have one moment, and a product keeps that of its creation.
+    All rows that a transaction changes have one moment, and a product keeps that of its creation. Moments are in UTC, so equal
+    ones have one text.
     """
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 

@@ -3,12 +3,12 @@
 Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
 and published together. There are two such *main* transactions at a time, so that PostgreSQL carries one out while this process
 prepares or answers the other. The second one is used only while the first has many requests: a few are cheaper together. A
-request then goes to the one that has fewer, and in any case to that of an earlier request for one of its products, whose row it
-would find locked in the other one.
+request then goes to the one that has fewer. If earlier requests for its products are under way, it goes to that of the first
+such product, because in the other one it would find the row locked.
 
-A main transaction waits for no row. A request for a product whose row somebody else holds moves to that product's own queue.
-Later requests for the product join it there until that queue is empty. The rest of the batch is carried out. A request about a
-long reservation for which the batch has no room moves, too, and has a transaction of its own.
+A main transaction waits for no product's row. A request for a product whose row somebody else holds moves to that product's own
+queue. Later requests for the product join it there until that queue is empty. The rest of the batch is carried out. A request
+about a long reservation for which the batch has no room moves, too, and has a transaction of its own.
 
 In its own queue, a product has one transaction at a time, which carries out all its waiting requests. This *attempt* waits
 briefly for the row. If it does not get the row, the product becomes *stuck*. Stuck products have at most half of the concurrent
@@ -87,12 +87,12 @@ class _Main:
 
     batcher: Batcher[Ticket, Outcome | None]
     requests: int = 0
-    """Number of requests that wait or are in the transaction."""
+    """Number of requests that wait or are in the transaction, and whose callers wait."""
 
 
 @dataclass(eq=False, slots=True)
 class _Use:
-    """The requests for one product that wait for a main transaction, or are in it."""
+    """The requests for one product that wait for a main transaction, or are in it, and whose callers wait."""
 
     main: _Main
     requests: int = 0
@@ -233,8 +233,7 @@ class WriteQueue:
 
     def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
         decision, _ = outcome
-        if isinstance(decision, Done) and decision.reservation is not None:
-            self._reservations.remember(decision.reservation)
+        self._note(decision)
         if not isinstance(decision, Postponed):
             return outcome
         ticket.under_way = False
@@ -242,6 +241,10 @@ class WriteQueue:
             return outcome
         ticket.held, ticket.alone = decision.held, decision.alone
         return self._move(ticket)
+
+    def _note(self, decision: Decision) -> None:
+        if isinstance(decision, Done) and decision.reservation is not None:
+            self._reservations.remember(decision.reservation)
 
     def _move(self, ticket: Ticket) -> Overloaded | None:
         if not ticket.left:
@@ -346,6 +349,7 @@ class WriteQueue:
             return False
         for ticket, outcome in zip(batch, outcomes, strict=True):
             decision, _ = outcome
+            self._note(decision)
             if isinstance(decision, Postponed):
                 ticket.under_way = False
                 if decision.held or decision.alone:

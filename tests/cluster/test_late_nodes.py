@@ -99,6 +99,14 @@ async def test_write_does_not_wait_for_leases_of_a_late_node(rig: Rig) -> None:
     assert rig.leases == [HERE]
 
 
+async def test_write_does_not_wait_for_a_late_node_alone(rig: Rig) -> None:
+    """It goes on without leases, if all that it needs are of that node. They are given back when they come."""
+    async with hanging(rig.store.two, "lease"):
+        assert await rig.trips.lease([THERE]) is None
+    await rig.aclose()
+    assert rig.leases == []
+
+
 async def test_loads_share_a_statement(rig: Rig) -> None:
     """Keys of both nodes are loaded by one statement while both answer, and all are stored."""
     assert await rig.load(HERE, THERE) == [True, True]
@@ -119,6 +127,19 @@ async def test_load_does_not_wait_for_leases_of_a_late_node(rig: Rig) -> None:
     assert await again == [False]
     assert rig.rows.loads[2:] == [{THERE}] * 2
     assert rig.leases == []
+
+
+@pytest.mark.guarantee("G3")
+async def test_load_that_comes_later_does_not_wait_either(rig: Rig) -> None:
+    """A batch of keys of the late node alone does not hold up the next batch, which has keys of the other one."""
+    async with hanging(rig.store.two, "lease"):
+        there = rig.load(THERE)
+        while "lease" not in rig.store.two.calls:
+            await asyncio.sleep(0)
+        assert await rig.load(HERE) == [True]
+        assert not there.done()
+        assert rig.rows.loads == [{HERE}]
+    assert await there == [True]
 
 
 async def test_load_without_a_lease_does_not_wait_either(rig: Rig) -> None:

@@ -181,7 +181,7 @@ def test_every_part_has_its_connections(settings: Settings, connections: int) ->
     assert min(shares.loads, shares.lists) >= 1
     assert shares.audit + shares.loads + shares.lists + shares.writes == max(5, connections)
     limits = main.write_limits(settings.model_copy(update={"database_connections": connections}))
-    assert limits.main_places == (1 if connections < 6 else MAIN_PLACES)
+    assert limits.main_places == (1 if shares.writes < MAIN_PLACES + 2 else MAIN_PLACES)
     assert limits.product_places == shares.writes - limits.main_places >= 1
 
 

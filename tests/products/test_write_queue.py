@@ -175,11 +175,17 @@ async def test_an_unknown_reservation_goes_to_the_first_main_transaction(transac
     assert transactions.main == [("a",), ("", "")]
 
 
-async def test_a_reservation_made_here_goes_where_its_products_are(transactions: Transactions) -> None:
+@pytest.mark.parametrize("held", [set(), {"b"}], ids=["by a main transaction", "apart"])
+async def test_a_reservation_made_here_goes_where_its_products_are(transactions: Transactions, held: set[str]) -> None:
     """A commit does not find the row of its product locked by a request in the other transaction."""
     queue = _queue(transactions, mains=2)
     reserve = Reserve([Wanted("b", 1)], 60)
-    await _send(queue, reserve)
+    transactions.held = held
+    made = _send(queue, reserve)
+    if held:
+        await _until(transactions, 1)
+        transactions.held = set()
+    await made
     gates = [transactions.gates.setdefault((name,), Gate()) for name in ("a", "b")]
     tasks = [_submit(queue, name) for name in ("a", "b")]
     for gate in gates:
