@@ -24,12 +24,14 @@ class Rows:
     def __init__(self, rows: Mapping[str, AuditRow]) -> None:
         self.rows = dict(rows)
         self.adoptions = 0
+        self.looks = 0
         self._looked = asyncio.Event()
 
     async def tell_epoch(self) -> str:
         return EPOCH
 
     async def standing(self) -> AuditProgress:
+        self.looks += 1
         self._looked.set()
         return AuditProgress(EPOCH, dict(self.rows))
 
@@ -100,6 +102,19 @@ async def test_unknown_partitions() -> None:
     source.complete(OWN[-1])
     async with asyncio.timeout(10):
         await task
+
+
+@pytest.mark.guarantee("R4")
+async def test_partition_of_a_node_that_is_gone() -> None:
+    """Once its last fence has expired, a write costs one statement more, however long the node is away."""
+    source = Rows({**dict.fromkeys(OWN, LIVE), OWN[1]: AuditRow(announced=3, completed=3, remaining_s=-5.0)})
+    for writes in (1, 2):
+        settler = Settler(source, CONFIG, Stats(), History(), time.monotonic, own=OWN)
+        async with asyncio.timeout(10):
+            await settler.settle(time.monotonic(), frozenset({OWN[1]}))
+        await settler.aclose()
+        assert source.looks == writes
+    assert source.adoptions == 0
 
 
 @pytest.mark.guarantee("R4")
