@@ -16,8 +16,9 @@ import psycopg
 
 from app.cache.postgres import table_queries
 from app.cache.postgres.table_queries import changes, load
+from app.feed import queries as feed_queries
 from app.private_servers import PostgresServer
-from app.products import queries
+from app.products import queries, reservation_queries
 from app.products.source import PRODUCTS
 
 _TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"
@@ -27,6 +28,8 @@ SELECT query, toplevel, calls FROM pg_stat_statements s JOIN pg_database d ON d.
 _CONSTANT = re.compile(r"%\(\w+\)s|\$\d+|'[^']*'|\b\d+\b")
 _BLANK = re.compile(r"\s+")
 _CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "SELECT set_config")
+BACKGROUND = frozenset({"READY", "OVER", "HELD", "FORGET MARKS"})
+"""Statements that a process sends at a fixed rate: its readiness, ended reservations, held units, and old marks of the feed."""
 _ENOUGH = 30
 """Characters that a text must share with a statement of Larder's to be one."""
 
@@ -61,7 +64,8 @@ class Look:
     @property
     def explained(self) -> int:
         """Transactions, as the statements tell."""
-        return self.writes + self.audits + self.loads + self.calls["STANDING"] + self.calls["FORGET"]
+        background = sum(self.calls[name] for name in BACKGROUND)
+        return self.writes + self.audits + self.loads + self.calls["STANDING"] + self.calls["FORGET"] + background
 
 
 def name_of(query: str) -> str:
@@ -90,7 +94,13 @@ NAMED = {
     for module in (queries, table_queries)
     for name, text in vars(module).items()
     if name[0].isupper() and name.isupper() and isinstance(text, str)
-} | {"LOAD": load(PRODUCTS).as_string(), "CHANGES": changes(PRODUCTS).as_string()}
+} | {
+    "LOAD": load(PRODUCTS).as_string(),
+    "CHANGES": changes(PRODUCTS).as_string(),
+    "OVER": reservation_queries.OVER,
+    "HELD": reservation_queries.HELD,
+    "FORGET MARKS": feed_queries.FORGET,
+}
 _KNOWN = {shape(text): name for name, text in NAMED.items()}
 
 
