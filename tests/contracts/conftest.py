@@ -1,7 +1,8 @@
 """Each contract runs on the in-memory fake and on the real server, so that the simulation's fakes do what the servers do."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -11,6 +12,7 @@ from tests.contracts.entities import SUBJECTS, Subject
 from tests.contracts.sources import MemoryDatabase, SourceBench, open_postgres_bench
 from tests.contracts.stores import MemoryBench, StoreBench, open_partition_bench, open_redis_bench
 from tests.fakes.near_store import NearMemoryStore
+from tests.harness.redis_user import documented_rules, redis_user
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def repeats(item: pytest.Item) -> bool:
         copies = "copies" in item.name
         of_others = any(table in item.name for table in other_tables) or item.path.stem == "test_shared_audit"
-        of_others = of_others or "cluster" in item.name or copies
+        of_others = of_others or "cluster" in item.name or "by its user" in item.name or copies
         return ("[uvloop-" in item.name and of_others) or (copies and item.path.stem != "test_store")
 
     items[:] = [item for item in items if not repeats(item)]
@@ -39,8 +41,16 @@ def redis_at(request: pytest.FixtureRequest) -> tuple[str, str] | None:
     return request.getfixturevalue("redis_url"), request.getfixturevalue("namespace")
 
 
+@pytest.fixture(scope="session")
+def documented_user(redis_url: str, session_mark: str, session_runner: asyncio.Runner) -> Iterator[str]:
+    """The session's Redis, as a user who has the rights that docs/OPERATIONS.md names, and no others."""
+    user = redis_user(redis_url, f"larder-{session_mark}", documented_rules())
+    yield session_runner.run(user.__aenter__())
+    session_runner.run(user.__aexit__(None, None, None))
+
+
 Opener = Callable[[], AbstractAsyncContextManager[StoreBench]]
-_STORES = ("memory", "copies in memory", "redis", "copies of redis")
+_STORES = ("memory", "copies in memory", "redis", "redis by its user", "copies of redis")
 
 
 @pytest.fixture(params=[*_STORES, pytest.param("cluster", marks=pytest.mark.alone)])
@@ -54,8 +64,9 @@ def stored_at(request: pytest.FixtureRequest) -> Opener | MemoryBench:
         url = request.getfixturevalue("redis_cluster").url
         return partial(open_partition_bench, url, request.getfixturevalue("namespace"))
     near_bytes = 1_000_000 if "copies" in request.param else 0
+    user_url = request.getfixturevalue("documented_user") if "user" in request.param else ""
     url = request.getfixturevalue("redis_url")
-    return partial(open_redis_bench, url, request.getfixturevalue("namespace"), near_bytes)
+    return partial(open_redis_bench, url, request.getfixturevalue("namespace"), near_bytes, user_url)
 
 
 @pytest.fixture

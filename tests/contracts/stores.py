@@ -188,9 +188,9 @@ class RedisBench:
 
 
 @asynccontextmanager
-async def open_redis_bench(url: str, namespace: str, near_bytes: int = 0) -> AsyncIterator[RedisBench]:
-    """Open Redis for the contract."""
-    options = replace(redis_options(url), near_bytes=near_bytes)
+async def open_redis_bench(url: str, namespace: str, near_bytes: int = 0, user_url: str = "") -> AsyncIterator[RedisBench]:
+    """Open Redis for the contract. The store connects by ``user_url``, if one is given, and the test's own hand by ``url``."""
+    options = replace(redis_options(user_url or url), near_bytes=near_bytes)
     lives = lifetimes(slot_ttl_s=SLOT_TTL_S, absent_ttl_s=ABSENT_TTL_S, ttl_jitter_percent=10, lease_ttl_ms=LEASE_TTL_S * 1_000)
     links, link = RedisLinks(options), options.link()
     await links.start()

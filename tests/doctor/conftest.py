@@ -1,47 +1,29 @@
 """Servers with a fault: users of the session's Redis, and a stand-in for the Redis that nobody can set up here."""
 
 import asyncio
-import re
+import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from urllib.parse import quote, urlsplit
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
-import redis.asyncio
 
-_DOCS = Path(__file__).parents[2] / "docs" / "OPERATIONS.md"
+from tests.harness.redis_user import redis_user
+
 RUN, DATA = "1b52" + 9 * "a09f", "77c3" + 9 * "5e1d"
 SERVER = f"redis_version:7.2.0\r\nredis_mode:standalone\r\nrun_id:{RUN}\r\n"
 REPLICATION = f"role:master\r\nmaster_replid:{DATA}\r\n"
 
 
-def documented_rules() -> list[str]:
-    """The rules of Redis's user as docs/OPERATIONS.md names them."""
-    found = re.search(r"^ACL SETUSER larder (.*?)```$", _DOCS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1].replace(">secret", "").split()
-
-
 @pytest.fixture
 async def user_url(redis_url: str, namespace: str) -> AsyncIterator[Callable[[list[str]], object]]:
     """Make a user of the session's Redis with the given rules; return the URL by which it connects."""
-    made: list[str] = []
-    client = redis.asyncio.Redis.from_url(redis_url)
+    async with AsyncExitStack() as opened:
+        numbers = itertools.count()
 
-    async def make(rules: list[str]) -> str:
-        name = f"{namespace}-{len(made)}"
-        # fmt: off
-        await client.execute_command("ACL", "SETUSER", name, *[r for r in rules if r], ">pw")  # type: ignore[no-untyped-call]
-        # fmt: on
-        made.append(name)
-        parts = urlsplit(redis_url)
-        return parts._replace(netloc=f"{quote(name)}:pw@{parts.netloc.rpartition('@')[2]}").geturl()
+        async def make(rules: list[str]) -> str:
+            return await opened.enter_async_context(redis_user(redis_url, f"{namespace}-{next(numbers)}", rules))
 
-    yield make
-    for name in made:
-        await client.execute_command("ACL", "DELUSER", name)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    await client.aclose()
+        yield make
 
 
 @asynccontextmanager

@@ -16,7 +16,8 @@ from app.main import running
 from app.products.commands import Upsert
 from app.products.product import Draft
 from app.settings import Settings
-from tests.doctor.conftest import REPLICATION, RUN, SERVER, bulk, documented_rules, stand_in
+from tests.doctor.conftest import REPLICATION, RUN, SERVER, bulk, stand_in
+from tests.harness.redis_user import documented_rules
 from tests.limits import redis_options
 
 MakeUser = Callable[[list[str]], Awaitable[str]]

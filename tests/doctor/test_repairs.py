@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app.cli import parse
 from tests.conftest import SessionPostgres
-from tests.doctor.conftest import documented_rules
+from tests.harness.redis_user import documented_rules
 from tests.harness.servers import execute, new_name
 
 MakeUser = Callable[[list[str]], Awaitable[str]]

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
+from app.private_servers import ServerFailed
 from app.private_servers.account import give, server_account
 from app.private_servers.process import ServerProcess
 from tests.harness.haproxy import HOST, free_port, haproxy_program, start_haproxy
@@ -23,6 +24,8 @@ TTL_S = 10
 _POSTGRES = Path("/usr/lib/postgresql/15/bin")
 _POLL_S = 0.1
 _READY_S = 120.0
+ETCD_READY_S = 20.0
+"""How long etcd may take to start on a slow machine."""
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
 _LEADS = frozenset({"leader", "master"})
 
@@ -32,6 +35,10 @@ def missing_programs() -> list[str]:
     names = {"etcd": "etcd-server", "patroni": "patroni"}
     missing = [package for name, package in names.items() if shutil.which(name) is None]
     return missing + ([] if haproxy_program() else ["haproxy"]) + ([] if _POSTGRES.is_dir() else ["postgresql-15"])
+
+
+class EtcdLate(Exception):
+    """Etcd did not start in time, so there are no nodes."""
 
 
 class Node:
@@ -208,7 +215,7 @@ class PatroniCluster:
 
 @asynccontextmanager
 async def start_patroni(directory: Path) -> AsyncIterator[PatroniCluster]:
-    """Start etcd, three nodes and HAProxy with their files in ``directory``; stop them at the end."""
+    """Start etcd, three nodes and HAProxy with their files in ``directory``; stop them at the end. Raises ``EtcdLate``."""
     directory.mkdir()
     directory.chmod(0o711)
     async with AsyncExitStack() as opened:
@@ -252,7 +259,10 @@ async def _start_etcd(directory: Path, port: int) -> ServerProcess:
             return httpx.get(f"{here}/health", timeout=1).is_success
         return False
 
-    await process.until_ready(healthy, deadline_s=_READY_S)
+    try:
+        await process.until_ready(healthy, deadline_s=ETCD_READY_S)
+    except ServerFailed as error:
+        raise EtcdLate(f"etcd: {error}") from error
     return process
 
 
