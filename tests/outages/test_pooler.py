@@ -150,11 +150,14 @@ async def _restart(behind: Pooled, *, kill: bool) -> None:
 
 
 async def _cut(behind: Pooled, where: str) -> None:
-    """Cut the connection of the next COMMIT, under load."""
+    """Cut the connection of the next COMMIT, under load, until a write's outcome is unknown: a COMMIT may change nothing."""
+    before = behind.unknown
     with behind.on.log.on(f"cut-{where}-commit", "postgres"):
-        behind.cuts.wanted = where
-        await _until(lambda: not behind.cuts.wanted)
-        await behind.on.cluster.until_trusted()
+        async with asyncio.timeout(_PATIENCE_S):
+            while behind.unknown == before:
+                behind.cuts.wanted = where
+                await _until(lambda: not behind.cuts.wanted)
+                await behind.on.cluster.until_trusted()
 
 
 async def _switch(behind: Pooled, directory: Path) -> None:
