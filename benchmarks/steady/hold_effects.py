@@ -26,7 +26,7 @@ from tests.harness.client import Endpoint
 HOLDS_PER_S = 200
 LEAST_READS = 0.95
 DEMAND = 0.7
-"""Of the peak, where reads come at a constant rate."""
+"""The constant rate of reads, as a share of the peak."""
 FOLLOWERS = 500
 MOST_OF_ONE = 1.2
 _READ_S = 3

@@ -138,7 +138,7 @@ class Outage:
     during: Latency
     hits: bool
     slowest_lost_ms: float
-    """Of the products of the master that hangs."""
+    """The slowest read of a product of the master that hangs."""
 
 
 async def outage(side: Side, cluster: RedisCluster, lost: RedisServer, pace: h2load.Load, directory: Path) -> Outage:
