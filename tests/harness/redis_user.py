@@ -9,6 +9,8 @@ from urllib.parse import quote, urlsplit
 import redis.asyncio
 
 _DOCS = Path(__file__).parents[2] / "docs" / "OPERATIONS.md"
+_SETINFO = (7, 2)
+"""The version of Redis that brought ``CLIENT SETINFO``."""
 
 
 def documented_rules() -> list[str]:
@@ -20,8 +22,13 @@ def documented_rules() -> list[str]:
 
 @asynccontextmanager
 async def redis_user(url: str, name: str, rules: Sequence[str]) -> AsyncIterator[str]:
-    """Make a user of a server with the given rules; the value is the URL by which it connects. The end removes it."""
+    """Make a user of a server with the given rules; the value is the URL by which it connects. The end removes it.
+
+    As the page says, a right that an older server does not know is left out.
+    """
     async with redis.asyncio.Redis.from_url(url) as client:
+        version = tuple(map(int, (await client.info("server"))["redis_version"].split(".")))
+        rules = [rule for rule in rules if rule != "+client|setinfo" or version >= _SETINFO]
         # fmt: off
         await client.execute_command("ACL", "SETUSER", name, *[rule for rule in rules if rule], ">pw")  # type: ignore[no-untyped-call]
         # fmt: on
