@@ -241,7 +241,7 @@ async def _take_leases(touched: Sequence[_Touched], policy: WritePolicy | None) 
             task.cancel()
         await asyncio.gather(*taking, return_exceptions=True)
         for one, task in zip(touched, taking, strict=True):
-            if task.done() and not task.cancelled() and task.exception() is None:
+            if not task.cancelled() and task.exception() is None:
                 one.cache.protocol.release(task.result())
         raise
 
