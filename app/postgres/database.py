@@ -9,10 +9,11 @@ from psycopg.types.numeric import Int8Dumper
 from .errors import translate
 from .lists import TextListDumper
 from .parameters import PLANS
+from .pipeline import Connection
 from .pool import Pool
 from .pooler import TransactionParameters
 from .primary import Primary
-from .session import Connection, Parameters, Session, Statement, nothing
+from .session import Parameters, Session, Statement, nothing
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from .errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
+from .pipeline import Connection as PsycopgConnection
 from .pooler import shares_sessions
 from .primary import Primary
-from .session import Connection as PsycopgConnection
 
 LOCK = 0x6C6172646572  # "larder"
 """The advisory lock under which instances that start together migrate one after another."""

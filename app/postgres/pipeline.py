@@ -1,80 +1,158 @@
-"""A round trip of several statements that takes one system call to send.
+"""A connection, and a round trip of several statements on it that takes one system call to send.
 
-It drives the driver's own generators, which make, send and read statements. The driver's own methods would send each statement
-when it is executed, and would wait for the connection several times for each of them.
+It uses the driver's layer above libpq (``psycopg.pq``). The driver's cursors would make an object for each statement, look up
+its text several times, send it when it is executed, and wait for the connection more than once.
+
+A statement is prepared when it is first used on a connection, because the same few are used again and again. Behind a pooler
+that shares sessions among clients nothing is prepared; ``prepare_threshold`` is ``None`` there, as the driver has it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen
-from psycopg.generators import send
+from psycopg.abc import Buffer, PQGen, Transformer
+from psycopg.adapt import PyFormat
+from psycopg.adapt import Transformer as DriverTransformer
+from psycopg.errors import error_from_result
+from psycopg.generators import fetch_many, send
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
-from typing_extensions import override
 
 Statement = tuple[str | Composed, Mapping[str, Any] | None]
+MOST_PREPARED = 200
+"""Most statements that a connection prepares. Those with a name in their text, such as a table's, are sent as they are then."""
+_PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
+_FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
 
-class _WholePipeline(psycopg.AsyncPipeline):
-    """A pipeline that sends nothing before its end.
+class Connection(psycopg.AsyncConnection[TupleRow]):
+    """A connection to PostgreSQL that knows which statements it has prepared."""
 
-    The driver's own pipeline sends each statement when it is executed. Every packet wakes the server process, which costs
-    both sides more than the statement itself if it is a short one.
-    """
-
-    @override
-    def _communicate_gen(self) -> PQGen[None]:
-        return
-        yield
-
-    @override
-    def _exit_gen(self) -> PQGen[None]:
-        """Send everything with the Sync that ends it, and read all results."""
-        self._enqueue_sync()
-        while self.command_queue:
-            self.command_queue.popleft()()
-        yield from send(self.pgconn)
-        yield from self._fetch_gen(flush=False)
+    @cached_property
+    def prepared(self) -> dict[tuple[bytes, tuple[int, ...]], bytes]:
+        """The names of the prepared statements, by text and types of the parameters."""
+        return {}
 
 
-async def round_trip(
-    connection: psycopg.AsyncConnection[TupleRow], statements: Sequence[Statement]
-) -> list[psycopg.AsyncCursor[TupleRow]]:
-    """Run statements in one round trip, and return a cursor with the result of each.
+@dataclass(slots=True)
+class Result:
+    """The result of one statement."""
 
-    After an error the driver's list of prepared statements is wrong (``Session.pipeline_failed``).
+    rows: list[TupleRow]
+    tag: str
+    """What PostgreSQL says that it did, e.g. ``COMMIT``."""
+
+
+@dataclass(slots=True)
+class _Command:
+    """A statement with its parameters as they are sent."""
+
+    query: bytes
+    values: Sequence[Buffer | None] | None
+    types: tuple[int, ...]
+    formats: Sequence[int] | None
+    prepares: bool = False
+    """Whether it is prepared in this round trip."""
+
+
+async def round_trip(connection: Connection, statements: Sequence[Statement]) -> list[Result]:
+    """Run statements in one round trip, and return the result of each.
 
     Raises:
-        psycopg.Error: that of the first statement that failed; those after it were skipped.
+        psycopg.Error: that of the first statement that failed; those after it were skipped. If a parameter cannot be written,
+            nothing was sent.
     """
-    whole = connection._pipeline = _WholePipeline(connection)  # noqa: SLF001 - the driver has no argument for it
-    failure: BaseException | None = None
+    transformer: Transformer = DriverTransformer(connection)
+    commands = [_command(connection, transformer, text, parameters) for text, parameters in statements]
+    pgconn = connection.pgconn
+    pgconn.enter_pipeline_mode()
     try:
-        _finish(whole._enter_gen())  # noqa: SLF001 - see the module's docstring
-        cursors = []
-        for statement, parameters in statements:
-            cursor = connection.cursor()
-            _finish(cursor._execute_gen(statement, parameters))  # noqa: SLF001 - as above
-            cursors.append(cursor)
-        await connection.wait(whole._exit_gen())  # noqa: SLF001 - as above
-    except BaseException as error:
-        failure = error
+        for command in commands:
+            _send(connection, command)
+        pgconn.pipeline_sync()
+        # Without an interval, the driver sets no timer for a wait. Statements have a deadline of their own (``Session``).
+        found = await connection.wait(_exchange(connection, commands), interval=0)
+    except BaseException:
+        if pgconn.status != ConnStatus.BAD:
+            with suppress(psycopg.OperationalError):  # results are under way, so the connection is closed by its user
+                pgconn.exit_pipeline_mode()
         raise
-    finally:
-        whole._exit(failure)  # noqa: SLF001 - as above
-        connection._pipeline = None  # noqa: SLF001 - as above
-    return cursors
+    pgconn.exit_pipeline_mode()
+    for result in found:
+        if result.status in _FAILED:
+            raise error_from_result(result)
+    return [_result(transformer, result) for result in found]
 
 
-def _finish(steps: PQGen[None]) -> None:
-    """Run a generator that waits for nothing."""
-    for _ in steps:
-        raise RuntimeError("the driver waits for the connection before a round trip is sent")
+def _command(
+    connection: Connection, transformer: Transformer, text: str | Composed, parameters: Mapping[str, Any] | None
+) -> _Command:
+    written = text if isinstance(text, str) else text.as_string(connection)
+    if parameters is None:
+        return _Command(written.encode(), None, (), None)
+    query, names = _parsed(written)
+    values = transformer.dump_sequence([parameters[name] for name in names], [PyFormat.AUTO] * len(names))
+    return _Command(query, values, transformer.types or (), transformer.formats)
 
 
-async def rows_of(cursor: psycopg.AsyncCursor[TupleRow]) -> list[TupleRow]:
-    """Return the rows of a result; none if the statement has no result. ``description`` would describe every column."""
-    result = cursor.pgresult
-    return await cursor.fetchall() if result is not None and result.status == psycopg.pq.ExecStatus.TUPLES_OK else []
+def _send(connection: Connection, command: _Command) -> None:
+    """Put a statement into the connection's buffer."""
+    pgconn, prepared = connection.pgconn, connection.prepared
+    name = prepared.get((command.query, command.types))
+    if name is None and connection.prepare_threshold is not None and len(prepared) < MOST_PREPARED:
+        name = f"larder_{len(prepared)}".encode()
+        prepared[command.query, command.types] = name  # the same statement may come again in this round trip
+        pgconn.send_prepare(name, command.query, command.types)
+        command.prepares = True
+    if name is None:
+        pgconn.send_query_params(command.query, command.values, command.types, command.formats)
+    else:
+        pgconn.send_query_prepared(name, command.values, command.formats)
+
+
+@lru_cache(maxsize=1_000)
+def _parsed(text: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement with the server's placeholders, and the names of its parameters in their order."""
+    names: list[str] = []
+
+    def placeholder(found: re.Match[str]) -> str:
+        name = found[1]
+        if name is None:
+            return "%"
+        if name not in names:
+            names.append(name)
+        return f"${names.index(name) + 1}"
+
+    return _PLACEHOLDER.sub(placeholder, text).encode(), tuple(names)
+
+
+def _exchange(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
+    """Send everything, and read all results. What was not prepared, after all, is forgotten."""
+    pgconn = connection.pgconn
+    yield from send(pgconn)
+    found = []
+    for command in commands:
+        if command.prepares:
+            [result] = yield from fetch_many(pgconn)
+            if result.status in _FAILED:
+                del connection.prepared[command.query, command.types]
+                found.append(result)
+        [result] = yield from fetch_many(pgconn)
+        found.append(result)
+    yield from fetch_many(pgconn)  # of the Sync
+    return found
+
+
+def _result(transformer: Transformer, result: PGresult) -> Result:
+    tag = (result.command_status or b"").decode()
+    if result.status != ExecStatus.TUPLES_OK:
+        return Result([], tag)
+    transformer.set_pgresult(result)
+    return Result(transformer.load_rows(0, result.ntuples, tuple), tag)

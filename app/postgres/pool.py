@@ -28,7 +28,8 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .session import Behind, Connection, Parameters, Session, Statement, bounded, nothing
+from .pipeline import Connection
+from .session import Behind, Parameters, Session, Statement, bounded, nothing
 
 Result = TypeVar("Result")
 
@@ -108,7 +109,7 @@ class Pool:
                 if isinstance(error, _LOST) or (isinstance(error, ConnectionStale) and not is_new):
                     await _close(connection)
                 else:
-                    await self._give_back(connection, session, generation)
+                    await self._give_back(connection, generation)
                 raise
             except BaseException:
                 # A statement may be under way, and its answer must not be read by another caller.
@@ -116,7 +117,7 @@ class Pool:
                 raise
             finally:
                 self.statements += session.statements
-            await self._give_back(connection, session, generation)
+            await self._give_back(connection, generation)
         finally:
             self._places.release()
 
@@ -197,7 +198,7 @@ class Pool:
             self._ends[connection] = time.monotonic() + self._max_age_s * random.uniform(1 - AGE_JITTER, 1)
         return connection
 
-    async def _give_back(self, connection: Connection, session: Session, generation: int) -> None:
+    async def _give_back(self, connection: Connection, generation: int) -> None:
         usable = not connection.closed
         try:
             usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
@@ -205,9 +206,6 @@ class Pool:
             await _close(connection)
             raise
         if usable and generation == self._generation:
-            if session.pipeline_failed:
-                # The driver's list of prepared statements contains some that the server skipped (psycopg 3.3).
-                connection._prepared.clear()  # noqa: SLF001 - the alternative is a new connection for each failure
             if self._ends.get(connection) == _REPLACED:
                 await _close(connection)
                 return

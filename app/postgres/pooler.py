@@ -14,8 +14,8 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from .parameters import ANSWERS, LIMITS, PIN, PLANS
-from .pipeline import round_trip
-from .session import Connection, Parameters, Statement
+from .pipeline import Connection, round_trip
+from .session import Parameters, Statement
 
 ROLE_LOCK = 0x6C61726465722D72  # "larder-r"
 """The advisory lock of a transaction that changes the role's settings. Two at once would fail."""
@@ -36,7 +36,7 @@ async def different_parameters(connection: Connection, wanted: Mapping[str, str]
     parameters = {"names": [*wanted], "values": [*wanted.values()]}
     await connection.execute("BEGIN")  # by itself: a pooler in statement mode refuses a transaction that is left open
     found, _ = await round_trip(connection, [(_DIFFERENT, parameters), ("COMMIT", None)])
-    return await found.fetchall()
+    return [(str(name), str(present), str(value)) for name, present, value in found.rows]
 
 
 async def check_session(connection: Connection) -> None:

@@ -11,8 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .errors import DatabaseError
 from .parameters import ANSWERS, LIMITS, PIN
+from .pipeline import Connection
 from .pooler import check_session
-from .session import Connection, bounded
+from .session import bounded
 
 HOST_SHARE_MS = 500
 """The shortest time for one of several hosts. A host that hangs must leave the others this time."""
@@ -148,7 +149,7 @@ class Primary:
 async def _connect(url: str, timeout_s: float, options: Mapping[str, Any]) -> Connection:
     try:
         async with asyncio.timeout(timeout_s):
-            return await psycopg.AsyncConnection.connect(
+            return await Connection.connect(
                 url,
                 # The driver's own deadline holds for each address of a name, and is a whole number of at least 2 s.
                 connect_timeout=math.ceil(timeout_s) + 1,

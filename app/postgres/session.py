@@ -16,9 +16,8 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import round_trip, rows_of
+from .pipeline import Connection, Result, round_trip
 
-Connection = psycopg.AsyncConnection[TupleRow]
 Parameters = Mapping[str, Any]
 Statement = LiteralString | Composed
 Behind = Callable[[Statement], Sequence[tuple[Statement, Parameters | None]]]
@@ -41,8 +40,6 @@ class Session:
         self._deadline_s = deadline_s
         self.statements = 0
         """Number of statements sent."""
-        self.pipeline_failed = False
-        """Whether the server skipped statements of a round trip because one before them failed."""
 
     @property
     def in_transaction(self) -> bool:
@@ -53,12 +50,13 @@ class Session:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
         self.statements += 1
         async with bounded(self._connection, self._deadline_s):
-            return await rows_of(await self._connection.execute(statement, parameters))
+            [result] = await round_trip(self._connection, ((statement, parameters),))
+        return result.rows
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
         """Run several statements in one round trip and return the rows of each. Raises a ``DatabaseError``."""
         async with bounded(self._connection, self._deadline_s):
-            return [await rows_of(cursor) for cursor in await self._send(statements)]
+            return [result.rows for result in await self._send(statements)]
 
     async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
         """Run the last statements of an open transaction and commit it, in one round trip.
@@ -69,31 +67,28 @@ class Session:
         """
         try:
             async with bounded(self._connection, self._deadline_s):
-                *_, cursor = await self._send((*last, ("COMMIT", None)))
-                tag = cursor.statusmessage
+                *_, result = await self._send((*last, ("COMMIT", None)))
         except DatabaseError as error:
             if was_answered(error):
                 raise
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
-        if tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
-            raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
+        if result.tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
+            raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {result.tag}")
 
-    async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
-        """Run statements in one round trip, each with what has to be sent behind it; return a cursor for each statement."""
+    async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[Result]:
+        """Run statements in one round trip, each with what has to be sent behind it; return the result of each statement."""
         sent: list[tuple[Statement, Parameters | None]] = []
         places = []
         for statement in statements:
             places.append(len(sent))
             sent += (statement, *self._behind(statement[0]))
         self.statements += len(sent)
-        self.pipeline_failed = True
-        cursors = await round_trip(self._connection, sent)
-        self.pipeline_failed = False
-        return [cursors[place] for place in places]
+        results = await round_trip(self._connection, sent)
+        return [results[place] for place in places]
 
 
 @asynccontextmanager
-async def bounded(connection: Connection, deadline_s: float) -> AsyncIterator[None]:
+async def bounded(connection: psycopg.AsyncConnection[Any], deadline_s: float) -> AsyncIterator[None]:
     """Shut the connection down at the deadline, so that its user gets an error, and map every error of the driver."""
     timer = asyncio.get_running_loop().call_later(deadline_s, _shut_down, connection)
     try:

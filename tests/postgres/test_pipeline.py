@@ -10,8 +10,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.postgres.errors import DatabaseFailed
-from app.postgres.pipeline import round_trip, rows_of
-from app.postgres.session import Connection, Session
+from app.postgres.pipeline import MOST_PREPARED, Connection, Statement, round_trip
+from app.postgres.session import Session
 from tests.harness.proxy import HOST, Proxy, Target
 
 LARGE = "x" * 8_000_000
@@ -44,7 +44,7 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 
 
 async def _connect(url: str) -> Connection:
-    return await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=0)
+    return await Connection.connect(url, autocommit=True)
 
 
 @asynccontextmanager
@@ -66,8 +66,8 @@ async def test_a_round_trip_is_one_packet(database_url: str, packets: Packets) -
     async with _through_proxy(database_url, packets) as url, await _connect(url) as connection:
         for _ in range(2):  # the second time the statements are prepared
             before = packets.sent_count
-            cursors = await round_trip(connection, [("SELECT %(n)s::int", {"n": number}) for number in range(5)])
-            assert [await rows_of(cursor) for cursor in cursors] == [[(number,)] for number in range(5)]
+            results = await round_trip(connection, [("SELECT %(n)s::int", {"n": number}) for number in range(5)])
+            assert [result.rows for result in results] == [[(number,)] for number in range(5)]
             assert packets.sent_count == before + 1
 
 
@@ -78,8 +78,8 @@ async def test_what_the_driver_cannot_write_is_not_sent(database_url: str, packe
         with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
             await round_trip(connection, [("BEGIN", None), ("SELECT %(n)s", {"n": object()})])
         assert packets.sent_count == before
-        [cursor] = await round_trip(connection, [("SELECT 1", None)])
-        assert await rows_of(cursor) == [(1,)]
+        [result] = await round_trip(connection, [("SELECT 1", None)])
+        assert result.rows == [(1,)]
 
 
 async def test_a_statement_without_rows(session: Session) -> None:
@@ -100,3 +100,40 @@ async def test_a_round_trip_may_be_larger_than_all_buffers(session: Session) -> 
     async with asyncio.timeout(60):
         rows = await session.pipeline(*[("SELECT %(text)s::text", {"text": LARGE})] * 3)
     assert [len(row[0][0]) for row in rows] == [len(LARGE)] * 3
+
+
+async def test_what_could_not_be_prepared_is_prepared_later(database_url: str) -> None:
+    """A statement about a table that does not exist yet fails, with those behind it, and works once there is one."""
+    async with await Connection.connect(database_url, autocommit=True) as connection:
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await round_trip(connection, [("SELECT 1", None), ("SELECT n FROM later", None), ("SELECT 2", None)])
+        await round_trip(connection, [("CREATE TEMPORARY TABLE later AS SELECT 7 AS n", None)])
+        statements: list[Statement] = [("SELECT n FROM later", None), ("SELECT 2", None)]
+        assert [result.rows for result in await round_trip(connection, statements)] == [[(7,)], [(2,)]]
+        assert {text for text, _ in connection.prepared} >= {b"SELECT 1", b"SELECT n FROM later", b"SELECT 2"}
+
+
+async def test_a_percent_sign_and_a_name_used_twice(session: Session) -> None:
+    """With parameters a percent sign is written twice; without any, the text is sent as it is."""
+    assert await session.rows("SELECT %(n)s::int + %(n)s::int, 7 %% 4", {"n": 1}) == [(2, 3)]
+    assert await session.rows("SELECT 7 % 4, '%%'") == [(3, "%%")]
+
+
+async def test_a_connection_prepares_a_limited_number_of_statements(database_url: str) -> None:
+    """Those beyond the limit are sent with their text; they work all the same."""
+    async with await Connection.connect(database_url, autocommit=True) as connection:
+        for number in range(MOST_PREPARED + 5):
+            [result] = await round_trip(connection, [(f"SELECT {number}", None)])
+            assert result.rows == [(number,)]
+        [found] = await round_trip(connection, [("SELECT count(*) FROM pg_prepared_statements", None)])
+        assert found.rows == [(MOST_PREPARED,)]
+
+
+async def test_nothing_is_prepared_behind_a_pooler(database_url: str) -> None:
+    """The server's session may be another one at the next transaction."""
+    async with await Connection.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
+        for _ in range(10):
+            await round_trip(connection, [("SELECT %(n)s::int", {"n": 1})])
+        [found] = await round_trip(connection, [("SELECT count(*) FROM pg_prepared_statements", None)])
+        assert found.rows == [(0,)]

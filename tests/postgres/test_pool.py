@@ -18,8 +18,9 @@ from app.postgres.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
 )
+from app.postgres.pipeline import Connection
 from app.postgres.pool import Pool
-from app.postgres.session import Connection, Session
+from app.postgres.session import Session
 from tests.harness.script import PATIENCE_S, Gate
 from tests.limits import open_database
 
@@ -221,7 +222,7 @@ async def test_an_old_connection_is_replaced_when_its_successor_is_ready(databas
             await gate.enter()
             if refused:
                 raise ConnectionLost("refused")
-        opened.append(await psycopg.AsyncConnection.connect(database_url, autocommit=True))
+        opened.append(await Connection.connect(database_url, autocommit=True))
         return opened[-1]
 
     pool = Pool("aged", connect, size=1, waiting_limit=5, acquire_timeout_s=PATIENCE_S, deadline_s=PATIENCE_S, max_age_s=0.05)
