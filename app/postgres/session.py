@@ -60,23 +60,25 @@ class Session:
         async with bounded(self._connection, self._deadline_s):
             return [await rows_of(cursor) for cursor in await self._send(statements)]
 
-    async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
-        """Run the last statements of an open transaction and commit it, in one round trip.
+    async def commit(self, *last: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
+        """Run the last statements of an open transaction and commit it, in one round trip; return the rows of each.
 
         Raises:
-            DatabaseError: the server reported that it was rolled back.
-            CommitUnknown: the answer was lost.
+            DatabaseError: the server reported that it was rolled back. It skips COMMIT after a statement that failed.
+            CommitUnknown: the answer was lost, whether or not those to earlier statements had come.
         """
         try:
             async with bounded(self._connection, self._deadline_s):
-                *_, cursor = await self._send((*last, ("COMMIT", None)))
+                *cursors, cursor = await self._send((*last, ("COMMIT", None)))
                 tag = cursor.statusmessage
+                rows = [await rows_of(cursor) for cursor in cursors]
         except DatabaseError as error:
             if was_answered(error):
                 raise
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
         if tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
             raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {tag}")
+        return rows
 
     async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[psycopg.AsyncCursor[TupleRow]]:
         """Run statements in one round trip, each with what has to be sent behind it; return a cursor for each statement."""
