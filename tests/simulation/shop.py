@@ -81,10 +81,10 @@ class Shop:
         database = cast("Database", cast("Any", in_memory))
         opened = process.caches[process.entities["products"]]
         stats = AcceptedStats()
-        cache, check_epoch = opened.protocol, opened.history.record
+        cache, history = opened.protocol, opened.history
         transactions = shipped.transactions(
             database,
-            check_epoch=check_epoch,
+            history=history,
             chance=world.chance,
             clock=process.clock,
             decode=decode,
@@ -92,7 +92,9 @@ class Shop:
         )
         no_lists = cast("ProductSource", None)  # which nobody reads here
         limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2)
-        acceptance = shipped.acceptance(database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock)
+        acceptance = shipped.acceptance(
+            database, history.record, stats, queue_limit=100, most_rows=most_rows, clock=process.clock
+        )
         self.products = Products(cache, no_lists, transactions, limits)
         self.accepted = AcceptedWrites(cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS)
         applier = Applier(self.accepted.apply, acceptance.mark_failed, stats, opened.stats)
