@@ -202,7 +202,7 @@ async def test_the_ledger_is_ahead_of_its_product(shop: Shop, settings: Settings
     assert await deviations(settings) == []
 
 
-@pytest.mark.guarantee("Epoch")
+@pytest.mark.guarantee("G2")
 async def test_a_finish_locks_this_release_out_after_the_locks(shop: Shop, settings: Settings) -> None:
     """The read-back fails for a release that does not know the payload, and with it the commit behind it."""
     shop.meanwhile = lambda: execute(settings.database_url, "UPDATE cache_generations SET payload_schema = 99")
