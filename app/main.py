@@ -132,7 +132,7 @@ async def running(
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
-            check_epoch=check_epoch,
+            history=cache.history,
             decode=accepting.decode if accepting else None,
             taken=accepting.count if accepting else None,
             pair=pair,

@@ -60,6 +60,14 @@ class History:
         self.deposed = False
         """Whether a higher timeline of the same system is known than the one that the source returned last."""
 
+    @property
+    def current(self) -> str:
+        """The epoch in which this process may commit: ``record`` accepts it. Empty if none is known, or after a deposition.
+
+        A transaction may be committed in other epochs, too, but only after it has asked ``record``.
+        """
+        return "" if self.deposed else self.epoch
+
     def record(self, epoch: str, asked_at: float) -> None:
         """Record the epoch that this process's source returned for a query sent at ``asked_at`` (on the process's clock).
 

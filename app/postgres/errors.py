@@ -84,7 +84,7 @@ class DataRefused(DatabaseFailed):
 _BY_SQLSTATE: tuple[tuple[str, type[DatabaseError]], ...] = (
     ("23", DataRefused),  # a constraint
     ("22", DataRefused),  # a value that its type cannot hold
-    ("40", TransactionConflict),  # serialization failure, deadlock
+    ("40", TransactionConflict),  # serialization failure, deadlock, and 40L01: what larder_require refuses
     ("55P02", DatabaseUnsuitable),  # a session behind a pooler whose parameters would change answers
     ("55P03", LockTimeout),  # lock timeout
     ("57014", DatabaseOverloaded),  # statement timeout

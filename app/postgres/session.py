@@ -58,22 +58,23 @@ class Session:
         async with bounded(self._connection, self._deadline_s):
             return [result.rows for result in await self._send(statements)]
 
-    async def commit(self, *last: tuple[Statement, Parameters | None]) -> None:
-        """Run the last statements of an open transaction and commit it, in one round trip.
+    async def commit(self, *last: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
+        """Run the last statements of an open transaction and commit it, in one round trip; return the rows of each.
 
         Raises:
-            DatabaseError: the server reported that it was rolled back.
-            CommitUnknown: the answer was lost.
+            DatabaseError: the server reported that it was rolled back. It skips COMMIT after a statement that failed.
+            CommitUnknown: the answer was lost, whether or not those to earlier statements had come.
         """
         try:
             async with bounded(self._connection, self._deadline_s):
-                *_, result = await self._send((*last, ("COMMIT", None)))
+                *results, committed = await self._send((*last, ("COMMIT", None)))
         except DatabaseError as error:
             if was_answered(error):
                 raise
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
-        if result.tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
-            raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {result.tag}")
+        if committed.tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction
+            raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {committed.tag}")
+        return [result.rows for result in results]
 
     async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[Result]:
         """Run statements in one round trip, each with what has to be sent behind it; return the result of each statement."""

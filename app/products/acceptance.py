@@ -25,11 +25,12 @@ from app.products.pair import Buckets, Pair, buckets_of
 from app.products.payload import SCHEMA
 from app.products.source import PRODUCTS, row_of, state_of
 from app.products.steps import Statement
-from app.products.transaction import CheckEpoch
 
 MAX_RETRY_S = 60
 _BATCH = 200
 Accepted = Queued | Decided
+CheckEpoch = Callable[[str, float], None]
+"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
 
 
 class Acceptance:
@@ -127,7 +128,7 @@ class Acceptance:
         )
         ids = answered[0][-1] if answered else []
         loaded, *_ = await session.pipeline(
-            (queries.READ_BACK, {"ids": ids, "knows": SCHEMA}) if ids else (EPOCH, parameters(PRODUCTS)),
+            (queries.READ_BACK, {"ids": ids, "knows": SCHEMA, "epoch": ""}) if ids else (EPOCH, parameters(PRODUCTS)),
             ("SET LOCAL synchronous_commit = off", None),
             ("COMMIT", None),
         )

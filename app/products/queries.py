@@ -3,7 +3,10 @@
 from typing import LiteralString
 
 READ_BACK: LiteralString = """
-WITH history AS MATERIALIZED (SELECT larder_epoch('products', %(knows)s::integer) AS epoch)
+WITH history AS MATERIALIZED (
+    SELECT epoch FROM larder_epoch('products', %(knows)s::integer) AS epoch
+    WHERE larder_require(%(epoch)s::text IN ('', epoch), 'another epoch has begun')
+)
 SELECT history.epoch, wanted.id,
     p.name, p.price_cents, p.stock, p.reorder_point, p.version, p.created_at, p.updated_at, p.deleted_at,
     CASE WHEN (SELECT payload_schema FROM cache_generations WHERE relation = 'products') >= 3 THEN p.reserved END AS reserved
@@ -11,7 +14,7 @@ FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN product
 """
 """Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot.
 
-A transaction runs it after its changes.
+A transaction runs it after its changes. It fails, and with it the transaction, unless the epoch is ``epoch`` or that is empty.
 """
 
 LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
@@ -45,18 +48,19 @@ FROM unnest(%(ids)s::text[]) AS wanted (id)
 """Returns the newest version in the ledger of each product. It is above that of a product that was restored alone."""
 
 INSERT: LiteralString = """
-INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at, reserved)
-SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END, reserved FROM unnest(
-    %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
-    %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[], %(reserved)s::bigint[]
-) AS c (id, name, price_cents, stock, reorder_point, version, gone, reserved)
-ON CONFLICT (id) DO NOTHING
-RETURNING id
+WITH made AS (
+    INSERT INTO products (id, name, price_cents, stock, reorder_point, version, deleted_at, reserved)
+    SELECT id, name, price_cents, stock, reorder_point, version, CASE WHEN gone THEN clock_timestamp() END, reserved
+    FROM unnest(
+        %(ids)s::text[], %(names)s::text[], %(prices)s::bigint[], %(stocks)s::bigint[],
+        %(reorder_points)s::bigint[], %(versions)s::bigint[], %(gone)s::boolean[], %(reserved)s::bigint[]
+    ) AS c (id, name, price_cents, stock, reorder_point, version, gone, reserved)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+)
+SELECT larder_require(count(*) = cardinality(%(ids)s::text[]), 'another transaction created a product first') FROM made
 """
-"""Inserts new rows in the order of their ids. If another transaction inserted one first, fewer ids are returned than given.
-
-The caller then starts again.
-"""
+"""Inserts new rows in the order of their ids. If another transaction inserted one first, it fails, and with it this one."""
 
 UPDATE: LiteralString = """
 UPDATE products p SET
@@ -131,20 +135,26 @@ The two bounds let the index find them, and ``starts_with`` decides.
 """
 
 RECORD: LiteralString = """
-INSERT INTO stock_movements (
-    product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key,
-    reserved_delta, reserved_after, reservation_id
+WITH made AS (
+    INSERT INTO stock_movements (
+        product_id, version, line, delta, stock_after, reason, reference, actor, request_id, idempotency_key,
+        reserved_delta, reserved_after, reservation_id
+    )
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS c (
+        id text, version bigint, line integer, delta bigint, stock bigint, reason text, reference text, actor text,
+        request text, key text, reserved_delta bigint, reserved bigint, reservation text
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING created_at
 )
-SELECT * FROM json_to_recordset(%(rows)s::json) AS c (
-    id text, version bigint, line integer, delta bigint, stock bigint, reason text, reference text, actor text, request text,
-    key text, reserved_delta bigint, reserved bigint, reservation text
-)
-ON CONFLICT DO NOTHING
-RETURNING created_at
+SELECT max(created_at), larder_require(
+    count(*) = %(count)s::bigint, 'another transaction created a product first, or the ledger is ahead of its product'
+) FROM made
 """
-"""Inserts ledger entries. It runs before the products' rows change, so that the trigger on them finds the change recorded.
+"""Inserts ledger entries; returns their time. It runs before the rows change, so that the trigger on them finds them recorded.
 
-If another transaction created one of the products first, fewer rows come back than were given: it had no row to lock.
+If one of the ``count`` entries is there already, it fails, and with it the transaction: another one created the product, which
+had no row to lock, or the product was restored without its ledger.
 """
 
 MOVEMENTS: LiteralString = """

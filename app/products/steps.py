@@ -19,11 +19,10 @@ Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A statement that changes something. ``row_count`` is the number of rows that it must return."""
+    """A statement that changes something. It fails if it cannot change all that it was given."""
 
     statement: LiteralString
     parameters: Mapping[str, Any]
-    row_count: int = 0
 
 
 def steps_of(
@@ -70,7 +69,7 @@ def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision], closin
         }
         for movement, origin in entries
     ]
-    return [Step(queries.RECORD, {"rows": json.dumps(rows)}, row_count=len(rows))]
+    return [Step(queries.RECORD, {"rows": json.dumps(rows), "count": len(rows)})]
 
 
 def _product_steps(before: Mapping[str, Row], changed: Mapping[str, Row], swept: Mapping[str, datetime]) -> list[Step]:
@@ -87,7 +86,7 @@ def _product_steps(before: Mapping[str, Row], changed: Mapping[str, Row], swept:
         inserted = sorted([*new, *placeholders], key=lambda row: row.id)
         dead = {row.id for row in never_stored}
         gone_at_once = [row.id in dead for row in inserted]
-        steps.append(Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}, row_count=len(inserted)))
+        steps.append(Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}))
     if known:
         rows = [
             {

@@ -2,42 +2,38 @@
 
 A transaction has three round trips: (1) BEGIN, the idempotency keys and the row locks; (2) the changes and the read-back; (3)
 the stored answers and COMMIT. The read-back comes after all changes, so that it contains the effects of triggers and later
-statements.
+statements. The last two are one if no answer is made of the read-back (docs/decisions/0029).
 
 A transaction waits for no row unless it is given ``Patience``. A request whose row somebody else holds is postponed, and the
 others are carried out. A request that lacks units costs a fourth round trip, which reads the ended reservations of its product.
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.cache.history import History
 from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Session
-from app.postgres.errors import TransactionConflict
+from app.postgres.errors import CommitUnknown
 from app.products import accepted_queries, pair_queries, queries, reservation_queries
 from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
+from app.products.changes import Changes, let_others_run
 from app.products.commands import Command
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import BucketMoving, KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.pair import Buckets, Pair, buckets_of
-from app.products.payload import SCHEMA
 from app.products.product import Gone, Row
 from app.products.reservation import OverLine, OverLines
 from app.products.reservation_commands import ReservationCommand, Tidy, named_in
 from app.products.reservation_source import reservation_of
 from app.products.shelf import MAX_OVER, Facts, Shelf
-from app.products.source import PRODUCTS, row_of, state_of
-from app.products.steps import Statement, stamp, steps_of, store_answer
+from app.products.source import PRODUCTS, row_of
+from app.products.steps import Statement, steps_of, store_answer
 
-CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
-_MANY_ROWS = 50
-"""Rows above which a transaction's computations are divided."""
 MANY_LINES = 2_000
 """Lines of the reservations that a batch names, above which no further long one joins it."""
 LONG = 50
@@ -74,11 +70,12 @@ class Transaction:
         self,
         direct: Sequence[WriteRequest],
         patience: Patience | None,
-        check_epoch: CheckEpoch,
+        history: History,
         *,
         clock: Clock = time.monotonic,
         decode: Decode | None,
         again: bool,
+        at_once: bool = False,
         applies: bool = False,
         only: int | None = None,
         pair: Pair | None = None,
@@ -87,7 +84,9 @@ class Transaction:
         self._buckets: Buckets | None = None
         """The buckets of this pair as they were read behind the locks; ``None`` if the service holds all products."""
         self._patience = patience
-        self._check_epoch = check_epoch
+        self._history = history
+        self._at_once = at_once
+        """Whether COMMIT may be sent with the changes. If the database refuses that, another attempt has to follow."""
         self._clock = clock
         self._direct = direct
         self._decode = decode
@@ -123,8 +122,14 @@ class Transaction:
             {effect.row.id for effect in self._shelf.closings}
             | {key for decision in decisions if isinstance(decision, Done | Repeated) for key in decision.product_ids}
         )
-        decisions, states = await self._change(session, decisions, publish_keys)
-        await _let_others_run(len(publish_keys))
+        states: Sequence[State] = ()
+        if publish_keys:
+            await let_others_run(len(publish_keys))
+            changes = Changes(steps_of(self._batch, decisions, self._shelf, self._facts.rows), decisions, publish_keys)
+            if epoch := self._epoch_to_commit_in():
+                return await self._commit_at_once(session, changes, epoch)
+            decisions, states = await self._change(session, changes)
+            await let_others_run(len(publish_keys))
         answers = [
             statement
             for request, decision in zip(self._batch, decisions, strict=True)
@@ -355,39 +360,25 @@ class Transaction:
         locked.discard(name)  # a second request of this key in this batch waits for the first one's answer
         return None
 
-    async def _change(
-        self, session: Session, decisions: Sequence[Decision], publish_keys: Sequence[str]
-    ) -> tuple[Sequence[Decision], Sequence[State]]:
-        if not publish_keys:
-            return decisions, ()
-        await _let_others_run(len(publish_keys))
-        made = steps_of(self._batch, decisions, self._shelf, self._facts.rows)
-        statements = [(step.statement, step.parameters) for step in made]
-        *done, found = await session.pipeline(*statements, (queries.READ_BACK, {"ids": list(publish_keys), "knows": SCHEMA}))
-        self._check_epoch(found[0][0], self._began)
-        await _let_others_run(len(publish_keys))
-        recorded_at = None
-        for step, rows in zip(made, done, strict=True):
-            if len(rows) < step.row_count:
-                raise TransactionConflict("a product was created meanwhile, or the ledger is ahead of its product")
-            if step.statement is queries.RECORD:
-                recorded_at = rows[0][0]
-        final = {product_id: row_of(product_id, columns) for _, product_id, *columns in found}
-        states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
-        await _let_others_run(len(publish_keys))
-        stamped = [
-            Done([stamp(effect, final, recorded_at) for effect in d.effects], d.reservation, d.product_ids)
-            if isinstance(d, Done)
-            else d
-            for d in decisions
-        ]
-        return stamped, states
+    def _epoch_to_commit_in(self) -> str:
+        """Return the epoch in which to commit with the changes; empty if the process has to look at the read-back before."""
+        if not self._at_once or self.taken.seqs or self.taken.failures:
+            return ""
+        return "" if any(request.origin.idempotency_key for request in self._direct) else self._history.current
 
+    async def _commit_at_once(self, session: Session, changes: Changes, epoch: str) -> Committed:
+        """Make the changes, read them back and commit, in one round trip. The database refuses what must not be committed."""
+        answers = await session.commit(*changes.statements(epoch))
+        try:
+            return Committed(*await changes.result(answers))
+        except Exception as error:
+            raise CommitUnknown(f"the transaction was committed, and its result cannot be told: {error!r}") from error
 
-async def _let_others_run(rows: int) -> None:
-    """Let other requests be served between two steps that take long for many rows."""
-    if rows > _MANY_ROWS:
-        await asyncio.sleep(0)
+    async def _change(self, session: Session, changes: Changes) -> tuple[Sequence[Decision], Sequence[State]]:
+        """Make the changes and read them back."""
+        answers = await session.pipeline(*changes.statements())
+        self._history.record(answers[-1][0][0], self._began)
+        return await changes.result(answers)
 
 
 def _by_key(requests: Sequence[WriteRequest]) -> dict[str, Any]:

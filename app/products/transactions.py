@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.cache.errors import CacheError
+from app.cache.history import History
 from app.cache.ports import Clock
 from app.postgres.database import Database
 from app.postgres.errors import (
@@ -21,7 +22,7 @@ from app.products import queries
 from app.products.accepted import ApplyFailed, Decode
 from app.products.idempotency import WriteRequest
 from app.products.pair import Pair
-from app.products.transaction import CheckEpoch, Committed, Patience, Transaction
+from app.products.transaction import Committed, Patience, Transaction
 
 BACKOFF_S = 0.01
 """Mean pause before the second attempt. It doubles with each further attempt."""
@@ -39,7 +40,7 @@ class ProductTransactions:
         database: Database,
         *,
         attempts: int = 4,
-        check_epoch: CheckEpoch = lambda _epoch, _asked_at: None,
+        history: History | None = None,
         chance: random.Random | None = None,
         clock: Clock = time.monotonic,
         decode: Decode | None = None,
@@ -52,7 +53,7 @@ class ProductTransactions:
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
-        self._check_epoch = check_epoch
+        self._history = history or History()
         self._chance = chance or random.Random()
         self._clock = clock
 
@@ -71,10 +72,11 @@ class ProductTransactions:
             work = Transaction(
                 batch,
                 patience,
-                self._check_epoch,
+                self._history,
                 clock=self._clock,
                 decode=self._decode,
                 again=attempt > 1,
+                at_once=attempt == 1 < self._attempts,
                 pair=self._pair,
             )
             try:
@@ -102,7 +104,7 @@ class ProductTransactions:
         work = Transaction(
             (),
             None,
-            self._check_epoch,
+            self._history,
             clock=self._clock,
             decode=decode,
             applies=True,

@@ -274,7 +274,7 @@ async def open_process(
     gated_source = GatedSource(source, TableSource(database.loads, PRODUCTS, namespace))
     history = History(on_deposed=database.abandon)
     cache = CountedCache(gated_store, gated_source, gated_source, config, stats, history=history)
-    transactions = ProductTransactions(database, check_epoch=history.record, chance=random.Random(3))
+    transactions = ProductTransactions(database, history=history, chance=random.Random(3))
     products = Products(cache, source, transactions, write_limits())
     open_source = TableAuditSources(database, PRODUCTS, namespace).open
 

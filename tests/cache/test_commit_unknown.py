@@ -7,11 +7,13 @@ import pytest
 
 from app.products.commands import Change, Create, Put, set_stock
 from app.products.errors import OutcomeUnknown
+from app.products.idempotency import NO_ORIGIN, Answer, IdempotencyKey, Origin
 from tests.cache.conftest import Slots
 from tests.cache.rig import Process, draft, open_process
 from tests.cache.taps import Cut, Tap, postgres_proxy
 
 KEY = "mug"
+WITH_KEY = Origin(idempotency_key=IdempotencyKey("till", "1", b"hash", lambda _: Answer(200, b"done")))
 
 
 @pytest.fixture
@@ -31,16 +33,24 @@ async def cutting(redis_url: str, tap: tuple[Tap, str], namespace: str) -> Async
 
 
 @pytest.mark.guarantee("G2")
+@pytest.mark.parametrize("round_trips", [2, 3])
 @pytest.mark.parametrize("cut", ["before it is sent", "when its answer comes"])
 async def test_cut_at_commit_with_a_filled_slot(
-    process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, cut: Cut
+    process: Process, cutting: Process, tap: tuple[Tap, str], slots: Slots, *, cut: Cut, round_trips: int
 ) -> None:
-    """The caller is told that the outcome is unknown, the slot stays, and the next audit makes the outcome visible."""
+    """The caller is told that the outcome is unknown, the slot stays, and the next audit makes the outcome visible.
+
+    It is the same for a COMMIT with the changes before it and for one that follows them.
+    """
     await process.write(Put(draft(KEY)))
     before = await slots.get(KEY)
+    await cutting.products.write(Put(draft(KEY)))  # opens the connection
+    cutting.store.calls.log.clear()
+    tap[0].clear()
     tap[0].cut = cut
     with pytest.raises(OutcomeUnknown):
-        await cutting.products.write(set_stock(KEY, 7))
+        await cutting.products.write(set_stock(KEY, 7), NO_ORIGIN if round_trips == 2 else WITH_KEY)
+    assert tap[0].round_trips == round_trips
     assert before
     assert await slots.get(KEY) == before
     assert "publish" not in cutting.store.calls.count()

@@ -1,5 +1,6 @@
 """The contract of the statements of the write path: the tables in memory, on which the simulation plays, and PostgreSQL."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any, LiteralString, cast
 import psycopg
 import pytest
 
+from app.cache.history import History
 from app.cache.ports import Value
 from app.postgres.database import Database
+from app.postgres.errors import TransactionConflict
 from app.products import accepted_queries, queries
 from app.products.commands import Adjust, Effect
 from app.products.decision import Done, Postponed, Repeated
@@ -164,6 +167,36 @@ async def test_shipped_transactions(tables: Tables) -> None:
     assert isinstance(again, Repeated)
     assert (again.answer.body, list(again.product_ids)) == (b"b@2 a@2", ["b", "a"])
     assert await tables.rows(queries.NEWEST_MOVEMENTS, ids=["a", "z"]) == [("a", 3), ("z", 0)]
+
+
+async def test_changes_that_are_committed_at_once(tables: Tables) -> None:
+    """A write without a key, once the epoch is known: its rows are those of before, and so is what it does to the ledger."""
+    history = History()
+    transactions = ProductTransactions(tables.database, history=history)
+    for version in (2, 3):
+        command = Adjust([Line("a", 1)], Reason.RECEIPT)
+        committed = await transactions.commit([WriteRequest(command)])
+        [done] = committed.decisions
+        assert isinstance(done, Done)
+        assert [(effect.row.version, effect.recorded_at is not None) for effect in done.effects] == [(version, True)]
+        assert [(state.key, state.version, state.epoch) for state in committed.states] == [("a", version, history.current)]
+    assert await tables.rows(queries.NEWEST_MOVEMENTS, ids=["a"]) == [("a", 3)]
+
+
+async def test_what_must_not_be_committed(tables: Tables) -> None:
+    """In another epoch than expected, or with an entry that is there already: the statement fails, and COMMIT is skipped."""
+    entry = {"id": "a", "line": 0, "delta": 1, "stock": 11, "reason": "receipt", "reserved_delta": 0, "reserved": 0}
+
+    def recorded(version: int) -> tuple[str, dict[str, object]]:
+        return queries.RECORD, {"rows": json.dumps([entry | {"version": version}]), "count": 1}
+
+    elsewhere = (queries.READ_BACK, {"ids": ["a"], "knows": 3, "epoch": "another"})
+    for statements in ([recorded(2), elsewhere], [recorded(2), recorded(1)]):
+        async with tables.database.writes.session() as session:
+            await session.pipeline(("BEGIN", None), (queries.LOCK, {"ids": ["a"]}))
+            with pytest.raises(TransactionConflict):
+                await session.commit(*cast("Any", statements))
+        assert await tables.rows(queries.NEWEST_MOVEMENTS, ids=["a"]) == [("a", 1)]
 
 
 async def test_row_that_somebody_holds(tables: Tables) -> None:

@@ -113,8 +113,9 @@ class _Backend:
         known = {(row["id"], row["version"], row["line"]) for row in postgres.movements}
         new = [row for row in rows if (row["id"], row["version"], row["line"]) not in known]
         self._lock(*(("movement", row["id"], row["version"], row["line"]) for row in new))
+        _require(len(new) == given["count"])
         self._at_commit.append(lambda: postgres.movements.extend(new))
-        return [(MOMENT,) for _ in new]
+        return [(MOMENT, True)]
 
     def update(self, given: Parameters) -> Rows:
         for row in json.loads(given["rows"]):
@@ -123,6 +124,7 @@ class _Backend:
 
     def read_back(self, given: Parameters) -> Rows:
         epoch = self._postgres.tell_epoch()
+        _require(given["epoch"] in ("", epoch))
         return [(epoch, key, *columns_of(self._row(key))) for key in given["ids"]]
 
     def epoch(self, _: Parameters) -> Rows:
@@ -206,6 +208,11 @@ _HANDLERS: Mapping[str, Callable[[_Backend, Parameters], Rows]] = {
 """The statements that are known here. Another one fails, so that nobody takes its absence for a success."""
 
 
+def _require(holds: bool) -> None:  # noqa: FBT001 - as in SQL
+    if not holds:
+        raise Aborted("larder_require")
+
+
 def _sent(given: Parameters) -> list[tuple[str, str]]:
     return list(zip(given["callers"], given["keys"], strict=True))
 
@@ -228,10 +235,10 @@ class MemorySession:
         """Run several statements in one round trip and return the rows of each."""
         return await self._send("statements", statements)
 
-    async def commit(self, *last: tuple[str, Parameters | None]) -> None:
-        """Run the last statements of a transaction and commit it, in one round trip."""
+    async def commit(self, *last: tuple[str, Parameters | None]) -> list[Rows]:
+        """Run the last statements of a transaction and commit it, in one round trip; return the rows of each."""
         try:
-            await self._send("commit", (*last, ("COMMIT", None)))
+            return (await self._send("commit", (*last, ("COMMIT", None))))[:-1]
         except ConnectionLost as error:
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
 

@@ -17,6 +17,8 @@ from app.postgres.errors import (
     DatabaseOverloaded,
     DatabaseUnavailable,
     DatabaseUnsuitable,
+    DataRefused,
+    TransactionConflict,
 )
 from app.postgres.pipeline import Connection
 from app.postgres.pool import Pool
@@ -194,6 +196,56 @@ async def test_a_commit_that_the_server_did_not_refuse_may_have_happened(error: 
     """Only a refusal with an SQLSTATE of the transaction's own says that it was rolled back."""
     with pytest.raises(CommitUnknown):
         await Session(cast("Connection", Broken(error)), 1.0).commit()
+
+
+_PIDS = (PID, None)
+
+
+@pytest.mark.guarantee("G2")
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT 1 / 0", DataRefused),
+        ("SELECT larder_require(false, 'no')", TransactionConflict),
+        ("SELECT 1", None),
+        ("SELECT pg_sleep(10)", DatabaseOverloaded),
+        ("SELECT larder_epoch('products', 0)", DatabaseUnsuitable),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", CommitUnknown),
+    ],
+)
+async def test_statements_before_commit(database: Database, statement: str, error: type[Exception] | None) -> None:
+    """COMMIT is skipped after an error that the server reported, which is definite and costs no connection.
+
+    The end of the connection is not definite, although the statements before COMMIT may have been the reason.
+    """
+    changes = "INSERT INTO products (id, name, price_cents) VALUES ('a', 'Mug', 1) RETURNING id"
+    before = await database.writes.rows(PID)
+    async with database.writes.session() as session:
+        await session.pipeline(("BEGIN", None), ("SET LOCAL statement_timeout = 200", None))
+        if error is None:
+            assert (await session.commit((changes, None), (cast("Any", statement), None), _PIDS)) == [[("a",)], [(1,)], before]
+        else:
+            with pytest.raises(error) as failure:
+                await session.commit((changes, None), (cast("Any", statement), None), _PIDS)
+            assert type(failure.value) is error
+            assert not session.in_transaction
+    assert await database.loads.rows("SELECT id FROM products") == ([("a",)] if error is None else [])
+    assert (await database.writes.rows(PID) == before) == (error is not CommitUnknown)
+
+
+@pytest.mark.guarantee("G2")
+async def test_deadline_of_a_server_that_hangs_before_commit(database_url: str) -> None:
+    """What was sent may still be carried out, and was."""
+    connection = await Connection.connect(database_url, autocommit=True)
+    session = Session(connection, 0.2)
+    await session.pipeline(("BEGIN", None))
+    changes = "INSERT INTO products (id, name, price_cents) VALUES ('a', 'Mug', 1)"
+    with pytest.raises(CommitUnknown):
+        await session.commit((changes, None), ("SELECT pg_sleep(0.6)", None))
+    await connection.close()
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other, asyncio.timeout(PATIENCE_S):
+        while await (await other.execute("SELECT id FROM products")).fetchall() != [("a",)]:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_share_survives_whatever_opening_raises() -> None:

@@ -13,7 +13,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app.cache.postgres import table_queries
 from app.postgres.database import Database, limits_of
-from app.postgres.errors import DatabaseRefused, DatabaseUnavailable, DatabaseUnsuitable, LockTimeout
+from app.postgres.errors import (
+    CommitUnknown,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    DatabaseUnsuitable,
+    LockTimeout,
+    TransactionConflict,
+)
 from app.postgres.migrations import LOCK, upgrade
 from app.postgres.parameters import ANSWERS, PLANS
 from app.postgres.pooler import role_parameters, set_role, shares_sessions
@@ -112,6 +119,28 @@ async def test_write_is_durable(pooled: Database) -> None:
         _, rows, _ = await session.pipeline(("BEGIN", None), ("SHOW synchronous_commit", None), ("COMMIT", None))
         assert rows == [("on",)]
         await pooled.loads.rows("SET synchronous_commit = on")
+
+
+@pytest.mark.guarantee("G2")
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT larder_require(false, 'no')", TransactionConflict),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", CommitUnknown),
+    ],
+)
+async def test_statements_before_commit(pooled: Database, statement: LiteralString, error: type[Exception]) -> None:
+    """The pooler passes on what the server reported; what it says itself when the server is gone is no answer to COMMIT."""
+    changes = "INSERT INTO products (id, name, price_cents) VALUES ('a', 'Mug', 1)"
+    async with pooled.writes.session() as session:
+        await session.pipeline(("BEGIN", None))
+        with pytest.raises(error) as failure:
+            await session.commit((changes, None), (statement, None))
+    assert type(failure.value) is error
+    assert await pooled.writes.rows("SELECT id FROM products") == []
+    async with pooled.writes.session() as session:
+        await session.pipeline(("BEGIN", None))
+        assert await session.commit((changes, None), ("SELECT id FROM products", None)) == [[], [("a",)]]
 
 
 async def test_server_that_waits_for_no_disk(pgbouncer: PgBouncer, database_url: str) -> None:

@@ -53,7 +53,7 @@ def _rows(count: int) -> dict[str, Any]:
 
 def _entries(count: int) -> dict[str, Any]:
     entry = {"version": 70_000, "line": 1, "delta": 1, "stock": 1, "reason": "sale", "reserved_delta": 0, "reserved": 0}
-    return {"rows": json.dumps([{"id": key, **entry} for key in ids(count)])}
+    return {"rows": json.dumps([{"id": key, **entry} for key in ids(count)]), "count": count}
 
 
 def _load(count: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ _ANSWER = {"request_hash": b"h", "status": 200, "body": b"b", "etag": None, "loc
 CASES: Mapping[str, Sequence[Parameters]] = {
     "LOAD": [_load(count) for count in (1, 32, 250, 2_000, 10_000)],
     "LOAD_AND_CHANGED": [_load(count) for count in (1, 32)],
-    "READ_BACK": [{"ids": ids(count), "knows": 3} for count in (1, 32, 2_000)],
+    "READ_BACK": [{"ids": ids(count), "knows": 3, "epoch": ""} for count in (1, 32, 2_000)],
     "LOCK_TIMEOUT": [{"timeout": "100"}],
     "WAIT": [{"ids": ids(count)} for count in (1, 32)],
     "NEWEST_MOVEMENTS": [{"ids": ids(count)} for count in (1, 200)],

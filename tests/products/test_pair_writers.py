@@ -195,8 +195,8 @@ class _Gated:
     async def pipeline(self, *statements: Any) -> Any:
         return [await self.rows(*statement) for statement in statements]
 
-    async def commit(self, *last: Any) -> None:
-        await self._session.commit(*last)
+    async def commit(self, *last: Any) -> Any:
+        return await self._session.commit(*last)
 
 
 class _GatedDatabase:

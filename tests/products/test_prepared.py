@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.cache.history import History
 from app.cache.ports import Announced, FenceLimits, Watermark
 from app.cache.postgres.table_audit import TableAuditSources
 from app.cache.postgres.table_source import TableSource
@@ -73,7 +74,7 @@ async def write(database: Database, size: int, amount: int) -> None:
     await reserve(transactions, size, amount)
     # As after a lost race, and with a row to be waited for.
     nothing = [request(set_stock(f"none{number}", 7), kept=False, named=False) for number in range(size)]
-    work = Transaction(nothing, Patience(1_000, ["none0"]), lambda _epoch, _asked_at: None, decode=None, again=True)
+    work = Transaction(nothing, Patience(1_000, ["none0"]), History(), decode=None, again=True)
     await transactions._once(work)
     await transactions.forget(age_s=60, limit=1_000)
 

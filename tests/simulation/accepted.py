@@ -3,6 +3,9 @@
 Senders outlive the processes: each sends its orders one after another, under one idempotency key each, to whichever process
 lives, now accepted and now direct, until it has a 202 or the answer. Then every order must be decided exactly once, after every
 order of its products that was answered before it was sent; and a status that says "done" binds the reads that follow.
+
+Some orders are direct and have no key. They are sent once: an answer says that they were carried out, an error that they were
+not, and only an unknown outcome leaves it open.
 """
 
 # ruff: noqa: T201 - a command's answer is what it prints
@@ -20,6 +23,7 @@ from typing import TypeVar, cast
 from typing_extensions import override
 
 from app.products.accepted import Decided
+from app.products.errors import OutcomeUnknown
 from tests.fakes.product_tables import ProductPostgres, columns_of
 from tests.fakes.write_path import OPERATOR
 from tests.harness.checker import Write
@@ -79,6 +83,8 @@ class AcceptedPlay(Play):
         self._shipped = shipped
         self._shops: dict[str, Shop] = {}
         self._sent: list[Sent] = []
+        self._refused: set[int] = set()
+        """The numbers of the orders without a key of which the sender was told that nothing was changed."""
         self._most_rows = world.chance.choice((3, 100_000))
         self._postgres = cast("ProductPostgres", world.postgres)
 
@@ -127,8 +133,9 @@ class AcceptedPlay(Play):
             ids = tuple(chance.sample(keys, 2 if len(keys) > 1 and chance.random() < 0.3 else 1))
             sent = Sent(Order(len(self._sent) + 1, ids), world.history.tick())
             self._sent.append(sent)
-            versions = await self._send(sent)
-            if versions is None and chance.random() < 0.5:
+            if chance.random() < 0.3:
+                versions = await self._send_once(sent)
+            elif (versions := await self._send(sent)) is None and chance.random() < 0.5:
                 versions = await self._poll(sent.order)
             if versions is not None:
                 self._acknowledge(sent, versions)
@@ -148,6 +155,21 @@ class AcceptedPlay(Play):
                 return answer
             world.history.counts[f"order {type(answer).__name__}"] += 1
             await asyncio.sleep(world.chance.random() * 0.3)
+
+    async def _send_once(self, sent: Sent) -> Versions | None:
+        """Send an order without a key; ``None`` if it has no answer."""
+        world, order = self._world, sent.order
+        shop, process = self._any_shop()
+        world.note("SENDER", f"{process.name} write once {order.number} of {order.product_ids}")
+        answer = await self._call(process, partial(shop.write_once, order))
+        if not isinstance(answer, Exception):
+            sent.answered = world.history.tick()
+            world.history.counts["orders answered once"] += 1
+            return answer
+        world.history.counts[f"order once {type(answer).__name__}"] += 1
+        if not isinstance(answer, OutcomeUnknown | TimeoutError):
+            self._refused.add(order.number)
+        return None
 
     async def _poll(self, order: Order) -> Versions | None:
         """Ask for the status until it is done, or for a second."""
@@ -212,6 +234,8 @@ class AcceptedPlay(Play):
                 if place in found:
                     world.broken(f"order {place[1]} was carried out twice for {place[0]}")
                 found[place] = movement["version"]
+                if place[1] in self._refused:
+                    world.broken(f"order {place[1]} was carried out, and its sender was told that nothing was changed")
         for key in self._scenario.keys:
             of_key = [sent for sent in self._sent if key in sent.order.product_ids and sent.answered]
             for sent in of_key:

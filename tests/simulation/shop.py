@@ -81,10 +81,10 @@ class Shop:
         database = cast("Database", cast("Any", in_memory))
         opened = process.caches[process.entities["products"]]
         stats = AcceptedStats()
-        cache, check_epoch = opened.protocol, opened.history.record
+        cache, history = opened.protocol, opened.history
         transactions = shipped.transactions(
             database,
-            check_epoch=check_epoch,
+            history=history,
             chance=world.chance,
             clock=process.clock,
             decode=decode,
@@ -92,7 +92,9 @@ class Shop:
         )
         no_lists = cast("ProductSource", None)  # which nobody reads here
         limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2)
-        acceptance = shipped.acceptance(database, check_epoch, stats, queue_limit=100, most_rows=most_rows, clock=process.clock)
+        acceptance = shipped.acceptance(
+            database, history.record, stats, queue_limit=100, most_rows=most_rows, clock=process.clock
+        )
         self.products = Products(cache, no_lists, transactions, limits)
         self.accepted = AcceptedWrites(cache, transactions, acceptance, decode, stats, request_timeout_ms=REQUEST_TIMEOUT_MS)
         applier = Applier(self.accepted.apply, acceptance.mark_failed, stats, opened.stats)
@@ -106,6 +108,10 @@ class Shop:
         except Replayed as replayed:
             return versions_of(replayed.answer)
         return {effect.row.id: effect.row.version for effect in effects}
+
+    async def write_once(self, order: Order) -> Versions:
+        """Carry an order out without a key; return the versions that it gave."""
+        return {effect.row.id: effect.row.version for effect in await self.products.write(order.command())}
 
     async def accept(self, order: Order) -> Versions | None:
         """Accept an order as the endpoint does: ``None`` for a 202; an order that was decided before has its kept answer."""

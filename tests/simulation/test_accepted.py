@@ -17,6 +17,7 @@ FURTHER = pytest.param(range(51, 1_001), marks=[pytest.mark.alone, pytest.mark.s
 HAPPENS = [
     *PROCESS_DEEDS, "cut_postgres", "restart_postgres", "orders accepted", "orders answered", "orders done",
     "order OutcomeUnknown", "order CommitUnknown", "order TimeoutError", "order BacklogFull",
+    "orders answered once", "order once OutcomeUnknown", "order once ConnectionLost",
 ]  # fmt: skip
 
 
