@@ -129,8 +129,7 @@ class Acceptance:
         ids = answered[0][-1] if answered else []
         loaded, *_ = await session.pipeline(
             (queries.READ_BACK, {"ids": ids, "knows": SCHEMA, "epoch": ""}) if ids else (EPOCH, parameters(PRODUCTS)),
-            ("SET LOCAL synchronous_commit = off", None),
-            ("COMMIT", None),
+            ("ROLLBACK", None),
         )
         self._check_epoch(loaded[0][0], began)
         if answered:
@@ -190,7 +189,7 @@ class Acceptance:
             await session.commit((accepted_queries.ACCEPT, _columns(new)))
             self._stats.accepted += len(new)
         else:
-            await session.pipeline(("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
+            await session.pipeline(("ROLLBACK", None))
         return outcomes
 
 

@@ -140,9 +140,8 @@ class Transaction:
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
         if publish_keys or answers:
             await session.commit(*ask, *answers)
-        else:
-            # Nothing changed, so nothing has to reach the disk. ROLLBACK would make the driver drop its prepared statements.
-            await session.pipeline(*ask, ("SET LOCAL synchronous_commit = off", None), ("COMMIT", None))
+        else:  # nothing changed, so nothing has to reach the disk
+            await session.pipeline(*ask, ("ROLLBACK", None))
         count = len(self.taken.seqs)
         return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
 

@@ -47,6 +47,11 @@ class _Backend:
         if statement == "COMMIT":
             self._commit()
             return []
+        if statement == "ROLLBACK":
+            assert self.transaction is not None
+            self._postgres.roll_back(self.transaction)
+            self.transaction = None
+            return []
         alone = self.transaction is None
         if alone:
             self.execute("BEGIN", {})
@@ -185,7 +190,6 @@ class _Backend:
 
 
 _HANDLERS: Mapping[str, Callable[[_Backend, Parameters], Rows]] = {
-    "SET LOCAL synchronous_commit = off": _Backend.nothing,
     queries.LOCK_TIMEOUT: _Backend.nothing,
     queries.WAIT: _Backend.wait,
     queries.LOCK_KEYS: _Backend.lock_keys,
