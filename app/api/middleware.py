@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -154,8 +154,8 @@ class HostLayer:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on. Raises ``Problem`` (400 or 421)."""
         if scope["type"] == "http":
             larder_in(scope).admission.check_host(scope["headers"], scope["path"])
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
