@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.api.context import larder_of
+from app.api.exchange import take_body
+from app.api.fields import fields_in
 from app.api.models import RequestModel, Rows
 from app.api.problems import MAX_ERRORS, FieldError, Problem, invalid
 
@@ -45,9 +47,9 @@ _SENTENCES = {
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
 }
-_DECLARATIONS = frozenset({b"content-type", b"content-encoding", b"transfer-encoding"})
-_PLAIN = [(b"content-type", JSON.encode())]
-"""What the headers of almost every body declare."""
+_CODINGS = frozenset({b"content-encoding", b"transfer-encoding"})
+_PLAIN = JSON.encode()
+"""The declaration of almost every body."""
 _CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
 
 Body = TypeVar("Body", bound=RequestModel | None)
@@ -81,6 +83,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413.
         ClientDisconnect: the client left before it had sent everything.
     """
+    if (body := take_body(request.scope)) is not None:
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
     announced = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
     if announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
         raise _too_large(limit)
@@ -106,7 +112,8 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     Raises:
         Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
     """
-    if JSON in accepted and [header for header in request.scope["headers"] if header[0] in _DECLARATIONS] == _PLAIN:
+    fields = fields_in(request.scope)
+    if JSON in accepted and fields.get(b"content-type") == _PLAIN and _CODINGS.isdisjoint(fields):
         return
     declared = ",".join(request.headers.getlist("Content-Type"))  # two of them name no media type
     media_type, *parameters = declared.split(";")

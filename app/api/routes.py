@@ -17,6 +17,7 @@ from app.access import keys
 from app.api.admission import CALLER, Access
 from app.api.conditions import named_bucket
 from app.api.context import NAMED, larder_in
+from app.api.exchange import deliver
 from app.api.problems import problem_for
 from app.products.pair import Pair
 from app.products.product import is_product_id
@@ -81,8 +82,7 @@ class RequestRoute(APIRoute):
         return endpoint(request, **scope["path_params"])
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self.respond(scope, receive, send)
-        await response(scope, receive, send)
+        await deliver(await self.respond(scope, receive, send), scope, receive, send)
 
 
 async def _in_pair(pair: Pair, endpoint: Callable[..., Awaitable[Response]], request: Request, **parameters: Any) -> Response:
@@ -168,8 +168,7 @@ class DirectRoutes:
     @staticmethod
     async def _call(route: RequestRoute, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await route.respond(scope, receive, send)
-            await response(scope, receive, send)
+            await deliver(await route.respond(scope, receive, send), scope, receive, send)
         except Exception as error:
             if (problem := problem_for(error)) is None:
                 raise

@@ -23,6 +23,7 @@ from app.api.accepting import DECODED, RECORDED, Preference, accept, check_key, 
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import caller_of, check_pair, larder_of, products_of
+from app.api.fields import fields_in
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
@@ -192,9 +193,11 @@ async def reservation_request(request: Request, model: type[Model], reservation_
     """
     sent = await json_body(request, (JSON,))
     larder_of(request).admission.check_again(request.scope["headers"])
-    condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
-    key = idempotency_key(request)
-    bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
+    condition, key, bucket = ALWAYS, None, None
+    if not _CONDITIONAL.isdisjoint(fields_in(request.scope)):
+        condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
+        key = idempotency_key(request)
+        bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
     refuse_parameters(request)
     checked = check(model, sent.value)
     if reservation_id is not None:
@@ -212,7 +215,7 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
 
 
 def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
-    if product_id is not None and _CONDITIONAL.isdisjoint([name for name, _ in request.scope["headers"]]):
+    if product_id is not None and _CONDITIONAL.isdisjoint(fields_in(request.scope)):
         checked_id(product_id)
         refuse_parameters(request)
         return ALWAYS, None, None, None
