@@ -5,8 +5,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
@@ -60,8 +59,7 @@ _EXCESS = object()
 """The value of a body that was not parsed because it has too many values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Json:
+class Json(NamedTuple):
     """A parsed body, and its bytes as they were sent."""
 
     value: object
@@ -83,7 +81,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413.
         ClientDisconnect: the client left before it had sent everything.
     """
-    if (body := take_body(request.scope)) is not None:
+    if (body := take_body(request.receive)) is not None:
         if len(body) > limit:
             raise _too_large(limit)
         return body
@@ -215,10 +213,12 @@ def validate(model: type[Model], value: object, at: Sequence[str | int] = ()) ->
     if len(value) > _MAX_MEMBERS:
         return [FieldError(f"must have at most {_MAX_MEMBERS} members", pointer(at))]
     try:
-        return model.model_validate(value, strict=True)
+        # This is what ``model_validate`` calls after it has looked at its own parameters. The models themselves are strict.
+        checked: Model = model.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         return [FieldError(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
+    return checked
 
 
 def check(model: type[Model], value: object) -> Model:
@@ -238,11 +238,9 @@ def check(model: type[Model], value: object) -> Model:
 
 def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: Sequence[object]) -> Model:
     wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[: kind.most]]
-    narrowed = (
-        value
-        if True not in wide
-        else value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
-    )
+    narrowed = value
+    if True in wide:
+        narrowed = value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
     checked = validate(model, narrowed)
     if not isinstance(checked, list):
         return checked

@@ -9,10 +9,6 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-TAKE_BODY = "take_body"
-"""Key in the request state under which the server leaves a ``TakeBody``."""
-TakeBody = Callable[[], bytes | None]
-"""Returns the body if it has arrived as a whole and nobody has received it yet; otherwise ``None``, and it is received."""
 WHOLE_ANSWERS = "larder.whole_answers"
 """Key in the scope's extensions under which the server says that it takes whole answers: those that have their body, complete
 and announced by its length, as ``body`` in the message ``http.response.start``, and no message after it."""
@@ -32,7 +28,10 @@ def deliver(response: Response, scope: Scope, receive: Receive, send: Send) -> A
     )
 
 
-def take_body(scope: Scope) -> bytes | None:
-    """Return the body if it can be taken now; otherwise it is received."""
-    take: TakeBody | None = scope.get("state", {}).get(TAKE_BODY)
+def take_body(receive: Receive) -> bytes | None:
+    """Return the body if it has arrived as a whole and nobody has received it yet; otherwise it is received.
+
+    The server's ``receive`` has a method that does so.
+    """
+    take: Callable[[], bytes | None] | None = getattr(receive, "take_body", None)
     return None if take is None else take()

@@ -11,7 +11,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.api.exchange import TAKE_BODY, WHOLE_ANSWERS
+from app.api.exchange import WHOLE_ANSWERS
 
 _FORBIDDEN = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
 """What no value of a header may contain, as uvicorn sees it."""
@@ -35,7 +35,10 @@ def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 class Exchange:
-    """The application as uvicorn calls it for one request."""
+    """What the application gets as ``receive``, and by its methods, for one request.
+
+    Nothing of it is kept in the scope: the cycle, which has the scope, would then be garbage that only a collection finds.
+    """
 
     __slots__ = ("_app", "_cycle")
 
@@ -43,11 +46,14 @@ class Exchange:
         self._cycle = cycle
         self._app = app
 
-    def __call__(self, scope: Scope, receive: Receive, _send: Send) -> Awaitable[None]:
-        """Call the application."""
+    def serve(self, scope: Scope, _receive: Receive, _send: Send) -> Awaitable[None]:
+        """Call the application, as uvicorn calls it."""
         scope["extensions"] = _OFFER
-        scope["state"][TAKE_BODY] = self.take_body
-        return self._app(scope, receive, self.send)
+        return self._app(scope, self, self.send)
+
+    def __call__(self) -> Awaitable[Message]:
+        """Receive as ASGI says."""
+        return cast("Awaitable[Message]", self._cycle.receive())
 
     def take_body(self) -> bytes | None:
         """Return the body if it has arrived as a whole and nobody waits for anything else."""

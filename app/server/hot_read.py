@@ -65,10 +65,12 @@ class HotReads(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a plain request here, and start a task of the application for any other."""
         scope = cycle.scope
+        if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or self.flow.write_paused:
+            self._start_application(cycle, app)
+            return
         product_id = scope["path"][len(PREFIX) :]
-        hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
         admission = self._larder.admission
-        if not hot or (head := self._plain(scope, product_id, admission)) is None:
+        if (head := self._plain(scope, product_id, admission)) is None:
             self._start_application(cycle, app)
             return
         if cycle.keep_alive:
@@ -100,7 +102,7 @@ class HotReads(HttpToolsProtocol):
 
     def _start_application(self, cycle: RequestResponseCycle, app: Any) -> None:
         # The body of an answer to HEAD is left out by uvicorn.
-        called: Any = app if cycle.scope["method"] == "HEAD" else Exchange(cycle, app)
+        called: Any = app if cycle.scope["method"] == "HEAD" else Exchange(cycle, app).serve
         super()._start_asgi_task(cycle, called)
 
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:

@@ -1,7 +1,9 @@
 """What the server takes and sends as a whole comes to the same as what uvicorn receives and sends in parts."""
 
 import asyncio
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -185,6 +187,24 @@ async def test_an_answer_is_one_write() -> None:
         assert len(await _writes(service, whole[:-1], whole[-1:])) == 1
     whole = _bytes_of("PUT /products/mug-blue/stock", json | {"Expect": "100-continue"}, b'{"stock": 5}', "1.1", repeat=False)
     assert [answer[9:12] for answer in await _writes(service, whole)] == [b"100", b"200"]
+
+
+async def test_a_request_is_no_garbage() -> None:
+    """What belongs to a request is gone with the next one. In a circle, it would stay until a collection searched for it."""
+    service = new_service()
+    await _catalogue(service)
+    gc.disable()
+    try:
+        async with listen(service) as port, connection(port) as (reader, writer):
+            past = []
+            for target in ("PUT /products/mug-blue/stock", "GET /products", "GET /livez"):
+                writer.write(_bytes_of(target, {"Content-Type": _JSON}, b'{"stock": 5}', "1.1", repeat=False))
+                assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
+                past.append(weakref.ref(port.connections[-1].cycle))
+            await asyncio.sleep(0)
+            assert [request() is None for request in past] == [True, True, False]
+    finally:
+        gc.enable()
 
 
 async def test_a_body_is_taken_once() -> None:
