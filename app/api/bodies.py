@@ -81,10 +81,6 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413.
         ClientDisconnect: the client left before it had sent everything.
     """
-    if (body := take_body(request.receive)) is not None:
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
     announced = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
     if announced.isdigit() and (len(announced) > _MAX_DIGITS or int(announced) > limit):
         raise _too_large(limit)
@@ -146,7 +142,17 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
+_BLANKS = " \t\n\r"
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def _decode(text: str) -> object:
+    """Return the value of a text, as ``decode`` does, which looks for white space on both sides first. Few texts have any."""
+    if text[:1] not in _BLANKS:
+        value, end = _DECODER.raw_decode(text)
+        if not text[end:].strip(_BLANKS):
+            return value
+    return _DECODER.decode(text)
 
 
 def parse_json(body: bytes) -> object:
@@ -156,7 +162,7 @@ def parse_json(body: bytes) -> object:
         Problem: 400. The text must follow RFC 8259 and RFC 7493 (I-JSON): no NaN, no member twice, only UTF-8.
     """
     try:
-        return _DECODER.decode(body.decode("utf-8"))
+        return _decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         cause = f"it is not UTF-8 at byte {error.start}"
     except json.JSONDecodeError as error:
@@ -175,7 +181,11 @@ async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> J
     Raises:
         Problem: 413, 415, 400, in this order.
     """
-    body = await read_body(request, larder_of(request).settings.body_limit_bytes)
+    limit = larder_of(request).settings.body_limit_bytes
+    if (body := take_body(request.receive)) is None:
+        body = await read_body(request, limit)
+    elif len(body) > limit:
+        raise _too_large(limit)
     check_media_type(request, media_types)
     return Json(await _parse_large(request, body) if len(body) > _LARGE else parse_json(body), body)
 
