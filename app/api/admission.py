@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from app.access.errors import AccessError, Forbidden
 from app.access.key_ring import Caller, KeyRing
 from app.access.keys import Scope
 from app.access.rates import Client, Limits
+from app.api.fields import Headers, fields_in
 from app.api.problems import Problem
 from app.sparse_log import SparseLog
 
@@ -35,8 +36,6 @@ _MOST_HOSTS = 1_000
 ANYBODY = Caller(Client("", Limits()), "", frozenset(Scope))
 """The sender of every request in open mode."""
 log = logging.getLogger("larder.access")
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class PlainHead(NamedTuple):
@@ -118,9 +117,10 @@ class Admission:
             Problem: 403, a write from a web page of another site.
         """
         headers: Headers = scope["headers"]
+        fields = fields_in(scope)
         try:
             caller = self._authorized(headers, access.scope)
-            if scope["method"] not in _SAFE:
+            if scope["method"] not in _SAFE and (b"origin" in fields or b"sec-fetch-site" in fields):
                 self._check_origin(headers)
             if caller is not ANYBODY:
                 now = self._clock()

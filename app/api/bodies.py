@@ -5,8 +5,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
@@ -14,6 +13,8 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.api.context import larder_of
+from app.api.exchange import take_body
+from app.api.fields import fields_in
 from app.api.models import RequestModel, Rows
 from app.api.problems import MAX_ERRORS, FieldError, Problem, invalid
 
@@ -45,9 +46,9 @@ _SENTENCES = {
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
 }
-_DECLARATIONS = frozenset({b"content-type", b"content-encoding", b"transfer-encoding"})
-_PLAIN = [(b"content-type", JSON.encode())]
-"""What the headers of almost every body declare."""
+_CODINGS = frozenset({b"content-encoding", b"transfer-encoding"})
+_PLAIN = JSON.encode()
+"""The declaration of almost every body."""
 _CHARSET = re.compile(r'charset[ \t]*=[ \t]*"?([^"; \t]*)"?', re.IGNORECASE)
 
 Body = TypeVar("Body", bound=RequestModel | None)
@@ -58,8 +59,7 @@ _EXCESS = object()
 """The value of a body that was not parsed because it has too many values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Json:
+class Json(NamedTuple):
     """A parsed body, and its bytes as they were sent."""
 
     value: object
@@ -106,7 +106,8 @@ def check_media_type(request: Request, accepted: Sequence[str]) -> None:
     Raises:
         Problem: 415, with what would be accepted in ``Accept`` (``Accept-Patch`` for PATCH).
     """
-    if JSON in accepted and [header for header in request.scope["headers"] if header[0] in _DECLARATIONS] == _PLAIN:
+    fields = fields_in(request.scope)
+    if JSON in accepted and fields.get(b"content-type") == _PLAIN and _CODINGS.isdisjoint(fields):
         return
     declared = ",".join(request.headers.getlist("Content-Type"))  # two of them name no media type
     media_type, *parameters = declared.split(";")
@@ -141,7 +142,17 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
+_BLANKS = " \t\n\r"
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_integer, object_pairs_hook=_unique)
+
+
+def _decode(text: str) -> object:
+    """Return the value of a text, as ``decode`` does, which looks for white space on both sides first. Few texts have any."""
+    if text[:1] not in _BLANKS:
+        value, end = _DECODER.raw_decode(text)
+        if not text[end:].strip(_BLANKS):
+            return value
+    return _DECODER.decode(text)
 
 
 def parse_json(body: bytes) -> object:
@@ -151,7 +162,7 @@ def parse_json(body: bytes) -> object:
         Problem: 400. The text must follow RFC 8259 and RFC 7493 (I-JSON): no NaN, no member twice, only UTF-8.
     """
     try:
-        return _DECODER.decode(body.decode("utf-8"))
+        return _decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         cause = f"it is not UTF-8 at byte {error.start}"
     except json.JSONDecodeError as error:
@@ -170,7 +181,11 @@ async def json_body(request: Request, media_types: Sequence[str] = (JSON,)) -> J
     Raises:
         Problem: 413, 415, 400, in this order.
     """
-    body = await read_body(request, larder_of(request).settings.body_limit_bytes)
+    limit = larder_of(request).settings.body_limit_bytes
+    if (body := take_body(request.receive)) is None:
+        body = await read_body(request, limit)
+    elif len(body) > limit:
+        raise _too_large(limit)
     check_media_type(request, media_types)
     return Json(await _parse_large(request, body) if len(body) > _LARGE else parse_json(body), body)
 
@@ -208,10 +223,12 @@ def validate(model: type[Model], value: object, at: Sequence[str | int] = ()) ->
     if len(value) > _MAX_MEMBERS:
         return [FieldError(f"must have at most {_MAX_MEMBERS} members", pointer(at))]
     try:
-        return model.model_validate(value, strict=True)
+        # This is what ``model_validate`` calls after it has looked at its own parameters. The models themselves are strict.
+        checked: Model = model.__pydantic_validator__.validate_python(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         return [FieldError(_sentence(e["type"], e["msg"], e.get("ctx", {})), pointer([*at, *e["loc"]])) for e in found]
+    return checked
 
 
 def check(model: type[Model], value: object) -> Model:
@@ -231,11 +248,9 @@ def check(model: type[Model], value: object) -> Model:
 
 def _check_rows(model: type[Model], kind: Rows, value: dict[str, object], rows: Sequence[object]) -> Model:
     wide = [isinstance(row, dict) and len(row) > _MAX_MEMBERS for row in rows[: kind.most]]
-    narrowed = (
-        value
-        if True not in wide
-        else value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
-    )
+    narrowed = value
+    if True in wide:
+        narrowed = value | {kind.name: [None if large else row for large, row in zip(wide, rows, strict=False)]}
     checked = validate(model, narrowed)
     if not isinstance(checked, list):
         return checked

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from app.api.admission import Headers
+from app.api.fields import Headers
 from app.api.problems import Problem
 from app.buckets import BUCKETS
 from app.products.product import ALWAYS, Precondition

@@ -33,6 +33,7 @@ STATE = "larder"
 """Key in the states of the lifespan and of the application under which the running service is found."""
 READING = "reading"
 """Key in the request state under which the hot read leaves its ``Reading`` for the endpoint."""
+_NO_STATE: Mapping[str, Any] = {}
 NAMED = "named"
 """Key in the request state under which the ids of a read's query are kept, to be checked again before it is answered."""
 
@@ -113,9 +114,10 @@ class Larder:
 
 
 def larder_in(scope: Mapping[str, Any]) -> Larder:
-    """Return the running service. As an attribute it would first be looked for in vain, which takes ten times as long."""
-    larder: Larder = scope["app"].state[STATE]
-    return larder
+    """Return the running service: from the request's state, where the server has put it, or else from the application."""
+    larder: Larder | None = scope.get("state", _NO_STATE).get(STATE)
+    # As an attribute it would first be looked for in vain, which takes ten times as long.
+    return scope["app"].state[STATE] if larder is None else larder
 
 
 def larder_of(request: Request) -> Larder:

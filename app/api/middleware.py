@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.admission import CALLER
 from app.api.context import larder_in
+from app.api.exchange import deliver
+from app.api.fields import fields_in
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
 from app.api.problems import PROBLEM, FieldError, Problem, invalid
@@ -24,7 +26,7 @@ from app.cache.tracing import Place
 from app.sparse_log import SparseLog
 from app.telemetry.request_lines import Answered
 from app.telemetry.spans import Parent
-from app.telemetry.telemetry import Telemetry
+from app.telemetry.telemetry import Request, Telemetry
 
 BEGAN = "began"
 """Key in the request state under which the server leaves when it looked for the answer in Redis, on the monotonic clock."""
@@ -49,25 +51,29 @@ def parent_of(headers: Sequence[tuple[bytes, bytes]]) -> Parent | None:
 class _Answer:
     """Passes one answer on. It adds the id, records the status, and leaves out the body of an answer to HEAD."""
 
-    __slots__ = ("_bodiless", "_id", "_send", "cache_status", "status")
+    __slots__ = ("_id", "_send", "cache_status", "method", "status")
 
-    def __init__(self, send: Send, identity: bytes, *, bodiless: bool) -> None:
+    def __init__(self, send: Send, identity: str, method: str) -> None:
         self._send = send
-        self._id = identity
-        self._bodiless = bodiless
+        self._id = identity.encode()
+        self.method = method
+        """The method of the request, as it was sent."""
         self.status = 0
         """The status of the answer; 0 before it has begun."""
         self.cache_status = ""
 
-    async def __call__(self, message: Message) -> None:
+    def __call__(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message.get("headers", ())
-            self.cache_status = next((value.decode() for name, value in headers if name == b"cache-status"), "")
+            for name, value in headers:
+                if name == b"cache-status":
+                    self.cache_status = value.decode()
+                    break
             message["headers"] = [*headers, (b"x-request-id", self._id)]
-        elif self._bodiless and message["type"] == "http.response.body":
+        elif self.method == "HEAD" and message["type"] == "http.response.body":
             message = {**message, "body": b""}
-        await self._send(message)
+        return self._send(message)
 
 
 class OutermostLayer:
@@ -86,9 +92,9 @@ class OutermostLayer:
         state, now = scope.setdefault("state", {}), time.monotonic()
         began = state.get(BEGAN, now)
         method = scope["method"]
-        parent = parent_of(scope["headers"])
+        parent = parent_of(scope["headers"]) if b"traceparent" in fields_in(scope) else None
         identity = parent.trace_id if parent is not None else f"{random.getrandbits(128):032x}"
-        answer = _Answer(send, identity.encode(), bodiless=method == "HEAD")
+        answer = _Answer(send, identity, method)
         state["request_id"] = identity
         peeked = {Place.STORE: now - began} if BEGAN in state else {}
         told = self._telemetry.begin(identity, parent, peeked, sampled=state.get(SAMPLED))
@@ -98,17 +104,18 @@ class OutermostLayer:
         try:
             if b"%2f" in scope["raw_path"].lower():
                 # If it were decoded to a slash, the path would not be the one that the client meant.
-                await invalid([_SLASH]).response(scope)(scope, receive, answer)
+                await deliver(invalid([_SLASH]).response(scope), scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except asyncio.CancelledError:
             # The service stops before the request is finished. A write that has begun may still be carried out.
             if not answer.status:
                 kind = TYPES["overloaded" if method in ("GET", "HEAD") else "outcome-unknown"]
-                await Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)(scope, receive, answer)
+                response = Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)
+                await deliver(response, scope, receive, answer)
             raise
         except Problem as refusal:
-            await refusal.response(scope)(scope, receive, answer)
+            await deliver(refusal.response(scope), scope, receive, answer)
         except ClientDisconnect:
             _sparse_log.info("request %s: the client left before it had sent its body", identity)
         except Exception:
@@ -117,29 +124,34 @@ class OutermostLayer:
                 raise
             kind = TYPES["internal-error"]
             response = Problem(kind.slug, f"{kind.meaning} {kind.remedy}").response(scope)
-            await response(scope, receive, answer)
+            await deliver(response, scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            duration_s = time.monotonic() - began
-            self._requests.observe(method, route, answer.status, duration_s)
-            caller, (problem, reason) = state.get(CALLER), state.get(PROBLEM, ("", ""))
-            self._telemetry.end(
-                told,
-                Answered(
-                    identity,
-                    method,
-                    route,
-                    scope["path"],
-                    answer.status,
-                    duration_s,
-                    caller.name if caller is not None else "",
-                    caller.key_id if caller is not None else "",
-                    peer_of(scope),
-                    answer.cache_status,
-                    problem,
-                    reason,
-                ),
-            )
+            self._end(told, scope, answer, time.monotonic() - began)
+
+    def _end(self, told: Request, scope: Scope, answer: _Answer, duration_s: float) -> None:
+        """Count an answered request, and tell about it if there is anything to tell."""
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._requests.observe(answer.method, route, answer.status, duration_s)
+        self._telemetry.end(told)
+        if not self._telemetry.tells(told, answer.status, answer.cache_status):
+            return
+        state = scope["state"]
+        caller, (problem, reason) = state.get(CALLER), state.get(PROBLEM, ("", ""))
+        answered = Answered(
+            state["request_id"],
+            answer.method,
+            route,
+            scope["path"],
+            answer.status,
+            duration_s,
+            caller.name if caller is not None else "",
+            caller.key_id if caller is not None else "",
+            peer_of(scope),
+            answer.cache_status,
+            problem,
+            reason,
+        )
+        self._telemetry.tell(told, answered)
 
 
 def peer_of(scope: Mapping[str, Any]) -> str:
@@ -154,8 +166,10 @@ class HostLayer:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on. Raises ``Problem`` (400 or 421)."""
         if scope["type"] == "http":
-            larder_in(scope).admission.check_host(scope["headers"], scope["path"])
-        await self._app(scope, receive, send)
+            admission = larder_in(scope).admission
+            if fields_in(scope).get(b"host") not in admission.good_hosts:
+                admission.check_host(scope["headers"], scope["path"])
+        return self._app(scope, receive, send)

@@ -25,6 +25,11 @@ NO_CACHE = "no-cache"
 NO_STORE = "no-store"
 """Cache-Control of answers without an entity tag, because a copy could not be revalidated."""
 
+_MAY_KEEP = (b"cache-control", NO_CACHE.encode())
+_MAY_NOT_KEEP = (b"cache-control", NO_STORE.encode())
+_JSON_TYPE = (b"content-type", JSON.encode())
+_PROBLEM_TYPE = (b"content-type", MEDIA_TYPE.encode())
+_BODILESS = frozenset({204, 304})
 _STATUS = {
     Status.HIT: "larder; hit",
     Status.MISS: "larder; fwd=miss",
@@ -86,16 +91,30 @@ def render_document(value: object) -> Answer:
     return Answer(200, json.dumps(value, separators=(",", ":")).encode())
 
 
+class AnswerResponse(Response):
+    """The response that carries an answer. Its headers are made as bytes: a dictionary of texts would be encoded again."""
+
+    def __init__(self, answer: Answer) -> None:
+        refused = answer.code >= HTTPStatus.BAD_REQUEST
+        self.status_code = answer.code
+        self.body = answer.body
+        self.background = None
+        self.raw_headers = headers = [_MAY_KEEP if answer.version_tag and not refused else _MAY_NOT_KEEP]
+        if answer.version_tag:
+            headers.append((b"etag", answer.version_tag.encode("latin-1")))
+        if answer.location:
+            headers.append((b"location", answer.location.encode("latin-1")))
+        if answer.code not in _BODILESS:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
+        if refused:
+            headers.append(_PROBLEM_TYPE)
+        elif answer.body:
+            headers.append(_JSON_TYPE)
+
+
 def response_of(answer: Answer) -> Response:
     """Return the response that carries an answer."""
-    refused = answer.code >= HTTPStatus.BAD_REQUEST
-    headers = {"Cache-Control": NO_CACHE if answer.version_tag and not refused else NO_STORE}
-    if answer.version_tag:
-        headers["ETag"] = answer.version_tag
-    if answer.location:
-        headers["Location"] = answer.location
-    media_type = MEDIA_TYPE if refused else JSON if answer.body else None
-    return Response(answer.body, answer.code, headers, media_type)
+    return AnswerResponse(answer)
 
 
 def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:

@@ -5,25 +5,27 @@ CPU than the transaction of a write. An endpoint checks its request itself.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access import keys
 from app.api.admission import CALLER, Access
 from app.api.conditions import named_bucket
 from app.api.context import NAMED, larder_in
+from app.api.exchange import deliver
 from app.api.problems import problem_for
 from app.products.pair import Pair
 from app.products.product import is_product_id
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _ACCESS = "__larder_access__"
+_ANY = "{}"
+"""Stands for a parameter in the segments of a path."""
 LIST_COST = 10
 """What a page of a list or a read of many products costs; a read of one product costs 1."""
 BATCH_COST = 20
@@ -64,27 +66,33 @@ class RequestRoute(APIRoute):
         self.access = access_of(endpoint)
         self.app = self._answer
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def respond(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Response]:
         """Admit the request, and call the endpoint with it and the parameters of its path, unchecked."""
         pair = None
         if self.access is not None:
             larder = larder_in(scope)
-            if CALLER not in scope["state"]:
-                scope["state"][CALLER] = larder.admission.admit(scope, self.access)
+            state = scope["state"]
+            if CALLER not in state:
+                state[CALLER] = larder.admission.admit(scope, self.access)
             pair = larder.pair
-        endpoint = self.endpoint if pair is None else partial(_in_pair, pair, self.endpoint)
-        response: Response = await endpoint(Request(scope, receive, send), **scope["path_params"])
-        await response(scope, receive, send)
+        endpoint: Callable[..., Awaitable[Response]] = self.endpoint
+        request = Request(scope, receive, send)
+        if pair is not None:
+            return _in_pair(pair, endpoint, request, **scope["path_params"])
+        return endpoint(request, **scope["path_params"])
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await deliver(await self.respond(scope, receive, send), scope, receive, send)
 
 
-async def _in_pair(pair: Pair, endpoint: Endpoint, request: Request, **parameters: Any) -> Response:
+async def _in_pair(pair: Pair, endpoint: Callable[..., Awaitable[Response]], request: Request, **parameters: Any) -> Response:
     """Answer a request if its path and ``Larder-Bucket`` belong to this pair. An id that is illegal is refused later.
 
     A read is checked again when its answer is known. Meanwhile its products may have left: "not found" would then be wrong.
     """
     _check_pair(pair, request.scope)
     try:
-        response: Response = await endpoint(request, **parameters)
+        response = await endpoint(request, **parameters)
     except Exception:
         if request.method == "GET":
             _check_pair(pair, request.scope)
@@ -107,33 +115,60 @@ def _check_pair(pair: Pair, scope: Scope) -> None:
 class DirectRoutes:
     """ASGI layer that calls a ``RequestRoute`` itself, and answers its errors; every other request passes on.
 
-    The layers of the frameworks make an exit stack, a second request object and two wrappers of ``send`` for each request.
-    These routes use none of that.
+    The layers of the frameworks make an exit stack, a second request object and two wrappers of ``send`` for each request, and
+    try one route after another. These routes use none of that: they are found in a table.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._routes: defaultdict[tuple[str, int], list[RequestRoute]] = defaultdict(list)
-        """The routes that can match, by method and number of slashes, in their order."""
+        self._constant: dict[tuple[str, str], RequestRoute] = {}
+        """The routes without a parameter, by method and path."""
+        self._places: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
+        """Where the parameter can be, by method and number of segments."""
+        self._named: dict[tuple[str, ...], tuple[RequestRoute, str]] = {}
+        """The routes with one, and its name, by method and segments. That of the parameter is ``_ANY``."""
         for route in routes:
             if isinstance(route, RequestRoute):
-                for method in route.methods or ():
-                    self._routes[method, route.path.count("/")].append(route)
+                self._add(route)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _add(self, route: RequestRoute) -> None:
+        segments = route.path.split("/")
+        places = [place for place, segment in enumerate(segments) if segment.startswith("{")]
+        for method in route.methods or ():
+            if not places:
+                self._constant[method, route.path] = route
+            else:
+                [place] = places
+                self._places[method, len(segments)].add(place)
+                key = method, *segments[:place], _ANY, *segments[place + 1 :]
+                self._named[key] = route, segments[place].strip("{}")
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request. Raises ``Problem`` for a refusal."""
-        if scope["type"] == "http":
-            for route in self._routes.get((scope["method"], scope["path"].count("/")), ()):
-                match, found = route.matches(scope)
-                if match is Match.FULL:
-                    scope.update(found)
-                    await self._call(route, scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        # This is no coroutine, because each one costs something whenever the request goes on after a wait.
+        if scope["type"] == "http" and (route := self.route_of(scope)) is not None:
+            return self._call(route, scope, receive, send)
+        return self._app(scope, receive, send)
 
-    async def _call(self, route: RequestRoute, scope: Scope, receive: Receive, send: Send) -> None:
+    def route_of(self, scope: Scope) -> RequestRoute | None:
+        """Return the route of a request, and note it and the parameter in the scope; ``None`` if there is none in the table."""
+        method, path = scope["method"], scope["path"]
+        if (constant := self._constant.get((method, path))) is not None:
+            scope["route"], scope["path_params"] = constant, {}
+            return constant
+        segments = path.split("/")
+        for place in self._places.get((method, len(segments)), ()):
+            value, segments[place] = segments[place], _ANY
+            if value and (named := self._named.get((method, *segments))) is not None:
+                scope["route"], scope["path_params"] = named[0], {named[1]: value}
+                return named[0]
+            segments[place] = value
+        return None
+
+    @staticmethod
+    async def _call(route: RequestRoute, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await route.app(scope, receive, send)
+            await deliver(await route.respond(scope, receive, send), scope, receive, send)
         except Exception as error:
             if (problem := problem_for(error)) is None:
                 raise

@@ -33,6 +33,7 @@ from app.products.product import Line, Reason
 from app.products.service import LedgerPage
 
 router = request_router("stock")
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 _READ_PROBLEMS = ("invalid-request", "overloaded", "database-unavailable", "internal-error")
 
 
@@ -86,7 +87,7 @@ async def adjust_stock(request: Request, product_id: ProductId) -> Response:
 def _render_adjustment(effects: Sequence[Effect]) -> Answer:
     [effect] = effects
     product, [movement] = product_of(effect), effect.movements()
-    entry = json.dumps(movement_fields(movement), separators=(",", ":")).encode()
+    entry = _compact(movement_fields(movement)).encode()
     body = b'{"product":' + product_payload(product) + b',"movement":' + entry + b"}"
     return Answer(200, body, entity_tag(product.version))
 
@@ -168,5 +169,5 @@ async def list_movements(request: Request) -> Response:
 
 
 def _page(query: LedgerQuery, page: LedgerPage) -> Response:
-    items = [json.dumps(movement_fields(movement), separators=(",", ":")).encode() for movement in page.items]
+    items = [_compact(movement_fields(movement)).encode() for movement in page.items]
     return page_response(items, query.next_page(page.next) if page.next else None)

@@ -20,9 +20,11 @@ from starlette.responses import Response
 
 from app.access.key_ring import Caller
 from app.api.accepting import DECODED, RECORDED, Preference, accept, check_key, preference_of, written_down
+from app.api.admission import ANYBODY, CALLER
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import caller_of, check_pair, larder_of, products_of
+from app.api.fields import fields_in
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
 from app.api.responses import checked_id, checked_reservation_id, response_of
@@ -44,9 +46,9 @@ Render = Callable[[Sequence[Effect]], Answer]
 Result = TypeVar("Result", Sequence[Effect], Reservation)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class IncomingWrite(Generic[Body]):
-    """A write that has passed all checks that do not need the product."""
+    """A write that has passed all checks that do not need the product. It is not frozen, because that costs every write."""
 
     request: Request
     content: bytes
@@ -86,14 +88,11 @@ class IncomingWrite(Generic[Body]):
     async def _answer(
         self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
     ) -> Response:
-        try:
-            check_pair(self.request, (*command.keys, *named_in(command)))
-        except SeveralPairs:
-            if self.key is None:
-                raise
-            # It may have been answered before one of its buckets moved. The transaction looks for that, or refuses it.
-        request_id = self.request.scope["state"]["request_id"]
-        sender = caller_of(self.request)
+        state = self.request.scope["state"]
+        if larder_of(self.request).pair is not None:
+            self._check_pair(command)
+        request_id = state["request_id"]
+        sender: Caller = state[CALLER]
         caller = sender.name
         if self.key is None:
             result = await write(Origin(request_id, caller or None))
@@ -115,6 +114,14 @@ class IncomingWrite(Generic[Body]):
         self._note(sender, result)
         return response_of(rendering.answer)
 
+    def _check_pair(self, command: Command) -> None:
+        try:
+            check_pair(self.request, (*command.keys, *named_in(command)))
+        except SeveralPairs:
+            if self.key is None:
+                raise
+            # It may have been answered before one of its buckets moved. The transaction looks for that, or refuses it.
+
     async def _accepted(self, key: IdempotencyKey, command: Command, preference: Preference) -> Response | None:
         """Return the 202; ``None`` if the request is too large for it or was decided before, and is answered directly."""
         larder = larder_of(self.request)
@@ -129,6 +136,8 @@ class IncomingWrite(Generic[Body]):
         return response
 
     def _note(self, sender: Caller, result: Sequence[Effect] | Reservation) -> None:
+        if sender is ANYBODY:
+            return  # nobody's quota is charged
         scope = self.request.scope
         created = 0 if isinstance(result, Reservation) else sum(effect.change is Change.CREATED for effect in result)
         larder_of(self.request).admission.wrote(
@@ -192,9 +201,11 @@ async def reservation_request(request: Request, model: type[Model], reservation_
     """
     sent = await json_body(request, (JSON,))
     larder_of(request).admission.check_again(request.scope["headers"])
-    condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
-    key = idempotency_key(request)
-    bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
+    condition, key, bucket = ALWAYS, None, None
+    if not _CONDITIONAL.isdisjoint(fields_in(request.scope)):
+        condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
+        key = idempotency_key(request)
+        bucket = named_bucket(request.scope["headers"]) if reservation_id is None else None
     refuse_parameters(request)
     checked = check(model, sent.value)
     if reservation_id is not None:
@@ -212,7 +223,7 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
 
 
 def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:
-    if product_id is not None and _CONDITIONAL.isdisjoint([name for name, _ in request.scope["headers"]]):
+    if product_id is not None and _CONDITIONAL.isdisjoint(fields_in(request.scope)):
         checked_id(product_id)
         refuse_parameters(request)
         return ALWAYS, None, None, None

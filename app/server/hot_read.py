@@ -30,7 +30,7 @@ from app.api.middleware import BEGAN
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
-from app.server.answer import AnswerTransport
+from app.server.exchange import Exchange, head_lines
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
@@ -65,10 +65,12 @@ class HotReads(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a plain request here, and start a task of the application for any other."""
         scope = cycle.scope
+        if scope["method"] != "GET" or not scope["path"].startswith(PREFIX) or self.flow.write_paused:
+            self._start_application(cycle, app)
+            return
         product_id = scope["path"][len(PREFIX) :]
-        hot = scope["method"] == "GET" and scope["path"].startswith(PREFIX) and not self.flow.write_paused
         admission = self._larder.admission
-        if not hot or (head := self._plain(scope, product_id, admission)) is None:
+        if (head := self._plain(scope, product_id, admission)) is None:
             self._start_application(cycle, app)
             return
         if cycle.keep_alive:
@@ -99,13 +101,13 @@ class HotReads(HttpToolsProtocol):
         self._start_application(cycle, app)
 
     def _start_application(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.scope["method"] != "HEAD":  # its answer has no body that the head could wait for
-            cycle.transport = AnswerTransport(self.transport, self.loop)
-        super()._start_asgi_task(cycle, app)
+        # The body of an answer to HEAD is left out by uvicorn.
+        called: Any = app if cycle.scope["method"] == "HEAD" else Exchange(cycle, app).serve
+        super()._start_asgi_task(cycle, called)
 
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:
         """Answer a hit, and return the status of the answer."""
-        usual = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        usual = head_lines(self.server_state.default_headers)
         closing = _LAST if last else b""
         etag = b'"%d"' % found.version
         if tag == etag:

@@ -55,19 +55,23 @@ class RequestLines:
 
     def write(self, answered: Answered, waits: Mapping[Place, float], span_id: str = "", *, sampled: bool = False) -> None:
         """Write a line about a request if it has one. A request that is ``sampled`` always has."""
-        level, sparse = self._kind_of(answered, waits)
+        level, sparse = self._kind_of(answered.status, answered.cache_status, waits)
         if sampled:
             self._write(answered, waits, span_id, level)
         elif sparse is not None and (left_out := sparse.take()) is not None:
             self._write(answered, waits, span_id, level, left_out)
 
-    def _kind_of(self, answered: Answered, waits: Mapping[Place, float]) -> tuple[int, SparseLog | None]:
+    def are_about(self, status: int, cache_status: str, waits: Mapping[Place, float]) -> bool:
+        """Return whether a request that was answered so may have a line that nobody asked for."""
+        return self._kind_of(status, cache_status, waits)[1] is not None
+
+    def _kind_of(self, status: int, cache_status: str, waits: Mapping[Place, float]) -> tuple[int, SparseLog | None]:
         """Return the level of a request's line, and the limit on lines that nobody asked for; ``None`` if there is none."""
-        if answered.status >= _SERVER_ERROR or not answered.status:
+        if status >= _SERVER_ERROR or not status:
             return logging.WARNING, self._failed
-        if answered.status in _REFUSED:
+        if status in _REFUSED:
             return logging.INFO, self._refused
-        if Place.AUDIT in waits or answered.cache_status.endswith(_OUT_OF_ORDER):
+        if Place.AUDIT in waits or cache_status.endswith(_OUT_OF_ORDER):
             return logging.WARNING, self._degraded
         return logging.INFO, None
 

@@ -95,9 +95,17 @@ class Telemetry(Tracer):
         work = Work(waits, span)
         return Request(work, _present.set(work), sampled=drawn.line)
 
-    def end(self, request: "Request", answered: Answered) -> None:
-        """End a request, and tell about it."""
+    def end(self, request: "Request") -> None:
+        """End a request in the running task."""
         _present.reset(request.token)
+
+    def tells(self, request: "Request", status: int, cache_status: str) -> bool:
+        """Return whether there is anything to tell about a request that was answered so."""
+        work = request.work
+        return request.sampled or work.span is not None or self.lines.are_about(status, cache_status, work.waits)
+
+    def tell(self, request: "Request", answered: Answered) -> None:
+        """Tell about a request that has ended."""
         span = request.work.span
         if span is not None:
             name, attributes = _described(answered)

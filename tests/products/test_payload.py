@@ -1,4 +1,4 @@
-"""The bytes of a product."""
+"""The bytes of a product, and of a reservation."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.products.payload import product_payload
+from app.products.payload import product_payload, reservation_payload
 from app.products.product import ID_PATTERN, MAX_INTEGER, MAX_NAME_LENGTH, Product
+from app.products.reservation import RESERVATION_ID_PATTERN, HeldLine, Reservation, Status
 
 _NUMBERS = st.integers(0, MAX_INTEGER)
 _ZONES = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))])
@@ -45,3 +46,33 @@ def test_payload_is_compact_json_of_every_field(product: Product) -> None:
     for name in ("created_at", "updated_at"):
         fields[name] = fields[name].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert product_payload(product) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_IDS = st.from_regex(ID_PATTERN, fullmatch=True).map(str.strip)
+_LINES = st.builds(HeldLine, product_id=_IDS, quantity=_NUMBERS, committed=_NUMBERS, released=_NUMBERS, expired=_NUMBERS)
+
+
+@given(
+    st.builds(
+        Reservation,
+        id=st.from_regex(RESERVATION_ID_PATTERN, fullmatch=True).map(str.strip),
+        reference=st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
+        status=st.sampled_from(Status),
+        expires_at=_MOMENTS,
+        version=st.integers(1, 2**63 - 1),
+        created_at=_MOMENTS,
+        updated_at=_MOMENTS,
+        lines=st.lists(_LINES, max_size=3),
+    )
+)
+def test_a_reservation_is_compact_json_of_every_field(reservation: Reservation) -> None:
+    """Any reservation's bytes are what a JSON writer would make of its fields and its numbered lines, in their order."""
+    lines = [
+        {"line": number} | {name: getattr(line, name) for name in HeldLine.__slots__}
+        for number, line in enumerate(reservation.lines)
+    ]
+    fields = {name: getattr(reservation, name) for name in ("id", "reference", "status")} | {"lines": lines}
+    for name in ("expires_at", "version", "created_at", "updated_at"):
+        value = getattr(reservation, name)
+        fields[name] = value if name == "version" else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert reservation_payload(reservation) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
