@@ -6,9 +6,10 @@ one after another in one transaction, each on the rows that the one before it re
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -28,8 +29,7 @@ UNSTAMPED = datetime.min.replace(tzinfo=UTC)
 """Placeholder for the times that the database sets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry that a command writes to the ledger; the product's version and stock are those of the effect."""
 
     line: int
@@ -49,8 +49,7 @@ class Change(StrEnum):
     DELETED = "deleted"
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """One product after a command; its version has risen by one unless it is unchanged."""
 
     row: Row
@@ -75,11 +74,13 @@ class Effect:
 class Command(ABC):
     """One request to change products."""
 
-    def __init__(self, keys: Sequence[str], weight: int = 1) -> None:
+    def __init__(self, keys: Sequence[str], weight: int = 1, reservation_ids: Sequence[str] = ()) -> None:
         self.keys = keys
         """The ids of all products that the decision uses, each once."""
         self.weight = weight
         """The number of rows and ledger entries that it may touch."""
+        self.reservation_ids = reservation_ids
+        """The reservations that it names. The products of their lines are locked, too."""
 
     @abstractmethod
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
@@ -265,4 +266,4 @@ def _counted(before: Product, after: Product, stock: int, reference: str | None 
 
 
 def _stocked(product: Product, stock: int, entries: Sequence[Entry]) -> Effect:
-    return Effect(product.with_stock(stock), Change.UPDATED, entries)
+    return Effect(product.with_units(stock, product.reserved), Change.UPDATED, entries)

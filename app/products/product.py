@@ -33,8 +33,8 @@ class Product:
     reserved: int | None = None
     """Units that are held for somebody; ``None`` in a database whose payload has no reservations yet."""
 
-    def with_stock(self, stock: int) -> "Product":
-        """Return the next version of the product, which has another stock. ``replace`` would take four times as long."""
+    def with_units(self, stock: int, reserved: int | None) -> "Product":
+        """Return the next version of the product, which has other units. ``replace`` would take four times as long."""
         return Product(
             self.id,
             self.name,
@@ -44,7 +44,7 @@ class Product:
             self.version + 1,
             self.created_at,
             self.updated_at,
-            self.reserved,
+            reserved,
         )
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 MAX_LIFE_S = 2_592_000
 """The longest life of a reservation from its creation, in seconds: 30 days."""
@@ -42,8 +43,7 @@ class Part:
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeldLine:
+class HeldLine(NamedTuple):
     """One line of a reservation. Its product and quantity never change, and its counters only grow."""
 
     product_id: str
@@ -79,7 +79,11 @@ class Reservation:
     @property
     def product_ids(self) -> list[str]:
         """The products of its lines, each once."""
-        return list(dict.fromkeys(line.product_id for line in self.lines))
+        return list(dict.fromkeys([line.product_id for line in self.lines]))
+
+    def after(self, lines: Sequence[HeldLine], status: Status, moment: datetime) -> "Reservation":
+        """Return the next version of the reservation. ``replace`` would take four times as long."""
+        return Reservation(self.id, self.reference, status, self.expires_at, self.version + 1, self.created_at, moment, lines)
 
     def is_over(self, moment: datetime) -> bool:
         """Return whether its end has come: by time, or because a line was given back by it before."""

@@ -7,9 +7,10 @@ was closed, so that a command finds it expired (``Shelf``).
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -38,8 +39,7 @@ class Rest(StrEnum):
     RELEASE = "release"
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """Units of one line that a command takes out of it, by the way in which they end."""
 
     committed: int = 0
@@ -52,8 +52,7 @@ class Use:
         return self.committed + self.released + self.expired
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """The reservation after a command, and the effects on its products. It is the same object if nothing had to be changed."""
 
     reservation: Reservation
@@ -66,9 +65,9 @@ class ReservationCommand(Command, ABC):
     """One request to make or change a reservation."""
 
     def __init__(self, keys: Sequence[str], weight: int, reservation_id: str | None = None) -> None:
-        super().__init__(keys, weight)
+        super().__init__(keys, weight, () if reservation_id is None else (reservation_id,))
         self.reservation_id = reservation_id
-        """The reservation that must exist. The products of its lines are locked, too."""
+        """The reservation that must exist."""
 
     @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
@@ -136,9 +135,8 @@ class Reserve(ReservationCommand):
                 place = len(self._lines) + number  # after the lines of the new reservation
                 entry = Entry(place, 0, Reason.RELEASE, reservation.reference, -line.open, reservation.id)
                 entries[line.product_id].append(entry)
-                lines[number] = replace(line, released=line.released + line.open)
-        version = reservation.version + 1
-        return replace(reservation, lines=lines, status=Status.RELEASED, version=version, updated_at=moment)
+                lines[number] = line._replace(released=line.released + line.open)
+        return reservation.after(lines, Status.RELEASED, moment)
 
 
 class NamedCommand(ReservationCommand):
@@ -229,8 +227,7 @@ class Tidy(Command):
     """Give back the units of ended reservations that nobody has needed yet. Those whose rows others hold are left out."""
 
     def __init__(self, reservation_ids: Sequence[str]) -> None:
-        super().__init__((), len(reservation_ids))
-        self.reservation_ids = reservation_ids
+        super().__init__((), len(reservation_ids), reservation_ids)
 
     @override
     def decide(self, rows: Mapping[str, Row]) -> Sequence[Effect]:
@@ -239,11 +236,7 @@ class Tidy(Command):
 
 def named_in(command: Command) -> Sequence[str]:
     """Return the reservations that a command names."""
-    if isinstance(command, Tidy):
-        return command.reservation_ids
-    if isinstance(command, ReservationCommand) and command.reservation_id is not None:
-        return (command.reservation_id,)
-    return ()
+    return command.reservation_ids
 
 
 def use_lines(
@@ -260,12 +253,8 @@ def use_lines(
     lines = list(reservation.lines)
     for number, use in uses.items():
         line = lines[number]
-        lines[number] = replace(
-            line,
-            committed=line.committed + use.committed,
-            released=line.released + use.released,
-            expired=line.expired + use.expired,
-        )
+        committed, released, expired = line.committed + use.committed, line.released + use.released, line.expired + use.expired
+        lines[number] = HeldLine(line.product_id, line.quantity, committed, released, expired)
         listed = entries[line.product_id]
         for reason, units in ((Reason.SALE, use.committed), (Reason.RELEASE, use.released), (Reason.EXPIRY, use.expired)):
             if units:
@@ -278,8 +267,7 @@ def use_lines(
     ]
     is_open = any(line.open for line in lines)
     status = ending if ending is Status.EXPIRED or not is_open else reservation.status
-    after = replace(reservation, lines=lines, status=status, version=reservation.version + 1, updated_at=moment)
-    return Decided(after, effects)
+    return Decided(reservation.after(lines, status, moment), effects)
 
 
 def _units(reservation: Reservation, parts: Sequence[Part] | None) -> dict[int, int]:
@@ -316,5 +304,4 @@ def _changed(product: Product, delta: int, reserved_delta: int, entries: Sequenc
     reserved = (product.reserved or 0) + reserved_delta
     if reserved > MAX_INTEGER:
         raise StockLimit((product.id,))
-    after = replace(product, stock=product.stock + delta, reserved=reserved, version=product.version + 1)
-    return Effect(after, Change.UPDATED, entries)
+    return Effect(product.with_units(product.stock + delta, reserved), Change.UPDATED, entries)

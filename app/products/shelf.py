@@ -17,7 +17,7 @@ from app.products.commands import Change, Command, Effect, Entry
 from app.products.errors import NotEnabled, TooManyOver, UnitsNeeded
 from app.products.product import Product, Reason, Row
 from app.products.reservation import OverLine, OverLines, Reservation, Status
-from app.products.reservation_commands import ReservationCommand, Reserve, Tidy, Use, named_in, use_lines
+from app.products.reservation_commands import ReservationCommand, Reserve, Tidy, Use, use_lines
 
 MAX_OVER = 2_000
 """Most ended lines of a product that one transaction reads in order to give their units back."""
@@ -44,14 +44,14 @@ class Facts:
 
     def moment_of(self, product_ids: Collection[str]) -> datetime:
         """Return the moment of a decision about these products."""
-        known = [self.moment or _LONG_AGO]
+        latest = self.moment or _LONG_AGO
         for product_id in product_ids:
             row = self.rows.get(product_id)
-            if isinstance(row, Product):
-                known.append(row.updated_at)
-            if product_id in self.swept:
-                known.append(self.swept[product_id])
-        return max(known)
+            if isinstance(row, Product) and row.updated_at > latest:
+                latest = row.updated_at
+            if product_id in self.swept and self.swept[product_id] > latest:
+                latest = self.swept[product_id]
+        return latest
 
 
 @dataclass(slots=True)
@@ -91,17 +91,19 @@ class Shelf:
         """The reservations to change that no command names, so that not all of their products are locked."""
         return sorted(self.changes.keys() - self._facts.reservations.keys())
 
-    def products_of(self, command: Command) -> Collection[str]:
+    def products_of(self, command: Command) -> Sequence[str]:
         """Return the products of a command, those of the reservations that it names included."""
+        if not command.reservation_ids:
+            return command.keys
         found = dict.fromkeys(command.keys)
-        for reservation_id in named_in(command):
+        for reservation_id in command.reservation_ids:
             if reservation := self._facts.reservations.get(reservation_id):
                 found |= dict.fromkeys(reservation.product_ids)
-        return found
+        return list(found)
 
     def changeable_by(self, command: Command) -> Sequence[str]:
         """Return the products that a command may change, and the reservations that it names. Closed lines stay as they are."""
-        named = named_in(command)
+        named = command.reservation_ids
         reservations = (self._facts.reservations.get(reservation_id) for reservation_id in named)
         lines = (line.product_id for found in reservations if found for line in found.lines if line.open)
         return [*command.keys, *named, *lines]
@@ -147,8 +149,10 @@ class Shelf:
         return moment if reservation is None else max(moment, reservation.updated_at)
 
     def _put(self, effects: Sequence[Effect]) -> Sequence[Effect]:
-        raised = [self._above_the_ledger(effect) for effect in effects]
-        self.rows.update((e.row.id, e.row) for e in raised if e.change is not Change.UNCHANGED)
+        raised = [self._above_the_ledger(effect) for effect in effects] if self._facts.newest else effects
+        for effect in raised:
+            if effect.change is not Change.UNCHANGED:
+                self.rows[effect.row.id] = effect.row
         return raised
 
     def _above_the_ledger(self, effect: Effect) -> Effect:
@@ -156,7 +160,7 @@ class Shelf:
         newest = self._facts.newest.get(effect.row.id, 0)
         if effect.change is Change.UNCHANGED or effect.row.version > newest:
             return effect
-        return replace(effect, row=replace(effect.row, version=newest + 1))
+        return effect._replace(row=replace(effect.row, version=newest + 1))
 
     # ------------------------------------------------- reservations
 
@@ -227,7 +231,7 @@ class Shelf:
         self._sweep(product.id)
         if not units:
             return False
-        after = replace(product, reserved=(product.reserved or 0) - units, version=product.version + 1)
+        after = product.with_units(product.stock, (product.reserved or 0) - units)
         self.closings += self._put([Effect(after, Change.UPDATED, entries)])
         return True
 
@@ -238,9 +242,8 @@ class Shelf:
             return 0
         if before := self._reservations.get(line.reservation_id):
             lines = list(before.lines)
-            lines[line.line] = replace(lines[line.line], expired=lines[line.line].expired + units)
-            at = max(moment, before.updated_at)
-            self._change(before, replace(before, lines=lines, status=Status.EXPIRED, version=before.version + 1, updated_at=at))
+            lines[line.line] = lines[line.line]._replace(expired=lines[line.line].expired + units)
+            self._change(before, before.after(lines, Status.EXPIRED, max(moment, before.updated_at)))
         else:
             self._use(line.reservation_id, line.line, expired=units)
             self.changes[line.reservation_id] = ReservationChange(1, Status.EXPIRED, moment)

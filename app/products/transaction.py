@@ -28,7 +28,7 @@ from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, Write
 from app.products.pair import Buckets, Pair, buckets_of
 from app.products.product import Gone, Row
 from app.products.reservation import OverLine, OverLines
-from app.products.reservation_commands import ReservationCommand, Tidy, named_in
+from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.reservation_source import reservation_of
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import PRODUCTS, row_of
@@ -176,7 +176,7 @@ class Transaction:
         statements = await self._begin(session)
         self._forget_rows()
         ids = {key for request in self._direct for key in request.command.keys}
-        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        named = sorted({key for request in self._direct for key in request.command.reservation_ids})
         reads = any(isinstance(request.command, ReservationCommand | Tidy) for request in self._direct)
         read: Statement = (reservation_queries.READ, {"ids": named})
         if self._decode is None:
@@ -312,7 +312,7 @@ class Transaction:
         key = request.origin.idempotency_key
         if key and (earlier := self._earlier_decision(key, locked)):
             return earlier
-        product_ids = list(self._shelf.products_of(request.command))
+        product_ids = self._shelf.products_of(request.command)
         if postponed := self._postponed(request.command, product_ids):
             return postponed
         try:
@@ -339,10 +339,10 @@ class Transaction:
 
         The queue cannot know that: the request names the reservation, and only its row says how long it is.
         """
-        if isinstance(command, Tidy):
+        if not command.reservation_ids or isinstance(command, Tidy):
             return False
         found = self._facts.reservations
-        lines = sum(len(found[key].lines) for key in named_in(command) if key in found)
+        lines = sum([len(found[key].lines) for key in command.reservation_ids if key in found])
         if lines > LONG and self._lines and self._lines + lines > MANY_LINES:
             return True
         self._lines += lines
