@@ -67,10 +67,7 @@ _LINES = st.builds(HeldLine, product_id=_IDS, quantity=_NUMBERS, committed=_NUMB
 )
 def test_a_reservation_is_compact_json_of_every_field(reservation: Reservation) -> None:
     """Any reservation's bytes are what a JSON writer would make of its fields and its numbered lines, in their order."""
-    lines = [
-        {"line": number} | {name: getattr(line, name) for name in HeldLine.__slots__}
-        for number, line in enumerate(reservation.lines)
-    ]
+    lines = [{"line": number} | line._asdict() for number, line in enumerate(reservation.lines)]
     fields = {name: getattr(reservation, name) for name in ("id", "reference", "status")} | {"lines": lines}
     for name in ("expires_at", "version", "created_at", "updated_at"):
         value = getattr(reservation, name)
