@@ -29,6 +29,12 @@ LATE_S = 0.05
 
 A round trip takes a millisecond, and a node that hangs takes a deadline.
 """
+AT_ONCE = 4
+"""Most reads that learn together that their node is lost.
+
+Reads that waited for its answer until the deadline may be many, and each costs a load and an answer without the fast path. Were
+they told at once, the reads of other nodes would wait until the last of them is answered.
+"""
 
 
 class _NodeTrips(BatchedTrips):
@@ -47,7 +53,10 @@ class _NodeTrips(BatchedTrips):
         tracer: Tracer,
         filled: FilledSlots,
     ) -> None:
-        super().__init__(config, stats, history, clock, tracer=tracer, filled=filled)
+        super().__init__(config, stats, history, clock, tracer=tracer, filled=filled, weight=self._weight_of)
+        self._least_weight_when_lost = config.batch_keys // AT_ONCE
+        self._lost = False
+        """Whether the last read got no answer."""
         self._node = node
         self._partitions = partitions
         self._proofs = proofs
@@ -77,7 +86,12 @@ class _NodeTrips(BatchedTrips):
         # by partition would cost more than to send a fence twice.
         requests = [(of(keys[0]), keys, _taken_out(lease, keys) if lease else ()) for keys in batch]
         began = self._clock()
-        readings = await self._definite(self._node.read(requests))
+        try:
+            readings = await self._definite(self._node.read(requests))
+        except StoreUnavailable as error:
+            self._lost = True
+            return [error] * len(batch)  # it is not raised, because the batcher's frame refers to the futures
+        self._lost = False
         self._stats.store_read.observe(self._clock() - began)
         results: list[Reading | Exception] = []
         slots: list[bytes | None] = []
@@ -92,6 +106,10 @@ class _NodeTrips(BatchedTrips):
             others = self.filled.others(wanted)
         self._vacancies.observe(wanted, others, slots)
         return results
+
+    def _weight_of(self, keys: Sequence[str]) -> int:
+        """Return a read's weight. Of those that waited for a lost node, a batch has few: see ``AT_ONCE``."""
+        return max(len(keys), self._least_weight_when_lost) if self._lost else len(keys)
 
     @override
     def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
