@@ -36,7 +36,7 @@ class NodeStore(ABC):
 
     @abstractmethod
     async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
-        """``read`` in each partition. What is atomic is the read of one partition."""
+        """``read`` for each request, several of which may be of one partition. What is atomic is one request."""
 
     @abstractmethod
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:

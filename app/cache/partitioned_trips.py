@@ -17,7 +17,7 @@ from .history import History
 from .partition_ports import NodeStore, PartitionedStore
 from .partitions import Partitions
 from .ports import Clock, Outcome, Publication, Published, Reading, State, Store
-from .round_trips import BatchedTrips, RoundTrips, leases_of, payload_bytes, readings_of
+from .round_trips import BatchedTrips, RoundTrips, leases_of, payload_bytes
 from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer, Unit
 
@@ -28,6 +28,12 @@ LATE_S = 0.05
 """How long after the first answer of several nodes the others may come without being late.
 
 A round trip takes a millisecond, and a node that hangs takes a deadline.
+"""
+AT_ONCE = 4
+"""Most reads that learn together that their node is lost.
+
+Reads that waited for its answer until the deadline may be many, and each costs a load and an answer without the fast path. Were
+they told at once, the reads of other nodes would wait until the last of them is answered.
 """
 
 
@@ -47,7 +53,10 @@ class _NodeTrips(BatchedTrips):
         tracer: Tracer,
         filled: FilledSlots,
     ) -> None:
-        super().__init__(config, stats, history, clock, tracer=tracer, filled=filled)
+        super().__init__(config, stats, history, clock, tracer=tracer, filled=filled, weight=self._weight_of)
+        self._least_weight_when_lost = config.batch_keys // AT_ONCE
+        self._lost = False
+        """Whether the last read got no answer."""
         self._node = node
         self._partitions = partitions
         self._proofs = proofs
@@ -69,22 +78,38 @@ class _NodeTrips(BatchedTrips):
 
     @override
     async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading | Exception]:
-        places = self._partitions.cut([keys[0] for keys in batch])
-        wanted = {p: [key for place in own for key in batch[place]] for p, own in places.items()}
-        others = {p: self.filled.others(keys) for p, keys in wanted.items()}
-        requests = [(p, keys, self._vacancies.expected(keys, others[p])) for p, keys in wanted.items()]
+        wanted = [key for keys in batch for key in keys]
+        others = self.filled.others(wanted)
+        lease = set(self._vacancies.expected(wanted, others))
+        of = self._partitions.of
+        # Each item is a request of its own, with its own fence: nearly every one is of another partition, and to cut the batch
+        # by partition would cost more than to send a fence twice.
+        requests = [(of(keys[0]), keys, _taken_out(lease, keys) if lease else ()) for keys in batch]
         began = self._clock()
-        readings = await self._definite(self._node.read(requests))
+        try:
+            readings = await self._definite(self._node.read(requests))
+        except StoreUnavailable as error:
+            self._lost = True
+            return [error] * len(batch)  # it is not raised, because the batcher's frame refers to the futures
+        self._lost = False
         self._stats.store_read.observe(self._clock() - began)
-        results: dict[int, Reading | Exception] = {}
-        for (partition, own), reading in zip(places.items(), readings, strict=True):
+        results: list[Reading | Exception] = []
+        slots: list[bytes | None] = []
+        for (partition, _, _), reading in zip(requests, readings, strict=True):
             if isinstance(reading, StoreUnavailable):
-                results |= dict.fromkeys(own, reading)
-                continue
-            self._vacancies.observe(wanted[partition], others[partition], reading.slots)
-            judged = self._judged(partition, reading, began)
-            results |= zip(own, readings_of([batch[place] for place in own], judged), strict=True)
-        return [results[place] for place in range(len(batch))]
+                results.append(reading)
+            else:
+                slots += reading.slots
+                results.append(self._judged(partition, reading, began))
+        if len(slots) < len(wanted):  # a partition was refused
+            wanted = [key for keys, result in zip(batch, results, strict=True) if isinstance(result, Reading) for key in keys]
+            others = self.filled.others(wanted)
+        self._vacancies.observe(wanted, others, slots)
+        return results
+
+    def _weight_of(self, keys: Sequence[str]) -> int:
+        """Return a read's weight. Of those that waited for a lost node, a batch has few: see ``AT_ONCE``."""
+        return max(len(keys), self._least_weight_when_lost) if self._lost else len(keys)
 
     @override
     def _note_proof(self, partition: int, reading: Reading, read_at: float) -> None:
@@ -125,6 +150,13 @@ class _NodeTrips(BatchedTrips):
             self._stats.payload_bytes += sum(payload_bytes(publication) for item in items for publication in item)
             results |= zip(own, self._shares(items, answer), strict=True)
         return [results[place] for place in range(len(batch))]
+
+
+def _taken_out(lease: set[str], keys: Sequence[str]) -> list[str]:
+    """Take those of ``keys`` that are to be leased out of ``lease``: only the first request for a key gets its token."""
+    own = [key for key in keys if key in lease]
+    lease.difference_update(own)
+    return own
 
 
 class PartitionedTrips:

@@ -8,7 +8,7 @@ The number of partitions belongs to the name: to the audits, another number is a
 """
 
 from binascii import crc32, crc_hqx
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import count
 from typing import TypeVar
@@ -16,6 +16,8 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 MOST = 1_024
+_REMEMBERED = 10_000
+"""Number of keys whose partition is remembered."""
 HASH_SLOTS = 16_384
 
 
@@ -54,6 +56,20 @@ def joined(parts: Iterable[Sequence[int]], results: Iterable[Sequence[Result]]) 
     return [by_place[at] for at in range(len(by_place))]
 
 
+class _PartitionOf(dict[str, int]):
+    """The partition of every key. Those of the last keys are remembered: every read asks for one, some of them twice."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def __missing__(self, key: str) -> int:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        partition = self[key] = crc32(key.encode()) * self._number >> 32
+        return partition
+
+
 class Partitions:
     """The partitions of one namespace.
 
@@ -68,6 +84,8 @@ class Partitions:
         """The name of the cache, with the number."""
         self.rows: Sequence[str] = rows_of(self.name)
         """The name of each partition's audit row."""
+        self.of: Callable[[str], int] = _PartitionOf(number).__getitem__
+        """Returns the partition of a key."""
 
     @cached_property
     def tags(self) -> Sequence[str]:
@@ -82,10 +100,6 @@ class Partitions:
     def slots(self) -> Sequence[int]:
         """The hash slot of each partition."""
         return [hash_slot(tag) for tag in self.tags]
-
-    def of(self, key: str) -> int:
-        """Return the partition of a key."""
-        return crc32(key.encode()) * self.number >> 32
 
     def cut(self, keys: Sequence[str]) -> dict[int, list[int]]:
         """Return the places of the keys by partition, for each partition that has any of them."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,7 @@ class BatchedTrips(ABC):
 
     The tracer is told of them only if it traces, so that otherwise a hit costs nothing.
     ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys whose
-    slot was last seen filled.
+    slot was last seen filled. ``weight`` is a read's share of the largest batch.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class BatchedTrips(ABC):
         *,
         tracer: Tracer = UNTRACED,
         filled: FilledSlots | None = None,
+        weight: Callable[[Sequence[str]], int] = len,
     ) -> None:
         self._tracer = tracer
         self._stats = stats
@@ -65,7 +66,7 @@ class BatchedTrips(ABC):
         keys, queue = config.batch_keys, config.queue_limit
         self.reads: Batcher[Sequence[str], Reading] = Batcher(
             self._send_reads,
-            weight=len,
+            weight=weight,
             max_weight=keys,
             queue_limit=queue,
             yields=READ_YIELDS,
@@ -97,8 +98,13 @@ class BatchedTrips(ABC):
 
     async def read(self, keys: Sequence[str]) -> Reading:
         """Read slots for the present unit. Raises ``StoreUnavailable``, ``Overloaded``."""
-        with self._tracer.wait(Place.STORE):
-            return await self.reads.request(keys, self._tracer.unit())
+        try:
+            with self._tracer.wait(Place.STORE):
+                return await self.reads.request(keys, self._tracer.unit())
+        except StoreUnavailable as error:
+            # The frame of the request refers to a future that has the error, and the error by its traceback to the frame. While
+            # the store is away, every read would leave such a circle, whose collection would hold up all other requests.
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
         """Take leases on empty slots; return their tokens, or ``None`` when the store did not answer."""
@@ -242,11 +248,14 @@ class RoundTrips(BatchedTrips):
             await self._definite(self._store.drop(key))
 
     @override
-    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading]:
+    async def _send_reads(self, batch: Sequence[Sequence[str]]) -> Sequence[Reading | Exception]:
         wanted = [key for keys in batch for key in keys]
         others = self.filled.others(wanted)
         began = self._clock()
-        reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
+        try:
+            reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
+        except StoreUnavailable as error:
+            return [error] * len(batch)  # it is not raised, because the batcher's frame refers to the futures: see read
         self._vacancies.observe(wanted, others, reading.slots)
         self._stats.store_read.observe(self._clock() - began)
         return readings_of(batch, self._judged(0, reading, began))

@@ -18,9 +18,9 @@ from redis.asyncio.connection import AbstractConnection
 
 from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
-from .near_slots import TAKEN_BACK, NearSlots, track
+from .near_slots import NearSlots, track
 from .places import RedisPlace, address_of
-from .refusals import REFUSALS, Refusal
+from .replies import Replies
 from .succession import Succession
 from .troubles import Troubles
 from .waiting_calls import Commands, RedisCommand, Reply, Waiting, refuse, together
@@ -42,8 +42,8 @@ class RedisConnection:
     def __init__(
         self, connection: AbstractConnection, run_id: str, timeout_s: float, *, in_cluster: bool, refusals: bool = False
     ) -> None:
-        self._refusals = refusals
         self._connection = connection
+        self._replies = Replies(connection, refusals=refusals)
         self._run_id = run_id
         self._in_cluster = in_cluster
         self._timeout_s = timeout_s
@@ -145,10 +145,8 @@ class RedisConnection:
         # The driver would pack each argument in Python, which takes several times as long.
         packed = b"".join(map(_pack, (*commands, who)))
         await self._connection.send_packed_command(packed, check_health=False)
-        read = self._behind_invalidations if self.near else partial(self._connection.read_response, disable_decoding=True)
-        reply = self._reply_or_refusal if self._refusals else read
-        replies = [await reply() for _ in commands]
-        echo, role, data = await read()
+        read = self._replies.read_behind_invalidations if self.near else self._replies.read
+        *replies, (echo, role, data) = await read(len(commands) + 1)
         if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
         # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its
@@ -157,19 +155,6 @@ class RedisConnection:
             raise StoreUnavailable("the server is not a master")
         self._identify(data.decode("ascii", "replace"))
         return replies
-
-    async def _behind_invalidations(self) -> Reply:
-        """Return the next reply. One by one, because the driver itself would call itself for each of them."""
-        reply: Reply = TAKEN_BACK
-        while reply is TAKEN_BACK:
-            reply = await self._connection.read_response(disable_decoding=True, push_request=True)
-        return reply
-
-    async def _reply_or_refusal(self) -> Reply:
-        try:
-            return await self._connection.read_response(disable_decoding=True)
-        except REFUSALS as error:
-            return Refusal.of(error)
 
     def _identify(self, data: str) -> None:
         if data == self._replid:

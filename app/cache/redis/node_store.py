@@ -60,6 +60,18 @@ class RedisNodeStore(NodeStore):
 
     @override
     async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
+        commands = self._commands
+        if not any(lease for _, _, lease in requests):
+            server, replies = await self._call(
+                self._links.reads, lambda _: [commands[partition].read(keys) for partition, keys, _ in requests]
+            )
+            return [
+                found if isinstance(found, Refusal) else commands[partition].reading(server, found, None)
+                for (partition, _, _), found in zip(requests, replies, strict=True)
+            ]
+        return await self._read_and_lease(requests)
+
+    async def _read_and_lease(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
         tokens = [new_tokens(lease) for _, _, lease in requests]
 
         def packet(server: str) -> list[RedisCommand]:

@@ -65,8 +65,9 @@ class RedisNodes:
         self._options = replace(options, refusals=True, near_bytes=0)
         self._slots = frozenset(slots)
         self._clock = clock
-        self._map = SlotMap([], [])
         self._nodes: dict[Address, RedisNode] = {}
+        self._owners: dict[int, RedisNode] = {}
+        """The node that has each of the slots, by the map there is."""
         self._named: Sequence[Address] = []
         """Nodes that some map has named, the latest first."""
         self._asked_at = float("-inf")
@@ -102,9 +103,8 @@ class RedisNodes:
         return [link for node in self._nodes.values() for link in node.all]
 
     def owner(self, slot: int) -> RedisNode | None:
-        """Return the node that has a hash slot, as far as is known."""
-        address = self._map.owner(slot)
-        return None if address is None else self._nodes.get(address)
+        """Return the node that has a hash slot of these partitions, as far as is known."""
+        return self._owners.get(slot)
 
     def look_again(self) -> None:
         """Ask for the map in the background, unless that is under way."""
@@ -171,14 +171,15 @@ class RedisNodes:
 
     def _take(self, found: SlotMap) -> None:
         """Use a map from now on."""
-        self._map = found
-        wanted = {address for slot in self._slots if (address := found.owner(slot)) is not None}
+        addresses = {slot: address for slot in self._slots if (address := found.owner(slot)) is not None}
+        wanted = set(addresses.values())
         for address in self._nodes.keys() - wanted:
             node = self._nodes.pop(address)
             self._lost += node.links.failures
             self._in_background(node.close())
         for address in wanted - self._nodes.keys():
             self._nodes[address] = RedisNode(self._at(address))
+        self._owners = {slot: self._nodes[address] for slot, address in addresses.items()}
 
     def _at(self, address: Address) -> RedisOptions:
         return at(self._options, address)

@@ -168,6 +168,7 @@ class SlotCommands:
 
     def __init__(self, names: Names, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
         self._names = names
+        self._head = ("MGET", names.fence)
         self._lifetimes = lifetimes
         self._chance = chance or random.Random()
         self._fence: tuple[bytes | None, str, str, str] = (None, "", "", "")
@@ -176,7 +177,7 @@ class SlotCommands:
     def read(self, keys: Sequence[str]) -> RedisCommand:
         """Return the command that reads fence and slots."""
         prefix = self._names.prefix
-        return ("MGET", self._names.fence, *[prefix + key for key in keys])
+        return (*self._head, *[prefix + key for key in keys])
 
     def reading(self, answered: str, found: Sequence[bytes | None], leases: dict[str, str] | None) -> Reading:
         """Return what the server that answered has read."""
