@@ -1,7 +1,7 @@
 """Accepted writes on real servers: the order of decisions, rows that cannot be decided, and what "done" shows."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -14,6 +14,8 @@ from app.postgres.database import Session
 from app.products import accepted_queries
 from app.products.acceptance import Acceptance
 from app.products.accepted import Found
+from app.products.decision import Decision
+from app.products.steps import Statement
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
 from tests.api.accepting import (
@@ -197,10 +199,15 @@ class UpTo(Transaction):
     async def _lock(self, session: Session) -> None:
         await super()._lock(session)
         believed = [place for place, seq in enumerate(self.taken.seqs) if seq <= UpTo.highest]
-        await session.rows(accepted_queries.APPLIED, {"seqs": [self.taken.seqs.pop(place) for place in reversed(believed)]})
+        self.believed = [self.taken.seqs.pop(place) for place in reversed(believed)]
         for place in reversed(believed):
             self.taken.requests.pop(place)
             self.taken.recorded.pop(place)
+
+    @override
+    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+        applied: Statement = (accepted_queries.APPLIED, {"seqs": self.believed})
+        return [*super()._remove_taken(decisions), applied]
 
 
 class BelievesNumbers(ProductTransactions):
