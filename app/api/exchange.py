@@ -16,7 +16,8 @@ and announced by its length, as ``body`` in the message ``http.response.start``,
 
 def deliver(response: Response, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Send a response, in one message if the server takes that."""
-    if WHOLE_ANSWERS not in scope.get("extensions", ()) or type(response).__call__ is not Response.__call__:
+    whole = type(response).__call__ is Response.__call__ and response.background is None
+    if WHOLE_ANSWERS not in scope.get("extensions", ()) or not whole:
         return response(scope, receive, send)  # without a server, or a stream
     return send(
         {

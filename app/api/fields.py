@@ -1,6 +1,6 @@
-"""The fields of a request's head by name, so that a request without a field learns that in one look.
+"""A table of a request's header fields. One look-up tells whether a field was sent.
 
-What a field says when it is there is read from all its lines, by those who need it.
+Code that needs a field's value reads it from the list of lines, because a field may be repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,9 @@ def fields_of(headers: Headers) -> dict[bytes, bytes]:
     """Return the value of each field, or ``REPEATED``."""
     fields = dict(headers)
     if len(fields) != len(headers):
-        names = [name for name, _ in headers]
-        fields |= {name: REPEATED for name in fields if names.count(name) > 1}
+        fields = {}
+        for name, value in headers:
+            fields[name] = REPEATED if name in fields else value
     return fields
 
 

@@ -126,7 +126,7 @@ class DirectRoutes:
         self._places: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
         """Where the parameter can be, by method and number of segments."""
         self._named: dict[tuple[str, ...], tuple[RequestRoute, str]] = {}
-        """The routes with one, and its name, by method and segments. That of the parameter is ``_ANY``."""
+        """The routes with a parameter, and its name, by method and segments; ``_ANY`` stands for the parameter's segment."""
         for route in routes:
             if isinstance(route, RequestRoute):
                 self._add(route)

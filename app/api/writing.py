@@ -48,7 +48,10 @@ Result = TypeVar("Result", Sequence[Effect], Reservation)
 
 @dataclass(slots=True, eq=False)
 class IncomingWrite(Generic[Body]):
-    """A write that has passed all checks that do not need the product. It is not frozen, because that costs every write."""
+    """A write that has passed all checks that do not need the product.
+
+    It is not frozen, because frozen instances take longer to make.
+    """
 
     request: Request
     content: bytes

@@ -27,7 +27,7 @@ from psycopg.sql import Composed
 
 Statement = tuple[str | Composed, Mapping[str, Any] | None]
 MOST_PREPARED = 200
-"""Most statements that a connection prepares. Those with a name in their text, such as a table's, are sent as they are then."""
+"""Most statements that a connection prepares. Further ones are sent with their text each time."""
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
@@ -77,14 +77,11 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         for command in commands:
             _send(connection, command)
         pgconn.pipeline_sync()
-        # Without an interval, the driver sets no timer for a wait. Statements have a deadline of their own (``Session``).
-        found = await connection.wait(_exchange(connection, commands), interval=0)
-    except BaseException:
+        found = await connection.wait(_exchange(connection, commands))
+    finally:
         if pgconn.status != ConnStatus.BAD:
             with suppress(psycopg.OperationalError):  # results are under way, so the connection is closed by its user
                 pgconn.exit_pipeline_mode()
-        raise
-    pgconn.exit_pipeline_mode()
     for result in found:
         if result.status in _FAILED:
             raise error_from_result(result)
@@ -134,19 +131,24 @@ def _parsed(text: str) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _exchange(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
-    """Send everything, and read all results. What was not prepared, after all, is forgotten."""
+    """Send everything, and read all results. A statement whose Prepare failed is removed from ``prepared``."""
     pgconn = connection.pgconn
     yield from send(pgconn)
-    found = []
-    for command in commands:
-        if command.prepares:
+    found: list[PGresult] = []
+    try:
+        for command in commands:
+            if command.prepares:
+                [result] = yield from fetch_many(pgconn)
+                if result.status in _FAILED:
+                    del connection.prepared[command.query, command.types]
+                    found.append(result)
             [result] = yield from fetch_many(pgconn)
-            if result.status in _FAILED:
-                del connection.prepared[command.query, command.types]
-                found.append(result)
-        [result] = yield from fetch_many(pgconn)
-        found.append(result)
-    yield from fetch_many(pgconn)  # of the Sync
+            found.append(result)
+        yield from fetch_many(pgconn)  # the result of the Sync
+    except psycopg.OperationalError:
+        # The server may have said why it ends the connection.
+        if not any(result.status == ExecStatus.FATAL_ERROR for result in found):
+            raise
     return found
 
 

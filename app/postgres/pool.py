@@ -28,7 +28,7 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .pipeline import Connection
+from .pipeline import Connection, round_trip
 from .session import Behind, Parameters, Session, Statement, bounded, nothing
 
 Result = TypeVar("Result")
@@ -235,7 +235,7 @@ class Pool:
     async def _rolled_back(self, connection: Connection) -> bool:
         with suppress(DatabaseError):
             async with bounded(connection, self._deadline_s):
-                await connection.execute("ROLLBACK")
+                await round_trip(connection, [("ROLLBACK", None)])
         return not connection.closed and connection.info.transaction_status == _IDLE
 
 

@@ -30,7 +30,7 @@ class Changes:
         self._keys = keys
 
     def statements(self, epoch: str = "") -> list[Statement]:
-        """Return the statements, the read-back last. They fail in another epoch than ``epoch``, unless that is empty."""
+        """Return the statements, the read-back last. If ``epoch`` is given, they fail in any other epoch."""
         read_back: Statement = (queries.READ_BACK, {"ids": list(self._keys), "knows": SCHEMA, "epoch": epoch})
         return [*((step.statement, step.parameters) for step in self._steps), read_back]
 

@@ -14,7 +14,8 @@ FROM history CROSS JOIN unnest(%(ids)s::text[]) AS wanted (id) LEFT JOIN product
 """
 """Returns a row for each id, also for tombstones and unknown ids, with the epoch read in the same snapshot.
 
-A transaction runs it after its changes. It fails, and with it the transaction, unless the epoch is ``epoch`` or that is empty.
+A transaction runs it after its changes. If ``epoch`` is not empty, it fails in any other epoch, and the
+transaction with it.
 """
 
 LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"

@@ -360,7 +360,7 @@ class Transaction:
         return None
 
     def _epoch_to_commit_in(self) -> str:
-        """Return the epoch in which to commit with the changes; empty if the process has to look at the read-back before."""
+        """Return the epoch in which to commit with the changes; empty if the process must check the read-back before COMMIT."""
         if not self._at_once or self.taken.seqs or self.taken.failures:
             return ""
         return "" if any(request.origin.idempotency_key for request in self._direct) else self._history.current

@@ -15,11 +15,13 @@ from app.api.exchange import WHOLE_ANSWERS
 
 _FORBIDDEN = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
 """What no value of a header may contain, as uvicorn sees it."""
+_CONNECTION = b"connection"
+"""The field that decides whether the connection stays open. uvicorn takes note of it."""
 _OFFER: dict[str, dict[object, object]] = {WHOLE_ANSWERS: {}}
 
 
 class _Nothing(Awaitable[None]):
-    """What is awaited when there is nothing to wait for."""
+    """An awaitable that is finished already."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return
@@ -35,7 +37,7 @@ def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 class Exchange:
-    """What the application gets as ``receive``, and by its methods, for one request.
+    """The ``receive`` and ``send`` that the application gets for one request.
 
     Nothing of it is kept in the scope: the cycle, which has the scope, would then be garbage that only a collection finds.
     """
@@ -61,7 +63,7 @@ class Exchange:
         if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
             return None
         if cycle.flow.read_paused or not cycle.message_event.is_set():
-            return None  # receiving it resumes reading; without the event it was received before
+            return None  # receiving it resumes reading; the event is cleared once the body has been received
         body = bytes(cycle.body)
         cycle.body = bytearray()
         cycle.message_event.clear()
@@ -79,7 +81,7 @@ class Exchange:
         headers = answer["headers"]
         if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
             return False
-        if _FORBIDDEN.search(b"".join([value for _, value in headers])):
+        if _FORBIDDEN.search(b"".join([value for _, value in headers])) or _CONNECTION in [name for name, _ in headers]:
             return False
         cycle.response_started = True
         cycle.waiting_for_100_continue = False

@@ -61,8 +61,8 @@ class RequestLines:
         elif sparse is not None and (left_out := sparse.take()) is not None:
             self._write(answered, waits, span_id, level, left_out)
 
-    def are_about(self, status: int, cache_status: str, waits: Mapping[Place, float]) -> bool:
-        """Return whether a request that was answered so may have a line that nobody asked for."""
+    def writes_unsampled(self, status: int, cache_status: str, waits: Mapping[Place, float]) -> bool:
+        """Return whether a request that was answered so, and was not sampled, may have a line."""
         return self._kind_of(status, cache_status, waits)[1] is not None
 
     def _kind_of(self, status: int, cache_status: str, waits: Mapping[Place, float]) -> tuple[int, SparseLog | None]:

@@ -102,7 +102,7 @@ class Telemetry(Tracer):
     def tells(self, request: "Request", status: int, cache_status: str) -> bool:
         """Return whether there is anything to tell about a request that was answered so."""
         work = request.work
-        return request.sampled or work.span is not None or self.lines.are_about(status, cache_status, work.waits)
+        return request.sampled or work.span is not None or self.lines.writes_unsampled(status, cache_status, work.waits)
 
     def tell(self, request: "Request", answered: Answered) -> None:
         """Tell about a request that has ended."""

@@ -1,6 +1,7 @@
 """A round trip of several statements on a real PostgreSQL: how it is sent, and what becomes of it when a statement fails."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -137,3 +138,18 @@ async def test_nothing_is_prepared_behind_a_pooler(database_url: str) -> None:
             await round_trip(connection, [("SELECT %(n)s::int", {"n": 1})])
         [found] = await round_trip(connection, [("SELECT count(*) FROM pg_prepared_statements", None)])
         assert found.rows == [(0,)]
+
+
+async def test_a_wait_takes_no_processor_time(session: Session) -> None:
+    """While the server works, the process sleeps until there is an answer."""
+    before = time.process_time()
+    await session.rows("SELECT pg_sleep(0.5)")
+    assert time.process_time() - before < 0.25
+
+
+async def test_the_server_says_why_it_ended_the_connection(database_url: str) -> None:
+    """Its reason is the error, although the connection is lost when the rest of the answers is read."""
+    async with await Connection.connect(database_url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await round_trip(connection, [("SELECT pg_terminate_backend(pg_backend_pid())", None), ("SELECT 1", None)])
+        assert connection.closed
