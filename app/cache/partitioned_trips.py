@@ -30,10 +30,10 @@ LATE_S = 0.05
 A round trip takes a millisecond, and a node that hangs takes a deadline.
 """
 AT_ONCE = 4
-"""Most reads that learn together that their node is lost.
+"""The largest number of queued reads that are told at once that their node is lost.
 
-Reads that waited for its answer until the deadline may be many, and each costs a load and an answer without the fast path. Were
-they told at once, the reads of other nodes would wait until the last of them is answered.
+Reads that wait behind the batch under way may be many, and each costs a load and an answer without the fast path. Were all of
+them told at once, the reads of other nodes would wait until the last is answered. The batch under way itself is told at once.
 """
 
 
@@ -84,13 +84,14 @@ class _NodeTrips(BatchedTrips):
         of = self._partitions.of
         # Each item is a request of its own, with its own fence: nearly every one is of another partition, and to cut the batch
         # by partition would cost more than to send a fence twice.
-        requests = [(of(keys[0]), keys, _taken_out(lease, keys) if lease else ()) for keys in batch]
+        requests = [(of(keys[0]), keys, _take_own(lease, keys) if lease else ()) for keys in batch]
         began = self._clock()
         try:
             readings = await self._definite(self._node.read(requests))
         except StoreUnavailable as error:
             self._lost = True
-            return [error] * len(batch)  # it is not raised, because the batcher's frame refers to the futures
+            # Raising it would put the batcher's frame, which holds the futures, into the traceback: a reference cycle.
+            return [error] * len(batch)
         self._lost = False
         self._stats.store_read.observe(self._clock() - began)
         results: list[Reading | Exception] = []
@@ -108,7 +109,11 @@ class _NodeTrips(BatchedTrips):
         return results
 
     def _weight_of(self, keys: Sequence[str]) -> int:
-        """Return a read's weight. Of those that waited for a lost node, a batch has few: see ``AT_ONCE``."""
+        """Return a read's weight.
+
+        While the node is lost, a read weighs more, so that a batch has at most ``AT_ONCE`` of them. It is lost from the first
+        batch without an answer until the next answer.
+        """
         return max(len(keys), self._least_weight_when_lost) if self._lost else len(keys)
 
     @override
@@ -152,7 +157,7 @@ class _NodeTrips(BatchedTrips):
         return [results[place] for place in range(len(batch))]
 
 
-def _taken_out(lease: set[str], keys: Sequence[str]) -> list[str]:
+def _take_own(lease: set[str], keys: Sequence[str]) -> list[str]:
     """Take those of ``keys`` that are to be leased out of ``lease``: only the first request for a key gets its token."""
     own = [key for key in keys if key in lease]
     lease.difference_update(own)

@@ -16,7 +16,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 MOST = 1_024
-_REMEMBERED = 10_000
+_MEMORY_KEYS = 10_000
 """Number of keys whose partition is remembered."""
 HASH_SLOTS = 16_384
 
@@ -57,14 +57,14 @@ def joined(parts: Iterable[Sequence[int]], results: Iterable[Sequence[Result]]) 
 
 
 class _PartitionOf(dict[str, int]):
-    """The partition of every key. Those of the last keys are remembered: every read asks for one, some of them twice."""
+    """A table of keys and their partitions, which is emptied when it is full. A read asks for its partition once or twice."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self._number = number
 
     def __missing__(self, key: str) -> int:
-        if len(self) >= _REMEMBERED:
+        if len(self) >= _MEMORY_KEYS:
             self.clear()
         partition = self[key] = crc32(key.encode()) * self._number >> 32
         return partition

@@ -43,7 +43,7 @@ class BatchedTrips(ABC):
 
     The tracer is told of them only if it traces, so that otherwise a hit costs nothing.
     ``reads`` batches reads; their results have an epoch only if this process may trust it (R1). ``filled`` has the keys whose
-    slot was last seen filled. ``weight`` is a read's share of the largest batch.
+    slot was last seen filled. ``weight`` returns how much of ``batch_keys`` a read takes up.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class BatchedTrips(ABC):
             with self._tracer.wait(Place.STORE):
                 return await self.reads.request(keys, self._tracer.unit())
         except StoreUnavailable as error:
-            # The frame of the request refers to a future that has the error, and the error by its traceback to the frame. While
-            # the store is away, every read would leave such a circle, whose collection would hold up all other requests.
+            # The request's frame holds a future, the future holds the error, and the error's traceback holds the frame. While
+            # the store is away, every read would leave such a cycle, whose collection would hold up all other requests.
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str] | None:
@@ -255,7 +255,8 @@ class RoundTrips(BatchedTrips):
         try:
             reading = await self._definite(self._store.read(wanted, self._vacancies.expected(wanted, others)))
         except StoreUnavailable as error:
-            return [error] * len(batch)  # it is not raised, because the batcher's frame refers to the futures: see read
+            # Raising it would put the batcher's frame, which holds the futures, into the traceback: a reference cycle.
+            return [error] * len(batch)
         self._vacancies.observe(wanted, others, reading.slots)
         self._stats.store_read.observe(self._clock() - began)
         return readings_of(batch, self._judged(0, reading, began))

@@ -31,19 +31,19 @@ class Vacancies:
         return others if self._of_others >= WORTH else ()
 
     def observe(self, keys: Sequence[str], others: Sequence[str], slots: Sequence[bytes | None]) -> None:
-        """Count the empty slots that a read found, and record the filled ones of ``others``."""
-        empty, empty_others = slots.count(None), 0
-        if others:
-            found = dict(zip(keys, slots, strict=True))
-            for key in others:
+        """Count the empty slots that a read found, each key once, and record the filled ones of ``others``."""
+        found, new = dict(zip(keys, slots, strict=True)), dict.fromkeys(others)
+        empty, empty_others = list(found.values()).count(None), 0
+        if new:
+            for key in new:
                 raw = found[key]
                 if raw is None:
                     empty_others += 1
                 elif not raw.startswith(slot.LEASE):
                     self._filled.add(key)
-            self._of_others = _moved(self._of_others, empty_others, len(others))
-        if len(others) < len(keys):
-            self._of_filled = _moved(self._of_filled, empty - empty_others, len(keys) - len(others))
+            self._of_others = _moved(self._of_others, empty_others, len(new))
+        if len(new) < len(found):
+            self._of_filled = _moved(self._of_filled, empty - empty_others, len(found) - len(new))
 
 
 def _moved(share: float, empty: int, keys: int) -> float:

@@ -1,5 +1,6 @@
 """The replies on one connection: those that came together are read together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 import redis.asyncio
 from redis.exceptions import MovedError, ResponseError
 
+from app.cache.errors import StoreUnavailable
+from app.cache.redis.connection import RedisConnection
 from app.cache.redis.refusals import Refusal
 from app.cache.redis.replies import Replies
 
@@ -75,3 +78,57 @@ async def test_refusal_among_replies(connection: Counted, place: int, refusals: 
     assert isinstance(found[place], Refusal)
     assert found[place].elsewhere
     assert [reply for reply in found if reply is not found[place]] == [text.encode() for text in "abc" if text != "abc"[place]]
+
+
+@pytest.fixture
+async def newer(redis_url: str) -> AsyncIterator[Counted]:
+    """Open a connection of RESP3, by which messages come among the replies."""
+    pool: Any = redis.asyncio.ConnectionPool.from_url(redis_url, protocol=3)
+    raw = pool.make_connection()
+    await raw.connect()
+    yield Counted(raw)
+    await raw.disconnect()
+
+
+@pytest.mark.parametrize("place", range(4))
+async def test_message_among_replies(newer: Counted, place: int) -> None:
+    """It is no reply, wherever it stands: the replies before and behind it are what was asked for, also in the next call."""
+    replies: Any = Replies(newer, refusals=True)  # type: ignore[arg-type]  # as above
+    commands: list[tuple[str, ...]] = [("ECHO", text) for text in "abc"]
+    # It has no reply but a message.
+    await newer.send(*commands[:place], ("SUBSCRIBE", "messages"), *commands[place:], ("ECHO", "end"))
+    assert await replies.read(3) == [b"a", b"b", b"c"]
+    assert await replies.read(1) == [b"end"]
+
+
+async def test_nothing_is_taken_from_the_parser_before_a_read(connection: Counted) -> None:
+    """A reply that came before the reader was made is the first one that it reads."""
+    connection._parser._reader.feed(b"+early\r\n")
+    replies: Any = Replies(connection, refusals=False)  # type: ignore[arg-type]  # as above
+    await connection.send(("ECHO", "late"))
+    assert await replies.read(2) == [b"early", b"late"]
+
+
+async def test_call_to_a_server_that_refuses_to_say_what_it_is() -> None:
+    """The error has the server's words, and the connection is not used again."""
+    server = await asyncio.start_server(_stale_replica, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        raw = redis.asyncio.Connection(host="127.0.0.1", port=port, protocol=2)
+        await raw.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        opened = RedisConnection(raw, "run", 10.0, in_cluster=True, refusals=True)
+        with pytest.raises(StoreUnavailable, match=r"^Redis failed: Link with MASTER is down$"):
+            await opened.call(("ECHO", "a"))
+        assert not opened.alive
+        await opened.close()
+
+
+async def _stale_replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every command, but not the script that asks for the identity."""
+    while line := await reader.readline():
+        words = []
+        for _ in range(int(line[1:])):
+            length = int((await reader.readline())[1:])
+            words.append((await reader.readexactly(length + 2))[:-2])
+        writer.write(b"-MASTERDOWN Link with MASTER is down\r\n" if words[0] == b"EVALSHA" else b"+OK\r\n")
+    writer.close()

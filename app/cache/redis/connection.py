@@ -20,6 +20,7 @@ from ..errors import StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import NearSlots, track
 from .places import RedisPlace, address_of
+from .refusals import Refusal
 from .replies import Replies
 from .succession import Succession
 from .troubles import Troubles
@@ -146,7 +147,10 @@ class RedisConnection:
         packed = b"".join(map(_pack, (*commands, who)))
         await self._connection.send_packed_command(packed, check_health=False)
         read = self._replies.read_behind_invalidations if self.near else self._replies.read
-        *replies, (echo, role, data) = await read(len(commands) + 1)
+        *replies, last = await read(len(commands) + 1)
+        if isinstance(last, Refusal):
+            raise StoreUnavailable(last.words)
+        echo, role, data = last
         if echo != nonce.encode():
             raise StoreUnavailable("a reply did not belong to its request")
         # The identity is read with every call, not only when connecting: a server that was demoted and promoted again keeps its

@@ -1,7 +1,7 @@
 """The slots of a namespace that is divided into partitions, in Redis: the ports of ``partition_ports`` over nodes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from typing_extensions import override
 
@@ -72,28 +72,31 @@ class RedisNodeStore(NodeStore):
         return await self._read_and_lease(requests)
 
     async def _read_and_lease(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
+        commands = self._commands
         tokens = [new_tokens(lease) for _, _, lease in requests]
 
         def packet(server: str) -> list[RedisCommand]:
-            commands: list[RedisCommand] = []
-            for (partition, keys, _), own in zip(requests, tokens, strict=True):
-                commands.append(self._commands[partition].read(keys))
-                if own:
-                    commands.append(self._commands[partition].lease("lease_if_possible", own, server))
-            return commands
+            # All reads come first, so that none of them meets a lease of another one and takes its slot for filled.
+            reads = [commands[partition].read(keys) for partition, keys, _ in requests]
+            pairs = zip(requests, tokens, strict=True)
+            return reads + [commands[p].lease("lease_if_possible", own, server) for (p, _, _), own in pairs if own]
 
         answered, replies = await self._call(self._links.reads, packet)
-        rest = iter(replies)
-        return [self._reading(partition, own, answered, rest) for (partition, _, _), own in zip(requests, tokens, strict=True)]
-
-    def _reading(
-        self, partition: int, tokens: dict[str, str], answered: str, replies: Iterator[Any]
-    ) -> Reading | StoreUnavailable:
-        found, leases = next(replies), None
-        if tokens:
-            taken = next(replies)
-            leases = {} if isinstance(taken, Refusal) else taken_leases(tokens, taken)
-        return found if isinstance(found, Refusal) else self._commands[partition].reading(answered, found, leases)
+        taken = iter(replies[len(requests) :])
+        leases = [_leases(own, next(taken)) if own else None for own in tokens]
+        readings: list[Reading | StoreUnavailable] = []
+        unclaimed: list[tuple[int, dict[str, str]]] = []
+        for (partition, _, _), found, own in zip(requests, replies[: len(requests)], leases, strict=True):
+            if not isinstance(found, Refusal):
+                readings.append(commands[partition].reading(answered, found, own))
+                continue
+            readings.append(found)
+            if own:  # the partition came back between the read and the lease
+                unclaimed.append((partition, own))
+        if unclaimed:
+            with suppress(StoreUnavailable):  # what is not given back expires
+                await self.release(unclaimed)
+        return readings
 
     @override
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:
@@ -139,6 +142,11 @@ class RedisNodeStore(NodeStore):
         if any(isinstance(reply, Refusal) and reply.elsewhere for reply in replies):
             self._on_trouble()
         return server, replies
+
+
+def _leases(tokens: dict[str, str], reply: Reply) -> dict[str, str]:
+    """Return the tokens of the leases that were taken, by key; none if the partition was refused."""
+    return {} if isinstance(reply, Refusal) else taken_leases(tokens, reply)
 
 
 def names_of(partitions: Partitions) -> list[Names]:

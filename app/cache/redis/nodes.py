@@ -67,7 +67,7 @@ class RedisNodes:
         self._clock = clock
         self._nodes: dict[Address, RedisNode] = {}
         self._owners: dict[int, RedisNode] = {}
-        """The node that has each of the slots, by the map there is."""
+        """The owner of each slot, according to the present map."""
         self._named: Sequence[Address] = []
         """Nodes that some map has named, the latest first."""
         self._asked_at = float("-inf")

@@ -15,10 +15,13 @@ class Refusal(StoreUnavailable):
 
     elsewhere = False
     """Whether the node is not their owner, so that the map which led here is wrong."""
+    words = ""
+    """What the node said."""
 
     @classmethod
     def of(cls, error: Exception) -> "Refusal":
         """Return the refusal that an error of the driver is."""
         refusal = cls(f"the node refuses this partition: {type(error).__name__} {error}")
+        refusal.words = str(error)
         refusal.elsewhere = isinstance(error, _ELSEWHERE)
         return refusal

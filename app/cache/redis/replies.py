@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hiredis import Reader
+from hiredis import PushNotification, Reader
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection
 
 from .near_slots import TAKEN_BACK
@@ -17,29 +18,30 @@ from .waiting_calls import Reply
 
 
 class Replies:
-    """Reads replies.
+    """The reader of one connection's replies.
 
     Args:
         connection: an open connection that waits for no reply.
-        refusals: whether what a node of a cluster refuses is a reply, too (``Refusal``).
+        refusals: whether a refusal by a node of a cluster is returned as a reply (``Refusal``) instead of raised.
     """
 
     def __init__(self, connection: AbstractConnection, *, refusals: bool) -> None:
         self._connection = connection
-        self._refused = REFUSALS if refusals else ()
+        self._refusal_errors = REFUSALS if refusals else ()
         reader: Any = getattr(getattr(connection, "_parser", None), "_reader", None)  # redis-py has no other way
         decoded = False
-        self._parsed: Callable[[], Any] = partial(reader.gets, decoded) if isinstance(reader, Reader) else _nothing
-        self._nothing = self._parsed()
-        """What the parser returns while it has no whole reply."""
+        self._take: Callable[[], Any] = partial(reader.gets, decoded) if isinstance(reader, Reader) else _no_parser
+        """Takes a whole reply or message out of the parser, or ``NOT_ENOUGH_DATA`` if there is none."""
 
     async def read(self, number: int) -> list[Reply]:
         """Return the next replies. Raises an error of the driver, also for an error reply that is no refusal."""
         replies = [await self._next()]
         while len(replies) < number:
-            reply = self._parsed()
-            if reply is self._nothing:
+            reply = self._take()
+            if reply is NOT_ENOUGH_DATA:
                 reply = await self._next()
+            elif isinstance(reply, PushNotification):  # nothing here asks for messages; the driver skips them, too
+                continue
             elif isinstance(reply, Exception):
                 reply = self._refusal(reply)
             replies.append(reply)
@@ -62,14 +64,15 @@ class Replies:
         """Wait for the next reply."""
         try:
             return await self._connection.read_response(disable_decoding=True)
-        except self._refused as error:
+        except self._refusal_errors as error:
             return Refusal.of(error)
 
     def _refusal(self, error: Exception) -> Refusal:
-        if isinstance(error, self._refused):
+        if isinstance(error, self._refusal_errors):
             return Refusal.of(error)
         raise error
 
 
-def _nothing() -> None:
-    """Stands for a parser whose replies cannot be taken: the driver reads each of them."""
+def _no_parser() -> object:
+    """Stand for a parser whose replies cannot be taken: the driver reads each of them."""
+    return NOT_ENOUGH_DATA
