@@ -10,12 +10,15 @@ import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.context import STATE
+from app.api.exchange import deliver
 from app.server.exchange import Exchange
 from app.server.known_heads import KnownHeads
 from tests.api.conftest import Service, new_service
@@ -142,6 +145,7 @@ class _Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 4711), "sockname": ("127.0.0.1", 8000)})
         self.writes: list[bytes] = []
+        self.closed = False
 
     @override
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -149,7 +153,11 @@ class _Wire(asyncio.Transport):
 
     @override
     def is_closing(self) -> bool:
-        return False
+        return self.closed
+
+    @override
+    def close(self) -> None:
+        self.closed = True
 
     @override
     def resume_reading(self) -> None:
@@ -169,6 +177,25 @@ async def _writes(service: Service, *pieces: bytes) -> list[bytes]:
     while not server.cycle.response_complete:
         await asyncio.sleep(0)
     return wire.writes
+
+
+async def test_an_answer_that_ends_its_connection() -> None:
+    """The connection is closed after it, as uvicorn does when the application says so."""
+
+    async def closes(scope: Scope, receive: Receive, send: Send) -> None:
+        await deliver(Response(b"body", headers={"Connection": "close"}), scope, receive, send)
+
+    service = new_service()
+    config = uvicorn.Config(closes, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
+    config.load()
+    wire = _Wire()
+    server = KnownHeads(config, ServerState(), {STATE: service.app.state.larder})
+    server.connection_made(wire)
+    server.data_received(b"GET /livez HTTP/1.1\r\nHost: larder\r\n\r\n")
+    while not server.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"\r\nconnection: close\r\n" in b"".join(wire.writes)
+    assert wire.closed
 
 
 async def test_an_answer_is_one_write() -> None:

@@ -1,0 +1,20 @@
+"""The table of a request's header fields."""
+
+from app.api.fields import FIELDS, REPEATED, fields_in, fields_of
+
+
+def test_a_repeated_field_has_no_value() -> None:
+    """Its lines have to be read by whoever needs them, however many there are."""
+    assert fields_of([(b"host", b"a"), (b"accept", b"b")]) == {b"host": b"a", b"accept": b"b"}
+    assert fields_of([(b"host", b"a"), (b"accept", b"b"), (b"host", b"c"), (b"host", b"d")]) == {
+        b"host": REPEATED,
+        b"accept": b"b",
+    }
+
+
+def test_a_head_is_looked_through_once() -> None:
+    """The table is kept in the request's state; a request without one gets a table each time."""
+    scope = {"headers": [(b"host", b"a")], "state": {}}
+    assert fields_in(scope) is fields_in(scope)
+    assert fields_in({"headers": scope["headers"]}) == {b"host": b"a"}
+    assert FIELDS in scope["state"]
