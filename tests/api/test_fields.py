@@ -14,7 +14,7 @@ def test_a_repeated_field_has_no_value() -> None:
 
 def test_a_head_is_looked_through_once() -> None:
     """The table is kept in the request's state; a request without one gets a table each time."""
-    scope = {"headers": [(b"host", b"a")], "state": {}}
-    assert fields_in(scope) is fields_in(scope)
-    assert fields_in({"headers": scope["headers"]}) == {b"host": b"a"}
-    assert FIELDS in scope["state"]
+    headers, state = [(b"host", b"a")], dict[str, object]()
+    scope = {"headers": headers, "state": state}
+    assert fields_in(scope) is fields_in(scope) is state[FIELDS]
+    assert fields_in({"headers": headers}) == {b"host": b"a"}
