@@ -41,6 +41,10 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         return {}
 
 
+class UnwritableParameter(psycopg.ProgrammingError):
+    """A parameter cannot be written; nothing was sent."""
+
+
 @dataclass(slots=True)
 class Result:
     """The result of one statement."""
@@ -66,11 +70,14 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
     """Run statements in one round trip, and return the result of each.
 
     Raises:
-        psycopg.Error: that of the first statement that failed; those after it were skipped. If a parameter cannot be written,
-            nothing was sent.
+        UnwritableParameter: nothing was sent.
+        psycopg.Error: that of the first statement that failed; those after it were skipped.
     """
     transformer: Transformer = DriverTransformer(connection)
-    commands = [_command(connection, transformer, text, parameters) for text, parameters in statements]
+    try:
+        commands = [_command(connection, transformer, text, parameters) for text, parameters in statements]
+    except (psycopg.Error, ValueError) as error:
+        raise UnwritableParameter(str(error)) from error
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     try:

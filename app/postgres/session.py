@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import Connection, Result, round_trip
+from .pipeline import Connection, Result, UnwritableParameter, round_trip
 
 Parameters = Mapping[str, Any]
 Statement = LiteralString | Composed
@@ -62,14 +62,15 @@ class Session:
         """Run the last statements of an open transaction and commit it, in one round trip; return the rows of each.
 
         Raises:
-            DatabaseError: the server reported that it was rolled back. It skips COMMIT after a statement that failed.
+            DatabaseError: nothing was sent, or the server reported that it was rolled back. It skips COMMIT after a statement
+                that failed.
             CommitUnknown: the answer was lost, whether or not those to earlier statements had come.
         """
         try:
             async with bounded(self._connection, self._deadline_s):
                 *results, committed = await self._send((*last, ("COMMIT", None)))
         except DatabaseError as error:
-            if was_answered(error):
+            if was_answered(error) or isinstance(error.__cause__, UnwritableParameter):
                 raise
             raise CommitUnknown(f"the answer to COMMIT was lost: {error}") from error
         if committed.tag != "COMMIT":  # PostgreSQL answers ROLLBACK, without an error, to the COMMIT of a failed transaction

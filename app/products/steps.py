@@ -59,16 +59,16 @@ def _record(batch: Sequence[WriteRequest], decisions: Sequence[Decision], closin
 def _entries(effects: Sequence[Effect], origin: Origin) -> list[tuple[str, int, int, str]]:
     """Return the ledger's entries of effects as rows, each behind the columns of its key."""
     key = None if origin.idempotency_key is None else origin.idempotency_key.key
-    tail = f'"actor":{_nullable(origin.actor)},"request":{_nullable(origin.request_id)},"key":{_nullable(key)}}}'
+    tail = f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)},"key":{_or_null(key)}}}'
     entries = []
     for row, _, listed, _ in effects:
         if listed:
             stock, reserved = (row.stock, row.reserved or 0) if isinstance(row, Product) else (0, 0)
-            head = f'{{"id":{_nullable(row.id)},"version":{row.version},"stock":{stock},"reserved":{reserved},"line":'
+            head = f'{{"id":{_or_null(row.id)},"version":{row.version},"stock":{stock},"reserved":{reserved},"line":'
             for line, delta, reason, reference, reserved_delta, reservation_id in listed:
                 entry = (
-                    f'{head}{line},"delta":{delta},"reason":"{reason}","reference":{_nullable(reference)},'
-                    f'"reserved_delta":{reserved_delta},"reservation":{_nullable(reservation_id)},{tail}'
+                    f'{head}{line},"delta":{delta},"reason":"{reason}","reference":{_or_null(reference)},'
+                    f'"reserved_delta":{reserved_delta},"reservation":{_or_null(reservation_id)},{tail}'
                 )
                 entries.append((row.id, row.version, line, entry))
     return entries
@@ -91,7 +91,7 @@ def _product_steps(before: Mapping[str, Row], changed: Mapping[str, Row], swept:
         steps.append(Step(queries.INSERT, {**_columns(inserted), "gone": gone_at_once}))
     if known:
         rows = [
-            f'{{"id":"{row.id}","name":{_nullable(row.name)},"price":{row.price_cents},"stock":{row.stock},'
+            f'{{"id":"{row.id}","name":{_or_null(row.name)},"price":{row.price_cents},"stock":{row.stock},'
             f'"reorder_point":{row.reorder_point},"version":{row.version},'
             f'"created":{"true" if row.created_at == UNSTAMPED else "false"},"reserved":{row.reserved or 0},'
             f'"swept":{_moment(swept.get(row.id))}}}'
@@ -169,18 +169,18 @@ def _reservation_steps(batch: Sequence[WriteRequest], decisions: Sequence[Decisi
         steps.append(Step(reservation_queries.LOCK_OTHERS, {"ids": others}))
     if used := sorted((place, use) for place, use in shelf.uses.items() if use.total):
         rows = [
-            f'{{"id":{_nullable(key)},"line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
+            f'{{"id":{_or_null(key)},"line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
             for (key, line), use in used
         ]
         ids = list(dict.fromkeys([key for (key, _), _ in used]))
         steps.append(Step(reservation_queries.USE_LINES, {"rows": _json_list(rows), "ids": ids}))
     changes = sorted(shelf.changes.items())
     if moved := [(key, change) for key, change in changes if change.expires_at is not None]:
-        rows = [f'{{"id":{_nullable(key)},"expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
+        rows = [f'{{"id":{_or_null(key)},"expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
         steps.append(Step(reservation_queries.MOVE_ENDS, {"rows": _json_list(rows), "ids": [key for key, _ in moved]}))
     if changes:
         rows = [
-            f'{{"id":{_nullable(key)},"rise":{change.rise},"status":{_nullable(change.status)},"expires_at":{_moment(change.expires_at)},'
+            f'{{"id":{_or_null(key)},"rise":{change.rise},"status":{_or_null(change.status)},"expires_at":{_moment(change.expires_at)},'
             f'"moment":{_moment(change.moment)}}}'
             for key, change in changes
         ]
@@ -193,11 +193,11 @@ def _new_reservations(shelf: Shelf, origins: Mapping[str, Origin]) -> Step:
     for new in shelf.new:
         origin, ends = origins[new.id], _moment(new.expires_at)
         rows.append(
-            f'{{"id":{_nullable(new.id)},"reference":{_nullable(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
-            f'"actor":{_nullable(origin.actor)},"request":{_nullable(origin.request_id)}}}'
+            f'{{"id":{_or_null(new.id)},"reference":{_or_null(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
+            f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)}}}'
         )
         lines += [
-            f'{{"id":{_nullable(new.id)},"line":{number},"product":{_nullable(line.product_id)},"quantity":{line.quantity},"expires_at":{ends}}}'
+            f'{{"id":{_or_null(new.id)},"line":{number},"product":{_or_null(line.product_id)},"quantity":{line.quantity},"expires_at":{ends}}}'
             for number, line in enumerate(new.lines)
         ]
     return Step(reservation_queries.INSERT, {"rows": _json_list(rows), "lines": _json_list(lines)})
@@ -207,7 +207,7 @@ def _json_list(rows: Sequence[str]) -> str:
     return f"[{','.join(rows)}]"
 
 
-def _nullable(text: str | None) -> str:
+def _or_null(text: str | None) -> str:
     return "null" if text is None else _quoted(text)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -34,13 +35,19 @@ class Counted:
         return await self._connection.read_response(**options)
 
 
-@pytest.fixture
-async def connection(redis_url: str) -> AsyncIterator[Counted]:
-    pool: Any = redis.asyncio.ConnectionPool.from_url(redis_url, protocol=2)
+@asynccontextmanager
+async def opened(url: str, protocol: int) -> AsyncIterator[Counted]:
+    pool: Any = redis.asyncio.ConnectionPool.from_url(url, protocol=protocol)
     raw = pool.make_connection()
     await raw.connect()
     yield Counted(raw)
     await raw.disconnect()
+
+
+@pytest.fixture
+async def connection(redis_url: str) -> AsyncIterator[Counted]:
+    async with opened(redis_url, 2) as connection:
+        yield connection
 
 
 async def test_replies_of_one_piece_are_read_once(connection: Counted) -> None:
@@ -83,11 +90,8 @@ async def test_refusal_among_replies(connection: Counted, place: int, refusals: 
 @pytest.fixture
 async def newer(redis_url: str) -> AsyncIterator[Counted]:
     """Open a connection of RESP3, by which messages come among the replies."""
-    pool: Any = redis.asyncio.ConnectionPool.from_url(redis_url, protocol=3)
-    raw = pool.make_connection()
-    await raw.connect()
-    yield Counted(raw)
-    await raw.disconnect()
+    async with opened(redis_url, 3) as connection:
+        yield connection
 
 
 @pytest.mark.parametrize("place", range(4))

@@ -83,6 +83,14 @@ async def test_what_the_driver_cannot_write_is_not_sent(database_url: str, packe
         assert result.rows == [(1,)]
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+async def test_a_commit_that_was_not_sent_is_definite(session: Session, text: str) -> None:
+    """A text that PostgreSQL cannot have is refused before anything is sent: nothing was committed."""
+    await session.pipeline(("BEGIN", None))
+    with pytest.raises(DatabaseFailed):
+        await session.commit(("SELECT %(text)s::text", {"text": text}))
+
+
 async def test_a_statement_without_rows(session: Session) -> None:
     """One that returns no rows, and one that cannot return any, have none."""
     assert await session.pipeline(("BEGIN", None), ("SELECT 1 WHERE false", None), ("COMMIT", None)) == [[], [], []]
