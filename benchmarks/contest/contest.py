@@ -40,6 +40,7 @@ class Case:
         by_size: answers are not looked at one by one, which would cost wrk time, but by their mean size.
         versions: each 200 must have raised one product's version by one.
         ledger: each 200 must have added one movement.
+        clients: how many send a request at a time.
     """
 
     workload: str
@@ -52,6 +53,7 @@ class Case:
     by_size: bool = False
     versions: bool = False
     ledger: bool = False
+    clients: int = CONNECTIONS
 
 
 @dataclass(slots=True)
