@@ -5,6 +5,7 @@ the next one. A request never joins a batch already sent. That batch may have re
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
@@ -14,7 +15,8 @@ from .tracing import Joined, Unit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Waiting = tuple[Item, "asyncio.Future[Result]", Unit | None]
+Send = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
+Waiting = tuple[Item, "asyncio.Future[Result]", Unit | None]
 
 
 class Batcher(Generic[Item, Result]):
@@ -39,7 +41,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        send: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        send: Send[Item, Result],
         *,
         weight: Callable[[Item], int] | None = None,
         group_key: Callable[[Item], Hashable] | None = None,
@@ -61,7 +63,7 @@ class Batcher(Generic[Item, Result]):
         self._held = held
         self._left = left
         self._unclaimed = unclaimed
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: deque[Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     @property
@@ -114,19 +116,23 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while batch := self._take():
-                await self._deliver(batch)
-                if len(batch) > 1:
-                    for _ in range(self._yields):
-                        await asyncio.sleep(0)
+                await self._deliver(batch, self._send)
+                await self._let_callers_send(batch)
         finally:
             # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
             self._sender = None
 
-    def _take(self) -> "list[_Waiting[Item, Result]]":
-        batch: list[_Waiting[Item, Result]] = []
+    async def _let_callers_send(self, batch: Sequence["Waiting[Item, Result]"]) -> None:
+        if len(batch) > 1:
+            for _ in range(self._yields):
+                await asyncio.sleep(0)
+
+    def _take(self, most: int = sys.maxsize) -> "list[Waiting[Item, Result]]":
+        """Take the next batch, of ``most`` items at most, out of those that wait."""
+        batch: list[Waiting[Item, Result]] = []
         weight = 0
         groups: set[Hashable] = set()
-        passed_over: list[_Waiting[Item, Result]] = []
+        passed_over: list[Waiting[Item, Result]] = []
         while self._waiting:
             item, future, _ = self._waiting[0]
             if future.done():  # cancelled while it waited
@@ -142,20 +148,20 @@ class Batcher(Generic[Item, Result]):
             elif (key := self._group_key(item)) not in groups:
                 groups.add(key)
                 weight += 1
-            if batch and weight > self._max_weight:
+            if batch and (weight > self._max_weight or len(batch) >= most):
                 break
             batch.append(self._waiting.popleft())
         self._waiting.extendleft(reversed(passed_over))
         return batch
 
-    async def _deliver(self, batch: "list[_Waiting[Item, Result]]") -> None:
+    async def _deliver(self, batch: Sequence["Waiting[Item, Result]"], send: Send[Item, Result]) -> None:
         try:
             results: Sequence[Result | Exception]
             if self._joined is None:
-                results = await self._send([item for item, _, _ in batch])
+                results = await send([item for item, _, _ in batch])
             else:
                 with self._joined([unit for _, _, unit in batch if unit is not None]):
-                    results = await self._send([item for item, _, _ in batch])
+                    results = await send([item for item, _, _ in batch])
         except asyncio.CancelledError:
             for _, future, _ in batch:
                 future.cancel()

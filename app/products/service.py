@@ -13,6 +13,7 @@ from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
 from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
+from app.products.overlapping_batcher import nothing
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
@@ -206,7 +207,7 @@ class Products:
 
         Raises as ``write``.
         """
-        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None)
+        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None, nothing)
         await self._cache.settle(acknowledgement)
         return isinstance(decision, Done)
 
@@ -265,19 +266,25 @@ class Products:
                 raise RequestInProgress("another request with this idempotency key is not finished")
             await asyncio.sleep(BUSY_PAUSE_S)
 
-    async def _transact(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
+    async def _transact(
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+    ) -> Sequence[Outcome]:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
         units = [request.unit for request in batch if request.unit is not None]
         try:
             with self._tracer.joined("cache.write", units):
-                committed, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience))
+                result, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience, committed))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
-        return [(decision, acknowledgement) for decision in committed.decisions]
+        return [(decision, acknowledgement) for decision in result.decisions]
 
-    async def _commit(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Committed:
+    async def _commit(
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+    ) -> Committed:
         with self._tracer.step("transaction", Place.SOURCE):
-            return await self._transactions.commit(batch, patience)
+            result = await self._transactions.commit(batch, patience)
+        committed()
+        return result
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

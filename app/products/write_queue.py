@@ -23,25 +23,30 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
 from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
+from app.products.overlapping_batcher import OverlappingBatcher, OverlappingSend, nothing
 from app.products.recent_reservations import RecentReservations
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
 Outcome = tuple[Decision, Acknowledgement]
-Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
+Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None]], Awaitable[Sequence[Outcome]]]
+"""Runs a transaction, calls the function as soon as it is committed, and publishes what it has changed."""
 
 MAIN_PLACES = 2
 """Main transactions at a time. docs/decisions/0004 has the reasons."""
 
 MANY = 16
 """Requests of the first main transaction from which on the others are used."""
+
+OVERLAPPING = 24
+"""Number of requests in one place at which its transactions overlap, each with half of the requests."""
 
 YIELDS = 5
 """Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
@@ -83,11 +88,11 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class _Main:
-    """One of the main transactions at a time, and the requests that wait for the next one in its place."""
+    """A place for one main transaction at a time, with the requests that wait for the next one in it."""
 
-    batcher: Batcher[Ticket, Outcome | None]
+    batcher: OverlappingBatcher[Ticket, Outcome | None]
     requests: int = 0
-    """Number of requests that wait or are in the transaction, and whose callers wait."""
+    """Number of requests that wait or are under way, and whose callers wait."""
 
 
 @dataclass(eq=False, slots=True)
@@ -110,7 +115,7 @@ class WriteQueue:
     """The write queue of one process.
 
     Args:
-        send: runs one transaction for a batch, and raises the errors of ``ProductTransactions.commit``.
+        send: runs one transaction for a batch; it raises the errors of ``ProductTransactions.commit``.
         batch_weight: most weight in one transaction.
         queue_limit: most requests that wait for the main transaction, and most that wait in all products' queues together.
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
@@ -129,10 +134,7 @@ class WriteQueue:
         self._product_limit = max(1, queue_limit // 10)
         self._places = places
         self._stuck_places = max(1, places // 2)
-        self._mains = [
-            _Main(Batcher(self._send_main, weight=_weight, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS))
-            for _ in range(main_places)
-        ]
+        self._mains = [_Main(self._send_main, batch_weight=batch_weight, queue_limit=queue_limit) for _ in range(main_places)]
         self._uses: dict[str, _Use] = {}
         """The products of the requests that wait for a main transaction, or are in one."""
         self._reservations = RecentReservations()
@@ -216,12 +218,12 @@ class WriteQueue:
             return self._mains[0]
         return min(self._mains, key=lambda main: main.requests)
 
-    async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
+    async def _send_main(self, batch: Sequence[Ticket], committed: Callable[[], None]) -> Sequence[Outcome | Exception | None]:
         """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], None)
+            outcomes = await self._send([ticket.request for ticket in batch], None, committed)
         except _BATCH_FAILURES as error:
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
                 raise
@@ -339,7 +341,7 @@ class WriteQueue:
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], patience)
+            outcomes = await self._send([ticket.request for ticket in batch], patience, nothing)
         except _BATCH_FAILURES as error:
             for ticket in batch:
                 ticket.under_way = False
