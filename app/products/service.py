@@ -18,9 +18,10 @@ from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
+from app.products.ticket import Outcome, Ticket
 from app.products.transaction import Committed, Patience
 from app.products.transactions import ProductTransactions
-from app.products.write_queue import Outcome, Ticket, WriteQueue
+from app.products.write_queue import WriteQueue
 
 BUSY_PAUSE_S = 0.02
 """Pause between two checks whether another request with the same idempotency key has finished."""
@@ -219,9 +220,12 @@ class Products:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                decision, acknowledgement = await self._submit(ticket)
-                if not isinstance(decision, Denied) or decision.closed:
+            decision, acknowledgement = await self._queue.submit(ticket)
+            if isinstance(decision, Postponed):
+                async with asyncio.timeout_at(deadline):
+                    decision, acknowledgement = await self._submit_again(ticket)
+            if not acknowledgement.proven and (not isinstance(decision, Denied) or decision.closed):
+                async with asyncio.timeout_at(deadline):
                     await self._cache.settle(acknowledgement)
         except TimeoutError as error:
             if ticket.under_way:
@@ -253,17 +257,16 @@ class Products:
         """Finish the writes that were accepted."""
         await self._queue.aclose()
 
-    async def _submit(self, ticket: Ticket) -> Outcome:
+    async def _submit_again(self, ticket: Ticket) -> Outcome:
         """Submit again, for a limited time, while another request with the same idempotency key is under way."""
         clock = asyncio.get_running_loop().time
-        patience = clock() + self._busy_s
-        while True:
+        patience = ticket.deadline - self._timeout_s + self._busy_s
+        while clock() <= patience:
+            await asyncio.sleep(BUSY_PAUSE_S)
             outcome = await self._queue.submit(ticket)
             if not isinstance(outcome[0], Postponed):
                 return outcome
-            if clock() > patience:
-                raise RequestInProgress("another request with this idempotency key is not finished")
-            await asyncio.sleep(BUSY_PAUSE_S)
+        raise RequestInProgress("another request with this idempotency key is not finished")
 
     async def _transact(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))

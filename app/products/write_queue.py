@@ -26,15 +26,14 @@ from dataclasses import dataclass, field
 
 from app.cache.batcher import Batcher
 from app.cache.errors import Overloaded
-from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
 from app.products.recent_reservations import RecentReservations
+from app.products.ticket import Deadlines, Outcome, Ticket
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
-Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
 MAIN_PLACES = 2
@@ -60,25 +59,6 @@ STUCK_WAIT_MS = 20
 
 _BATCH_FAILURES = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
 """Errors after which nothing of a batch was changed. A request of the batch may succeed by itself."""
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """One request on its way through the queue."""
-
-    request: WriteRequest
-    deadline: float
-    """When the request must be answered, on the event loop's clock."""
-    under_way: bool = False
-    """Whether a transaction may carry it out, or has done so."""
-    left: bool = False
-    """Whether its caller no longer waits."""
-    alone: bool = False
-    """Whether it must not share a transaction, because one that it shared failed, or would take too long."""
-    held: Sequence[str] = ()
-    """The products whose rows somebody else held."""
-    future: "asyncio.Future[Outcome] | None" = None
-    """Its outcome, once it has moved to a product's queue."""
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +116,7 @@ class WriteQueue:
         self._uses: dict[str, _Use] = {}
         """The products of the requests that wait for a main transaction, or are in one."""
         self._reservations = RecentReservations()
+        self._deadlines = Deadlines()
         self._queues: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()
         self._stuck: deque[str] = deque()
@@ -164,8 +145,10 @@ class WriteQueue:
 
         Raises:
             Overloaded: too many requests wait.
+            TimeoutError: the deadline of the ticket passed. ``under_way`` tells whether a transaction may carry it out.
             DatabaseError, OutcomeUnknown: from its transaction.
         """
+        self._deadlines.add(ticket)
         try:
             name = next((key for key in ticket.request.command.keys if key in self._queues), None)
             if name is not None:
@@ -173,12 +156,15 @@ class WriteQueue:
                 self._enqueue(ticket)
             elif outcome := await self._submit_main(ticket):
                 return outcome
-            if ticket.future is None:
+            if ticket.future is None or (outcome := await ticket.future) is None:
                 raise Overloaded("the request was neither carried out nor queued")
-            return await ticket.future
+            return outcome
         except asyncio.CancelledError:
-            ticket.left = True
+            if ticket.future is not None:
+                ticket.future.cancel()
             raise
+        finally:
+            self._deadlines.remove(ticket)
 
     async def aclose(self) -> None:
         """Carry out the accepted requests whose callers still wait."""
@@ -199,7 +185,8 @@ class WriteQueue:
         for key in keys:
             self._uses.setdefault(key, _Use(main)).requests += 1
         try:
-            return await main.batcher.submit(ticket)
+            ticket.future = main.batcher.submit(ticket)
+            return await ticket.future
         finally:
             main.requests -= 1
             for key in keys:
@@ -247,7 +234,7 @@ class WriteQueue:
             self._reservations.remember(decision.reservation)
 
     def _move(self, ticket: Ticket) -> Overloaded | None:
-        if not ticket.left:
+        if ticket.awaited:
             try:
                 self._enqueue(ticket)
             except Overloaded as error:
@@ -308,7 +295,7 @@ class WriteQueue:
                     await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - pass any error to the waiting callers
             for ticket in batch:
-                _fail(ticket, error)
+                ticket.fail(error)
         finally:
             self._stuck_attempts -= was_stuck
             if product.waiting:
@@ -324,8 +311,8 @@ class WriteQueue:
         while product.waiting:
             ticket = product.waiting[0]
             if ticket.deadline < latest:
-                _fail(ticket, Overloaded("the request's deadline is near, and others still hold its rows"))
-            elif ticket.future is not None and not ticket.future.done():  # else its caller has left
+                ticket.fail(Overloaded("the request's deadline is near, and others still hold its rows"))
+            elif ticket.awaited:
                 weight += _weight(ticket)
                 if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):
                     break
@@ -356,7 +343,7 @@ class WriteQueue:
                     ticket.held, ticket.alone = decision.held, ticket.alone or decision.alone
                     self._line_up(ticket)
                     continue
-            if ticket.future is not None and not ticket.future.done():
+            if ticket.awaited and ticket.future is not None:
                 ticket.future.set_result(outcome)
         return True
 
@@ -387,9 +374,3 @@ def _weight(ticket: Ticket) -> int:
 
 def _shares(ticket: Ticket) -> bool:
     return not ticket.alone and len(ticket.held) <= 1
-
-
-def _fail(ticket: Ticket, error: Exception) -> None:
-    if ticket.future is not None and not ticket.future.done():
-        ticket.future.set_exception(error)
-        ticket.future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits
