@@ -138,7 +138,10 @@ class WriteQueue:
 
     @property
     def _waiting_in_mains(self) -> int:
-        return sum(main.batcher.waiting for main in self._mains)
+        waiting = 0
+        for main in self._mains:
+            waiting += main.batcher.waiting
+        return waiting
 
     async def submit(self, ticket: Ticket) -> Outcome:
         """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
@@ -150,13 +153,10 @@ class WriteQueue:
         """
         self._deadlines.add(ticket)
         try:
-            name = next((key for key in ticket.request.command.keys if key in self._queues), None)
-            if name is not None:
-                ticket.held = (name,)
-                self._enqueue(ticket)
-            elif outcome := await self._submit_main(ticket):
-                return outcome
-            if ticket.future is None or (outcome := await ticket.future) is None:
+            outcome = None if self._joins_queue(ticket) else await self._submit_main(ticket)
+            if outcome is None and ticket.future is not None:
+                outcome = await ticket.future
+            if outcome is None:
                 raise Overloaded("the request was neither carried out nor queued")
             return outcome
         except asyncio.CancelledError:
@@ -183,7 +183,10 @@ class WriteQueue:
         main = self._main_for(keys, known=known)
         main.requests += 1
         for key in keys:
-            self._uses.setdefault(key, _Use(main)).requests += 1
+            use = self._uses.get(key)
+            if use is None:
+                use = self._uses[key] = _Use(main)
+            use.requests += 1
         try:
             ticket.future = main.batcher.submit(ticket)
             return await ticket.future
@@ -197,8 +200,9 @@ class WriteQueue:
 
     def _main_for(self, keys: Sequence[str], *, known: bool) -> "_Main":
         """Return the main transaction for a request about these products, and about others unless all are ``known``."""
-        if use := next((use for key in keys if (use := self._uses.get(key))), None):
-            return use.main
+        for key in keys:
+            if use := self._uses.get(key):
+                return use.main
         if not known or self._mains[0].requests < self._many:
             return self._mains[0]
         return min(self._mains, key=lambda main: main.requests)
@@ -242,6 +246,16 @@ class WriteQueue:
         return None
 
     # ------------------------------------------------------ products' queues
+
+    def _joins_queue(self, ticket: Ticket) -> bool:
+        """Put a request into the queue of one of its products, if any has one; return whether there was one."""
+        if self._queues:
+            for key in ticket.request.command.keys:
+                if key in self._queues:
+                    ticket.held = (key,)
+                    self._enqueue(ticket)
+                    return True
+        return False
 
     def _enqueue(self, ticket: Ticket) -> None:
         name = _name(ticket)
