@@ -39,6 +39,7 @@ from app.products.acceptance import Acceptance
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
+from app.products.main_places import MAIN_PLACES
 from app.products.pair import Pair
 from app.products.pair_watch import PairWatch
 from app.products.paired import PairedProducts
@@ -49,7 +50,6 @@ from app.products.source import PRODUCTS, ProductSource
 from app.products.tidier import Tidier
 from app.products.transaction import Committed
 from app.products.transactions import ProductTransactions
-from app.products.write_queue import MAIN_PLACES
 from app.settings import PRODUCTS_CACHE, Settings, SettingsError, names_in, namespace_of
 from app.telemetry.spans import Spans
 from app.telemetry.telemetry import Telemetry

@@ -1,10 +1,10 @@
 """The products of reservations, so that a request that names one can be put beside those for its products. It does no I/O."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from app.products.commands import Command
 from app.products.reservation import Reservation
-from app.products.reservation_commands import named_in
 
 MOST_PRODUCTS = 10
 """Most products of a reservation that is remembered."""
@@ -15,18 +15,22 @@ class RecentReservations:
 
     def __init__(self, most: int = 10_000) -> None:
         self._most = most
-        self._products: dict[str, Sequence[str]] = {}
+        self._products: OrderedDict[str, Sequence[str]] = OrderedDict()
 
     def remember(self, reservation: Reservation) -> None:
         """Remember a reservation, unless it has many products."""
         if reservation.id not in self._products and len(products := reservation.product_ids) <= MOST_PRODUCTS:
             if len(self._products) >= self._most:
-                del self._products[next(iter(self._products))]
+                # ``del products[next(iter(products))]`` would pass over the places of all that were deleted before.
+                self._products.popitem(last=False)
             self._products[reservation.id] = products
 
     def products_of(self, command: Command) -> tuple[Sequence[str], bool]:
         """Return the products of a command, as far as they are known, and whether these are all."""
-        if not (names := named_in(command)):
+        if not command.reservation_ids:
             return command.keys, True
-        named = [key for name in names for key in self._products.get(name, ())]
-        return [*command.keys, *named], all(name in self._products for name in names)
+        found = [self._products.get(name) for name in command.reservation_ids]
+        keys = [*command.keys]
+        for products in found:
+            keys += products or ()
+        return keys, None not in found

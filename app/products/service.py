@@ -19,12 +19,15 @@ from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.source import ProductSource
+from app.products.ticket import Outcome, Ticket
 from app.products.transaction import Committed, Patience
 from app.products.transactions import ProductTransactions
-from app.products.write_queue import Outcome, Ticket, WriteQueue
+from app.products.write_queue import WriteQueue
 
 BUSY_PAUSE_S = 0.02
 """Pause between two checks whether another request with the same idempotency key has finished."""
+
+_IN_PROGRESS = "another request with this idempotency key is not finished"
 
 TIDY_ORIGIN = Origin(idempotency_key=IdempotencyKey("\x1ftidier", "tidy", b"", lambda _: None))
 """Its key is locked during the transaction, so that one process at a time tidies. No client has that name."""
@@ -213,32 +216,33 @@ class Products:
 
     async def _carry_out(self, command: Command, origin: Origin) -> Done:
         """Carry out a command. Raises as ``write``."""
-        with self._tracer.step("products.write"):
-            return await self._write(command, origin)
-
-    async def _write(self, command: Command, origin: Origin) -> Done:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
-        try:
-            async with asyncio.timeout_at(deadline):
-                decision, acknowledgement = await self._submit(ticket)
-                if not isinstance(decision, Denied) or decision.closed:
-                    await self._cache.settle(acknowledgement)
-        except TimeoutError as error:
-            if ticket.under_way:
-                raise OutcomeUnknown("the write was not finished before its deadline") from error
-            raise Overloaded("the write was not begun before its deadline: others hold its rows, or wait before it") from error
-        except NotSettled as error:
-            raise OutcomeUnknown(str(error)) from error
-        match decision:
-            case Done():
-                return decision
-            case Repeated(answer):
-                raise Replayed(answer)
-            case Denied(refusal):
-                raise refusal
-            case Postponed():
-                raise RequestInProgress("another request with this idempotency key is not finished")
+        with self._tracer.step("products.write"):
+            ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
+            try:
+                decision, acknowledgement = await self._queue.submit(ticket)
+                if isinstance(decision, Postponed):
+                    async with asyncio.timeout_at(deadline):
+                        decision, acknowledgement = await self._submit_again(ticket)
+                if not acknowledgement.proven and (not isinstance(decision, Denied) or decision.closed):
+                    async with asyncio.timeout_at(deadline):
+                        await self._cache.settle(acknowledgement)
+            except TimeoutError as error:
+                if ticket.under_way:
+                    raise OutcomeUnknown("the write was not finished before its deadline") from error
+                why = "others hold its rows, or wait before it"
+                raise Overloaded(f"the write was not begun before its deadline: {why}") from error
+            except NotSettled as error:
+                raise OutcomeUnknown(str(error)) from error
+            match decision:
+                case Done():
+                    return decision
+                case Repeated(answer):
+                    raise Replayed(answer)
+                case Denied(refusal):
+                    raise refusal
+                case Postponed():
+                    raise RequestInProgress(_IN_PROGRESS)
 
     @property
     def longest_wait_s(self) -> float:
@@ -254,17 +258,19 @@ class Products:
         """Finish the writes that were accepted."""
         await self._queue.aclose()
 
-    async def _submit(self, ticket: Ticket) -> Outcome:
-        """Submit again, for a limited time, while another request with the same idempotency key is under way."""
+    async def _submit_again(self, ticket: Ticket) -> Outcome:
+        """Submit again, for a limited time, while another request with the same idempotency key is under way.
+
+        Raises ``RequestInProgress`` if that takes longer.
+        """
         clock = asyncio.get_running_loop().time
-        patience = clock() + self._busy_s
-        while True:
+        patience = ticket.deadline - self._timeout_s + self._busy_s
+        while clock() <= patience:
+            await asyncio.sleep(BUSY_PAUSE_S)
             outcome = await self._queue.submit(ticket)
             if not isinstance(outcome[0], Postponed):
                 return outcome
-            if clock() > patience:
-                raise RequestInProgress("another request with this idempotency key is not finished")
-            await asyncio.sleep(BUSY_PAUSE_S)
+        raise RequestInProgress(_IN_PROGRESS)
 
     async def _transact(
         self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]

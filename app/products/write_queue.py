@@ -1,10 +1,7 @@
 """The queue in which writes wait for a transaction.
 
-Waiting writes share the next transaction, even for different products. Their rows are locked together, and they are committed
-and published together. There are two such *main* transactions at a time, so that PostgreSQL carries one out while this process
-prepares or answers the other. The second one is used only while the first has many requests: a few are cheaper together. A
-request then goes to the one that has fewer. If earlier requests for its products are under way, it goes to that of the first
-such product, because in the other one it would find the row locked.
+Waiting writes share the next *main* transaction, even for different products. Their rows are locked together, and they are
+committed and published together. ``MainPlaces`` says how many such transactions there are at a time.
 
 A main transaction waits for no product's row. A request for a product whose row somebody else holds moves to that product's own
 queue. Later requests for the product join it there until that queue is empty. The rest of the batch is carried out. A request
@@ -23,36 +20,20 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from app.cache.errors import Overloaded
-from app.cache.write_through import Acknowledgement
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
-from app.products.overlapping_batcher import OverlappingBatcher, OverlappingSend, nothing
+from app.products.main_places import MANY, YIELDS, MainPlaces
+from app.products.overlapping_batcher import nothing
 from app.products.recent_reservations import RecentReservations
+from app.products.ticket import Deadlines, Outcome, Ticket, weight_of
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
-Outcome = tuple[Decision, Acknowledgement]
 Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None]], Awaitable[Sequence[Outcome]]]
 """Runs a transaction, calls the function as soon as it is committed, and publishes what it has changed."""
-
-MAIN_PLACES = 2
-"""Main transactions at a time. docs/decisions/0004 has the reasons."""
-
-MANY = 16
-"""Requests of the first main transaction from which on the others are used."""
-
-OVERLAPPING = 24
-"""Number of requests in one place at which its transactions overlap, each with half of the requests."""
-
-YIELDS = 5
-"""Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
-
-docs/decisions/0004 has the reasons.
-"""
 
 WAIT_MS = 100
 """How long the first attempt for a product waits for its row."""
@@ -65,42 +46,6 @@ STUCK_WAIT_MS = 20
 
 _BATCH_FAILURES = (TransactionConflict, DatabaseFailed, DatabaseOverloaded)
 """Errors after which nothing of a batch was changed. A request of the batch may succeed by itself."""
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """One request on its way through the queue."""
-
-    request: WriteRequest
-    deadline: float
-    """When the request must be answered, on the event loop's clock."""
-    under_way: bool = False
-    """Whether a transaction may carry it out, or has done so."""
-    left: bool = False
-    """Whether its caller no longer waits."""
-    alone: bool = False
-    """Whether it must not share a transaction, because one that it shared failed, or would take too long."""
-    held: Sequence[str] = ()
-    """The products whose rows somebody else held."""
-    future: "asyncio.Future[Outcome] | None" = None
-    """Its outcome, once it has moved to a product's queue."""
-
-
-@dataclass(eq=False, slots=True)
-class _Main:
-    """A place for one main transaction at a time, with the requests that wait for the next one in it."""
-
-    batcher: OverlappingBatcher[Ticket, Outcome | None]
-    requests: int = 0
-    """Number of requests that wait or are under way, and whose callers wait."""
-
-
-@dataclass(eq=False, slots=True)
-class _Use:
-    """The requests for one product that wait for a main transaction, or are in it, and whose callers wait."""
-
-    main: _Main
-    requests: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -127,17 +72,17 @@ class WriteQueue:
     def __init__(
         self, send: Send, *, batch_weight: int, queue_limit: int, main_places: int, places: int, many: int = MANY
     ) -> None:
-        self._many = many
         self._send = send
         self._batch_weight = batch_weight
         self._queue_limit = queue_limit
         self._product_limit = max(1, queue_limit // 10)
         self._places = places
         self._stuck_places = max(1, places // 2)
-        self._mains = [_Main(self._send_main, batch_weight=batch_weight, queue_limit=queue_limit) for _ in range(main_places)]
-        self._uses: dict[str, _Use] = {}
-        """The products of the requests that wait for a main transaction, or are in one."""
+        self._mains = MainPlaces(
+            self._send_main, places=main_places, many=many, batch_weight=batch_weight, queue_limit=queue_limit
+        )
         self._reservations = RecentReservations()
+        self._deadlines = Deadlines()
         self._queues: dict[str, _Product] = {}
         self._fresh: deque[str] = deque()
         self._stuck: deque[str] = deque()
@@ -149,43 +94,39 @@ class WriteQueue:
     @property
     def waiting(self) -> int:
         """Number of requests that no transaction has taken yet."""
-        return self._waiting_in_mains + self._waiting_in_queues
+        return self._mains.waiting + self._waiting_in_queues
 
     @property
     def oldest(self) -> Ticket | None:
         """The request that has waited longest for a main transaction, or ``None`` if none waits."""
-        waiting = [ticket for main in self._mains if (ticket := main.batcher.oldest) is not None]
-        return min(waiting, key=lambda ticket: ticket.deadline, default=None)
-
-    @property
-    def _waiting_in_mains(self) -> int:
-        return sum(main.batcher.waiting for main in self._mains)
+        return self._mains.oldest
 
     async def submit(self, ticket: Ticket) -> Outcome:
         """Carry out a request. The result is ``Postponed`` only if another request with the same key is under way.
 
         Raises:
             Overloaded: too many requests wait.
+            TimeoutError: the deadline of the ticket passed. ``under_way`` tells whether a transaction may carry it out.
             DatabaseError, OutcomeUnknown: from its transaction.
         """
+        self._deadlines.add(ticket)
         try:
-            name = next((key for key in ticket.request.command.keys if key in self._queues), None)
-            if name is not None:
-                ticket.held = (name,)
-                self._enqueue(ticket)
-            elif outcome := await self._submit_main(ticket):
-                return outcome
-            if ticket.future is None:
-                raise Overloaded("the request was neither carried out nor queued")
-            return await ticket.future
+            outcome = None if self._joins_queue(ticket) else await self._submit_main(ticket)
+            if outcome is None and ticket.future is not None:
+                outcome = await ticket.future
         except asyncio.CancelledError:
-            ticket.left = True
+            if ticket.future is not None:
+                ticket.future.cancel()
             raise
+        finally:
+            self._deadlines.remove(ticket)
+        if outcome is None:
+            raise Overloaded("the request was neither carried out nor queued")
+        return outcome
 
     async def aclose(self) -> None:
         """Carry out the accepted requests whose callers still wait."""
-        for main in self._mains:
-            await main.batcher.aclose()
+        await self._mains.aclose()
         while self._attempts:
             await asyncio.wait(self._attempts)
 
@@ -193,30 +134,8 @@ class WriteQueue:
 
     async def _submit_main(self, ticket: Ticket) -> Outcome | None:
         """Have a main transaction carry a request out; return ``None`` if the request moved to a product's queue."""
-        if self._waiting_in_mains >= self._queue_limit:
-            raise Overloaded(f"{self._queue_limit} requests are waiting already")
         keys, known = self._reservations.products_of(ticket.request.command)
-        main = self._main_for(keys, known=known)
-        main.requests += 1
-        for key in keys:
-            self._uses.setdefault(key, _Use(main)).requests += 1
-        try:
-            return await main.batcher.submit(ticket)
-        finally:
-            main.requests -= 1
-            for key in keys:
-                use = self._uses[key]
-                use.requests -= 1
-                if not use.requests:
-                    del self._uses[key]
-
-    def _main_for(self, keys: Sequence[str], *, known: bool) -> "_Main":
-        """Return the main transaction for a request about these products, and about others unless all are ``known``."""
-        if use := next((use for key in keys if (use := self._uses.get(key))), None):
-            return use.main
-        if not known or self._mains[0].requests < self._many:
-            return self._mains[0]
-        return min(self._mains, key=lambda main: main.requests)
+        return await self._mains.submit(ticket, keys, known=known)
 
     async def _send_main(self, batch: Sequence[Ticket], committed: Callable[[], None]) -> Sequence[Outcome | Exception | None]:
         """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
@@ -249,7 +168,7 @@ class WriteQueue:
             self._reservations.remember(decision.reservation)
 
     def _move(self, ticket: Ticket) -> Overloaded | None:
-        if not ticket.left:
+        if ticket.awaited:
             try:
                 self._enqueue(ticket)
             except Overloaded as error:
@@ -257,6 +176,16 @@ class WriteQueue:
         return None
 
     # ------------------------------------------------------ products' queues
+
+    def _joins_queue(self, ticket: Ticket) -> bool:
+        """Put a request into the queue of one of its products, if any has one; return whether there was one."""
+        if self._queues:
+            for key in ticket.request.command.keys:
+                if key in self._queues:
+                    ticket.held = (key,)
+                    self._enqueue(ticket)
+                    return True
+        return False
 
     def _enqueue(self, ticket: Ticket) -> None:
         name = _name(ticket)
@@ -310,7 +239,7 @@ class WriteQueue:
                     await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - pass any error to the waiting callers
             for ticket in batch:
-                _fail(ticket, error)
+                ticket.fail(error)
         finally:
             self._stuck_attempts -= was_stuck
             if product.waiting:
@@ -326,9 +255,9 @@ class WriteQueue:
         while product.waiting:
             ticket = product.waiting[0]
             if ticket.deadline < latest:
-                _fail(ticket, Overloaded("the request's deadline is near, and others still hold its rows"))
-            elif ticket.future is not None and not ticket.future.done():  # else its caller has left
-                weight += _weight(ticket)
+                ticket.fail(Overloaded("the request's deadline is near, and others still hold its rows"))
+            elif ticket.awaited:
+                weight += weight_of(ticket)
                 if batch and not (_shares(batch[0]) and _shares(ticket) and weight <= self._batch_weight):
                     break
                 batch.append(ticket)
@@ -358,7 +287,7 @@ class WriteQueue:
                     ticket.held, ticket.alone = decision.held, ticket.alone or decision.alone
                     self._line_up(ticket)
                     continue
-            if ticket.future is not None and not ticket.future.done():
+            if ticket.awaited and ticket.future is not None:
                 ticket.future.set_result(outcome)
         return True
 
@@ -383,15 +312,5 @@ def _name(ticket: Ticket) -> str:
     return key.key if key else ""
 
 
-def _weight(ticket: Ticket) -> int:
-    return max(1, ticket.request.command.weight)
-
-
 def _shares(ticket: Ticket) -> bool:
     return not ticket.alone and len(ticket.held) <= 1
-
-
-def _fail(ticket: Ticket, error: Exception) -> None:
-    if ticket.future is not None and not ticket.future.done():
-        ticket.future.set_exception(error)
-        ticket.future.exception()  # marks it as retrieved, so that asyncio does not warn if the caller no longer waits

@@ -15,10 +15,10 @@ from app.products.commands import Adjust, Command, Create, Effect, Upsert
 from app.products.decision import Done
 from app.products.errors import AlreadyExists, OutcomeUnknown
 from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
+from app.products.main_places import MAIN_PLACES
 from app.products.product import Draft, Line, Reason
 from app.products.service import Products
 from app.products.transaction import Patience
-from app.products.write_queue import MAIN_PLACES
 from app.settings import Settings
 from tests.limits import write_limits
 from tests.products.instances import ROWS, Instance, by_hand, deviations, held, instance, once, rows

@@ -1,7 +1,7 @@
 """The write queue without a database: who shares a transaction, who goes apart, and whose turn it is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,12 +13,14 @@ from app.postgres.errors import ConnectionLost, DatabaseFailed, LockTimeout
 from app.products.commands import UNSTAMPED, Adjust, Command, set_stock
 from app.products.decision import Done, Postponed
 from app.products.idempotency import WriteRequest
+from app.products.main_places import OVERLAPPING
 from app.products.product import Line, Reason
 from app.products.reservation import HeldLine, Reservation, Status, Wanted
 from app.products.reservation_commands import Commit, Reserve
+from app.products.ticket import Outcome, Ticket
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
-from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, Outcome, Ticket, WriteQueue
+from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS, WriteQueue
 from tests.harness.script import PATIENCE_S, Gate
 
 Batch = tuple[str, ...]
@@ -26,12 +28,16 @@ Batch = tuple[str, ...]
 
 @dataclass(slots=True)
 class Transactions:
-    """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error."""
+    """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error.
+
+    Batches of several requests are held at ``published``, if it is set, when they are committed.
+    """
 
     held: set[str] = field(default_factory=set)
     sent: list[tuple[Batch, Patience | None]] = field(default_factory=list)
     gates: dict[Batch, Gate] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
+    published: Gate | None = None
     under_way: int = 0
     most: int = 0
 
@@ -43,7 +49,9 @@ class Transactions:
     def apart(self) -> list[Batch]:
         return [names for names, patience in self.sent if patience is not None]
 
-    async def send(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
+    async def send(
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+    ) -> Sequence[Outcome]:
         names = tuple(",".join(request.command.keys) for request in batch)
         self.sent.append((names, patience))
         self.under_way += patience is not None
@@ -58,6 +66,9 @@ class Transactions:
             if patience and self.held.intersection(patience.ids):
                 await asyncio.sleep(0.001)
                 raise RowsHeld("held")
+            committed()
+            if self.published and len(names) > 1:
+                await self.published.enter()
             return [(self._decide(request), Acknowledgement(proven=True, committed_at=0.0)) for request in batch]
         finally:
             self.under_way -= patience is not None
@@ -77,9 +88,22 @@ def transactions() -> Transactions:
 
 
 def _queue(
-    transactions: Transactions, *, mains: int = 1, places: int = 2, queue_limit: int = 1_000, many: int = 1
+    transactions: Transactions,
+    *,
+    mains: int = 1,
+    places: int = 2,
+    queue_limit: int = 1_000,
+    many: int = 1,
+    batch_weight: int = 10,
 ) -> WriteQueue:
-    return WriteQueue(transactions.send, batch_weight=10, queue_limit=queue_limit, main_places=mains, places=places, many=many)
+    return WriteQueue(
+        transactions.send,
+        batch_weight=batch_weight,
+        queue_limit=queue_limit,
+        main_places=mains,
+        places=places,
+        many=many,
+    )
 
 
 def _ticket(*products: str, within_s: float = PATIENCE_S) -> Ticket:
@@ -130,7 +154,7 @@ async def test_two_main_transactions(transactions: Transactions) -> None:
         gate.open()
     await asyncio.gather(*tasks)
     assert transactions.main == [("a",), ("b",), ("c", "e"), ("d", "f")]
-    assert queue._uses == {}
+    assert queue._mains._uses == {}
 
 
 async def test_a_few_requests_share_one_main_transaction(transactions: Transactions) -> None:
@@ -159,6 +183,50 @@ async def test_a_product_is_in_one_main_transaction_at_a_time(transactions: Tran
     gate.open()
     await asyncio.gather(first, *later)
     assert transactions.main == [("a",), ("c",), ("a", "b,a", "b")]
+
+
+async def test_transactions_of_one_product_overlap(transactions: Transactions) -> None:
+    """The next one begins when the one before is committed and not yet published, if nearly all requests are about one product.
+
+    Each has half of the requests.
+    """
+    queue = _queue(transactions, mains=2, batch_weight=100)
+    gate = transactions.gates["a",] = Gate()
+    transactions.published = Gate()
+    tasks = [_submit(queue, "a")]
+    await gate.arrival()
+    tasks += [_submit(queue, "a") for _ in range(OVERLAPPING)]
+    await asyncio.sleep(0)
+    gate.open()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(transactions.main) < 3:
+            await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks[1:])
+    transactions.published.open()
+    await asyncio.gather(*tasks)
+    # The first request still counts when the second transaction begins.
+    assert [len(names) for names in transactions.main] == [1, OVERLAPPING // 2 + 1, OVERLAPPING // 2 - 1]
+
+
+async def test_transactions_in_two_places_overlap_each_other_only(transactions: Transactions) -> None:
+    """Where both places have much to do, each has one transaction at a time until that is answered."""
+    queue = _queue(transactions, mains=2, batch_weight=100)
+    gates = [transactions.gates.setdefault((name,), Gate()) for name in "ab"]
+    tasks = [_submit(queue, name) for name in "ab"]
+    for gate in gates:
+        await gate.arrival()
+    tasks += [_submit(queue, name) for name in "ab" for _ in range(OVERLAPPING)]
+    await asyncio.sleep(0)
+    transactions.published = Gate()
+    for gate in gates:
+        gate.open()
+    await transactions.published.arrival()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(transactions.main) == 4
+    transactions.published.open()
+    await asyncio.gather(*tasks)
+    assert [len(names) for names in transactions.main] == [1, 1, OVERLAPPING, OVERLAPPING]
 
 
 async def test_an_unknown_reservation_goes_to_the_first_main_transaction(transactions: Transactions) -> None:
