@@ -23,7 +23,8 @@ class Batcher(Generic[Item, Result]):
     """Sends one batch of items at a time.
 
     An error that ``send`` raises reaches every request of its batch. A result that is an exception reaches its own request
-    only. A request that is cancelled does not disturb the rest of its batch.
+    only. A request that is cancelled does not disturb the rest of its batch. A caller leaves by cancelling its future, or by
+    ending it with an error of its own.
 
     Args:
         send: gets the items of one batch and returns as many results, in order; it must limit its own duration.
@@ -65,6 +66,8 @@ class Batcher(Generic[Item, Result]):
         self._unclaimed = unclaimed
         self._waiting: deque[Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        """The loop on which the sender runs. In Python 3.11, asking for the running loop is a system call."""
 
     @property
     def waiting(self) -> int:
@@ -84,10 +87,10 @@ class Batcher(Generic[Item, Result]):
         """
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded(f"{self._queue_limit} requests are waiting already")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future, unit))
         if self._sender is None:
-            self._sender = asyncio.create_task(self._drain())
+            self._start_sender()
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.append((item, future, unit))
         return future
 
     async def request(self, item: Item, unit: Unit | None = None) -> Result:
@@ -106,12 +109,16 @@ class Batcher(Generic[Item, Result]):
     def resume(self) -> None:
         """Send what was held back and may go now."""
         if self._waiting and self._sender is None:
-            self._sender = asyncio.create_task(self._drain())
+            self._start_sender()
 
     async def aclose(self) -> None:
         """Finish the batch under way and all waiting ones but those that are held back."""
         while self._sender is not None:
             await asyncio.shield(self._sender)
+
+    def _start_sender(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sender = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
         try:
@@ -135,7 +142,7 @@ class Batcher(Generic[Item, Result]):
         passed_over: list[Waiting[Item, Result]] = []
         while self._waiting:
             item, future, _ = self._waiting[0]
-            if future.done():  # cancelled while it waited
+            if future.done():  # its caller has left
                 self._waiting.popleft()
                 if self._left is not None:
                     self._left(item)
@@ -174,7 +181,7 @@ class Batcher(Generic[Item, Result]):
             self._answer(future, result)
 
     def _answer(self, future: "asyncio.Future[Result]", result: Result | Exception) -> None:
-        if future.done():  # cancelled meanwhile
+        if future.done():  # its caller has left
             if self._unclaimed is not None and not isinstance(result, Exception):
                 self._unclaimed(result)
         elif isinstance(result, Exception):
