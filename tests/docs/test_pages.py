@@ -89,7 +89,7 @@ def test_a_metric_that_is_named_exists() -> None:
 
 
 def test_one_release_is_named_everywhere() -> None:
-    """The newest entry of CHANGELOG.md is the version of the package, the label of the image, and the tag of each deployment."""
+    """The newest entry of CHANGELOG.md is the version of the package, the image's label, and the tag of each deployment."""
     [newest, *_] = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     label = re.findall(r'image\.version="(.+)"', (ROOT / "Dockerfile").read_text(encoding="utf-8"))
