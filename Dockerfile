@@ -47,7 +47,7 @@ ENV PATH=/opt/larder/bin:$PATH \
 ARG REVISION=
 LABEL org.opencontainers.image.title="Larder" \
       org.opencontainers.image.description="A product and stock service whose cache never answers with the past" \
-      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.version="0.3.0" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${REVISION}"
 # By number: the account needs no name, no home and no line in /etc/passwd.

@@ -61,7 +61,7 @@ async def _awaited(measuring: Awaitable[Result]) -> Result:
 
 
 def row(outcome: Outcome) -> dict[str, Cell]:
-    """Give the columns that every contest has."""
+    """Return the columns that every contest has."""
     return {
         "workload": outcome.case.workload,
         "contender": outcome.case.contender.label,
@@ -74,14 +74,14 @@ def row(outcome: Outcome) -> dict[str, Cell]:
     }
 
 
-def told(found: Ratio | None, *, percent: bool = False) -> str | None:
-    """Write a ratio as a cell."""
+def format_ratio(found: Ratio | None, *, percent: bool = False) -> str | None:
+    """Return the text of a ratio for a cell; ``None`` if there is no ratio."""
     return None if found is None else found.percent() if percent else str(found)
 
 
 def at_least(claim: str, reach: float, found: Ratio | None, *, percent: bool = False) -> Target:
-    """Judge a ratio by its median."""
+    """Return the target that the median of a ratio reaches ``reach``."""
     target = f"≥ {reach:.0%}" if percent else f"≥ {reach:g}×"
     if found is None:
         return Target(claim, target, "does not count: see the table", passed=False)
-    return Target(claim, target, told(found, percent=percent) or "", passed=found.middle >= reach)
+    return Target(claim, target, format_ratio(found, percent=percent) or "", passed=found.middle >= reach)

@@ -66,24 +66,24 @@ NO_CACHE = Contender("no_cache", "FastAPI + async SQLAlchemy, no cache", "no_cac
 
 
 def workers_are_built() -> bool:
-    """Whether this Larder can serve by several processes."""
+    """Return whether this Larder can serve with several processes."""
     told = subprocess.run([_LARDER, "serve", "--help"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     return "--workers" in told.stdout
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a service answered; header names in lower case."""
+    """The answer of a service, with header names in lower case."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-class Served:
-    """A contender that runs; made by ``start_environment``. It is stopped (SIGSTOP) while it is not its turn.
+class ContenderProcess:
+    """The process of a contender, made by ``start_environment``. It is stopped (SIGSTOP) while others have their turns.
 
-    ``header`` is what each request needs, as in ``Request``; empty if requests need nothing.
+    ``header`` is the header that each request needs, as in ``Request``; empty if requests need none.
     """
 
     def __init__(self, contender: Contender, *, database_url: str, redis_url: str, answers: Path, log: Path) -> None:
@@ -98,11 +98,11 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """The address at which it serves."""
         return f"http://{HOST}:{self._port}"
 
     def start(self) -> None:
-        """Start the process; it is not ready yet."""
+        """Start the process, without waiting until it is ready."""
         command, settings = self._program()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
         with self._log.open("wb") as output:
@@ -117,10 +117,10 @@ class Served:
             )
 
     async def until_ready(self, probe: str) -> None:
-        """Wait until it serves; if it is Larder, until ``probe`` is a hit.
+        """Wait until it serves, and, if it is Larder, until ``probe`` is a hit.
 
         Raises:
-            RuntimeError: it ended, or does not come up; with the end of its log.
+            RuntimeError: it ended or does not come up; the message has the end of its log.
         """
         end = time.monotonic() + _READY_S
         in_a_row, wanted = 0, 1 if self.contender.peer else _HITS_IN_A_ROW
@@ -132,7 +132,7 @@ class Served:
             await asyncio.sleep(0 if in_a_row else _POLL_S)
 
     def get(self, paths: Sequence[str], header: str = "") -> list[Answer]:
-        """GET each path, on one connection. Raises ``OSError``, ``http.client.HTTPException``."""
+        """GET each path on one connection, and return the answers. Raises ``OSError``, ``http.client.HTTPException``."""
         headers = [given.split(": ", 1) for given in (header, self.header) if given]
         connection = http.client.HTTPConnection(HOST, self._port, timeout=10)
         try:
@@ -141,17 +141,17 @@ class Served:
             connection.close()
 
     def rows(self, statement: bytes, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """Ask its database, past it. Raises ``psycopg.Error``."""
+        """Return the rows of a statement, read from its database directly. Raises ``psycopg.Error``."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             return connection.execute(statement, parameters).fetchall()
 
     def pause(self) -> None:
-        """Let it rest: nothing of it runs."""
+        """Stop all its processes until its next turn."""
         self._signal(signal.SIGSTOP)
 
     @asynccontextmanager
     async def turn(self, probe: str) -> AsyncIterator[None]:
-        """Inside, it runs, and is ready."""
+        """Let the contender run within this context; it is ready at the start."""
         self._signal(signal.SIGCONT)
         await self.until_ready(probe)
         try:
@@ -160,7 +160,7 @@ class Served:
             self.pause()
 
     async def stop(self) -> None:
-        """End it in order; by force, if it takes too long."""
+        """End it with SIGTERM, and with SIGKILL if that takes too long."""
         if self._process is None:
             return
         self._signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Contenders in alternated rounds, what they answered looked at, and ratios by round."""
+"""Runs contenders in alternated rounds, checks their answers, and computes ratios round by round."""
 
 import asyncio
 import json
@@ -9,17 +9,17 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.contest.contenders import Answer, Contender, Served
+from benchmarks.contest.contenders import Answer, Contender, ContenderProcess
 from benchmarks.contest.environment import Environment
-from benchmarks.contest.load import CONNECTIONS, Measured, run
+from benchmarks.contest.load import CONNECTIONS, LoadResult, run
 
 WARM_UP_S = 1
 _SAMPLE = 25
-"""Products looked at before and after each run."""
+"""Number of products that are read and compared before and after each run."""
 _SIZE_TOLERANCE = 1.0
-"""Bytes per answer: one in two hundred of another kind shows."""
+"""Bytes by which the mean size of an answer may differ. One answer in two hundred of another kind differs by more."""
 _QUIET_S = 0.2
-"""Without a change: far longer than any write takes."""
+"""How long nothing must change until the state counts as final, which is far longer than any write takes."""
 _STATE = b"SELECT coalesce(sum(version), 0)::bigint, (SELECT count(*) FROM stock_movements) FROM products"
 
 Say = Callable[[str], None]
@@ -31,16 +31,16 @@ class Case:
 
     Attributes:
         workload: its name, for the table.
-        contender: who.
+        contender: who answers.
         requests: the file that wrk plays.
         first: the line that it begins with.
-        status: what every answer must have.
-        header: of every request, as in ``Request``.
-        reads_only: nothing changes: every body must be current.
-        by_size: answers are not looked at one by one, which would cost wrk time, but by their mean size.
-        versions: each 200 must have raised one product's version by one.
-        ledger: each 200 must have added one movement.
-        clients: how many send a request at a time.
+        status: the status that every answer must have.
+        header: the header of every request, as in ``Request``.
+        reads_only: whether nothing changes, so that every body must be current.
+        by_size: whether answers are checked by their mean size, and not one by one, which would cost wrk time.
+        versions: whether each 200 must have raised one product's version by one.
+        ledger: whether each 200 must have added one movement.
+        clients: the number of clients, each with one request at a time.
     """
 
     workload: str
@@ -58,18 +58,18 @@ class Case:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a case.
+    """The result of a case.
 
     Attributes:
         rounds: each round's figures.
-        faults: why it does not count; empty: it does.
-        stale: bodies of an older version than the database's, seen when the load was over.
-        looked_at: bodies looked at then.
-        played: requests, warm-up included: each round goes on from there.
+        faults: why it does not count; empty if it counts.
+        stale: the number of bodies that were older than the database's version when the load was over.
+        looked_at: the number of bodies that were compared then.
+        played: the number of requests, warm-up included. The next round goes on from there.
     """
 
     case: Case
-    rounds: list[Measured] = field(default_factory=list)
+    rounds: list[LoadResult] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     stale: int = 0
     looked_at: int = 0
@@ -77,22 +77,22 @@ class Outcome:
 
     @property
     def rates(self) -> list[float]:
-        """Answers in a second, by round."""
+        """The answers in a second of each round."""
         return [measured.per_second for measured in self.rounds]
 
     @property
     def rate(self) -> float | None:
-        """The median of the rates; none, if it does not count."""
+        """The median of the rates; ``None`` if the case does not count."""
         return None if self.faults or not self.rounds else median(self.rates)
 
-    def latency(self, figure: Callable[[Measured], float]) -> float:
+    def latency(self, figure: Callable[[LoadResult], float]) -> float:
         """The median over the rounds of a figure of latency."""
         return median(figure(measured) for measured in self.rounds)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times one rate is another, round by round: median, least, most."""
+    """The ratio of two rates, taken round by round: its median, least and most."""
 
     middle: float
     least: float
@@ -102,12 +102,12 @@ class Ratio:
         return f"{self.middle:.3g}× ({self.least:.3g} to {self.most:.3g})"
 
     def percent(self) -> str:
-        """The same in percent."""
+        """Return the text of the ratio in percent."""
         return f"{self.middle:.0%} ({self.least:.0%} to {self.most:.0%})"
 
 
 def ratio(over: Outcome, under: Outcome) -> Ratio | None:
-    """Divide two outcomes round by round; none, if one of them does not count."""
+    """Return the ratio of two outcomes; ``None`` if one of them does not count."""
     if over.rate is None or under.rate is None:
         return None
     ratios = [one / other for one, other in zip(over.rates, under.rates, strict=True)]
@@ -115,7 +115,7 @@ def ratio(over: Outcome, under: Outcome) -> Ratio | None:
 
 
 def order(count: int, number: int) -> list[int]:
-    """Give the order of round ``number``: each begins with another contender, and every other goes backwards."""
+    """Return the order of round ``number``. Each round begins with another contender, and every second one goes backwards."""
     step = 1 if number % 2 == 0 else -1
     return [(number + step * place) % count for place in range(count)]
 
@@ -128,14 +128,14 @@ async def contest(
     seconds: int,
     say: Say,
 ) -> list[Outcome]:
-    """Let every case run in each round.
+    """Run every case in each round, and return their outcomes in the same order.
 
     Args:
-        environment: where.
-        cases: who does what; the order of the outcomes.
-        rounds: how often.
-        seconds: of a measured run; a second of warm-up goes before it.
-        say: told of each run.
+        environment: where the contenders run.
+        cases: what is run.
+        rounds: how often each case runs.
+        seconds: the length of a measured run, after a second of warm-up.
+        say: is called with a line about each run.
     """
     outcomes = [Outcome(case) for case in cases]
     for number in range(rounds):
@@ -151,7 +151,7 @@ async def contest(
     return outcomes
 
 
-async def _run_once(environment: Environment, served: Served, outcome: Outcome, *, seconds: int) -> None:
+async def _run_once(environment: Environment, served: ContenderProcess, outcome: Outcome, *, seconds: int) -> None:
     case = outcome.case
     sample = Random(len(outcome.rounds)).sample(environment.paths, min(_SAMPLE, len(environment.paths)))
     outcome.faults += await asyncio.to_thread(_look, served, sample, outcome, count=False)
@@ -167,7 +167,7 @@ async def _run_once(environment: Environment, served: Served, outcome: Outcome, 
         outcome.faults += await asyncio.to_thread(_sizes, served, environment.paths, case, answers[-1])
 
 
-async def _play(served: Served, outcome: Outcome, seconds: int) -> Measured:
+async def _play(served: ContenderProcess, outcome: Outcome, seconds: int) -> LoadResult:
     case = outcome.case
     measured = await run(
         served.url, case.requests, first=case.first + outcome.played, seconds=seconds, status=case.status, each=not case.by_size
@@ -176,16 +176,16 @@ async def _play(served: Served, outcome: Outcome, seconds: int) -> Measured:
     return measured
 
 
-def _state(served: Served) -> tuple[int, int]:
-    """Give the sum of all versions and the number of movements."""
+def _state(served: ContenderProcess) -> tuple[int, int]:
+    """Return the sum of all versions and the number of movements."""
     versions, movements = served.rows(_STATE)[0]
     assert isinstance(versions, int)  # noqa: S101 - as the statement has it
     assert isinstance(movements, int)  # noqa: S101 - as above
     return versions, movements
 
 
-async def _settled(served: Served) -> tuple[int, int]:
-    """Give the same when it does not change any more: wrk leaves, and what it asked for last is still done."""
+async def _settled(served: ContenderProcess) -> tuple[int, int]:
+    """Return the state once it has stopped changing, because requests that wrk left are still carried out."""
     state, since = await asyncio.to_thread(_state, served), time.monotonic()
     while time.monotonic() < since + _QUIET_S:
         await asyncio.sleep(_QUIET_S / 10)
@@ -194,8 +194,8 @@ async def _settled(served: Served) -> tuple[int, int]:
     return state
 
 
-def _changes(case: Case, before: tuple[int, int], after: tuple[int, int], runs: Sequence[Measured]) -> Iterator[str]:
-    """Compare the acknowledged writes with what the database has. Those that wrk left under way may have been done, too."""
+def _changes(case: Case, before: tuple[int, int], after: tuple[int, int], runs: Sequence[LoadResult]) -> Iterator[str]:
+    """Compare the acknowledged writes with what the database has. It may also have those that wrk left under way."""
     acknowledged = sum(measured.answers for measured in runs)
     under_way = CONNECTIONS * len(runs)
     for wanted, what, done in (
@@ -206,8 +206,8 @@ def _changes(case: Case, before: tuple[int, int], after: tuple[int, int], runs: 
             yield f"{acknowledged} writes were acknowledged, and {done} {what} were added"
 
 
-def _look(served: Served, sample: Sequence[str], outcome: Outcome, *, count: bool) -> Iterator[str]:
-    """Read a sample: 200, the right product, the database's version. A peer that shows the past still counts; it is told of."""
+def _look(served: ContenderProcess, sample: Sequence[str], outcome: Outcome, *, count: bool) -> Iterator[str]:
+    """Compare a sample of answers with the database. A peer with old bodies still counts; their number is reported."""
     ids = [path.rpartition("/")[2] for path in sample]
     versions = {row[0]: row[1] for row in served.rows(b"SELECT id, version FROM products WHERE id = ANY(%s)", [ids])}
     old = 0
@@ -228,8 +228,8 @@ def _look(served: Served, sample: Sequence[str], outcome: Outcome, *, count: boo
         yield f"{old} of {len(sample)} bodies were older than the database's"
 
 
-def _sizes(served: Served, paths: Sequence[str], case: Case, measured: Measured) -> Iterator[str]:
-    """Compare the bytes of an answer with those of one that was looked at: it was a hit of that status, headers and all."""
+def _sizes(served: ContenderProcess, paths: Sequence[str], case: Case, measured: LoadResult) -> Iterator[str]:
+    """Compare the mean size of the answers with that of checked answers of the right status, headers included."""
     looked_at = served.get(paths, case.header)
     if any(answer.status != case.status for answer in looked_at):
         yield f"not every path is answered by {case.status}"
@@ -239,6 +239,6 @@ def _sizes(served: Served, paths: Sequence[str], case: Case, measured: Measured)
 
 
 def _size(answer: Answer) -> int:
-    """Bytes on the wire, as uvicorn writes them."""
+    """Return the number of bytes on the wire, as uvicorn writes them."""
     status = len("HTTP/1.1 200 OK\r\n") if answer.status == 200 else len("HTTP/1.1 304 Not Modified\r\n")
     return status + sum(len(name) + len(value) + 4 for name, value in answer.headers.items()) + 2 + len(answer.body)

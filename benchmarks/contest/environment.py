@@ -10,7 +10,7 @@ import psycopg
 
 from app.postgres.migrations import upgrade
 from app.private_servers import free_ports, start_postgres, start_redis
-from benchmarks.contest.contenders import CEILING, LARDER, Contender, Served
+from benchmarks.contest.contenders import CEILING, LARDER, Contender, ContenderProcess
 from benchmarks.peers.environment import set_up
 from tests.harness.servers import create_database, session_directory
 
@@ -59,7 +59,7 @@ class Environment:
     def __init__(self, directory: Path, products: int) -> None:
         self.directory = directory
         self.paths = product_paths(products)
-        self.served: dict[Contender, Served] = {}
+        self.served: dict[Contender, ContenderProcess] = {}
 
     @property
     def probe(self) -> str:
@@ -102,7 +102,7 @@ async def start_environment(
                 opened.push_async_callback(redis.stop)
                 redis_url = redis.url
             template = "peer_catalogue" if contender.peer else "larder_catalogue"
-            served = Served(
+            served = ContenderProcess(
                 contender,
                 database_url=await create_database(postgres.url, f"of_{contender.name}", template=template),
                 redis_url=redis_url,
@@ -121,7 +121,7 @@ async def start_environment(
         yield environment
 
 
-def _remember(served: Served, environment: Environment) -> None:
+def _remember(served: ContenderProcess, environment: Environment) -> None:
     """Keep Larder's hits, all of them, for the ceiling."""
     answers = served.get(environment.paths)
     if any(answer.headers["cache-status"] != "larder; hit" for answer in answers):

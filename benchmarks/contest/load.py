@@ -1,4 +1,4 @@
-"""Load by wrk: a file of requests, played by ``load.lua``, and what came of it."""
+"""Load by wrk, which plays a file of requests with ``load.lua``, and its results."""
 
 import asyncio
 import json
@@ -20,23 +20,23 @@ class Request:
     header: str = ""
 
     def line(self) -> str:
-        """Give its line in the file that load.lua reads."""
+        """Return its line in the file that load.lua reads."""
         return f"{self.method}\t{self.path}\t{self.body}\t{self.header}\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What wrk saw in one run.
+class LoadResult:
+    """The figures of one run of wrk.
 
     Attributes:
-        answers: all answers.
+        answers: the number of answers.
         seconds: how long it ran.
-        bytes: of all answers.
-        refused: answers of status 400 and above.
-        unexpected: answers of another status than expected, where each was looked at.
-        broken: connections that failed, and answers that did not come in ten seconds.
-        commits: commits of holds that were acknowledged (holds.lua).
-        p50_ms, p99_ms, max_ms: latency at saturation: 32 clients that ask again at once.
+        bytes: the size of all answers together.
+        refused: the number of answers of status 400 and above.
+        unexpected: the number of answers of another status than expected, if each was checked.
+        broken: the number of connections that failed, and of answers that did not come within ten seconds.
+        commits: the number of commits of holds that were acknowledged (holds.lua).
+        p50_ms, p99_ms, max_ms: latency at saturation, with 32 clients that send the next request at once.
     """
 
     answers: int
@@ -52,17 +52,17 @@ class Measured:
 
     @property
     def per_second(self) -> float:
-        """Answers in a second."""
+        """The number of answers in a second."""
         return self.answers / self.seconds
 
     @property
     def wrong(self) -> int:
-        """Everything that makes the run worthless."""
+        """The number of answers and connections because of which the run does not count."""
         return max(self.refused, self.unexpected) + self.broken
 
 
 def write_requests(path: Path, requests: Iterable[Request]) -> Path:
-    """Write the file that ``run`` takes."""
+    """Write the file that ``run`` takes, and return its path."""
     with path.open("w") as file:
         file.writelines(request.line() for request in requests)
     return path
@@ -77,17 +77,17 @@ async def run(
     status: int = 200,
     each: bool = False,
     connections: int = CONNECTIONS,
-) -> Measured:
-    """Play ``requests`` from line ``first`` on, for whole ``seconds``.
+) -> LoadResult:
+    """Play ``requests`` from line ``first`` on, and return the figures.
 
     Args:
-        url: the service.
-        requests: what ``write_requests`` wrote.
+        url: the address of the service.
+        requests: the file that ``write_requests`` wrote.
         first: the line to begin with.
-        seconds: how long.
-        status: what every answer must have.
-        each: look at each answer; otherwise only what wrk counts anyway is counted (see load.lua).
-        connections: clients that ask again at once.
+        seconds: how long to play.
+        status: the status that every answer must have.
+        each: whether to check each answer; otherwise only what wrk counts anyway is counted (see load.lua).
+        connections: the number of clients, which send the next request at once.
 
     Raises:
         RuntimeError: wrk failed.
@@ -96,7 +96,7 @@ async def run(
     return await play(url, _SCRIPT, arguments, seconds=seconds, connections=connections)
 
 
-async def play(url: str, script: Path, arguments: Sequence[str], *, seconds: int, connections: int = CONNECTIONS) -> Measured:
+async def play(url: str, script: Path, arguments: Sequence[str], *, seconds: int, connections: int = CONNECTIONS) -> LoadResult:
     """Run a script of wrk that prints what load.lua prints. Raises ``RuntimeError``: wrk failed."""
     command = ("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url, "--")
     process = await asyncio.create_subprocess_exec(
@@ -108,9 +108,9 @@ async def play(url: str, script: Path, arguments: Sequence[str], *, seconds: int
     return parse(output)
 
 
-def parse(output: str) -> Measured:
-    """Find load.lua's line in what wrk printed. Raises ``RuntimeError``: it is not there."""
+def parse(output: str) -> LoadResult:
+    """Return the figures in load.lua's line of what wrk printed. Raises ``RuntimeError`` if there is no such line."""
     for line in reversed(output.splitlines()):
         if line.startswith("{"):
-            return Measured(**json.loads(line))
+            return LoadResult(**json.loads(line))
     raise RuntimeError(f"wrk did not print what load.lua prints: {output[-1_000:]}")

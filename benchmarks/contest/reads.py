@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.contest.command import LOOKED_AT, Options, at_least, main, row, say, told
+from benchmarks.contest.command import LOOKED_AT, Options, at_least, format_ratio, main, row, say
 from benchmarks.contest.contenders import (
     CASHEWS,
     CEILING,
@@ -47,8 +47,8 @@ async def measure(options: Options) -> Result:
     rows = [
         row(outcome)
         | {
-            "of the ceiling": told(ratio(outcome, found[CEILING]), percent=True),
-            "over cashews": told(ratio(outcome, found[CASHEWS])),
+            "of the ceiling": format_ratio(ratio(outcome, found[CEILING]), percent=True),
+            "over cashews": format_ratio(ratio(outcome, found[CASHEWS])),
         }
         for outcome in outcomes
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from benchmarks.contest.command import LOOKED_AT, Options, main, row, say, told
+from benchmarks.contest.command import LOOKED_AT, Options, format_ratio, main, row, say
 from benchmarks.contest.contenders import CASHEWS, LARDER, NO_CACHE, Contender
 from benchmarks.contest.contest import Case, contest, ratio
 from benchmarks.contest.environment import Environment, start_environment
@@ -29,22 +29,22 @@ _TITLE = "A recorded trace of reads"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A cache's own counts, since it was started."""
+class CacheCounts:
+    """The counts of a cache since its start."""
 
     hits: float = 0
     misses: float = 0
     evicted: int = 0
 
-    def since(self, earlier: "Seen") -> dict[str, Cell]:
-        """Give the columns of what came in between."""
+    def since(self, earlier: "CacheCounts") -> dict[str, Cell]:
+        """Return the columns of what was counted after ``earlier``."""
         reads = self.hits + self.misses - earlier.hits - earlier.misses
         ratio_of_hits = (self.hits - earlier.hits) / reads if reads else None
         return {"hit ratio": ratio_of_hits, "evicted": self.evicted - earlier.evicted}
 
 
 async def measure(options: Options) -> Result:
-    """Play them through the trace, if there is one."""
+    """Let the contenders play the trace, if there is one."""
     if options.trace is None:
         return Result("trace", _TITLE, [], (), ["Not run: no trace was given (make bench TRACE=file)."])
     ranks, products = trace_ranks(options.trace)
@@ -55,12 +55,15 @@ async def measure(options: Options) -> Result:
             Case("trace", contender, requests, first=await _fill(environment, contender, requests), reads_only=True)
             for contender in CONTENDERS
         ]
-        filled = [await _seen(environment, contender) for contender in CONTENDERS]
+        filled = [await _counts_of(environment, contender) for contender in CONTENDERS]
         outcomes = await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
-        seen = [await _seen(environment, contender) for contender in CONTENDERS]
+        counts = [await _counts_of(environment, contender) for contender in CONTENDERS]
     rows = [
-        row(outcome) | after.since(before) | {"played": outcome.played} | {"Larder is": told(ratio(outcomes[0], outcome))}
-        for outcome, before, after in zip(outcomes, filled, seen, strict=True)
+        row(outcome)
+        | after.since(before)
+        | {"played": outcome.played}
+        | {"Larder is": format_ratio(ratio(outcomes[0], outcome))}
+        for outcome, before, after in zip(outcomes, filled, counts, strict=True)
     ]
     notes = [
         (
@@ -78,7 +81,7 @@ async def measure(options: Options) -> Result:
 
 
 async def _fill(environment: Environment, contender: Contender, requests: Path) -> int:
-    """Play the beginning; how far it came."""
+    """Play the beginning of the trace, and return how many accesses were played."""
     played = FILLING if not contender.caches else 0
     served = environment.served[contender]
     async with served.turn(environment.probe):
@@ -87,22 +90,22 @@ async def _fill(environment: Environment, contender: Contender, requests: Path) 
     return played
 
 
-async def _seen(environment: Environment, contender: Contender) -> Seen:
-    """Ask for the counts; Larder's own, because it asks Redis twice at a miss, and for the fence at every read."""
+async def _counts_of(environment: Environment, contender: Contender) -> CacheCounts:
+    """Return a cache's counts. Larder's are its own, because it asks Redis twice at a miss, and for the fence at each read."""
     if not contender.caches:
-        return Seen()
+        return CacheCounts()
     served = environment.served[contender]
     with redis.Redis.from_url(served.redis_url) as client:
         counted = client.info("stats")
     if contender.peer:
-        return Seen(counted["keyspace_hits"], counted["keyspace_misses"], counted["evicted_keys"])
+        return CacheCounts(counted["keyspace_hits"], counted["keyspace_misses"], counted["evicted_keys"])
     async with served.turn(environment.probe):
         metrics = (await asyncio.to_thread(served.get, ["/metrics"]))[0].body.decode()
-    return Seen(*_counted(metrics), counted["evicted_keys"])
+    return CacheCounts(*_counted(metrics), counted["evicted_keys"])
 
 
 def _counted(metrics: str) -> tuple[float, float]:
-    """Find Larder's hits and other reads."""
+    """Return the numbers of Larder's hits and of its other reads."""
     reads = {}
     for line in metrics.splitlines():
         name, _, value = line.rpartition(" ")

@@ -17,7 +17,7 @@ _KEY_BYTES = 4
 
 
 def reads(paths: Sequence[str], count: int, seed: int, *, header: str = "") -> list[Request]:
-    """Read, every path as likely as any other."""
+    """Return reads that are drawn evenly from the paths."""
     return [Request("GET", path, header=header) for path in Random(seed).choices(paths, k=count)]
 
 
@@ -28,7 +28,7 @@ def zipfian(size: int, count: int, chance: Random) -> list[int]:
 
 
 def ycsb(paths: Sequence[str], count: int, seed: int, *, reads_of_100: int) -> list[Request]:
-    """Read and update (PUT stock) by YCSB's Zipfian, which paths are popular being chance, as its scrambling has it."""
+    """Return reads and updates (PUT stock) drawn by YCSB's Zipfian; which paths are popular is random, as in YCSB."""
     chance = Random(seed)
     scrambled = chance.sample(paths, len(paths))
     return [
@@ -38,19 +38,19 @@ def ycsb(paths: Sequence[str], count: int, seed: int, *, reads_of_100: int) -> l
 
 
 def counts(paths: Sequence[str], count: int, seed: int) -> list[Request]:
-    """PUT the stock of products by chance."""
+    """Return requests that PUT the stock of random products."""
     chance = Random(seed)
     return [_count(path, chance) for path in chance.choices(paths, k=count)]
 
 
 def prices(paths: Sequence[str], count: int, seed: int) -> list[Request]:
-    """PATCH the price of products by chance."""
+    """Return requests that PATCH the price of random products."""
     chance = Random(seed)
     return [Request("PATCH", path, f'{{"price_cents": {chance.choice(_PRICES)}}}') for path in chance.choices(paths, k=count)]
 
 
 def adjustments(paths: Sequence[str], count: int, seed: int) -> list[Request]:
-    """Take one unit of products by chance; of one and the same, if there is one path."""
+    """Return requests that take one unit of random products; always of the same product if there is one path."""
     return [
         Request("POST", f"{path}/stock/adjustments", '{"delta": -1, "reason": "sale"}')
         for path in Random(seed).choices(paths, k=count)
@@ -58,9 +58,10 @@ def adjustments(paths: Sequence[str], count: int, seed: int) -> list[Request]:
 
 
 def trace_ranks(file: Path) -> tuple[list[int], int]:
-    """Read a trace of accesses (xz of big-endian int32 keys); each key as its rank by first appearance, and how many there are.
+    """Return the rank of each key of a trace by first appearance, and how many keys there are.
 
-    So each key becomes a product of its own: popularity, order and distances are the trace's.
+    A trace of accesses is an xz of big-endian int32 keys. Each key then becomes a product of its own, so that popularity, order
+    and distances are those of the trace.
 
     Raises:
         OSError, lzma.LZMAError: it cannot be read, or is not xz.
@@ -75,7 +76,7 @@ def trace_ranks(file: Path) -> tuple[list[int], int]:
 
 
 def replay(ranks: Sequence[int], paths: Sequence[str]) -> Iterator[Request]:
-    """Read the product of each rank."""
+    """Return a read of the product of each rank."""
     return (Request("GET", paths[rank]) for rank in ranks)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.contest.command import LOOKED_AT, Options, at_least, main, row, say, told
+from benchmarks.contest.command import LOOKED_AT, Options, at_least, format_ratio, main, row, say
 from benchmarks.contest.contenders import CASHEWS, LARDER, LARDER_ALONE, TEXTBOOK, Contender
 from benchmarks.contest.contest import Case, Outcome, contest, ratio
 from benchmarks.contest.environment import Environment, start_environment
@@ -25,7 +25,8 @@ async def measure(options: Options) -> Result:
             outcomes += await contest(environment, cases, rounds=options.rounds, seconds=options.seconds, say=say)
     found = {(outcome.case.workload, outcome.case.contender): outcome for outcome in outcomes}
     rows = [
-        row(outcome) | {"ledger": outcome.case.ledger, "Larder is": told(ratio(found[outcome.case.workload, LARDER], outcome))}
+        row(outcome)
+        | {"ledger": outcome.case.ledger, "Larder is": format_ratio(ratio(found[outcome.case.workload, LARDER], outcome))}
         for outcome in outcomes
     ]
     notes = [
@@ -77,7 +78,7 @@ def _targets(found: dict[tuple[str, Contender], Outcome]) -> list[Target]:
         Target(
             "adjustments of one hot product, of those on many products",
             f"≥ 1× (within {1 - _SAME:.0%})",
-            told(even) or "does not count: see the table",
+            format_ratio(even) or "does not count: see the table",
             passed=even is not None and even.middle >= _SAME,
         ),
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.contest.command import LOOKED_AT, Options, main, row, say, told
+from benchmarks.contest.command import LOOKED_AT, Options, format_ratio, main, row, say
 from benchmarks.contest.contenders import CASHEWS, LARDER, TEXTBOOK
 from benchmarks.contest.contest import Case, Outcome, contest, ratio
 from benchmarks.contest.environment import start_environment
@@ -31,7 +31,7 @@ async def measure(options: Options) -> Result:
         row(outcome)
         | {
             "old bodies afterwards": f"{outcome.stale} of {outcome.looked_at}",
-            "Larder is": told(ratio(larder[outcome.case.workload], outcome)),
+            "Larder is": format_ratio(ratio(larder[outcome.case.workload], outcome)),
         }
         for outcome in outcomes
     ]

@@ -45,8 +45,8 @@ PEER_MIX = {"hit": 78, "count": 22}
 
 
 @dataclass
-class Seen:
-    """What the clients saw."""
+class ClientRecord:
+    """The answers and latencies that the clients got."""
 
     answers: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -75,35 +75,35 @@ class Clients:
         self._number = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def capacity(self, step_s: float, seen: Seen) -> float:
+    async def capacity(self, step_s: float, record: ClientRecord) -> float:
         """Send at rising rates until too few requests are served; return the most that were served per second."""
         rate, best = FIRST_RATE, 0.0
         while True:
-            before, began = seen.served, time.monotonic()
-            await self.open(step_s, rate, seen)
-            served = seen.served - before
+            before, began = record.served, time.monotonic()
+            await self.open(step_s, rate, record)
+            served = record.served - before
             best = max(best, served / (time.monotonic() - began))
             if served < CARRIED * rate * step_s:
                 return best
             rate *= RISE
 
-    async def open(self, seconds: float, rate: float, seen: Seen) -> None:
+    async def open(self, seconds: float, rate: float, record: ClientRecord) -> None:
         """Send at a rate, whatever becomes of the requests before."""
         began, sent = time.monotonic(), 0
         while (passed := time.monotonic() - began) < seconds:
             while sent < passed * rate:
                 sent += 1
                 if len(self._under_way) >= MOST_UNDER_WAY:
-                    seen.not_sent += 1
+                    record.not_sent += 1
                     continue
-                task = asyncio.create_task(self._send(seen))
+                task = asyncio.create_task(self._send(record))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
             await asyncio.sleep(0.001)
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _send(self, seen: Seen) -> None:
+    async def _send(self, record: ClientRecord) -> None:
         self._number += 1
         kind = self._kinds[self._number % len(self._kinds)]
         product = product_id(self._random.randrange(HOT))
@@ -112,20 +112,20 @@ class Clients:
         try:
             answer = await self._service.endpoint.request(method, path, body=body, timeout_s=30)
         except NoAnswerError as error:
-            seen.answers[kind][0] += 1
+            record.answers[kind][0] += 1
             if kind == "count" and error.sent:
-                seen.doubtful[product] += 1
+                record.doubtful[product] += 1
             return
-        seen.answers[kind][answer.status] += 1
+        record.answers[kind][answer.status] += 1
         if answer.status == 200:
-            seen.seconds[kind].append(time.monotonic() - sent)
+            record.seconds[kind].append(time.monotonic() - sent)
             if kind == "count":
-                seen.counted[product] += 1
+                record.counted[product] += 1
             return
-        seen.refused_at.append(time.monotonic())
-        seen.without_pause += answer.status == 503 and not answer.header(b"retry-after")
+        record.refused_at.append(time.monotonic())
+        record.without_pause += answer.status == 503 and not answer.header(b"retry-after")
         if kind == "count" and b"outcome-unknown" in answer.body:
-            seen.doubtful[product] += 1
+            record.doubtful[product] += 1
 
     def _request(self, kind: str, product: str) -> tuple[str, str, bytes]:
         if kind == "hit":
@@ -142,21 +142,23 @@ class Clients:
         return "POST", "/products/batch", json.dumps({"items": items}).encode()
 
 
-async def measure(name: str, service: Service, mix: Mapping[str, int], arguments: argparse.Namespace) -> tuple[float, Seen]:
-    """Measure the rate, send twice as much, and then half; print what came. Return the time to recover, and what was seen."""
+async def measure(
+    name: str, service: Service, mix: Mapping[str, int], arguments: argparse.Namespace
+) -> tuple[float, ClientRecord]:
+    """Measure the rate, send twice as much, and then half; print the figures. Return the time to recover, and the record."""
     clients = Clients(service, mix, arguments.seed)
-    warm = Seen()
+    warm = ClientRecord()
     for number in range(HOT):
         await service.endpoint.request("GET", f"/products/{product_id(number)}")
     rate = await clients.capacity(arguments.step_s, warm)
-    during, after = Seen(), Seen()
+    during, after = ClientRecord(), ClientRecord()
     await clients.open(arguments.seconds, 2 * rate, during)
     ended = time.monotonic()
     await clients.open(5.0, rate / 2, after)
     recovered = max(after.refused_at, default=ended) - ended
-    for seen in (warm, after):
-        during.counted += seen.counted
-        during.doubtful += seen.doubtful
+    for record in (warm, after):
+        during.counted += record.counted
+        during.doubtful += record.doubtful
     print(f"{name}: carries {rate:,.0f} requests/s; at twice that for {arguments.seconds:g} s:")
     for kind in mix:
         counts, times = during.answers[kind], sorted(during.seconds[kind])
@@ -169,15 +171,15 @@ async def measure(name: str, service: Service, mix: Mapping[str, int], arguments
     return recovered, during
 
 
-async def wrong_counts(started: Servers, seen: Seen) -> list[str]:
+async def wrong_counts(started: Servers, record: ClientRecord) -> list[str]:
     """Return the products whose version does not fit the acknowledged counts: every count raises it by one."""
     async with await psycopg.AsyncConnection.connect(started.database_url) as connection:
         rows = await (await connection.execute("SELECT id, version FROM products")).fetchall()
     versions = {str(key): int(version) for key, version in rows}
     return [
-        f"{key}: version {versions[key]}, {count} counts acknowledged, {seen.doubtful[key]} doubtful"
-        for key, count in seen.counted.items()
-        if not 1 + count <= versions[key] <= 1 + count + seen.doubtful[key]
+        f"{key}: version {versions[key]}, {count} counts acknowledged, {record.doubtful[key]} doubtful"
+        for key, count in record.counted.items()
+        if not 1 + count <= versions[key] <= 1 + count + record.doubtful[key]
     ]
 
 
@@ -186,8 +188,8 @@ async def run(arguments: argparse.Namespace) -> int:
     async with servers() as started:
         await started.fill(PRODUCTS)
         async with larder(started) as service:
-            recovered, seen = await measure("Larder", service, MIX, arguments)
-        wrong = await wrong_counts(started, seen)
+            recovered, record = await measure("Larder", service, MIX, arguments)
+        wrong = await wrong_counts(started, record)
     await asyncio.to_thread(set_up)
     async with servers() as started:
         await started.fill(PRODUCTS)
@@ -198,17 +200,17 @@ async def run(arguments: argparse.Namespace) -> int:
         async with process(peer_command("textbook_threads", port), peer, port, log, ready=probe) as service:
             with suppress(NoAnswerError):
                 await measure("textbook", service, PEER_MIX, arguments)
-    return verdict(recovered, seen, wrong)
+    return verdict(recovered, record, wrong)
 
 
-def verdict(recovered: float, seen: Seen, wrong: Sequence[str]) -> int:
+def verdict(recovered: float, record: ClientRecord, wrong: Sequence[str]) -> int:
     """Print each promise, and return 1 if one is broken."""
-    hits = sorted(seen.seconds["hit"])
-    statuses = set().union(*seen.answers.values())
+    hits = sorted(record.seconds["hit"])
+    statuses = set().union(*record.answers.values())
     promises = {
         f"p99 of hits {percentile(hits, 99) * 1e3:.0f} ms (<= {HIT_P99_S * 1e3:.0f})": percentile(hits, 99) <= HIT_P99_S,
         f"answers {sorted(statuses)} (only 200 and 503)": statuses <= {200, 503},
-        f"503 without Retry-After: {seen.without_pause} (0)": not seen.without_pause,
+        f"503 without Retry-After: {record.without_pause} (0)": not record.without_pause,
         f"products with a wrong version: {len(wrong)} (0)": not wrong,
         f"served again after {recovered:.2f} s (<= {RETURN_S})": recovered <= RETURN_S,
     }

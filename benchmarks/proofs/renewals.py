@@ -68,8 +68,8 @@ class Instance:
 
 
 @dataclass
-class Seen:
-    """What the clients saw."""
+class RunRecord:
+    """The counts of the clients, and what they share: the present key, and whether the run is over."""
 
     requests: int = 0
     sent_again: int = 0
@@ -83,27 +83,27 @@ def _shown(key: str) -> str:
     return f"Authorization: Bearer {key}\r\n"
 
 
-async def _client(number: int, instances: list[Instance], seen: Seen) -> None:
+async def _client(number: int, instances: list[Instance], record: RunRecord) -> None:
     chance = random.Random(number)
-    while not seen.over:
+    while not record.over:
         product = product_id(chance.randrange(PRODUCTS))
         method, path, body, headers = "GET", f"/products/{product}", b"", ""
         if chance.randrange(100) < WRITES_PERCENT:
             method, path, body = "POST", f"{path}/stock/adjustments", b'{"delta": 1, "reason": "receipt"}'
-            headers = f"Idempotency-Key: {number}-{seen.requests}\r\n"
-        seen.requests += 1
+            headers = f"Idempotency-Key: {number}-{record.requests}\r\n"
+        record.requests += 1
         outcome = "no instance answered"
         for instance in (order := chance.sample(instances, 2)) * 5:
             try:
-                answer = await instance.endpoint.request(method, path, headers=headers + _shown(seen.key), body=body)
+                answer = await instance.endpoint.request(method, path, headers=headers + _shown(record.key), body=body)
             except NoAnswerError:
-                seen.sent_again += 1
+                record.sent_again += 1
                 await asyncio.sleep(0.01 if instance is order[1] else 0)
                 continue
             outcome = "" if answer.status == 200 else f"{method} {answer.status} {answer.body[:60]!r}"
             break
         if outcome:
-            seen.failed[outcome] += 1
+            record.failed[outcome] += 1
 
 
 async def _keys(started: Servers, *arguments: str) -> str:
@@ -120,26 +120,26 @@ async def _keys(started: Servers, *arguments: str) -> str:
     return said.decode().strip()
 
 
-async def _round(started: Servers, instances: list[Instance], authority: Authority, pair: Pair, seen: Seen) -> None:
+async def _round(started: Servers, instances: list[Instance], authority: Authority, pair: Pair, record: RunRecord) -> None:
     """Do everything once: both restarts, the certificate, the key."""
     for instance in instances:
         await instance.stop()
-        await instance.start(seen.key)
-        seen.done["restarts"] += 1
-    new = authority.pair(f"server-{seen.done['certificates']}")
+        await instance.start(record.key)
+        record.done["restarts"] += 1
+    new = authority.pair(f"server-{record.done['certificates']}")
     new.key.replace(pair.key)
     new.certificate.replace(pair.certificate)
     await asyncio.sleep(_LOOK_S)
     for instance in instances:
         instance.endpoint.close()  # so that new connections meet the new certificate
-    seen.done["certificates"] += 1
-    old = seen.key.split("_")[1]
+    record.done["certificates"] += 1
+    old = record.key.split("_")[1]
     made = await _keys(started, "rotate", old)
     await asyncio.sleep(2.0)  # every process knows the new key by then
-    seen.key = made
+    record.key = made
     await asyncio.sleep(0.5)
     await _keys(started, "revoke", old)
-    seen.done["keys"] += 1
+    record.done["keys"] += 1
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -148,9 +148,9 @@ async def run(arguments: argparse.Namespace) -> int:
         await started.fill(PRODUCTS)
         authority = Authority(started.directory)
         pair = authority.pair("server")
-        seen = Seen()
+        record = RunRecord()
         scopes = [option for scope in Scope for option in ("--scope", scope)]
-        seen.key = await _keys(started, "create", "--client", "shop", *scopes)
+        record.key = await _keys(started, "create", "--client", "shop", *scopes)
         trusted = ssl.create_default_context(cafile=authority.certificate)
         instances = []
         for number in range(2):
@@ -166,22 +166,22 @@ async def run(arguments: argparse.Namespace) -> int:
             environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")} | own
             instances.append(Instance(environment, Endpoint(port, trusted), started.directory / f"larder-{number}.log"))
         for instance in instances:
-            await instance.start(seen.key)
+            await instance.start(record.key)
         began = time.monotonic()
-        clients = [asyncio.create_task(_client(number, instances, seen)) for number in range(CLIENTS)]
-        while seen.requests < arguments.requests:
-            await _round(started, instances, authority, pair, seen)
-        seen.over = True
+        clients = [asyncio.create_task(_client(number, instances, record)) for number in range(CLIENTS)]
+        while record.requests < arguments.requests:
+            await _round(started, instances, authority, pair, record)
+        record.over = True
         await asyncio.gather(*clients)
         for instance in instances:
             await instance.stop()
     seconds = time.monotonic() - began
-    print(f"{seen.requests:,} requests in {seconds:.0f} s; sent to the other instance: {seen.sent_again:,}")
-    print(", ".join(f"{name}: {count}" for name, count in seen.done.items()))
-    print(f"failed: {sum(seen.failed.values())}")
-    for text, count in seen.failed.most_common(5):
+    print(f"{record.requests:,} requests in {seconds:.0f} s; sent to the other instance: {record.sent_again:,}")
+    print(", ".join(f"{name}: {count}" for name, count in record.done.items()))
+    print(f"failed: {sum(record.failed.values())}")
+    for text, count in record.failed.most_common(5):
         print(f"  {text}: {count}")
-    return int(bool(seen.failed))
+    return int(bool(record.failed))
 
 
 def main() -> int:

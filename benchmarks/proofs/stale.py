@@ -61,8 +61,8 @@ SYSTEMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A fault to come: when it begins, which, where, and the seed of everything that is chance in it."""
+class PlannedFault:
+    """A fault to come: when it begins, its kind, its instance, and the seed for what is random in it."""
 
     at_s: float
     kind: Kind
@@ -94,11 +94,11 @@ class Count:
         return 1e6 * self.stale_but_for_sql / self.checked if self.checked else 0.0
 
 
-def plan(seed: int, seconds: float, instances: int) -> list[Planned]:
+def plan(seed: int, seconds: float, instances: int) -> list[PlannedFault]:
     """Give the schedule of a seed: groups of one to three faults, each kind as often as any other."""
     chance = Random(seed)
     kinds = [kind for kind in KINDS if kind.name in APPLICABLE]
-    planned: list[Planned] = []
+    planned: list[PlannedFault] = []
     deck: list[Kind] = []
     at_s = 0.5
     while at_s + PERIOD_S <= seconds:
@@ -110,7 +110,7 @@ def plan(seed: int, seconds: float, instances: int) -> list[Planned]:
             if claim not in claimed:
                 claimed.add(claim)
                 begins_s = at_s + chance.uniform(0.0, LATEST_S)
-                planned.append(Planned(begins_s, deck.pop(), instance, chance.randrange(2**32)))
+                planned.append(PlannedFault(begins_s, deck.pop(), instance, chance.randrange(2**32)))
         at_s += PERIOD_S
     return planned
 
@@ -133,7 +133,7 @@ class Counters(Workload):
         return await self.write(instance, count(key, self.next_mark()))
 
 
-async def measure(directory: Path, system: System, planned: Sequence[Planned], *, seconds: float, seed: int) -> Count:
+async def measure(directory: Path, system: System, planned: Sequence[PlannedFault], *, seconds: float, seed: int) -> Count:
     """Run one system for ``seconds`` under a schedule, which may be empty, and judge its history."""
     directory.mkdir()
     directory.chmod(0o711)
@@ -153,10 +153,10 @@ async def measure(directory: Path, system: System, planned: Sequence[Planned], *
         return _judge(history, log)
 
 
-async def _carry_out(scene: Scene, planned: Sequence[Planned], seconds: float) -> None:
+async def _carry_out(scene: Scene, planned: Sequence[PlannedFault], seconds: float) -> None:
     began = time.monotonic()
 
-    async def one(fault: Planned) -> None:
+    async def one(fault: PlannedFault) -> None:
         await asyncio.sleep(max(0.0, began + fault.at_s - time.monotonic()))
         # Its own chance: how long it lasts must not depend on what the system did before.
         await fault.kind.act(replace(scene, chance=Random(fault.seed)), scene.cluster.instances[fault.instance])
@@ -170,9 +170,9 @@ async def _carry_out(scene: Scene, planned: Sequence[Planned], seconds: float) -
     scene.workload.check_alive()
 
 
-def _groups(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+def _groups(planned: Sequence[PlannedFault]) -> Iterator[list[PlannedFault]]:
     """Yield the faults of one period after the other: a fault that takes long delays the next period, never joins it."""
-    group: list[Planned] = []
+    group: list[PlannedFault] = []
     for fault in planned:
         if group and fault.at_s > group[0].at_s + LATEST_S + PERIOD_S / 2:
             yield group

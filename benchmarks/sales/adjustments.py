@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from app.importer.errors import ImportStopped
 from benchmarks.sales.invoices import Invoice
-from benchmarks.sales.session import Deed, Session, Told
+from benchmarks.sales.session import Deed, FinalAnswer, Session
 
 
 class Adjustments(Deed):
@@ -18,21 +18,21 @@ class Adjustments(Deed):
     async def do(self, invoice: Invoice, repetition: int, session: Session) -> None:
         await self.book(invoice, repetition, session)
 
-    async def book(self, invoice: Invoice, repetition: int, session: Session) -> Told:
+    async def book(self, invoice: Invoice, repetition: int, session: Session) -> FinalAnswer:
         """Book it, and return the answer. Raises as ``do``."""
         key = invoice.key(session.run_id, repetition)
-        told = await session.post("stock/adjustments", invoice.body(), what=str(invoice), key=key, success=200)
-        if told.refused:
-            session.refuse(invoice, repetition, told)
-            return told
+        final = await session.post("stock/adjustments", invoice.body(), what=str(invoice), key=key, success=200)
+        if final.refused:
+            session.refuse(invoice, repetition, final)
+            return final
         # Something else may answer 200 to anything: units that it did not book must not be counted as sold.
-        if _booked(told.answer) != invoice.deltas:
+        if _booked(final.answer) != invoice.deltas:
             raise ImportStopped(f"{session.poster.shown_url} answered 200 to {invoice}, but not with the lines that were sent.")
         session.counts["accepted"] += 1
         session.counts["lines"] += len(invoice.lines)
         session.counts["taken_units"] += invoice.taken_units
         session.counts["returned_units"] += invoice.returned_units
-        return told
+        return final
 
 
 def _booked(answer: Any) -> list[dict[str, Any]] | None:

@@ -26,7 +26,7 @@ from app.importer.errors import ImportStopped
 from benchmarks.sales.adjustments import Adjustments
 from benchmarks.sales.invoices import Invoice
 from benchmarks.sales.runlog import RunLog
-from benchmarks.sales.session import Deed, Session, Told
+from benchmarks.sales.session import Deed, FinalAnswer, Session
 
 LIFE_S = 600
 """The life of a hold that somebody will end."""
@@ -94,7 +94,7 @@ class Holds(Deed):
     @override
     async def do(self, invoice: Invoice, repetition: int, session: Session) -> None:
         fate, heard = fate_of(invoice), self._heard
-        end: Told | None = None
+        end: FinalAnswer | None = None
         if fate is Fate.RETURN:
             first = await self._returns.book(invoice, repetition, session)
         else:
@@ -111,35 +111,35 @@ class Holds(Deed):
             end=None if end is None else _document(end),
         )
 
-    async def _hold(self, invoice: Invoice, repetition: int, session: Session) -> Told:
+    async def _hold(self, invoice: Invoice, repetition: int, session: Session) -> FinalAnswer:
         key = f"{invoice.key(session.run_id, repetition)}:hold"
-        told = await session.post("reservations", hold_body(invoice), what=f"the hold of {invoice}", key=key, success=201)
-        if told.refused:
-            session.refuse(invoice, repetition, told)
-            return told
-        if _held(told.answer) != [(line.product_id, line.quantity) for line in invoice.lines]:
+        final = await session.post("reservations", hold_body(invoice), what=f"the hold of {invoice}", key=key, success=201)
+        if final.refused:
+            session.refuse(invoice, repetition, final)
+            return final
+        if _held(final.answer) != [(line.product_id, line.quantity) for line in invoice.lines]:
             raise ImportStopped(
                 f"{session.poster.shown_url} answered 201 to the hold of {invoice}, but not with the lines that were sent."
             )
-        self._hear(told.answer)
+        self._hear(final.answer)
         session.counts["accepted"] += 1
         session.counts["lines"] += len(invoice.lines)
         session.counts["held_units"] += invoice.taken_units
-        return told
+        return final
 
-    async def _end(self, invoice: Invoice, repetition: int, session: Session, reservation_id: str) -> Told | None:
+    async def _end(self, invoice: Invoice, repetition: int, session: Session, reservation_id: str) -> FinalAnswer | None:
         fate = fate_of(invoice)
         if fate is Fate.LEAVE:
             return None
         await asyncio.sleep(self._pause_s * (_hash(f"{invoice.number} {repetition}") % 100) / 100)
         verb, body = ("release", b"{}") if fate is Fate.RELEASE else ("commit", commit_body(invoice))
         path, what = f"reservations/{reservation_id}/{verb}", f"the {verb} of {invoice}"
-        told = await session.post(path, body, what=what, key=f"{invoice.key(session.run_id, repetition)}:end", success=200)
-        if told.refused:
+        final = await session.post(path, body, what=what, key=f"{invoice.key(session.run_id, repetition)}:end", success=200)
+        if final.refused:
             session.counts["ends_refused"] += 1
         else:
-            self._hear(told.answer)
-        return told
+            self._hear(final.answer)
+        return final
 
     def _hear(self, reservation: Mapping[str, Any]) -> None:
         moment = datetime.fromisoformat(reservation["updated_at"])
@@ -155,8 +155,8 @@ def _held(answer: Any) -> list[tuple[str, int]] | None:
         return None
 
 
-def _document(told: Told) -> dict[str, Any]:
-    return {"status": told.status, "answer": told.answer}
+def _document(final: FinalAnswer) -> dict[str, Any]:
+    return {"status": final.status, "answer": final.answer}
 
 
 def _hash(text: str) -> int:

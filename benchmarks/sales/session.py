@@ -17,7 +17,7 @@ _SHOWN_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FinalAnswer:
     """An answer that is final: its status, and its JSON, or the beginning of what is no JSON."""
 
     status: int
@@ -36,7 +36,7 @@ class Session:
     run_id: str
     counts: Counter[str] = field(default_factory=Counter)
 
-    async def post(self, path: str, body: bytes, *, what: str, key: str, success: int) -> Told:
+    async def post(self, path: str, body: bytes, *, what: str, key: str, success: int) -> FinalAnswer:
         """Send a request until there is an answer, and count a repeated one.
 
         Raises:
@@ -51,12 +51,12 @@ class Session:
             raise self.poster.stopped_by(response, what)
         repeated = response.headers.get("Idempotent-Replayed") == "true"
         self.counts["replays"] += repeated
-        return Told(status, response.text[:_SHOWN_CHARS] if answer is None else answer, refused, repeated)
+        return FinalAnswer(status, response.text[:_SHOWN_CHARS] if answer is None else answer, refused, repeated)
 
-    def refuse(self, invoice: Invoice, repetition: int, told: Told) -> None:
+    def refuse(self, invoice: Invoice, repetition: int, final: FinalAnswer) -> None:
         """Count and list a refusal."""
         self.counts["refused"] += 1
-        self.refusals.add(invoice, repetition, outcome="refused", status=told.status, problem=told.answer)
+        self.refusals.add(invoice, repetition, outcome="refused", status=final.status, problem=final.answer)
 
 
 class Deed(Protocol):

@@ -21,7 +21,7 @@ import psycopg
 import redis.asyncio
 
 from benchmarks import results
-from benchmarks.contest.contenders import LARDER, TEXTBOOK, Contender, Served
+from benchmarks.contest.contenders import LARDER, TEXTBOOK, Contender, ContenderProcess
 from benchmarks.contest.environment import start_environment
 from benchmarks.results import Cell, Result
 from benchmarks.steady.percentiles import percentile
@@ -73,7 +73,7 @@ class ColdStart:
         }
 
 
-async def cold_start(served: Served, path: Callable[[], str], products: int, rate: float, limit_s: int) -> ColdStart:
+async def cold_start(served: ContenderProcess, path: Callable[[], str], products: int, rate: float, limit_s: int) -> ColdStart:
     """Read until it is warm, or the time is over."""
     port = urlsplit(served.url).port or 0
     async with await psycopg.AsyncConnection.connect(served.database_url, autocommit=True) as connection:
@@ -93,7 +93,7 @@ async def cold_start(served: Served, path: Callable[[], str], products: int, rat
     return ColdStart(served.contender, seconds, _statements(served) - before, products, rate)
 
 
-def _statements(served: Served) -> int:
+def _statements(served: ContenderProcess) -> int:
     [(calls,)] = served.rows(_STATEMENTS)
     return cast("int", calls)
 

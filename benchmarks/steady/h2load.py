@@ -21,39 +21,39 @@ from benchmarks.steady.percentiles import corrected
 
 _PER_CONNECTION = 80
 _OPENING_MS = 13
-"""Between two connections: no divisor of the period, so that the timers spread over it."""
+"""Time between the opening of two connections. It does not divide the period, so that the timers spread over it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``rate`` requests/s, evenly, measured for ``seconds``."""
+    """A constant rate of ``rate`` requests/s, measured for ``seconds``."""
 
     rate: float
     seconds: float
 
     @property
     def connections(self) -> int:
-        """So many that each has time to answer."""
+        """Number of connections: enough that each gets its answer before its next request is due."""
         return max(16, ceil(self.rate / _PER_CONNECTION))
 
     @property
     def period_s(self) -> float:
-        """From one request of a connection to its next."""
+        """Time from one request of a connection to its next."""
         return self.connections / self.rate
 
     @property
     def opening_s(self) -> float:
-        """Until the last connection is open."""
+        """Time until the last connection is open."""
         return self.connections * _OPENING_MS / 1_000
 
     @property
     def requests(self) -> int:
-        """In all, the opening's and the ending's included; the same number for each connection."""
+        """Number of all requests, with those of the opening and the ending; each connection sends equally many."""
         return ceil((self.seconds + self.opening_s) / self.period_s) * self.connections
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentRequest:
     """One request: when it was sent (seconds since 1970), the status of its answer (-1: none), and how long that took."""
 
     at: float
@@ -63,14 +63,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was measured while all connections were open.
+    """The figures of the time in which all connections were open.
 
     Attributes:
-        latencies_s: of the answers of status 200, ascending, corrected for coordinated omission.
+        latencies_s: the latencies of the answers of status 200, ascending, corrected for coordinated omission.
         added: how many of them the correction added.
-        rate: requests sent in a second.
+        rate: the number of requests sent in a second.
         late_s: how far the sending fell behind the constant rate at most.
-        statuses: of all answers, those of the opening and the ending included.
+        statuses: the statuses of all answers, with those of the opening and the ending.
     """
 
     latencies_s: list[float]
@@ -85,18 +85,22 @@ class Run:
         return set(self.statuses) == {200}
 
 
-def parse(lines: Iterable[str]) -> list[Sent]:
-    """Read a log: microseconds since 1970, status, microseconds, in order of sending. Raises ``ValueError``."""
+def parse(lines: Iterable[str]) -> list[SentRequest]:
+    """Return the requests of a log in order of sending. Its columns are microseconds since 1970, status, and microseconds.
+
+    Raises:
+        ValueError: a line is not of this form.
+    """
     found = []
     for line in lines:
         at, status, took = line.split("\t")[:3]
-        found.append(Sent(int(at) / 1e6, int(status), int(took) / 1e6))
+        found.append(SentRequest(int(at) / 1e6, int(status), int(took) / 1e6))
     found.sort(key=lambda sent: sent.at)
     return found
 
 
-def evaluate(sent: Sequence[Sent], load: Load) -> Run:
-    """Judge a log. Raises ``ValueError`` when it holds nothing between opening and ending."""
+def evaluate(sent: Sequence[SentRequest], load: Load) -> Run:
+    """Return the figures of a log. Raises ``ValueError`` if it has nothing between opening and ending."""
     started, ended = sent[0].at + load.opening_s, sent[-1].at - load.opening_s
     inner = [one for one in sent if started <= one.at < ended]
     if not inner:
@@ -108,7 +112,7 @@ def evaluate(sent: Sequence[Sent], load: Load) -> Run:
     return Run(latencies, len(latencies) - len(raw), rate, _late(inner, load), statuses)
 
 
-def _late(inner: Sequence[Sent], load: Load) -> float:
+def _late(inner: Sequence[SentRequest], load: Load) -> float:
     ahead = [one.at - number / load.rate for number, one in enumerate(inner)]
     # Against the average of the first second: the requests of one moment come in no order.
     first = ahead[: max(1, round(load.rate))]

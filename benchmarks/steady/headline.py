@@ -51,12 +51,12 @@ REPORTED_S = 11.0
 
 
 def path(product: str) -> str:
-    """Where a product is."""
+    """Return the path of a product."""
     return f"/products/{product}"
 
 
-class Checked:
-    """The client whose every answer is judged."""
+class CheckedClient:
+    """A client all of whose answers are judged."""
 
     def __init__(self, endpoint: Endpoint, chance: Random) -> None:
         self._endpoint = endpoint
@@ -99,7 +99,7 @@ class Checked:
         self.reads.append(Read(product, called, returned, version_of(answer), "unverified" in status, kind))
 
     async def _ask(self, method: str, path: str, body: bytes = b"") -> Answer | None:
-        """The answer; ``None``, and counted as failed, when there is none or another one than 200."""
+        """Return the answer. If there is none, or none of status 200, count a failure and return ``None``."""
         try:
             answer = await self._endpoint.request(method, path, body=body)
         except NoAnswerError:
@@ -111,19 +111,19 @@ class Checked:
 
 
 def version_of(answer: Answer) -> int:
-    """The version in an answer's tag."""
+    """Return the version in an answer's tag."""
     return int(answer.header(b"etag").strip('"'))
 
 
 async def measure(seconds: float, chance: Random) -> list[Result]:
-    """Run it; give the latencies with the targets, and the statements."""
+    """Run the load, and return the latencies with the targets, and the statements."""
     paths = [path(product_id(number)) for number in range(PRODUCTS)]
     async with servers() as started:
         await started.fill(PRODUCTS)
         async with larder(started) as service:
             await warm(service.endpoint, paths)
             await asyncio.sleep(REPORTED_S)  # otherwise transactions of the warm-up would be counted as those of the run
-            client = Checked(service.endpoint, chance)
+            client = CheckedClient(service.endpoint, chance)
             load = h2load.Load(READS - WRITES - ALONE, seconds + 2 * MARGIN_S)
             whole_s = seconds + 2 * (MARGIN_S + load.opening_s)
             uniform = chance.choices(paths, k=2 * PRODUCTS + 11)
@@ -140,23 +140,23 @@ async def measure(seconds: float, chance: Random) -> list[Result]:
             gc.enable()
             repaired = await _repaired(service.endpoint)
     rates = [paced.begun / max(paced.seconds, whole_s) for paced in (alone.result(), writing.result())]
-    seen = Seen(bulk.result(), client, after.since(before), ended - began, sum(rates), rates[1], repaired)
-    return [_latencies(seen, check(client.reads, client.writes)), _statements(seen)]
+    record = RunRecord(bulk.result(), client, after.since(before), ended - began, sum(rates), rates[1], repaired)
+    return [_latencies(record, check(client.reads, client.writes)), _statements(record)]
 
 
 async def _repaired(endpoint: Endpoint) -> str:
-    """What the service counts of slots that audits deleted: each costs a reader a load."""
+    """Return the service's counts of slots that audits deleted. Each of them costs a reader a load."""
     told = (await endpoint.request("GET", "/metrics")).body.decode()
     found = [line for line in told.splitlines() if line.startswith("larder_cache_repairs_total{")]
     return ", ".join(line.removeprefix("larder_cache_repairs_total") for line in found)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a run left: PostgreSQL's work in ``seconds``, and the rates at which this client's requests were begun."""
+class RunRecord:
+    """The results of a run: PostgreSQL's work in ``seconds``, and the rates at which this client's requests were begun."""
 
     bulk: h2load.Run
-    client: Checked
+    client: CheckedClient
     done: Look
     seconds: float
     checked_rate: float
@@ -165,69 +165,69 @@ class Seen:
 
     @property
     def read_rate(self) -> float:
-        """Reads a second of both clients together."""
+        """The reads in a second of both clients together."""
         return self.bulk.rate + self.checked_rate
 
     @property
     def refused(self) -> int:
-        """Answers other than 200."""
+        """The number of answers other than 200."""
         return self.client.failed + sum(count for status, count in self.bulk.statuses.items() if status != 200)
 
     @property
     def achieved(self) -> bool:
-        """Whether this was the load that is spoken of."""
+        """Whether the intended rate was reached with no other answers than 200."""
         return self.read_rate >= ENOUGH * READS and self.write_rate >= ENOUGH * WRITES and not self.refused
 
     @property
     def rates(self) -> str:
-        """For readers."""
+        """The rates as text."""
         return f"{self.read_rate:,.0f} reads/s and {self.write_rate:.1f} writes/s"
 
 
-def _latencies(seen: Seen, verdict: Verdict) -> Result:
-    bulk, client, done = seen.bulk, seen.client, seen.done
+def _latencies(record: RunRecord, verdict: Verdict) -> Result:
+    bulk, client, done = record.bulk, record.client, record.done
     reads = sorted([*bulk.latencies_s, *client.read_s])
     rows = [
         _row("reads, bulk", bulk.rate, bulk.latencies_s),
-        _row("reads, checked", seen.checked_rate, sorted(client.read_s)),
-        _row("reads, all", seen.read_rate, reads),
-        _row("writes", seen.write_rate, sorted(client.write_s)),
+        _row("reads, checked", record.checked_rate, sorted(client.read_s)),
+        _row("reads, all", record.read_rate, reads),
+        _row("writes", record.write_rate, sorted(client.write_s)),
     ]
     added = f"{bulk.added:,} of {len(bulk.latencies_s):,} latencies of h2load's were added for what waited unsent"
-    transactions = f"{done.explained / seen.seconds:.1f}/s ({done.writes} writes', {done.audits} audits', {done.loads} loads)"
+    transactions = f"{done.explained / record.seconds:.1f}/s ({done.writes} writes', {done.audits} audits', {done.loads} loads)"
     notes = [
         f"{added}; its sending fell behind by {1_000 * bulk.late_s:.0f} ms at most.",
         f"Checked reads by what answered: {', '.join(f'{kind}: {count:,}' for kind, count in verdict.statuses.most_common())}.",
-        f"Transactions, as the statements tell them: {transactions} in {seen.seconds:.1f} s.",
-        f"Slots that audits deleted, from the service's start to its end: {seen.repaired}.",
+        f"Transactions, as the statements tell them: {transactions} in {record.seconds:.1f} s.",
+        f"Slots that audits deleted, from the service's start to its end: {record.repaired}.",
         *map(str, verdict.violations[:10]),
     ]
-    return Result("headline", "10,000 reads/s and 100 writes/s", rows, _targets(seen, verdict, latency(reads).p99_ms), notes)
+    return Result("headline", "10,000 reads/s and 100 writes/s", rows, _targets(record, verdict, latency(reads).p99_ms), notes)
 
 
-def _targets(seen: Seen, verdict: Verdict, p99_ms: float) -> list[Target]:
-    done, achieved = seen.done, seen.achieved
+def _targets(record: RunRecord, verdict: Verdict, p99_ms: float) -> list[Target]:
+    done, achieved = record.done, record.achieved
     unexpected = {name: calls for name, calls in done.calls.items() if name not in EXPECTED}
     others = f"{sum(unexpected.values())} calls of other statements than writes' and audits' {', '.join(unexpected)}".rstrip()
-    transactions = done.transactions / seen.seconds
+    transactions = done.transactions / record.seconds
     stale = f"{len(verdict.violations)} of {verdict.checked:,} checked ({verdict.bound:,} of products written before)"
     return [
         Target(
             "headline: the rate was achieved, every answer a 200",
             f"{READS:,} reads/s and {WRITES} writes/s",
-            f"{seen.rates}; {seen.refused} other answers",
+            f"{record.rates}; {record.refused} other answers",
             achieved,
         ),
         Target(
             "headline: PostgreSQL statements caused by reads",
             "0",
-            f"{done.loads} loads, {others}, at {seen.rates}",
+            f"{done.loads} loads, {others}, at {record.rates}",
             achieved and not done.loads and not unexpected,
         ),
         Target(
             "headline: PostgreSQL transactions/s in all, audit included",
             f"<= {MOST_TRANSACTIONS:g}",
-            f"{transactions:.1f} at {seen.rates}",
+            f"{transactions:.1f} at {record.rates}",
             achieved and transactions <= MOST_TRANSACTIONS,
         ),
         Target(
@@ -239,7 +239,7 @@ def _targets(seen: Seen, verdict: Verdict, p99_ms: float) -> list[Target]:
         Target(
             "headline: p99 of reads",
             f"<= {MOST_P99_MS:g} ms",
-            f"{p99_ms:.2f} ms at {seen.rates}",
+            f"{p99_ms:.2f} ms at {record.rates}",
             achieved and p99_ms <= MOST_P99_MS,
         ),
     ]
@@ -249,10 +249,10 @@ def _row(requests: str, rate: float, ordered_s: list[float]) -> dict[str, Cell]:
     return {"requests": requests, "per_s": round(rate, 1), "count": len(ordered_s), **asdict(latency(ordered_s))}
 
 
-def _statements(seen: Seen) -> Result:
+def _statements(record: RunRecord) -> Result:
     rows: list[dict[str, Cell]] = [
-        {"statement": name, "where": where, "calls": calls, "per_s": round(calls / seen.seconds, 2)}
-        for where, found in (("top level", seen.done.calls), ("inside of functions", seen.done.nested))
+        {"statement": name, "where": where, "calls": calls, "per_s": round(calls / record.seconds, 2)}
+        for where, found in (("top level", record.done.calls), ("inside of functions", record.done.nested))
         for name, calls in found.most_common()
     ]
     notes = [

@@ -14,7 +14,7 @@ from statistics import mean, median
 from urllib.parse import urlsplit
 
 from benchmarks.contest.command import say
-from benchmarks.contest.contenders import Served
+from benchmarks.contest.contenders import ContenderProcess
 from benchmarks.contest.environment import STOCK, Environment
 from benchmarks.contest.load import Request, run, write_requests
 from benchmarks.results import Target
@@ -44,7 +44,7 @@ UNSOLD = 3
 """Number of products, the last ones, that have no open holds at first and that nobody buys."""
 
 
-async def effects(environment: Environment, larder: Served, textbook: Served, rounds: int) -> list[Target]:
+async def effects(environment: Environment, larder: ContenderProcess, textbook: ContenderProcess, rounds: int) -> list[Target]:
     """Measure all effects."""
     return [
         *await _reads(environment, larder, rounds),
@@ -53,7 +53,7 @@ async def effects(environment: Environment, larder: Served, textbook: Served, ro
     ]
 
 
-async def _reads(environment: Environment, larder: Served, rounds: int) -> list[Target]:
+async def _reads(environment: Environment, larder: ContenderProcess, rounds: int) -> list[Target]:
     """Compare reads with and without holds, at saturation and at a constant rate, in alternated order."""
     path = environment.paths[_READ]
     requests = write_requests(environment.directory / "read-of-one", [Request("GET", path)])
@@ -118,7 +118,7 @@ def _judged(claim: str, shares: Sequence[float], more: str, faults: Sequence[str
 
 
 @asynccontextmanager
-async def _holding(environment: Environment, served: Served, mode: str, faults: list[str]) -> AsyncIterator[None]:
+async def _holding(environment: Environment, served: ContenderProcess, mode: str, faults: list[str]) -> AsyncIterator[None]:
     """Hold a unit ``HOLDS_PER_S`` times a second meanwhile, unless the mode is ``ALONE``; note if too few were granted."""
     if mode == ALONE:
         yield
@@ -146,7 +146,7 @@ async def _holding(environment: Environment, served: Served, mode: str, faults: 
             faults.append(f"only {rate:.0f} holds/s were granted{f': {failed}' if failed else ''}")
 
 
-async def _followers(environment: Environment, larder: Served) -> Target:
+async def _followers(environment: Environment, larder: ContenderProcess) -> Target:
     """Compare the transactions of PostgreSQL with no follower, one, and many that wait, each counted twice."""
     counted: dict[int, list[float]] = {0: [], 1: [], FOLLOWERS: []}
     async with larder.turn(environment.probe):
@@ -167,7 +167,7 @@ async def _followers(environment: Environment, larder: Served) -> Target:
     )
 
 
-async def _transactions_beside(larder: Served, endpoint: Endpoint, cursor: str, followers: int) -> float:
+async def _transactions_beside(larder: ContenderProcess, endpoint: Endpoint, cursor: str, followers: int) -> float:
     """Return PostgreSQL's transactions a second while so many followers wait. Raises ``RuntimeError``: one was not answered."""
     following = [asyncio.create_task(_follow(endpoint, cursor)) for _ in range(followers)]
     before, began = await _transactions(larder)
@@ -189,7 +189,7 @@ async def _follow(endpoint: Endpoint, cursor: str) -> None:
         cursor = json.loads(answer.body)["next"]
 
 
-async def _transactions(served: Served) -> tuple[int, float]:
+async def _transactions(served: ContenderProcess) -> tuple[int, float]:
     """Return PostgreSQL's count of transactions, once it is told, and when."""
     await asyncio.sleep(_SETTLES_S)
     [(count,)] = served.rows(_TRANSACTIONS)
@@ -197,7 +197,7 @@ async def _transactions(served: Served) -> tuple[int, float]:
     return count, clock()
 
 
-async def _withheld(environment: Environment, larder: Served, textbook: Served) -> Target:
+async def _withheld(environment: Environment, larder: ContenderProcess, textbook: ContenderProcess) -> Target:
     """Hold all units of a product for a second, and then try to hold one of them until that succeeds."""
     product_id = environment.paths[_WANTED].rpartition("/")[2]
     found: dict[str, list[float]] = {}
@@ -218,7 +218,7 @@ async def _withheld(environment: Environment, larder: Served, textbook: Served) 
     )
 
 
-async def _wait(served: Served, product_id: str) -> float:
+async def _wait(served: ContenderProcess, product_id: str) -> float:
     """Return for how long the units of an ended hold were refused."""
     endpoint = Endpoint(urlsplit(served.url).port or 0)
     units = STOCK

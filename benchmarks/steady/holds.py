@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.contest.command import at_least, say, told
-from benchmarks.contest.contenders import LARDER, Contender, Served
+from benchmarks.contest.command import at_least, format_ratio, say
+from benchmarks.contest.contenders import LARDER, Contender, ContenderProcess
 from benchmarks.contest.contest import Case, Outcome, Ratio, order, ratio
 from benchmarks.contest.environment import STOCK, Environment, product_ids, start_environment
-from benchmarks.contest.load import CONNECTIONS, Measured, play
+from benchmarks.contest.load import CONNECTIONS, LoadResult, play
 from benchmarks.results import Cell, Result, Target, write
 from benchmarks.steady.hold_effects import UNSOLD, effects
 from benchmarks.tables import markdown
@@ -95,7 +95,7 @@ async def measure(options: Options) -> Result:
     )
 
 
-async def _fill(served: Served, statements: tuple[str, ...]) -> None:
+async def _fill(served: ContenderProcess, statements: tuple[str, ...]) -> None:
     async with await psycopg.AsyncConnection.connect(served.database_url, autocommit=True) as connection:
         for product_id, number in zip(product_ids(len(OPEN)), OPEN, strict=True):
             async with connection.transaction():
@@ -131,7 +131,7 @@ async def _contest(environment: Environment, cases: list[Case], options: Options
     return outcomes
 
 
-async def _run_once(served: Served, outcome: Outcome, seconds: int) -> None:
+async def _run_once(served: ContenderProcess, outcome: Outcome, seconds: int) -> None:
     before = await asyncio.to_thread(_sold, served)
     measured = [await _play(served, outcome, WARM_UP_S), await _play(served, outcome, seconds)]
     outcome.rounds.append(measured[-1])
@@ -147,14 +147,14 @@ async def _run_once(served: Served, outcome: Outcome, seconds: int) -> None:
         outcome.faults.append(f"{acknowledged} commits were acknowledged, and {sold} units were sold")
 
 
-async def _play(served: Served, outcome: Outcome, seconds: int) -> Measured:
+async def _play(served: ContenderProcess, outcome: Outcome, seconds: int) -> LoadResult:
     file, first = str(outcome.case.requests), str(outcome.played)
     measured = await play(served.url, _SCRIPT, (file, first), seconds=seconds, connections=outcome.case.clients)
     outcome.played += measured.answers
     return measured
 
 
-def _sold(served: Served) -> int:
+def _sold(served: ContenderProcess) -> int:
     """Return the units that have left the stock, one by one. Raises ``RuntimeError`` if the ledger has not as many sales."""
     [(stock, sales)] = served.rows(_SALES)
     if not isinstance(stock, int) or PRODUCTS * STOCK - stock != sales:
@@ -176,8 +176,8 @@ def _row(outcome: Outcome, found: dict[Key, Outcome]) -> dict[str, Cell]:
         "per_s": outcome.rate and round(outcome.rate),
         "p50_ms": outcome.latency(lambda measured: measured.p50_ms),
         "p99_ms": outcome.latency(lambda measured: measured.p99_ms),
-        "time over that with 10": told(_flat(few, outcome)),
-        "over the textbook": told(ratio(outcome, peer)) if peer is not None and case.contender is LARDER else None,
+        "time over that with 10": format_ratio(_flat(few, outcome)),
+        "over the textbook": format_ratio(ratio(outcome, peer)) if peer is not None and case.contender is LARDER else None,
         "counts": "yes" if not outcome.faults else f"NO: {outcome.faults[0]}",
     }
 
@@ -198,7 +198,7 @@ def _targets(found: dict[Key, Outcome]) -> list[Target]:
         Target(
             "create and commit of a hold, 100,000 open against 10",
             f"≤ {FLAT:g}×",
-            told(flat) or "does not count: see the table",
+            format_ratio(flat) or "does not count: see the table",
             passed=flat is not None and flat.middle <= FLAT,
         ),
         at_least("the same with 10,000 open, over the textbook", 10, over_textbook("10000")),

@@ -20,7 +20,7 @@ from benchmarks.contest.environment import Environment, start_environment
 from benchmarks.contest.load import Request, write_requests
 from benchmarks.results import Result, Target
 from benchmarks.steady import h2load
-from benchmarks.steady.rounds import Measured, judge
+from benchmarks.steady.rounds import Rounds, judge
 from tests.harness.loop import run
 
 PEAK_RUNS, PEAK_S = 3, 4
@@ -43,24 +43,24 @@ async def measure(rounds: int, seconds: float, chance: Random) -> Result:
     async with start_environment([LARDER, CEILING, CASHEWS]) as environment:
         peak, other_peak = await _peak(environment, LARDER), await _peak(environment, CASHEWS)
         paths = chance.choices(environment.paths, k=10_007)
-        ours, ceiling = Measured(LARDER.label, peak / 2), Measured(CEILING.label, peak / 2)
-        measured = [ours, ceiling, Measured(CASHEWS.label, other_peak / 2)]
+        ours, ceiling = Rounds(LARDER.label, peak / 2), Rounds(CEILING.label, peak / 2)
+        measured = [ours, ceiling, Rounds(CASHEWS.label, other_peak / 2)]
         turns = list(zip((LARDER, CEILING, CASHEWS), measured, strict=True))
         for number in range(rounds):
             for contender, one in turns if number % 2 == 0 else reversed(turns):
                 served = environment.served[contender]
                 async with served.turn(environment.probe):
                     one.add(await h2load.run(served.url, paths, h2load.Load(one.rate, seconds), environment.directory))
-                print(f"round {number + 1}: {one.label}: {_told(one)}", flush=True)
+                print(f"round {number + 1}: {one.label}: {_figures_of(one)}", flush=True)
     return _result(measured, judge(ours, ceiling), (peak, other_peak), rounds, seconds)
 
 
-def _told(one: Measured) -> str:
+def _figures_of(one: Rounds) -> str:
     last = one.latencies[-1]
     return f"{one.runs[-1].rate:,.0f}/s, p50 {last.p50_ms:.2f}, p95 {last.p95_ms:.2f}, p99 {last.p99_ms:.2f} ms"
 
 
-def _result(measured: Sequence[Measured], target: Target, peaks: tuple[float, float], rounds: int, seconds: float) -> Result:
+def _result(measured: Sequence[Rounds], target: Target, peaks: tuple[float, float], rounds: int, seconds: float) -> Result:
     notes = [
         f"Peaks by wrk -t1 -c32, median of {PEAK_RUNS}: Larder {peaks[0]:,.0f}/s, FastAPI + cashews {peaks[1]:,.0f}/s.",
         f"Medians of {rounds} alternated rounds of {seconds:g} s; p99_from_ms and p99_to_ms are the rounds' extremes.",

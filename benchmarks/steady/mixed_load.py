@@ -29,8 +29,8 @@ class Request:
     headers: str = ""
 
 
-class Mixed:
-    """Makes requests over the whole catalogue of ``products`` products; ``seen`` counts the answers by kind and status."""
+class MixedLoad:
+    """Sends random requests over the catalogue of ``products`` products. ``answers`` counts the answers by kind and status."""
 
     def __init__(self, endpoint: Endpoint, products: int, chance: Random) -> None:
         self._endpoint = endpoint
@@ -38,7 +38,7 @@ class Mixed:
         self._chance = chance
         self._serial = 0
         self._adjusted: list[Request] = []
-        self.seen: Counter[tuple[str, int]] = Counter()
+        self.answers: Counter[tuple[str, int]] = Counter()
         self.wrong: list[str] = []
         kinds: dict[Callable[[], Request], int] = {
             self.read: 45,
@@ -62,19 +62,19 @@ class Mixed:
         self._weights = list(accumulate(kinds.values()))
 
     async def __call__(self, _: float) -> None:
-        """Send one request, whichever comes. One without an answer is wrong."""
+        """Send a random request. A request without an answer counts as wrong."""
         kind, request = self.next_request()
         try:
             answer = await self._endpoint.request(request.method, request.path, headers=request.headers, body=request.body)
         except NoAnswerError as error:
             self.wrong.append(f"{request.method} {request.path}: {error}")
             return
-        self.seen[kind, answer.status] += 1
+        self.answers[kind, answer.status] += 1
         if answer.status not in request.right:
             self.wrong.append(f"{request.method} {request.path}: {answer.status} {answer.body[:200]!r}")
 
     def next_request(self) -> tuple[str, Request]:
-        """Give the kind and the request that come next."""
+        """Return the kind and the request that come next."""
         [kind] = self._chance.choices(self._kinds, cum_weights=self._weights)
         return kind.__name__, kind()
 

@@ -15,15 +15,15 @@ clock = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
-class Paced:
-    """How many operations were begun, from the first moment to the last one, and how late the latest began."""
+class PacingResult:
+    """How many operations were begun, in which time, and how late the latest began."""
 
     begun: int
     seconds: float
     late_s: float
 
 
-async def at_rate(rate: float, seconds: float, operation: Callable[[float], Awaitable[None]]) -> Paced:
+async def at_rate(rate: float, seconds: float, operation: Callable[[float], Awaitable[None]]) -> PacingResult:
     """Begin ``rate`` operations a second, evenly, for ``seconds``; return when all are finished.
 
     Raises:
@@ -40,7 +40,7 @@ async def at_rate(rate: float, seconds: float, operation: Callable[[float], Awai
             late_s = max(late_s, -ahead)
             group.create_task(_perform(operation, meant))
         seconds = clock() - start
-    return Paced(total, seconds, late_s)
+    return PacingResult(total, seconds, late_s)
 
 
 async def _perform(operation: Callable[[float], Awaitable[None]], meant: float) -> None:

@@ -138,7 +138,7 @@ async def profile(kind: Kind, seconds: int) -> Profile:
     return Profile(kind.name, measured.per_second, spent_s / measured.answers * 1e6, shares(stacks))
 
 
-async def _load(service: Service, kind: Kind, requests: Path, first: int, seconds: int) -> load.Measured:
+async def _load(service: Service, kind: Kind, requests: Path, first: int, seconds: int) -> load.LoadResult:
     measured = await load.run(service.url, requests, first=first, seconds=seconds, connections=kind.clients)
     if measured.wrong or not measured.answers:
         raise RuntimeError(f"{measured.wrong} of {measured.answers} answers were wrong")

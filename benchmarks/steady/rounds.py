@@ -1,4 +1,4 @@
-"""A fixed rate in several rounds: medians, and the ratio of two contenders round by round."""
+"""The figures of contenders at a fixed rate: medians over several rounds, and ratios round by round."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,8 +13,8 @@ MOST_RATIO = 2.0
 
 
 @dataclass(slots=True)
-class Measured:
-    """One contender: its rate, requests/s, and what each round found."""
+class Rounds:
+    """The rounds of one contender at its rate, in requests/s."""
 
     label: str
     rate: float
@@ -28,11 +28,11 @@ class Measured:
 
     @property
     def achieved(self) -> bool:
-        """Whether every round had the rate, and 200s only."""
+        """Whether every round reached the rate with no other answers than 200."""
         return all(found.rate >= ENOUGH * self.rate and found.verified for found in self.runs)
 
     def row(self) -> dict[str, Cell]:
-        """The table's row: medians over the rounds; the curve's, too."""
+        """Return the row of the table: medians over the rounds, also for the points of the curve."""
         p99 = [found.p99_ms for found in self.latencies]
         curves = zip(*(found.curve for found in self.latencies), strict=True)
         return {
@@ -51,8 +51,8 @@ class Measured:
         }
 
 
-def judge(ours: Measured, ceiling: Measured) -> Target:
-    """Compare p99 round by round."""
+def judge(ours: Rounds, ceiling: Rounds) -> Target:
+    """Return the target for the ratio of both p99s, taken round by round."""
     ratios = [mine.p99_ms / bare.p99_ms for mine, bare in zip(ours.latencies, ceiling.latencies, strict=True)]
     spread = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f}x) at {ours.rate:,.0f}/s"
     achieved = ours.achieved and ceiling.achieved

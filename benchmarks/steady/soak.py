@@ -28,7 +28,7 @@ import psycopg
 from app.settings import Settings
 from benchmarks import results
 from benchmarks.results import Cell, Result, Target
-from benchmarks.steady.mixed_load import Mixed
+from benchmarks.steady.mixed_load import MixedLoad
 from benchmarks.steady.pace import at_rate, clock
 from benchmarks.steady.testbed import Servers, Service, larder, servers, warm
 from benchmarks.steady.testbed import product_id as product
@@ -56,7 +56,7 @@ class Open:
     grown: Sequence[str] = ()
 
     def grew(self, later: "Open", pool: int) -> list[str]:
-        """What grew, in words. Connections to PostgreSQL may grow up to the pool's size."""
+        """Return what grew, in words. Connections to PostgreSQL may grow up to the pool's size."""
         found = []
         if later.descriptors > self.descriptors:
             found.append(f"file descriptors from {self.descriptors} to {later.descriptors}")
@@ -105,8 +105,8 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Soaked:
-    """One size's run."""
+class SoakRun:
+    """The run of one size."""
 
     products: int
     minutes: float
@@ -121,11 +121,11 @@ class Soaked:
 
     @property
     def achieved(self) -> bool:
-        """Whether the load was the one that is spoken of."""
+        """Whether the intended rate was reached with no wrong answers."""
         return self.rate >= ENOUGH * self.wanted and not self.wrong
 
     def row(self) -> dict[str, Cell]:
-        """The table's row."""
+        """Return the row of the table."""
         memory = self.memory
         return {
             "products": self.products,
@@ -173,7 +173,7 @@ async def fill(started: Servers, products: int) -> None:
         await connection.execute("VACUUM (ANALYZE) stock_movements")
 
 
-async def soak(products: int, minutes: float, warm_up: float, *, wanted: float, trace: bool, chance: Random) -> Soaked:
+async def soak(products: int, minutes: float, warm_up: float, *, wanted: float, trace: bool, chance: Random) -> SoakRun:
     """Run one size."""
     async with servers() as started:
         await fill(started, products)
@@ -181,7 +181,7 @@ async def soak(products: int, minutes: float, warm_up: float, *, wanted: float, 
         environment = {"GUARDED_REPORT": str(report)} | ({"GUARDED_TRACE": "1"} if trace else {})
         async with larder(started, environment, command=_GUARDED_RUN) as service:
             await warm(service.endpoint, [f"/products/{product(0)}"])
-            load = Mixed(service.endpoint, products, chance)
+            load = MixedLoad(service.endpoint, products, chance)
             await at_rate(wanted, 60 * warm_up, load)
             before = await _look(started, service, report)
             samples: list[tuple[float, int]] = []
@@ -193,7 +193,9 @@ async def soak(products: int, minutes: float, warm_up: float, *, wanted: float, 
             after = await _look(started, service, report)
     rate = paced.begun / max(paced.seconds, 60 * minutes)
     pool = Settings.from_env({}).database_connections
-    return Soaked(products, minutes, Memory(samples), before, after, wanted, rate, sum(load.seen.values()), load.wrong, pool)
+    return SoakRun(
+        products, minutes, Memory(samples), before, after, wanted, rate, sum(load.answers.values()), load.wrong, pool
+    )
 
 
 async def _sample(pid: int, samples: list[tuple[float, int]]) -> None:
@@ -220,8 +222,8 @@ async def _look(started: Servers, service: Service, report: Path) -> Open:
     return Open(descriptors, told["tasks"], postgres, told["grown"])
 
 
-def judge(found: Sequence[Soaked]) -> list[Target]:
-    """Give the targets: each size by itself, and all sizes beside one another."""
+def judge(found: Sequence[SoakRun]) -> list[Target]:
+    """Return the targets of each size by itself, and of all sizes beside one another."""
     targets = []
     for one in found:
         memory, grew = one.memory, one.before.grew(one.after, one.pool)

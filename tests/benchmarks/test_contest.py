@@ -7,7 +7,7 @@ import pytest
 from benchmarks.contest.command import at_least, row
 from benchmarks.contest.contenders import CASHEWS, LARDER, Answer
 from benchmarks.contest.contest import Case, Outcome, _changes, _size, order, ratio
-from benchmarks.contest.load import Measured, parse
+from benchmarks.contest.load import LoadResult, parse
 from benchmarks.contest.workloads import adjustments, counts, prices, reads
 
 PATHS = [f"/products/{number}" for number in range(100)]
@@ -24,8 +24,8 @@ Requests/sec:  16310.17
 """
 
 
-def measured(rate: float, *, refused: int = 0, unexpected: int = 0, broken: int = 0) -> Measured:
-    return Measured(round(rate * 2), 2.0, 0, refused, unexpected, broken, 1.0, 2.0, 3.0)
+def measured(rate: float, *, refused: int = 0, unexpected: int = 0, broken: int = 0) -> LoadResult:
+    return LoadResult(round(rate * 2), 2.0, 0, refused, unexpected, broken, 1.0, 2.0, 3.0)
 
 
 def outcome(*rates: float, faults: tuple[str, ...] = ()) -> Outcome:

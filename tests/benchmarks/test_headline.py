@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from benchmarks.steady.h2load import Run
-from benchmarks.steady.headline import READS, WRITES, Checked, Seen, _targets
+from benchmarks.steady.headline import READS, WRITES, CheckedClient, RunRecord, _targets
 from benchmarks.steady.statements import NAMED, Look, name_of
 from tests.harness.checker import Read, Verdict, Write, check
 from tests.harness.client import Endpoint
@@ -33,8 +33,8 @@ def _judged(
     statuses: tuple[int, ...] = (200,),
 ) -> list[bool]:
     bulk = Run([0.001], 0, reads - 1_000, 0.0, Counter(statuses))
-    seen = Seen(bulk, Checked(Endpoint(1), Random(1)), done or _done(), 60.0, 1_000.0, writes, "")
-    return [target.passed for target in _targets(seen, verdict, p99_ms)]
+    record = RunRecord(bulk, CheckedClient(Endpoint(1), Random(1)), done or _done(), 60.0, 1_000.0, writes, "")
+    return [target.passed for target in _targets(record, verdict, p99_ms)]
 
 
 def test_a_good_run_passes() -> None:

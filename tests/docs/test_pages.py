@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,16 @@ def test_a_metric_that_is_named_exists() -> None:
     named = set(METRIC.findall((DOCS / "OPERATIONS.md").read_text(encoding="utf-8")))
     assert len(named) > 15
     assert [name for name in named if f"# TYPE {name} " not in shown] == []
+
+
+def test_one_release_is_named_everywhere() -> None:
+    """The newest entry of CHANGELOG.md is the version of the package, the image's label, and the tag of each deployment."""
+    [newest, *_] = re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    label = re.findall(r'image\.version="(.+)"', (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    deployments = [*(ROOT / "deploy" / "kubernetes").rglob("kustomization.yaml"), DOCS / "KUBERNETES.md"]
+    tags = {tag for path in deployments for tag in re.findall(r"newTag: ([^\s}]+)", path.read_text(encoding="utf-8"))}
+    assert (package, label, tags) == (newest, [newest], {newest})
 
 
 @each_page
