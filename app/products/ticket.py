@@ -25,7 +25,7 @@ class Ticket:
     held: Sequence[str] = ()
     """The products whose rows somebody else held."""
     future: "asyncio.Future[Outcome | None] | None" = None
-    """What its caller waits for now. ``None`` is the result if the request has moved to a product's queue, with a new future."""
+    """What its caller waits for now. Its result is ``None`` if the request has moved to a product's queue, and waits anew."""
 
     @property
     def awaited(self) -> bool:
