@@ -47,9 +47,9 @@ def weight_of(ticket: Ticket) -> int:
 class Deadlines:
     """Ends the waits of callers at the deadlines of their tickets, with ``TimeoutError``.
 
-    Setting a timer for each request would cost more than its way through the queue. All requests of a process have the same
-    time, so the tickets come in the order of their deadlines, and one timer for the first of them is enough. A ticket that
-    comes a second time is out of order, so its caller has to limit that wait.
+    Hardly any request reaches its deadline, so none has a timer of its own. All requests of a process have the same time, so
+    the tickets come in the order of their deadlines, and one timer for the first of them is enough. A ticket that comes a
+    second time is out of order, so its caller has to limit that wait.
     """
 
     def __init__(self) -> None:
