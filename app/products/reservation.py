@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
+
+from app.products.values import value_class
 
 MAX_LIFE_S = 2_592_000
 """The longest life of a reservation from its creation, in seconds: 30 days."""
@@ -27,7 +28,7 @@ class Status(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Wanted:
     """One line of a reservation to make."""
 
@@ -35,7 +36,7 @@ class Wanted:
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Part:
     """Units of one line, which is named by its number, to commit or to release."""
 
@@ -58,7 +59,7 @@ class HeldLine(NamedTuple):
         return self.quantity - self.committed - self.released - self.expired
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Reservation:
     """One version of a reservation. Its lines are numbered from 0."""
 
@@ -90,7 +91,7 @@ class Reservation:
         return self.status is Status.EXPIRED or (self.is_open and moment >= self.expires_at)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class OverLine:
     """An open line, of any reservation, whose end has come. Whoever needs its units gives them back."""
 
@@ -101,7 +102,7 @@ class OverLine:
     reference: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class OverLines:
     """The open lines of one product whose end has come, the oldest first."""
 
@@ -110,7 +111,7 @@ class OverLines:
     """Whether these are all."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class HeldUnits:
     """What reservations hold, of all products together, as one look found it. Several processes see the same units."""
 
@@ -124,7 +125,7 @@ class HeldUnits:
         return HeldUnits(max(self.units, other.units), max(self.over, other.over), max(self.oldest_s, other.oldest_s))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ReservationPosition:
     """Where a page of reservations ended."""
 
