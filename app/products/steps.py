@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from app.products import queries, reservation_queries
-from app.products.commands import UNSTAMPED, Change, Effect
+from app.products.commands import UNSTAMPED, Effect
 from app.products.decision import Decision, Done, Postponed, Repeated
 from app.products.errors import KeyReused
 from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
@@ -116,10 +116,10 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
     }
 
 
-def stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
+def stamp(effect: Effect, before: Mapping[str, Row], final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
     """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
     row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
+    if isinstance(row, Product) and row is not before[row.id]:  # even if this request left it as an earlier one had made it
         if isinstance(last, Product) and row.version == last.version:
             row = last
         else:

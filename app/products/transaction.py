@@ -125,7 +125,8 @@ class Transaction:
         states: Sequence[State] = ()
         if publish_keys:
             await let_others_run(len(publish_keys))
-            changes = Changes(steps_of(self._batch, decisions, self._shelf, self._facts.rows), decisions, publish_keys)
+            before = self._facts.rows
+            changes = Changes(before, steps_of(self._batch, decisions, self._shelf, before), decisions, publish_keys)
             if epoch := self._epoch_to_commit_in():
                 return await self._commit_at_once(session, changes, epoch)
             decisions, states = await self._change(session, changes)
