@@ -48,8 +48,8 @@ class Changes:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await let_others_run(len(self._keys))
         stamped = [
-            Done([stamp(effect, self._before, final, recorded_at) for effect in d.effects], d.reservation, d.product_ids)
-            if isinstance(d, Done)
+            Done([stamp(effect, self._before, final, recorded_at) for effect in d.effects], None, d.product_ids)
+            if isinstance(d, Done) and d.reservation is None  # otherwise the reservation is the answer, and has its times
             else d
             for d in self._decisions
         ]

@@ -14,6 +14,7 @@ class Done:
     """Carried out, with an effect for each product of the command, even if nothing had to be changed."""
 
     effects: Sequence[Effect]
+    """They have the database's times if the request was not about a reservation."""
     reservation: Reservation | None = None
     """The reservation that it was about."""
     product_ids: Sequence[str] = ()

@@ -59,6 +59,14 @@ class HeldLine(NamedTuple):
         return self.quantity - self.committed - self.released - self.expired
 
 
+def any_open(lines: Sequence[HeldLine]) -> bool:
+    """Return whether a unit of these lines is still held."""
+    for line in lines:  # noqa: SIM110 - ``any`` of a generator takes four times as long for a line or two
+        if line.open:
+            return True
+    return False
+
+
 @value_class(frozen=True, slots=True)
 class Reservation:
     """One version of a reservation. Its lines are numbered from 0."""
@@ -75,7 +83,7 @@ class Reservation:
     @property
     def is_open(self) -> bool:
         """Whether a unit is still held."""
-        return any(line.open for line in self.lines)
+        return any_open(self.lines)
 
     @property
     def product_ids(self) -> list[str]:
@@ -88,7 +96,7 @@ class Reservation:
 
     def is_over(self, moment: datetime) -> bool:
         """Return whether its end has come: by time, or because a line was given back by it before."""
-        return self.status is Status.EXPIRED or (self.is_open and moment >= self.expires_at)
+        return (moment >= self.expires_at and self.is_open) or self.status is Status.EXPIRED
 
 
 @value_class(frozen=True, slots=True)

@@ -227,7 +227,7 @@ class MemoryTransactions(ProductTransactions):
         shelf = self._shelf(facts)
         decision: Done | Denied
         try:
-            effects, reservation = shelf.decide(command)
+            effects, reservation = shelf.decide(command, list(keys))
         except Refused as refusal:
             decision = Denied(refusal, bool(shelf.closings), list(keys))
         else:
