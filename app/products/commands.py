@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -24,12 +23,14 @@ from app.products.errors import (
     StockLimit,
 )
 from app.products.product import ALWAYS, MAX_INTEGER, Draft, Gone, Line, Movement, Patch, Precondition, Product, Reason, Row
+from app.products.values import value_class
 
 UNSTAMPED = datetime.min.replace(tzinfo=UTC)
 """Placeholder for the times that the database sets."""
 
 
-class Entry(NamedTuple):
+@value_class(frozen=True, slots=True)
+class Entry:
     """One entry that a command writes to the ledger; the product's version and stock are those of the effect."""
 
     line: int
@@ -49,7 +50,8 @@ class Change(StrEnum):
     DELETED = "deleted"
 
 
-class Effect(NamedTuple):
+@value_class(frozen=True, slots=True)
+class Effect:
     """One product after a command; its version has risen by one unless it is unchanged."""
 
     row: Row

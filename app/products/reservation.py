@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
 
 from app.products.values import value_class
 
@@ -44,7 +43,8 @@ class Part:
     quantity: int
 
 
-class HeldLine(NamedTuple):
+@value_class(frozen=True, slots=True)
+class HeldLine:
     """One line of a reservation. Its product and quantity never change, and its counters only grow."""
 
     product_id: str

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -30,6 +29,7 @@ from app.products.errors import (
 )
 from app.products.product import ALWAYS, MAX_INTEGER, Precondition, Product, Reason, Row, new_product_id
 from app.products.reservation import MAX_LIFE_S, HeldLine, Part, Reservation, Status, Wanted, any_open
+from app.products.values import value_class
 
 
 class Rest(StrEnum):
@@ -39,7 +39,8 @@ class Rest(StrEnum):
     RELEASE = "release"
 
 
-class Use(NamedTuple):
+@value_class(frozen=True, slots=True)
+class Use:
     """Units of one line that a command takes out of it, by the way in which they end."""
 
     committed: int = 0
@@ -55,7 +56,8 @@ class Use(NamedTuple):
 UNUSED = Use()
 
 
-class Decided(NamedTuple):
+@value_class(frozen=True, slots=True)
+class Decided:
     """The reservation after a command, and the effects on its products. It is the same object if nothing had to be changed."""
 
     reservation: Reservation
@@ -139,7 +141,7 @@ class Reserve(ReservationCommand):
                 place = len(self._lines) + number  # after the lines of the new reservation
                 entry = Entry(place, 0, Reason.RELEASE, reservation.reference, -line.open, reservation.id)
                 entries[line.product_id].append(entry)
-                lines[number] = line._replace(released=line.released + line.open)
+                lines[number] = replace(line, released=line.released + line.open)
         return reservation.after(lines, Status.RELEASED, moment)
 
 

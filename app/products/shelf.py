@@ -160,7 +160,7 @@ class Shelf:
         newest = self._facts.newest.get(effect.row.id, 0)
         if effect.change is Change.UNCHANGED or effect.row.version > newest:
             return effect
-        return effect._replace(row=replace(effect.row, version=newest + 1))
+        return replace(effect, row=replace(effect.row, version=newest + 1))
 
     # ------------------------------------------------- reservations
 
@@ -242,7 +242,7 @@ class Shelf:
             return 0
         if before := self._reservations.get(line.reservation_id):
             lines = list(before.lines)
-            lines[line.line] = lines[line.line]._replace(expired=lines[line.line].expired + units)
+            lines[line.line] = replace(lines[line.line], expired=lines[line.line].expired + units)
             self._change(before, before.after(lines, Status.EXPIRED, max(moment, before.updated_at)))
         else:
             self._use(line.reservation_id, line.line, expired=units)

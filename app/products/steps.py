@@ -62,16 +62,17 @@ def _entries(effects: Sequence[Effect], origin: Origin) -> list[tuple[str, int, 
     key = None if origin.idempotency_key is None else origin.idempotency_key.key
     tail = f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)},"key":{_or_null(key)}}}'
     entries = []
-    for row, _, listed, _ in effects:
-        if listed:
+    for effect in effects:
+        row = effect.row
+        if effect.entries:
             stock, reserved = (row.stock, row.reserved or 0) if isinstance(row, Product) else (0, 0)
             head = f'{{"id":{_quoted(row.id)},"version":{row.version},"stock":{stock},"reserved":{reserved},"line":'
-            for line, delta, reason, reference, reserved_delta, reservation_id in listed:
+            for one in effect.entries:
                 entry = (
-                    f'{head}{line},"delta":{delta},"reason":"{reason}","reference":{_or_null(reference)},'
-                    f'"reserved_delta":{reserved_delta},"reservation":{_or_null(reservation_id)},{tail}'
+                    f'{head}{one.line},"delta":{one.delta},"reason":"{one.reason}","reference":{_or_null(one.reference)},'
+                    f'"reserved_delta":{one.reserved_delta},"reservation":{_or_null(one.reservation_id)},{tail}'
                 )
-                entries.append((row.id, row.version, line, entry))
+                entries.append((row.id, row.version, one.line, entry))
     return entries
 
 
