@@ -34,7 +34,7 @@ class Product:
     """Units that are held for somebody; ``None`` in a database whose payload has no reservations yet."""
 
     def with_units(self, stock: int, reserved: int | None) -> "Product":
-        """Return the product's next version, with these units. ``replace`` would take four times as long."""
+        """Return the product's next version, with these units. It is written out because ``replace`` is slow."""
         return Product(
             self.id,
             self.name,

@@ -18,7 +18,7 @@ from app.products.shelf import Shelf
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 _quoted = json.encoder.encode_basestring_ascii
-"""Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would take five times as long.
+"""Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would be made only to be read once.
 
 Ids of reservations and of products that are stored, reasons and numbers have no character that JSON would escape.
 """

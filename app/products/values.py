@@ -13,7 +13,7 @@ else:
     def value_class(*, frozen: bool, slots: bool) -> Callable[[type], type]:
         """Return what makes a class a dataclass that is frozen for mypy, and hashable, but not frozen at run time.
 
-        A frozen instance sets each of its fields through ``object.__setattr__``, and takes several times as long to make.
-        ``make types`` finds code that changes one all the same.
+        A frozen instance has to set each of its fields through ``object.__setattr__``, and requests make many. ``make types``
+        finds code that changes one all the same.
         """
         return dataclass(slots=slots, unsafe_hash=frozen)
