@@ -1,13 +1,14 @@
 """What a transaction changes: the statements for it, the read-back behind them, and what their answers say."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.cache.ports import State
 from app.products import queries
 from app.products.decision import Decision, Done
 from app.products.payload import SCHEMA
+from app.products.product import Row
 from app.products.source import row_of, state_of
 from app.products.steps import Statement, Step, stamp
 
@@ -24,7 +25,10 @@ async def let_others_run(rows: int) -> None:
 class Changes:
     """The changes of one transaction, and the rows that it reads back."""
 
-    def __init__(self, steps: Sequence[Step], decisions: Sequence[Decision], keys: Sequence[str]) -> None:
+    def __init__(
+        self, before: Mapping[str, Row], steps: Sequence[Step], decisions: Sequence[Decision], keys: Sequence[str]
+    ) -> None:
+        self._before = before
         self._steps = steps
         self._decisions = decisions
         self._keys = keys
@@ -44,8 +48,8 @@ class Changes:
         states = [state_of(final[product_id], epoch) for epoch, product_id, *_ in found]
         await let_others_run(len(self._keys))
         stamped = [
-            Done([stamp(effect, final, recorded_at) for effect in d.effects], d.reservation, d.product_ids)
-            if isinstance(d, Done)
+            Done([stamp(effect, self._before, final, recorded_at) for effect in d.effects], None, d.product_ids)
+            if isinstance(d, Done) and d.reservation is None  # otherwise the reservation is the answer, and has its times
             else d
             for d in self._decisions
         ]

@@ -1,19 +1,20 @@
 """The decision of a transaction about one of its requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.products.commands import Effect
 from app.products.errors import Refused
 from app.products.idempotency import Answer
 from app.products.reservation import Reservation
+from app.products.values import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Done:
     """Carried out, with an effect for each product of the command, even if nothing had to be changed."""
 
     effects: Sequence[Effect]
+    """They have the database's times if the request was not about a reservation."""
     reservation: Reservation | None = None
     """The reservation that it was about."""
     product_ids: Sequence[str] = ()
@@ -25,7 +26,7 @@ class Done:
         return self.effects if self.reservation is None else self.reservation
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Denied:
     """Refused by the rules; nothing was changed for it, but ended reservations may have been closed."""
 
@@ -36,7 +37,7 @@ class Denied:
     """The products that the decision was about."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Repeated:
     """Done before, under its idempotency key, and answered with ``answer`` then."""
 
@@ -45,7 +46,7 @@ class Repeated:
     """Their present rows must be published before the answer is given again (R10)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Postponed:
     """Not decided: somebody else holds one of its rows, or carries out a request with its idempotency key, or it is long."""
 

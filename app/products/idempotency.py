@@ -5,15 +5,15 @@ change. A retry therefore finds both or neither, even after a crash, and simulta
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from app.cache.tracing import Unit
 from app.products.commands import Command, Effect
 from app.products.errors import Refused
 from app.products.reservation import Reservation
+from app.products.values import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answer:
     """The answer that a caller got. Only the code that rendered it interprets it."""
 
@@ -23,7 +23,7 @@ class Answer:
     location: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class IdempotencyKey:
     """The key of a request that is to be done once."""
 
@@ -36,7 +36,7 @@ class IdempotencyKey:
     """Returns the answer to store, within the transaction, or ``None`` for a refusal that is not stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Origin:
     """The origin of a write: the ids that the ledger records, and the idempotency key if one was sent."""
 
@@ -48,7 +48,7 @@ class Origin:
 NO_ORIGIN = Origin()
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class WriteRequest:
     """A command and its origin."""
 
@@ -58,7 +58,7 @@ class WriteRequest:
     """The unit of work that waits for it (``app.cache.tracing``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class StoredAnswer:
     """A stored answer, and the products whose present rows must be published before it is sent again."""
 

@@ -4,7 +4,7 @@ The payload has a schema, whose number is in the database. A release that adds a
 payloads of the schema that the database names until ``larder migrate --finish`` raises that number, too (docs/OPERATIONS.md).
 """
 
-import json
+import json.encoder
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -14,7 +14,7 @@ from app.products.reservation import Reservation
 SCHEMA = 3
 """The newest schema of the payload that this release knows. The database refuses a release whose number is lower."""
 
-_text = json.JSONEncoder(ensure_ascii=False).encode
+_text = json.encoder.encode_basestring
 
 
 @lru_cache(maxsize=4_000)
@@ -51,14 +51,14 @@ def reservation_payload(reservation: Reservation) -> bytes:
     """Return a reservation as compact JSON in UTF-8, formatted by hand as that of a product."""
     lines = ",".join(
         [
-            f'{{"line":{number},"product_id":{_text(line.product_id)},"quantity":{line.quantity},"committed":{line.committed},'
+            f'{{"line":{number},"product_id":"{line.product_id}","quantity":{line.quantity},"committed":{line.committed},'
             f'"released":{line.released},"expired":{line.expired}}}'
             for number, line in enumerate(reservation.lines)
         ]
     )
     reference = "null" if reservation.reference is None else _text(reservation.reference)
     return (
-        f'{{"id":{_text(reservation.id)},"reference":{reference},"status":"{reservation.status.value}","lines":[{lines}],'
+        f'{{"id":"{reservation.id}","reference":{reference},"status":"{reservation.status}","lines":[{lines}],'
         f'"expires_at":"{timestamp(reservation.expires_at)}","version":{reservation.version},'
         f'"created_at":"{timestamp(reservation.created_at)}","updated_at":"{timestamp(reservation.updated_at)}"}}'
     ).encode()

@@ -4,13 +4,12 @@ A command gets the locked rows, its reservation, and the moment of the decision.
 was closed, so that a command finds it expired (``Shelf``).
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -29,7 +28,8 @@ from app.products.errors import (
     StockLimit,
 )
 from app.products.product import ALWAYS, MAX_INTEGER, Precondition, Product, Reason, Row, new_product_id
-from app.products.reservation import MAX_LIFE_S, HeldLine, Part, Reservation, Status, Wanted
+from app.products.reservation import MAX_LIFE_S, HeldLine, Part, Reservation, Status, Wanted, any_open
+from app.products.values import value_class
 
 
 class Rest(StrEnum):
@@ -39,7 +39,8 @@ class Rest(StrEnum):
     RELEASE = "release"
 
 
-class Use(NamedTuple):
+@value_class(frozen=True, slots=True)
+class Use:
     """Units of one line that a command takes out of it, by the way in which they end."""
 
     committed: int = 0
@@ -52,7 +53,11 @@ class Use(NamedTuple):
         return self.committed + self.released + self.expired
 
 
-class Decided(NamedTuple):
+UNUSED = Use()
+
+
+@value_class(frozen=True, slots=True)
+class Decided:
     """The reservation after a command, and the effects on its products. It is the same object if nothing had to be changed."""
 
     reservation: Reservation
@@ -61,7 +66,7 @@ class Decided(NamedTuple):
     """The reservation that this one replaces, after its release."""
 
 
-class ReservationCommand(Command, ABC):
+class ReservationCommand(Command):
     """One request to make or change a reservation."""
 
     def __init__(self, keys: Sequence[str], weight: int, reservation_id: str | None = None) -> None:
@@ -85,7 +90,11 @@ class Reserve(ReservationCommand):
     """
 
     def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None, replaces: str | None = None) -> None:
-        super().__init__(list(dict.fromkeys(line.product_id for line in lines)), len(lines) + 1, replaces)
+        self._wanted: dict[str, int] = {}
+        """The units of each product."""
+        for line in lines:
+            self._wanted[line.product_id] = self._wanted.get(line.product_id, 0) + line.quantity
+        super().__init__(list(self._wanted), len(lines) + 1, replaces)
         self.id = new_product_id(bucket_of(lines[0].product_id))
         """The id of the new reservation, which is where its first product is."""
         self._lines = lines
@@ -96,26 +105,23 @@ class Reserve(ReservationCommand):
     def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
         entries: defaultdict[str, list[Entry]] = defaultdict(list)
         replaced = self._give_up(reservation, moment, entries)
-        own = {key: -sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()}
-        products = {key: row for key in self.keys if isinstance(row := rows[key], Product)}
+        own = {key: -sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()} if entries else {}
+        products = [row for key in self.keys if isinstance(row := rows[key], Product)]
         if len(products) < len(self.keys):
-            raise ProductsMissing([key for key in self.keys if key not in products])
-        wanted: defaultdict[str, int] = defaultdict(int)
-        for number, line in enumerate(self._lines):
-            wanted[line.product_id] += line.quantity
-            entries[line.product_id].append(Entry(number, 0, Reason.HOLD, self._reference, line.quantity, self.id))
-        within = {key: product.free + own.get(key, 0) for key, product in products.items()}
-        short = [shortage_of(p, within[p.id], wanted[p.id]) for p in products.values() if within[p.id] < wanted[p.id]]
+            raise ProductsMissing([key for key in self.keys if not isinstance(rows[key], Product)])
+        short = [
+            shortage_of(product, within, self._wanted[product.id])
+            for product in products
+            if (within := product.free + own.get(product.id, 0)) < self._wanted[product.id]
+        ]
         if short:
             raise InsufficientStock(short, own)
-        effects = [
-            _changed(row, 0, sum(entry.reserved_delta for entry in listed), listed)
-            for key, listed in entries.items()
-            if isinstance(row := rows[key], Product)
-        ]
+        for number, line in enumerate(self._lines):
+            entries[line.product_id].append(Entry(number, 0, Reason.HOLD, self._reference, line.quantity, self.id))
         lines = [HeldLine(line.product_id, line.quantity) for line in self._lines]
         ends = moment + timedelta(seconds=self._life_s)
-        return Decided(Reservation(self.id, self._reference, Status.HELD, ends, 1, moment, moment, lines), effects, replaced)
+        made = Reservation(self.id, self._reference, Status.HELD, ends, 1, moment, moment, lines)
+        return Decided(made, _effects(entries, rows), replaced)
 
     def _give_up(
         self, reservation: Reservation | None, moment: datetime, entries: Mapping[str, list[Entry]]
@@ -135,7 +141,7 @@ class Reserve(ReservationCommand):
                 place = len(self._lines) + number  # after the lines of the new reservation
                 entry = Entry(place, 0, Reason.RELEASE, reservation.reference, -line.open, reservation.id)
                 entries[line.product_id].append(entry)
-                lines[number] = line._replace(released=line.released + line.open)
+                lines[number] = replace(line, released=line.released + line.open)
         return reservation.after(lines, Status.RELEASED, moment)
 
 
@@ -198,11 +204,12 @@ class Commit(NamedCommand):
     def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
         _check_open(reservation)
         sold = _units(reservation, self._parts)
+        _check_stock(rows, reservation, sold)
+        names_rest = self._parts is not None and self._rest is Rest.RELEASE
         uses = {}
         for number, line in enumerate(reservation.lines):
-            released = line.open - sold.get(number, 0) if self._rest is Rest.RELEASE and self._parts is not None else 0
-            uses[number] = Use(committed=sold.get(number, 0), released=released)
-        _check_stock(rows, reservation, sold)
+            units = sold.get(number, 0)
+            uses[number] = Use(units, line.open - units if names_rest else 0)
         reference = self._reference or reservation.reference
         return use_lines(reservation, uses, rows, moment, ending=Status.COMMITTED, reference=reference)
 
@@ -256,18 +263,14 @@ def use_lines(
         committed, released, expired = line.committed + use.committed, line.released + use.released, line.expired + use.expired
         lines[number] = HeldLine(line.product_id, line.quantity, committed, released, expired)
         listed = entries[line.product_id]
-        for reason, units in ((Reason.SALE, use.committed), (Reason.RELEASE, use.released), (Reason.EXPIRY, use.expired)):
-            if units:
-                sold = units if reason is Reason.SALE else 0
-                listed.append(Entry(len(listed), -sold, reason, reference, -units, reservation.id))
-    effects = [
-        _changed(row, sum(e.delta for e in listed), sum(e.reserved_delta for e in listed), listed)
-        for key, listed in entries.items()
-        if listed and isinstance(row := rows.get(key), Product)
-    ]
-    is_open = any(line.open for line in lines)
-    status = ending if ending is Status.EXPIRED or not is_open else reservation.status
-    return Decided(reservation.after(lines, status, moment), effects)
+        if use.committed:
+            listed.append(Entry(len(listed), -use.committed, Reason.SALE, reference, -use.committed, reservation.id))
+        if use.released:
+            listed.append(Entry(len(listed), 0, Reason.RELEASE, reference, -use.released, reservation.id))
+        if use.expired:
+            listed.append(Entry(len(listed), 0, Reason.EXPIRY, reference, -use.expired, reservation.id))
+    status = ending if not any_open(lines) or ending is Status.EXPIRED else reservation.status
+    return Decided(reservation.after(lines, status, moment), _effects(entries, rows))
 
 
 def _units(reservation: Reservation, parts: Sequence[Part] | None) -> dict[int, int]:
@@ -292,16 +295,31 @@ def _check_open(reservation: Reservation) -> None:
 
 def _check_stock(rows: Mapping[str, Row], reservation: Reservation, sold: Mapping[int, int]) -> None:
     """Refuse to sell held units that a count has found to be missing."""
-    wanted: defaultdict[str, int] = defaultdict(int)
+    wanted: dict[str, int] = {}
     for number, units in sold.items():
-        wanted[reservation.lines[number].product_id] += units
-    products = [row for key in wanted if isinstance(row := rows.get(key), Product)]
-    if short := [shortage_of(p, p.stock, wanted[p.id]) for p in products if p.stock < wanted[p.id]]:
+        product_id = reservation.lines[number].product_id
+        wanted[product_id] = wanted.get(product_id, 0) + units
+    short = [
+        shortage_of(row, row.stock, units)
+        for product_id, units in wanted.items()
+        if isinstance(row := rows.get(product_id), Product) and row.stock < units
+    ]
+    if short:
         raise InsufficientStock(short)
 
 
-def _changed(product: Product, delta: int, reserved_delta: int, entries: Sequence[Entry]) -> Effect:
-    reserved = (product.reserved or 0) + reserved_delta
-    if reserved > MAX_INTEGER:
-        raise StockLimit((product.id,))
-    return Effect(product.with_units(product.stock + delta, reserved), Change.UPDATED, entries)
+def _effects(entries: Mapping[str, Sequence[Entry]], rows: Mapping[str, Row]) -> list[Effect]:
+    """Return the effects on the products that have entries, which say how their units change."""
+    effects = []
+    for product_id, listed in entries.items():
+        row = rows.get(product_id)
+        if not listed or not isinstance(row, Product):
+            continue
+        stock, reserved = row.stock, row.reserved or 0
+        for entry in listed:
+            stock += entry.delta
+            reserved += entry.reserved_delta
+        if reserved > MAX_INTEGER:
+            raise StockLimit((product_id,))
+        effects.append(Effect(row.with_units(stock, reserved), Change.UPDATED, listed))
+    return effects

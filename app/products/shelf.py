@@ -17,7 +17,7 @@ from app.products.commands import Change, Command, Effect, Entry
 from app.products.errors import NotEnabled, TooManyOver, UnitsNeeded
 from app.products.product import Product, Reason, Row
 from app.products.reservation import OverLine, OverLines, Reservation, Status
-from app.products.reservation_commands import ReservationCommand, Reserve, Tidy, Use, use_lines
+from app.products.reservation_commands import UNUSED, ReservationCommand, Reserve, Tidy, Use, use_lines
 
 MAX_OVER = 2_000
 """Most ended lines of a product that one transaction reads in order to give their units back."""
@@ -76,7 +76,7 @@ class Shelf:
         self.closings: list[Effect] = []
         """What was given back because its end had come. Each is a version of its own, before that of the command."""
         self.new: list[Reservation] = []
-        self.uses: defaultdict[tuple[str, int], Use] = defaultdict(Use)
+        self.uses: dict[tuple[str, int], Use] = {}
         """The units taken out of each stored line, by reservation and number."""
         self.changes: dict[str, ReservationChange] = {}
         self.swept: dict[str, datetime] = {}
@@ -98,7 +98,8 @@ class Shelf:
         found = dict.fromkeys(command.keys)
         for reservation_id in command.reservation_ids:
             if reservation := self._facts.reservations.get(reservation_id):
-                found |= dict.fromkeys(reservation.product_ids)
+                for line in reservation.lines:
+                    found[line.product_id] = None
         return list(found)
 
     def changeable_by(self, command: Command) -> Sequence[str]:
@@ -108,11 +109,14 @@ class Shelf:
         lines = (line.product_id for found in reservations if found for line in found.lines if line.open)
         return [*command.keys, *named, *lines]
 
-    def decide(self, command: Command, held: Collection[str] = ()) -> tuple[Sequence[Effect], Reservation | None]:
+    def decide(
+        self, command: Command, product_ids: Collection[str], held: Collection[str] = ()
+    ) -> tuple[Sequence[Effect], Reservation | None]:
         """Carry out a command; return its effects, and its reservation if it is about one.
 
         Args:
             command: what to do.
+            product_ids: its products, as ``products_of`` returned them.
             held: products whose rows somebody else holds. Only ``Tidy`` may come with any.
 
         Raises ``Refused``; then only ``closings`` may have grown.
@@ -127,16 +131,17 @@ class Shelf:
                 self._close_if_over(command.reservation_id)
         while True:
             try:
-                return self._attempt(command)
+                return self._attempt(command, product_ids)
             except UnitsNeeded as lack:
                 if not self._give_back(lack):
                     raise
 
-    def _attempt(self, command: Command) -> tuple[Sequence[Effect], Reservation | None]:
+    def _attempt(self, command: Command, product_ids: Collection[str]) -> tuple[Sequence[Effect], Reservation | None]:
         if not isinstance(command, ReservationCommand):
             return self._put(command.decide(self.rows)), None
         before = self._reservations.get(command.reservation_id or "")
-        decided = command.decide_at(self._moment_of(command, before), self.rows, before)
+        moment = self._facts.moment_of(product_ids)
+        decided = command.decide_at(moment if before is None else max(moment, before.updated_at), self.rows, before)
         if isinstance(command, Reserve):
             self.new.append(decided.reservation)
         after = decided.replaced if isinstance(command, Reserve) else decided.reservation
@@ -144,15 +149,10 @@ class Shelf:
             self._change(before, after)
         return self._put(decided.effects), decided.reservation
 
-    def _moment_of(self, command: Command, reservation: Reservation | None) -> datetime:
-        moment = self._facts.moment_of(self.products_of(command))
-        return moment if reservation is None else max(moment, reservation.updated_at)
-
     def _put(self, effects: Sequence[Effect]) -> Sequence[Effect]:
         raised = [self._above_the_ledger(effect) for effect in effects] if self._facts.newest else effects
         for effect in raised:
-            if effect.change is not Change.UNCHANGED:
-                self.rows[effect.row.id] = effect.row
+            self.rows[effect.row.id] = effect.row  # one that is unchanged is there already
         return raised
 
     def _above_the_ledger(self, effect: Effect) -> Effect:
@@ -160,7 +160,7 @@ class Shelf:
         newest = self._facts.newest.get(effect.row.id, 0)
         if effect.change is Change.UNCHANGED or effect.row.version > newest:
             return effect
-        return effect._replace(row=replace(effect.row, version=newest + 1))
+        return replace(effect, row=replace(effect.row, version=newest + 1))
 
     # ------------------------------------------------- reservations
 
@@ -176,16 +176,16 @@ class Shelf:
         self.changes[after.id] = ReservationChange(after.version - stored.version, after.status, after.updated_at, ends)
 
     def _use(self, reservation_id: str, line: int, committed: int = 0, released: int = 0, expired: int = 0) -> None:
-        use = self.uses[reservation_id, line]
+        use = self.uses.get((reservation_id, line), UNUSED)
         self.uses[reservation_id, line] = Use(use.committed + committed, use.released + released, use.expired + expired)
 
     def _close_if_over(self, reservation_id: str) -> None:
         """Give the open units of an ended reservation back, by versions of their own."""
         reservation = self._reservations.get(reservation_id)
-        if reservation is None or not reservation.is_open:
+        if reservation is None:
             return
-        moment = max(self._facts.moment_of(reservation.product_ids), reservation.updated_at)
-        if not reservation.is_over(moment):
+        moment = max(self._facts.moment_of([line.product_id for line in reservation.lines]), reservation.updated_at)
+        if not reservation.is_over(moment) or not reservation.is_open:
             return
         uses = {number: Use(expired=line.open) for number, line in enumerate(reservation.lines) if line.open}
         decided = use_lines(reservation, uses, self.rows, moment, ending=Status.EXPIRED, reference=reservation.reference)
@@ -237,12 +237,12 @@ class Shelf:
 
     def _expire(self, line: OverLine, moment: datetime) -> int:
         """Close one line, and mark its reservation; return the units that it still held."""
-        units = line.open - self.uses[line.reservation_id, line.line].total
+        units = line.open - self.uses.get((line.reservation_id, line.line), UNUSED).total
         if not units:
             return 0
         if before := self._reservations.get(line.reservation_id):
             lines = list(before.lines)
-            lines[line.line] = lines[line.line]._replace(expired=lines[line.line].expired + units)
+            lines[line.line] = replace(lines[line.line], expired=lines[line.line].expired + units)
             self._change(before, before.after(lines, Status.EXPIRED, max(moment, before.updated_at)))
         else:
             self._use(line.reservation_id, line.line, expired=units)

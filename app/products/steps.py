@@ -7,19 +7,20 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from app.products import queries, reservation_queries
-from app.products.commands import UNSTAMPED, Change, Effect
+from app.products.commands import UNSTAMPED, Effect
 from app.products.decision import Decision, Done, Postponed, Repeated
 from app.products.errors import KeyReused
 from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
+from app.products.payload import timestamp
 from app.products.product import Gone, Product, Row
 from app.products.shelf import Shelf
 
 Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 _quoted = json.encoder.encode_basestring_ascii
-"""Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would take five times as long.
+"""Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would be made only to be read once.
 
-Ids of products that are stored, reasons and numbers have no character that JSON would escape.
+Ids of reservations and of products that are stored, reasons and numbers have no character that JSON would escape.
 """
 
 
@@ -61,16 +62,17 @@ def _entries(effects: Sequence[Effect], origin: Origin) -> list[tuple[str, int, 
     key = None if origin.idempotency_key is None else origin.idempotency_key.key
     tail = f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)},"key":{_or_null(key)}}}'
     entries = []
-    for row, _, listed, _ in effects:
-        if listed:
+    for effect in effects:
+        row = effect.row
+        if effect.entries:
             stock, reserved = (row.stock, row.reserved or 0) if isinstance(row, Product) else (0, 0)
-            head = f'{{"id":{_or_null(row.id)},"version":{row.version},"stock":{stock},"reserved":{reserved},"line":'
-            for line, delta, reason, reference, reserved_delta, reservation_id in listed:
+            head = f'{{"id":{_quoted(row.id)},"version":{row.version},"stock":{stock},"reserved":{reserved},"line":'
+            for one in effect.entries:
                 entry = (
-                    f'{head}{line},"delta":{delta},"reason":"{reason}","reference":{_or_null(reference)},'
-                    f'"reserved_delta":{reserved_delta},"reservation":{_or_null(reservation_id)},{tail}'
+                    f'{head}{one.line},"delta":{one.delta},"reason":"{one.reason}","reference":{_or_null(one.reference)},'
+                    f'"reserved_delta":{one.reserved_delta},"reservation":{_or_null(one.reservation_id)},{tail}'
                 )
-                entries.append((row.id, row.version, line, entry))
+                entries.append((row.id, row.version, one.line, entry))
     return entries
 
 
@@ -116,10 +118,10 @@ def _columns(rows: Sequence[Product]) -> dict[str, Any]:
     }
 
 
-def stamp(effect: Effect, final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
+def stamp(effect: Effect, before: Mapping[str, Row], final: Mapping[str, Row], recorded_at: datetime | None) -> Effect:
     """Set the database's times in an effect. A later request of the same transaction may have changed the row again."""
     row, last = effect.row, final[effect.row.id]
-    if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
+    if isinstance(row, Product) and row is not before[row.id]:  # even if this request left it as an earlier one had made it
         if isinstance(last, Product) and row.version == last.version:
             row = last
         else:
@@ -169,18 +171,18 @@ def _reservation_steps(batch: Sequence[WriteRequest], decisions: Sequence[Decisi
         steps.append(Step(reservation_queries.LOCK_OTHERS, {"ids": others}))
     if used := sorted((place, use) for place, use in shelf.uses.items() if use.total):
         rows = [
-            f'{{"id":{_or_null(key)},"line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
+            f'{{"id":"{key}","line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
             for (key, line), use in used
         ]
         ids = list(dict.fromkeys([key for (key, _), _ in used]))
         steps.append(Step(reservation_queries.USE_LINES, {"rows": _json_list(rows), "ids": ids}))
     changes = sorted(shelf.changes.items())
     if moved := [(key, change) for key, change in changes if change.expires_at is not None]:
-        rows = [f'{{"id":{_or_null(key)},"expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
+        rows = [f'{{"id":"{key}","expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
         steps.append(Step(reservation_queries.MOVE_ENDS, {"rows": _json_list(rows), "ids": [key for key, _ in moved]}))
     if changes:
         rows = [
-            f'{{"id":{_or_null(key)},"rise":{change.rise},"status":{_or_null(change.status)},"expires_at":{_moment(change.expires_at)},'
+            f'{{"id":"{key}","rise":{change.rise},"status":{_or_null(change.status)},"expires_at":{_moment(change.expires_at)},'
             f'"moment":{_moment(change.moment)}}}'
             for key, change in changes
         ]
@@ -193,11 +195,11 @@ def _new_reservations(shelf: Shelf, origins: Mapping[str, Origin]) -> Step:
     for new in shelf.new:
         origin, ends = origins[new.id], _moment(new.expires_at)
         rows.append(
-            f'{{"id":{_or_null(new.id)},"reference":{_or_null(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
+            f'{{"id":"{new.id}","reference":{_or_null(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
             f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)}}}'
         )
         lines += [
-            f'{{"id":{_or_null(new.id)},"line":{number},"product":{_or_null(line.product_id)},"quantity":{line.quantity},"expires_at":{ends}}}'
+            f'{{"id":"{new.id}","line":{number},"product":"{line.product_id}","quantity":{line.quantity},"expires_at":{ends}}}'
             for number, line in enumerate(new.lines)
         ]
     return Step(reservation_queries.INSERT, {"rows": _json_list(rows), "lines": _json_list(lines)})
@@ -212,4 +214,4 @@ def _or_null(text: str | None) -> str:
 
 
 def _moment(moment: datetime | None) -> str:
-    return "null" if moment is None else f'"{moment.isoformat()}"'
+    return "null" if moment is None else f'"{timestamp(moment)}"'

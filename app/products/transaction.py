@@ -120,12 +120,13 @@ class Transaction:
             decisions = self._decide_all()
         publish_keys = sorted(
             {effect.row.id for effect in self._shelf.closings}
-            | {key for decision in decisions if isinstance(decision, Done | Repeated) for key in decision.product_ids}
+            | {key for decision in decisions if isinstance(decision, (Done, Repeated)) for key in decision.product_ids}
         )
         states: Sequence[State] = ()
         if publish_keys:
             await let_others_run(len(publish_keys))
-            changes = Changes(steps_of(self._batch, decisions, self._shelf, self._facts.rows), decisions, publish_keys)
+            before = self._facts.rows
+            changes = Changes(before, steps_of(self._batch, decisions, self._shelf, before), decisions, publish_keys)
             if epoch := self._epoch_to_commit_in():
                 return await self._commit_at_once(session, changes, epoch)
             decisions, states = await self._change(session, changes)
@@ -318,7 +319,7 @@ class Transaction:
         try:
             if self._buckets is not None and not isinstance(request.command, Tidy):
                 self._buckets.check_write(self._shelf.changeable_by(request.command), recorded)
-            effects, reservation = self._shelf.decide(request.command, self._held)
+            effects, reservation = self._shelf.decide(request.command, product_ids, self._held)
         except Refused as refusal:
             if recorded is not None and isinstance(refusal, BucketMoving):
                 return Postponed()  # its sender was told that it will be decided: this refusal would be kept as its answer

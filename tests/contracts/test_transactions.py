@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pytest
 
 from app.cache.ports import Absent, Value
-from app.products.commands import Adjust, Change, Command, Create, Effect, Put, Upsert, delete, set_stock
+from app.products.commands import Adjust, Change, Command, Create, Effect, Put, Upsert, delete, merge_patch, set_stock
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import AlreadyExists, InsufficientStock, KeyReused, ProductsMissing, Refused
 from app.products.idempotency import NO_ORIGIN, Answer, IdempotencyKey, Origin, WriteRequest
-from app.products.product import Draft, LedgerPosition, Line, Movement, Position, Product, Reason
+from app.products.product import Draft, LedgerPosition, Line, Movement, Patch, Position, Product, Reason
 from app.products.reservation import Reservation
 from app.products.source import ProductSource
 from app.products.transaction import Committed
@@ -120,6 +120,20 @@ async def test_times_are_those_of_the_transaction(shop: Shop) -> None:
     assert isinstance(changed.row, Product)
     assert effect.row.created_at < again.row.created_at == changed.row.created_at < changed.row.updated_at
     assert (same.change, same.row, same.recorded_at) == (Change.UNCHANGED, changed.row, None)
+
+
+async def test_nothing_changes_behind_a_change(shop: Shop) -> None:
+    """A request that finds nothing to change shows the row that it found, with its times, also if its own batch made it."""
+    made, same, counted, still = (
+        await shop.commit(Create(draft("a")), Put(draft("a")), set_stock("a", 4), merge_patch("a", Patch("Name")))
+    ).decisions
+    await shop.commit(set_stock("a", 5))
+    assert [effects(decision)[0].change for decision in (same, still)] == [Change.UNCHANGED] * 2
+    assert effects(same)[0].row == effects(made)[0].row
+    assert effects(still)[0].row == effects(counted)[0].row
+    before = effects(await shop.decide(Put(draft("a"))))[0].row
+    unchanged, _ = (await shop.commit(Put(draft("a")), set_stock("a", 6))).decisions
+    assert effects(unchanged)[0].row == before
 
 
 async def test_request_with_a_key_is_done_once(shop: Shop) -> None:

@@ -117,7 +117,8 @@ class MemoryReservations(ReservationSource):
         for (key, number), use in shelf.uses.items():
             lines = list(self.rows[key].lines)
             line = lines[number]
-            lines[number] = line._replace(
+            lines[number] = replace(
+                line,
                 committed=line.committed + use.committed,
                 released=line.released + use.released,
                 expired=line.expired + use.expired,
@@ -227,7 +228,7 @@ class MemoryTransactions(ProductTransactions):
         shelf = self._shelf(facts)
         decision: Done | Denied
         try:
-            effects, reservation = shelf.decide(command)
+            effects, reservation = shelf.decide(command, list(keys))
         except Refused as refusal:
             decision = Denied(refusal, bool(shelf.closings), list(keys))
         else:
@@ -251,7 +252,7 @@ def _stamped(effect: Effect, now: datetime) -> Effect:
     if isinstance(row, Product) and effect.change is not Change.UNCHANGED:
         created_at = now if effect.change is Change.CREATED else row.created_at
         row = replace(row, created_at=created_at, updated_at=now, reserved=row.reserved or 0)
-    return effect._replace(row=row, recorded_at=now if effect.entries else None)
+    return replace(effect, row=row, recorded_at=now if effect.entries else None)
 
 
 def _newest(

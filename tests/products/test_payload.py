@@ -1,6 +1,7 @@
 """The bytes of a product, and of a reservation."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, timezone
 
 from hypothesis import given
@@ -67,7 +68,7 @@ _LINES = st.builds(HeldLine, product_id=_IDS, quantity=_NUMBERS, committed=_NUMB
 )
 def test_a_reservation_is_compact_json_of_every_field(reservation: Reservation) -> None:
     """Any reservation's bytes are what a JSON writer would make of its fields and its numbered lines, in their order."""
-    lines = [{"line": number} | line._asdict() for number, line in enumerate(reservation.lines)]
+    lines = [{"line": number} | asdict(line) for number, line in enumerate(reservation.lines)]
     fields = {name: getattr(reservation, name) for name in ("id", "reference", "status")} | {"lines": lines}
     for name in ("expires_at", "version", "created_at", "updated_at"):
         value = getattr(reservation, name)
