@@ -1,4 +1,4 @@
-"""A connection, and a round trip of several statements on it that takes one system call to send.
+"""A round trip of several statements on a connection, which takes one system call to send.
 
 It uses the driver's layer above libpq (``psycopg.pq``). The driver's cursors would make an object for each statement, look up
 its text several times, send it when it is executed, and wait for the connection more than once.
@@ -11,13 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer, PQGen, Transformer
 from psycopg.adapt import PyFormat
-from psycopg.adapt import Transformer as DriverTransformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
 from psycopg.pq import ConnStatus, ExecStatus
@@ -25,20 +24,13 @@ from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
+from .connection import Connection
+
 Statement = tuple[str | Composed, Mapping[str, Any] | None]
 MOST_PREPARED = 200
 """Most statements that a connection prepares. Further ones are sent with their text each time."""
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-
-
-class Connection(psycopg.AsyncConnection[TupleRow]):
-    """A connection to PostgreSQL that knows which statements it has prepared."""
-
-    @cached_property
-    def prepared(self) -> dict[tuple[bytes, tuple[int, ...]], bytes]:
-        """The names of the prepared statements, by text and types of the parameters."""
-        return {}
 
 
 class UnwritableParameter(psycopg.ProgrammingError):
@@ -73,7 +65,7 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         UnwritableParameter: nothing was sent.
         psycopg.Error: that of the first statement that failed; those after it were skipped.
     """
-    transformer: Transformer = DriverTransformer(connection)
+    transformer = connection.transformer
     try:
         commands = [_command(connection, transformer, text, parameters) for text, parameters in statements]
     except (psycopg.Error, ValueError) as error:
@@ -92,7 +84,10 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
     for result in found:
         if result.status in _FAILED:
             raise error_from_result(result)
-    return [_result(transformer, result) for result in found]
+    try:
+        return [_result(transformer, result) for result in found]
+    finally:
+        transformer.set_pgresult(None)  # it is kept, and a result may be large
 
 
 def _command(

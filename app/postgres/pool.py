@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg.rows import TupleRow
 
+from .connection import Connection
 from .errors import (
     CommitUnknown,
     ConnectionLost,
@@ -28,7 +29,7 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .pipeline import Connection, round_trip
+from .pipeline import round_trip
 from .session import Behind, Parameters, Session, Statement, bounded, nothing
 
 Result = TypeVar("Result")

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from .connection import Connection
 from .errors import DatabaseError
 from .parameters import ANSWERS, LIMITS, PIN
-from .pipeline import Connection
 from .pooler import check_session
 from .session import bounded
 

@@ -15,8 +15,9 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
+from .connection import Connection
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import Connection, Result, UnwritableParameter, round_trip
+from .pipeline import Result, UnwritableParameter, round_trip
 
 Parameters = Mapping[str, Any]
 Statement = LiteralString | Composed
