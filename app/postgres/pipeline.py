@@ -9,7 +9,6 @@ that shares sessions among clients nothing is prepared; ``prepare_threshold`` is
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,7 +18,7 @@ from psycopg.abc import Buffer, PQGen, Transformer
 from psycopg.adapt import PyFormat
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
@@ -76,11 +75,11 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         for command in commands:
             _send(connection, command)
         pgconn.pipeline_sync()
-        found = await connection.wait(_exchange(connection, commands))
+        if pgconn.flush():  # the server does not take all of it at once
+            await connection.wait(send(pgconn))
+        found = await connection.answer(_results(connection, commands))
     finally:
-        if pgconn.status != ConnStatus.BAD:
-            with suppress(psycopg.OperationalError):  # results are under way, so the connection is closed by its user
-                pgconn.exit_pipeline_mode()
+        connection.leave_pipeline()
     for result in found:
         if result.status in _FAILED:
             raise error_from_result(result)
@@ -132,10 +131,9 @@ def _parsed(text: str) -> tuple[bytes, tuple[str, ...]]:
     return _PLACEHOLDER.sub(placeholder, text).encode(), tuple(names)
 
 
-def _exchange(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
-    """Send everything, and read all results. A statement whose Prepare failed is removed from ``prepared``."""
+def _results(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
+    """Read all results. A statement whose Prepare failed is removed from ``prepared``."""
     pgconn = connection.pgconn
-    yield from send(pgconn)
     found: list[PGresult] = []
     try:
         for command in commands:
