@@ -11,7 +11,7 @@ from app.places import migration_primary_of, primary_of, role_limits
 from app.postgres.errors import DatabaseError
 from app.postgres.migrations import finish, payload_schema, upgrade
 from app.postgres.pooler import role_parameters, set_role
-from app.postgres.session import bounded
+from app.postgres.session import Deadline
 from app.products.payload import SCHEMA
 from app.settings import Settings
 
@@ -80,8 +80,9 @@ async def _set_role(settings: Settings) -> Sequence[str]:
     """Give the service's role the parameters that no session can have behind a pooler; return those that differed."""
     try:
         connection = await primary_of(settings).open(settings.database_connect_timeout_ms)
-        async with connection, bounded(connection, settings.database_statement_timeout_ms / 1000):
-            return await set_role(connection, role_parameters(role_limits(settings)))
+        async with connection:
+            with Deadline(connection, settings.database_statement_timeout_ms / 1000):
+                return await set_role(connection, role_parameters(role_limits(settings)))
     except (psycopg.Error, DatabaseError) as error:
         raise CommandFailed(
             f"The schema is up to date, but the settings of the role behind LARDER_DATABASE_URL could not be changed: {error}"

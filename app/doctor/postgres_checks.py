@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 from psycopg import Error, OperationalError
 
 from app.doctor.findings import Check, Finding, no, ok, unknown
-from app.postgres.pipeline import Connection
+from app.postgres.connection import Connection
 from app.postgres.pooler import different_parameters, role_parameters, shares_sessions
 from app.postgres.primary import Primary
 

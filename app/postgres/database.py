@@ -6,10 +6,10 @@ from functools import partial
 
 from psycopg.types.numeric import Int8Dumper
 
+from .connection import Connection
 from .errors import translate
 from .lists import TextListDumper
 from .parameters import PLANS
-from .pipeline import Connection
 from .pool import Pool
 from .pooler import TransactionParameters
 from .primary import Primary
@@ -131,8 +131,7 @@ class Database:
             raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
-        connection.adapters.register_dumper(int, Int8Dumper)
-        connection.adapters.register_dumper(list, TextListDumper)
+        connection.write_with({int: Int8Dumper, list: TextListDumper})
         return connection
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from .connection import Connection as PsycopgConnection
 from .errors import DatabaseFailed, DatabaseNewer, DatabaseRefused, DatabaseUnavailable, LockTimeout, translate
-from .pipeline import Connection as PsycopgConnection
 from .pooler import shares_sessions
 from .primary import Primary
 

@@ -1,4 +1,4 @@
-"""A connection, and a round trip of several statements on it that takes one system call to send.
+"""A round trip of several statements on a connection, which takes one system call to send.
 
 It uses the driver's layer above libpq (``psycopg.pq``). The driver's cursors would make an object for each statement, look up
 its text several times, send it when it is executed, and wait for the connection more than once.
@@ -9,36 +9,27 @@ that shares sessions among clients nothing is prepared; ``prepare_threshold`` is
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer, PQGen, Transformer
 from psycopg.adapt import PyFormat
-from psycopg.adapt import Transformer as DriverTransformer
 from psycopg.errors import error_from_result
 from psycopg.generators import fetch_many, send
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
+
+from .connection import Connection
 
 Statement = tuple[str | Composed, Mapping[str, Any] | None]
 MOST_PREPARED = 200
 """Most statements that a connection prepares. Further ones are sent with their text each time."""
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-
-
-class Connection(psycopg.AsyncConnection[TupleRow]):
-    """A connection to PostgreSQL that knows which statements it has prepared."""
-
-    @cached_property
-    def prepared(self) -> dict[tuple[bytes, tuple[int, ...]], bytes]:
-        """The names of the prepared statements, by text and types of the parameters."""
-        return {}
 
 
 class UnwritableParameter(psycopg.ProgrammingError):
@@ -73,7 +64,7 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         UnwritableParameter: nothing was sent.
         psycopg.Error: that of the first statement that failed; those after it were skipped.
     """
-    transformer: Transformer = DriverTransformer(connection)
+    transformer = connection.transformer
     try:
         commands = [_command(connection, transformer, text, parameters) for text, parameters in statements]
     except (psycopg.Error, ValueError) as error:
@@ -84,15 +75,18 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         for command in commands:
             _send(connection, command)
         pgconn.pipeline_sync()
-        found = await connection.wait(_exchange(connection, commands))
+        if pgconn.flush():  # the server does not take all of it at once
+            await connection.wait(send(pgconn))
+        found = await connection.answer(_results(connection, commands))
     finally:
-        if pgconn.status != ConnStatus.BAD:
-            with suppress(psycopg.OperationalError):  # results are under way, so the connection is closed by its user
-                pgconn.exit_pipeline_mode()
+        connection.leave_pipeline()
     for result in found:
         if result.status in _FAILED:
             raise error_from_result(result)
-    return [_result(transformer, result) for result in found]
+    try:
+        return [_result(transformer, result) for result in found]
+    finally:
+        transformer.set_pgresult(None)  # it is kept, and a result may be large
 
 
 def _command(
@@ -137,10 +131,9 @@ def _parsed(text: str) -> tuple[bytes, tuple[str, ...]]:
     return _PLACEHOLDER.sub(placeholder, text).encode(), tuple(names)
 
 
-def _exchange(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
-    """Send everything, and read all results. A statement whose Prepare failed is removed from ``prepared``."""
+def _results(connection: Connection, commands: Sequence[_Command]) -> PQGen[list[PGresult]]:
+    """Read all results. A statement whose Prepare failed is removed from ``prepared``."""
     pgconn = connection.pgconn
-    yield from send(pgconn)
     found: list[PGresult] = []
     try:
         for command in commands:

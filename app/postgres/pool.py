@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg.rows import TupleRow
 
+from .connection import Connection
 from .errors import (
     CommitUnknown,
     ConnectionLost,
@@ -28,8 +29,8 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .pipeline import Connection, round_trip
-from .session import Behind, Parameters, Session, Statement, bounded, nothing
+from .pipeline import round_trip
+from .session import Behind, Deadline, Parameters, Session, Statement, nothing
 
 Result = TypeVar("Result")
 
@@ -152,7 +153,7 @@ class Pool:
     def drop(self) -> None:
         """Drop every connection: idle ones now, those in use after their use."""
         for connection in self._take_idle():
-            connection.pgconn.finish()
+            connection.finish()
 
     async def close(self) -> None:
         """Close idle connections now, those in use after their use."""
@@ -201,7 +202,7 @@ class Pool:
     async def _give_back(self, connection: Connection, generation: int) -> None:
         usable = not connection.closed
         try:
-            usable = usable and (connection.info.transaction_status == _IDLE or await self._rolled_back(connection))
+            usable = usable and (connection.pgconn.transaction_status == _IDLE or await self._rolled_back(connection))
         except BaseException:
             await _close(connection)
             raise
@@ -233,10 +234,9 @@ class Pool:
             self._renewal = None
 
     async def _rolled_back(self, connection: Connection) -> bool:
-        with suppress(DatabaseError):
-            async with bounded(connection, self._deadline_s):
-                await round_trip(connection, [("ROLLBACK", None)])
-        return not connection.closed and connection.info.transaction_status == _IDLE
+        with suppress(DatabaseError), Deadline(connection, self._deadline_s):
+            await round_trip(connection, [("ROLLBACK", None)])
+        return not connection.closed and connection.pgconn.transaction_status == _IDLE
 
 
 def _has_unread_data(connection: Connection) -> bool:

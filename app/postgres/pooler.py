@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from .connection import Connection
 from .parameters import ANSWERS, LIMITS, PIN, PLANS
-from .pipeline import Connection, round_trip
+from .pipeline import round_trip
 from .session import Parameters, Statement
 
 ROLE_LOCK = 0x6C61726465722D72  # "larder-r"

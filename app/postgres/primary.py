@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from .connection import Connection
 from .errors import DatabaseError
 from .parameters import ANSWERS, LIMITS, PIN
-from .pipeline import Connection
 from .pooler import check_session
-from .session import bounded
+from .session import Deadline
 
 HOST_SHARE_MS = 500
 """The shortest time for one of several hosts. A host that hangs must leave the others this time."""
@@ -92,7 +92,7 @@ class Primary:
         connection = await self.open(timeout_ms)
         failure: Exception
         try:
-            async with bounded(connection, timeout_ms / 1000):  # a server may also hang after the login
+            with Deadline(connection, timeout_ms / 1000):  # a server may also hang after the login
                 if self.pooled:
                     await check_session(connection)
                 else:
@@ -104,9 +104,9 @@ class Primary:
         except DatabaseError as error:
             cause = error.__cause__
             failure = cause if isinstance(cause, psycopg.Error) else psycopg.OperationalError(str(error))
-            connection.pgconn.finish()
+            connection.finish()
         except BaseException:
-            connection.pgconn.finish()
+            connection.finish()
             raise
         raise failure  # here, because there its cause would become an error whose cause it is
 

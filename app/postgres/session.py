@@ -7,16 +7,17 @@ Statements run on the driver's own connection, because the write path needs pipe
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
+from .connection import Connection
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import Connection, Result, UnwritableParameter, round_trip
+from .pipeline import Result, UnwritableParameter, round_trip
 
 Parameters = Mapping[str, Any]
 Statement = LiteralString | Composed
@@ -49,13 +50,13 @@ class Session:
     async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
         self.statements += 1
-        async with bounded(self._connection, self._deadline_s):
+        with Deadline(self._connection, self._deadline_s):
             [result] = await round_trip(self._connection, ((statement, parameters),))
         return result.rows
 
     async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
         """Run several statements in one round trip and return the rows of each. Raises a ``DatabaseError``."""
-        async with bounded(self._connection, self._deadline_s):
+        with Deadline(self._connection, self._deadline_s):
             return [result.rows for result in await self._send(statements)]
 
     async def commit(self, *last: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
@@ -67,7 +68,7 @@ class Session:
             CommitUnknown: the answer was lost, whether or not those to earlier statements had come.
         """
         try:
-            async with bounded(self._connection, self._deadline_s):
+            with Deadline(self._connection, self._deadline_s):
                 *results, committed = await self._send((*last, ("COMMIT", None)))
         except DatabaseError as error:
             if was_answered(error) or isinstance(error.__cause__, UnwritableParameter):
@@ -89,16 +90,22 @@ class Session:
         return [results[place] for place in places]
 
 
-@asynccontextmanager
-async def bounded(connection: psycopg.AsyncConnection[Any], deadline_s: float) -> AsyncIterator[None]:
-    """Shut the connection down at the deadline, so that its user gets an error, and map every error of the driver."""
-    timer = asyncio.get_running_loop().call_later(deadline_s, _shut_down, connection)
-    try:
-        yield
-    except Exception as error:
-        raise translate(error) from error
-    finally:
-        timer.cancel()
+class Deadline:
+    """A context that shuts a connection down at a deadline, so that its user gets an error, and maps the driver's errors."""
+
+    __slots__ = ("_connection", "_seconds", "_timer")
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, _shut_down, self._connection)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._timer.cancel()
+        if isinstance(error, Exception):
+            raise translate(error) from error
 
 
 def _shut_down(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from app.postgres.connection import Connection
 from app.postgres.errors import DatabaseFailed
-from app.postgres.pipeline import MOST_PREPARED, Connection, Statement, round_trip
+from app.postgres.pipeline import MOST_PREPARED, Statement, round_trip
 from app.postgres.session import Session
 from tests.harness.proxy import HOST, Proxy, Target
 

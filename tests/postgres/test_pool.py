@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 import psycopg
 import pytest
 
+from app.postgres.connection import Connection
 from app.postgres.database import Database
 from app.postgres.errors import (
     CommitUnknown,
@@ -20,7 +21,6 @@ from app.postgres.errors import (
     DataRefused,
     TransactionConflict,
 )
-from app.postgres.pipeline import Connection
 from app.postgres.pool import Pool
 from app.postgres.session import Session
 from tests.harness.script import PATIENCE_S, Gate

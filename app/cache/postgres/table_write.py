@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from ...postgres.database import Database, Parameters, Session, Statement
 from ...postgres.errors import CommitUnknown, DatabaseError, DatabaseOverloaded, LockTimeout, TransactionConflict
-from ...postgres.session import bounded
+from ...postgres.session import Deadline
 from ..entity import Entity
 from ..errors import Overloaded
 from ..ports import State
@@ -88,7 +88,7 @@ class TableTransactions:
             raise TransactionConflict("read_back() must come inside of a transaction, before COMMIT; nothing was read back")
 
         async def rows(statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
-            async with bounded(connection, self._statement_timeout_s):
+            with Deadline(connection, self._statement_timeout_s):
                 cursor = _PlainCursor(connection)
                 await cursor.execute(statement, parameters)
                 return await cursor.fetchall() if cursor.description else []
