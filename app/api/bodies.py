@@ -237,9 +237,9 @@ def check(model: type[Model], value: object) -> Model:
     Raises:
         Problem: 422.
     """
-    rows = value.get(model.rows.name) if model.rows and isinstance(value, dict) else None
-    if model.rows and isinstance(value, dict) and isinstance(rows, list):
-        return _check_rows(model, model.rows, value, rows)
+    kind = model.rows  # a class of Pydantic looks an attribute up slowly
+    if kind is not None and isinstance(value, dict) and isinstance(rows := value.get(kind.name), list):
+        return _check_rows(model, kind, value, rows)
     checked = validate(model, value)
     if isinstance(checked, list):
         raise invalid(checked)

@@ -11,6 +11,7 @@ from fastapi import Request
 from app.access.key_ring import Caller
 from app.api.access_stats import AccessStats
 from app.api.admission import CALLER, Admission
+from app.api.fields import KnownHead
 from app.api.load import Load
 from app.api.metrics import DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import Shared
@@ -64,6 +65,8 @@ class Larder:
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a large body is parsed or a batch is checked, so that other requests are served between two of them."""
 
+    known_heads: dict[bytes, KnownHead] = field(default_factory=dict)
+    """Heads of writes that the server has parsed before, by all their bytes after the first line."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     clock: Callable[[], float] = time.monotonic
     readiness: Shared[None] = field(init=False)

@@ -4,7 +4,7 @@ Code that needs a field's value reads it from the list of lines, because a field
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 FIELDS = "fields"
 """Key in the request state under which they are kept."""
@@ -13,7 +13,16 @@ REPEATED = b"\0"
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def fields_of(headers: Headers) -> dict[bytes, bytes]:
+class KnownHead(NamedTuple):
+    """What the server's parser found in a head, to be used again for the same bytes."""
+
+    headers: Headers
+    fields: Mapping[bytes, bytes]
+    body_bytes: int
+    """Length of the body that it announces."""
+
+
+def fields_of(headers: Headers) -> Mapping[bytes, bytes]:
     """Return the value of each field, or ``REPEATED``."""
     fields = dict(headers)
     if len(fields) != len(headers):
@@ -23,11 +32,11 @@ def fields_of(headers: Headers) -> dict[bytes, bytes]:
     return fields
 
 
-def fields_in(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+def fields_in(scope: Mapping[str, Any]) -> Mapping[bytes, bytes]:
     """Return the fields of a request, which are looked through once."""
     if (state := scope.get("state")) is None:
         return fields_of(scope["headers"])
-    fields: dict[bytes, bytes] | None = state.get(FIELDS)
+    fields: Mapping[bytes, bytes] | None = state.get(FIELDS)
     if fields is None:
         state[FIELDS] = fields = fields_of(scope["headers"])
     return fields

@@ -87,7 +87,7 @@ class CommitRequest(RequestModel):
 
     def remaining(self) -> Rest:
         """Return what becomes of the other units."""
-        return Rest(self.rest or Rest.KEEP)
+        return Rest.KEEP if self.rest is None else Rest(self.rest)
 
 
 class ReleaseRequest(RequestModel):

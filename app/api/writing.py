@@ -23,7 +23,7 @@ from app.api.accepting import DECODED, RECORDED, Preference, accept, check_key, 
 from app.api.admission import ANYBODY, CALLER
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
-from app.api.context import caller_of, check_pair, larder_of, products_of
+from app.api.context import Larder, caller_of, check_pair, larder_of
 from app.api.fields import fields_in
 from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
@@ -54,6 +54,8 @@ class IncomingWrite(Generic[Body]):
     """
 
     request: Request
+    larder: Larder
+    """The running service."""
     content: bytes
     body: Body
     """The parsed and checked ``content``."""
@@ -69,7 +71,7 @@ class IncomingWrite(Generic[Body]):
 
         A request that was accepted before gets the ids that were made then, in their order.
         """
-        make = partial(new_id, larder_of(self.request).pair, self.bucket)
+        make = partial(new_id, self.larder.pair, self.bucket)
         recorded = iter([one for one in self.request.scope["state"].get(RECORDED, ()) if one not in named])
         return lambda: next(recorded, None) or make()
 
@@ -82,17 +84,17 @@ class IncomingWrite(Generic[Body]):
         if DECODED in state:
             state[DECODED].append((command, render))
             return Response()
-        return await self._answer(partial(products_of(self.request).write, command), render, command)
+        return await self._answer(partial(self.larder.products.write, command), render, command)
 
     async def answer_reservation(self, command: ReservationCommand, render: Callable[[Reservation], Answer]) -> Response:
         """Carry out a command on a reservation and return its answer, as ``answer`` does."""
-        return await self._answer(partial(products_of(self.request).reserve, command), render, command)
+        return await self._answer(partial(self.larder.products.reserve, command), render, command)
 
     async def _answer(
         self, write: Callable[[Origin], Awaitable[Result]], render: Callable[[Result], Answer], command: Command
     ) -> Response:
         state = self.request.scope["state"]
-        if larder_of(self.request).pair is not None:
+        if self.larder.pair is not None:
             self._check_pair(command)
         request_id = state["request_id"]
         sender: Caller = state[CALLER]
@@ -127,7 +129,7 @@ class IncomingWrite(Generic[Body]):
 
     async def _accepted(self, key: IdempotencyKey, command: Command, preference: Preference) -> Response | None:
         """Return the 202; ``None`` if the request is too large for it or was decided before, and is answered directly."""
-        larder = larder_of(self.request)
+        larder = self.larder
         if larder.accepted is None or len(self.content) > MOST_BODY_BYTES:
             return None
         response = await accept(larder.accepted, written_down(self.request, key, command, self.content), preference)
@@ -143,9 +145,7 @@ class IncomingWrite(Generic[Body]):
             return  # nobody's quota is charged
         scope = self.request.scope
         created = 0 if isinstance(result, Reservation) else sum(effect.change is Change.CREATED for effect in result)
-        larder_of(self.request).admission.wrote(
-            sender, f"{scope['method']} {scope['path']}", keys=self.key is not None, products=created
-        )
+        self.larder.admission.wrote(sender, f"{scope['method']} {scope['path']}", keys=self.key is not None, products=created)
 
 
 class StoredRendering:
@@ -188,10 +188,11 @@ async def write_request(
         AccessError: the key was revoked while the body arrived.
     """
     sent = await json_body(request, media_types)
+    larder = larder_of(request)
     if DECODED not in request.scope["state"]:
-        larder_of(request).admission.check_again(request.scope["headers"])
+        larder.admission.check_again(request.scope["headers"])
     head = _checked_head(request, product_id)
-    return IncomingWrite(request, sent.content, check(model, sent.value), *head)
+    return IncomingWrite(request, larder, sent.content, check(model, sent.value), *head)
 
 
 async def reservation_request(request: Request, model: type[Model], reservation_id: str | None = None) -> IncomingWrite[Model]:
@@ -203,7 +204,8 @@ async def reservation_request(request: Request, model: type[Model], reservation_
         Problem: as ``write_request``; 404 for an id that no reservation can have.
     """
     sent = await json_body(request, (JSON,))
-    larder_of(request).admission.check_again(request.scope["headers"])
+    larder = larder_of(request)
+    larder.admission.check_again(request.scope["headers"])
     condition, key, bucket = ALWAYS, None, None
     if not _CONDITIONAL.isdisjoint(fields_in(request.scope)):
         condition = refuse_conditions(request) if reservation_id is None else if_match_condition(request)
@@ -213,7 +215,7 @@ async def reservation_request(request: Request, model: type[Model], reservation_
     checked = check(model, sent.value)
     if reservation_id is not None:
         checked_reservation_id(reservation_id)
-    return IncomingWrite(request, sent.content, checked, condition, key, None, bucket)
+    return IncomingWrite(request, larder, sent.content, checked, condition, key, None, bucket)
 
 
 def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
@@ -222,7 +224,7 @@ def bodiless_request(request: Request, product_id: str) -> IncomingWrite[None]:
     Raises:
         Problem: 400 or 422, as above.
     """
-    return IncomingWrite(request, b"", None, *_checked_head(request, product_id))
+    return IncomingWrite(request, larder_of(request), b"", None, *_checked_head(request, product_id))
 
 
 def _checked_head(request: Request, product_id: str | None) -> tuple[Precondition, str | None, Preference | None, int | None]:

@@ -4,8 +4,8 @@ uvicorn writes the head and the body of an answer one after the other. Each writ
 costs both sides more than the copy. Whatever is not whole, or has to wait, goes through uvicorn.
 """
 
-import re
 from collections.abc import Awaitable, Generator, Iterable
+from functools import lru_cache
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from app.api.exchange import WHOLE_ANSWERS
 
-_FORBIDDEN = re.compile(b"[\x00-\x08\x0a-\x1f\x7f]")
-"""What no value of a header may contain, as uvicorn sees it."""
+_FORBIDDEN = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+"""The characters that no value of a header may contain, as uvicorn sees it."""
 _CONNECTION = b"connection"
 """The field that decides whether the connection stays open. uvicorn takes note of it."""
 _OFFER: dict[str, dict[object, object]] = {WHOLE_ANSWERS: {}}
@@ -33,7 +33,16 @@ _DONE = _Nothing()
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return headers as they are written."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    parts: list[bytes] = []
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4)
+def usual_lines(*headers: tuple[bytes, bytes]) -> bytes:
+    """Return the headers of every answer as they are written. They are the same until the next second."""
+    return head_lines(headers)
 
 
 class Exchange:
@@ -78,10 +87,12 @@ class Exchange:
     def _write(self, answer: Message) -> bool:
         """Write a whole answer, and return ``False`` if it is left to uvicorn: it has to wait, or cannot be written."""
         cycle = self._cycle
-        headers = answer["headers"]
         if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
             return False
-        if _FORBIDDEN.search(b"".join([value for _, value in headers])) or _CONNECTION in [name for name, _ in headers]:
+        headers = answer["headers"]
+        lines = head_lines(headers)
+        # Every line has two of them, at its end.
+        if len(lines.translate(None, _FORBIDDEN)) != len(lines) - 2 * len(headers) or _CONNECTION in dict(headers):
             return False
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
@@ -89,8 +100,8 @@ class Exchange:
             b"".join(
                 (
                     STATUS_LINE[answer["status"]],
-                    head_lines(cycle.default_headers),
-                    head_lines(headers),
+                    usual_lines(*cycle.default_headers),
+                    lines,
                     b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
                     answer["body"],
                 )

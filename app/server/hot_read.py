@@ -30,7 +30,7 @@ from app.api.middleware import BEGAN
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
-from app.server.exchange import Exchange, head_lines
+from app.server.exchange import Exchange, usual_lines
 
 PREFIX = "/products/"
 ROUTE = "/products/{product_id}"
@@ -107,7 +107,7 @@ class HotReads(HttpToolsProtocol):
 
     def _write_hit(self, found: Value, tag: bytes, began: float, identity: int, *, last: bool) -> int:
         """Answer a hit, and return the status of the answer."""
-        usual = head_lines(self.server_state.default_headers)
+        usual = usual_lines(*self.server_state.default_headers)
         closing = _LAST if last else b""
         etag = b'"%d"' % found.version
         if tag == etag:

@@ -23,7 +23,7 @@ from app.api.load import Kind
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id
-from app.server.connection import Connection
+from app.server.known_writes import KnownWrites
 from app.server.timeouts import Wait, Waiting
 
 _FIRST_LINE = re.compile(rb"GET /products/([A-Za-z0-9._:-]{1,64}) HTTP/1\.1\r\n")
@@ -48,7 +48,7 @@ class Read:
         """Whether the connection is closed after it."""
 
 
-class KnownHeads(Connection):
+class KnownHeads(KnownWrites):
     """A connection that answers reads with a known head."""
 
     _read: Read | None = None
@@ -70,10 +70,18 @@ class KnownHeads(Connection):
             super().data_received(data)
         elif not self._begin(data):
             self._latest = None
-            plain, heads = self._plain_head, self._heads
-            super().data_received(data)
-            if self._plain_head is not plain and self._heads == heads + 1 and self._expects_request(answered=False):
+            if not self._begin_write(data):
+                self._parse_first(data)
+
+    def _parse_first(self, data: bytes) -> None:
+        """Parse a piece that begins where a request may begin, and keep its head if it was one whole request."""
+        plain, heads = self._plain_head, self._heads
+        super().data_received(data)
+        if self._heads == heads + 1 and self._expects_request(answered=False):
+            if self._plain_head is not plain:
                 self._keep_head(data)
+            else:
+                self._keep_write(data)
 
     def _expects_request(self, *, answered: bool = True) -> bool:
         """Return whether the parser is between two requests, and whether the earlier one is answered if that is asked."""

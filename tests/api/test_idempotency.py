@@ -201,7 +201,7 @@ async def test_an_answer_is_rendered_once(service: Service, key: str | None) -> 
         rendered.append(render_product(effects))
         return rendered[-1]
 
-    incoming = IncomingWrite(request, b"", None, ALWAYS, key)
+    incoming = IncomingWrite(request, service.app.state.larder, b"", None, ALWAYS, key)
     first = await incoming.answer(Upsert([Draft("a", "Mug", 1)]), render)
     assert ([answer.body for answer in rendered], len(service.tables.answers)) == ([first.body], 1 if key else 0)
     again = await incoming.answer(Upsert([Draft("a", "Cup", 2)]), render)

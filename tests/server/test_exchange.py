@@ -198,6 +198,26 @@ async def test_an_answer_that_ends_its_connection() -> None:
     assert wire.closed
 
 
+@pytest.mark.parametrize("value", ["a\r\nY: b", "a\nb", "a\rb", "\x00", "\x1f", "\x7f", "a\tb\u00e9"])
+async def test_no_value_of_an_answer_ends_its_line(value: str) -> None:
+    """An answer with such a header is not written, and its connection is closed, as uvicorn has it. A tab is allowed."""
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await deliver(Response(b"body", headers={"X": value}), scope, receive, send)
+
+    service = new_service()
+    config = uvicorn.Config(answers, interface="asgi3", lifespan="off", log_config=None, ws="none", proxy_headers=False)
+    config.load()
+    wire = _Wire()
+    server = KnownHeads(config, ServerState(), {STATE: service.app.state.larder})
+    server.connection_made(wire)
+    server.data_received(b"GET /livez HTTP/1.1\r\nHost: larder\r\n\r\n")
+    while not (wire.closed or wire.writes):
+        await asyncio.sleep(0)
+    line = f"x: {value}\r\n".encode("latin-1")
+    assert (wire.closed, line in b"".join(wire.writes)) == ((False, True) if "\t" in value else (True, False))
+
+
 async def test_an_answer_is_one_write() -> None:
     """Each write is a system call, and wakes the client. An answer to an expectation comes before it."""
     service = new_service()
