@@ -33,9 +33,12 @@ _LARGEST_BYTES = 1_024
 class KnownWrites(Connection):
     """A connection that takes writes with a known head without the parser."""
 
+    _heads_vary = False
+    """Whether a write had a field that differs in each request. Then no head of this connection is kept or looked for."""
+
     def _begin_write(self, piece: bytes) -> bool:
         """Begin a write with a known head. Return ``False`` if the piece is anything else."""
-        if len(piece) > PIECE_BYTES or (line := _FIRST_LINE.match(piece)) is None:
+        if self._heads_vary or len(piece) > PIECE_BYTES or (line := _FIRST_LINE.match(piece)) is None:
             return False
         start = line.end()
         end = piece.find(_END, start - 2) + 4
@@ -59,7 +62,6 @@ class KnownWrites(Connection):
         self._heads += 1
         self._held.begin()
         # By position, because names would be put into a dictionary and taken out again.
-        # By position, because names would be put into a dictionary and taken out again.
         self.cycle = cycle = RequestResponseCycle(
             scope,
             self.transport,
@@ -81,14 +83,17 @@ class KnownWrites(Connection):
 
     def _keep_write(self, piece: bytes) -> None:
         """Keep the head of a write that came alone in one piece, and was parsed."""
-        if (line := _FIRST_LINE.match(piece)) is None or not self.cycle.keep_alive:
+        if self._heads_vary or (line := _FIRST_LINE.match(piece)) is None or not self.cycle.keep_alive:
             return
         start = line.end()
         end = piece.find(_END, start - 2) + 4
         fields = fields_in(self.cycle.scope)
+        if not _PARSED_EACH_TIME.isdisjoint(fields):
+            self._heads_vary = True
+            return
         announced = fields.get(b"content-length", b"0")
         # Blank lines after a body belong to no request, and are not announced.
-        if end - start > _LARGEST_BYTES or announced != b"%d" % (len(piece) - end) or not _PARSED_EACH_TIME.isdisjoint(fields):
+        if end - start > _LARGEST_BYTES or announced != b"%d" % (len(piece) - end):
             return
         heads = self._larder.known_heads
         if len(heads) >= _MOST_HEADS:
