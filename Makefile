@@ -9,7 +9,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-ci run test outages long-outages topologies pictures oversell openapi lint format types model simulate chaos bench soak wheel lock resolve sbom clean
+.PHONY: help setup setup-ci run test heavy outages long-outages topologies pictures oversell openapi lint format types model simulate chaos bench soak wheel lock resolve sbom clean
 
 # `make PYTHON=python3.13 setup` picks another interpreter for a new .venv.
 PYTHON ?= python3
@@ -60,7 +60,10 @@ run: $(RUNNABLE) ## start Larder with private servers and a demo catalogue on ht
 	@exec $(BIN)/larder dev
 
 test: $(STAMP) ## run the test suite on real servers
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m "not alone" $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m "not alone and not heavy" $(ARGS)
+
+heavy: $(STAMP) ## run the tests that start servers and services of their own, in three processes (make test leaves them out)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "heavy and not long" $(ARGS)
 
 outages: $(STAMP) ## run the tests that judge how long servers take under load, one after another (make test leaves them out)
 	@$(BIN)/python -m pytest -m "alone and not long" $(ARGS)

@@ -2,6 +2,9 @@
 
 Commits are real: each test gets a database of its own, cloned from one that was migrated once, and a cache namespace of
 its own. A test that stops, kills or pauses a server asks for a private one.
+
+TESTS_POSTGRES names a directory with the programs of another PostgreSQL, and TESTS_REDIS the program of another Redis. With
+TESTS_POOLER a PgBouncer in transaction mode is in front of PostgreSQL, and tests connect to it where Larder would.
 """
 
 import asyncio
@@ -49,6 +52,8 @@ class SessionPostgres:
     """The session's PostgreSQL; a test creates what it needs beside `url`, and never stops the server."""
 
     url: str
+    strategy: str = ""
+    """How it copies templates; the server's own way if empty."""
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +75,7 @@ def session_runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="session")
 def servers_directory(session_runner: asyncio.Runner) -> Iterator[Path]:
-    directory = session_directory()
+    directory = session_directory(in_memory=True)
     yield session_runner.run(directory.__aenter__())
     session_runner.run(directory.__aexit__(None, None, None))
 
@@ -80,8 +85,10 @@ def postgres(session_runner: asyncio.Runner, servers_directory: Path) -> Iterato
     if given := os.environ.get("LARDER_DATABASE_URL"):
         yield SessionPostgres(given)
         return
-    server = session_runner.run(start_postgres(servers_directory / "postgres", options=_NO_DISK))
-    yield SessionPostgres(server.url)
+    programs = Path(given) if (given := os.environ.get("TESTS_POSTGRES")) else None
+    server = session_runner.run(start_postgres(servers_directory / "postgres", options=_NO_DISK, programs=programs))
+    # Its checkpoints need not reach the disk, so that to copy files is less work than to log their pages.
+    yield SessionPostgres(server.url, strategy="FILE_COPY")
     session_runner.run(server.stop())
 
 
@@ -96,8 +103,12 @@ def pgbouncer(session_runner: asyncio.Runner, servers_directory: Path, postgres:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(session_runner: asyncio.Runner, postgres: SessionPostgres) -> Iterator[str]:
+def migrated_template(
+    session_runner: asyncio.Runner, postgres: SessionPostgres, request: pytest.FixtureRequest
+) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
+    if "TESTS_POOLER" in os.environ:
+        os.environ["TESTS_POOLER_PORT"] = str(request.getfixturevalue("pgbouncer").port)
     name = new_name()
     session_runner.run(_migrate(session_runner.run(create_database(postgres.url, name))))
     yield name
@@ -111,7 +122,7 @@ async def database_url(postgres: SessionPostgres, migrated_template: str, namesp
     Without that row the first audit would wait for the longest fence that an earlier history could have left.
     """
     name = new_name()
-    url = await create_database(postgres.url, name, template=migrated_template)
+    url = await create_database(postgres.url, name, template=migrated_template, strategy=postgres.strategy)
     await know_history(url, namespace)
     if "TESTS_POOLER" in os.environ:
         await prepare_role(url)
@@ -123,7 +134,7 @@ async def database_url(postgres: SessionPostgres, migrated_template: str, namesp
 async def empty_database_url(postgres: SessionPostgres) -> AsyncIterator[str]:
     """A database of the test's own that no migration has seen."""
     name = new_name()
-    yield await create_database(postgres.url, name)
+    yield await create_database(postgres.url, name, strategy=postgres.strategy)
     await drop_database(postgres.url, name)
 
 
@@ -134,7 +145,8 @@ def redis_url(session_runner: asyncio.Runner, servers_directory: Path, session_m
         yield given
         session_runner.run(_forget(given, session_mark))
         return
-    server = session_runner.run(start_redis(servers_directory / "redis"))
+    program = Path(given) if (given := os.environ.get("TESTS_REDIS")) else None
+    server = session_runner.run(start_redis(servers_directory / "redis", program=program))
     yield server.url
     session_runner.run(server.stop())
 

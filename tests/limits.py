@@ -41,10 +41,10 @@ def write_limits(**changes: int) -> WriteLimits:
 def open_database(url: str, **changes: int | str) -> Database:
     """Connections to PostgreSQL; the settings of ``changes`` are named without ``database_``.
 
-    They go through a pooler if the run has one (``tests.harness.other_servers --pooler``).
+    They go through the session's pooler if it has one (``tests/conftest.py``).
     """
     changed = {f"database_{name}": value for name, value in changes.items()}
-    if port := os.environ.get("TESTS_POOLER"):
+    if port := os.environ.get("TESTS_POOLER_PORT"):
         url = f"postgresql://postgres@127.0.0.1:{port}/{conninfo_to_dict(url)['dbname']}?sslmode=disable"
         changed["database_pooler"] = "transaction"
     return main.open_database(SETTINGS.model_copy(update={"database_url": url, **changed}))

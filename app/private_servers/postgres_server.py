@@ -98,6 +98,8 @@ class PostgresServer(PrivateServer):
         unfinished.mkdir()
         give(unfinished, self._account)
         options = ["--username", _SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions", *_locale(ours)]
+        if self._options.get("fsync") == "off":
+            options.append("--no-sync")  # nothing that is written later reaches the disk, either
         done = self._run("initdb", "-D", str(unfinished), *options)
         if done.returncode != 0:
             raise ServerFailed(f"initdb failed: {done.stderr.strip()}")

@@ -76,7 +76,7 @@ async def test_everything_is_reached_by_keyboard(database_url: str, redis_url: s
         assert (await page.evaluate("document.querySelector('[role=status]').textContent")).startswith("Well.")
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 @pytest.mark.slow
 async def test_keys_that_cannot_be_checked_are_no_riddle(
     private_postgres: PostgresServer, redis_url: str, namespace: str, tmp_path: Path

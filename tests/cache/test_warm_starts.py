@@ -15,7 +15,7 @@ from app.products.commands import Put
 from tests.cache.rig import SHORT_FENCE, draft, open_process
 from tests.cache.test_copied_keys import trusted_again
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.guarantee("R5")]
+pytestmark = [pytest.mark.slow, pytest.mark.heavy, pytest.mark.guarantee("R5")]
 
 KEY = "mug"
 _WAIT_MS = 20_000

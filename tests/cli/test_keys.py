@@ -26,7 +26,7 @@ async def _made(larder: Larder, *arguments: str, **settings: str) -> str:
     return str(key)
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 async def test_key_from_first_to_last(larder: Larder, own_servers: Mapping[str, str]) -> None:
     """A service without a key answers 401 and says how to make one; the key works, is listed, rotated and revoked."""
     async with larder.serving("serve", **own_servers, LARDER_ACCESS="keys") as serving:
@@ -59,7 +59,7 @@ async def test_key_from_first_to_last(larder: Larder, own_servers: Mapping[str, 
             assert (await client.get("/products/none", headers=_shown(other))).status_code == 404
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 async def test_key_of_a_file(larder: Larder, own_servers: Mapping[str, str]) -> None:
     """The lines that `create --offline` prints make a key file, and removing them ends the key."""
     process = await larder.start(*CREATE, "--offline")
@@ -109,7 +109,7 @@ async def test_wrong_arguments_are_usage_errors(larder: Larder, arguments: tuple
     assert "usage: larder keys" in said
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 async def test_open_service_warns_on_an_address_that_others_reach(larder: Larder, own_servers: Mapping[str, str]) -> None:
     """On all addresses an open service says at each start that others can change everything."""
     async with larder.serving("serve", **own_servers, LARDER_HOST=_EVERYWHERE) as serving:

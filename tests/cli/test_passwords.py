@@ -12,7 +12,7 @@ from tests.cli.larder_process import LIMIT_S, Larder
 from tests.harness.sentinels import PASSWORD, SENTINEL_PASSWORD, start_sentinels
 from tests.harness.servers import execute
 
-pytestmark = pytest.mark.alone  # every test starts servers and services one after another
+pytestmark = pytest.mark.heavy
 
 
 async def test_password_of_postgres_by_file_and_command(larder: Larder) -> None:

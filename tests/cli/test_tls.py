@@ -88,7 +88,7 @@ async def test_served_by_tls(
         assert await serving.end(signal.SIGHUP) == 0
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", [ONE, TWO], ids=["one", "workers"])
 async def test_certificate_renewed_under_load(
     command: tuple[str, ...], larder: Larder, own_servers: Mapping[str, str], authority: Authority
@@ -127,7 +127,7 @@ async def test_certificate_renewed_under_load(
             (await kept.get("/products/tray")).raise_for_status()
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 async def test_silent_handshake_is_ended(larder: Larder, own_servers: Mapping[str, str], authority: Authority) -> None:
     """A client that connects and says nothing loses its connection after ten seconds, and others are served meanwhile."""
     async with larder.serving(*ONE, **own_servers, **_tls(authority.pair("server"))) as serving:
@@ -178,7 +178,7 @@ def _until_admitted(url: str, authority: Authority) -> ssl.SSLSocket:
         return client
 
 
-@pytest.mark.alone
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", [ONE, TWO], ids=["one", "workers"])
 async def test_unusable_certificate_ends_the_start(
     command: tuple[str, ...], larder: Larder, own_servers: Mapping[str, str], authority: Authority

@@ -17,11 +17,13 @@ from app.private_servers.account import give, server_account
 from tests.cli.larder_process import LIMIT_S, Larder
 from tests.harness.certificates import Authority
 
-pytestmark = pytest.mark.alone  # every test starts servers and services one after another
+pytestmark = pytest.mark.heavy
 
 _POSTGRES = Path("/usr/lib/postgresql/15/bin")
 _REDIS = Path("/usr/bin/redis-server")
 _IN_CI = "CI" in os.environ
+_PATIENT = {"LARDER_REDIS_TIMEOUT_MS": "5000", "LARDER_REDIS_CONNECT_TIMEOUT_MS": "5000"}
+"""Deadlines that a busy machine keeps."""
 
 needs_redis = pytest.mark.skipif(not _REDIS.exists() and not _IN_CI, reason=f"there is no {_REDIS}, which knows TLS")
 needs_postgres = pytest.mark.skipif(not _POSTGRES.exists() and not _IN_CI, reason=f"there is no {_POSTGRES}, which knows TLS")
@@ -84,7 +86,7 @@ async def tls_postgres(larder: Larder, authority: Authority) -> AsyncIterator[tu
 async def _hit(larder: Larder, settings: Mapping[str, str]) -> None:
     """Assert that Larder serves a hit with these settings."""
     async with (
-        larder.serving("serve", "--migrate", **settings) as serving,
+        larder.serving("serve", "--migrate", **{**_PATIENT, **settings}) as serving,
         httpx.AsyncClient(base_url=serving.url, timeout=LIMIT_S) as client,
     ):
         assert "does not answer" not in serving.said
@@ -142,7 +144,7 @@ async def test_sentinel_and_its_master_by_tls(
             "LARDER_REDIS_CA_FILE": str(authority.certificate),
         }
         await _hit(larder, {**settings, "LARDER_REDIS_TLS_NAME": "localhost"})
-        failure = await larder.failure("serve", **settings)
+        failure = await larder.failure("serve", **_PATIENT, **settings)
     finally:
         await server.stop()
     assert "shows a certificate of another name" in failure
@@ -161,7 +163,7 @@ async def test_redis_whose_tls_is_wrong_is_said(
     url, trusted = f"rediss://larder:s3cret@localhost:{port}/0", str(authority.certificate)
 
     async def said(**settings: str) -> str:
-        return await larder.failure("serve", **{**own_servers, "LARDER_REDIS_URL": url, **settings})
+        return await larder.failure("serve", **{**own_servers, **_PATIENT, "LARDER_REDIS_URL": url, **settings})
 
     for wrong in ({"LARDER_REDIS_CA_FILE": str(other_authority.certificate)}, {}):
         failure = await said(**wrong)
@@ -195,7 +197,7 @@ async def test_redis_by_its_unix_socket(larder: Larder, own_servers: Mapping[str
     try:
         await _hit(larder, {**own_servers, "LARDER_REDIS_URL": server.url})
         wrong = server.url.replace("s3cret", "wr0ng")
-        failure = await larder.failure("serve", **{**own_servers, "LARDER_REDIS_URL": wrong})
+        failure = await larder.failure("serve", **{**own_servers, **_PATIENT, "LARDER_REDIS_URL": wrong})
     finally:
         await server.stop()
     assert f"Redis at {server.socket} (LARDER_REDIS_URL) refuses the user or password" in failure

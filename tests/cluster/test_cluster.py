@@ -17,7 +17,7 @@ from tests.cluster.shop import KEYS, LIMITS, PARTITIONS, Shop, moved_back, open_
 from tests.harness.redis_cluster import RedisCluster
 from tests.limits import redis_options
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 KEY = KEYS[0]
 _LINKS = 4

@@ -14,7 +14,7 @@ from tests.cluster.shop import KEYS, PARTITIONS, open_shop, until
 from tests.harness.redis_cluster import RedisCluster
 from tests.limits import redis_options
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 
 async def examine(url: str, partitions: int) -> list[Finding]:

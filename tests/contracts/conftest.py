@@ -26,11 +26,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ("[uvloop-" in item.name and of_others) or (copies and item.path.stem != "test_store")
 
     items[:] = [item for item in items if not repeats(item)]
+    for item in items:
+        for server in _servers_of(item):
+            item.add_marker(server)
     if "TESTS_POOLER" in os.environ:
         hidden = pytest.mark.skip(reason="a pooler replaces a session that is lost; the snapshot's epoch is what counts then")
         for item in items:
             if item.name.startswith("test_session_that_is_lost[") and "postgres" in item.name:
                 item.add_marker(hidden)
+
+
+def _servers_of(item: pytest.Item) -> Iterator[str]:
+    """The kinds of servers that a test asks, for a run on other versions of one kind: ``-m redis``."""
+    fixtures = getattr(item, "fixturenames", ())
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if "database_url" in fixtures or {params.get("postgres_at", "memory"), params.get("subject_at", "memory")} != {"memory"}:
+        yield "postgres"
+    if "redis_url" in fixtures or "redis" in f"{params.get('redis_at')} {params.get('stored_at')}":
+        yield "redis"
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -53,7 +66,7 @@ Opener = Callable[[], AbstractAsyncContextManager[StoreBench]]
 _STORES = ("memory", "copies in memory", "redis", "redis by its user", "copies of redis")
 
 
-@pytest.fixture(params=[*_STORES, pytest.param("cluster", marks=pytest.mark.alone)])
+@pytest.fixture(params=[*_STORES, pytest.param("cluster", marks=pytest.mark.heavy)])
 def stored_at(request: pytest.FixtureRequest) -> Opener | MemoryBench:
     """What opens a Redis, or a partition on a node of a cluster; or the fake, so that no server is started."""
     if request.param == "memory":

@@ -17,7 +17,7 @@ from app.private_servers.redis_server import free_ports
 from tests.cli.larder_process import Larder
 from tests.harness.standby import copy_server
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 
 @pytest.fixture

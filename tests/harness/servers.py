@@ -6,26 +6,32 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
+from psutil import virtual_memory
 from psycopg import sql
 
 from app.private_servers import PrivateServerError, ServerDirectory
 from app.private_servers.process import end_orphan, orphan
 
 _PATIENCE_S = 5.0
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory with its owner's id is made in it, as in the temporary one
+_PLENTY_BYTES = 8 * 2**30
 _PID_FILES = ("postmaster.pid", "redis.pid", "pgbouncer.pid")
 
 
 @asynccontextmanager
-async def session_directory() -> AsyncIterator[Path]:
-    """Return a locked directory of this session. Directories of dead sessions are removed, and their servers stopped."""
-    base = Path(tempfile.gettempdir()) / f"larder-tests-{os.getuid()}"
+async def session_directory(*, in_memory: bool = False) -> AsyncIterator[Path]:
+    """Return a locked directory of this session. Directories of dead sessions are removed, and their servers stopped.
+
+    With ``in_memory`` it is in memory where there is plenty: nothing that is written must then have to reach a disk.
+    """
+    base = (_memory() if in_memory else Path(tempfile.gettempdir())) / f"larder-tests-{os.getuid()}"
     base.mkdir(mode=0o711, exist_ok=True)
     with base.with_suffix(".lock").open("w") as gate:
         # One session at a time: a directory that was made and is not locked yet looks like that of a dead session.
@@ -36,6 +42,14 @@ async def session_directory() -> AsyncIterator[Path]:
     with own:
         yield own.path
         shutil.rmtree(own.path, ignore_errors=True)
+
+
+def _memory() -> Path:
+    """Return a directory in memory if there is plenty, because each database is 300 files; else the usual one."""
+    with suppress(OSError):
+        if "TMPDIR" not in os.environ and min(shutil.disk_usage(_MEMORY).free, virtual_memory().available) >= _PLENTY_BYTES:
+            return _MEMORY
+    return Path(tempfile.gettempdir())
 
 
 async def _reclaim(directory: Path) -> None:
@@ -60,9 +74,11 @@ def beside(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
-async def create_database(url: str, name: str, *, template: str = "template1") -> str:
-    """Create a database on the server of ``url`` and return its URL."""
-    await execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+async def create_database(url: str, name: str, *, template: str = "template1", strategy: str = "") -> str:
+    """Create a database on the server of ``url`` and return its URL. The server copies its own way if no strategy is named."""
+    how = sql.SQL(" STRATEGY {}").format(sql.Identifier(strategy)) if strategy else sql.SQL("")
+    names = sql.Identifier(name), sql.Identifier(template)
+    await execute(url, sql.SQL("CREATE DATABASE {} TEMPLATE {}{}").format(*names, how))
     return beside(url, name)
 
 

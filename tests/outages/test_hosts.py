@@ -26,7 +26,7 @@ from tests.harness.script import PATIENCE_S
 from tests.harness.servers import execute
 from tests.harness.standby import copy_server, until_level
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from tests.harness.cluster import NO_DISK
 from tests.harness.script import PATIENCE_S
 from tests.limits import open_database
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 _AFTER = 200
 

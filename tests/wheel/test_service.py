@@ -17,7 +17,7 @@ from tests.harness.workload import Load, Workload
 from tests.wheel.conftest import ROOT
 from tests.wheel.hotel import Clients, start_hotel
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SEED = 20_261_128
 NEEDS_PRODUCTS = {"redis-other", "two-databases", "redis-evict", "rows-held", "ledger-locked", "sql-update", "sql-delete"}
@@ -34,6 +34,7 @@ def site(outside: Path, wheel: Path) -> Path:
     return site
 
 
+@pytest.mark.heavy
 def test_types(outside: Path, site: Path) -> None:
     """The strictest checks of types pass on the service, with the types that the wheel brings."""
     checked = subprocess.run(
@@ -47,6 +48,7 @@ def test_types(outside: Path, site: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.guarantee("G1", "G2", "G3")
 async def test_outages(servers_directory: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With Redis, PostgreSQL or the service broken, no read shows the past, and without Redis alone no request fails."""

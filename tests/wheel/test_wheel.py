@@ -12,7 +12,7 @@ from tests.wheel.conftest import ROOT, Environment
 
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.heavy, pytest.mark.slow]
 
 
 def program_of(page: Path) -> str:
