@@ -88,9 +88,11 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded(f"{self._queue_limit} requests are waiting already")
         if self._sender is None:
-            self._start_sender()
+            self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = self._loop.create_future()
         self._waiting.append((item, future, unit))
+        if self._sender is None:
+            self._start_sender()
         return future
 
     async def request(self, item: Item, unit: Unit | None = None) -> Result:
@@ -117,8 +119,8 @@ class Batcher(Generic[Item, Result]):
             await asyncio.shield(self._sender)
 
     def _start_sender(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._sender = self._loop.create_task(self._drain())
+        sender = asyncio.create_task(self._drain())
+        self._sender = None if sender.done() else sender  # an eager task may have sent everything at once
 
     async def _drain(self) -> None:
         try:

@@ -8,7 +8,6 @@ the socket by itself when it finds the connection broken: then the registration 
 """
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
@@ -52,9 +51,9 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         """
         return DriverTransformer(self.adapters)
 
-    def write_with(self, dumpers: Mapping[type[Any], type[Dumper]]) -> None:
-        """Write values of these types with these dumpers from now on."""
-        for kind, dumper in dumpers.items():
+    def write_with(self, *dumpers: tuple[type[Any], type[Dumper]]) -> None:
+        """Write values of these types with these dumpers from now on. Of several for a type and format the last one counts."""
+        for kind, dumper in dumpers:
             self.adapters.register_dumper(kind, dumper)
         self.__dict__.pop("transformer", None)
 

@@ -8,7 +8,7 @@ from psycopg.types.numeric import Int8Dumper
 
 from .connection import Connection
 from .errors import translate
-from .lists import TextListDumper
+from .lists import BYTES, TextListDumper
 from .parameters import PLANS
 from .pool import Pool
 from .pooler import TransactionParameters
@@ -131,7 +131,7 @@ class Database:
             raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
-        connection.write_with({int: Int8Dumper, list: TextListDumper})
+        connection.write_with((int, Int8Dumper), (list, TextListDumper), *BYTES)
         return connection
 
 

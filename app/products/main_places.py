@@ -4,8 +4,8 @@ There is one transaction at a time in a place. The second place is used only whi
 cheaper together. A request then goes to the place that has fewer. If earlier requests for its products are under way, it
 goes to that of the first such product, because in the other one it would find the row locked.
 
-If nearly all requests are about one product, they are all in one place. Its next transaction then begins as soon as the one
-before is committed, and not only when that one is published and answered.
+If nearly all requests are in one place, most often because they are about one product, its next transaction begins as soon as
+the one before is committed, and not only when that one is published and answered.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,6 @@ from app.products.commands import Command, Effect
 from app.products.decision import Denied, Done, Postponed, Repeated
 from app.products.errors import OutcomeUnknown, ProductsMissing, RequestInProgress
 from app.products.idempotency import NO_ORIGIN, IdempotencyKey, Origin, Replayed, WriteRequest
-from app.products.overlapping_batcher import nothing
 from app.products.payload import product_payload
 from app.products.product import LedgerPosition, Movement, Position
 from app.products.reservation import HeldUnits, Reservation, ReservationPosition, Status
@@ -210,7 +209,7 @@ class Products:
 
         Raises as ``write``.
         """
-        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None, nothing)
+        [(decision, acknowledgement)] = await self._transact([WriteRequest(Tidy(reservation_ids), TIDY_ORIGIN)], None)
         await self._cache.settle(acknowledgement)
         return isinstance(decision, Done)
 
@@ -273,7 +272,7 @@ class Products:
         raise RequestInProgress(_IN_PROGRESS)
 
     async def _transact(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None = None
     ) -> Sequence[Outcome]:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
         units = [request.unit for request in batch if request.unit is not None]
@@ -285,11 +284,12 @@ class Products:
         return [(decision, acknowledgement) for decision in result.decisions]
 
     async def _commit(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None
     ) -> Committed:
         with self._tracer.step("transaction", Place.SOURCE):
             result = await self._transactions.commit(batch, patience)
-        committed()
+        if committed is not None:
+            committed()
         return result
 
 

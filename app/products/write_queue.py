@@ -18,7 +18,7 @@ that caused the error fails.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from app.cache.errors import Overloaded
@@ -26,14 +26,14 @@ from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionC
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
 from app.products.main_places import MANY, YIELDS, MainPlaces
-from app.products.overlapping_batcher import nothing
+from app.products.overlapping_batcher import Overlap
 from app.products.recent_reservations import RecentReservations
 from app.products.ticket import Deadlines, Outcome, Ticket, weight_of
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
-Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None]], Awaitable[Sequence[Outcome]]]
-"""Runs a transaction, calls the function as soon as it is committed, and publishes what it has changed."""
+Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None] | None], Awaitable[Sequence[Outcome]]]
+"""Runs a transaction, calls the function, if any, as soon as it is committed, and publishes what it has changed."""
 
 WAIT_MS = 100
 """How long the first attempt for a product waits for its row."""
@@ -137,12 +137,18 @@ class WriteQueue:
         keys, known = self._reservations.products_of(ticket.request.command)
         return await self._mains.submit(ticket, keys, known=known)
 
-    async def _send_main(self, batch: Sequence[Ticket], committed: Callable[[], None]) -> Sequence[Outcome | Exception | None]:
-        """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
+    def _send_main(
+        self, batch: Sequence[Ticket], overlap: Overlap
+    ) -> Coroutine[None, None, Sequence[Outcome | Exception | None]]:
+        """Run the main transaction. From this step on it may carry the requests out, though it begins in a task of its own."""
         for ticket in batch:
             ticket.under_way = True
+        return self._run_main(batch, overlap)
+
+    async def _run_main(self, batch: Sequence[Ticket], overlap: Overlap) -> Sequence[Outcome | Exception | None]:
+        """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], None, committed)
+            outcomes = await self._send([ticket.request for ticket in batch], None, overlap.free)
         except _BATCH_FAILURES as error:
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
                 raise
@@ -150,6 +156,9 @@ class WriteQueue:
                 ticket.under_way = False
                 ticket.alone = not isinstance(error, RowsHeld)
             return [self._move(ticket) for ticket in batch]
+        # A refusal must not be told before what the transaction before has closed is published. No request has moved yet: its
+        # new future would be told of the deadline before anybody waits for it.
+        await overlap.turn()
         return [self._after_main(ticket, outcome) for ticket, outcome in zip(batch, outcomes, strict=True)]
 
     def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
@@ -270,7 +279,7 @@ class WriteQueue:
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], patience, nothing)
+            outcomes = await self._send([ticket.request for ticket in batch], patience, None)
         except _BATCH_FAILURES as error:
             for ticket in batch:
                 ticket.under_way = False

@@ -44,7 +44,7 @@ SAID = [
     Said('`3.0`, `1e2` and `"3"` are not integers: 422', "PUT", f"{_MUG}/stock", 422, b'{"stock": 3.0}', place="#/stock"),
     Said('`3.0`, `1e2` and `"3"` are not integers: 422', "PUT", f"{_MUG}/stock", 422, b'{"stock": 1e2}', place="#/stock"),
     Said('`3.0`, `1e2` and `"3"` are not integers: 422', "PUT", f"{_MUG}/stock", 422, b'{"stock": "3"}', place="#/stock"),
-    Said("A byte order mark before JSON is 400", "PUT", f"{_MUG}/stock", 400, b'\xef\xbb\xbf{"stock": 3}'),
+    Said("that begins with a byte order mark, is 400", "PUT", f"{_MUG}/stock", 400, b'\xef\xbb\xbf{"stock": 3}'),
     Said("An empty one is 422, because no query could find it", "PUT", f"{_MUG}/stock", 422, b'{"stock": 3, "reference": ""}'),
     Said("An empty `If-Match` is 400", "PUT", f"{_MUG}/stock", 400, b'{"stock": 3}', (("If-Match", ""),)),
     Said("`If-None-Match` with tags on a write is 400", "PUT", _MUG, 400, b"{}", (("If-None-Match", '"1"'),)),

@@ -56,7 +56,7 @@ async def _row(connection: Connection, statement: str, parameters: dict[str, Any
 async def test_values_are_written_as_was_last_said(connection: Connection) -> None:
     """Also those of a type that was written before, as a new connection's first statements do."""
     assert await _row(connection, TYPE, {"n": 1}) == ("smallint",)
-    connection.write_with({int: Int8Dumper})
+    connection.write_with((int, Int8Dumper))
     assert await _row(connection, TYPE, {"n": 1}) == ("bigint",)
 
 

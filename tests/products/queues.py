@@ -24,14 +24,14 @@ Batch = tuple[str, ...]
 class Transactions:
     """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error.
 
-    Batches of several requests are held at ``published``, if it is set, when they are committed.
+    When a batch of several requests is committed, it is held at the next gate of ``publishes``, if one is left.
     """
 
     held: set[str] = field(default_factory=set)
     sent: list[tuple[Batch, Patience | None]] = field(default_factory=list)
     gates: dict[Batch, Gate] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
-    published: Gate | None = None
+    publishes: list[Gate] = field(default_factory=list)
     under_way: int = 0
     most: int = 0
 
@@ -44,7 +44,7 @@ class Transactions:
         return [names for names, patience in self.sent if patience is not None]
 
     async def send(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None]
+        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None
     ) -> Sequence[Outcome]:
         names = tuple(",".join(request.command.keys) for request in batch)
         self.sent.append((names, patience))
@@ -60,9 +60,10 @@ class Transactions:
             if patience and self.held.intersection(patience.ids):
                 await asyncio.sleep(0.001)
                 raise RowsHeld("held")
-            committed()
-            if self.published and len(names) > 1:
-                await self.published.enter()
+            if committed:
+                committed()
+            if self.publishes and len(names) > 1:
+                await self.publishes.pop(0).enter()
             return [(self._decide(request), Acknowledgement(proven=True, committed_at=0.0)) for request in batch]
         finally:
             self.under_way -= patience is not None

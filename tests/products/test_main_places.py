@@ -64,13 +64,14 @@ async def test_a_product_is_in_one_main_transaction_at_a_time(transactions: Tran
 
 
 async def test_transactions_of_one_product_overlap(transactions: Transactions) -> None:
-    """The next one begins when the one before is committed and not yet published, if nearly all requests are about one product.
+    """The next one begins when the one before is committed and not yet published, if nearly all requests are in one place.
 
-    Each has half of the requests.
+    Each has half of the requests. It is not answered before the other: its refusals may tell of what that one has closed.
     """
     queue = queue_of(transactions, mains=2, batch_weight=100)
     gate = transactions.gates["a",] = Gate()
-    transactions.published = Gate()
+    first, second = Gate(), Gate()
+    transactions.publishes = [first, second]
     tasks = [submit(queue, "a")]
     await gate.arrival()
     tasks += [submit(queue, "a") for _ in range(OVERLAPPING)]
@@ -79,8 +80,11 @@ async def test_transactions_of_one_product_overlap(transactions: Transactions) -
     async with asyncio.timeout(PATIENCE_S):
         while len(transactions.main) < 3:
             await asyncio.sleep(0)
+    second.open()
+    for _ in range(20):
+        await asyncio.sleep(0)
     assert not any(task.done() for task in tasks[1:])
-    transactions.published.open()
+    first.open()
     await asyncio.gather(*tasks)
     # The first request still counts when the second transaction begins.
     assert [len(names) for names in transactions.main] == [1, OVERLAPPING // 2 + 1, OVERLAPPING // 2 - 1]
@@ -95,14 +99,17 @@ async def test_transactions_in_two_places_overlap_each_other_only(transactions: 
         await gate.arrival()
     tasks += [submit(queue, name) for name in "ab" for _ in range(OVERLAPPING)]
     await asyncio.sleep(0)
-    transactions.published = Gate()
+    publishes = [Gate(), Gate()]
+    transactions.publishes = [*publishes]
     for gate in gates:
         gate.open()
-    await transactions.published.arrival()
+    for publish in publishes:
+        await publish.arrival()
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(transactions.main) == 4
-    transactions.published.open()
+    for publish in publishes:
+        publish.open()
     await asyncio.gather(*tasks)
     assert [len(names) for names in transactions.main] == [1, 1, OVERLAPPING, OVERLAPPING]
 

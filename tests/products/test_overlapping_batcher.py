@@ -1,11 +1,11 @@
 """The overlapping batcher alone: when the next batch is sent, and what becomes of errors and of callers who leave."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 
 import pytest
 
-from app.products.overlapping_batcher import OverlappingBatcher
+from app.products.overlapping_batcher import Overlap, OverlappingBatcher
 from tests.harness.script import PATIENCE_S, Gate
 
 
@@ -22,7 +22,7 @@ class Carrier:
             self.send, lambda: self.share, weight=lambda _: 1, max_weight=100, queue_limit=100, yields=0
         )
 
-    async def send(self, batch: Sequence[int], free: Callable[[], None]) -> Sequence[int | Exception]:
+    async def send(self, batch: Sequence[int], overlap: Overlap) -> Sequence[int | Exception]:
         number = len(self.batches)
         self.batches.append(list(batch))
         self.sent.append(Gate())
@@ -30,8 +30,9 @@ class Carrier:
         await self.sent[number].enter()
         if self.error is not None:
             raise self.error
-        free()
+        overlap.free()
         await self.answered[number].enter()
+        await overlap.turn()
         return [2 * item for item in batch]
 
     async def until(self, batches: int) -> None:
@@ -65,6 +66,41 @@ async def test_the_next_batch_is_sent_before_the_answers(carrier: Carrier) -> No
     carrier.sent[1].open()
     carrier.answered[1].open()
     assert await asyncio.gather(*futures[2:]) == [4, 6]
+
+
+async def test_an_item_waits_or_is_sent(carrier: Carrier) -> None:
+    """``send`` is called in the step in which a batch is taken. It can mark the items before anything else happens."""
+    sent: list[int] = []
+
+    def send(batch: Sequence[int], overlap: Overlap) -> Coroutine[None, None, Sequence[int | Exception]]:
+        sent.extend(batch)
+        return carrier.send(batch, overlap)
+
+    batcher: OverlappingBatcher[int, int] = OverlappingBatcher(
+        send, lambda: 2, weight=lambda _: 1, max_weight=100, queue_limit=100, yields=0
+    )
+    futures = [batcher.submit(number) for number in range(4)]
+    async with asyncio.timeout(PATIENCE_S):
+        while len(carrier.answered) < 2:
+            assert len(sent) + batcher.waiting == 4
+            await asyncio.sleep(0)
+            for gate in (*carrier.sent, *carrier.answered):
+                gate.open()
+    assert await asyncio.gather(*futures) == [0, 2, 4, 6]
+
+
+async def test_answers_come_in_the_order_of_the_batches(carrier: Carrier) -> None:
+    """The second batch is not answered before the first, even if it has its results earlier."""
+    futures = [carrier.batcher.submit(number) for number in range(4)]
+    await carrier.until(1)
+    carrier.sent[0].open()
+    await carrier.until(2)
+    carrier.sent[1].open()
+    carrier.answered[1].open()
+    await carrier.stays(2)
+    assert not any(future.done() for future in futures)
+    carrier.answered[0].open()
+    assert await asyncio.gather(*futures) == [0, 2, 4, 6]
 
 
 async def test_at_most_two_batches_are_under_way(carrier: Carrier) -> None:
