@@ -57,6 +57,7 @@ class MainPlaces:
             it moved to a product's queue.
         places: number of places.
         many: requests in the first place at which the others are used.
+        overlapping: requests in one place at which its transactions overlap.
         batch_weight: most weight in one transaction.
         queue_limit: most requests that wait, beyond which ``Overloaded`` is raised.
     """
@@ -67,10 +68,12 @@ class MainPlaces:
         *,
         places: int,
         many: int,
+        overlapping: int,
         batch_weight: int,
         queue_limit: int,
     ) -> None:
         self._many = many
+        self._overlapping = overlapping
         self._queue_limit = queue_limit
         self._places = [
             _Place(
@@ -147,4 +150,4 @@ class MainPlaces:
         """
         requests = self._places[number].requests
         others = sum([place.requests for place in self._places]) - requests
-        return (requests + 1) // 2 if requests >= OVERLAPPING and others <= requests // 4 else 0
+        return (requests + 1) // 2 if requests >= self._overlapping and others <= requests // 4 else 0

@@ -68,6 +68,8 @@ class WriteLimits:
     """Most main transactions at once."""
     product_places: int
     """Most transactions at once for products whose rows somebody else holds."""
+    overlapping: int
+    """Requests in one place of the main transactions at which they overlap."""
 
 
 class Products:
@@ -98,6 +100,7 @@ class Products:
             queue_limit=limits.queue_limit,
             main_places=limits.main_places,
             places=limits.product_places,
+            overlapping=limits.overlapping,
         )
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:

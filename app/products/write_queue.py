@@ -25,7 +25,7 @@ from app.cache.errors import Overloaded
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
-from app.products.main_places import MANY, YIELDS, MainPlaces
+from app.products.main_places import MANY, OVERLAPPING, YIELDS, MainPlaces
 from app.products.overlapping_batcher import Overlap
 from app.products.recent_reservations import RecentReservations
 from app.products.ticket import Deadlines, Outcome, Ticket, weight_of
@@ -66,11 +66,19 @@ class WriteQueue:
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
         main_places: most concurrent main transactions.
         places: most concurrent transactions for separate queues. The main transactions do not count.
-        many: requests of the first main transaction from which on the others are used.
+        many, overlapping: as for ``MainPlaces``.
     """
 
     def __init__(
-        self, send: Send, *, batch_weight: int, queue_limit: int, main_places: int, places: int, many: int = MANY
+        self,
+        send: Send,
+        *,
+        batch_weight: int,
+        queue_limit: int,
+        main_places: int,
+        places: int,
+        many: int = MANY,
+        overlapping: int = OVERLAPPING,
     ) -> None:
         self._send = send
         self._batch_weight = batch_weight
@@ -79,7 +87,12 @@ class WriteQueue:
         self._places = places
         self._stuck_places = max(1, places // 2)
         self._mains = MainPlaces(
-            self._send_main, places=main_places, many=many, batch_weight=batch_weight, queue_limit=queue_limit
+            self._send_main,
+            places=main_places,
+            many=many,
+            overlapping=overlapping,
+            batch_weight=batch_weight,
+            queue_limit=queue_limit,
         )
         self._reservations = RecentReservations()
         self._deadlines = Deadlines()
