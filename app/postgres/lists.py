@@ -31,9 +31,9 @@ class HexDumper(Dumper):
     oid = BytesDumper.oid
 
     @override
-    def dump(self, obj: bytes) -> bytes:
+    def dump(self, obj: bytes | bytearray | memoryview) -> bytes:
         return b"\\x" + obj.hex().encode()
 
 
-BYTES = ((bytes, HexDumper), (bytes, BytesBinaryDumper))
+BYTES = tuple((kind, dumper) for kind in (bytes, bytearray, memoryview) for dumper in (HexDumper, BytesBinaryDumper))
 """The dumpers of bytes. The last one writes those that are not in a list."""

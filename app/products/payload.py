@@ -51,14 +51,14 @@ def reservation_payload(reservation: Reservation) -> bytes:
     """Return a reservation as compact JSON in UTF-8, formatted by hand as that of a product."""
     lines = ",".join(
         [
-            f'{{"line":{number},"product_id":"{line.product_id}","quantity":{line.quantity},"committed":{line.committed},'
+            f'{{"line":{number},"product_id":{_text(line.product_id)},"quantity":{line.quantity},"committed":{line.committed},'
             f'"released":{line.released},"expired":{line.expired}}}'
             for number, line in enumerate(reservation.lines)
         ]
     )
     reference = "null" if reservation.reference is None else _text(reservation.reference)
     return (
-        f'{{"id":"{reservation.id}","reference":{reference},"status":"{reservation.status}","lines":[{lines}],'
+        f'{{"id":{_text(reservation.id)},"reference":{reference},"status":"{reservation.status}","lines":[{lines}],'
         f'"expires_at":"{timestamp(reservation.expires_at)}","version":{reservation.version},'
         f'"created_at":"{timestamp(reservation.created_at)}","updated_at":"{timestamp(reservation.updated_at)}"}}'
     ).encode()

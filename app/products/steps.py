@@ -171,18 +171,18 @@ def _reservation_steps(batch: Sequence[WriteRequest], decisions: Sequence[Decisi
         steps.append(Step(reservation_queries.LOCK_OTHERS, {"ids": others}))
     if used := sorted((place, use) for place, use in shelf.uses.items() if use.total):
         rows = [
-            f'{{"id":"{key}","line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
+            f'{{"id":{_quoted(key)},"line":{line},"committed":{use.committed},"released":{use.released},"expired":{use.expired}}}'
             for (key, line), use in used
         ]
         ids = list(dict.fromkeys([key for (key, _), _ in used]))
         steps.append(Step(reservation_queries.USE_LINES, {"rows": _json_list(rows), "ids": ids}))
     changes = sorted(shelf.changes.items())
     if moved := [(key, change) for key, change in changes if change.expires_at is not None]:
-        rows = [f'{{"id":"{key}","expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
+        rows = [f'{{"id":{_quoted(key)},"expires_at":{_moment(change.expires_at)}}}' for key, change in moved]
         steps.append(Step(reservation_queries.MOVE_ENDS, {"rows": _json_list(rows), "ids": [key for key, _ in moved]}))
     if changes:
         rows = [
-            f'{{"id":"{key}","rise":{change.rise},"status":{_or_null(change.status)},"expires_at":{_moment(change.expires_at)},'
+            f'{{"id":{_quoted(key)},"rise":{change.rise},"status":{_or_null(change.status)},"expires_at":{_moment(change.expires_at)},'
             f'"moment":{_moment(change.moment)}}}'
             for key, change in changes
         ]
@@ -195,11 +195,11 @@ def _new_reservations(shelf: Shelf, origins: Mapping[str, Origin]) -> Step:
     for new in shelf.new:
         origin, ends = origins[new.id], _moment(new.expires_at)
         rows.append(
-            f'{{"id":"{new.id}","reference":{_or_null(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
+            f'{{"id":{_quoted(new.id)},"reference":{_or_null(new.reference)},"expires_at":{ends},"created_at":{_moment(new.created_at)},'
             f'"actor":{_or_null(origin.actor)},"request":{_or_null(origin.request_id)}}}'
         )
         lines += [
-            f'{{"id":"{new.id}","line":{number},"product":"{line.product_id}","quantity":{line.quantity},"expires_at":{ends}}}'
+            f'{{"id":{_quoted(new.id)},"line":{number},"product":{_quoted(line.product_id)},"quantity":{line.quantity},"expires_at":{ends}}}'
             for number, line in enumerate(new.lines)
         ]
     return Step(reservation_queries.INSERT, {"rows": _json_list(rows), "lines": _json_list(lines)})
