@@ -26,6 +26,10 @@ _KEEPS_ALIVE = True
 """Whether a connection with a known head stays open."""
 _MOST_HEADS = 1_000
 """Most known heads of writes of a process."""
+_MOST_FIELDS = 32
+"""Most fields of a head that is kept."""
+_MOST_IN_VAIN = 16
+"""Heads that a connection may add without one that comes again. Without a limit it could displace those of all others."""
 _LARGEST_BYTES = 1_024
 """Size of the largest head that is kept."""
 
@@ -34,17 +38,25 @@ class KnownWrites(Connection):
     """A connection that takes writes with a known head without the parser."""
 
     _heads_vary = False
-    """Whether a write had a field that differs in each request. Then no head of this connection is kept or looked for."""
+    """Whether its writes have fields that differ in each request. Then no head of this connection is kept or looked for."""
+    _kept_in_vain = 0
+    """Number of heads that were kept since the last one that was found."""
 
     def _begin_write(self, piece: bytes) -> bool:
         """Begin a write with a known head. Return ``False`` if the piece is anything else."""
-        if self._heads_vary or len(piece) > PIECE_BYTES or (line := _FIRST_LINE.match(piece)) is None:
+        if (
+            self._heads_vary
+            or self._unparsed is not None
+            or len(piece) > PIECE_BYTES
+            or (line := _FIRST_LINE.match(piece)) is None
+        ):
             return False
         start = line.end()
         end = piece.find(_END, start - 2) + 4
         head = self._larder.known_heads.get(piece[start:end])
         if head is None or len(piece) - end != head.body_bytes:
             return False
+        self._kept_in_vain = 0
         self._begin_known(line[1].decode(), line[2], head, piece[end:])
         return True
 
@@ -93,8 +105,12 @@ class KnownWrites(Connection):
             return
         announced = fields.get(b"content-length", b"0")
         # Blank lines after a body belong to no request, and are not announced.
-        if end - start > _LARGEST_BYTES or announced != b"%d" % (len(piece) - end):
+        if end - start > _LARGEST_BYTES or len(fields) > _MOST_FIELDS or announced != b"%d" % (len(piece) - end):
             return
+        if b" RTSP/" in piece or b" ICE/" in piece:
+            return  # behind another first line the parser might take such a value for a protocol
+        self._kept_in_vain += 1
+        self._heads_vary = self._kept_in_vain >= _MOST_IN_VAIN
         heads = self._larder.known_heads
         if len(heads) >= _MOST_HEADS:
             heads.clear()

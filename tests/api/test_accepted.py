@@ -104,3 +104,24 @@ async def test_without_redis(serve: Serve) -> None:
         assert (await adjust(client, "k", -3, "a")).status_code == 202
         assert (await ended(client, "k"))["state"] == "done"
         assert await order(client, "a") == ["k"]
+
+
+@pytest.mark.parametrize("name", ["Farmer's Mug", "Mug \\u0041 é", 'Mug "x"'])
+async def test_an_accepted_body_is_kept_as_it_was_sent(serve: Serve, name: str) -> None:
+    """Byte for byte, whatever characters it has."""
+    async with serve() as client:
+        sent = {"id": "b:1", "name": name, "price_cents": 5}
+        accepted = await client.post("/products", json=sent, headers=LATER | {"Idempotency-Key": "k"})
+        assert accepted.status_code == 202
+        assert (await ended(client, "k"))["answer"]["status"] == 201
+        assert (await client.get("/products/b:1")).json()["name"] == name
+
+
+async def test_a_repetition_of_an_accepted_write_is_the_same(serve: Serve, database_url: str) -> None:
+    """Whatever bytes the hash of the request has."""
+    async with serve() as client:
+        await create(client, "a")
+        async with nothing_applied(database_url):
+            for number in range(30):
+                answers = [await adjust(client, f"k{number}", -1, "a") for _ in range(2)]
+                assert [answer.status_code for answer in answers] == [202, 202]

@@ -164,6 +164,15 @@ async def test_heads_that_differ_each_time_are_not_kept(service: Service, port: 
     assert len(service.app.state.larder.known_heads) == 1
 
 
+async def test_a_connection_does_not_displace_the_heads_of_others(service: Service, port: Port) -> None:
+    """It adds a few of which none comes again, and then it is not looked at any more."""
+    async with connection(port) as (reader, writer):
+        for number in range(40):
+            writer.write(_write("/products/mug/stock", b'{"stock": 5}', f"X-Request-Id: {number}\r\n"))
+            assert (await answer_of(reader)).startswith(b"HTTP/1.1 200 ")
+    assert len(service.app.state.larder.known_heads) == 16
+
+
 async def test_a_body_has_the_announced_length(port: Port) -> None:
     """A blank line behind a request is no part of its body; what comes in its place begins the next request."""
     async with asyncio.timeout(20), connection(port) as (reader, _):

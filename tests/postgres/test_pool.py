@@ -300,6 +300,7 @@ async def test_bytes_arrive_as_they_are(database: Database) -> None:
     """In a list and alone, on a connection that keeps its dumpers: the driver's own depend on a setting of the connection."""
     given = [b"\x00\\'\"\xff", b"", bytes(range(256))]
     async with database.lists.session() as session:
-        for _ in range(2):
-            [found] = await session.rows("SELECT %(many)s::bytea[], %(one)s::bytea", {"many": given, "one": given[0]})
+        for kind in (bytes, bytearray, memoryview, bytes):
+            sent = [kind(one) for one in given]
+            [found] = await session.rows("SELECT %(many)s::bytea[], %(one)s::bytea", {"many": sent, "one": sent[0]})
             assert found == (given, given[0])

@@ -1,10 +1,11 @@
-"""A reservation whose id was not made by the service."""
+"""Reservations that were not made by the service: a row inserted by hand may have any text as its id."""
+
 import pytest
 
-from app.settings import Settings
-from tests.products.instances import LATER, Instance, by_hand, rows
 from app.products.reservation import Wanted
 from app.products.reservation_commands import Reserve
+from app.settings import Settings
+from tests.products.instances import LATER, Instance, by_hand
 
 MADE = """
 WITH r AS (INSERT INTO reservations (id, expires_at, created_at, updated_at)
@@ -15,12 +16,15 @@ UPDATE products SET reserved = reserved + 3, version = version + 1 WHERE id = 'a
 """
 OPEN = "SELECT sum(open)::int FROM reservation_lines WHERE reservation_id = %s"
 
+
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"reservation_tidy_ms": 0})
 
+
 @pytest.mark.parametrize("made", ["legacy-1", 'a"b', "a\\b", "a\nb", 'x","id":"legacy-1'])
 async def test_an_ended_hold_is_given_back_whatever_its_id(larder: Instance, settings: Settings, made: str) -> None:
+    """By whoever needs the units, so that they are not given back twice."""
     await larder.stock("a")
     async with by_hand(settings) as hand:
         await hand.execute(MADE, {"id": made})
