@@ -128,7 +128,7 @@ async def running(
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         accepting = Accepting(settings, app) if settings.accept_writes else None
-        pair = await opened.enter_async_context(watched_pair(settings, database))
+        pair = await opened.enter_async_context(watched_pair(settings, database, cache.stats))
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
@@ -181,13 +181,13 @@ async def running(
 
 
 @asynccontextmanager
-async def watched_pair(settings: Settings, database: Database) -> AsyncIterator[Pair | None]:
+async def watched_pair(settings: Settings, database: Database, stats: Stats) -> AsyncIterator[Pair | None]:
     """Yield the buckets that this pair holds, kept up to date; ``None`` if the service holds all products."""
     if not settings.buckets:
         yield None
         return
     pair = Pair(settings.buckets)
-    watch = PairWatch(pair, database)
+    watch = PairWatch(pair, database, stats)
     await watch.renew()
     async with in_background("pair watch", watch.run()):
         yield pair

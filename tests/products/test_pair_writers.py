@@ -1,16 +1,19 @@
 """Writers of a database whose buckets move: what was begun before is finished, and nothing else is begun."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
 
 from app.buckets import moved_to
 from app.cache.errors import SourceUnavailable
+from app.cache.stats import Stats
 from app.postgres.database import Database, Session
+from app.postgres.errors import DatabaseUnavailable
 from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedStats, AcceptedWrite, Queued
 from app.products.commands import Adjust, set_stock
@@ -145,12 +148,36 @@ async def test_a_retry_over_two_buckets_gets_its_answer(two: Two) -> None:
 async def test_an_instance_begins_by_reading_the_buckets(two: Two) -> None:
     """Until then it refuses everything; afterwards it goes by the database, whatever its settings say."""
     pair = Pair("0-600")
-    watch = PairWatch(pair, two.databases["a"])
+    watch = PairWatch(pair, two.databases["a"], Stats())
     with pytest.raises(SourceUnavailable):
         pair.check_fresh()
     await watch.renew()
     pair.check_fresh()
     assert (pair.configured, pair.buckets.ranges) == ("0-600", "0-511")
+
+
+async def test_a_failing_watch_is_logged_once_and_goes_on(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is logged, and only a defect is counted, each time. After a success the next failure is logged again."""
+    database, stats, now = _Failing(two.databases["a"]), Stats(), 0.0
+    pair = Pair("0-511", lambda: now)
+    watch = PairWatch(pair, cast("Database", database), stats, lambda: now)
+    with caplog.at_level(logging.INFO, logger="app.products.pair_watch"):
+        outage, defect = DatabaseUnavailable("it is down"), ValueError("x")
+        for database.fault in (outage, outage, None, defect, defect):
+            await watch.renew()
+    text = "the buckets of this pair cannot be read, requests are refused when the last reading is 2 s old"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{text}: it is down"),
+        ("ERROR", f"{text}: x"),
+    ]
+    assert stats.unexpected == 2
+    pair.check_fresh()
+    now = 2.1
+    with pytest.raises(SourceUnavailable):
+        pair.check_fresh()
+    database.fault = None
+    await watch.renew()
+    pair.check_fresh()
 
 
 async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
@@ -170,6 +197,20 @@ async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
             await accept("2")
     await acceptance.aclose()
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("1",)]
+
+
+class _Failing:
+    """The connection for keys, whose statements fail with ``fault`` while there is one."""
+
+    def __init__(self, database: Database) -> None:
+        self._pool = database.keys
+        self.keys = self
+        self.fault: Exception | None = None
+
+    async def rows(self, statement: LiteralString) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        return await self._pool.rows(statement)
 
 
 @dataclass
