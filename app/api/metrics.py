@@ -80,7 +80,7 @@ class RequestStats:
 
 @dataclass(slots=True)
 class LoadState:
-    """How busy a process is. Of several processes the busiest counts, and those who wait are added up."""
+    """The load of a process; for several, the highest pressure and wait, and the sum of the callers that wait."""
 
     pressure: float = 0.0
     """How much has to be refused, from 0 to ``load.HIGHEST``."""

@@ -183,7 +183,7 @@ class Loads:
             tokens |= await self._trips.lease(list(wanted)) or {}
         else:
             taking = self._trips.begin_leases(list(wanted))
-            on_time = await those_on_time(taking, others=any(load.key not in wanted for load in batch))
+            on_time = await those_on_time(taking, limit_from_start=any(load.key not in wanted for load in batch))
             for lease, own in taking.items():
                 if lease in on_time:
                     tokens |= lease.result() or {}

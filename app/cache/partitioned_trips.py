@@ -364,14 +364,17 @@ def trips_to(
     return RoundTrips(store, config, stats, history, clock, tracer=tracer)
 
 
-async def those_on_time(calls: "Collection[asyncio.Task[Answer]]", *, others: bool = False) -> "set[asyncio.Task[Answer]]":
+async def those_on_time(
+    calls: "Collection[asyncio.Task[Answer]]", *, limit_from_start: bool = False
+) -> "set[asyncio.Task[Answer]]":
     """Return the calls to nodes that have ended, once all have, or at most ``LATE_S`` after the first one.
 
-    The first one has as long itself. With ``others``, somebody waits who needs none of them, so the time begins at once.
+    The first one may take as long as it needs. If ``limit_from_start``, the time begins at once, because other reads of the
+    batch need none of these calls.
     """
     ended: set[asyncio.Task[Answer]] = set()
     rest = set(calls)
-    if len(rest) > 1 and not others:
+    if len(rest) > 1 and not limit_from_start:
         ended, rest = await asyncio.wait(rest, timeout=LATE_S, return_when=asyncio.FIRST_COMPLETED)
     if rest:
         ended |= (await asyncio.wait(rest, timeout=LATE_S))[0]

@@ -11,7 +11,7 @@ from . import slot
 from .filled_slots import FilledSlots
 
 WORTH = 0.125
-"""Share of empty slots from which on asking costs less than it saves."""
+"""Share of empty slots at which asking for leases begins to save more than it costs."""
 _REMEMBERED = 64
 """Number of keys over which the share is averaged."""
 

@@ -41,7 +41,7 @@ class Acceptance:
         check_epoch: raises if nothing may be committed in an epoch.
         stats: what to count in.
         queue_limit: most requests that wait for a transaction.
-        most_rows: accepted writes that wait to be applied, from which on nothing is accepted.
+        most_rows: number of waiting accepted writes at which nothing more is accepted.
         clock: a monotonic clock.
         pair: the buckets that are here; ``None`` if the service holds all products.
     """

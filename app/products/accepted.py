@@ -163,7 +163,8 @@ class Taken:
     async def add(self, rows: Sequence[Sequence[Any]], decode: Decode, only: int | None = None) -> None:
         """Take over rows of ``TAKE_LOWEST`` or ``TAKE_BEFORE``, or only the row of a number.
 
-        Rows that are locked elsewhere, too many, or not meant are blocked.
+        A row is blocked if another transaction has locked it, if this one is full, if ``only`` names another row, or if it is
+        about a product of a blocked row.
         """
         weight = 0
         for held, seq, caller, key, request_hash, product_ids, *sent in rows:

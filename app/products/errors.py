@@ -31,7 +31,7 @@ from datetime import datetime
 
 
 class Refused(Exception):
-    """Base of every refusal; nothing was changed."""
+    """Base of every refusal. The request changed nothing; ended reservations may have been closed."""
 
 
 class ProductsMissing(Refused):
@@ -185,7 +185,7 @@ class TooManyOver(Refused):
 
 
 class NotHere(Refused):
-    """The request belongs to another pair of Larder and PostgreSQL: which holds its bucket."""
+    """The bucket of the request belongs to another pair of Larder and PostgreSQL."""
 
     def __init__(self, bucket: int, here: str) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket, "buckets_here": here}

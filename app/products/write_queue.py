@@ -66,7 +66,7 @@ class WriteQueue:
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
         main_places: most concurrent main transactions.
         places: most concurrent transactions for separate queues. The main transactions do not count.
-        many: requests of the first main transaction from which on the others are used.
+        many: number of requests in the first main transaction at which the others are used.
     """
 
     def __init__(
