@@ -11,7 +11,7 @@ from app.cache.postgres.table_source import read_rows
 from app.feed import queries
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, RESERVATION_LINE, Event, EventType, Position
-from app.postgres.database import Database, Statement
+from app.postgres.database import Database, StatementText
 from app.products.payload import SCHEMA, movement_fields, reservation_payload
 from app.products.product import Movement, Reason
 from app.products.reservation_source import reservation_of
@@ -100,7 +100,7 @@ class Windows:
         schema, rows = await self._found(queries.EVENTS, {"knows": SCHEMA, "since": since, "upto": upto, **given})
         return _events(schema, rows)
 
-    async def _found(self, statement: Statement, parameters: dict[str, Any]) -> tuple[int, list[Sequence[Any]]]:
+    async def _found(self, statement: StatementText, parameters: dict[str, Any]) -> tuple[int, list[Sequence[Any]]]:
         """Return the schema of the payload, and the rows without the columns that say whether the window is there."""
         asked_at = self._clock()
         rows = await read_rows(self._pool, statement, parameters)

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.cache.batcher import Batcher
 from app.cache.postgres.table_queries import EPOCH, parameters
-from app.postgres.database import Database, Session
+from app.postgres.database import Database, Session, Statement
 from app.products import accepted_queries, pair_queries, queries
 from app.products.accepted import (
     MOST_AGE_S,
@@ -24,7 +24,6 @@ from app.products.idempotency import Answer
 from app.products.pair import Buckets, Pair, buckets_of
 from app.products.payload import SCHEMA
 from app.products.source import PRODUCTS, row_of, state_of
-from app.products.steps import Statement
 
 MAX_RETRY_S = 60
 _BATCH = 200

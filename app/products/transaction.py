@@ -16,7 +16,7 @@ from typing import Any
 from app.cache.history import History
 from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.postgres.errors import CommitUnknown
 from app.products import accepted_queries, pair_queries, queries, reservation_queries
 from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
@@ -32,7 +32,7 @@ from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.reservation_source import reservation_of
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import PRODUCTS, row_of
-from app.products.steps import Statement, steps_of, store_answer
+from app.products.steps import steps_of, store_answer
 
 MANY_LINES = 2_000
 """Lines of the reservations that a batch names, above which no further long one joins it."""
@@ -82,7 +82,7 @@ class Transaction:
     ) -> None:
         self._pair = pair
         self._buckets: Buckets | None = None
-        """The buckets of this pair as they were read behind the locks; ``None`` if the service holds all products."""
+        """The buckets of this pair as they were read after the locks; ``None`` if the service holds all products."""
         self._patience = patience
         self._history = history
         self._at_once = at_once
@@ -263,7 +263,7 @@ class Transaction:
         return found
 
     def _note_pair(self, answers: list[Any]) -> None:
-        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them.
+        """Take note of the buckets, which were read after the locks: whoever takes a bucket away waits for them.
 
         This transaction decides by its own reading: the process may take note of an older one meanwhile.
         """

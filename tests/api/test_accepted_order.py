@@ -10,12 +10,11 @@ from typing_extensions import override
 
 from app.api.context import Larder
 from app.cache.write_through import WriteThrough
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.products import accepted_queries
 from app.products.acceptance import Acceptance
 from app.products.accepted import Found
 from app.products.decision import Decision
-from app.products.steps import Statement
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
 from tests.api.accepting import (

@@ -7,13 +7,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.products import queries, reservation_queries
 from app.products.errors import UnitsNeeded
 from app.products.reservation import OverLine, Status
 from app.products.reservation_commands import named_in
 from app.products.shelf import Facts, Shelf
-from app.products.steps import Statement
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
 
