@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from app.access.key_file import KeyFile
 from app.access.key_ring import KeyRing, KeySource
-from app.access.key_table import CheckEpoch, KeyTable
+from app.access.key_table import KeyTable
 from app.access.rates import NO_LIMIT
 from app.access.rates import Limits as AccessLimits
 from app.api.accepting import Decoder
@@ -28,6 +28,7 @@ from app.api.worker_metrics import SharedMetrics
 from app.api.writing import StoredRendering
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
+from app.cache.history import CheckEpoch
 from app.cache.policies import WritePolicy
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough

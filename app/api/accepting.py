@@ -17,7 +17,7 @@ from app.api.conditions import malformed
 from app.api.context import caller_of, larder_of
 from app.api.openapi import WRITE_STATUS, answers
 from app.api.problems import Problem
-from app.api.responses import NO_STORE, response_of
+from app.api.responses import NO_STORE, AnswerResponse
 from app.api.routes import request_router, requires
 from app.products.accepted import AcceptedWrite, Decided, Failed, Queued, Standing
 from app.products.accepted_service import AcceptedWrites
@@ -98,7 +98,7 @@ async def accept(accepted: AcceptedWrites, write: AcceptedWrite, preference: Pre
         await asyncio.sleep(min(_POLL_S, until - clock()))
         standing = await accepted.standing(write.caller, write.key)
         if isinstance(standing, Decided):
-            response = response_of(standing.answer)
+            response = AnswerResponse(standing.answer)
             response.headers["Preference-Applied"] = preference.applied
             return response
         if not isinstance(standing, Queued):

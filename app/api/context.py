@@ -46,7 +46,8 @@ class Larder:
     settings: Settings
     products: Products
     feed: Feed
-    source: Watchable
+    cache: Watchable
+    """The cache of the products, which the probes and the recorder watch."""
     store: StoreHealth
     stats: Mapping[str, Stats]
     """The counters of the caches, by namespace."""
@@ -77,11 +78,11 @@ class Larder:
     _own_metrics: Shared[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
+        object.__setattr__(self, "readiness", Shared(self.cache.ping, clock=self.clock))
         object.__setattr__(self, "_own_metrics", Shared(self._render_own, clock=self.clock))
         object.__setattr__(self, "stock_glance", StockGlance(self.products))
         counted = next(iter(self.stats.values()))
-        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.source, counted, self.shared_metrics))
+        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.cache, counted, self.shared_metrics))
 
     async def metrics(self) -> bytes:
         """Return the metrics of all workers as text, made at most once a second."""
@@ -119,7 +120,7 @@ class Larder:
 def larder_in(scope: Mapping[str, Any]) -> Larder:
     """Return the running service: from the request's state, where the server has put it, or else from the application."""
     larder: Larder | None = scope.get("state", _NO_STATE).get(STATE)
-    # As an attribute it would first be looked for in vain, which takes ten times as long.
+    # As an attribute it would first be looked for in vain.
     return scope["app"].state[STATE] if larder is None else larder
 
 
@@ -134,7 +135,13 @@ def products_of(request: Request) -> Products:
 
 
 def check_pair(request: Request, ids: Sequence[str]) -> None:
-    """Check that all products of a request belong to this pair. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
+    """Check that all products of a request belong to this pair, and note their ids in the request's state.
+
+    ``RequestRoute`` checks the noted ids again before a read is answered.
+
+    Raises:
+        NotHere, BucketMoving, SeveralPairs: as ``Pair.check``.
+    """
     if (pair := larder_of(request).pair) is not None:
         pair.check(ids, writes=request.method != "GET")
         request.scope["state"][NAMED] = ids

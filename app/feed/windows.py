@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cache.errors import SourceRefused
+from app.cache.history import CheckEpoch
 from app.cache.postgres.table_source import read_rows
 from app.feed import queries
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
@@ -16,9 +17,6 @@ from app.products.payload import SCHEMA, movement_fields, reservation_payload
 from app.products.product import Movement, Reason
 from app.products.reservation_source import reservation_of
 from app.products.source import PRODUCTS
-
-CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if the server is an old primary."""
 
 Key = tuple[str, int, int]
 """The members of a ``Position``, in order. A step has thousands of them, and as tuples they come from the driver."""

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 
 class TextListDumper(ListDumper):
-    """Writes a list of texts in one piece. The driver looks at each of them, which takes twenty times as long."""
+    """Writes a list of texts in one piece. The driver would look at each of them, which takes longer."""
 
     @override
     def dump(self, obj: list[Any]) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.cache.batcher import Batcher
+from app.cache.history import CheckEpoch
 from app.cache.postgres.table_queries import EPOCH, parameters
 from app.postgres.database import Database, Session, Statement
 from app.products import accepted_queries, pair_queries, queries
@@ -28,8 +29,6 @@ from app.products.source import PRODUCTS, row_of, state_of
 MAX_RETRY_S = 60
 _BATCH = 200
 Accepted = Queued | Decided
-CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
 
 
 class Acceptance:

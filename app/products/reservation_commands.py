@@ -241,11 +241,6 @@ class Tidy(Command):
         return ()
 
 
-def named_in(command: Command) -> Sequence[str]:
-    """Return the reservations that a command names."""
-    return command.reservation_ids
-
-
 def use_lines(
     reservation: Reservation,
     uses: Mapping[int, Use],

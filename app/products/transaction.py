@@ -64,7 +64,19 @@ class Committed:
 
 
 class Transaction:
-    """One attempt to carry out one batch."""
+    """One attempt to carry out one batch.
+
+    Args:
+        direct: the requests that are decided and answered at once.
+        patience: how long to wait for locks that somebody else holds; without it no row is waited for.
+        history: checks the epoch in which the changes are committed, or names it.
+        decode: makes requests of accepted writes, which are decided first; ``None`` if no writes are accepted.
+        again: whether an attempt failed before. The newest versions in the ledger are then read, too.
+        at_once: whether COMMIT may be sent with the changes. If the database refuses that, another attempt has to follow.
+        applies: whether the lowest accepted writes are decided, and not only those that wait for the products of ``direct``.
+        only: the number of the only accepted write to decide.
+        pair: the buckets that are here; ``None`` if the service holds all products.
+    """
 
     def __init__(
         self,
@@ -86,7 +98,6 @@ class Transaction:
         self._patience = patience
         self._history = history
         self._at_once = at_once
-        """Whether COMMIT may be sent with the changes. If the database refuses that, another attempt has to follow."""
         self._clock = clock
         self._direct = direct
         self._decode = decode
@@ -108,7 +119,10 @@ class Transaction:
         """Whether the rows are locked, so that a lock timeout concerns something else."""
 
     async def run(self, session: Session) -> Committed:
-        """Run the transaction from the beginning."""
+        """Carry out the batch, and return what was committed. A second call begins anew, on another connection.
+
+        Raises ``CommitUnknown``; or ``SourceDeposed`` or another ``DatabaseError``, and then nothing was committed.
+        """
         self._began = self._clock()
         self.has_rows = False
         self.taken = Taken()

@@ -33,7 +33,18 @@ class RowsHeld(LockTimeout):
 
 
 class ProductTransactions:
-    """Carries out requests in transactions."""
+    """Carries out requests in transactions.
+
+    Args:
+        database: where they are carried out.
+        attempts: most transactions for one batch.
+        history: checks the epoch in which changes are committed.
+        chance: varies the pauses between attempts.
+        clock: a monotonic clock.
+        decode: makes requests of accepted writes; ``None`` if no writes are accepted.
+        taken: is called with each result that has decided or failed accepted writes.
+        pair: the buckets that are here; ``None`` if the service holds all products.
+    """
 
     def __init__(
         self,

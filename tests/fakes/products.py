@@ -15,7 +15,6 @@ from app.products.errors import KeyReused, Refused, ReservationMissing
 from app.products.idempotency import StoredAnswer, WriteRequest
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Row
 from app.products.reservation import HeldUnits, OverLine, OverLines, Reservation, ReservationPosition, Status
-from app.products.reservation_commands import named_in
 from app.products.reservation_source import ReservationSource
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import ProductSource, state_of
@@ -218,7 +217,7 @@ class MemoryTransactions(ProductTransactions):
     def _carry_out(self, request: WriteRequest) -> Done | Denied:
         products, command = self._products, request.command
         known = products.holds.rows
-        named = {key: known[key] for key in named_in(command) if key in known}
+        named = {key: known[key] for key in command.reservation_ids if key in known}
         keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
         rows = {key: products.row(key) for key in keys}
         facts = Facts(rows, products.swept, named, products.moment or products.now)

@@ -16,7 +16,7 @@ from app.products.decision import Decision, Denied, Done
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Line, Reason
 from app.products.reservation import Part, Reservation, Status, Wanted
-from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest, named_in
+from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
 from app.products.shelf import MAX_OVER, Shelf
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -162,7 +162,7 @@ class Service:
             heard |= set(answers)
             for (command, _), answer in zip(chosen, answers, strict=True):
                 if answer == "ReservationExpired":  # whoever is told so is told of a committed fact
-                    [key] = named_in(command)
+                    [key] = command.reservation_ids
                     assert (await self.source.reservations.get(key)).status is Status.EXPIRED
             page = await self.source.page(limit=9, after=None, prefix="")
             stocks = {product.id: (product.stock, product.reserved or 0) for product, _ in page}

@@ -11,7 +11,6 @@ from app.postgres.database import Session, Statement
 from app.products import queries, reservation_queries
 from app.products.errors import UnitsNeeded
 from app.products.reservation import OverLine, Status
-from app.products.reservation_commands import named_in
 from app.products.shelf import Facts, Shelf
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
@@ -92,7 +91,7 @@ class _Early(Transaction):
 
     @override
     async def _begin(self, session: Session) -> list[Statement]:
-        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        named = sorted({key for request in self._direct for key in request.command.reservation_ids})
         [_, self._read_early] = await session.pipeline(("BEGIN", None), (reservation_queries.READ, {"ids": named}))
         if self._patience is None:
             return []
