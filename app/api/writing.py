@@ -25,8 +25,8 @@ from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import Larder, caller_of, check_pair, larder_of
 from app.api.fields import fields_in
-from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
+from app.api.query_parts import refuse_parameters
 from app.api.responses import AnswerResponse, checked_id, checked_reservation_id
 from app.products import commands
 from app.products.accepted import MOST_BODY_BYTES

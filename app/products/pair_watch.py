@@ -32,7 +32,7 @@ class PairWatch:
         self._clock = clock
         self._failing = False
         self._told = ""
-        pair.must_read()
+        pair.refuse_until_read()
 
     async def run(self) -> None:
         """Read until cancelled. While it fails, what was read last becomes too old by itself."""
@@ -46,7 +46,7 @@ class PairWatch:
         try:
             rows = await self._pool.rows(READ)
             for ranges, moving in rows:
-                self._pair.read(ranges, moving, asked_at)
+                self._pair.note_reading(ranges, moving, asked_at)
                 self._tell(ranges, moving)
             self._failing = False
         except Exception as error:

@@ -121,7 +121,7 @@ class Transaction:
     async def run(self, session: Session) -> Committed:
         """Carry out the batch, and return what was committed. A second call begins anew, on another connection.
 
-        Raises ``CommitUnknown``; or ``SourceDeposed`` or another ``DatabaseError``, and then nothing was committed.
+        Raises ``CommitUnknown``, or, if nothing was committed, ``SourceDeposed`` or a ``DatabaseError``.
         """
         self._began = self._clock()
         self.has_rows = False
@@ -284,7 +284,7 @@ class Transaction:
         if self._pair is not None:
             [(ranges, moving)] = answers.pop() or [("", "")]
             self._buckets = buckets_of(ranges, moving)
-            self._pair.read(ranges, moving, self._began)
+            self._pair.note_reading(ranges, moving, self._began)
 
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}

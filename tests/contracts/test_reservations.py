@@ -214,7 +214,7 @@ async def test_joined_commands_see_each_other(shop: Shop) -> None:
     assert (await shop.source.reservations.get(made.id)).version == 3
 
 
-async def test_lists(shop: Shop) -> None:
+async def test_reservations_are_listed_by_reference_and_by_product(shop: Shop) -> None:
     """By reference, and by product those that hold units of it now; newest first, page by page."""
     first, second = [await shop.held(Reserve(wanted(a=1, b=1), 60, "cart")) for _ in range(2)]
     other = await shop.held(Reserve(wanted(b=1), 60, "other"))

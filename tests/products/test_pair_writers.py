@@ -44,7 +44,7 @@ _LOCK = "SELECT FROM products WHERE id = %s FOR NO KEY UPDATE"
 class _Forgetful(Pair):
     """A process that takes note of an older reading as soon as a write has read the buckets."""
 
-    def read(self, ranges: str, moving: str, asked_at: float) -> None:
+    def note_reading(self, ranges: str, moving: str, asked_at: float) -> None:
         """Note nothing."""
 
 
