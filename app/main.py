@@ -135,7 +135,7 @@ async def running(
             attempts=settings.transaction_attempts,
             history=cache.history,
             decode=accepting.decode if accepting else None,
-            taken=accepting.count if accepting else None,
+            on_accepted=accepting.count if accepting else None,
             pair=pair,
         )
         source = ProductSource(database)
@@ -176,7 +176,7 @@ async def running(
         if accepting is not None:
             await opened.enter_async_context(accepting.running(larder))
         if shared is not None:
-            await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
+            await opened.enter_async_context(in_background("tally", shared.keep(larder.own_metrics)))
         await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
 

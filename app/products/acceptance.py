@@ -162,7 +162,7 @@ class Acceptance:
         )
         self._check_epoch(epoch[0][0], began)
         buckets = buckets_of(*(found[-1] or [("", "")])[0]) if found else None
-        free = {(caller, key) for caller, key, taken in locked if taken}
+        free = {(caller, key) for caller, key, granted in locked if granted}
         answers: dict[tuple[str, str], tuple[bytes, Accepted]] = {
             (caller, key): (request_hash, Decided(Answer(*answer))) for caller, key, request_hash, *answer, _ in answered
         }

@@ -89,14 +89,14 @@ class Failed:
     reason: str
 
 
-Standing = Queued | Decided | Failed
+WriteState = Queued | Decided | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the database says about a key, and the present rows to publish before that is told."""
 
-    standing: Standing | None
+    state: WriteState | None
     states: Sequence[State] = ()
 
 
@@ -145,7 +145,7 @@ class AcceptedStats:
 
 
 @dataclass(slots=True)
-class Taken:
+class TakenRows:
     """The accepted writes that one transaction has locked, in the order in which they are decided."""
 
     seqs: list[int] = field(default_factory=list)

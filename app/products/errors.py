@@ -15,7 +15,7 @@ Refused
 ├── ReservationClosed     the reservation was committed or released, and nothing of it is open
 ├── NotHeld               the request names more units than are open
 ├── LifeTooLong           the reservation would live longer than one may
-├── TooManyOver           units are free only after more ended lines are given back than one request may
+├── TooManyEnded          units are free only after more ended lines are given back than one request may
 ├── NotHere               the request belongs to another pair of Larder and PostgreSQL
 ├── BucketMoving          a bucket is being moved from one pair to another
 ├── SeveralPairs          the request names products of several pairs
@@ -180,7 +180,7 @@ class LifeTooLong(Refused):
     """The reservation would end later than it may; it was left as it is."""
 
 
-class TooManyOver(Refused):
+class TooManyEnded(Refused):
     """Units are free only after more ended lines are given back than one request may. Those of the limit were given back."""
 
 

@@ -15,7 +15,7 @@ from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Decision, Denied, Done
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Line, Reason
-from app.products.reservation import Part, Reservation, Status, Wanted
+from app.products.reservation import Part, RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
 from app.products.shelf import MAX_OVER, Shelf
 from app.products.source import ProductSource
@@ -62,7 +62,7 @@ class History:
                 life_s = chance.randint(1, 9)
                 replaced = chance.randrange(self.told) if self.told and chance.random() < 0.4 else None
                 replaces = None if replaced is None else self.ids[replaced]
-                command = Reserve([Wanted(*line) for line in lines], life_s, replaces=replaces)
+                command = Reserve([RequestedLine(*line) for line in lines], life_s, replaces=replaces)
                 said = model.reserve(lines, life_s, replaced)
                 if said == "ok":
                     self.ids.append(command.id)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from app.postgres.database import Session, Statement
 from app.products import queries, reservation_queries
 from app.products.errors import UnitsNeeded
-from app.products.reservation import OverLine, Status
+from app.products.reservation import EndedLine, Status
 from app.products.shelf import Facts, Shelf
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
@@ -20,7 +20,7 @@ class LeavesReservationHeld(Shelf):
     """A line is given back because its end has come, and its reservation stays held."""
 
     @override
-    def _expire(self, line: OverLine, moment: datetime) -> int:
+    def _expire(self, line: EndedLine, moment: datetime) -> int:
         units = super()._expire(line, moment)
         self.changes[line.reservation_id] = replace(self.changes[line.reservation_id], status=None)
         return units

@@ -11,7 +11,7 @@ from app.cache.errors import SourceUnavailable
 from app.products.errors import BucketMoving, NotHere, SeveralPairs
 from app.products.pair import GOOD_FOR_S, Pair, new_id
 from app.products.product import is_product_id
-from app.products.reservation import Wanted, is_reservation_id
+from app.products.reservation import RequestedLine, is_reservation_id
 from app.products.reservation_commands import Reserve
 
 
@@ -57,7 +57,7 @@ def test_new_id_is_here() -> None:
 @given(st.text("abc:.-_XYZ019", min_size=1, max_size=64))
 def test_reservation_is_where_its_first_product_is(product_id: str) -> None:
     """A router finds a reservation by its id, as it finds the product."""
-    assert bucket_of(Reserve([Wanted(product_id, 1), Wanted("other", 1)], 60).id) == bucket_of(product_id)
+    assert bucket_of(Reserve([RequestedLine(product_id, 1), RequestedLine("other", 1)], 60).id) == bucket_of(product_id)
 
 
 def test_a_text_is_moved_by_its_tail() -> None:

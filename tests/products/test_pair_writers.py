@@ -25,7 +25,7 @@ from app.products.pair_move import CannotMove
 from app.products.pair_queries import READ
 from app.products.pair_watch import PairWatch
 from app.products.product import Line, Reason
-from app.products.reservation import Part, Wanted
+from app.products.reservation import Part, RequestedLine
 from app.products.reservation_commands import Commit, Release, ReservationCommand, Reserve
 from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
@@ -81,7 +81,7 @@ async def test_what_was_accepted_before_is_decided_and_not_refused(two: Two) -> 
     for key, held, expected in (("1", "0-511", Done), ("2", "0-499,501-511", Postponed)):
         await by_hand(two.urls["a"], _ACCEPTED, key, [LEAVING])
         await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = '500'", held)
-        assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [expected]
+        assert [type(decision) for decision in (await transactions.apply(decode)).accepted_decisions] == [expected]
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("2",)]
     assert await execute(two.urls["a"], "SELECT key FROM idempotency_records") == [("1",)]
     assert (await two.rows("a"))[LEAVING][0] == 1
@@ -97,7 +97,7 @@ async def test_a_product_that_was_not_recorded_is_as_any_other(two: Two) -> None
     transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"), decode=decode)
     await by_hand(two.urls["a"], _ACCEPTED, "k", [STAYING])
     await by_hand(two.urls["a"], "UPDATE pair_buckets SET moving = '500'")
-    assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [Postponed]
+    assert [type(decision) for decision in (await transactions.apply(decode)).accepted_decisions] == [Postponed]
     assert (await two.rows("a"))[LEAVING][0] == 7
 
 
@@ -111,7 +111,7 @@ async def test_reservations_over_two_buckets(two: Two) -> None:
         [decision] = (await transactions.commit([WriteRequest(command)])).decisions
         return decision
 
-    reserve = Reserve([Wanted(STAYING, 2), Wanted(LEAVING, 2)], 600)
+    reserve = Reserve([RequestedLine(STAYING, 2), RequestedLine(LEAVING, 2)], 600)
     for command in (reserve, Commit(reserve.id, [Part(1, 2)])):
         assert isinstance(await done(command), Done)
     with pytest.raises(CannotMove, match=f"units of {LEAVING} are held, or were"):
@@ -120,8 +120,8 @@ async def test_reservations_over_two_buckets(two: Two) -> None:
     assert await two.move("500") == 1
     again = await done(Release(reserve.id))
     assert isinstance(again, Done), again
-    assert isinstance(await done(Reserve([Wanted(STAYING, 1)], 600, replaces=reserve.id)), Done)
-    refused = await done(Reserve([Wanted(STAYING, 1)], 600, replaces=moved_to(500, "0" * 32)))
+    assert isinstance(await done(Reserve([RequestedLine(STAYING, 1)], 600, replaces=reserve.id)), Done)
+    refused = await done(Reserve([RequestedLine(STAYING, 1)], 600, replaces=moved_to(500, "0" * 32)))
     assert isinstance(refused, Denied)
     assert isinstance(refused.refusal, SeveralPairs)
 
