@@ -18,8 +18,11 @@ from psycopg.abc import Dumper, PQGen, Transformer
 from psycopg.adapt import Transformer as DriverTransformer
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
+from psycopg.types.string import BytesBinaryDumper
 from psycopg.waiting import Ready
 from typing_extensions import override
+
+from .lists import HexDumper
 
 Found = TypeVar("Found")
 
@@ -50,6 +53,10 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
         It does not know the connection, whose parameters may change while it is kept: texts are UTF-8, and moments are in UTC.
         """
+        # In lists, bytes are written as text, for which the driver's dumper needs the connection: without one it doubles
+        # quotes.
+        self.adapters.register_dumper(bytes, HexDumper)
+        self.adapters.register_dumper(bytes, BytesBinaryDumper)  # bytes alone stay binary
         return DriverTransformer(self.adapters)
 
     def write_with(self, dumpers: Mapping[type[Any], type[Dumper]]) -> None:

@@ -1,8 +1,10 @@
-"""Lists of texts as parameters, such as the ids of a batch."""
+"""Lists of texts or bytes as parameters, such as the ids of a batch."""
 
 from typing import Any
 
+from psycopg.adapt import Dumper
 from psycopg.types.array import ListDumper
+from psycopg.types.string import BytesBinaryDumper
 from typing_extensions import override
 
 
@@ -18,3 +20,13 @@ class TextListDumper(ListDumper):
         if not obj or "\\" in joined or "\0" in joined or joined.count('"') != 2 * (len(obj) - 1):
             return super().dump(obj)
         return f'{{"{joined}"}}'.encode()
+
+
+class HexDumper(Dumper):
+    """Writes bytes as text in the form that PostgreSQL reads whatever its parameters are."""
+
+    oid = BytesBinaryDumper.oid
+
+    @override
+    def dump(self, obj: bytes) -> bytes:
+        return b"\\x" + obj.hex().encode()

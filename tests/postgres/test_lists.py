@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from app.postgres.lists import TextListDumper
+from tests.limits import open_database
 
 LISTS: tuple[list[Any], ...] = (
     [],
@@ -43,3 +44,13 @@ async def test_other_lists(database_url: str) -> None:
         connection.adapters.register_dumper(list, TextListDumper)
         cursor = await connection.execute("SELECT %(a)s::int[], %(b)s::text[]", {"a": [1, 2], "b": [["a"], ["b"]]})
         assert await cursor.fetchone() == ([1, 2], [["a"], ["b"]])
+
+
+async def test_bytes_arrive_as_they_are(database_url: str) -> None:
+    """Alone and in a list, on a connection of the service: hashes and bodies may have any bytes."""
+    every, database = bytes(range(256)), open_database(database_url)
+    given = {"one": every, "many": [b"", b"it's", b"\\x41", every]}
+    async with database.writes.session() as session:
+        rows = await session.rows("SELECT %(one)s::bytea, %(many)s::bytea[]", given)
+    await database.close()
+    assert rows == [(given["one"], given["many"])]
