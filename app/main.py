@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from app.access.key_file import KeyFile
 from app.access.key_ring import KeyRing, KeySource
-from app.access.key_table import CheckEpoch, KeyTable
+from app.access.key_table import KeyTable
 from app.access.rates import NO_LIMIT
 from app.access.rates import Limits as AccessLimits
 from app.api.accepting import Decoder
@@ -28,6 +28,7 @@ from app.api.worker_metrics import SharedMetrics
 from app.api.writing import StoredRendering
 from app.cache import Entity, Limits, open_caches
 from app.cache.background import in_background
+from app.cache.history import CheckEpoch
 from app.cache.policies import WritePolicy
 from app.cache.stats import Stats
 from app.cache.write_through import WriteThrough
@@ -128,13 +129,13 @@ async def running(
         cache = caches[PRODUCTS]
         check_epoch = cache.history.record
         accepting = Accepting(settings, app) if settings.accept_writes else None
-        pair = await opened.enter_async_context(watched_pair(settings, database))
+        pair = await opened.enter_async_context(watched_pair(settings, database, cache.stats))
         transactions = ProductTransactions(
             database,
             attempts=settings.transaction_attempts,
             history=cache.history,
             decode=accepting.decode if accepting else None,
-            taken=accepting.count if accepting else None,
+            on_accepted=accepting.count if accepting else None,
             pair=pair,
         )
         source = ProductSource(database)
@@ -175,19 +176,19 @@ async def running(
         if accepting is not None:
             await opened.enter_async_context(accepting.running(larder))
         if shared is not None:
-            await opened.enter_async_context(in_background("tally", shared.keep(larder.tally)))
+            await opened.enter_async_context(in_background("tally", shared.keep(larder.own_metrics)))
         await opened.enter_async_context(in_background("recorder", larder.recorder.run()))
         yield larder
 
 
 @asynccontextmanager
-async def watched_pair(settings: Settings, database: Database) -> AsyncIterator[Pair | None]:
+async def watched_pair(settings: Settings, database: Database, stats: Stats) -> AsyncIterator[Pair | None]:
     """Yield the buckets that this pair holds, kept up to date; ``None`` if the service holds all products."""
     if not settings.buckets:
         yield None
         return
     pair = Pair(settings.buckets)
-    watch = PairWatch(pair, database)
+    watch = PairWatch(pair, database, stats)
     await watch.renew()
     async with in_background("pair watch", watch.run()):
         yield pair

@@ -17,9 +17,9 @@ from app.api.conditions import malformed
 from app.api.context import caller_of, larder_of
 from app.api.openapi import WRITE_STATUS, answers
 from app.api.problems import Problem
-from app.api.responses import NO_STORE, response_of
+from app.api.responses import NO_STORE, AnswerResponse
 from app.api.routes import request_router, requires
-from app.products.accepted import AcceptedWrite, Decided, Failed, Queued, Standing
+from app.products.accepted import AcceptedWrite, Decided, Failed, Queued, WriteState
 from app.products.accepted_service import AcceptedWrites
 from app.products.commands import Command
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
@@ -96,12 +96,12 @@ async def accept(accepted: AcceptedWrites, write: AcceptedWrite, preference: Pre
     until = clock() + (preference.wait_s or 0)
     while clock() < until:
         await asyncio.sleep(min(_POLL_S, until - clock()))
-        standing = await accepted.standing(write.caller, write.key)
-        if isinstance(standing, Decided):
-            response = response_of(standing.answer)
+        state = await accepted.state(write.caller, write.key)
+        if isinstance(state, Decided):
+            response = AnswerResponse(state.answer)
             response.headers["Preference-Applied"] = preference.applied
             return response
-        if not isinstance(standing, Queued):
+        if not isinstance(state, Queued):
             break
     headers = {
         "Location": f"/writes/{quote(write.key, safe='')}",
@@ -131,15 +131,15 @@ async def get_write(request: Request, key: WriteKey) -> Response:
     """Return whether the write is queued, done or failed, with its kept answer."""
     accepted = larder_of(request).accepted
     # PostgreSQL has no NUL in texts. No key has one, either.
-    standing = await accepted.standing(caller_of(request).name, key) if accepted is not None and "\0" not in key else None
-    if standing is None:
+    state = await accepted.state(caller_of(request).name, key) if accepted is not None and "\0" not in key else None
+    if state is None:
         raise Problem("write-not-found", "There is no write with this key of yours. Check the key, or send the write again.")
-    headers = {"Cache-Control": NO_STORE} | ({"Retry-After": "1"} if isinstance(standing, Queued) else {})
-    return JSONResponse({"key": key} | _shown(standing), 200, headers)
+    headers = {"Cache-Control": NO_STORE} | ({"Retry-After": "1"} if isinstance(state, Queued) else {})
+    return JSONResponse({"key": key} | _shown(state), 200, headers)
 
 
-def _shown(standing: Standing) -> dict[str, object]:
-    match standing:
+def _shown(state: WriteState) -> dict[str, object]:
+    match state:
         case Queued():
             return {"state": "queued", "answer": None, "reason": None}
         case Failed(reason):

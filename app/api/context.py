@@ -14,7 +14,7 @@ from app.api.admission import CALLER, Admission
 from app.api.fields import KnownHead
 from app.api.load import Load
 from app.api.metrics import DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
-from app.api.once import Shared
+from app.api.once import CachedValue
 from app.api.recorder import SILENT_S, Recorder, Watchable
 from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
@@ -46,7 +46,8 @@ class Larder:
     settings: Settings
     products: Products
     feed: Feed
-    source: Watchable
+    cache: Watchable
+    """The cache of the products, which the probes and the recorder watch."""
     store: StoreHealth
     stats: Mapping[str, Stats]
     """The counters of the caches, by namespace."""
@@ -69,30 +70,30 @@ class Larder:
     """Heads of writes that the server has parsed before, by all their bytes after the first line."""
     telemetry: Telemetry = field(default_factory=Telemetry)
     clock: Callable[[], float] = time.monotonic
-    readiness: Shared[None] = field(init=False)
+    readiness: CachedValue[None] = field(init=False)
     """Whether PostgreSQL can be used, found out at most once a second."""
     recorder: Recorder = field(init=False)
     """What the dashboard shows, recorded by one of the workers."""
     stock_glance: StockGlance = field(init=False)
-    _own_metrics: Shared[bytes] = field(init=False)
+    _own_text: CachedValue[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "readiness", Shared(self.source.ping, clock=self.clock))
-        object.__setattr__(self, "_own_metrics", Shared(self._render_own, clock=self.clock))
+        object.__setattr__(self, "readiness", CachedValue(self.cache.ping, clock=self.clock))
+        object.__setattr__(self, "_own_text", CachedValue(self._render_own, clock=self.clock))
         object.__setattr__(self, "stock_glance", StockGlance(self.products))
         counted = next(iter(self.stats.values()))
-        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.source, counted, self.shared_metrics))
+        object.__setattr__(self, "recorder", Recorder(self.settings, self.total, self.cache, counted, self.shared_metrics))
 
     async def metrics(self) -> bytes:
         """Return the metrics of all workers as text, made at most once a second."""
         if self.shared_metrics is not None:
-            return self.shared_metrics.shown(self.tally, render)
-        return await self._own_metrics.value()
+            return self.shared_metrics.shown(self.own_metrics, render)
+        return await self._own_text.value()
 
     async def _render_own(self) -> bytes:
-        return render(self.tally())
+        return render(self.own_metrics())
 
-    def tally(self) -> WorkerMetrics:
+    def own_metrics(self) -> WorkerMetrics:
         """Return the live counters of this process."""
         return WorkerMetrics(
             self.requests,
@@ -112,14 +113,14 @@ class Larder:
 
     def total(self) -> WorkerMetrics:
         """Return the counters of all workers. A worker that has not reported for a second does not count as alive."""
-        own = self.tally()
+        own = self.own_metrics()
         return own if self.shared_metrics is None else self.shared_metrics.total(own, SILENT_S)
 
 
 def larder_in(scope: Mapping[str, Any]) -> Larder:
     """Return the running service: from the request's state, where the server has put it, or else from the application."""
     larder: Larder | None = scope.get("state", _NO_STATE).get(STATE)
-    # As an attribute it would first be looked for in vain, which takes ten times as long.
+    # As an attribute it would first be looked for in vain.
     return scope["app"].state[STATE] if larder is None else larder
 
 
@@ -134,7 +135,13 @@ def products_of(request: Request) -> Products:
 
 
 def check_pair(request: Request, ids: Sequence[str]) -> None:
-    """Check that all products of a request belong to this pair. Raises ``NotHere``, ``BucketMoving``, ``SeveralPairs``."""
+    """Check that all products of a request belong to this pair, and note their ids in the request's state.
+
+    ``RequestRoute`` checks the noted ids again before a read is answered.
+
+    Raises:
+        NotHere, BucketMoving, SeveralPairs: as ``Pair.check``.
+    """
     if (pair := larder_of(request).pair) is not None:
         pair.check(ids, writes=request.method != "GET")
         request.scope["state"][NAMED] = ids

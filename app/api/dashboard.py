@@ -1,6 +1,7 @@
 """The data of the dashboard: what the recorder found out, what the counters say, and a look at the stock."""
 
 import json
+import re
 import time
 from dataclasses import asdict, fields
 from typing import Any
@@ -12,10 +13,11 @@ from app.access.keys import Scope
 from app.api.access_stats import AccessStats
 from app.api.bodies import JSON
 from app.api.context import larder_of
-from app.api.list_queries import samples_seen
 from app.api.metrics import WorkerMetrics
 from app.api.openapi import DASHBOARD, answers
 from app.api.parameters import SAMPLES_PARAMETERS
+from app.api.problems import FieldError
+from app.api.query_parts import MAX_SAMPLES, name_errors, pairs_of, refuse
 from app.api.recorder import counters_of
 from app.api.responses import NO_STORE
 from app.api.routes import request_router, requires
@@ -24,6 +26,7 @@ from app.dashboard.samples import Sample
 from app.settings import PRODUCTS_CACHE, WRITE_POLICIES, Settings, names_in
 
 router = request_router("operation")
+_COUNT = re.compile("[0-9]{1,13}")
 _CLIENTS = 8
 """Most clients that are shown."""
 _SAMPLE = [field.name for field in fields(Sample)]
@@ -47,6 +50,21 @@ async def dashboard_data(request: Request) -> Response:
     document["stock"] = stock
     document["caches"] = _caches(larder.settings)
     return Response(json.dumps(document, separators=(",", ":")), 200, {"Cache-Control": NO_STORE}, JSON)
+
+
+def samples_seen(request: Request) -> int:
+    """Read the query of the dashboard's data: how many samples its reader has seen.
+
+    Raises:
+        Problem: 422, a parameter is unknown, repeated or has no legal value.
+    """
+    pairs = pairs_of(request)
+    text = dict(pairs).get("after", "0")
+    errors = name_errors(pairs, ("after",), ("after",), "after")
+    if not (_COUNT.fullmatch(text) and int(text) <= MAX_SAMPLES):
+        errors.append(FieldError(f"must be an integer from 0 to {MAX_SAMPLES}", parameter="after"))
+    refuse(errors)
+    return int(text)
 
 
 def document_of(record: Record, total: WorkerMetrics, seen: int, *, workers_wanted: int) -> dict[str, Any]:

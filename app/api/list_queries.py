@@ -1,6 +1,5 @@
 """The queries of lists: the products, movements or reservations that a client requests, page by page."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from unicodedata import normalize
@@ -13,6 +12,7 @@ from app.api.problems import FieldError
 from app.api.query_parts import (
     DEFAULT_LIMIT,
     LIST_FORM,
+    MAX_IDS,
     MAX_LINE,
     MAX_SHOWN,
     MAX_VERSION,
@@ -35,9 +35,6 @@ from app.products.payload import timestamp
 from app.products.product import MAX_NAME_LENGTH, LedgerPosition, Position, is_product_id
 from app.products.reservation import ReservationPosition, Status, is_reservation_id
 
-MAX_IDS = 250
-MAX_SAMPLES = 10**12
-_COUNT = re.compile("[0-9]{1,13}")
 _FILTERS = ("limit", "after", "q", "below_reorder_point", "uncovered")
 
 
@@ -49,8 +46,8 @@ class ProductsById:
 
 
 @dataclass(frozen=True, slots=True)
-class ProductPage:
-    """A page of the list."""
+class ProductListQuery:
+    """A page of the list of products."""
 
     limit: int
     prefix: str
@@ -133,7 +130,7 @@ class ReservationQuery:
         return None
 
 
-def product_query(request: Request) -> ProductsById | ProductPage:
+def product_query(request: Request) -> ProductsById | ProductListQuery:
     """Read the query of GET /products.
 
     Raises:
@@ -142,11 +139,11 @@ def product_query(request: Request) -> ProductsById | ProductPage:
     pairs = pairs_of(request)
     names = {name for name, _ in pairs}
     errors = name_errors(pairs, ("id", *_FILTERS), _FILTERS, "id, or limit, after, q, below_reorder_point and uncovered")
-    query: ProductsById | ProductPage
+    query: ProductsById | ProductListQuery
     if "id" in names:
         query, more = _products_by_id([value for name, value in pairs if name == "id"], names)
     else:
-        query, more = _product_page(dict(pairs))
+        query, more = _product_list(dict(pairs))
     refuse([*errors, *more])
     return query
 
@@ -157,7 +154,7 @@ def product_ledger(request: Request, product_id: str) -> LedgerQuery:
     Raises:
         Problem: 422, a parameter is unknown, repeated or has no legal value.
     """
-    values, errors = _ledger_values(request, ("limit", "after"))
+    values, errors = _list_values(request, ("limit", "after"))
     return _ledger_query(PRODUCT_LEDGER_FORM, product_id, values, errors, "product")
 
 
@@ -167,7 +164,7 @@ def reference_ledger(request: Request) -> LedgerQuery:
     Raises:
         Problem: 422, as above, or no reference was sent.
     """
-    values, errors = _ledger_values(request, ("reference", "limit", "after"))
+    values, errors = _list_values(request, ("reference", "limit", "after"))
     reference = values.get("reference")
     if reference is None:
         errors.append(
@@ -184,7 +181,7 @@ def reservation_query(request: Request) -> ReservationQuery:
     Raises:
         Problem: 422, as above, or neither a reference nor a product was sent, or both.
     """
-    values, errors = _ledger_values(request, ("reference", "product_id", "status", "limit", "after"))
+    values, errors = _list_values(request, ("reference", "product_id", "status", "limit", "after"))
     reference, product_id, status = (values.get(name) for name in ("reference", "product_id", "status"))
     if (reference is None) == (product_id is None):
         errors.append(FieldError("is required, or product_id; only one of them may be sent", parameter="reference"))
@@ -210,33 +207,6 @@ def reservation_query(request: Request) -> ReservationQuery:
     return query
 
 
-def samples_seen(request: Request) -> int:
-    """Read the query of the dashboard's data: how many samples its reader has seen.
-
-    Raises:
-        Problem: 422, a parameter is unknown, repeated or has no legal value.
-    """
-    pairs = pairs_of(request)
-    text = dict(pairs).get("after", "0")
-    errors = name_errors(pairs, ("after",), ("after",), "after")
-    if not (_COUNT.fullmatch(text) and int(text) <= MAX_SAMPLES):
-        errors.append(FieldError(f"must be an integer from 0 to {MAX_SAMPLES}", parameter="after"))
-    refuse(errors)
-    return int(text)
-
-
-def refuse_parameters(request: Request) -> None:
-    """Check that a write has no query: a parameter such as ``dry_run`` that is ignored would be a promise that is broken.
-
-    Raises:
-        Problem: 422.
-    """
-    if request.scope["query_string"]:
-        names = sorted({name for name, _ in pairs_of(request)})[:MAX_IDS]
-        rule = "is not a parameter of this operation, which takes none"
-        refuse([FieldError(rule, parameter=name[:MAX_SHOWN]) for name in names])
-
-
 def _products_by_id(ids: Sequence[str], names: set[str]) -> tuple[ProductsById, list[FieldError]]:
     rule = "cannot be combined with id: read many products, or list them"
     errors = [FieldError(rule, parameter=name) for name in sorted(names - {"id"})]
@@ -250,7 +220,7 @@ def _products_by_id(ids: Sequence[str], names: set[str]) -> tuple[ProductsById, 
     return ProductsById(tuple(dict.fromkeys(ids))), errors
 
 
-def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]]:
+def _product_list(values: dict[str, str]) -> tuple[ProductListQuery, list[FieldError]]:
     prefix, below, cursor = values.get("q"), values.get("below_reorder_point"), values.get("after")
     uncovered = values.get("uncovered")
     prefix = prefix if prefix is None else normalize("NFC", prefix)  # as names are stored
@@ -265,7 +235,7 @@ def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]
     ]
     if below == uncovered == "true":
         errors.append(FieldError("cannot be combined with below_reorder_point", parameter="uncovered"))
-    page = ProductPage(limit or DEFAULT_LIMIT, prefix or "", below == "true", uncovered=uncovered == "true")
+    page = ProductListQuery(limit or DEFAULT_LIMIT, prefix or "", below == "true", uncovered=uncovered == "true")
     if cursor is not None:
         after = page.position(cursor)
         if after is None:
@@ -274,7 +244,7 @@ def _product_page(values: dict[str, str]) -> tuple[ProductPage, list[FieldError]
     return page, errors
 
 
-def _ledger_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], list[FieldError]]:
+def _list_values(request: Request, known: Sequence[str]) -> tuple[dict[str, str], list[FieldError]]:
     """Return the query's values, and the errors in their names and in the limit."""
     pairs = pairs_of(request)
     values = dict(pairs)

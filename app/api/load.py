@@ -48,20 +48,20 @@ class Load:
 
     def __init__(self, target_s: float) -> None:
         self._target_s = target_s
-        self._of_lag = self._of_waits = 0.0
+        self._lag_pressure = self._wait_pressure = 0.0
         self.pressure = 0.0
         """From 0 to ``HIGHEST``."""
 
     def note(self, lag_s: float, wait_s: float) -> None:
         """Take one measurement: how late the timer was, and how long the oldest write has waited."""
-        self._of_lag = _moved(self._of_lag, lag_s / self._target_s, HIGHEST)
-        self._of_waits = _moved(self._of_waits, wait_s / WAIT_TARGET_S, CALM + Kind.HIT)
-        self.pressure = max(self._of_lag, self._of_waits)
+        self._lag_pressure = _moved(self._lag_pressure, lag_s / self._target_s, HIGHEST)
+        self._wait_pressure = _moved(self._wait_pressure, wait_s / WAIT_TARGET_S, CALM + Kind.HIT)
+        self.pressure = max(self._lag_pressure, self._wait_pressure)
 
     @property
     def reason(self) -> str:
         """Return for the log why requests are shed."""
-        return "the event loop lags" if self._of_lag >= self._of_waits else "writes wait for their transaction"
+        return "the event loop lags" if self._lag_pressure >= self._wait_pressure else "writes wait for their transaction"
 
     def may_shed(self, kind: Kind) -> bool:
         """Return whether some requests of this kind are refused now."""

@@ -80,7 +80,7 @@ class RequestStats:
 
 @dataclass(slots=True)
 class LoadState:
-    """How busy a process is. Of several processes the busiest counts, and those who wait are added up."""
+    """The load of a process; for several, the highest pressure and wait, and the sum of the callers that wait."""
 
     pressure: float = 0.0
     """How much has to be refused, from 0 to ``load.HIGHEST``."""
@@ -207,7 +207,7 @@ def _requests(stats: RequestStats) -> Iterator[Metric]:
 
 
 @dataclass(frozen=True, slots=True)
-class _OfCaches:
+class _CacheFamilies:
     """Makes the families of the caches, whose first label is the namespace."""
 
     caches: Mapping[str, Stats]
@@ -246,19 +246,19 @@ class _OfCaches:
         return family
 
 
-def _reads(of: _OfCaches, tally: WorkerMetrics) -> Iterator[Metric]:
-    yield of.counts("larder_cache_reads", "Keys read through the cache, by result.", "result", _read_results)
-    yield of.count("larder_cache_loads", "Keys loaded from PostgreSQL.", lambda stats: stats.loads)
-    yield of.count("larder_cache_fills", "Empty slots filled after a read.", lambda stats: stats.fills)
-    yield of.count("larder_cache_refills", "Loads that writers began for emptied slots.", lambda stats: stats.refills)
+def _reads(caches: _CacheFamilies, metrics: WorkerMetrics) -> Iterator[Metric]:
+    yield caches.counts("larder_cache_reads", "Keys read through the cache, by result.", "result", _read_results)
+    yield caches.count("larder_cache_loads", "Keys loaded from PostgreSQL.", lambda stats: stats.loads)
+    yield caches.count("larder_cache_fills", "Empty slots filled after a read.", lambda stats: stats.fills)
+    yield caches.count("larder_cache_refills", "Loads that writers began for emptied slots.", lambda stats: stats.refills)
     shared = "; all namespaces share them"
     text = f"Connections to Redis given up{shared}."
-    yield of.count("larder_cache_store_failures", text, lambda _: tally.store_failures)
+    yield caches.count("larder_cache_store_failures", text, lambda _: metrics.store_failures)
     text = f"Slots that Redis did not send, because the process had copies{shared}."
-    yield of.count("larder_cache_near_slots", text, lambda _: tally.near_slots)
+    yield caches.count("larder_cache_near_slots", text, lambda _: metrics.near_slots)
     text = f"1 while Redis answers every worker, 0 while a worker does not use its connections{shared}."
-    yield of.gauge("larder_cache_store_up", text, lambda _: int(tally.store_up))
-    yield of.calls("larder_cache_call_seconds", "Duration of the cache's round trips.")
+    yield caches.gauge("larder_cache_store_up", text, lambda _: int(metrics.store_up))
+    yield caches.calls("larder_cache_call_seconds", "Duration of the cache's round trips.")
 
 
 def _read_results(stats: Stats) -> Rows:
@@ -271,17 +271,17 @@ def _read_results(stats: Stats) -> Rows:
     )
 
 
-def _writes(of: _OfCaches) -> Iterator[Metric]:
-    yield of.counts("larder_cache_publishes", "Slots published to, by outcome.", "outcome", _outcomes)
+def _writes(caches: _CacheFamilies) -> Iterator[Metric]:
+    yield caches.counts("larder_cache_publishes", "Slots published to, by outcome.", "outcome", _outcomes)
     text = "Sampled writes, by whether the key was read before its next write."
-    yield of.counts("larder_cache_written_keys", text, "read", _sampled)
+    yield caches.counts("larder_cache_written_keys", text, "read", _sampled)
     text = "Payload bytes sent to Redis to be stored."
-    yield of.count("larder_cache_payload_bytes", text, lambda stats: stats.payload_bytes)
+    yield caches.count("larder_cache_payload_bytes", text, lambda stats: stats.payload_bytes)
     text = "Writes that had to wait until no reader could see old data."
-    yield of.count("larder_cache_settles", text, lambda stats: stats.settles)
+    yield caches.count("larder_cache_settles", text, lambda stats: stats.settles)
     text = "Settling writes that reached their deadline."
-    yield of.count("larder_cache_settle_timeouts", text, lambda stats: stats.settle_timeouts)
-    yield of.histogram("larder_cache_settle_seconds", "How long settling took.", lambda stats: stats.settle_wait)
+    yield caches.count("larder_cache_settle_timeouts", text, lambda stats: stats.settle_timeouts)
+    yield caches.histogram("larder_cache_settle_seconds", "How long settling took.", lambda stats: stats.settle_wait)
 
 
 def _outcomes(stats: Stats) -> Rows:
@@ -293,22 +293,22 @@ def _sampled(stats: Stats) -> Rows:
     return [(read, stats.written_keys[read]) for read in ("yes", "no")]
 
 
-def _audits(of: _OfCaches, now: float) -> Iterator[Metric]:
-    yield of.count("larder_cache_audits", "Audits finished.", lambda stats: stats.audits)
-    yield of.count("larder_cache_audit_failures", "Audits given up.", lambda stats: stats.audit_failures)
+def _audits(caches: _CacheFamilies, now: float) -> Iterator[Metric]:
+    yield caches.count("larder_cache_audits", "Audits finished.", lambda stats: stats.audits)
+    yield caches.count("larder_cache_audit_failures", "Audits given up.", lambda stats: stats.audit_failures)
     text = "Audits that set no fence because another server or namespace is trusted."
-    yield of.count("larder_cache_audit_deferrals", text, lambda stats: stats.audit_deferrals)
+    yield caches.count("larder_cache_audit_deferrals", text, lambda stats: stats.audit_deferrals)
     text = "Unexpected errors that failed no request."
-    yield of.count("larder_cache_unexpected_errors", text, lambda stats: stats.unexpected)
-    yield of.histogram("larder_cache_audit_seconds", "How long an audit took.", lambda stats: stats.audit_duration)
-    yield of.counts("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", _repairs)
-    yield of.count("larder_cache_audited_rows", "Rows that audits compared.", lambda stats: stats.repairs.checked)
-    yield of.count("larder_cache_clean_starts", "Times the cache was started clean.", lambda stats: stats.clean_starts)
-    yield of.count("larder_cache_adoptions", "New epochs announced.", lambda stats: stats.adoptions)
+    yield caches.count("larder_cache_unexpected_errors", text, lambda stats: stats.unexpected)
+    yield caches.histogram("larder_cache_audit_seconds", "How long an audit took.", lambda stats: stats.audit_duration)
+    yield caches.counts("larder_cache_repairs", "Slots that audits deleted, by cause.", "cause", _repairs)
+    yield caches.count("larder_cache_audited_rows", "Rows that audits compared.", lambda stats: stats.repairs.checked)
+    yield caches.count("larder_cache_clean_starts", "Times the cache was started clean.", lambda stats: stats.clean_starts)
+    yield caches.count("larder_cache_adoptions", "New epochs announced.", lambda stats: stats.adoptions)
     text = "Seconds since one of the workers finished an audit."
-    yield of.gauge("larder_cache_audit_age_seconds", text, lambda stats: _age_s(stats.last_audit, now))
+    yield caches.gauge("larder_cache_audit_age_seconds", text, lambda stats: _age_s(stats.last_audit, now))
     text = "Seconds since one of the workers last read under a live fence."
-    yield of.gauge("larder_cache_proof_age_seconds", text, lambda stats: _age_s(stats.last_proven, now))
+    yield caches.gauge("larder_cache_proof_age_seconds", text, lambda stats: _age_s(stats.last_proven, now))
 
 
 def _repairs(stats: Stats) -> Rows:
@@ -347,17 +347,17 @@ def _connections(stats: ConnectionStats) -> Iterator[Metric]:
     yield closed
 
 
-def _load(tally: WorkerMetrics) -> Iterator[Metric]:
-    yield CounterMetricFamily("larder_database_statements", "Statements sent to PostgreSQL.", tally.statements)
-    yield GaugeMetricFamily("larder_database_waiting", "Callers who wait for a connection.", tally.load.waiting)
+def _load(metrics: WorkerMetrics) -> Iterator[Metric]:
+    yield CounterMetricFamily("larder_database_statements", "Statements sent to PostgreSQL.", metrics.statements)
+    yield GaugeMetricFamily("larder_database_waiting", "Callers who wait for a connection.", metrics.load.waiting)
     yield GaugeMetricFamily(
-        "larder_load_pressure", "Pressure of the busiest worker; above 0.5 it sheds requests.", tally.load.pressure
+        "larder_load_pressure", "Pressure of the busiest worker; above 0.5 it sheds requests.", metrics.load.pressure
     )
 
 
-def _workers(tally: WorkerMetrics) -> Iterator[Metric]:
-    yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", tally.workers)
-    yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", tally.restarts)
+def _workers(metrics: WorkerMetrics) -> Iterator[Metric]:
+    yield GaugeMetricFamily("larder_workers", "Processes that share this address and are alive.", metrics.workers)
+    yield CounterMetricFamily("larder_worker_restarts", "Processes started in place of one that ended.", metrics.restarts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,18 +368,18 @@ class _Families(Collector):
         return self.families
 
 
-def render(tally: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
+def render(metrics: WorkerMetrics, clock: Callable[[], float] = time.monotonic) -> bytes:
     """Return the metrics as Prometheus text. ``clock`` is the cache's clock."""
-    of = _OfCaches(tally.caches)
-    cache = chain(_reads(of, tally), _writes(of), _audits(of, clock()))
+    caches = _CacheFamilies(metrics.caches)
+    cache = chain(_reads(caches, metrics), _writes(caches), _audits(caches, clock()))
     registry = CollectorRegistry(auto_describe=False)
-    clients = chain(_connections(tally.requests.connections), _access(tally.access))
+    clients = chain(_connections(metrics.requests.connections), _access(metrics.access))
     process = chain(
-        feed_families(tally.feed),
-        reservation_families(tally.held),
-        _load(tally),
-        accepted_families(tally.accepted),
-        _workers(tally),
+        feed_families(metrics.feed),
+        reservation_families(metrics.held),
+        _load(metrics),
+        accepted_families(metrics.accepted),
+        _workers(metrics),
     )
-    registry.register(_Families(chain(_requests(tally.requests), clients, cache, process)))
+    registry.register(_Families(chain(_requests(metrics.requests), clients, cache, process)))
     return generate_latest(registry)

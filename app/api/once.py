@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Shared(Generic[Value]):
+class CachedValue(Generic[Value]):
     """A value that is made when it is needed, and then shared by the requests of the next ``life_s`` seconds.
 
     Requests that come while it is made wait for it. A failure is shared in the same way.

@@ -4,8 +4,7 @@ from typing import Any
 
 from app.api import models
 from app.api.changes_query import DEFAULT_CHANGES, MAX_CHANGES, MAX_WAIT_S
-from app.api.list_queries import MAX_IDS, MAX_SAMPLES
-from app.api.query_parts import CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT
+from app.api.query_parts import CURSOR_PATTERN, DEFAULT_LIMIT, MAX_IDS, MAX_LIMIT, MAX_SAMPLES
 from app.feed.events import EventType
 from app.products.product import ID_PATTERN, MAX_NAME_LENGTH
 from app.products.reservation import Status

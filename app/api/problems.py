@@ -314,7 +314,7 @@ EXCEPTIONS: Mapping[type[Exception], Callable[[Any], Problem]] = {
     products.ReservationClosed: _reservation_closed,
     products.NotHeld: _not_held,
     products.LifeTooLong: _life_too_long,
-    products.TooManyOver: _explanation("overloaded"),
+    products.TooManyEnded: _explanation("overloaded"),
     products.NotHere: _of_another_pair("not-here"),
     products.BucketMoving: _of_another_pair("bucket-moving"),
     products.SeveralPairs: _of_another_pair("several-pairs"),

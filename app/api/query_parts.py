@@ -21,6 +21,8 @@ from app.api.problems import FieldError, invalid
 from app.products.payload import timestamp
 
 MAX_LIMIT = 250
+MAX_IDS = 250
+MAX_SAMPLES = 10**12
 DEFAULT_LIMIT = 50
 MAX_PARAMETERS = 1_000
 LIST_FORM, PRODUCT_LEDGER_FORM, REFERENCE_LEDGER_FORM, FEED_FORM, RESERVATIONS_FORM = 2, 3, 4, 5, 6
@@ -79,6 +81,18 @@ def limit_errors(limit: int | None) -> list[FieldError]:
 def text_error(name: str, most: int) -> FieldError:
     """Return the error in a text of a wrong length or with a control character."""
     return FieldError(f"must have 1 to {most} characters, none of them a control character", parameter=name)
+
+
+def refuse_parameters(request: Request) -> None:
+    """Check that a write has no query: a parameter such as ``dry_run`` that is ignored would be a promise that is broken.
+
+    Raises:
+        Problem: 422.
+    """
+    if request.scope["query_string"]:
+        names = sorted({name for name, _ in pairs_of(request)})[:MAX_IDS]
+        rule = "is not a parameter of this operation, which takes none"
+        refuse([FieldError(rule, parameter=name[:MAX_SHOWN]) for name in names])
 
 
 def moment_of(text: str) -> datetime | None:

@@ -1,10 +1,10 @@
 """The recorder finds out twice a second how the service is, and takes a sample of its counters once a second.
 
-Of several workers on one address one records for all. It keeps the record in a file beside those of the metrics. The others
-read only the beginning of that file, four times a second; when it has not been renewed for a while, one of them goes on with
-the record. If two go on at once, the one that wrote first finds the other's name in the file, and stops.
+If several workers share an address, one of them records for all. It keeps the record in a file beside those of the metrics. The
+others read only the beginning of that file, four times a second; when it has not been renewed for a while, one of them goes on
+with the record. If two go on at once, the one that wrote first finds the other's name in the file, and stops.
 
-What is recorded costs a request nothing: the counters are there anyway. The worker that records spends about 2 ms a second.
+What is recorded costs a request nothing: the counters are there anyway. The worker that records spends little time on it.
 PostgreSQL gets two small statements a second from an address, and Redis two reads.
 """
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, FailFast, Field, model_validator
 
 from app.api.models import MAX_LINES, Id, Quantity, Reference, RequestModel, Rows, Timestamp, nothing
 from app.products.product import MAX_INTEGER
-from app.products.reservation import RESERVATION_ID_PATTERN, Part, Wanted
+from app.products.reservation import RESERVATION_ID_PATTERN, Part, RequestedLine
 from app.products.reservation_commands import Rest
 
 MAX_EXPIRES_IN_S = 604_800
@@ -39,9 +39,9 @@ class NewReservation(RequestModel):
         Field(description="a reservation to release in the same decision; what it still holds counts as free for this one"),
     ] = Field(default_factory=nothing)
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[RequestedLine]:
         """Return the lines to hold."""
-        return [Wanted(line.product_id, line.quantity) for line in self.lines]
+        return [RequestedLine(line.product_id, line.quantity) for line in self.lines]
 
 
 class Extension(RequestModel):

@@ -112,11 +112,6 @@ class AnswerResponse(Response):
             headers.append(_JSON_TYPE)
 
 
-def response_of(answer: Answer) -> Response:
-    """Return the response that carries an answer."""
-    return AnswerResponse(answer)
-
-
 def json_list(name: str, items: Sequence[bytes], rest: str, value: object, headers: dict[str, str]) -> Response:
     """Return the response ``{name: [items…], rest: value}``. The items are JSON already."""
     head, tail = f'{{"{name}":['.encode(), f'],"{rest}":{json.dumps(value)}}}'.encode()

@@ -118,27 +118,27 @@ class SharedMetrics:
             self._failing = False
         return own
 
-    def _write(self, tally: WorkerMetrics) -> None:
+    def _write(self, metrics: WorkerMetrics) -> None:
         new = self._file.with_suffix(".new")
-        new.write_bytes(pickle.dumps(tally))
+        new.write_bytes(pickle.dumps(metrics))
         new.replace(self._file)
 
 
 def _read(path: Path) -> WorkerMetrics:
-    tally: WorkerMetrics = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own workers; nobody else can enter the directory
-    return tally
+    metrics: WorkerMetrics = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own workers; nobody else can enter the directory
+    return metrics
 
 
-def _counts_of(tally: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
+def _counts_of(metrics: WorkerMetrics, restarts: int = 0) -> WorkerMetrics:
     """Return the part of the counters that is kept when their worker is dead."""
     return replace(
-        tally,
-        requests=tally.requests.without_state(),
+        metrics,
+        requests=metrics.requests.without_state(),
         workers=0,
         store_up=True,
-        restarts=tally.restarts + restarts,
+        restarts=metrics.restarts + restarts,
         load=LoadState(),
         keys_readable=True,
-        accepted=tally.accepted.counts(),
+        accepted=metrics.accepted.counts(),
         held=HeldUnits(),
     )

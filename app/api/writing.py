@@ -25,9 +25,9 @@ from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import Larder, caller_of, check_pair, larder_of
 from app.api.fields import fields_in
-from app.api.list_queries import refuse_parameters
 from app.api.problems import problem_of
-from app.api.responses import checked_id, checked_reservation_id, response_of
+from app.api.query_parts import refuse_parameters
+from app.api.responses import AnswerResponse, checked_id, checked_reservation_id
 from app.products import commands
 from app.products.accepted import MOST_BODY_BYTES
 from app.products.commands import Change, Command, Effect
@@ -36,7 +36,7 @@ from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.pair import new_id
 from app.products.product import ALWAYS, Precondition
 from app.products.reservation import Reservation
-from app.products.reservation_commands import ReservationCommand, named_in
+from app.products.reservation_commands import ReservationCommand
 
 _CONDITIONAL = frozenset({b"if-match", b"if-none-match", b"idempotency-key", b"prefer", b"larder-bucket"})
 """Headers that change what a write does or when it is answered."""
@@ -78,6 +78,8 @@ class IncomingWrite(Generic[Body]):
     async def answer(self, command: Command, render: Render) -> Response:
         """Carry out the command and return its answer, or the stored answer if the request was done before.
 
+        If the request is only decoded (``Decoder``), leave the command in its state and carry nothing out.
+
         Raises as ``Products.write``.
         """
         state = self.request.scope["state"]
@@ -102,7 +104,7 @@ class IncomingWrite(Generic[Body]):
         if self.key is None:
             result = await write(Origin(request_id, caller or None))
             self._note(sender, result)
-            return response_of(render(result))
+            return AnswerResponse(render(result))
         rendering = StoredRendering(self.request, render)
         key = IdempotencyKey(caller, self.key, _request_hash(self.request, self.content), rendering)
         if self.preference is not None and (response := await self._accepted(key, command, self.preference)) is not None:
@@ -113,15 +115,15 @@ class IncomingWrite(Generic[Body]):
             self._note(sender, ())  # the refusal may be kept under the key
             raise
         except Replayed as replayed:
-            response = response_of(replayed.answer)
+            response = AnswerResponse(replayed.answer)
             response.headers["Idempotent-Replayed"] = "true"
             return response
         self._note(sender, result)
-        return response_of(rendering.answer)
+        return AnswerResponse(rendering.answer)
 
     def _check_pair(self, command: Command) -> None:
         try:
-            check_pair(self.request, (*command.keys, *named_in(command)))
+            check_pair(self.request, (*command.keys, *command.reservation_ids))
         except SeveralPairs:
             if self.key is None:
                 raise

@@ -14,6 +14,8 @@ from .errors import SourceDeposed
 
 HASH_WIDTH = 16
 log = logging.getLogger(__name__)
+CheckEpoch = Callable[[str, float], None]
+"""``History.record``: takes an epoch and the time when it was requested, and raises if the server is an old primary."""
 
 
 class Timeline(NamedTuple):

@@ -21,7 +21,7 @@ from .batcher import Batcher
 from .config import CacheConfig
 from .errors import Overloaded
 from .history import History
-from .partitioned_trips import Taking, Trips, those_on_time
+from .partitioned_trips import LeaseCall, Trips, those_on_time
 from .ports import Clock, Outcome, Publication, Source, State
 from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer
@@ -183,7 +183,7 @@ class Loads:
             tokens |= await self._trips.lease(list(wanted)) or {}
         else:
             taking = self._trips.begin_leases(list(wanted))
-            on_time = await those_on_time(taking, others=any(load.key not in wanted for load in batch))
+            on_time = await those_on_time(taking, limit_from_start=any(load.key not in wanted for load in batch))
             for lease, own in taking.items():
                 if lease in on_time:
                     tokens |= lease.result() or {}
@@ -219,7 +219,7 @@ class Loads:
             rows |= {key: Row(states[key], fill) for key in part}
         return rows
 
-    def _begin_late(self, loads: Sequence[Load], lease: Taking) -> "asyncio.Task[dict[str, Row]]":
+    def _begin_late(self, loads: Sequence[Load], lease: LeaseCall) -> "asyncio.Task[dict[str, Row]]":
         """Begin to load rows as soon as their leases are there, or cannot be had. Other loads of their keys wait meanwhile."""
         keys = {load.key for load in loads}
 

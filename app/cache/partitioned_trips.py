@@ -22,14 +22,14 @@ from .stats import Stats
 from .tracing import UNTRACED, Place, Tracer, Unit
 
 Answer = TypeVar("Answer")
-Taking = asyncio.Task[dict[str, str] | None]
+LeaseCall = asyncio.Task[dict[str, str] | None]
 """A call that takes leases."""
 LATE_S = 0.05
 """How long after the first answer of several nodes the others may come without being late.
 
 A round trip takes a millisecond, and a node that hangs takes a deadline.
 """
-AT_ONCE = 4
+READS_WHEN_LOST = 4
 """The largest number of queued reads that are told at once that their node is lost.
 
 Reads that wait behind the batch under way may be many, and each costs a load and an answer without the fast path. Were all of
@@ -54,7 +54,7 @@ class _NodeTrips(BatchedTrips):
         filled: FilledSlots,
     ) -> None:
         super().__init__(config, stats, history, clock, tracer=tracer, filled=filled, weight=self._weight_of)
-        self._least_weight_when_lost = config.batch_keys // AT_ONCE
+        self._least_weight_when_lost = config.batch_keys // READS_WHEN_LOST
         self._lost = False
         """Whether the last read got no answer."""
         self._node = node
@@ -111,8 +111,8 @@ class _NodeTrips(BatchedTrips):
     def _weight_of(self, keys: Sequence[str]) -> int:
         """Return a read's weight.
 
-        While the node is lost, a read weighs more, so that a batch has at most ``AT_ONCE`` of them. It is lost from the first
-        batch without an answer until the next answer.
+        While the node is lost, a read weighs more, so that a batch has at most ``READS_WHEN_LOST`` of them. It is lost from the
+        first batch without an answer until the next answer.
         """
         return max(len(keys), self._least_weight_when_lost) if self._lost else len(keys)
 
@@ -189,7 +189,7 @@ class PartitionedTrips:
         """When each partition was last read under a fence that is trusted, and the fence's incarnation."""
         self._trips: dict[NodeStore, _NodeTrips] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._late: set[Taking] = set()
+        self._late: set[LeaseCall] = set()
 
     def submit_read(self, keys: Sequence[str], unit: Unit | None = None) -> "asyncio.Future[Reading]":
         """Put a read of one partition into the next batch to its node. Raises ``Overloaded``."""
@@ -214,7 +214,7 @@ class PartitionedTrips:
             trips = self._trips_of(self.partitions.of(keys[0]))
             return None if trips is None else await trips.lease(keys)
         taking = self.begin_leases(keys)
-        on_time: set[Taking] = set()
+        on_time: set[LeaseCall] = set()
         try:
             on_time = await those_on_time(taking)
         finally:  # also if the caller is cancelled
@@ -231,7 +231,7 @@ class PartitionedTrips:
         """Whether the keys are on more than one node."""
         return len(self._store.nodes) > 1
 
-    def begin_leases(self, keys: Sequence[str]) -> dict[Taking, list[str]]:
+    def begin_leases(self, keys: Sequence[str]) -> dict[LeaseCall, list[str]]:
         """Begin to take leases; return the call to each node with its keys. Keys whose node is not known are left out."""
         return {asyncio.create_task(trips.lease(own)): own for trips, own in self._cut(keys).items() if trips is not None}
 
@@ -305,7 +305,7 @@ class PartitionedTrips:
             by_trips.setdefault(self._trips_of(partition), []).extend(keys[place] for place in places)
         return by_trips
 
-    def _give_back_late(self, task: Taking) -> None:
+    def _give_back_late(self, task: LeaseCall) -> None:
         self._late.discard(task)
         if not task.cancelled() and task.exception() is None:
             self.release(task.result() or {})
@@ -364,14 +364,17 @@ def trips_to(
     return RoundTrips(store, config, stats, history, clock, tracer=tracer)
 
 
-async def those_on_time(calls: "Collection[asyncio.Task[Answer]]", *, others: bool = False) -> "set[asyncio.Task[Answer]]":
+async def those_on_time(
+    calls: "Collection[asyncio.Task[Answer]]", *, limit_from_start: bool = False
+) -> "set[asyncio.Task[Answer]]":
     """Return the calls to nodes that have ended, once all have, or at most ``LATE_S`` after the first one.
 
-    The first one has as long itself. With ``others``, somebody waits who needs none of them, so the time begins at once.
+    The first one may take as long as it needs. If ``limit_from_start``, the time begins at once, because other reads of the
+    batch need none of these calls.
     """
     ended: set[asyncio.Task[Answer]] = set()
     rest = set(calls)
-    if len(rest) > 1 and not others:
+    if len(rest) > 1 and not limit_from_start:
         ended, rest = await asyncio.wait(rest, timeout=LATE_S, return_when=asyncio.FIRST_COMPLETED)
     if rest:
         ended |= (await asyncio.wait(rest, timeout=LATE_S))[0]

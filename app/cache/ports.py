@@ -246,10 +246,10 @@ class AuditStore(Protocol):
     async def trust(self, begun: Begun, proven: Watermark, fence_ttl_ms: int) -> bool:
         """Check the preconditions and set watermark and fence in one atomic step; return whether the fence was set.
 
-        Of ``proven`` only epoch and transaction id are used. If the watermark of ``begun`` does not count, a new incarnation
-        begins. Nothing is set if the watermark changed since ``begun`` into one of another server, epoch or incarnation, or if
-        the server is another one or has taken over other data. If ``fence_ttl_ms`` have passed since ``begun``, only the
-        watermark is set.
+        Only the epoch and the transaction id of ``proven`` are used. If the watermark of ``begun`` does not count, a new
+        incarnation begins. Nothing is set if the watermark changed since ``begun`` into one of another server, epoch or
+        incarnation, or if the server is another one or has taken over other data. If ``fence_ttl_ms`` have passed since
+        ``begun``, only the watermark is set.
         """
 
 

@@ -11,7 +11,7 @@ from . import slot
 from .filled_slots import FilledSlots
 
 WORTH = 0.125
-"""Share of empty slots from which on asking costs less than it saves."""
+"""Share of empty slots at which asking for leases begins to save more than it costs."""
 _REMEMBERED = 64
 """Number of keys over which the share is averaged."""
 
@@ -21,14 +21,14 @@ class Vacancies:
 
     def __init__(self, filled: FilledSlots) -> None:
         self._filled = filled
-        self._of_filled = 0.0
-        self._of_others = 0.0
+        self._filled_share = 0.0
+        self._others_share = 0.0
 
     def expected(self, keys: Sequence[str], others: Sequence[str]) -> Sequence[str]:
         """Return the keys whose slots are probably empty. ``others`` are those that were not seen filled."""
-        if self._of_filled >= WORTH:
-            return keys if self._of_others >= WORTH else [key for key in keys if key in self._filled]
-        return others if self._of_others >= WORTH else ()
+        if self._filled_share >= WORTH:
+            return keys if self._others_share >= WORTH else [key for key in keys if key in self._filled]
+        return others if self._others_share >= WORTH else ()
 
     def observe(self, keys: Sequence[str], others: Sequence[str], slots: Sequence[bytes | None]) -> None:
         """Count the empty slots that a read found, each key once, and record the filled ones of ``others``."""
@@ -41,9 +41,9 @@ class Vacancies:
                     empty_others += 1
                 elif not raw.startswith(slot.LEASE):
                     self._filled.add(key)
-            self._of_others = _moved(self._of_others, empty_others, len(new))
+            self._others_share = _moved(self._others_share, empty_others, len(new))
         if len(new) < len(found):
-            self._of_filled = _moved(self._of_filled, empty - empty_others, len(found) - len(new))
+            self._filled_share = _moved(self._filled_share, empty - empty_others, len(found) - len(new))
 
 
 def _moved(share: float, empty: int, keys: int) -> float:

@@ -16,7 +16,7 @@ from app.feed.events import Cursor, EventType, Page, Position
 from app.feed.windows import START, Key, Windows
 
 STEP_KEYS = 10_000
-"""Most keys that are read at once. They take 1.5 MB."""
+"""Most keys that are read at once, which bounds the memory that they take."""
 STEPS = 4
 """Most steps whose keys are kept, for as many followers that are behind at different places."""
 READERS = 2

@@ -2,14 +2,14 @@
 
 FeedError
 ├── FeedStarting            there is no mark of the present history yet
-└── MustResync              the events behind a cursor cannot be told any more
+└── MustResync              the events after a cursor are no longer known
     ├── CursorTooOld
     └── CursorOfAnotherHistory
 """
 
 
 class FeedError(Exception):
-    """The feed cannot tell what was asked for."""
+    """The feed cannot return the requested events."""
 
 
 class FeedStarting(FeedError):

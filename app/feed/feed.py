@@ -197,11 +197,12 @@ class Feed:
                 if await self._windows.mark():
                     newest = await self._windows.newest()
             self._read_at = self._clock()
-            if before is None or (newest.epoch, newest.number) != (before.epoch, before.number):
+            moved = before is None or (newest.epoch, newest.number) != (before.epoch, before.number)
+            if moved:
                 await self._advance(before, newest)
-                self._newest = newest
-                self._wake()
             self._newest = newest
+            if moved:
+                self._wake()
             return newest
 
     async def _advance(self, before: Newest | None, newest: Newest) -> None:

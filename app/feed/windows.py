@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cache.errors import SourceRefused
+from app.cache.history import CheckEpoch
 from app.cache.postgres.table_source import read_rows
 from app.feed import queries
 from app.feed.errors import CursorOfAnotherHistory, CursorTooOld
 from app.feed.events import PRODUCT_LINE, RESERVATION_LINE, Event, EventType, Position
-from app.postgres.database import Database, Statement
+from app.postgres.database import Database, StatementText
 from app.products.payload import SCHEMA, movement_fields, reservation_payload
 from app.products.product import Movement, Reason
 from app.products.reservation_source import reservation_of
 from app.products.source import PRODUCTS
-
-CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if the server is an old primary."""
 
 Key = tuple[str, int, int]
 """The members of a ``Position``, in order. A step has thousands of them, and as tuples they come from the driver."""
@@ -100,7 +98,7 @@ class Windows:
         schema, rows = await self._found(queries.EVENTS, {"knows": SCHEMA, "since": since, "upto": upto, **given})
         return _events(schema, rows)
 
-    async def _found(self, statement: Statement, parameters: dict[str, Any]) -> tuple[int, list[Sequence[Any]]]:
+    async def _found(self, statement: StatementText, parameters: dict[str, Any]) -> tuple[int, list[Sequence[Any]]]:
         """Return the schema of the payload, and the rows without the columns that say whether the window is there."""
         asked_at = self._clock()
         rows = await read_rows(self._pool, statement, parameters)

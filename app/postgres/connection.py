@@ -20,6 +20,8 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import Ready
 from typing_extensions import override
 
+from .lists import BYTES
+
 Found = TypeVar("Found")
 
 _READABLE = Ready.R
@@ -49,6 +51,8 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
 
         It does not know the connection, whose parameters may change while it is kept: texts are UTF-8, and moments are in UTC.
         """
+        for kind, dumper in BYTES:
+            self.adapters.register_dumper(kind, dumper)
         return DriverTransformer(self.adapters)
 
     def write_with(self, *dumpers: tuple[type[Any], type[Dumper]]) -> None:

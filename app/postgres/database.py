@@ -8,12 +8,13 @@ from psycopg.types.numeric import Int8Dumper
 
 from .connection import Connection
 from .errors import translate
-from .lists import BYTES, TextListDumper
+from .lists import TextListDumper
 from .parameters import PLANS
+from .pipeline import Parameters, Statement, StatementText
 from .pool import Pool
 from .pooler import TransactionParameters
 from .primary import Primary
-from .session import Parameters, Session, Statement, nothing
+from .session import Session, no_follow_up
 
 WRITE_LOCK_TIMEOUT_MS = 20
 """How long a shared transaction, with all requests in it, waits for a lock. ``WriteQueue`` handles longer waits."""
@@ -119,7 +120,7 @@ class Database:
             # This is longer than the server's own deadline, whose error is more precise and keeps the connection.
             deadline_s=statement_timeout_ms / 1000 + 1.0,
             max_age_s=self._connection_max_age_s,
-            behind=TransactionParameters(limits).behind if self._primary.pooled else nothing,
+            follow_up=TransactionParameters(limits).follow_up if self._primary.pooled else no_follow_up,
         )
 
     async def _connect(self, parameters: Mapping[str, str]) -> Connection:
@@ -131,8 +132,8 @@ class Database:
             raise translate(error) from error
         # Every number gets one type, alone or in a list. The driver would take the smallest that fits, and prepare a statement
         # again for each combination of types.
-        connection.write_with((int, Int8Dumper), (list, TextListDumper), *BYTES)
+        connection.write_with((int, Int8Dumper), (list, TextListDumper))
         return connection
 
 
-__all__ = ["Database", "Parameters", "Pool", "Primary", "Session", "Shares", "Statement"]
+__all__ = ["Database", "Parameters", "Pool", "Primary", "Session", "Shares", "Statement", "StatementText"]

@@ -11,7 +11,7 @@ DatabaseError
 ├── TransactionConflict   deadlock or lost race: nothing was changed, try again
 │   └── LockTimeout       another transaction holds a row or a table for too long
 ├── CommitUnknown         the answer to COMMIT was lost
-├── DatabaseNewer         its schema is newer than this code
+├── DatabaseNewer         ``larder migrate`` does not know the database's revision
 └── DatabaseFailed        anything else: a defect, or a damaged database
     └── DataRefused       a constraint or a type refuses these values
 """
@@ -69,7 +69,7 @@ class CommitUnknown(DatabaseError):
 
 
 class DatabaseNewer(DatabaseError):
-    """The database was migrated by a newer Larder; this one must not touch it."""
+    """``larder migrate`` found a revision that it does not know: a newer Larder migrated the database. Nothing was changed."""
 
 
 class DatabaseFailed(DatabaseError):

@@ -25,7 +25,7 @@ class TextListDumper(ListDumper):
 class HexDumper(Dumper):
     """Writes bytes as text in hexadecimal digits, within a list.
 
-    The driver's own way depends on a setting of the connection, which a dumper that is kept does not know.
+    The driver's own dumper needs the connection for that: without one it doubles quotes.
     """
 
     oid = BytesDumper.oid

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.abc import Buffer, PQGen, Transformer
@@ -25,7 +25,9 @@ from psycopg.sql import Composed
 
 from .connection import Connection
 
-Statement = tuple[str | Composed, Mapping[str, Any] | None]
+Parameters = Mapping[str, Any]
+StatementText = LiteralString | Composed
+Statement = tuple[StatementText, Parameters | None]
 MOST_PREPARED = 200
 """Most statements that a connection prepares. Further ones are sent with their text each time."""
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\)s|%)")
@@ -89,9 +91,7 @@ async def round_trip(connection: Connection, statements: Sequence[Statement]) ->
         transformer.set_pgresult(None)  # it is kept, and a result may be large
 
 
-def _command(
-    connection: Connection, transformer: Transformer, text: str | Composed, parameters: Mapping[str, Any] | None
-) -> _Command:
+def _command(connection: Connection, transformer: Transformer, text: StatementText, parameters: Parameters | None) -> _Command:
     written = text if isinstance(text, str) else text.as_string(connection)
     if parameters is None:
         return _Command(written.encode(), None, (), None)

@@ -29,8 +29,8 @@ from .errors import (
     DatabaseOverloaded,
     DatabaseReadOnly,
 )
-from .pipeline import round_trip
-from .session import Behind, Deadline, Parameters, Session, Statement, nothing
+from .pipeline import Parameters, StatementText, round_trip
+from .session import Deadline, FollowUp, Session, no_follow_up
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class Pool:
         acquire_timeout_s: longest wait for a connection.
         deadline_s: deadline of each statement.
         max_age_s: the age at which a connection is replaced; 0 is never.
-        behind: what has to be sent behind a statement; by default nothing.
+        follow_up: what has to be sent after a statement; by default nothing.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Pool:
         acquire_timeout_s: float,
         deadline_s: float,
         max_age_s: float = 0,
-        behind: Behind = nothing,
+        follow_up: FollowUp = no_follow_up,
     ) -> None:
-        self._behind = behind
+        self._follow_up = follow_up
         self._name = name
         self._connect = connect
         self._waiting_limit = waiting_limit
@@ -100,7 +100,7 @@ class Pool:
         try:
             generation = self._generation
             connection, is_new = await self._take_connection(fresh=fresh)
-            session = Session(connection, self._deadline_s, is_new=is_new, behind=self._behind)
+            session = Session(connection, self._deadline_s, is_new=is_new, follow_up=self._follow_up)
             try:
                 yield session
             except DatabaseError as error:
@@ -142,7 +142,7 @@ class Pool:
         async with self.session(fresh=True) as session:
             return await work(session)
 
-    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+    async def rows(self, statement: StatementText, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one reading statement and return its rows. Raises a ``DatabaseError``."""
 
         async def read(session: Session) -> list[TupleRow]:

@@ -15,8 +15,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from .connection import Connection
 from .parameters import ANSWERS, LIMITS, PIN, PLANS
-from .pipeline import round_trip
-from .session import Parameters, Statement
+from .pipeline import Statement, StatementText, round_trip
 
 ROLE_LOCK = 0x6C61726465722D72  # "larder-r"
 """The advisory lock of a transaction that changes the role's settings. Two at once would fail."""
@@ -29,7 +28,7 @@ UNION ALL
 SELECT 'synchronous_commit', 'off', 'on' WHERE current_setting('synchronous_commit') = 'off'
 """
 """Returns the parameters that are not as wanted. The view has times as numbers, whatever unit a session would show."""
-_SET: Statement = "SELECT current_database(), quote_ident(session_user), pg_advisory_xact_lock(%(lock)s)"
+_SET: StatementText = "SELECT current_database(), quote_ident(session_user), pg_advisory_xact_lock(%(lock)s)"
 
 
 async def different_parameters(connection: Connection, wanted: Mapping[str, str]) -> Sequence[tuple[str, str, str]]:
@@ -114,16 +113,14 @@ class TransactionParameters:
 
     def __init__(self, limits: Mapping[str, str]) -> None:
         parameters = {**ANSWERS, **PLANS, **limits}
-        self._all: Sequence[tuple[Statement, Parameters | None]] = (
-            (PIN, {"names": [*parameters], "values": [*parameters.values()], "local": True}),
-        )
+        self._all: Sequence[Statement] = ((PIN, {"names": [*parameters], "values": [*parameters.values()], "local": True}),)
         # A query would fix the snapshot, and an audit locks its tables before that.
         self._limits: Sequence[tuple[Composed, None]] = tuple(
             (SQL("SET LOCAL {} = {}").format(Identifier(name), Literal(value)), None) for name, value in limits.items()
         )
 
-    def behind(self, statement: Statement) -> Sequence[tuple[Statement, Parameters | None]]:
-        """Return what to send behind a statement: nothing unless it is a BEGIN."""
+    def follow_up(self, statement: StatementText) -> Sequence[Statement]:
+        """Return what to send after a statement: nothing unless it is a BEGIN."""
         if not isinstance(statement, str) or not statement.startswith("BEGIN"):
             return ()
         return self._all if statement == "BEGIN" else self._limits

@@ -7,36 +7,35 @@ Statements run on the driver's own connection, because the write path needs pipe
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg.sql import Composed
 
 from .connection import Connection
 from .errors import CommitUnknown, DatabaseError, TransactionConflict, translate, was_answered
-from .pipeline import Result, UnwritableParameter, round_trip
+from .pipeline import Parameters, Result, Statement, StatementText, UnwritableParameter, round_trip
 
-Parameters = Mapping[str, Any]
-Statement = LiteralString | Composed
-Behind = Callable[[Statement], Sequence[tuple[Statement, Parameters | None]]]
-"""Returns what has to be sent behind a statement of a round trip."""
+FollowUp = Callable[[StatementText], Sequence[Statement]]
+"""Returns the statements that have to follow a statement of a round trip."""
 
 
-def nothing(_statement: Statement) -> Sequence[tuple[Statement, Parameters | None]]:
-    """Return that nothing has to be sent."""
+def no_follow_up(_statement: StatementText) -> Sequence[Statement]:
+    """Return no statements: nothing follows."""
     return ()
 
 
 class Session:
     """A connection in use. Every statement has a deadline on this side, too, because a hanging server enforces none."""
 
-    def __init__(self, connection: Connection, deadline_s: float, *, is_new: bool = False, behind: Behind = nothing) -> None:
+    def __init__(
+        self, connection: Connection, deadline_s: float, *, is_new: bool = False, follow_up: FollowUp = no_follow_up
+    ) -> None:
         self.is_new = is_new
         """Whether the connection was opened for this use."""
-        self._behind = behind
+        self._follow_up = follow_up
         self._connection = connection
         self._deadline_s = deadline_s
         self.statements = 0
@@ -47,19 +46,19 @@ class Session:
         """Whether a transaction is open and has not failed."""
         return self._connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
 
-    async def rows(self, statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+    async def rows(self, statement: StatementText, parameters: Parameters | None = None) -> list[TupleRow]:
         """Run one statement and return its rows. Raises a ``DatabaseError``."""
         self.statements += 1
         with Deadline(self._connection, self._deadline_s):
             [result] = await round_trip(self._connection, ((statement, parameters),))
         return result.rows
 
-    async def pipeline(self, *statements: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
+    async def pipeline(self, *statements: Statement) -> list[list[TupleRow]]:
         """Run several statements in one round trip and return the rows of each. Raises a ``DatabaseError``."""
         with Deadline(self._connection, self._deadline_s):
             return [result.rows for result in await self._send(statements)]
 
-    async def commit(self, *last: tuple[Statement, Parameters | None]) -> list[list[TupleRow]]:
+    async def commit(self, *last: Statement) -> list[list[TupleRow]]:
         """Run the last statements of an open transaction and commit it, in one round trip; return the rows of each.
 
         Raises:
@@ -78,13 +77,13 @@ class Session:
             raise TransactionConflict(f"the transaction was rolled back: PostgreSQL answered {committed.tag}")
         return [result.rows for result in results]
 
-    async def _send(self, statements: Sequence[tuple[Statement, Parameters | None]]) -> list[Result]:
-        """Run statements in one round trip, each with what has to be sent behind it; return the result of each statement."""
-        sent: list[tuple[Statement, Parameters | None]] = []
+    async def _send(self, statements: Sequence[Statement]) -> list[Result]:
+        """Run statements in one round trip, each with those that follow it; return the result of each statement."""
+        sent: list[Statement] = []
         places = []
         for statement in statements:
             places.append(len(sent))
-            sent += (statement, *self._behind(statement[0]))
+            sent += (statement, *self._follow_up(statement[0]))
         self.statements += len(sent)
         results = await round_trip(self._connection, sent)
         return [results[place] for place in places]

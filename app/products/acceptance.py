@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.cache.batcher import Batcher
+from app.cache.history import CheckEpoch
 from app.cache.postgres.table_queries import EPOCH, parameters
-from app.postgres.database import Database, Session
+from app.postgres.database import Database, Session, Statement
 from app.products import accepted_queries, pair_queries, queries
 from app.products.accepted import (
     MOST_AGE_S,
@@ -24,13 +25,10 @@ from app.products.idempotency import Answer
 from app.products.pair import Buckets, Pair, buckets_of
 from app.products.payload import SCHEMA
 from app.products.source import PRODUCTS, row_of, state_of
-from app.products.steps import Statement
 
 MAX_RETRY_S = 60
 _BATCH = 200
 Accepted = Queued | Decided
-CheckEpoch = Callable[[str, float], None]
-"""Takes an epoch and the time when it was requested; raises if nothing may be committed in it (``History.record``)."""
 
 
 class Acceptance:
@@ -41,7 +39,7 @@ class Acceptance:
         check_epoch: raises if nothing may be committed in an epoch.
         stats: what to count in.
         queue_limit: most requests that wait for a transaction.
-        most_rows: accepted writes that wait to be applied, from which on nothing is accepted.
+        most_rows: number of waiting accepted writes at which nothing more is accepted.
         clock: a monotonic clock.
         pair: the buckets that are here; ``None`` if the service holds all products.
     """
@@ -164,7 +162,7 @@ class Acceptance:
         )
         self._check_epoch(epoch[0][0], began)
         buckets = buckets_of(*(found[-1] or [("", "")])[0]) if found else None
-        free = {(caller, key) for caller, key, taken in locked if taken}
+        free = {(caller, key) for caller, key, granted in locked if granted}
         answers: dict[tuple[str, str], tuple[bytes, Accepted]] = {
             (caller, key): (request_hash, Decided(Answer(*answer))) for caller, key, request_hash, *answer, _ in answered
         }

@@ -89,14 +89,14 @@ class Failed:
     reason: str
 
 
-Standing = Queued | Decided | Failed
+WriteState = Queued | Decided | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the database says about a key, and the present rows to publish before that is told."""
 
-    standing: Standing | None
+    state: WriteState | None
     states: Sequence[State] = ()
 
 
@@ -145,7 +145,7 @@ class AcceptedStats:
 
 
 @dataclass(slots=True)
-class Taken:
+class TakenRows:
     """The accepted writes that one transaction has locked, in the order in which they are decided."""
 
     seqs: list[int] = field(default_factory=list)
@@ -163,7 +163,8 @@ class Taken:
     async def add(self, rows: Sequence[Sequence[Any]], decode: Decode, only: int | None = None) -> None:
         """Take over rows of ``TAKE_LOWEST`` or ``TAKE_BEFORE``, or only the row of a number.
 
-        Rows that are locked elsewhere, too many, or not meant are blocked.
+        A row is blocked if another transaction has locked it, if this one is full, if ``only`` names another row, or if it is
+        about a product of a blocked row.
         """
         weight = 0
         for held, seq, caller, key, request_hash, product_ids, *sent in rows:

@@ -5,7 +5,7 @@ import asyncio
 from app.cache.errors import NotSettled
 from app.cache.write_through import WriteThrough
 from app.products.acceptance import Acceptance, Accepted
-from app.products.accepted import AcceptedStats, AcceptedWrite, Decode, Standing
+from app.products.accepted import AcceptedStats, AcceptedWrite, Decode, WriteState
 from app.products.errors import OutcomeUnknown
 from app.products.transaction import Committed
 from app.products.transactions import ProductTransactions
@@ -39,7 +39,7 @@ class AcceptedWrites:
         except TimeoutError as error:
             raise OutcomeUnknown("the write was not accepted before its deadline") from error
 
-    async def standing(self, caller: str, key: str) -> Standing | None:
+    async def state(self, caller: str, key: str) -> WriteState | None:
         """Return what became of a request; ``None`` if the database has no such key of this caller.
 
         "Decided" is an acknowledgement, so the present rows of its products are published first, or it settles (R10).
@@ -55,7 +55,7 @@ class AcceptedWrites:
                     await self._cache.settle(acknowledgement)
         except (TimeoutError, NotSettled) as error:
             raise OutcomeUnknown("the write was decided, and readers may still get an older state") from error
-        return found.standing
+        return found.state
 
     async def apply(self, only: int | None) -> Committed:
         """Decide the lowest rows, or only the row of a number, and publish. See ``ProductTransactions.apply``."""

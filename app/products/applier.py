@@ -75,12 +75,14 @@ class Applier:
             marked = await self._mark_failed(seq, str(failed))
             self._stats.failed += marked
             return int(marked)
-        return len([None for decision in committed.taken if not isinstance(decision, Postponed)]) + committed.failures
+        return (
+            len([None for decision in committed.accepted_decisions if not isinstance(decision, Postponed)]) + committed.failures
+        )
 
 
 def count(stats: AcceptedStats, committed: Committed) -> None:
     """Count what a transaction did with accepted writes."""
-    decided = [decision for decision in committed.taken if not isinstance(decision, Postponed)]
+    decided = [decision for decision in committed.accepted_decisions if not isinstance(decision, Postponed)]
     refused = sum(isinstance(decision, Denied) for decision in decided)
     stats.applied += len(decided)
     stats.refused += refused

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.cache.ports import State
+from app.postgres.database import Statement
 from app.products import queries
 from app.products.decision import Decision, Done
 from app.products.payload import SCHEMA
 from app.products.product import Row
 from app.products.source import row_of, state_of
-from app.products.steps import Statement, Step, stamp
+from app.products.steps import Step, stamp
 
 _MANY_ROWS = 50
 """Rows above which a transaction's computations are divided."""

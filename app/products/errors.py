@@ -15,7 +15,7 @@ Refused
 ├── ReservationClosed     the reservation was committed or released, and nothing of it is open
 ├── NotHeld               the request names more units than are open
 ├── LifeTooLong           the reservation would live longer than one may
-├── TooManyOver           units are free only after more ended lines are given back than one request may
+├── TooManyEnded          units are free only after more ended lines are given back than one request may
 ├── NotHere               the request belongs to another pair of Larder and PostgreSQL
 ├── BucketMoving          a bucket is being moved from one pair to another
 ├── SeveralPairs          the request names products of several pairs
@@ -31,7 +31,7 @@ from datetime import datetime
 
 
 class Refused(Exception):
-    """Base of every refusal; nothing was changed."""
+    """Base of every refusal. The request changed nothing; ended reservations may have been closed."""
 
 
 class ProductsMissing(Refused):
@@ -180,12 +180,12 @@ class LifeTooLong(Refused):
     """The reservation would end later than it may; it was left as it is."""
 
 
-class TooManyOver(Refused):
+class TooManyEnded(Refused):
     """Units are free only after more ended lines are given back than one request may. Those of the limit were given back."""
 
 
 class NotHere(Refused):
-    """The request belongs to another pair of Larder and PostgreSQL: which holds its bucket."""
+    """The bucket of the request belongs to another pair of Larder and PostgreSQL."""
 
     def __init__(self, bucket: int, here: str) -> None:
         self.members: Mapping[str, object] = {"bucket": bucket, "buckets_here": here}

@@ -94,7 +94,7 @@ class Pair:
     """The buckets that are here, as the process knows them.
 
     Args:
-        ranges: their numbers in the settings. They count until the database is read (``must_read``).
+        ranges: their numbers in the settings. They count until the database is read (``refuse_until_read``).
         clock: a monotonic clock.
     """
 
@@ -104,17 +104,17 @@ class Pair:
         self._clock = clock
         self._good_until = float("inf")
         self._asked_at = float("-inf")
-        self.become(ranges, "")
+        self.set_buckets(ranges, "")
 
-    def become(self, ranges: str, moving: str) -> None:
+    def set_buckets(self, ranges: str, moving: str) -> None:
         """Take note of the buckets that are here, and of those that move to or from another pair."""
         self.buckets = buckets_of(ranges, moving)
 
-    def must_read(self) -> None:
+    def refuse_until_read(self) -> None:
         """Refuse everything until the database is read: since the settings were written, buckets may have moved."""
         self._good_until = float("-inf")
 
-    def read(self, ranges: str, moving: str, asked_at: float) -> None:
+    def note_reading(self, ranges: str, moving: str, asked_at: float) -> None:
         """Take note of what the database answered to a query sent at ``asked_at``. It is good for ``GOOD_FOR_S`` from then on.
 
         The answer to an earlier query than the last one noted changes nothing, because it may be older.
@@ -122,7 +122,7 @@ class Pair:
         if asked_at < self._asked_at:
             return
         self._asked_at = asked_at
-        self.become(ranges, moving)
+        self.set_buckets(ranges, moving)
         self._good_until = asked_at + GOOD_FOR_S
 
     def holds(self, text: str) -> bool:

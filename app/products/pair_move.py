@@ -5,8 +5,8 @@ one move at a time. Both have the id of the move from step 3 to the end, and eve
 So no step of an earlier move is carried out in a later one. A move that is begun again in step 1 or 2 gets a new id.
 
 1. The source says that the buckets *move*. From then on no write to them is begun or accepted (503 ``bucket-moving``), because
-   a writer reads that behind its locks. The move waits until every transaction has ended that had such a lock before. What
-   was accepted before is still decided. Reads go on.
+   a writer reads that after it has its locks. The move waits until every transaction has ended that had such a lock before.
+   What was accepted before is still decided. Reads go on.
 2. If a unit of their products is held, or an accepted write is not decided in time, the move is given up. Once nothing is
    held and nothing waits, nothing can be added. Stored answers and closed reservations are brought to the target.
 3. The target says that it receives the buckets, and the source that it no longer holds them. Their reads are refused, too.

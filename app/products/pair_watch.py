@@ -5,8 +5,10 @@ import logging
 import time
 
 from app.cache.ports import Clock
+from app.cache.stats import Stats
 from app.postgres.database import Database
-from app.products.pair import Pair
+from app.postgres.errors import DatabaseError
+from app.products.pair import GOOD_FOR_S, Pair
 from app.products.pair_queries import READ
 
 _RENEWAL_S = 0.5
@@ -14,14 +16,23 @@ log = logging.getLogger(__name__)
 
 
 class PairWatch:
-    """Reads twice a second which buckets the database holds, on the connection for keys, so that no load delays it."""
+    """Reads twice a second which buckets the database holds, on the connection for keys, so that no load delays it.
 
-    def __init__(self, pair: Pair, database: Database, clock: Clock = time.monotonic) -> None:
+    Args:
+        pair: what takes note of them.
+        database: where they are read.
+        stats: counts unexpected errors.
+        clock: a monotonic clock.
+    """
+
+    def __init__(self, pair: Pair, database: Database, stats: Stats, clock: Clock = time.monotonic) -> None:
         self._pair = pair
         self._pool = database.keys
+        self._stats = stats
         self._clock = clock
+        self._failing = False
         self._told = ""
-        pair.must_read()
+        pair.refuse_until_read()
 
     async def run(self) -> None:
         """Read until cancelled. While it fails, what was read last becomes too old by itself."""
@@ -30,15 +41,26 @@ class PairWatch:
             await asyncio.sleep(_RENEWAL_S)
 
     async def renew(self) -> None:
-        """Read once."""
+        """Read once. A failure is logged once until the next success; every unexpected error is counted."""
         asked_at = self._clock()
         try:
             rows = await self._pool.rows(READ)
-        except Exception:  # noqa: BLE001 - whatever failed: requests are refused when the last reading is too old
-            return
-        for ranges, moving in rows:
-            self._pair.read(ranges, moving, asked_at)
-            self._tell(ranges, moving)
+            for ranges, moving in rows:
+                self._pair.note_reading(ranges, moving, asked_at)
+                self._tell(ranges, moving)
+            self._failing = False
+        except Exception as error:
+            expected = isinstance(error, DatabaseError)
+            self._stats.unexpected += not expected
+            if not self._failing:
+                log.log(
+                    logging.WARNING if expected else logging.ERROR,
+                    "the buckets of this pair cannot be read, requests are refused when the last reading is %g s old: %s",
+                    GOOD_FOR_S,
+                    error,
+                    exc_info=None if expected else error,
+                )
+            self._failing = True
 
     def _tell(self, ranges: str, moving: str) -> None:
         """Log once that the settings are out of date."""

@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 
 @value_class(frozen=True, slots=True)
-class Wanted:
+class RequestedLine:
     """One line of a reservation to make."""
 
     product_id: str
@@ -100,7 +100,7 @@ class Reservation:
 
 
 @value_class(frozen=True, slots=True)
-class OverLine:
+class EndedLine:
     """An open line, of any reservation, whose end has come. Whoever needs its units gives them back."""
 
     reservation_id: str
@@ -111,10 +111,10 @@ class OverLine:
 
 
 @value_class(frozen=True, slots=True)
-class OverLines:
+class EndedLines:
     """The open lines of one product whose end has come, the oldest first."""
 
-    lines: Sequence[OverLine]
+    lines: Sequence[EndedLine]
     complete: bool
     """Whether these are all."""
 

@@ -28,7 +28,7 @@ from app.products.errors import (
     StockLimit,
 )
 from app.products.product import ALWAYS, MAX_INTEGER, Precondition, Product, Reason, Row, new_product_id
-from app.products.reservation import MAX_LIFE_S, HeldLine, Part, Reservation, Status, Wanted, any_open
+from app.products.reservation import MAX_LIFE_S, HeldLine, Part, RequestedLine, Reservation, Status, any_open
 from app.products.values import value_class
 
 
@@ -57,7 +57,7 @@ UNUSED = Use()
 
 
 @value_class(frozen=True, slots=True)
-class Decided:
+class ReservationOutcome:
     """The reservation after a command, and the effects on its products. It is the same object if nothing had to be changed."""
 
     reservation: Reservation
@@ -79,7 +79,7 @@ class ReservationCommand(Command):
         raise NotImplementedError("a command on a reservation needs the moment: use decide_at")
 
     @abstractmethod
-    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> ReservationOutcome:
         """Return the reservation and the effects, one for each product changed. If it raises ``Refused``, nothing changes."""
 
 
@@ -89,7 +89,9 @@ class Reserve(ReservationCommand):
     With ``replaces``, what that reservation still holds is given back in the same decision, and counts as free for this one.
     """
 
-    def __init__(self, lines: Sequence[Wanted], life_s: int, reference: str | None = None, replaces: str | None = None) -> None:
+    def __init__(
+        self, lines: Sequence[RequestedLine], life_s: int, reference: str | None = None, replaces: str | None = None
+    ) -> None:
         self._wanted: dict[str, int] = {}
         """The units of each product."""
         for line in lines:
@@ -102,7 +104,7 @@ class Reserve(ReservationCommand):
         self._reference = reference
 
     @override
-    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> ReservationOutcome:
         entries: defaultdict[str, list[Entry]] = defaultdict(list)
         replaced = self._give_up(reservation, moment, entries)
         own = {key: -sum(entry.reserved_delta for entry in listed) for key, listed in entries.items()} if entries else {}
@@ -121,7 +123,7 @@ class Reserve(ReservationCommand):
         lines = [HeldLine(line.product_id, line.quantity) for line in self._lines]
         ends = moment + timedelta(seconds=self._life_s)
         made = Reservation(self.id, self._reference, Status.HELD, ends, 1, moment, moment, lines)
-        return Decided(made, _effects(entries, rows), replaced)
+        return ReservationOutcome(made, _effects(entries, rows), replaced)
 
     def _give_up(
         self, reservation: Reservation | None, moment: datetime, entries: Mapping[str, list[Entry]]
@@ -153,7 +155,7 @@ class NamedCommand(ReservationCommand):
         self._condition = condition
 
     @override
-    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> Decided:
+    def decide_at(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation | None) -> ReservationOutcome:
         if reservation is None:
             raise ReservationMissing(self.reservation_id or "")
         condition = self._condition
@@ -162,7 +164,7 @@ class NamedCommand(ReservationCommand):
         return self._decide_on(moment, rows, reservation)
 
     @abstractmethod
-    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> ReservationOutcome:
         """Decide about the reservation, which is there and at a version that the request allows."""
 
 
@@ -174,14 +176,14 @@ class Extend(NamedCommand):
         self._life_s = life_s
 
     @override
-    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> ReservationOutcome:
         _check_open(reservation)
         ends = moment + timedelta(seconds=self._life_s)
         if ends <= reservation.expires_at:
-            return Decided(reservation)
+            return ReservationOutcome(reservation)
         if ends > reservation.created_at + timedelta(seconds=MAX_LIFE_S):
             raise LifeTooLong(f"reservation {reservation.id} would live longer than {MAX_LIFE_S} s")
-        return Decided(replace(reservation, expires_at=ends, version=reservation.version + 1, updated_at=moment))
+        return ReservationOutcome(replace(reservation, expires_at=ends, version=reservation.version + 1, updated_at=moment))
 
 
 class Commit(NamedCommand):
@@ -201,7 +203,7 @@ class Commit(NamedCommand):
         self._reference = reference
 
     @override
-    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> ReservationOutcome:
         _check_open(reservation)
         sold = _units(reservation, self._parts)
         _check_stock(rows, reservation, sold)
@@ -222,9 +224,9 @@ class Release(NamedCommand):
         self._parts = parts
 
     @override
-    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> Decided:
+    def _decide_on(self, moment: datetime, rows: Mapping[str, Row], reservation: Reservation) -> ReservationOutcome:
         if reservation.status in (Status.RELEASED, Status.EXPIRED):
-            return Decided(reservation)
+            return ReservationOutcome(reservation)
         _check_open(reservation)
         uses = {number: Use(released=units) for number, units in _units(reservation, self._parts).items()}
         return use_lines(reservation, uses, rows, moment, ending=Status.RELEASED, reference=reservation.reference)
@@ -241,11 +243,6 @@ class Tidy(Command):
         return ()
 
 
-def named_in(command: Command) -> Sequence[str]:
-    """Return the reservations that a command names."""
-    return command.reservation_ids
-
-
 def use_lines(
     reservation: Reservation,
     uses: Mapping[int, Use],
@@ -254,7 +251,7 @@ def use_lines(
     *,
     ending: Status,
     reference: str | None,
-) -> Decided:
+) -> ReservationOutcome:
     """Take units out of a reservation's lines, and out of their products."""
     entries: defaultdict[str, list[Entry]] = defaultdict(list)
     lines = list(reservation.lines)
@@ -270,7 +267,7 @@ def use_lines(
         if use.expired:
             listed.append(Entry(len(listed), 0, Reason.EXPIRY, reference, -use.expired, reservation.id))
     status = ending if not any_open(lines) or ending is Status.EXPIRED else reservation.status
-    return Decided(reservation.after(lines, status, moment), _effects(entries, rows))
+    return ReservationOutcome(reservation.after(lines, status, moment), _effects(entries, rows))
 
 
 def _units(reservation: Reservation, parts: Sequence[Part] | None) -> dict[int, int]:

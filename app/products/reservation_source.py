@@ -21,7 +21,10 @@ def reservation_of(columns: Sequence[Any]) -> Reservation:
 
 
 class ReservationSource:
-    """The reservations in PostgreSQL, on the connections for lists. Each method is one statement."""
+    """The reservations in PostgreSQL, on the connections for lists.
+
+    Most methods send one statement; an empty page sends a second.
+    """
 
     def __init__(self, database: Database) -> None:
         self._lists = database.lists
@@ -38,31 +41,43 @@ class ReservationSource:
     async def by_reference(
         self, reference: str, *, status: Status | None, limit: int, after: ReservationPosition | None
     ) -> list[Reservation]:
-        """Return the reservations with a reference after a position, newest first. Raises as ``get``."""
+        """Return the reservations with a reference after a position, newest first.
+
+        Raises ``NotEnabled``, and as ``ProductSource.page``.
+        """
         return await self._page(reservation_queries.LIST_BY_REFERENCE, reference, status, limit, after)
 
     async def by_product(
         self, product_id: str, *, status: Status | None, limit: int, after: ReservationPosition | None
     ) -> list[Reservation]:
-        """Return the reservations that hold units of a product after a position, newest first. Raises as ``get``."""
+        """Return the reservations that hold units of a product after a position, newest first.
+
+        Raises ``NotEnabled``, and as ``ProductSource.page``.
+        """
         return await self._page(reservation_queries.LIST_BY_PRODUCT, product_id, status, limit, after)
 
     async def over(self, *, limit: int, lines: int) -> list[str]:
-        """Return reservations that have ended and still hold units, up to about so many lines. Raises as ``get``."""
+        """Return reservations that have ended and still hold units, up to about so many lines.
+
+        Raises as ``ProductSource.page``.
+        """
         rows = await read_rows(self._lists, reservation_queries.OVER, {"limit": limit, "lines": lines})
         return [reservation_id for [reservation_id] in rows]
 
     async def held(self) -> HeldUnits:
         """Return how many units are held, counted in at most ``MOST_COUNTED`` lines, the oldest ends first.
 
-        Raises as ``get``.
+        Raises as ``ProductSource.page``.
         """
         limits = {"limit": MOST_COUNTED, "lines": MOST_COUNTED}
         [[units, over, oldest_s]] = await read_rows(self._lists, reservation_queries.HELD, limits)
         return HeldUnits(units, over, oldest_s)
 
     async def forget(self, *, age_s: float, limit: int) -> int:
-        """Remove reservations that were closed more than ``age_s`` ago; return their number. Raises as ``get``."""
+        """Remove reservations that were closed more than ``age_s`` ago; return their number.
+
+        Raises as ``ProductSource.page``.
+        """
         return len(await read_rows(self._lists, reservation_queries.FORGET, {"age_s": age_s, "limit": limit}))
 
     async def _page(

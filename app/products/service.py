@@ -26,8 +26,6 @@ from app.products.write_queue import WriteQueue
 BUSY_PAUSE_S = 0.02
 """Pause between two checks whether another request with the same idempotency key has finished."""
 
-_IN_PROGRESS = "another request with this idempotency key is not finished"
-
 TIDY_ORIGIN = Origin(idempotency_key=IdempotencyKey("\x1ftidier", "tidy", b"", lambda _: None))
 """Its key is locked during the transaction, so that one process at a time tidies. No client has that name."""
 
@@ -191,7 +189,7 @@ class Products:
         """Carry out a command; return an effect for each of its products, in the order of ``command.keys``.
 
         Raises:
-            Refused: by class; nothing was changed.
+            Refused: by class; the request changed nothing.
             Replayed: the request was done before, under its idempotency key.
             OutcomeUnknown: the command was carried out as a whole, or not at all.
             Overloaded: nothing was changed. Also raised at the deadline if no transaction had begun to carry the command out.
@@ -222,10 +220,13 @@ class Products:
         with self._tracer.step("products.write"):
             ticket = Ticket(WriteRequest(command, origin, self._tracer.unit()), deadline)
             try:
-                decision, acknowledgement = await self._queue.submit(ticket)
-                if isinstance(decision, Postponed):
+                outcome = await self._queue.submit(ticket)
+                if isinstance(outcome[0], Postponed):
                     async with asyncio.timeout_at(deadline):
-                        decision, acknowledgement = await self._submit_again(ticket)
+                        outcome = await self._submit_again(ticket, outcome)
+                decision, acknowledgement = outcome
+                if isinstance(decision, Postponed):
+                    raise RequestInProgress("another request with this idempotency key is not finished")
                 if not acknowledgement.proven and (not isinstance(decision, Denied) or decision.closed):
                     async with asyncio.timeout_at(deadline):
                         await self._cache.settle(acknowledgement)
@@ -243,8 +244,6 @@ class Products:
                     raise Replayed(answer)
                 case Denied(refusal):
                     raise refusal
-                case Postponed():
-                    raise RequestInProgress(_IN_PROGRESS)
 
     @property
     def longest_wait_s(self) -> float:
@@ -260,19 +259,17 @@ class Products:
         """Finish the writes that were accepted."""
         await self._queue.aclose()
 
-    async def _submit_again(self, ticket: Ticket) -> Outcome:
+    async def _submit_again(self, ticket: Ticket, outcome: Outcome) -> Outcome:
         """Submit again, for a limited time, while another request with the same idempotency key is under way.
 
-        Raises ``RequestInProgress`` if that takes longer.
+        Returns the last outcome, which is still ``Postponed`` if that takes longer.
         """
         clock = asyncio.get_running_loop().time
         patience = ticket.deadline - self._timeout_s + self._busy_s
-        while clock() <= patience:
+        while isinstance(outcome[0], Postponed) and clock() <= patience:
             await asyncio.sleep(BUSY_PAUSE_S)
             outcome = await self._queue.submit(ticket)
-            if not isinstance(outcome[0], Postponed):
-                return outcome
-        raise RequestInProgress(_IN_PROGRESS)
+        return outcome
 
     async def _transact(
         self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None = None

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from app.products.commands import Change, Command, Effect, Entry
-from app.products.errors import NotEnabled, TooManyOver, UnitsNeeded
+from app.products.errors import NotEnabled, TooManyEnded, UnitsNeeded
 from app.products.product import Product, Reason, Row
-from app.products.reservation import OverLine, OverLines, Reservation, Status
+from app.products.reservation import EndedLine, EndedLines, Reservation, Status
 from app.products.reservation_commands import UNUSED, ReservationCommand, Reserve, Tidy, Use, use_lines
 
 MAX_OVER = 2_000
@@ -37,7 +37,7 @@ class Facts:
     """When the decisions are made, on the database's clock; ``None`` while no command has needed it."""
     enabled: bool = True
     """Whether there are reservations in this database."""
-    over: dict[str, OverLines] = field(default_factory=dict)
+    over: dict[str, EndedLines] = field(default_factory=dict)
     """The ended lines of the products that lacked units."""
     newest: Mapping[str, int] = field(default_factory=dict)
     """The newest versions in the ledger, if they were read. A product that was restored without its ledger is behind it."""
@@ -214,7 +214,7 @@ class Shelf:
             elif self._close_lines(product, lack.free[product.id]):
                 given = True
             elif not self._facts.over[product.id].complete:
-                raise TooManyOver(f"more than {MAX_OVER} ended lines hold units of product {product.id}") from lack
+                raise TooManyEnded(f"more than {MAX_OVER} ended lines hold units of product {product.id}") from lack
         return given
 
     def _close_lines(self, product: Product, free: int) -> bool:
@@ -235,7 +235,7 @@ class Shelf:
         self.closings += self._put([Effect(after, Change.UPDATED, entries)])
         return True
 
-    def _expire(self, line: OverLine, moment: datetime) -> int:
+    def _expire(self, line: EndedLine, moment: datetime) -> int:
         """Close one line, and mark its reservation; return the units that it still held."""
         units = line.open - self.uses.get((line.reservation_id, line.line), UNUSED).total
         if not units:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
+from app.postgres.database import Statement
 from app.products import queries, reservation_queries
 from app.products.commands import UNSTAMPED, Effect
 from app.products.decision import Decision, Done, Postponed, Repeated
@@ -14,8 +15,6 @@ from app.products.idempotency import NO_ORIGIN, Origin, WriteRequest
 from app.products.payload import timestamp
 from app.products.product import Gone, Product, Row
 from app.products.shelf import Shelf
-
-Statement = tuple[LiteralString, Mapping[str, Any] | None]
 
 _quoted = json.encoder.encode_basestring_ascii
 """Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would be made only to be read once.

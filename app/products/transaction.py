@@ -16,10 +16,10 @@ from typing import Any
 from app.cache.history import History
 from app.cache.ports import Clock, State
 from app.cache.postgres.table_queries import EPOCH, parameters
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.postgres.errors import CommitUnknown
 from app.products import accepted_queries, pair_queries, queries, reservation_queries
-from app.products.accepted import ROWS_AT_ONCE, Decode, Taken, failure_of
+from app.products.accepted import ROWS_AT_ONCE, Decode, TakenRows, failure_of
 from app.products.changes import Changes, let_others_run
 from app.products.commands import Command
 from app.products.decision import Decision, Denied, Done, Postponed, Repeated
@@ -27,12 +27,12 @@ from app.products.errors import BucketMoving, KeyReused, Refused
 from app.products.idempotency import Answer, IdempotencyKey, StoredAnswer, WriteRequest
 from app.products.pair import Buckets, Pair, buckets_of
 from app.products.product import Gone, Row
-from app.products.reservation import OverLine, OverLines
+from app.products.reservation import EndedLine, EndedLines
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.reservation_source import reservation_of
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import PRODUCTS, row_of
-from app.products.steps import Statement, steps_of, store_answer
+from app.products.steps import steps_of, store_answer
 
 MANY_LINES = 2_000
 """Lines of the reservations that a batch names, above which no further long one joins it."""
@@ -57,14 +57,26 @@ class Committed:
 
     decisions: Sequence[Decision]
     states: Sequence[State]
-    taken: Sequence[Decision] = ()
+    accepted_decisions: Sequence[Decision] = ()
     """The decisions on accepted writes."""
     failures: int = 0
     """Number of accepted writes that were marked as failed."""
 
 
 class Transaction:
-    """One attempt to carry out one batch."""
+    """One attempt to carry out one batch.
+
+    Args:
+        direct: the requests that are decided and answered at once.
+        patience: how long to wait for locks that somebody else holds; without it no row is waited for.
+        history: checks the epoch in which the changes are committed, or names it.
+        decode: makes requests of accepted writes, which are decided first; ``None`` if no writes are accepted.
+        again: whether an attempt failed before. The newest versions in the ledger are then read, too.
+        at_once: whether COMMIT may be sent with the changes. If the database refuses that, another attempt has to follow.
+        applies: whether the lowest accepted writes are decided, and not only those that wait for the products of ``direct``.
+        only: the number of the only accepted write to decide.
+        pair: the buckets that are here; ``None`` if the service holds all products.
+    """
 
     def __init__(
         self,
@@ -82,17 +94,16 @@ class Transaction:
     ) -> None:
         self._pair = pair
         self._buckets: Buckets | None = None
-        """The buckets of this pair as they were read behind the locks; ``None`` if the service holds all products."""
+        """The buckets of this pair as they were read after the locks; ``None`` if the service holds all products."""
         self._patience = patience
         self._history = history
         self._at_once = at_once
-        """Whether COMMIT may be sent with the changes. If the database refuses that, another attempt has to follow."""
         self._clock = clock
         self._direct = direct
         self._decode = decode
         self._applies = applies
         self._only = only
-        self.taken = Taken()
+        self.accepted = TakenRows()
         self._again = again
         self._batch: Sequence[WriteRequest] = direct
         self._lines = 0
@@ -108,10 +119,13 @@ class Transaction:
         """Whether the rows are locked, so that a lock timeout concerns something else."""
 
     async def run(self, session: Session) -> Committed:
-        """Run the transaction from the beginning."""
+        """Carry out the batch, and return what was committed. A second call begins anew, on another connection.
+
+        Raises ``CommitUnknown``, or, if nothing was committed, ``SourceDeposed`` or a ``DatabaseError``.
+        """
         self._began = self._clock()
         self.has_rows = False
-        self.taken = Taken()
+        self.accepted = TakenRows()
         await self._lock(session)
         self.has_rows = True
         decisions = self._decide_all()
@@ -136,39 +150,39 @@ class Transaction:
             for request, decision in zip(self._batch, decisions, strict=True)
             if (statement := store_answer(request, decision)) is not None
         ]
-        answers += self._remove_taken(decisions)
+        answers += self._remove_accepted(decisions)
         # The read-back fails if the database no longer accepts this release. A batch that needs none reads the epoch instead.
         ask: Sequence[Statement] = () if publish_keys else ((EPOCH, parameters(PRODUCTS)),)
         if publish_keys or answers:
             await session.commit(*ask, *answers)
         else:  # nothing changed, so nothing has to reach the disk
             await session.pipeline(*ask, ("ROLLBACK", None))
-        count = len(self.taken.seqs)
-        return Committed(decisions[count:], states, decisions[:count], len(self.taken.failures))
+        count = len(self.accepted.seqs)
+        return Committed(decisions[count:], states, decisions[:count], len(self.accepted.failures))
 
     def _decide_all(self) -> Sequence[Decision]:
         """Decide the accepted writes and then the direct ones. A request waits for each earlier one that had to wait."""
-        self._batch = [*self.taken.requests, *self._direct]
+        self._batch = [*self.accepted.requests, *self._direct]
         self._lines = 0
         self._shelf, self._blocked, locked = Shelf(self._facts), {}, set(self._locked)
         decisions: list[Decision] = []
-        for request, recorded in zip(self.taken.requests, self.taken.recorded, strict=True):
+        for request, recorded in zip(self.accepted.requests, self.accepted.recorded, strict=True):
             decision = self._decide(request, locked, recorded)
             if isinstance(decision, Postponed):
                 self._blocked |= dict.fromkeys(request.command.keys, decision.held or request.command.keys)
             decisions.append(decision)
-        self._blocked |= self.taken.blocked
+        self._blocked |= self.accepted.blocked
         return decisions + [self._decide(request, locked) for request in self._direct]
 
-    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+    def _remove_accepted(self, decisions: Sequence[Decision]) -> list[Statement]:
         """Return the statements that delete the accepted writes that were decided, and mark those that failed."""
         done: list[int] = []
-        for seq, request, decision in zip(self.taken.seqs, self.taken.requests, decisions, strict=False):
+        for seq, request, decision in zip(self.accepted.seqs, self.accepted.requests, decisions, strict=False):
             if isinstance(decision, Denied) and store_answer(request, decision) is None:
-                self.taken.failures[seq] = failure_of(decision.refusal)
+                self.accepted.failures[seq] = failure_of(decision.refusal)
             elif not isinstance(decision, Postponed):
                 done.append(seq)
-        failed = self.taken.failures
+        failed = self.accepted.failures
         return ([(accepted_queries.APPLIED, {"seqs": done})] if done else []) + (
             [(accepted_queries.FAILED, {"seqs": list(failed), "failures": list(failed.values())})] if failed else []
         )
@@ -193,9 +207,9 @@ class Transaction:
             waiting = (accepted_queries.TAKE_BEFORE, {**keys, "limit": ROWS_AT_ONCE + 1})
             rows = await self._lock_rows(session, statements, self._direct, sorted(ids), waiting)
         if rows:
-            await self.taken.add(rows, self._decode, self._only)
-            more = sorted({key for request in self.taken.requests for key in request.command.keys} - self._facts.rows.keys())
-            await self._lock_rows(session, [], self.taken.requests, more)
+            await self.accepted.add(rows, self._decode, self._only)
+            more = sorted({key for request in self.accepted.requests for key in request.command.keys} - self._facts.rows.keys())
+            await self._lock_rows(session, [], self.accepted.requests, more)
         if reads:
             self._note_reservations(await session.rows(*read))
 
@@ -247,7 +261,7 @@ class Transaction:
         answers = (await session.pipeline(*statements))[len(before) :]
         self._note_pair(answers)
         if has_keys:
-            self._locked |= {(caller, key) for caller, key, taken in answers.pop(0) if taken}
+            self._locked |= {(caller, key) for caller, key, granted in answers.pop(0) if granted}
         found = answers.pop(0) if waiting else []
         if has_keys:
             self._stored |= {
@@ -263,14 +277,14 @@ class Transaction:
         return found
 
     def _note_pair(self, answers: list[Any]) -> None:
-        """Take note of the buckets, which were read behind the locks: whoever takes a bucket away waits for them.
+        """Take note of the buckets, which were read after the locks: whoever takes a bucket away waits for them.
 
         This transaction decides by its own reading: the process may take note of an older one meanwhile.
         """
         if self._pair is not None:
             [(ranges, moving)] = answers.pop() or [("", "")]
             self._buckets = buckets_of(ranges, moving)
-            self._pair.read(ranges, moving, self._began)
+            self._pair.note_reading(ranges, moving, self._began)
 
     def _note_rows(self, ids: Sequence[str], found: Sequence[Sequence[Any]]) -> None:
         rows: dict[str, Row] = {product_id: Gone(product_id, 0) for product_id in ids}
@@ -301,12 +315,12 @@ class Transaction:
             "moment": facts.moment.isoformat() if facts.moment is not None else "",
             "limit": limit + 1,
         }
-        lines: dict[str, list[OverLine]] = {key: [] for key in ids}
+        lines: dict[str, list[EndedLine]] = {key: [] for key in ids}
         for moment, product_id, *columns in await session.rows(reservation_queries.READ_OVER, parameters):
             facts.moment = moment
             if columns[0] is not None:
-                lines[product_id].append(OverLine(*columns))
-        facts.over |= {key: OverLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
+                lines[product_id].append(EndedLine(*columns))
+        facts.over |= {key: EndedLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
 
     def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
         """Decide about a request; ``recorded`` are the products of one that was accepted before."""
@@ -362,7 +376,7 @@ class Transaction:
 
     def _epoch_to_commit_in(self) -> str:
         """Return the epoch in which to commit with the changes; empty if the process must check the read-back before COMMIT."""
-        if not self._at_once or self.taken.seqs or self.taken.failures:
+        if not self._at_once or self.accepted.seqs or self.accepted.failures:
             return ""
         return "" if any(request.origin.idempotency_key for request in self._direct) else self._history.current
 

@@ -33,7 +33,18 @@ class RowsHeld(LockTimeout):
 
 
 class ProductTransactions:
-    """Carries out requests in transactions."""
+    """Carries out requests in transactions.
+
+    Args:
+        database: where they are carried out.
+        attempts: most transactions for one batch.
+        history: checks the epoch in which changes are committed.
+        chance: varies the pauses between attempts.
+        clock: a monotonic clock.
+        decode: makes requests of accepted writes; ``None`` if no writes are accepted.
+        on_accepted: is called with each result that has decided or failed accepted writes.
+        pair: the buckets that are here; ``None`` if the service holds all products.
+    """
 
     def __init__(
         self,
@@ -44,12 +55,12 @@ class ProductTransactions:
         chance: random.Random | None = None,
         clock: Clock = time.monotonic,
         decode: Decode | None = None,
-        taken: "Callable[[Committed], None] | None" = None,
+        on_accepted: "Callable[[Committed], None] | None" = None,
         pair: Pair | None = None,
     ) -> None:
         self._pair = pair
         self._decode = decode
-        self._taken = taken
+        self._on_accepted = on_accepted
         self._writes = database.writes
         self._lists = database.lists
         self._attempts = attempts
@@ -84,7 +95,7 @@ class ProductTransactions:
             except LockTimeout:
                 raise
             except DatabaseFailed as failure:
-                if not work.taken.seqs:
+                if not work.accepted.seqs:
                     raise
                 # The applier tries them alone, and marks the one that is the reason.
                 raise DatabaseOverloaded(f"it failed together with writes that were accepted before: {failure}") from failure
@@ -117,9 +128,9 @@ class ProductTransactions:
         except (DatabaseUnavailable, DatabaseNewer, CommitUnknown, LockTimeout, CacheError):
             raise
         except Exception as error:
-            if not work.taken.seqs:
+            if not work.accepted.seqs:
                 raise
-            raise ApplyFailed(work.taken.seqs, error) from error
+            raise ApplyFailed(work.accepted.seqs, error) from error
 
     async def _once(self, work: "Transaction") -> Committed:
         try:
@@ -128,8 +139,8 @@ class ProductTransactions:
             if work.has_rows:
                 raise
             raise RowsHeld(str(error)) from error
-        if self._taken and (committed.taken or committed.failures):
-            self._taken(committed)
+        if self._on_accepted and (committed.accepted_decisions or committed.failures):
+            self._on_accepted(committed)
         return committed
 
     async def forget(self, *, age_s: float, limit: int) -> int:

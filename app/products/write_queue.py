@@ -38,7 +38,7 @@ Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None] | N
 WAIT_MS = 100
 """How long the first attempt for a product waits for its row."""
 
-CLOSE_S = 0.25
+LEAST_TIME_LEFT_S = 0.25
 """Time that a request must have left for another attempt, so that its deadline does not pass within a transaction."""
 
 STUCK_WAIT_MS = 20
@@ -273,7 +273,7 @@ class WriteQueue:
         """Take the next batch: all requests that wait for this row only, or one that needs several rows or must be alone."""
         batch: list[Ticket] = []
         weight = 0
-        latest = asyncio.get_running_loop().time() + CLOSE_S
+        latest = asyncio.get_running_loop().time() + LEAST_TIME_LEFT_S
         while product.waiting:
             ticket = product.waiting[0]
             if ticket.deadline < latest:

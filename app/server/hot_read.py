@@ -1,7 +1,7 @@
 """The hot read: a hit that is answered without the framework.
 
-For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost several times
-as much as the cache does. Sending head and body separately costs another system call. Therefore the server's protocol answers
+For a plain ``GET /products/{id}`` whose slot is proven, a task, routing, dependencies and response objects cost more than
+the cache does. Sending head and body separately costs another system call. Therefore the server's protocol answers
 such a read itself: it parses the path, takes one place in a batched MGET, and writes head and stored bytes at once.
 
 Everything else goes to the application: a miss, a bypass, an error, a query, a header that matters, or a connection whose

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
@@ -22,24 +21,28 @@ from app.server.connection import Connection
 from app.server.errors import CannotServe
 from app.server.known_heads import KnownHeads
 from app.server.observed_reads import ObservedReads
+from app.server.process import collect_less_garbage
 from app.server.signals import StopSignals, grace_s
 from app.server.timeouts import STOP_PATIENCE_S, TimeLimits, Waiting, Watched, give_up_those_who_wait, sweep
 from app.server.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, Handshakes, ServerTls
 from app.settings import Settings
 
-GARBAGE_OBJECTS = 20_000
-"""New containers after which garbage is collected. Python's default is 700, which is less than one batch of writes makes."""
 _UVICORN_LOGGER = "uvicorn.error"
 _TICKS_PER_SWEEP = 5
 """uvicorn ticks ten times a second."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with five differences.
+    """uvicorn's server with some differences.
 
-    ``StopSignals`` handles the signals, an error of the application's start is raised, ``listening`` is set once requests are
-    taken, connections are accepted here, so that their number and their time are limited, and they are TLS if the settings name
-    a certificate.
+    - ``StopSignals`` handles the signals;
+    - an error of the application's start is raised;
+    - ``listening`` is set once requests are taken;
+    - connections are accepted here, so that their number and their time are limited;
+    - they are TLS if the settings name a certificate;
+    - after the start, garbage is collected less often;
+    - each tick ends the connections whose clients take too long;
+    - a stop ends the streams of the feed first.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -99,10 +102,7 @@ class Server(uvicorn.Server):
             raise
         finally:
             self.config.loaded_app = self._app
-        # The objects made so far live as long as the process. They are frozen, so that no garbage collection searches them.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
+        collect_less_garbage()
         self._renewing = asyncio.create_task(self._tls.keep()) if self._tls else None
         self._acceptors = [Acceptor(listener, self.adopt) for listener in sockets or []]
         for acceptor in self._acceptors:

@@ -135,7 +135,7 @@ class Handshakes:
             self._began.pop(connection, None)
 
     def end_oldest(self) -> bool:
-        """End the oldest handshake, and return ``True``, unless it has taken no longer than it may."""
+        """End the oldest handshake if it has taken longer than ``FAIR_HANDSHAKE_S``; return whether it did."""
         for connection, began in self._began.items():
             if self._clock() - began <= FAIR_HANDSHAKE_S:
                 return False

@@ -79,7 +79,7 @@ class OtlpSpans(Spans):
     def of_one_call(self, trace_id: str, request: Named, call: Named, duration_s: float) -> str:
         ended_ns = time.time_ns()
         began_ns = ended_ns - int(duration_s * 1e9)
-        # Finished spans are handed over as they are. To begin and end them through the SDK costs several times as much.
+        # Finished spans are handed over as they are. To begin and end them through the SDK costs more.
         outer, inner = (
             SpanContext(int(trace_id, 16), self._ids.generate_span_id(), is_remote=False, trace_flags=_SAMPLED)
             for _ in range(2)

@@ -10,12 +10,11 @@ from typing_extensions import override
 
 from app.api.context import Larder
 from app.cache.write_through import WriteThrough
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.products import accepted_queries
 from app.products.acceptance import Acceptance
 from app.products.accepted import Found
 from app.products.decision import Decision
-from app.products.steps import Statement
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
 from tests.api.accepting import (
@@ -192,22 +191,22 @@ class UpTo(Transaction):
     @override
     async def run(self, session: Session) -> Committed:
         committed = await super().run(session)
-        UpTo.highest = max([UpTo.highest, *self.taken.seqs])
+        UpTo.highest = max([UpTo.highest, *self.accepted.seqs])
         return committed
 
     @override
     async def _lock(self, session: Session) -> None:
         await super()._lock(session)
-        believed = [place for place, seq in enumerate(self.taken.seqs) if seq <= UpTo.highest]
-        self.believed = [self.taken.seqs.pop(place) for place in reversed(believed)]
+        believed = [place for place, seq in enumerate(self.accepted.seqs) if seq <= UpTo.highest]
+        self.believed = [self.accepted.seqs.pop(place) for place in reversed(believed)]
         for place in reversed(believed):
-            self.taken.requests.pop(place)
-            self.taken.recorded.pop(place)
+            self.accepted.requests.pop(place)
+            self.accepted.recorded.pop(place)
 
     @override
-    def _remove_taken(self, decisions: Sequence[Decision]) -> list[Statement]:
+    def _remove_accepted(self, decisions: Sequence[Decision]) -> list[Statement]:
         applied: Statement = (accepted_queries.APPLIED, {"seqs": self.believed})
-        return [*super()._remove_taken(decisions), applied]
+        return [*super()._remove_accepted(decisions), applied]
 
 
 class BelievesNumbers(ProductTransactions):

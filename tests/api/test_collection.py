@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.list_queries import ProductPage
+from app.api.list_queries import ProductListQuery
 from app.cache.ports import Absent
 from app.cache.write_through import Read, Status
 from app.products.product import Position
@@ -128,7 +128,7 @@ async def test_the_largest_legal_queries_are_answered(client: httpx.AsyncClient)
 @pytest.mark.parametrize("prefix", ["", "tea", 'a"b\\', "🍵"])
 def test_a_cursor_gives_back_its_position_to_its_own_filters_alone(prefix: str, below: bool) -> None:  # noqa: FBT001
     """A cursor of one list does not lead into the middle of another."""
-    listed = ProductPage(50, prefix, below)
+    listed = ProductListQuery(50, prefix, below)
     position = Position("a:b", "tea cup" if prefix and not below else "")
     cursor = listed.next_page(position).cursor
     assert listed.position(cursor) == position

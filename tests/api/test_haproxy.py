@@ -120,8 +120,8 @@ async def test_a_bucket_that_has_moved_gets_its_pair_without_a_reload(tmp_path: 
     """Between the end of the move and the new map the old pair answers 421; then the new one serves."""
     async with _front(tmp_path) as front:
         pairs = {name: service.app.state.larder.pair for name, service in front.pairs.items()}
-        pairs["a"].become("1-511", "")
-        pairs["b"].become("0,512-1023", "")
+        pairs["a"].set_buckets("1-511", "")
+        pairs["b"].set_buckets("0,512-1023", "")
         problem(await front.client.put(f"/products/{IN_A}", json=MUG), "not-here")
         reader, writer = await asyncio.open_unix_connection(tmp_path / "larder.sock")
         writer.write(f"set map {tmp_path / 'buckets.map'} {bucket_of(IN_A)} b\n".encode())

@@ -210,8 +210,8 @@ async def test_a_read_whose_products_leave_meanwhile_is_not_answered(
     larder: Larder = service.app.state.larder
     assert larder.pair is not None
     for moving, refusal in (("3", "bucket-moving"), ("", "not-here")):
-        larder.pair.become("0-3", "")
-        service.products.during = partial(larder.pair.become, "0-2", moving)
+        larder.pair.set_buckets("0-3", "")
+        service.products.during = partial(larder.pair.set_buckets, "0-2", moving)
         assert problem(await client.get(path, headers=headers), refusal)["bucket"] == 3
 
 
@@ -219,7 +219,7 @@ async def test_a_read_that_took_too_long_is_not_answered(service: Service, clien
     """What the process knew when the read began may not be so any more."""
     larder: Larder = service.app.state.larder
     assert larder.pair is not None
-    service.products.during = larder.pair.must_read
+    service.products.during = larder.pair.refuse_until_read
     problem(await client.get(f"/products/{HERE}"), "database-unavailable")
 
 
@@ -227,7 +227,7 @@ async def test_a_write_that_was_carried_out_is_answered(service: Service, client
     """Its transaction has read the buckets behind its locks: what the process learns afterwards changes nothing."""
     larder: Larder = service.app.state.larder
     assert larder.pair is not None
-    service.products.during = partial(larder.pair.become, "0-2", "3")
+    service.products.during = partial(larder.pair.set_buckets, "0-2", "3")
     assert (await client.put(f"/products/{HERE}", json=MUG)).status_code == 201
     problem(await client.put(f"/products/{HERE}", json=MUG), "bucket-moving")
 
@@ -236,7 +236,7 @@ async def test_readiness_shows_what_is_here(service: Service, client: httpx.Asyn
     """After a move, the settings differ from the database, by which the instance goes on."""
     larder: Larder = service.app.state.larder
     assert larder.pair is not None
-    larder.pair.become("0-2", "2")
+    larder.pair.set_buckets("0-2", "2")
     found = (await client.get("/readyz")).json()
     assert (found["buckets"], found["moving"], found["configured"]) == ("0-2", "2", "0-3")
 

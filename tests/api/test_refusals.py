@@ -238,7 +238,7 @@ SERVICE_ERRORS = {
     products.ReservationClosed("r", "committed", 2): "reservation-closed",
     products.NotHeld("r", [products.Excess(0, 1, 2)]): "not-held",
     products.LifeTooLong("x"): "invalid-request",
-    products.TooManyOver("x"): "overloaded",
+    products.TooManyEnded("x"): "overloaded",
     products.NotHere(7, "0-3"): "not-here",
     products.BucketMoving(7): "bucket-moving",
     products.SeveralPairs(["a"], ["b"]): "several-pairs",

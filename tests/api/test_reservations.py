@@ -162,7 +162,7 @@ async def test_a_life_of_thirty_days_at_most(client: httpx.AsyncClient, tables: 
     assert places(refused) == ["#/expires_in_s"]
 
 
-async def test_lists(client: httpx.AsyncClient, held: Answer) -> None:
+async def test_a_list_goes_page_by_page_with_the_same_filters(client: httpx.AsyncClient, held: Answer) -> None:
     """By reference or by product, newest first, page by page with the same filters."""
     second = (await hold(client, reference="cart-9")).json()
     await change(client, held, "release")

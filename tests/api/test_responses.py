@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from app.api.responses import response_of
+from app.api.responses import AnswerResponse
 from app.products.idempotency import Answer
 
 
@@ -21,7 +21,7 @@ def test_an_answer_has_the_headers_of_a_response(code: int, body: bytes, tag: st
     headers |= {"ETag": tag} if tag else {}
     headers |= {"Location": location} if location else {}
     media_type = "application/problem+json" if refused else "application/json" if body else None
-    usual, made = Response(body, code, headers, media_type), response_of(Answer(code, body, tag, location))
+    usual, made = Response(body, code, headers, media_type), AnswerResponse(Answer(code, body, tag, location))
     assert (made.status_code, made.body, made.raw_headers) == (usual.status_code, usual.body, usual.raw_headers)
     made.headers["Idempotent-Replayed"] = "true"
     assert made.raw_headers[-1] == (b"idempotent-replayed", b"true")

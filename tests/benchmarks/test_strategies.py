@@ -94,7 +94,7 @@ def test_access_log_without_products(tmp_path: Path) -> None:
         logged(log)
 
 
-def test_mix() -> None:
+def test_a_mix_has_its_share_of_reads() -> None:
     """A mix has its share of reads, and with cold writes no product is both read and written."""
     mix = drawn(80, 100, 0.99, cold=50)
     reads = {number for is_read, number in mix.steps if is_read}

@@ -14,7 +14,7 @@ from app.products.commands import Adjust, Change, Put, Upsert, set_stock
 from app.products.errors import ProductsMissing
 from app.products.idempotency import Answer, IdempotencyKey, Origin, Replayed
 from app.products.product import Draft, Line, Reason
-from app.products.reservation import Part, Wanted
+from app.products.reservation import Part, RequestedLine
 from app.products.reservation_commands import Commit, Extend, Release, Reserve
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, Process, draft, open_process
@@ -205,10 +205,10 @@ async def test_reservations(metered: Metered) -> None:
     await products.write(Adjust([Line("cup", -1)], Reason.SALE))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 2)
     budget = len(sent_to_postgres(metered)) + 4
-    made = await products.reserve(Reserve([Wanted("cup", 3)], 60))
+    made = await products.reserve(Reserve([RequestedLine("cup", 3)], 60))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 2)
     assert len(sent_to_postgres(metered)) <= budget
-    large = Reserve([Wanted(f"p{number % 50}", 1) for number in range(200)], 60, replaces=made.id)
+    large = Reserve([RequestedLine(f"p{number % 50}", 1) for number in range(200)], 60, replaces=made.id)
     made = await products.reserve(large)
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 2)
     assert len(sent_to_postgres(metered)) <= budget
@@ -223,7 +223,7 @@ async def test_units_of_ended_reservations(metered: Metered, database_url: str) 
     """Whoever lacks units reads in a third round trip which reservations have ended; whoever does not lack any does not."""
     products = metered.process.products
     await products.write(Put(Draft("cup", "Cup", 1, 10)))
-    made = [await products.reserve(Reserve([Wanted("cup", 3)], 60)) for _ in range(2)]
+    made = [await products.reserve(Reserve([RequestedLine("cup", 3)], 60)) for _ in range(2)]
     await execute(
         database_url,
         "CREATE OR REPLACE FUNCTION larder_moment() RETURNS timestamptz LANGUAGE sql AS $$SELECT clock_timestamp() + '1h'$$",
@@ -232,7 +232,7 @@ async def test_units_of_ended_reservations(metered: Metered, database_url: str) 
     await products.write(Adjust([Line("cup", -4)], Reason.SALE))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 2)
     budget = len(sent_to_postgres(metered)) + 4
-    await products.reserve(Reserve([Wanted("cup", 3)], 60))
+    await products.reserve(Reserve([RequestedLine("cup", 3)], 60))
     assert (metered.redis.round_trips, metered.postgres.round_trips) == (1, 3)
     assert len(sent_to_postgres(metered)) <= budget + 2
     assert (await products.reservation(made[1].id)).status.value == "held"

@@ -15,7 +15,7 @@ from app.postgres.errors import DatabaseFailed
 from app.products.commands import Change, Command, Create, Put, Upsert, delete, merge_patch, set_stock
 from app.products.errors import AlreadyExists, PreconditionFailed, ProductsMissing, ReservationExpired
 from app.products.product import Patch, Precondition
-from app.products.reservation import Part, Reservation, Wanted
+from app.products.reservation import Part, RequestedLine, Reservation
 from app.products.reservation_commands import Commit, Reserve
 from tests.cache.conftest import Slots
 from tests.cache.rig import LONG_FENCE, open_process, until
@@ -180,7 +180,7 @@ async def test_requests_at_once_of_which_one_fails(shop: Shop, *, deleting: bool
 async def test_holds_of_two_products(shop: Shop) -> None:
     """A hold, a sale of a part of it, and a refusal because it has ended: each is seen by whoever reads after the answer."""
     await shop.wrote(Upsert([product("mug", stock=5), product("jug", stock=5)]))
-    made = await shop.reserved(Reserve([Wanted("mug", 2), Wanted("jug", 1)], 60), "mug", "jug")
+    made = await shop.reserved(Reserve([RequestedLine("mug", 2), RequestedLine("jug", 1)], 60), "mug", "jug")
     assert isinstance(made, Reservation)
     await shop.reserved(Commit(made.id, [Part(0, 1)]), "mug")
     await shop.has("mug", 100, 3, stock=4)

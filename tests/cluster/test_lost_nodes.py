@@ -13,7 +13,7 @@ from typing_extensions import override
 from app.cache.errors import StoreUnavailable
 from app.cache.history import History
 from app.cache.partition_ports import ReadRequest
-from app.cache.partitioned_trips import AT_ONCE, PartitionedTrips, Trips
+from app.cache.partitioned_trips import READS_WHEN_LOST, PartitionedTrips, Trips
 from app.cache.ports import Reading
 from app.cache.round_trips import RoundTrips
 from app.cache.stats import Stats
@@ -21,7 +21,7 @@ from tests.cluster.two_nodes import EPOCH, Node, TwoNodes, keys_of
 from tests.fakes.store import MemoryStore
 from tests.limits import cache_config
 
-HERE, *MORE = keys_of(0, 3 * AT_ONCE + 1)
+HERE, *MORE = keys_of(0, 3 * READS_WHEN_LOST + 1)
 [THERE] = keys_of(2, 1)
 _READS = 50
 
@@ -98,9 +98,9 @@ async def test_reads_that_waited_for_a_lost_node_end_in_portions() -> None:
     for key, read in reads:
         read.add_done_callback(partial(_note, ended, key))
     await asyncio.wait([read for _, read in reads])
-    assert len(MORE) == 3 * AT_ONCE
+    assert len(MORE) == 3 * READS_WHEN_LOST
     assert store.one.calls.count("read") == 1 + 3
-    assert ended.index(THERE) < len(ended) - AT_ONCE
+    assert ended.index(THERE) < len(ended) - READS_WHEN_LOST
 
 
 def _note(ended: list[str], key: str, _: object) -> None:

@@ -89,7 +89,7 @@ async def test_readers_of_one_batch_see_the_slot_before_any_lease(rig: Rig) -> N
     together, alone = Vacancies(FilledSlots(10)), Vacancies(FilledSlots(10))
     together.observe([KEY, OTHER, KEY], [KEY, OTHER, KEY], slots(readings))
     alone.observe([KEY, OTHER], [KEY, OTHER], [None, None])
-    assert (together._of_others, together._of_filled) == (alone._of_others, alone._of_filled)
+    assert (together._others_share, together._filled_share) == (alone._others_share, alone._filled_share)
 
 
 async def test_lease_of_a_read_that_is_refused_is_given_back(rig: Rig) -> None:

@@ -19,7 +19,7 @@ from app.products.errors import (
 )
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Line, Precondition, Product, Reason
-from app.products.reservation import HeldLine, Part, Reservation, Status, Wanted
+from app.products.reservation import HeldLine, Part, RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -84,8 +84,8 @@ async def stocked(shop: Shop) -> Shop:
     return shop
 
 
-def wanted(**units: int) -> list[Wanted]:
-    return [Wanted(product_id, quantity) for product_id, quantity in units.items()]
+def wanted(**units: int) -> list[RequestedLine]:
+    return [RequestedLine(product_id, quantity) for product_id, quantity in units.items()]
 
 
 def counters(reservation: Reservation) -> list[tuple[int, int, int, int]]:
@@ -133,10 +133,13 @@ async def test_held_units_are_nobody_elses(shop: Shop) -> None:
 
 async def test_all_lines_or_none(shop: Shop) -> None:
     """A product may repeat: the sum counts. A line that cannot be held holds back the others."""
-    assert isinstance(await shop.refusal(Reserve([Wanted("a", 6), Wanted("b", 1), Wanted("a", 5)], 60)), InsufficientStock)
+    assert isinstance(
+        await shop.refusal(Reserve([RequestedLine("a", 6), RequestedLine("b", 1), RequestedLine("a", 5)], 60)),
+        InsufficientStock,
+    )
     assert isinstance(await shop.refusal(Reserve(wanted(a=1, none=1), 60)), ProductsMissing)
     assert await shop.stock("b") == (10, 0, 1)
-    made = await shop.held(Reserve([Wanted("a", 6), Wanted("b", 1), Wanted("a", 4)], 60))
+    made = await shop.held(Reserve([RequestedLine("a", 6), RequestedLine("b", 1), RequestedLine("a", 4)], 60))
     assert await shop.stock("a") == (10, 10, 2)
     part = await shop.held(Commit(made.id, [Part(2, 3), Part(0, 1), Part(2, 1)], Rest.RELEASE, "order"))
     assert (part.status, counters(part)) == (Status.COMMITTED, [(0, 1, 5, 0), (0, 0, 1, 0), (0, 4, 0, 0)])
@@ -214,7 +217,7 @@ async def test_joined_commands_see_each_other(shop: Shop) -> None:
     assert (await shop.source.reservations.get(made.id)).version == 3
 
 
-async def test_lists(shop: Shop) -> None:
+async def test_reservations_are_listed_by_reference_and_by_product(shop: Shop) -> None:
     """By reference, and by product those that hold units of it now; newest first, page by page."""
     first, second = [await shop.held(Reserve(wanted(a=1, b=1), 60, "cart")) for _ in range(2)]
     other = await shop.held(Reserve(wanted(b=1), 60, "other"))

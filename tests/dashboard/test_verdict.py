@@ -119,8 +119,8 @@ def test_every_combination_says_what_is_wrong_and_what_it_means(
         ),
     ],
 )
-def test_sentence(state: State, sentence: str) -> None:
-    """What an operator reads."""
+def test_an_operator_reads_what_is_wrong_and_what_it_means(state: State, sentence: str) -> None:
+    """The sentence says since when something is wrong, what fails, and whether anything may be stale."""
     assert judge(state, dict.fromkeys(Trouble, AT)).sentence == sentence
 
 

@@ -14,8 +14,7 @@ from app.products.decision import Decision, Denied, Done, Postponed, Repeated
 from app.products.errors import KeyReused, Refused, ReservationMissing
 from app.products.idempotency import StoredAnswer, WriteRequest
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Row
-from app.products.reservation import HeldUnits, OverLine, OverLines, Reservation, ReservationPosition, Status
-from app.products.reservation_commands import named_in
+from app.products.reservation import EndedLine, EndedLines, HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_source import ReservationSource
 from app.products.shelf import MAX_OVER, Facts, Shelf
 from app.products.source import ProductSource, state_of
@@ -99,17 +98,17 @@ class MemoryReservations(ReservationSource):
         self.rows: dict[str, Reservation] = {}
         self._clock = clock
 
-    def over_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> OverLines:
+    def over_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> EndedLines:
         """The open lines of a product whose end has come, the oldest first. Up to ``swept`` none is looked for."""
         lines = [
-            OverLine(held.id, number, line.open, held.expires_at, held.reference)
+            EndedLine(held.id, number, line.open, held.expires_at, held.reference)
             for held in self.rows.values()
             for number, line in enumerate(held.lines)
             if line.product_id == product_id and line.open and held.expires_at <= moment
             if swept is None or held.expires_at > swept
         ]
         lines.sort(key=lambda line: (line.expires_at, line.reservation_id, line.line))
-        return OverLines(lines[:limit], complete=len(lines) <= limit)
+        return EndedLines(lines[:limit], complete=len(lines) <= limit)
 
     def apply(self, shelf: Shelf) -> None:
         """Write what a transaction has decided."""
@@ -218,7 +217,7 @@ class MemoryTransactions(ProductTransactions):
     def _carry_out(self, request: WriteRequest) -> Done | Denied:
         products, command = self._products, request.command
         known = products.holds.rows
-        named = {key: known[key] for key in named_in(command) if key in known}
+        named = {key: known[key] for key in command.reservation_ids if key in known}
         keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
         rows = {key: products.row(key) for key in keys}
         facts = Facts(rows, products.swept, named, products.moment or products.now)

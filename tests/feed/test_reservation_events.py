@@ -9,7 +9,7 @@ from app.products.commands import Command
 from app.products.decision import Done
 from app.products.idempotency import WriteRequest
 from app.products.payload import reservation_payload
-from app.products.reservation import Part, Reservation, Wanted
+from app.products.reservation import Part, RequestedLine, Reservation
 from app.products.reservation_commands import Commit, Extend, Release, Reserve
 from app.products.transactions import ProductTransactions
 from tests.feed.rig import Base
@@ -49,7 +49,7 @@ async def test_every_change_of_a_reservation_is_told(base: Base) -> None:
     """Each window has the newest state that its mark contains, with the movements beside it. Other types leave it out."""
     await make(base, "a", "b")
     await base.audit()
-    made = await reserve(base, Reserve([Wanted("a", 2), Wanted("b", 1)], 60, "cart-9"))
+    made = await reserve(base, Reserve([RequestedLine("a", 2), RequestedLine("b", 1)], 60, "cart-9"))
     await base.audit()
     assert await told(base, 1, 2) == [event(made)]
     extended = await reserve(base, Extend(made.id, 600))  # no product changes
@@ -74,7 +74,7 @@ async def test_a_reservation_and_a_product_of_one_id(base: Base) -> None:
     """They are different events, however small the pages are."""
     await make(base, "a")
     await base.audit()
-    made = await reserve(base, Reserve([Wanted("a", 1)], 60))
+    made = await reserve(base, Reserve([RequestedLine("a", 1)], 60))
     await make(base, made.id)
     await base.audit()
     whole = await base.windows.read(1, 2, limit=100)
@@ -88,7 +88,7 @@ async def test_a_reservation_and_a_product_of_one_id(base: Base) -> None:
 async def test_lines_closed_by_sql_are_told(base: Base) -> None:
     """DELETE by hand releases what was held, and that is told as well."""
     await make(base, "a")
-    made = await reserve(base, Reserve([Wanted("a", 1)], 60))
+    made = await reserve(base, Reserve([RequestedLine("a", 1)], 60))
     await base.audit()
     await base.run("DELETE FROM products WHERE id = 'a'")
     await base.audit()

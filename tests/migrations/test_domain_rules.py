@@ -63,8 +63,8 @@ def accepts(database: psycopg.Connection, column: str, value: object) -> bool:
 @example("😀" * 201)
 @example("\u2003\u3000")
 @example("\u200b")
-def test_name(database: psycopg.Connection, name: str) -> None:
-    """A name is good for both or for neither."""
+def test_a_name_is_good_for_both_or_neither(database: psycopg.Connection, name: str) -> None:
+    """The database accepts a name if and only if the API does."""
     assert accepts(database, "name", name) == (name_fault(name) is None)
 
 

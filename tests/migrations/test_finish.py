@@ -16,7 +16,7 @@ from app.products.errors import NotEnabled
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.payload import SCHEMA
 from app.products.product import Draft, Line, Reason
-from app.products.reservation import Wanted
+from app.products.reservation import RequestedLine
 from app.products.reservation_commands import Commit, Reserve
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -100,7 +100,7 @@ async def test_reservations_begin_with_the_finish(database_url: str) -> None:
         committed = await transactions.commit([WriteRequest(Create(Draft("a", "A", 1, 5, 0)))])
         assert [b"reserved" in state.payload for state in committed.states if isinstance(state, Value)] == [False]
         assert committed.states == list((await source.load(["a"])).values())
-        for command in (Reserve([Wanted("a", 1)], 9), Commit("0" * 32)):
+        for command in (Reserve([RequestedLine("a", 1)], 9), Commit("0" * 32)):
             [decision] = (await transactions.commit([WriteRequest(command)])).decisions
             assert isinstance(decision, Denied)
             assert isinstance(decision.refusal, NotEnabled)
@@ -112,7 +112,7 @@ async def test_reservations_begin_with_the_finish(database_url: str) -> None:
                 await read
         await transactions.commit([WriteRequest(Adjust([Line("a", -1)], Reason.SALE))])
         assert await finish(database_url, "products", SCHEMA)
-        committed = await transactions.commit([WriteRequest(Reserve([Wanted("a", 3)], 9))])
+        committed = await transactions.commit([WriteRequest(Reserve([RequestedLine("a", 3)], 9))])
         assert committed.states == list((await source.load(["a"])).values())
         assert [b'"reserved":3,"available":1}' in s.payload for s in committed.states if isinstance(s, Value)] == [True]
     finally:

@@ -23,9 +23,9 @@ from app.postgres.errors import (
 )
 from app.postgres.migrations import LOCK, upgrade
 from app.postgres.parameters import ANSWERS, PLANS
+from app.postgres.pipeline import Parameters
 from app.postgres.pooler import role_parameters, set_role, shares_sessions
 from app.postgres.primary import Primary
-from app.postgres.session import Parameters
 from app.products.source import PRODUCTS
 from tests.harness.pgbouncer import PgBouncer, place_of, prepare_role, start_pgbouncer
 from tests.harness.servers import execute

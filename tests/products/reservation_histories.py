@@ -15,8 +15,8 @@ from app.products.commands import Adjust, Command, Create, delete, set_stock
 from app.products.decision import Decision, Denied, Done
 from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Line, Reason
-from app.products.reservation import Part, Reservation, Status, Wanted
-from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest, named_in
+from app.products.reservation import Part, RequestedLine, Reservation, Status
+from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
 from app.products.shelf import MAX_OVER, Shelf
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
@@ -62,7 +62,7 @@ class History:
                 life_s = chance.randint(1, 9)
                 replaced = chance.randrange(self.told) if self.told and chance.random() < 0.4 else None
                 replaces = None if replaced is None else self.ids[replaced]
-                command = Reserve([Wanted(*line) for line in lines], life_s, replaces=replaces)
+                command = Reserve([RequestedLine(*line) for line in lines], life_s, replaces=replaces)
                 said = model.reserve(lines, life_s, replaced)
                 if said == "ok":
                     self.ids.append(command.id)
@@ -162,7 +162,7 @@ class Service:
             heard |= set(answers)
             for (command, _), answer in zip(chosen, answers, strict=True):
                 if answer == "ReservationExpired":  # whoever is told so is told of a committed fact
-                    [key] = named_in(command)
+                    [key] = command.reservation_ids
                     assert (await self.source.reservations.get(key)).status is Status.EXPIRED
             page = await self.source.page(limit=9, after=None, prefix="")
             stocks = {product.id: (product.stock, product.reserved or 0) for product, _ in page}

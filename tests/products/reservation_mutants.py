@@ -7,13 +7,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from app.postgres.database import Session
+from app.postgres.database import Session, Statement
 from app.products import queries, reservation_queries
 from app.products.errors import UnitsNeeded
-from app.products.reservation import OverLine, Status
-from app.products.reservation_commands import named_in
+from app.products.reservation import EndedLine, Status
 from app.products.shelf import Facts, Shelf
-from app.products.steps import Statement
 from app.products.transaction import Committed, Transaction
 from app.products.transactions import ProductTransactions
 
@@ -22,7 +20,7 @@ class LeavesReservationHeld(Shelf):
     """A line is given back because its end has come, and its reservation stays held."""
 
     @override
-    def _expire(self, line: OverLine, moment: datetime) -> int:
+    def _expire(self, line: EndedLine, moment: datetime) -> int:
         units = super()._expire(line, moment)
         self.changes[line.reservation_id] = replace(self.changes[line.reservation_id], status=None)
         return units
@@ -93,7 +91,7 @@ class _Early(Transaction):
 
     @override
     async def _begin(self, session: Session) -> list[Statement]:
-        named = sorted({key for request in self._direct for key in named_in(request.command)})
+        named = sorted({key for request in self._direct for key in request.command.reservation_ids})
         [_, self._read_early] = await session.pipeline(("BEGIN", None), (reservation_queries.READ, {"ids": named}))
         if self._patience is None:
             return []

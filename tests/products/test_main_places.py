@@ -7,7 +7,7 @@ import pytest
 from app.cache.errors import Overloaded
 from app.products.decision import Done
 from app.products.main_places import OVERLAPPING
-from app.products.reservation import Wanted
+from app.products.reservation import RequestedLine
 from app.products.reservation_commands import Commit, Reserve
 from tests.harness.script import PATIENCE_S, Gate
 from tests.products.queues import Transactions, queue_of, send, submit, ticket_for, until
@@ -132,7 +132,7 @@ async def test_an_unknown_reservation_goes_to_the_first_main_transaction(transac
 async def test_a_reservation_made_here_goes_where_its_products_are(transactions: Transactions, held: set[str]) -> None:
     """A commit does not find the row of its product locked by a request in the other transaction."""
     queue = queue_of(transactions, mains=2)
-    reserve = Reserve([Wanted("b", 1)], 60)
+    reserve = Reserve([RequestedLine("b", 1)], 60)
     transactions.held = held
     made = send(queue, reserve)
     if held:

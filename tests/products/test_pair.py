@@ -11,7 +11,7 @@ from app.cache.errors import SourceUnavailable
 from app.products.errors import BucketMoving, NotHere, SeveralPairs
 from app.products.pair import GOOD_FOR_S, Pair, new_id
 from app.products.product import is_product_id
-from app.products.reservation import Wanted, is_reservation_id
+from app.products.reservation import RequestedLine, is_reservation_id
 from app.products.reservation_commands import Reserve
 
 
@@ -57,7 +57,7 @@ def test_new_id_is_here() -> None:
 @given(st.text("abc:.-_XYZ019", min_size=1, max_size=64))
 def test_reservation_is_where_its_first_product_is(product_id: str) -> None:
     """A router finds a reservation by its id, as it finds the product."""
-    assert bucket_of(Reserve([Wanted(product_id, 1), Wanted("other", 1)], 60).id) == bucket_of(product_id)
+    assert bucket_of(Reserve([RequestedLine(product_id, 1), RequestedLine("other", 1)], 60).id) == bucket_of(product_id)
 
 
 def test_a_text_is_moved_by_its_tail() -> None:
@@ -83,16 +83,16 @@ def test_a_bucket_that_moves_is_refused_in_two_steps() -> None:
     """First its writes are refused, then everything, and at the end it is another pair's; other buckets are served."""
     leaves, stays = moved_to(3, "mug-0000"), moved_to(2, "cup-0000")
     pair = Pair("0-3")
-    pair.become("0-3", "3")
+    pair.set_buckets("0-3", "3")
     pair.check([leaves, stays], writes=False)
     pair.check([stays], writes=True)
     with pytest.raises(BucketMoving):
         pair.check([stays, leaves], writes=True)
-    pair.become("0-2", "3")
+    pair.set_buckets("0-2", "3")
     for writes in (False, True):
         with pytest.raises(BucketMoving):
             pair.check([leaves], writes=writes)
-    pair.become("0-2", "")
+    pair.set_buckets("0-2", "")
     with pytest.raises(NotHere):
         pair.check([leaves], writes=False)
     pair.check([stays], writes=True)
@@ -104,7 +104,7 @@ def test_what_was_read_too_long_ago_is_not_relied_on() -> None:
     now = [100.0]
     pair = Pair("0-3", lambda: now[0])
     pair.check_fresh()
-    pair.read("0-3", "", 100.0)
+    pair.note_reading("0-3", "", 100.0)
     now[0] += GOOD_FOR_S
     pair.check_fresh()
     now[0] += 0.01
@@ -115,8 +115,8 @@ def test_what_was_read_too_long_ago_is_not_relied_on() -> None:
 def test_an_older_reading_changes_nothing() -> None:
     """Its answer came late: the process has learnt meanwhile that the bucket moves."""
     pair = Pair("0-3", lambda: 100.0)
-    pair.read("0-3", "3", 100.0)
-    pair.read("0-3", "", 99.9)
+    pair.note_reading("0-3", "3", 100.0)
+    pair.note_reading("0-3", "", 99.9)
     with pytest.raises(BucketMoving):
         pair.check([moved_to(3, "mug-0000")], writes=True)
     pair.check_fresh()
@@ -125,9 +125,9 @@ def test_an_older_reading_changes_nothing() -> None:
 def test_the_settings_are_no_reading() -> None:
     """A process that starts after a move, with the settings of before, refuses everything until it has read the database."""
     pair = Pair("0-3", lambda: 100.0)
-    pair.must_read()
+    pair.refuse_until_read()
     with pytest.raises(SourceUnavailable):
         pair.check_fresh()
-    pair.read("0-2", "", 100.0)
+    pair.note_reading("0-2", "", 100.0)
     pair.check_fresh()
     assert (pair.configured, pair.buckets.ranges) == ("0-3", "0-2")

@@ -1,16 +1,19 @@
 """Writers of a database whose buckets move: what was begun before is finished, and nothing else is begun."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
 
 from app.buckets import moved_to
 from app.cache.errors import SourceUnavailable
+from app.cache.stats import Stats
 from app.postgres.database import Database, Session
+from app.postgres.errors import DatabaseUnavailable
 from app.products.acceptance import Acceptance, Accepted
 from app.products.accepted import AcceptedStats, AcceptedWrite, Queued
 from app.products.commands import Adjust, set_stock
@@ -22,7 +25,7 @@ from app.products.pair_move import CannotMove
 from app.products.pair_queries import READ
 from app.products.pair_watch import PairWatch
 from app.products.product import Line, Reason
-from app.products.reservation import Part, Wanted
+from app.products.reservation import Part, RequestedLine
 from app.products.reservation_commands import Commit, Release, ReservationCommand, Reserve
 from app.products.transactions import ProductTransactions
 from tests.harness.servers import execute
@@ -41,7 +44,7 @@ _LOCK = "SELECT FROM products WHERE id = %s FOR NO KEY UPDATE"
 class _Forgetful(Pair):
     """A process that takes note of an older reading as soon as a write has read the buckets."""
 
-    def read(self, ranges: str, moving: str, asked_at: float) -> None:
+    def note_reading(self, ranges: str, moving: str, asked_at: float) -> None:
         """Note nothing."""
 
 
@@ -78,7 +81,7 @@ async def test_what_was_accepted_before_is_decided_and_not_refused(two: Two) -> 
     for key, held, expected in (("1", "0-511", Done), ("2", "0-499,501-511", Postponed)):
         await by_hand(two.urls["a"], _ACCEPTED, key, [LEAVING])
         await by_hand(two.urls["a"], "UPDATE pair_buckets SET held = %s, moving = '500'", held)
-        assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [expected]
+        assert [type(decision) for decision in (await transactions.apply(decode)).accepted_decisions] == [expected]
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("2",)]
     assert await execute(two.urls["a"], "SELECT key FROM idempotency_records") == [("1",)]
     assert (await two.rows("a"))[LEAVING][0] == 1
@@ -94,7 +97,7 @@ async def test_a_product_that_was_not_recorded_is_as_any_other(two: Two) -> None
     transactions = ProductTransactions(two.databases["a"], pair=Pair("0-511"), decode=decode)
     await by_hand(two.urls["a"], _ACCEPTED, "k", [STAYING])
     await by_hand(two.urls["a"], "UPDATE pair_buckets SET moving = '500'")
-    assert [type(decision) for decision in (await transactions.apply(decode)).taken] == [Postponed]
+    assert [type(decision) for decision in (await transactions.apply(decode)).accepted_decisions] == [Postponed]
     assert (await two.rows("a"))[LEAVING][0] == 7
 
 
@@ -108,7 +111,7 @@ async def test_reservations_over_two_buckets(two: Two) -> None:
         [decision] = (await transactions.commit([WriteRequest(command)])).decisions
         return decision
 
-    reserve = Reserve([Wanted(STAYING, 2), Wanted(LEAVING, 2)], 600)
+    reserve = Reserve([RequestedLine(STAYING, 2), RequestedLine(LEAVING, 2)], 600)
     for command in (reserve, Commit(reserve.id, [Part(1, 2)])):
         assert isinstance(await done(command), Done)
     with pytest.raises(CannotMove, match=f"units of {LEAVING} are held, or were"):
@@ -117,8 +120,8 @@ async def test_reservations_over_two_buckets(two: Two) -> None:
     assert await two.move("500") == 1
     again = await done(Release(reserve.id))
     assert isinstance(again, Done), again
-    assert isinstance(await done(Reserve([Wanted(STAYING, 1)], 600, replaces=reserve.id)), Done)
-    refused = await done(Reserve([Wanted(STAYING, 1)], 600, replaces=moved_to(500, "0" * 32)))
+    assert isinstance(await done(Reserve([RequestedLine(STAYING, 1)], 600, replaces=reserve.id)), Done)
+    refused = await done(Reserve([RequestedLine(STAYING, 1)], 600, replaces=moved_to(500, "0" * 32)))
     assert isinstance(refused, Denied)
     assert isinstance(refused.refusal, SeveralPairs)
 
@@ -145,12 +148,36 @@ async def test_a_retry_over_two_buckets_gets_its_answer(two: Two) -> None:
 async def test_an_instance_begins_by_reading_the_buckets(two: Two) -> None:
     """Until then it refuses everything; afterwards it goes by the database, whatever its settings say."""
     pair = Pair("0-600")
-    watch = PairWatch(pair, two.databases["a"])
+    watch = PairWatch(pair, two.databases["a"], Stats())
     with pytest.raises(SourceUnavailable):
         pair.check_fresh()
     await watch.renew()
     pair.check_fresh()
     assert (pair.configured, pair.buckets.ranges) == ("0-600", "0-511")
+
+
+async def test_a_failing_watch_is_logged_once_and_goes_on(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is logged, and only a defect is counted, each time. After a success the next failure is logged again."""
+    database, stats, now = _Failing(two.databases["a"]), Stats(), 0.0
+    pair = Pair("0-511", lambda: now)
+    watch = PairWatch(pair, cast("Database", database), stats, lambda: now)
+    with caplog.at_level(logging.INFO, logger="app.products.pair_watch"):
+        outage, defect = DatabaseUnavailable("it is down"), ValueError("x")
+        for database.fault in (outage, outage, None, defect, defect):
+            await watch.renew()
+    text = "the buckets of this pair cannot be read, requests are refused when the last reading is 2 s old"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{text}: it is down"),
+        ("ERROR", f"{text}: x"),
+    ]
+    assert stats.unexpected == 2
+    pair.check_fresh()
+    now = 2.1
+    with pytest.raises(SourceUnavailable):
+        pair.check_fresh()
+    database.fault = None
+    await watch.renew()
+    pair.check_fresh()
 
 
 async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
@@ -170,6 +197,20 @@ async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
             await accept("2")
     await acceptance.aclose()
     assert await execute(two.urls["a"], "SELECT key FROM accepted_writes") == [("1",)]
+
+
+class _Failing:
+    """The connection for keys, whose statements fail with ``fault`` while there is one."""
+
+    def __init__(self, database: Database) -> None:
+        self._pool = database.keys
+        self.keys = self
+        self.fault: Exception | None = None
+
+    async def rows(self, statement: LiteralString) -> Any:
+        if self.fault is not None:
+            raise self.fault
+        return await self._pool.rows(statement)
 
 
 @dataclass

@@ -24,7 +24,7 @@ from app.products.decision import Denied, Done
 from app.products.errors import ProductsMissing, ReservationMissing
 from app.products.idempotency import Answer, IdempotencyKey, Origin, WriteRequest
 from app.products.product import Draft, LedgerPosition, Line, Position, Reason
-from app.products.reservation import Part, ReservationPosition, Status, Wanted
+from app.products.reservation import Part, RequestedLine, ReservationPosition, Status
 from app.products.reservation_commands import Commit, Extend, Release, Reserve, Tidy
 from app.products.source import PRODUCTS, ProductSource
 from app.products.transaction import Patience, Transaction
@@ -84,7 +84,7 @@ async def reserve(transactions: ProductTransactions, size: int, amount: int) -> 
     ids = [f"p{next(_numbers)}" for _ in range(size)]
     await transactions.commit([request(Create(Draft(key, "Mug", 1, amount)), kept=False, named=False) for key in ids])
     for kept, named in ((False, False), (True, True)):
-        making = [Reserve([Wanted(key, 2), Wanted(key, 1)], 60, "cart" if named else None) for key in ids]
+        making = [Reserve([RequestedLine(key, 2), RequestedLine(key, 1)], 60, "cart" if named else None) for key in ids]
         made = await transactions.commit([request(command, kept=kept, named=named) for command in making])
         holds = [d.reservation.id for d in made.decisions if isinstance(d, Done) and d.reservation]
         assert len(holds) == size
@@ -98,18 +98,18 @@ async def reserve(transactions: ProductTransactions, size: int, amount: int) -> 
             done = await transactions.commit([request(verb(key), kept=kept, named=named) for key in holds])
             assert {type(decision) for decision in done.decisions} == {Done}
     for moment in (False, True):
-        held = [request(Reserve([Wanted(key, amount - 2)], 60), kept=False, named=False) for key in ids]
+        held = [request(Reserve([RequestedLine(key, amount - 2)], 60), kept=False, named=False) for key in ids]
         await transactions.commit(held)
         await transactions.commit(
             [request(Adjust([Line(key, 1 - amount)], Reason.SALE), kept=False, named=False) for key in ids]
         )
-        need = Reserve([Wanted(ids[0], amount)], 60) if moment else delete(ids[0])
+        need = Reserve([RequestedLine(ids[0], amount)], 60) if moment else delete(ids[0])
         [decision] = (await transactions.commit([request(need, kept=False, named=False)])).decisions
         assert isinstance(decision, Denied)
     ended = [f"p{next(_numbers)}" for _ in range(size)]
     steps: Sequence[Sequence[Command]] = (
         [Create(Draft(key, "Mug", 1, amount)) for key in ended],
-        [Reserve([Wanted(key, amount)], -1) for key in ended],
+        [Reserve([RequestedLine(key, amount)], -1) for key in ended],
         [Adjust([Line(key, -1)], Reason.SALE) for key in ended],
     )
     for commands in steps:
@@ -179,18 +179,18 @@ async def accept(database: Database, size: int, amount: int) -> None:
 
     names = await accepted("create", None)
     direct = await transactions.commit([request(set_stock(name, amount + 7), kept=True, named=True) for name in names])
-    assert {type(decision) for decision in (*direct.taken, *direct.decisions)} == {Done}
-    making = await transactions.commit([request(Reserve([Wanted(names[0], 1)], 60), kept=False, named=False)])
+    assert {type(decision) for decision in (*direct.accepted_decisions, *direct.decisions)} == {Done}
+    making = await transactions.commit([request(Reserve([RequestedLine(names[0], 1)], 60), kept=False, named=False)])
     [hold] = [decision.reservation for decision in making.decisions if isinstance(decision, Done)]
     assert hold is not None
     await transactions.commit([request(Release(hold.id), kept=False, named=False)])
     await accepted("create", "request")
-    assert len((await transactions.apply(decode)).taken) == size
+    assert len((await transactions.apply(decode)).accepted_decisions) == size
     names = await accepted("unknown", None)
     await acceptance.measure()
     assert stats.rows == size
     assert (await transactions.apply(decode)).failures == size
-    assert isinstance((await acceptance.find("", names[0])).standing, Failed)
+    assert isinstance((await acceptance.find("", names[0])).state, Failed)
     assert not await acceptance.mark_failed(amount, "nothing waits")
     await acceptance.aclose()
 

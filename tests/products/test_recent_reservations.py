@@ -2,7 +2,7 @@
 
 from app.products.commands import UNSTAMPED, set_stock
 from app.products.recent_reservations import MOST_PRODUCTS, RecentReservations
-from app.products.reservation import HeldLine, Reservation, Status, Wanted
+from app.products.reservation import HeldLine, RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Reserve, Tidy
 
 
@@ -23,7 +23,7 @@ def test_commands_that_name_reservations() -> None:
     assert recent.products_of(Commit("r")) == (["a", "b"], True)
     assert recent.products_of(Commit("s")) == ([], False)
     assert recent.products_of(Tidy(["r", "s"])) == (["a", "b"], False)
-    assert recent.products_of(Reserve([Wanted("c", 1)], 60, replaces="r")) == (["c", "a", "b"], True)
+    assert recent.products_of(Reserve([RequestedLine("c", 1)], 60, replaces="r")) == (["c", "a", "b"], True)
 
 
 def test_the_latest_short_ones_are_remembered() -> None:

@@ -13,10 +13,10 @@ import pytest
 from app.postgres.database import Database
 from app.products.commands import Adjust
 from app.products.decision import Denied, Done
-from app.products.errors import ReservationExpired, TooManyOver
+from app.products.errors import ReservationExpired, TooManyEnded
 from app.products.idempotency import WriteRequest
 from app.products.product import Line, Reason
-from app.products.reservation import Reservation, Status, Wanted
+from app.products.reservation import RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Reserve
 from app.products.shelf import Shelf
 from tests.products.reservation_histories import BEGIN, TEST_CLOCK, History, OnMemory, OnPostgres, Service
@@ -46,7 +46,7 @@ async def histories(shelf: type[Shelf] = Shelf) -> set[str]:
 
 async def reserve(service: Service, life_s: int, **units: int) -> Reservation:
     """Hold units."""
-    command = Reserve([Wanted(key, quantity) for key, quantity in units.items()], life_s)
+    command = Reserve([RequestedLine(key, quantity) for key, quantity in units.items()], life_s)
     [decision] = (await service.transactions.commit([WriteRequest(command)])).decisions
     assert isinstance(decision, Done), decision
     assert decision.reservation is not None
@@ -126,7 +126,7 @@ async def test_more_ended_lines_than_one_request_may_close() -> None:
     for _ in range(3):
         [decision] = (await service.transactions.commit([request])).decisions
         assert isinstance(decision, Denied)
-        assert isinstance(decision.refusal, TooManyOver)
+        assert isinstance(decision.refusal, TooManyEnded)
         assert decision.closed
     [decision] = (await service.transactions.commit([request])).decisions
     assert isinstance(decision, Done)

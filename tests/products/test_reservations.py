@@ -21,7 +21,7 @@ from app.products.errors import (
     Shortage,
 )
 from app.products.product import Line, Reason
-from app.products.reservation import HeldUnits, Part, Reservation, Status, Wanted
+from app.products.reservation import HeldUnits, Part, RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Extend, Release, ReservationCommand, Reserve
 from app.products.source import ProductSource
 from app.products.tidier import Tidier
@@ -49,7 +49,7 @@ async def adds_up(settings: Settings) -> AsyncIterator[None]:
 
 
 async def hold(larder: Instance, life_s: int = 60, **units: int) -> Reservation:
-    return await larder.products.reserve(Reserve([Wanted(key, quantity) for key, quantity in units.items()], life_s))
+    return await larder.products.reserve(Reserve([RequestedLine(key, quantity) for key, quantity in units.items()], life_s))
 
 
 async def pass_an_hour(settings: Settings) -> None:

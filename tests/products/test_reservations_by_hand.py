@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.products.reservation import Wanted
+from app.products.reservation import RequestedLine
 from app.products.reservation_commands import Reserve
 from app.settings import Settings
 from tests.products.instances import LATER, Instance, by_hand
@@ -29,6 +29,6 @@ async def test_an_ended_hold_is_given_back_whatever_its_id(larder: Instance, set
     async with by_hand(settings) as hand:
         await hand.execute(MADE, {"id": made})
         await hand.execute(LATER)
-    await larder.products.reserve(Reserve([Wanted("a", 10)], 60))
+    await larder.products.reserve(Reserve([RequestedLine("a", 10)], 60))
     async with by_hand(settings) as hand:
         assert await (await hand.execute(OPEN, (made,))).fetchone() == (0,)

@@ -8,7 +8,7 @@ import pytest
 from app.cache.errors import Overloaded
 from app.postgres.errors import ConnectionLost, DatabaseFailed, LockTimeout
 from app.products.decision import Done
-from app.products.write_queue import CLOSE_S, STUCK_WAIT_MS, WAIT_MS
+from app.products.write_queue import LEAST_TIME_LEFT_S, STUCK_WAIT_MS, WAIT_MS
 from tests.harness.script import PATIENCE_S, Gate
 from tests.products.queues import Transactions, queue_of, submit, ticket_for, until
 
@@ -173,7 +173,7 @@ async def test_a_request_near_its_deadline_is_not_tried_again(transactions: Tran
     """It must not pass its deadline inside a transaction: it ends as one that never began."""
     transactions.held = {"h"}
     queue = queue_of(transactions)
-    ticket = ticket_for("h", within_s=CLOSE_S / 2)
+    ticket = ticket_for("h", within_s=LEAST_TIME_LEFT_S / 2)
     with pytest.raises(Overloaded):
         await queue.submit(ticket)
     assert not ticket.under_way

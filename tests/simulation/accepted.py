@@ -177,12 +177,12 @@ class AcceptedPlay(Play):
         until = world.loop.time() + 1
         while world.loop.time() < until:
             shop, process = self._any_shop()
-            standing = await self._call(process, partial(shop.standing, order))
-            if isinstance(standing, Decided):
+            state = await self._call(process, partial(shop.state, order))
+            if isinstance(state, Decided):
                 world.note("SENDER", f"{order.number} done at {process.name}")
                 world.history.counts["orders done"] += 1
-                return versions_of(standing.answer)
-            if standing is None:
+                return versions_of(state.answer)
+            if state is None:
                 world.broken(f"order {order.number} was accepted, and {process.name} does not know it")
             await asyncio.sleep(world.chance.random() * 0.1)
         return None

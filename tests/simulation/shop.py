@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from app.postgres.database import Database
 from app.products.acceptance import Acceptance
-from app.products.accepted import AcceptedStats, AcceptedWrite, Decided, Standing
+from app.products.accepted import AcceptedStats, AcceptedWrite, Decided, WriteState
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
 from app.products.commands import Adjust, Effect
@@ -88,7 +88,7 @@ class Shop:
             chance=world.chance,
             clock=process.clock,
             decode=decode,
-            taken=partial(count, stats),
+            on_accepted=partial(count, stats),
         )
         no_lists = cast("ProductSource", None)  # which nobody reads here
         limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2, overlapping=2)
@@ -119,10 +119,10 @@ class Shop:
         write = AcceptedWrite(key.caller, key.key, key.request_hash, order.product_ids, "adjust", "", "", b"", None)
         return await self.write(order) if isinstance(await self.accepted.accept(write), Decided) else None
 
-    async def standing(self, order: Order) -> Standing | None:
+    async def state(self, order: Order) -> WriteState | None:
         """Return what became of an order."""
         key = order.key()
-        return await self.accepted.standing(key.caller, key.key)
+        return await self.accepted.state(key.caller, key.key)
 
 
 def versions_of(answer: Answer) -> Versions:

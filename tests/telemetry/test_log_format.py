@@ -48,7 +48,7 @@ def test_form(form: str, *, on_terminal: bool, is_json: bool) -> None:
         assert line.endswith("WARNING larder: the stock is low")
 
 
-def test_fields() -> None:
+def test_a_record_is_one_line_of_json() -> None:
     """One line for a record, whatever is in it: the time in UTC, extra fields beside the body, a traceback as a text."""
     try:
         raise ValueError("first\nsecond")  # noqa: TRY301 - a traceback is wanted

@@ -78,7 +78,7 @@ def test_share() -> None:
     assert Telemetry(draw=lambda: next(draws)).sample() is NOT_SAMPLED
 
 
-def test_fields(lines: pytest.LogCaptureFixture) -> None:
+def test_a_line_has_the_fields_of_the_conventions(lines: pytest.LogCaptureFixture) -> None:
     """Names of the semantic conventions; what has no value is left out, and what a client chose cannot break the line."""
     RequestLines().write(
         _HIT._replace(path="/products/a\nb", status=403, cache_status="", problem="forbidden", reason="no\nscope"),

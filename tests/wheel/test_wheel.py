@@ -54,6 +54,8 @@ print(*requires("larder-cache"), sep="\\n")
 
 @pytest.mark.guarantee("G1")
 @pytest.mark.parametrize("page", ["docs/EMBEDDING.md", "packaging/larder-cache/README.md"])
-def test_page(alone: Environment, empty_database_url: str, private_redis: RedisServer, page: str) -> None:
+def test_the_programs_of_a_page_run_on_the_wheel_alone(
+    alone: Environment, empty_database_url: str, private_redis: RedisServer, page: str
+) -> None:
     """The programs of the guide and of the README do what their assertions say."""
     alone.run(program_of(ROOT / page), database_url=empty_database_url, redis_url=private_redis.url)

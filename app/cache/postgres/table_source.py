@@ -5,7 +5,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from ...postgres.database import Parameters, Pool, Statement
+from ...postgres.database import Parameters, Pool, StatementText
 from ...postgres.errors import DatabaseError, DatabaseOverloaded, DatabaseUnsuitable, LockTimeout
 from ..entity import Entity
 from ..errors import Overloaded, SourceRefused, SourceUnavailable
@@ -85,7 +85,7 @@ def states_of(entity: Entity, rows: Sequence[Sequence[Any]]) -> list[State]:
     return states
 
 
-async def read_rows(pool: Pool, statement: Statement, parameters: Parameters) -> list[Any]:
+async def read_rows(pool: Pool, statement: StatementText, parameters: Parameters) -> list[Any]:
     """Run one statement and return its rows.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
-from ...postgres.database import Database, Parameters, Session, Statement
+from ...postgres.database import Database, Parameters, Session, StatementText
 from ...postgres.errors import CommitUnknown, DatabaseError, DatabaseOverloaded, LockTimeout, TransactionConflict
 from ...postgres.session import Deadline
 from ..entity import Entity
@@ -87,7 +87,7 @@ class TableTransactions:
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.INTRANS:
             raise TransactionConflict("read_back() must come inside of a transaction, before COMMIT; nothing was read back")
 
-        async def rows(statement: Statement, parameters: Parameters | None = None) -> list[TupleRow]:
+        async def rows(statement: StatementText, parameters: Parameters | None = None) -> list[TupleRow]:
             with Deadline(connection, self._statement_timeout_s):
                 cursor = _PlainCursor(connection)
                 await cursor.execute(statement, parameters)
@@ -169,7 +169,7 @@ class _Attempt:
         return _read_back_of(self.wanted, answers)
 
 
-def _statements(wanted: Sequence[tuple[Entity, Sequence[str]]]) -> list[tuple[Statement, Parameters]]:
+def _statements(wanted: Sequence[tuple[Entity, Sequence[str]]]) -> list[tuple[StatementText, Parameters]]:
     return [
         (table_queries.read_back(entity), {**load_parameters(entity, keys), "limit": READ_BACK_ROWS}) for entity, keys in wanted
     ]

@@ -143,7 +143,7 @@ class RedisConnection:
             raise StoreUnavailable("the connection was lost")
         nonce = f"{random.getrandbits(64):016x}"
         who: RedisCommand = ("EVALSHA", WHO_SHA, 0, nonce, *(["1"] if self._in_cluster else []))
-        # The driver would pack each argument in Python, which takes several times as long.
+        # The driver would pack each argument in Python, which takes longer.
         packed = b"".join(map(_pack, (*commands, who)))
         await self._connection.send_packed_command(packed, check_health=False)
         read = self._replies.read_behind_invalidations if self.near else self._replies.read
