@@ -40,7 +40,7 @@ from app.products.acceptance import Acceptance
 from app.products.accepted import AcceptedStats
 from app.products.accepted_service import AcceptedWrites
 from app.products.applier import Applier, count, keep_measured
-from app.products.main_places import MAIN_PLACES, OVERLAPPING
+from app.products.main_places import MAIN_PLACES
 from app.products.pair import Pair
 from app.products.pair_watch import PairWatch
 from app.products.paired import PairedProducts
@@ -304,13 +304,7 @@ def write_limits(settings: Settings) -> WriteLimits:
     """
     connections = Shares.of(settings.database_connections).writes
     main_places = MAIN_PLACES if connections >= MAIN_PLACES + 2 else 1
-    return _limits(
-        WriteLimits,
-        settings,
-        main_places=main_places,
-        product_places=connections - main_places,
-        overlapping=OVERLAPPING,
-    )
+    return _limits(WriteLimits, settings, main_places=main_places, product_places=connections - main_places)
 
 
 def products_of(settings: Settings) -> Entity:

@@ -5,7 +5,6 @@ the next one. A request never joins a batch already sent. That batch may have re
 """
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
@@ -16,7 +15,7 @@ from .tracing import Joined, Unit
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Send = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
-Waiting = tuple[Item, "asyncio.Future[Result]", Unit | None]
+_Waiting = tuple[Item, "asyncio.Future[Result]", Unit | None]
 
 
 class Batcher(Generic[Item, Result]):
@@ -64,7 +63,7 @@ class Batcher(Generic[Item, Result]):
         self._held = held
         self._left = left
         self._unclaimed = unclaimed
-        self._waiting: deque[Waiting[Item, Result]] = deque()
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
         """The loop on which the sender runs. In Python 3.11, asking for the running loop is a system call."""
@@ -125,23 +124,19 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while batch := self._take():
-                await self._deliver(batch, self._send)
-                await self._let_callers_send(batch)
+                await self._deliver(batch)
+                if len(batch) > 1:
+                    for _ in range(self._yields):
+                        await asyncio.sleep(0)
         finally:
             # Nothing is awaited between the last look at the queue and this line, so no request can be left behind.
             self._sender = None
 
-    async def _let_callers_send(self, batch: Sequence["Waiting[Item, Result]"]) -> None:
-        if len(batch) > 1:
-            for _ in range(self._yields):
-                await asyncio.sleep(0)
-
-    def _take(self, most: int = sys.maxsize) -> "list[Waiting[Item, Result]]":
-        """Take the next batch, of ``most`` items at most, out of those that wait."""
-        batch: list[Waiting[Item, Result]] = []
+    def _take(self) -> "list[_Waiting[Item, Result]]":
+        batch: list[_Waiting[Item, Result]] = []
         weight = 0
         groups: set[Hashable] = set()
-        passed_over: list[Waiting[Item, Result]] = []
+        passed_over: list[_Waiting[Item, Result]] = []
         while self._waiting:
             item, future, _ = self._waiting[0]
             if future.done():  # its caller has left
@@ -157,20 +152,20 @@ class Batcher(Generic[Item, Result]):
             elif (key := self._group_key(item)) not in groups:
                 groups.add(key)
                 weight += 1
-            if batch and (weight > self._max_weight or len(batch) >= most):
+            if batch and weight > self._max_weight:
                 break
             batch.append(self._waiting.popleft())
         self._waiting.extendleft(reversed(passed_over))
         return batch
 
-    async def _deliver(self, batch: Sequence["Waiting[Item, Result]"], send: Send[Item, Result]) -> None:
+    async def _deliver(self, batch: "list[_Waiting[Item, Result]]") -> None:
         try:
             results: Sequence[Result | Exception]
             if self._joined is None:
-                results = await send([item for item, _, _ in batch])
+                results = await self._send([item for item, _, _ in batch])
             else:
                 with self._joined([unit for _, _, unit in batch if unit is not None]):
-                    results = await send([item for item, _, _ in batch])
+                    results = await self._send([item for item, _, _ in batch])
         except asyncio.CancelledError:
             for _, future, _ in batch:
                 future.cancel()

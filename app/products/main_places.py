@@ -3,17 +3,13 @@
 There is one transaction at a time in a place. The second place is used only while the first has many requests: a few are
 cheaper together. A request then goes to the place that has fewer. If earlier requests for its products are under way, it
 goes to that of the first such product, because in the other one it would find the row locked.
-
-If nearly all requests are in one place, most often because they are about one product, its next transaction begins as soon as
-the one before is committed, and not only when that one is published and answered.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
+from app.cache.batcher import Batcher, Send
 from app.cache.errors import Overloaded
-from app.products.overlapping_batcher import OverlappingBatcher, OverlappingSend
 from app.products.ticket import Outcome, Ticket, weight_of
 
 MAIN_PLACES = 2
@@ -21,9 +17,6 @@ MAIN_PLACES = 2
 
 MANY = 16
 """Requests in the first place at which the others are used."""
-
-OVERLAPPING = 24
-"""Requests in one place at which its transactions overlap, each with half of them."""
 
 YIELDS = 5
 """Event-loop iterations between two batches, so that the next requests of the same clients share a batch.
@@ -36,7 +29,7 @@ docs/decisions/0004 has the reasons.
 class _Place:
     """A place for one main transaction at a time, with the requests that wait for the next one in it."""
 
-    batcher: OverlappingBatcher[Ticket, Outcome | None]
+    batcher: Batcher[Ticket, Outcome | None]
     requests: int = 0
     """Number of requests that wait or are under way, and whose callers wait."""
 
@@ -53,40 +46,27 @@ class MainPlaces:
     """The places of one process.
 
     Args:
-        send: runs the transaction for a batch and calls a function when it is committed; the result of a request is ``None`` if
-            it moved to a product's queue.
+        send: runs the transaction for a batch; the result of a request is ``None`` if it moved to a product's queue.
         places: number of places.
         many: requests in the first place at which the others are used.
-        overlapping: requests in one place at which its transactions overlap.
         batch_weight: most weight in one transaction.
         queue_limit: most requests that wait, beyond which ``Overloaded`` is raised.
     """
 
     def __init__(
         self,
-        send: OverlappingSend[Ticket, Outcome | None],
+        send: Send[Ticket, Outcome | None],
         *,
         places: int,
         many: int,
-        overlapping: int,
         batch_weight: int,
         queue_limit: int,
     ) -> None:
         self._many = many
-        self._overlapping = overlapping
         self._queue_limit = queue_limit
         self._places = [
-            _Place(
-                OverlappingBatcher(
-                    send,
-                    partial(self._share, number),
-                    weight=weight_of,
-                    max_weight=batch_weight,
-                    queue_limit=queue_limit,
-                    yields=YIELDS,
-                )
-            )
-            for number in range(places)
+            _Place(Batcher(send, weight=weight_of, max_weight=batch_weight, queue_limit=queue_limit, yields=YIELDS))
+            for _ in range(places)
         ]
         self._uses: dict[str, _Use] = {}
         """The products of the requests in all places."""
@@ -142,12 +122,3 @@ class MainPlaces:
         if not known or self._places[0].requests < self._many:
             return self._places[0]
         return min(self._places, key=lambda place: place.requests)
-
-    def _share(self, number: int) -> int:
-        """Return how many requests the next transaction in a place may have if it overlaps the one before; 0 if it must not.
-
-        It must not if the other places have much to do, because their transactions overlap it already.
-        """
-        requests = self._places[number].requests
-        others = sum([place.requests for place in self._places]) - requests
-        return (requests + 1) // 2 if requests >= self._overlapping and others <= requests // 4 else 0

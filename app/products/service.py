@@ -66,8 +66,6 @@ class WriteLimits:
     """Most main transactions at once."""
     product_places: int
     """Most transactions at once for products whose rows somebody else holds."""
-    overlapping: int
-    """Requests in one place of the main transactions at which they overlap."""
 
 
 class Products:
@@ -98,7 +96,6 @@ class Products:
             queue_limit=limits.queue_limit,
             main_places=limits.main_places,
             places=limits.product_places,
-            overlapping=limits.overlapping,
         )
 
     async def get(self, product_id: str, *, refresh: bool = False, stale_s: int = 0, reading: Reading | None = None) -> Read:
@@ -271,26 +268,19 @@ class Products:
             outcome = await self._queue.submit(ticket)
         return outcome
 
-    async def _transact(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None = None
-    ) -> Sequence[Outcome]:
+    async def _transact(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
         keys = list(dict.fromkeys(key for request in batch for key in request.command.keys))
         units = [request.unit for request in batch if request.unit is not None]
         try:
             with self._tracer.joined("cache.write", units):
-                result, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience, committed))
+                committed, acknowledgement = await self._cache.write(keys, lambda: self._commit(batch, patience))
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
-        return [(decision, acknowledgement) for decision in result.decisions]
+        return [(decision, acknowledgement) for decision in committed.decisions]
 
-    async def _commit(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None
-    ) -> Committed:
+    async def _commit(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Committed:
         with self._tracer.step("transaction", Place.SOURCE):
-            result = await self._transactions.commit(batch, patience)
-        if committed is not None:
-            committed()
-        return result
+            return await self._transactions.commit(batch, patience)
 
 
 def _ledger_page(found: Sequence[Movement], limit: int) -> LedgerPage:

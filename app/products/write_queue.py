@@ -18,22 +18,20 @@ that caused the error fails.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.cache.errors import Overloaded
 from app.postgres.errors import DatabaseFailed, DatabaseOverloaded, TransactionConflict
 from app.products.decision import Decision, Done, Postponed
 from app.products.idempotency import WriteRequest
-from app.products.main_places import MANY, OVERLAPPING, YIELDS, MainPlaces
-from app.products.overlapping_batcher import Overlap
+from app.products.main_places import MANY, YIELDS, MainPlaces
 from app.products.recent_reservations import RecentReservations
 from app.products.ticket import Deadlines, Outcome, Ticket, weight_of
 from app.products.transaction import Patience
 from app.products.transactions import RowsHeld
 
-Send = Callable[[Sequence[WriteRequest], Patience | None, Callable[[], None] | None], Awaitable[Sequence[Outcome]]]
-"""Runs a transaction, calls the function, if any, as soon as it is committed, and publishes what it has changed."""
+Send = Callable[[Sequence[WriteRequest], Patience | None], Awaitable[Sequence[Outcome]]]
 
 WAIT_MS = 100
 """How long the first attempt for a product waits for its row."""
@@ -66,7 +64,7 @@ class WriteQueue:
             One product's queue holds a tenth of that. Beyond these limits ``Overloaded`` is raised.
         main_places: most concurrent main transactions.
         places: most concurrent transactions for separate queues. The main transactions do not count.
-        many, overlapping: as for ``MainPlaces``.
+        many: as for ``MainPlaces``.
     """
 
     def __init__(
@@ -78,7 +76,6 @@ class WriteQueue:
         main_places: int,
         places: int,
         many: int = MANY,
-        overlapping: int = OVERLAPPING,
     ) -> None:
         self._send = send
         self._batch_weight = batch_weight
@@ -90,7 +87,6 @@ class WriteQueue:
             self._send_main,
             places=main_places,
             many=many,
-            overlapping=overlapping,
             batch_weight=batch_weight,
             queue_limit=queue_limit,
         )
@@ -150,18 +146,12 @@ class WriteQueue:
         keys, known = self._reservations.products_of(ticket.request.command)
         return await self._mains.submit(ticket, keys, known=known)
 
-    def _send_main(
-        self, batch: Sequence[Ticket], overlap: Overlap
-    ) -> Coroutine[None, None, Sequence[Outcome | Exception | None]]:
-        """Run the main transaction. From this step on it may carry the requests out, though it begins in a task of its own."""
+    async def _send_main(self, batch: Sequence[Ticket]) -> Sequence[Outcome | Exception | None]:
+        """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
         for ticket in batch:
             ticket.under_way = True
-        return self._run_main(batch, overlap)
-
-    async def _run_main(self, batch: Sequence[Ticket], overlap: Overlap) -> Sequence[Outcome | Exception | None]:
-        """Run the main transaction; return ``None`` for a request that moved to a product's queue."""
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], None, overlap.free)
+            outcomes = await self._send([ticket.request for ticket in batch], None)
         except _BATCH_FAILURES as error:
             if len(batch) == 1 and not isinstance(error, TransactionConflict):
                 raise
@@ -169,9 +159,6 @@ class WriteQueue:
                 ticket.under_way = False
                 ticket.alone = not isinstance(error, RowsHeld)
             return [self._move(ticket) for ticket in batch]
-        # A refusal must not be told before what the transaction before has closed is published. No request has moved yet: its
-        # new future would be told of the deadline before anybody waits for it.
-        await overlap.turn()
         return [self._after_main(ticket, outcome) for ticket, outcome in zip(batch, outcomes, strict=True)]
 
     def _after_main(self, ticket: Ticket, outcome: Outcome) -> Outcome | Overloaded | None:
@@ -292,7 +279,7 @@ class WriteQueue:
         for ticket in batch:
             ticket.under_way = True
         try:
-            outcomes = await self._send([ticket.request for ticket in batch], patience, None)
+            outcomes = await self._send([ticket.request for ticket in batch], patience)
         except _BATCH_FAILURES as error:
             for ticket in batch:
                 ticket.under_way = False

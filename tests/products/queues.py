@@ -1,7 +1,7 @@
 """A write queue on transactions under the test's control."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.cache.write_through import Acknowledgement
@@ -22,16 +22,12 @@ Batch = tuple[str, ...]
 
 @dataclass(slots=True)
 class Transactions:
-    """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error.
-
-    When a batch of several requests is committed, it is held at the next gate of ``publishes``, if one is left.
-    """
+    """Postpones what needs a held product, or fails to get it; records what was sent. A batch may have a gate, or an error."""
 
     held: set[str] = field(default_factory=set)
     sent: list[tuple[Batch, Patience | None]] = field(default_factory=list)
     gates: dict[Batch, Gate] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
-    publishes: list[Gate] = field(default_factory=list)
     under_way: int = 0
     most: int = 0
 
@@ -43,9 +39,7 @@ class Transactions:
     def apart(self) -> list[Batch]:
         return [names for names, patience in self.sent if patience is not None]
 
-    async def send(
-        self, batch: Sequence[WriteRequest], patience: Patience | None, committed: Callable[[], None] | None
-    ) -> Sequence[Outcome]:
+    async def send(self, batch: Sequence[WriteRequest], patience: Patience | None) -> Sequence[Outcome]:
         names = tuple(",".join(request.command.keys) for request in batch)
         self.sent.append((names, patience))
         self.under_way += patience is not None
@@ -60,10 +54,6 @@ class Transactions:
             if patience and self.held.intersection(patience.ids):
                 await asyncio.sleep(0.001)
                 raise RowsHeld("held")
-            if committed:
-                committed()
-            if self.publishes and len(names) > 1:
-                await self.publishes.pop(0).enter()
             return [(self._decide(request), Acknowledgement(proven=True, committed_at=0.0)) for request in batch]
         finally:
             self.under_way -= patience is not None

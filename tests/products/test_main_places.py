@@ -1,4 +1,4 @@
-"""The places of the main transactions: which one a request goes to, and when transactions overlap."""
+"""The places of the main transactions: which one a request goes to."""
 
 import asyncio
 
@@ -6,10 +6,9 @@ import pytest
 
 from app.cache.errors import Overloaded
 from app.products.decision import Done
-from app.products.main_places import OVERLAPPING
 from app.products.reservation import RequestedLine
 from app.products.reservation_commands import Commit, Reserve
-from tests.harness.script import PATIENCE_S, Gate
+from tests.harness.script import Gate
 from tests.products.queues import Transactions, queue_of, send, submit, ticket_for, until
 
 
@@ -61,57 +60,6 @@ async def test_a_product_is_in_one_main_transaction_at_a_time(transactions: Tran
     gate.open()
     await asyncio.gather(first, *later)
     assert transactions.main == [("a",), ("c",), ("a", "b,a", "b")]
-
-
-async def test_transactions_of_one_product_overlap(transactions: Transactions) -> None:
-    """The next one begins when the one before is committed and not yet published, if nearly all requests are in one place.
-
-    Each has half of the requests. It is not answered before the other: its refusals may tell of what that one has closed.
-    """
-    queue = queue_of(transactions, mains=2, batch_weight=100)
-    gate = transactions.gates["a",] = Gate()
-    first, second = Gate(), Gate()
-    transactions.publishes = [first, second]
-    tasks = [submit(queue, "a")]
-    await gate.arrival()
-    tasks += [submit(queue, "a") for _ in range(OVERLAPPING)]
-    await asyncio.sleep(0)
-    gate.open()
-    async with asyncio.timeout(PATIENCE_S):
-        while len(transactions.main) < 3:
-            await asyncio.sleep(0)
-    second.open()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert not any(task.done() for task in tasks[1:])
-    first.open()
-    await asyncio.gather(*tasks)
-    # The first request still counts when the second transaction begins.
-    assert [len(names) for names in transactions.main] == [1, OVERLAPPING // 2 + 1, OVERLAPPING // 2 - 1]
-
-
-async def test_transactions_in_two_places_overlap_each_other_only(transactions: Transactions) -> None:
-    """Where both places have much to do, each has one transaction at a time until that is answered."""
-    queue = queue_of(transactions, mains=2, batch_weight=100)
-    gates = [transactions.gates.setdefault((name,), Gate()) for name in "ab"]
-    tasks = [submit(queue, name) for name in "ab"]
-    for gate in gates:
-        await gate.arrival()
-    tasks += [submit(queue, name) for name in "ab" for _ in range(OVERLAPPING)]
-    await asyncio.sleep(0)
-    publishes = [Gate(), Gate()]
-    transactions.publishes = [*publishes]
-    for gate in gates:
-        gate.open()
-    for publish in publishes:
-        await publish.arrival()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert len(transactions.main) == 4
-    for publish in publishes:
-        publish.open()
-    await asyncio.gather(*tasks)
-    assert [len(names) for names in transactions.main] == [1, 1, OVERLAPPING, OVERLAPPING]
 
 
 async def test_an_unknown_reservation_goes_to_the_first_main_transaction(transactions: Transactions) -> None:

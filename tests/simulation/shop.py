@@ -91,7 +91,7 @@ class Shop:
             on_accepted=partial(count, stats),
         )
         no_lists = cast("ProductSource", None)  # which nobody reads here
-        limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2, overlapping=2)
+        limits = write_limits(request_timeout_ms=REQUEST_TIMEOUT_MS, product_places=2)
         acceptance = shipped.acceptance(
             database, history.record, stats, queue_limit=100, most_rows=most_rows, clock=process.clock
         )
