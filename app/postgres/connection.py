@@ -49,7 +49,8 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     def transformer(self) -> Transformer:
         """What writes parameters and reads results. It keeps every dumper and loader that it has looked up.
 
-        It does not know the connection, whose parameters may change while it is kept: texts are UTF-8, and moments are in UTC.
+        It does not know the connection, whose parameters may change while it is kept: texts are UTF-8, moments are in UTC, and
+        dates and intervals must come in PostgreSQL's default styles, which ``parameters.py`` sets for every session.
         """
         for kind, dumper in BYTES:
             self.adapters.register_dumper(kind, dumper)
