@@ -149,8 +149,13 @@ async def run(url: str, paths: Sequence[str], load: Load, directory: Path) -> Ru
         process.kill()
         await process.wait()
         raise
-    with log.open() as lines:
-        sent = parse(lines)
+    # In a thread, because the caller may send requests at a constant rate meanwhile.
+    sent = await asyncio.to_thread(_read, log)
     if process.returncode or len(sent) != load.requests:
         raise RuntimeError(f"h2load sent {len(sent)} of {load.requests} requests: {said.decode()[-1_000:]}")
-    return evaluate(sent, load)
+    return await asyncio.to_thread(evaluate, sent, load)
+
+
+def _read(log: Path) -> list[SentRequest]:
+    with log.open() as lines:
+        return parse(lines)
