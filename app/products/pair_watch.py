@@ -7,7 +7,7 @@ import time
 from app.cache.ports import Clock
 from app.cache.stats import Stats
 from app.postgres.database import Database
-from app.postgres.errors import DatabaseError
+from app.postgres.errors import DatabaseError, DatabaseUnsuitable
 from app.products.pair import GOOD_FOR_S, Pair
 from app.products.pair_queries import READ
 
@@ -44,10 +44,9 @@ class PairWatch:
         """Read once. A failure is logged once until the next success; every unexpected error is counted."""
         asked_at = self._clock()
         try:
-            rows = await self._pool.rows(READ)
-            for ranges, moving in rows:
-                self._pair.note_reading(ranges, moving, asked_at)
-                self._tell(ranges, moving)
+            ranges, moving = await self._read()
+            self._pair.note_reading(ranges, moving, asked_at)
+            self._tell(ranges, moving)
             self._failing = False
         except Exception as error:
             expected = isinstance(error, DatabaseError)
@@ -61,6 +60,12 @@ class PairWatch:
                     exc_info=None if expected else error,
                 )
             self._failing = True
+
+    async def _read(self) -> tuple[str, str]:
+        rows = await self._pool.rows(READ)
+        if not rows:
+            raise DatabaseUnsuitable("the table pair_buckets is empty; stop the instances and run larder buckets")
+        return rows[0][0], rows[0][1]
 
     def _tell(self, ranges: str, moving: str) -> None:
         """Log once that the settings are out of date."""

@@ -19,7 +19,7 @@ from app.products.shelf import Shelf
 _quoted = json.encoder.encode_basestring_ascii
 """Returns a text as JSON. The rows are formatted by hand, because a dictionary for each would be made only to be read once.
 
-Ids of reservations and of products that are stored, reasons and numbers have no character that JSON would escape.
+Ids of products that are stored, reasons and numbers have no character that JSON would escape.
 """
 
 

@@ -180,6 +180,15 @@ async def test_a_failing_watch_is_logged_once_and_goes_on(two: Two, caplog: pyte
     pair.check_fresh()
 
 
+async def test_an_empty_table_of_buckets_is_logged(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    """It says nothing about the buckets, so requests are soon refused."""
+    await by_hand(two.urls["a"], "DELETE FROM pair_buckets")
+    watch = PairWatch(Pair("0-511"), two.databases["a"], Stats())
+    with caplog.at_level(logging.INFO, logger="app.products.pair_watch"):
+        await watch.renew()
+    assert "the table pair_buckets is empty" in caplog.text
+
+
 async def test_nothing_is_accepted_for_a_bucket_that_moves(two: Two) -> None:
     """The process does not know it yet; it reads the buckets in the transaction that accepts."""
     acceptance = Acceptance(
