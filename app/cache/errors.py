@@ -2,6 +2,8 @@
 
 CacheError
 ├── StoreUnavailable    Redis gave no definite answer; reads go to the source, writes settle
+│   ├── LeasesInDoubt   the command that got no answer may have taken leases
+│   ├── NotConnected    nothing was sent
 │   └── WrongSentinel   what a sentinel, or a server in its place, says does not change by waiting
 ├── SourceUnavailable   the database could not be read
 │   └── SourceRefused   the database answers, but must not be used now
@@ -12,6 +14,8 @@ CacheError
 └── NotSettled          a committed write could not be proven visible before its deadline
 """
 
+from collections.abc import Mapping
+
 
 class CacheError(Exception):
     """Base of everything the cache raises."""
@@ -19,6 +23,18 @@ class CacheError(Exception):
 
 class StoreUnavailable(CacheError):
     """The store gave no definite answer in time. Its commands may or may not have been applied."""
+
+
+class LeasesInDoubt(StoreUnavailable):
+    """The leases of ``tokens`` may have been taken. Each is a token by its key, without the incarnation, which is not known."""
+
+    def __init__(self, text: str, tokens: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.tokens = tokens
+
+
+class NotConnected(StoreUnavailable):
+    """There is no connection to the store, so nothing was sent."""
 
 
 class WrongSentinel(StoreUnavailable):

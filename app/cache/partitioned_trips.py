@@ -93,6 +93,7 @@ class _NodeTrips(BatchedTrips):
             # Raising it would put the batcher's frame, which holds the futures, into the traceback: a reference cycle.
             return [error] * len(batch)
         self._lost = False
+        self._release_owed()
         self._stats.store_read.observe(self._clock() - began)
         results: list[Reading | Exception] = []
         slots: list[bytes | None] = []
@@ -131,12 +132,10 @@ class _NodeTrips(BatchedTrips):
         return leases_of(batch, taken)
 
     @override
-    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
-        tokens = {key: token for one in batch for key, token in one.items()}
+    async def _release(self, tokens: dict[str, str]) -> None:
         keys = list(tokens)
         requests = [(p, {keys[place]: tokens[keys[place]] for place in own}) for p, own in self._partitions.cut(keys).items()]
-        await self._definite(self._node.release(requests))
-        return [None] * len(batch)
+        await self._node.release(requests)
 
     @override
     async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published | Exception]:

@@ -117,7 +117,8 @@ class Store(Protocol):
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
         """Read slots and fence in one atomic step; afterwards, in the same round trip, try to lease those of ``lease``.
 
-        Idempotent without ``lease``. If the leases cannot be taken, the reading has none.
+        Idempotent without ``lease``. If the leases cannot be taken, or could not be used, the reading has none.
+        Raises ``LeasesInDoubt`` if they may have been taken, but there was no answer.
         """
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
@@ -125,13 +126,14 @@ class Store(Protocol):
 
         A slot of another incarnation counts as empty. Without a watermark of the server no lease is taken.
         Not idempotent: each token is sent in exactly one command, never repeated.
+        Raises ``LeasesInDoubt`` if leases may have been taken, but there was no answer.
         """
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
         """Apply R3's table to each publication in one atomic step. Idempotent, except that a token works only once."""
 
     async def release(self, tokens: dict[str, str]) -> None:
-        """Give leases back unused. Idempotent."""
+        """Give leases back unused, also those of ``LeasesInDoubt``. Idempotent."""
 
     async def drop(self, key: str) -> None:
         """Empty one slot. Idempotent."""

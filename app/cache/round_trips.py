@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from .batcher import Batcher
 from .config import READ_YIELDS, CacheConfig
-from .errors import Overloaded, StoreUnavailable
+from .errors import LeasesInDoubt, Overloaded, StoreUnavailable
 from .filled_slots import FilledSlots
 from .history import History
 from .policies import WritePolicy
@@ -88,6 +88,9 @@ class BatchedTrips(ABC):
             queue_limit=queue,
             joined=self._told("publish"),
         )
+        self._owed: dict[str, str] = {}
+        """The keys of leases to give back when the store answers again, by token."""
+        self._most_owed = keys
         self._releases: Batcher[dict[str, str], None] = Batcher(
             self._send_releases, weight=len, max_weight=keys, queue_limit=queue
         )
@@ -130,7 +133,11 @@ class BatchedTrips(ABC):
             return None
 
     def release(self, tokens: Mapping[str, str]) -> None:
-        """Begin to give leases back without waiting for it. A lease that is not given back expires."""
+        """Begin to give leases back without waiting for it. A lease that is not given back expires.
+
+        While the store does not answer, they are owed: they are given back behind the next read that it answers. Until then
+        their slots would stay empty.
+        """
         if tokens:
             with suppress(Overloaded):
                 self._releases.submit(dict(tokens))
@@ -156,8 +163,8 @@ class BatchedTrips(ABC):
         """Take the leases of a batch in one round trip."""
 
     @abstractmethod
-    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
-        """Give the leases of a batch back in one round trip."""
+    async def _release(self, tokens: dict[str, str]) -> None:
+        """Give leases back in one round trip. Raises ``StoreUnavailable``."""
 
     @abstractmethod
     async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published | Exception]:
@@ -188,10 +195,40 @@ class BatchedTrips(ABC):
                 self._record_outcome(publication.state.key, outcome)
         return answers
 
+    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
+        tokens: dict[str, str] = {}
+        for one in batch:
+            for key, token in one.items():
+                if tokens.setdefault(key, token) != token:
+                    self._owe({key: token})
+        try:
+            await self._definite(self._release(tokens))
+        except StoreUnavailable:
+            self._owe(tokens)
+        return [None] * len(batch)
+
+    def _owe(self, tokens: Mapping[str, str]) -> None:
+        """Remember leases to give back later."""
+        self._owed |= {token: key for key, token in tokens.items()}
+        while len(self._owed) > self._most_owed:
+            del self._owed[next(iter(self._owed))]
+
+    def _release_owed(self) -> None:
+        """Begin to give owed leases back, because the store has answered."""
+        if not self._owed:
+            return
+        tokens = {key: token for token, key in self._owed.items()}
+        for token in tokens.values():
+            del self._owed[token]
+        self.release(tokens)
+
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
         """Return the store's reply. Any error counts as no reply, so the possible errors need no list."""
         try:
             return await call
+        except LeasesInDoubt as error:
+            self._owe(error.tokens)
+            raise
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -257,6 +294,7 @@ class RoundTrips(BatchedTrips):
         except StoreUnavailable as error:
             # Raising it would put the batcher's frame, which holds the futures, into the traceback: a reference cycle.
             return [error] * len(batch)
+        self._release_owed()
         self._vacancies.observe(wanted, others, reading.slots)
         self._stats.store_read.observe(self._clock() - began)
         return readings_of(batch, self._judged(0, reading, began))
@@ -272,9 +310,8 @@ class RoundTrips(BatchedTrips):
         return leases_of(batch, taken)
 
     @override
-    async def _send_releases(self, batch: Sequence[dict[str, str]]) -> Sequence[None]:
-        await self._definite(self._store.release({key: token for tokens in batch for key, token in tokens.items()}))
-        return [None] * len(batch)
+    async def _release(self, tokens: dict[str, str]) -> None:
+        await self._store.release(tokens)
 
     @override
     async def _send_publishes(self, batch: Sequence[Sequence[Publication]]) -> Sequence[Published]:

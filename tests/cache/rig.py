@@ -321,6 +321,12 @@ async def open_process(
         await database.close()
 
 
+async def cold_reads(process: Process, number: int = 20) -> None:
+    """Read keys whose slots are empty, so that the next reads expect empty slots, too."""
+    for cold in range(number):
+        await process.cache.read(f"cold-{cold}")
+
+
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Ask until the answer is yes; the servers, which nobody can wait for otherwise, take their time."""
     async with asyncio.timeout(PATIENCE_S):

@@ -10,7 +10,7 @@ from app.cache.redis.store import RedisStore
 from app.cache.write_through import Status
 from app.products.commands import set_stock
 from tests.cache.conftest import Slots
-from tests.cache.rig import LONG_FENCE, LOST, Process, open_process
+from tests.cache.rig import LONG_FENCE, LOST, Process, cold_reads, open_process
 from tests.harness.script import PATIENCE_S
 from tests.limits import lifetimes
 
@@ -129,12 +129,6 @@ async def test_load_waits_for_the_fill_of_its_key(mug: Process) -> None:
     fill.open()
     await asyncio.gather(first, *rest)
     assert sum("cup" in keys for keys in mug.source.calls.of("load")) == 2
-
-
-async def cold_reads(process: Process, number: int = 20) -> None:
-    """Read keys whose slots are empty, so that the next reads expect empty slots, too."""
-    for cold in range(number):
-        await process.cache.read(f"cold-{cold}")
 
 
 @pytest.mark.guarantee("R2")

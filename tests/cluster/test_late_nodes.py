@@ -91,6 +91,21 @@ async def test_caller_who_leaves_while_leases_are_taken(rig: Rig, held: str) -> 
     assert rig.leases == []
 
 
+@pytest.mark.guarantee("R2")
+async def test_release_without_an_answer(rig: Rig) -> None:
+    """A lease whose node did not answer its release is given back behind the next read which that node answers."""
+    rig.store.one.script.lose("release")
+    rig.trips.release(await rig.trips.lease([HERE, THERE]) or {})
+    await rig.trips.aclose()
+    assert rig.leases == [HERE]
+    await rig.trips.read([THERE])
+    await rig.trips.aclose()
+    assert rig.leases == [HERE]
+    await rig.trips.read([HERE])
+    await rig.trips.aclose()
+    assert rig.leases == []
+
+
 async def test_write_does_not_wait_for_leases_of_a_late_node(rig: Rig) -> None:
     """It goes on with the leases of the others, and the late ones are given back when they come."""
     async with hanging(rig.store.two, "lease"):

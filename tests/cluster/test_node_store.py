@@ -50,7 +50,7 @@ class RefusesReads:
 
     def __init__(self, node: RedisNode) -> None:
         self.links, self.reads = self, self
-        self.leases, self.publishes = node.links.leases, node.links.publishes
+        self.leases, self.publishes, self.for_releases = node.links.leases, node.links.publishes, node.links.leases
         self._reads = node.links.reads
 
     async def call_naming_server(self, commands: Commands) -> tuple[str, list[Reply]]:

@@ -343,12 +343,20 @@ async def test_lease_with_a_read_without_a_watermark(stored: StoreBench) -> None
 
 
 async def test_release(stored: StoreBench) -> None:
-    """A holder's own lease is given back; other leases, and states stored meanwhile, stay."""
+    """A holder's own lease is given back, also without its incarnation. Other leases, and states stored meanwhile, stay."""
     await trust(stored)
-    tokens = await stored.store.lease([KEY, "jug", "cup"])
+    tokens = await stored.store.lease([KEY, "jug", "cup", "bowl"])
     await publish(stored, value(1, key="jug"), tokens["jug"])
-    await stored.store.release({KEY: tokens[KEY], "jug": tokens["jug"], "cup": "ffffffffffffffff", "never": tokens[KEY]})
-    assert await stored.raw(KEY) is None
+    await stored.store.release(
+        {
+            KEY: tokens[KEY],
+            "jug": tokens["jug"],
+            "cup": "ffffffffffffffff",
+            "never": tokens[KEY],
+            "bowl": tokens["bowl"][slot.INCARNATION_WIDTH :],
+        }
+    )
+    assert await stored.raw(KEY) is await stored.raw("bowl") is None
     assert await stored.raw("jug") == await in_slot(stored, value(1, key="jug"))
     assert await stored.raw("cup") == slot.LEASE + tokens["cup"].encode()
 

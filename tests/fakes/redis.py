@@ -184,7 +184,8 @@ class RedisServer:
         """Delete own leases."""
         self._change()
         for key, token in tokens.items():
-            if self.raw(key) == slot.LEASE + token.encode():
+            raw = self.raw(key) or b""
+            if raw == slot.LEASE + token.encode() or (raw.startswith(slot.LEASE) and raw[17:] == token.encode()):
                 del self.space.slots[key]
 
     def drop(self, key: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from app.cache.errors import StoreUnavailable
+from app.cache.errors import LeasesInDoubt, StoreUnavailable
 from app.cache.ports import AuditStore, Begun, Publication, Published, Reading, Repairs, Store, Watermark
 from tests.fakes.redis import Lifetimes, RedisError, RedisServer
 from tests.fakes.wire import Disconnected, Wire
@@ -68,11 +68,11 @@ class MemoryStore(Store):
         if not lease:
             return await self._run("read", lambda server, identity: server.read(identity, keys))
         tokens, life_s = self._tokens(lease), self._lifetimes.lease_s
-        return await self._run("read", lambda server, identity: server.read_and_lease(identity, keys, tokens, life_s))
+        return await self._run("read", lambda server, identity: server.read_and_lease(identity, keys, tokens, life_s), tokens)
 
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
-        tokens = self._tokens(keys)
-        return await self._run("lease", lambda server, identity: server.lease(identity, tokens, self._lifetimes.lease_s))
+        tokens, life_s = self._tokens(keys), self._lifetimes.lease_s
+        return await self._run("lease", lambda server, identity: server.lease(identity, tokens, life_s), tokens)
 
     async def publish(self, publications: Sequence[Publication]) -> Published:
         return await self._run("publish", lambda server, identity: server.publish(identity, publications, self._lifetimes))
@@ -86,11 +86,17 @@ class MemoryStore(Store):
     def _tokens(self, keys: Sequence[str]) -> dict[str, str]:
         return {key: f"{self._chance.getrandbits(64):016x}" for key in keys}
 
-    async def _run(self, name: str, command: Callable[[RedisServer, str], Reply]) -> Reply:
+    async def _run(
+        self, name: str, command: Callable[[RedisServer, str], Reply], leases: dict[str, str] | None = None
+    ) -> Reply:
+        sent = False
         try:
             connection = self._free.pop() if self._free else await connect(self._route, self._wire)
+            sent = True
             reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
+            if sent and leases:
+                raise LeasesInDoubt(f"{name}: {error}", leases) from error
             raise StoreUnavailable(f"{name}: {error}") from error
         self._free.append(connection)
         return reply

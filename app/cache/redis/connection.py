@@ -16,7 +16,7 @@ from importlib.resources import files
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 
-from ..errors import StoreUnavailable
+from ..errors import NotConnected, StoreUnavailable
 from .identity import checked_identity, run_id_in
 from .near_slots import NearSlots, track
 from .places import RedisPlace, address_of
@@ -230,7 +230,7 @@ class RedisLink:
         return self._connection is not None and self._connection.alive
 
     def connection(self) -> RedisConnection:
-        """Return the connection that is ready. Raises ``StoreUnavailable`` at once when there is none."""
+        """Return the connection that is ready. Raises ``NotConnected`` at once when there is none."""
         if self._closed:
             raise _closed()
         if self._succession.max_age_s:
@@ -242,12 +242,13 @@ class RedisLink:
             self.failures += 1
         if self._prober is None:
             self._prober = asyncio.create_task(self._probe(self._retry_s))
-        raise StoreUnavailable(f"Redis is not connected: {self._reason}")
+        raise NotConnected(f"Redis is not connected: {self._reason}")
 
     async def call(self, *commands: RedisCommand) -> tuple[str, list[Reply]]:
         """Send commands over the connection that is ready; return the server that answered, and the replies.
 
         Raises:
+            NotConnected: there is no connection.
             StoreUnavailable: see ``RedisConnection.call``.
         """
         return await self.call_naming_server(lambda _: commands)
@@ -377,8 +378,8 @@ def _pack(command: RedisCommand) -> bytes:
     return packed
 
 
-def _closed() -> StoreUnavailable:
-    return StoreUnavailable("the connection to Redis was closed")
+def _closed() -> NotConnected:
+    return NotConnected("the connection to Redis was closed")
 
 
 async def _close(connection: AbstractConnection | None) -> None:

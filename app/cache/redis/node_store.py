@@ -12,7 +12,7 @@ from ..ports import Published, Reading
 from .connection import RedisLink
 from .nodes import RedisNode, RedisNodes
 from .refusals import Refusal
-from .store import Lifetimes, Names, SlotCommands, new_tokens, published, taken_leases
+from .store import Lifetimes, Names, SlotCommands, in_doubt_without_answer, new_tokens, published, taken_leases
 from .waiting_calls import RedisCommand, Reply
 
 
@@ -61,7 +61,7 @@ class RedisNodeStore(NodeStore):
     @override
     async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
         commands = self._commands
-        if not any(lease for _, _, lease in requests):
+        if not self._links.publishes.up or not any(lease for _, _, lease in requests):
             server, replies = await self._call(
                 self._links.reads, lambda _: [commands[partition].read(keys) for partition, keys, _ in requests]
             )
@@ -81,7 +81,8 @@ class RedisNodeStore(NodeStore):
             pairs = zip(requests, tokens, strict=True)
             return reads + [commands[p].lease("lease_if_possible", own, server) for (p, _, _), own in pairs if own]
 
-        answered, replies = await self._call(self._links.reads, packet)
+        with in_doubt_without_answer(_joined(tokens)):
+            answered, replies = await self._call(self._links.reads, packet)
         taken = iter(replies[len(requests) :])
         leases = [_leases(own, next(taken)) if own else None for own in tokens]
         readings: list[Reading | StoreUnavailable] = []
@@ -101,13 +102,14 @@ class RedisNodeStore(NodeStore):
     @override
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:
         tokens = [new_tokens(keys) for _, keys in requests]
-        _, replies = await self._call(
-            self._links.leases,
-            lambda server: [
-                self._commands[partition].lease("lease", own, server)
-                for (partition, _), own in zip(requests, tokens, strict=True)
-            ],
-        )
+        with in_doubt_without_answer(_joined(tokens)):
+            _, replies = await self._call(
+                self._links.leases,
+                lambda server: [
+                    self._commands[partition].lease("lease", own, server)
+                    for (partition, _), own in zip(requests, tokens, strict=True)
+                ],
+            )
         return [
             reply if isinstance(reply, Refusal) else taken_leases(own, reply)
             for own, reply in zip(tokens, replies, strict=True)
@@ -124,7 +126,7 @@ class RedisNodeStore(NodeStore):
     @override
     async def release(self, requests: Sequence[tuple[int, dict[str, str]]]) -> None:
         await self._call(
-            self._links.leases, lambda _: [self._commands[partition].release(tokens) for partition, tokens in requests]
+            self._links.for_releases, lambda _: [self._commands[partition].release(tokens) for partition, tokens in requests]
         )
 
     @override
@@ -142,6 +144,10 @@ class RedisNodeStore(NodeStore):
         if any(isinstance(reply, Refusal) and reply.elsewhere for reply in replies):
             self._on_trouble()
         return server, replies
+
+
+def _joined(tokens: Sequence[dict[str, str]]) -> dict[str, str]:
+    return {key: token for own in tokens for key, token in own.items()}
 
 
 def _leases(tokens: dict[str, str], reply: Reply) -> dict[str, str]:

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -18,6 +19,7 @@ from typing import Any
 from typing_extensions import override
 
 from .. import slot
+from ..errors import LeasesInDoubt, NotConnected, StoreUnavailable
 from ..ports import Absent, Outcome, Publication, Published, Reading, Store, Value
 from .connection import RedisLink
 from .near_reads import read_slots
@@ -136,6 +138,14 @@ class RedisLinks:
         return self.reads.up
 
     @property
+    def for_releases(self) -> RedisLink:
+        """The link for leases while it is up, and otherwise the one for reads.
+
+        After an outage the links come back one after another, and a lease that nobody fills or releases keeps its slot empty.
+        """
+        return self.reads if self.reads.up and not self.leases.up else self.leases
+
+    @property
     def failures(self) -> int:
         """Number of connections that failed since the start."""
         return sum(link.failures for link in self.all)
@@ -231,6 +241,7 @@ class RedisStore(Store):
     def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
         self.names = Names(namespace)
         self._commands = SlotCommands(self.names, lifetimes, chance)
+        self._links = links
         self._reads = links.reads
         self._leases = links.leases
         self._publishes = links.publishes
@@ -238,19 +249,21 @@ class RedisStore(Store):
     @override
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
         slots = self._commands.read(keys)
-        if not lease:
+        if not lease or not self._publishes.up:  # a lease is of no use while its slot cannot be filled
             answered, found = await read_slots(self._reads, slots)
             return self._commands.reading(answered, found, None)
         tokens = new_tokens(lease)
-        answered, [found, taken] = await self._reads.call_naming_server(
-            lambda server: (slots, self._commands.lease("lease_if_possible", tokens, server))
-        )
+        with in_doubt_without_answer(tokens):
+            answered, [found, taken] = await self._reads.call_naming_server(
+                lambda server: (slots, self._commands.lease("lease_if_possible", tokens, server))
+            )
         return self._commands.reading(answered, found, taken_leases(tokens, taken))
 
     @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
         tokens = new_tokens(keys)
-        _, [taken] = await self._leases.call_naming_server(lambda server: [self._commands.lease("lease", tokens, server)])
+        with in_doubt_without_answer(tokens):
+            _, [taken] = await self._leases.call_naming_server(lambda server: [self._commands.lease("lease", tokens, server)])
         return taken_leases(tokens, taken)
 
     @override
@@ -260,7 +273,7 @@ class RedisStore(Store):
 
     @override
     async def release(self, tokens: dict[str, str]) -> None:
-        await self._leases.call(self._commands.release(tokens))
+        await self._links.for_releases.call(self._commands.release(tokens))
 
     @override
     async def drop(self, key: str) -> None:
@@ -270,6 +283,17 @@ class RedisStore(Store):
 def published(reply: Sequence[int]) -> Published:
     """Return what the script of a publish did."""
     return Published(tuple(Outcome(number) for number in reply[1:]), proven=reply[0] == 1)
+
+
+@contextmanager
+def in_doubt_without_answer(tokens: Mapping[str, str]) -> Iterator[None]:
+    """Run the call that takes these leases. Raises ``LeasesInDoubt`` if it was sent and got no answer."""
+    try:
+        yield
+    except NotConnected:
+        raise
+    except StoreUnavailable as error:
+        raise LeasesInDoubt(str(error), tokens) from error
 
 
 def new_tokens(keys: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,140 @@
+"""Leases that nobody will use are given back, also if the store did not answer meanwhile (R2).
+
+Leases live for a minute here, so a slot that is filled within the test was given back.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.cache.errors import LeasesInDoubt, NotConnected
+from app.cache.policies import WritePolicy
+from app.cache.redis.store import RedisLinks, RedisStore
+from app.cache.round_trips import Leases
+from app.cache.slot import INCARNATION_WIDTH, LEASE
+from app.cache.write_through import Status
+from app.private_servers import RedisServer
+from app.products.commands import Create, set_stock
+from tests.cache.conftest import Slots
+from tests.cache.rig import LOST, SHORT_FENCE, Process, cold_reads, draft, open_process, until
+from tests.limits import lifetimes, redis_options
+
+KEY = "mug"
+
+
+async def _is_hit(process: Process) -> bool:
+    return (await process.cache.read(KEY)).status is Status.HIT
+
+
+@asynccontextmanager
+async def _store_on(url: str, namespace: str) -> AsyncIterator[tuple[RedisStore, RedisLinks]]:
+    """A store on links that nobody has started."""
+    links = RedisLinks(redis_options(url, timeout_ms=250, connect_timeout_ms=2_000))
+    try:
+        yield RedisStore(links, namespace, lifetimes(lease_ttl_ms=60_000)), links
+    finally:
+        await links.close()
+
+
+def _release(process: Process, key: str, token: str) -> None:
+    process.cache.release(Leases({key: token}, 0.0, WritePolicy.THROUGH))
+
+
+@pytest.mark.parametrize("failed_releases", [1, 2])
+async def test_release_without_an_answer(mug: Process, slots: Slots, failed_releases: int) -> None:
+    """Neither the fill nor the release of its lease is answered; the lease is given back behind a later read."""
+    await mug.cache.drop(KEY)
+    mug.store.calls.fail("publish", LOST)
+    for _ in range(failed_releases):
+        mug.store.calls.fail("release", LOST)
+    assert (await mug.cache.read(KEY)).status is Status.MISS
+    for _ in range(failed_releases):
+        await until(lambda: slots.leased(KEY))
+        assert (await mug.cache.read(KEY)).status is Status.MISS
+    await until(lambda: _is_hit(mug))
+    assert mug.store.calls.count()["release"] == failed_releases + 1
+
+
+async def test_release_of_a_write_without_an_answer(mug: Process, slots: Slots) -> None:
+    """The same for a writer."""
+    await mug.cache.drop(KEY)
+    mug.store.calls.fail("publish", LOST)
+    mug.store.calls.fail("release", LOST)
+    assert not (await mug.write(set_stock(KEY, 1))).proven
+    assert await slots.leased(KEY)
+    await until(lambda: _is_hit(mug))
+
+
+async def test_releases_of_one_slot_together(mug: Process) -> None:
+    """Of two leases of one slot, given back in one round trip, the one that the slot holds goes, whichever that is."""
+    for late in (False, True):
+        await mug.cache.drop(KEY)
+        [token] = (await mug.slots.lease([KEY])).values()
+        held = mug.store.calls.hold("release")
+        _release(mug, "another", "f" * 32)
+        await held.arrival()
+        for given in ["f" * 32, token] if late else [token, "f" * 32]:
+            _release(mug, KEY, given)
+        held.open()
+        await until(lambda: _is_hit(mug))
+
+
+@pytest.fixture
+async def served(private_redis: RedisServer, database_url: str, namespace: str) -> AsyncIterator[Process]:
+    """A process with audits in its background, and a product that it serves as a hit."""
+    async with open_process(
+        private_redis.url, database_url, namespace, config=SHORT_FENCE, redis_timeout_ms=250, audited=True
+    ) as process:
+        await process.products.write(Create(draft(KEY)))
+        # Audits that compare the new row would delete its lease.
+        audits = process.stats.audits + 2
+        await until(lambda: process.stats.audits >= audits)
+        await until(lambda: _is_hit(process))
+        yield process
+
+
+@pytest.mark.parametrize("with_read", [False, True], ids=["lease", "read"])
+async def test_lease_that_is_taken_late(served: Process, private_redis: RedisServer, *, with_read: bool) -> None:
+    """Redis hangs when a lease is asked for, and takes it when it goes on. The caller has left by then."""
+    if with_read:
+        await cold_reads(served)
+    await served.cache.drop(KEY)
+    private_redis.pause()
+    if with_read:
+        assert (await served.cache.read(KEY)).status is Status.BYPASS
+    else:
+        assert (await served.cache.lease([KEY])).tokens is None
+    private_redis.resume()
+    await until(lambda: _is_hit(served))
+
+
+async def test_leases_in_doubt(private_redis: RedisServer, namespace: str) -> None:
+    """A lease or a read that was sent and not answered names the leases that it may have taken; one that was not sent, none."""
+    async with _store_on(private_redis.url, namespace) as (store, links):
+        await links.start()
+        private_redis.pause()
+        with pytest.raises(LeasesInDoubt) as read:
+            await store.read([KEY, "jug"], [KEY])
+        assert list(read.value.tokens) == [KEY]
+        with pytest.raises(LeasesInDoubt) as lease:
+            await store.lease([KEY, "jug"])
+        assert list(lease.value.tokens) == [KEY, "jug"]
+        with pytest.raises(NotConnected):
+            await store.lease([KEY])
+        private_redis.resume()
+
+
+async def test_links_that_come_back_one_after_another(mug: Process, redis_url: str, namespace: str, slots: Slots) -> None:
+    """With a connection for reads alone, a read takes no lease that nobody could fill, and leases are given back."""
+    await mug.cache.drop(KEY)
+    [token] = (await mug.slots.lease(["jug"])).values()
+    assert await slots.get("jug") == LEASE + token.encode()
+    async with _store_on(redis_url, namespace) as (store, links):
+        await links.reads.start()
+        assert (await store.read([KEY], [KEY])).leases is None
+        assert await slots.get(KEY) is None
+        await store.release({"jug": token[INCARNATION_WIDTH:]})
+        assert await slots.get("jug") is None
+        await links.publishes.start()
+        assert list((await store.read([KEY], [KEY])).leases or {}) == [KEY]
