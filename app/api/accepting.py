@@ -17,6 +17,7 @@ from app.api.conditions import malformed
 from app.api.context import caller_of, larder_of
 from app.api.openapi import WRITE_STATUS, answers
 from app.api.problems import Problem
+from app.api.request_state import DECODED, RECORDED, REQUEST_ID
 from app.api.responses import NO_STORE, AnswerResponse
 from app.api.routes import request_router, requires
 from app.products.accepted import AcceptedWrite, Decided, Failed, Queued, WriteState
@@ -81,7 +82,7 @@ def written_down(request: Request, key: IdempotencyKey, command: Command, conten
         request.scope["raw_path"].decode("ascii"),
         json.dumps(conditions),
         content,
-        request.scope["state"]["request_id"],
+        request.scope["state"][REQUEST_ID],
     )
 
 
@@ -153,14 +154,6 @@ def _members(answer: Answer) -> dict[str, object]:
     return {"status": answer.code, "etag": answer.version_tag, "location": answer.location, "body": body}
 
 
-DECODED = "decoded"
-"""Key in the request state under which a write leaves its command instead of carrying it out."""
-
-
-RECORDED = "recorded"
-"""Key in the request state of a decoded write: the ids of its products, also of those that the service made."""
-
-
 class Decoder:
     """Makes the command of an accepted write, by the endpoint that a request of a client would reach.
 
@@ -199,7 +192,7 @@ class Decoder:
             "raw_path": write.target.encode("ascii"),
             "query_string": b"",
             "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            "state": {"request_id": write.request_id, DECODED: left},
+            "state": {REQUEST_ID: write.request_id, DECODED: left},
         }
 
 

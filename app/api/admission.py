@@ -24,8 +24,6 @@ from app.api.fields import Headers, fields_in
 from app.api.problems import Problem
 from app.sparse_log import SparseLog
 
-CALLER = "caller"
-"""Key in the request state under which the sender of an admitted request is found."""
 PROBES = frozenset({"/livez", "/readyz"})
 """Paths that are served under every host, because probes send an address."""
 REFRESH_COST = 5

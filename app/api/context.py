@@ -10,12 +10,13 @@ from fastapi import Request
 
 from app.access.key_ring import Caller
 from app.api.access_stats import AccessStats
-from app.api.admission import CALLER, Admission
+from app.api.admission import Admission
 from app.api.fields import KnownHead
 from app.api.load import Load
 from app.api.metrics import DatabaseUse, LoadState, RequestStats, StoreHealth, WorkerMetrics, render
 from app.api.once import CachedValue
 from app.api.recorder import SILENT_S, Recorder, Watchable
+from app.api.request_state import CALLER, NAMED, READING
 from app.api.stock_glance import StockGlance
 from app.api.worker_metrics import SharedMetrics
 from app.cache.ports import Reading
@@ -32,11 +33,7 @@ from app.telemetry.telemetry import Telemetry
 
 STATE = "larder"
 """Key in the states of the lifespan and of the application under which the running service is found."""
-READING = "reading"
-"""Key in the request state under which the hot read leaves its ``Reading`` for the endpoint."""
 _NO_STATE: Mapping[str, Any] = {}
-NAMED = "named"
-"""Key in the request state under which the ids of a read's query are kept, to be checked again before it is answered."""
 
 
 @dataclass(frozen=True, slots=True)

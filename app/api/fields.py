@@ -6,8 +6,8 @@ Code that needs a field's value reads it from the list of lines, because a field
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-FIELDS = "fields"
-"""Key in the request state under which they are kept."""
+from app.api.request_state import FIELDS
+
 REPEATED = b"\0"
 """Stands for the values of a field that was sent more than once. No value has this character."""
 Headers = Sequence[tuple[bytes, bytes]]

@@ -15,23 +15,19 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.admission import CALLER
 from app.api.context import larder_in
 from app.api.exchange import deliver
 from app.api.fields import fields_in
 from app.api.metrics import RequestStats
 from app.api.problem_types import TYPES
-from app.api.problems import PROBLEM, FieldError, Problem, invalid
+from app.api.problems import FieldError, Problem, invalid
+from app.api.request_state import BEGAN, CALLER, PROBLEM, REQUEST_ID, SAMPLED
 from app.cache.tracing import Place
 from app.sparse_log import SparseLog
 from app.telemetry.request_lines import Answered
 from app.telemetry.spans import Parent
 from app.telemetry.telemetry import Request, Telemetry
 
-BEGAN = "began"
-"""Key in the request state under which the server leaves when it looked for the answer in Redis, on the monotonic clock."""
-SAMPLED = "sampled"
-"""Key in the request state under which the server leaves whether the request is sampled, if it has decided that."""
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _log = logging.getLogger("larder.http")
 _sparse_log = SparseLog(_log)
@@ -95,7 +91,7 @@ class OutermostLayer:
         parent = parent_of(scope["headers"]) if b"traceparent" in fields_in(scope) else None
         identity = parent.trace_id if parent is not None else f"{random.getrandbits(128):032x}"
         answer = _Answer(send, identity, method)
-        state["request_id"] = identity
+        state[REQUEST_ID] = identity
         peeked = {Place.STORE: now - began} if BEGAN in state else {}
         told = self._telemetry.begin(identity, parent, peeked, sampled=state.get(SAMPLED))
         if method == "HEAD":
@@ -138,7 +134,7 @@ class OutermostLayer:
         state = scope["state"]
         caller, (problem, reason) = state.get(CALLER), state.get(PROBLEM, ("", ""))
         answered = Answered(
-            state["request_id"],
+            state[REQUEST_ID],
             answer.method,
             route,
             scope["path"],

@@ -20,6 +20,7 @@ from starlette.routing import Match, Mount
 
 from app.access import errors as access
 from app.api.problem_types import TYPES
+from app.api.request_state import PROBLEM
 from app.cache import errors as cache
 from app.feed import errors as feed
 from app.postgres import errors as postgres
@@ -29,8 +30,6 @@ from app.products.payload import timestamp
 from app.products.product import MAX_INTEGER
 from app.products.reservation import MAX_LIFE_S
 
-PROBLEM = "problem"
-"""Key in the request state under which the type of its problem and the reason for the operator are found."""
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 50
 """Most errors that one answer lists."""

@@ -14,11 +14,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access import keys
-from app.api.admission import CALLER, Access
+from app.api.admission import Access
 from app.api.conditions import named_bucket
-from app.api.context import NAMED, larder_in
+from app.api.context import larder_in
 from app.api.exchange import deliver
 from app.api.problems import problem_for
+from app.api.request_state import CALLER, NAMED
 from app.products.pair import Pair
 from app.products.product import is_product_id
 

@@ -19,14 +19,15 @@ from fastapi import Request
 from starlette.responses import Response
 
 from app.access.key_ring import Caller
-from app.api.accepting import DECODED, RECORDED, Preference, accept, check_key, preference_of, written_down
-from app.api.admission import ANYBODY, CALLER
+from app.api.accepting import Preference, accept, check_key, preference_of, written_down
+from app.api.admission import ANYBODY
 from app.api.bodies import JSON, Body, Model, check, json_body
 from app.api.conditions import idempotency_key, if_match_condition, named_bucket, refuse_conditions, write_condition
 from app.api.context import Larder, caller_of, check_pair, larder_of
 from app.api.fields import fields_in
 from app.api.problems import problem_of
 from app.api.query_parts import refuse_parameters
+from app.api.request_state import CALLER, DECODED, RECORDED, REQUEST_ID
 from app.api.responses import AnswerResponse, checked_id, checked_reservation_id
 from app.products import commands
 from app.products.accepted import MOST_BODY_BYTES
@@ -98,7 +99,7 @@ class IncomingWrite(Generic[Body]):
         state = self.request.scope["state"]
         if self.larder.pair is not None:
             self._check_pair(command)
-        request_id = state["request_id"]
+        request_id = state[REQUEST_ID]
         sender: Caller = state[CALLER]
         caller = sender.name
         if self.key is None:

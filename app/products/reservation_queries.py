@@ -45,7 +45,7 @@ FROM now LEFT JOIN reservations r ON r.id = ANY(%(ids)s::text[])
 It is a statement after the locks: the statement that waited for a lock would read the lines as they were before its wait.
 """
 
-READ_OVER: LiteralString = """
+READ_ENDED: LiteralString = """
 WITH now AS MATERIALIZED (SELECT coalesce(nullif(%(moment)s, '')::timestamptz, larder_moment()) AS moment)
 SELECT now.moment, w.id, o.reservation_id, o.line, o.open, o.expires_at, r.reference
 FROM now CROSS JOIN unnest(%(ids)s::text[], %(known)s::timestamptz[], %(swept)s::timestamptz[]) AS w (id, known, swept)
@@ -153,7 +153,7 @@ ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s
 """
 """Returns the reservations that hold units of a product, newest first."""
 
-OVER: LiteralString = """
+ENDED: LiteralString = """
 SELECT o.id FROM (
     SELECT e.id, e.expires_at, sum(n.lines) OVER (ORDER BY e.expires_at, e.id) - n.lines AS before FROM (
         SELECT id, expires_at FROM reservations WHERE closed_at IS NULL AND expires_at <= (SELECT larder_moment())

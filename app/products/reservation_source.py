@@ -56,12 +56,12 @@ class ReservationSource:
         """
         return await self._page(reservation_queries.LIST_BY_PRODUCT, product_id, status, limit, after)
 
-    async def over(self, *, limit: int, lines: int) -> list[str]:
+    async def ended(self, *, limit: int, lines: int) -> list[str]:
         """Return reservations that have ended and still hold units, up to about so many lines.
 
         Raises as ``ProductSource.page``.
         """
-        rows = await read_rows(self._lists, reservation_queries.OVER, {"limit": limit, "lines": lines})
+        rows = await read_rows(self._lists, reservation_queries.ENDED, {"limit": limit, "lines": lines})
         return [reservation_id for [reservation_id] in rows]
 
     async def held(self) -> HeldUnits:

@@ -19,7 +19,7 @@ from app.products.product import Product, Reason, Row
 from app.products.reservation import EndedLine, EndedLines, Reservation, Status
 from app.products.reservation_commands import UNUSED, ReservationCommand, Reserve, Tidy, Use, use_lines
 
-MAX_OVER = 2_000
+MAX_ENDED = 2_000
 """Most ended lines of a product that one transaction reads in order to give their units back."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -37,7 +37,7 @@ class Facts:
     """When the decisions are made, on the database's clock; ``None`` while no command has needed it."""
     enabled: bool = True
     """Whether there are reservations in this database."""
-    over: dict[str, EndedLines] = field(default_factory=dict)
+    ended: dict[str, EndedLines] = field(default_factory=dict)
     """The ended lines of the products that lacked units."""
     newest: Mapping[str, int] = field(default_factory=dict)
     """The newest versions in the ledger, if they were read. A product that was restored without its ledger is behind it."""
@@ -209,17 +209,17 @@ class Shelf:
         for product in products:
             if not product.reserved or product.free >= lack.free[product.id]:
                 continue
-            if product.id not in self._facts.over:
+            if product.id not in self._facts.ended:
                 self.missing[product.id] = lack.free[product.id]
             elif self._close_lines(product, lack.free[product.id]):
                 given = True
-            elif not self._facts.over[product.id].complete:
-                raise TooManyEnded(f"more than {MAX_OVER} ended lines hold units of product {product.id}") from lack
+            elif not self._facts.ended[product.id].complete:
+                raise TooManyEnded(f"more than {MAX_ENDED} ended lines hold units of product {product.id}") from lack
         return given
 
     def _close_lines(self, product: Product, free: int) -> bool:
         """Close ended lines of a product, the oldest first, until so many units are free or no line is left."""
-        lines = self._facts.over[product.id].lines
+        lines = self._facts.ended[product.id].lines
         entries: list[Entry] = []
         units = 0
         while self._position[product.id] < len(lines) and product.free + units < free:
@@ -251,10 +251,10 @@ class Shelf:
 
     def _sweep(self, product_id: str) -> None:
         """Raise the mark up to which no ended line is open: never beyond the first one that stays open."""
-        over, position = self._facts.over[product_id], self._position[product_id]
-        if position == len(over.lines) and over.complete:
+        ended, position = self._facts.ended[product_id], self._position[product_id]
+        if position == len(ended.lines) and ended.complete:
             self.swept[product_id] = self._facts.moment_of((product_id,))
             return
-        following = over.lines[position if position < len(over.lines) else -1].expires_at
-        if closed := [line.expires_at for line in over.lines[:position] if line.expires_at < following]:
+        following = ended.lines[position if position < len(ended.lines) else -1].expires_at
+        if closed := [line.expires_at for line in ended.lines[:position] if line.expires_at < following]:
             self.swept[product_id] = closed[-1]

@@ -77,7 +77,7 @@ class Tidier:
     async def tidy(self) -> int:
         """Give back what every ended reservation holds; return their number. Raises as ``Products.write``."""
         closed, before = 0, list[str]()
-        while ids := await self._source.over(limit=STEP, lines=STEP_LINES):
+        while ids := await self._source.ended(limit=STEP, lines=STEP_LINES):
             # The same ids came again: other transactions hold their products, so a later run closes them.
             if ids == before or not await self._products.tidy(ids):
                 break

@@ -30,7 +30,7 @@ from app.products.product import Gone, Row
 from app.products.reservation import EndedLine, EndedLines
 from app.products.reservation_commands import ReservationCommand, Tidy
 from app.products.reservation_source import reservation_of
-from app.products.shelf import MAX_OVER, Facts, Shelf
+from app.products.shelf import MAX_ENDED, Facts, Shelf
 from app.products.source import PRODUCTS, row_of
 from app.products.steps import steps_of, store_answer
 
@@ -130,7 +130,7 @@ class Transaction:
         self.has_rows = True
         decisions = self._decide_all()
         while self._shelf.missing:
-            await self._read_over(session)
+            await self._read_ended(session)
             decisions = self._decide_all()
         publish_keys = sorted(
             {effect.row.id for effect in self._shelf.closings}
@@ -304,10 +304,10 @@ class Transaction:
         self._facts.moment, self._facts.enabled = found[0][:2]
         self._facts.reservations = {columns[0]: reservation_of(columns) for _, _, *columns in found if columns[0] is not None}
 
-    async def _read_over(self, session: Session) -> None:
+    async def _read_ended(self, session: Session) -> None:
         """Read the ended lines of the products that lack units, and the moment if no command has needed it so far."""
         facts, ids = self._facts, list(self._shelf.missing)
-        limit = max(1, MAX_OVER // len(ids))
+        limit = max(1, MAX_ENDED // len(ids))
         parameters = {
             "ids": ids,
             "known": [facts.moment_of((key,)).isoformat() for key in ids],
@@ -316,11 +316,11 @@ class Transaction:
             "limit": limit + 1,
         }
         lines: dict[str, list[EndedLine]] = {key: [] for key in ids}
-        for moment, product_id, *columns in await session.rows(reservation_queries.READ_OVER, parameters):
+        for moment, product_id, *columns in await session.rows(reservation_queries.READ_ENDED, parameters):
             facts.moment = moment
             if columns[0] is not None:
                 lines[product_id].append(EndedLine(*columns))
-        facts.over |= {key: EndedLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
+        facts.ended |= {key: EndedLines(found[:limit], complete=len(found) <= limit) for key, found in lines.items()}
 
     def _decide(self, request: WriteRequest, locked: set[tuple[str, str]], recorded: Sequence[str] | None = None) -> Decision:
         """Decide about a request; ``recorded`` are the products of one that was accepted before."""

@@ -24,9 +24,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.admission import CALLER, Admission, PlainHead
-from app.api.context import READING, STATE, Larder
-from app.api.middleware import BEGAN
+from app.api.admission import Admission, PlainHead
+from app.api.context import STATE, Larder
+from app.api.request_state import BEGAN, CALLER, READING
 from app.cache.ports import Reading, Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id

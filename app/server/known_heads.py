@@ -18,8 +18,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.access.key_ring import Caller
-from app.api.admission import CALLER, PlainHead
+from app.api.admission import PlainHead
 from app.api.load import Kind
+from app.api.request_state import CALLER
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.products.product import is_product_id

@@ -13,7 +13,8 @@ import re
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.api.fields import FIELDS, KnownHead, fields_in
+from app.api.fields import KnownHead, fields_in
+from app.api.request_state import FIELDS
 from app.server.connection import Connection
 from app.server.framing import PIECE_BYTES
 

@@ -12,8 +12,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.access.key_ring import Caller
-from app.api.admission import ANYBODY, CALLER, Admission, PlainHead
-from app.api.middleware import SAMPLED
+from app.api.admission import ANYBODY, Admission, PlainHead
+from app.api.request_state import CALLER, SAMPLED
 from app.cache.ports import Value
 from app.cache.write_through import Peeked
 from app.server.hot_read import PREFIX, ROUTE

@@ -28,7 +28,7 @@ SELECT query, toplevel, calls FROM pg_stat_statements s JOIN pg_database d ON d.
 _CONSTANT = re.compile(r"%\(\w+\)s|\$\d+|'[^']*'|\b\d+\b")
 _BLANK = re.compile(r"\s+")
 _CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "LOCK TABLE", "FETCH", "SELECT set_config")
-BACKGROUND = frozenset({"READY", "OVER", "HELD", "FORGET MARKS"})
+BACKGROUND = frozenset({"READY", "ENDED", "HELD", "FORGET MARKS"})
 """Statements that a process sends at a fixed rate: its readiness, ended reservations, held units, and old marks of the feed."""
 _ENOUGH = 30
 """Characters that a text must share with a statement of Larder's to be one."""
@@ -97,7 +97,7 @@ NAMED = {
 } | {
     "LOAD": load(PRODUCTS).as_string(),
     "CHANGES": changes(PRODUCTS).as_string(),
-    "OVER": reservation_queries.OVER,
+    "ENDED": reservation_queries.ENDED,
     "HELD": reservation_queries.HELD,
     "FORGET MARKS": feed_queries.FORGET,
 }

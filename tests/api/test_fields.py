@@ -1,6 +1,7 @@
 """The table of a request's header fields."""
 
-from app.api.fields import FIELDS, REPEATED, fields_in, fields_of
+from app.api.fields import REPEATED, fields_in, fields_of
+from app.api.request_state import FIELDS
 
 
 def test_a_repeated_field_has_no_value() -> None:

@@ -7,7 +7,8 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.api.admission import ANYBODY, CALLER
+from app.api.admission import ANYBODY
+from app.api.request_state import CALLER, REQUEST_ID
 from app.api.responses import render_product
 from app.api.writing import IncomingWrite
 from app.products.commands import Effect, Upsert
@@ -190,7 +191,7 @@ async def test_an_answer_is_rendered_once(service: Service, key: str | None) -> 
         "type": "http",
         "app": service.app,
         "path": "/products",
-        "state": {"request_id": "r", CALLER: ANYBODY},
+        "state": {REQUEST_ID: "r", CALLER: ANYBODY},
         "method": "POST",
         "headers": [],
     }

@@ -209,6 +209,8 @@ SERVICE_ERRORS = {
     cache.SourceRefused("x"): "database-unavailable",
     cache.SourceDeposed("x"): "database-unavailable",
     cache.StoreUnavailable("x"): "cache-unavailable",
+    cache.NotConnected("x"): "cache-unavailable",
+    cache.LeasesInDoubt("x", {}): "cache-unavailable",
     cache.WrongSentinel("its password"): "cache-unavailable",
     cache.NotSettled("x"): "outcome-unknown",
     postgres.DatabaseUnavailable("x"): "database-unavailable",

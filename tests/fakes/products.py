@@ -16,7 +16,7 @@ from app.products.idempotency import StoredAnswer, WriteRequest
 from app.products.product import Gone, LedgerPosition, Movement, Position, Product, Row
 from app.products.reservation import EndedLine, EndedLines, HeldUnits, Reservation, ReservationPosition, Status
 from app.products.reservation_source import ReservationSource
-from app.products.shelf import MAX_OVER, Facts, Shelf
+from app.products.shelf import MAX_ENDED, Facts, Shelf
 from app.products.source import ProductSource, state_of
 from app.products.transaction import Committed, Patience
 from app.products.transactions import ProductTransactions
@@ -98,7 +98,7 @@ class MemoryReservations(ReservationSource):
         self.rows: dict[str, Reservation] = {}
         self._clock = clock
 
-    def over_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> EndedLines:
+    def ended_lines(self, product_id: str, swept: datetime | None, moment: datetime, limit: int) -> EndedLines:
         """The open lines of a product whose end has come, the oldest first. Up to ``swept`` none is looked for."""
         lines = [
             EndedLine(held.id, number, line.open, held.expires_at, held.reference)
@@ -174,7 +174,7 @@ class MemoryReservations(ReservationSource):
 class MemoryTransactions(ProductTransactions):
     """Transactions on these tables, one after another: nobody else ever holds a row."""
 
-    def __init__(self, products: MemoryProducts, shelf: type[Shelf] = Shelf, limit: int = MAX_OVER) -> None:
+    def __init__(self, products: MemoryProducts, shelf: type[Shelf] = Shelf, limit: int = MAX_ENDED) -> None:
         self._products = products
         self._shelf = shelf
         self.limit = limit
@@ -221,8 +221,8 @@ class MemoryTransactions(ProductTransactions):
         keys = dict.fromkeys([*command.keys, *(key for held in named.values() for key in held.product_ids)])
         rows = {key: products.row(key) for key in keys}
         facts = Facts(rows, products.swept, named, products.moment or products.now)
-        facts.over |= {
-            key: products.holds.over_lines(key, products.swept.get(key), facts.moment_of((key,)), self.limit) for key in keys
+        facts.ended |= {
+            key: products.holds.ended_lines(key, products.swept.get(key), facts.moment_of((key,)), self.limit) for key in keys
         }
         shelf = self._shelf(facts)
         decision: Done | Denied

@@ -172,7 +172,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "RESERVATIONS_ENABLED": [{}],
     "RESERVATIONS_LOCK": [{"ids": ids(count), "reservations": _reservations(count)} for count in (0, 1, 32, 500)],
     "RESERVATIONS_READ": [{"ids": _reservations(count)} for count in (0, 1, 500)],
-    "RESERVATIONS_READ_OVER": [
+    "RESERVATIONS_READ_ENDED": [
         {"ids": ids(count), "known": ["2026-01-31Z"] * count, "swept": ["-infinity"] * count, "moment": "", "limit": 2_001}
         for count in (1, 32)
     ],
@@ -184,7 +184,7 @@ CASES: Mapping[str, Sequence[Parameters]] = {
     "RESERVATIONS_GET": [{"id": key} for key in (*_reservations(1), "none")],
     "RESERVATIONS_LIST_BY_REFERENCE": _HOLDS,
     "RESERVATIONS_LIST_BY_PRODUCT": _HOLDS,
-    "RESERVATIONS_OVER": [{"limit": 500, "lines": 2_000}],
+    "RESERVATIONS_ENDED": [{"limit": 500, "lines": 2_000}],
     "RESERVATIONS_HELD": [{"limit": 2_000, "lines": 2_000}],
     "RESERVATIONS_FORGET": [{"age_s": age_s, "limit": 500} for age_s in (60.0, 2_592_000.0)],
     "STANDING": [_AUDIT],

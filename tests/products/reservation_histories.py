@@ -17,7 +17,7 @@ from app.products.idempotency import WriteRequest
 from app.products.product import Draft, Line, Reason
 from app.products.reservation import Part, RequestedLine, Reservation, Status
 from app.products.reservation_commands import Commit, Extend, Release, Reserve, Rest
-from app.products.shelf import MAX_OVER, Shelf
+from app.products.shelf import MAX_ENDED, Shelf
 from app.products.source import ProductSource
 from app.products.transactions import ProductTransactions
 from tests.fakes.products import MemoryProducts, MemoryTransactions
@@ -106,12 +106,12 @@ class History:
             held = found[key]
             assert [line.committed for line in held.lines] == hold.sold
             assert [line.released for line in held.lines] == hold.released
-            over = any(hold.expired)
+            ended = any(hold.expired)
             for line, n, expired in zip(held.lines, hold.open, hold.expired, strict=True):
                 assert line.open + line.expired == n + expired
-                assert over or line.expired == 0
+                assert ended or line.expired == 0
             assert (held.expires_at - BEGIN).total_seconds() == pytest.approx(hold.ends)
-            assert held.status is not Status.EXPIRED or over
+            assert held.status is not Status.EXPIRED or ended
         for key, stock in self.model.stock.items():
             reserved = sum(x.open for held in reservations for x in held.lines if x.product_id == key)
             assert stocks.get(key) == (None if stock is None else (stock, reserved))
@@ -172,7 +172,7 @@ class Service:
 
 
 class OnMemory(Service):
-    def __init__(self, shelf: type[Shelf] = Shelf, limit: int = MAX_OVER) -> None:
+    def __init__(self, shelf: type[Shelf] = Shelf, limit: int = MAX_ENDED) -> None:
         self._tables = MemoryProducts()
         super().__init__(MemoryTransactions(self._tables, shelf, limit), self._tables)
 

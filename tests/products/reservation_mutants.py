@@ -56,7 +56,7 @@ class BelievesTheClock(Shelf):
     """The moment is the clock's, even if a product knows a later one."""
 
     def __init__(self, facts: Facts) -> None:
-        super().__init__(_ClockOnly(facts.rows, facts.swept, facts.reservations, facts.moment, facts.enabled, facts.over))
+        super().__init__(_ClockOnly(facts.rows, facts.swept, facts.reservations, facts.moment, facts.enabled, facts.ended))
 
 
 class _ClockOnly(Facts):

@@ -139,7 +139,7 @@ async def read(database: Database, size: int, amount: int) -> None:
         for status in (None, Status.HELD):
             await reservations.by_reference("none", status=status, limit=amount, after=end)
             await reservations.by_product("none", status=status, limit=amount, after=end)
-    await reservations.over(limit=amount, lines=amount)
+    await reservations.ended(limit=amount, lines=amount)
     await reservations.held()
     await reservations.forget(age_s=60, limit=amount)
     await source.has_ledger("p1")
