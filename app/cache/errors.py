@@ -26,7 +26,7 @@ class StoreUnavailable(CacheError):
 
 
 class LeasesInDoubt(StoreUnavailable):
-    """The leases of ``tokens`` may have been taken. Each is a token by its key, without the incarnation, which is not known."""
+    """Leases may have been taken. ``tokens`` has the token of each by its key, without the incarnation if that is not known."""
 
     def __init__(self, text: str, tokens: Mapping[str, str]) -> None:
         super().__init__(text)

@@ -32,11 +32,14 @@ PublishRequest = tuple[int, Sequence[Publication]]
 
 
 class NodeStore(ABC):
-    """The partitions of a namespace on one node, with the verbs of ``Store``. Each call is one round trip."""
+    """The partitions of a namespace on one node, with the verbs of ``Store`` and their errors. Each call is one round trip."""
 
     @abstractmethod
     async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
-        """``read`` for each request, several of which may be of one partition. What is atomic is one request."""
+        """``read`` for each request, several of which may be of one partition. What is atomic is one request.
+
+        A request of a refused partition that got leases nevertheless has ``LeasesInDoubt`` as its result.
+        """
 
     @abstractmethod
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from .config import CacheConfig
-from .errors import StoreUnavailable
+from .errors import LeasesInDoubt, StoreUnavailable
 from .filled_slots import FilledSlots
 from .history import History
 from .partition_ports import NodeStore, PartitionedStore
@@ -93,16 +93,18 @@ class _NodeTrips(BatchedTrips):
             # Raising it would put the batcher's frame, which holds the futures, into the traceback: a reference cycle.
             return [error] * len(batch)
         self._lost = False
-        self._release_owed()
         self._stats.store_read.observe(self._clock() - began)
         results: list[Reading | Exception] = []
         slots: list[bytes | None] = []
         for (partition, _, _), reading in zip(requests, readings, strict=True):
             if isinstance(reading, StoreUnavailable):
                 results.append(reading)
+                if isinstance(reading, LeasesInDoubt):
+                    self._owe(reading.tokens)
             else:
                 slots += reading.slots
                 results.append(self._judged(partition, reading, began))
+        self._release_owed()
         if len(slots) < len(wanted):  # a partition was refused
             wanted = [key for keys, result in zip(batch, results, strict=True) if isinstance(result, Reading) for key in keys]
             others = self.filled.others(wanted)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -91,6 +91,7 @@ class BatchedTrips(ABC):
         self._owed: dict[str, str] = {}
         """The keys of leases to give back when the store answers again, by token."""
         self._most_owed = keys
+        """Number beyond which the oldest of them are forgotten."""
         self._releases: Batcher[dict[str, str], None] = Batcher(
             self._send_releases, weight=len, max_weight=keys, queue_limit=queue
         )
@@ -116,7 +117,8 @@ class BatchedTrips(ABC):
         try:
             with self._tracer.wait(Place.STORE):
                 return await self._leases.request(keys, self._tracer.unit())
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            error.with_traceback(None)  # see ``read``
             return None
         except Overloaded:
             return {}
@@ -128,24 +130,29 @@ class BatchedTrips(ABC):
         try:
             with self._tracer.wait(Place.STORE):
                 return await self._publishes.submit(publications, self._tracer.unit())
-        except (StoreUnavailable, Overloaded):
+        except (StoreUnavailable, Overloaded) as error:
+            error.with_traceback(None)  # see ``read``
             self._stats.publish_failures += 1
             return None
 
     def release(self, tokens: Mapping[str, str]) -> None:
-        """Begin to give leases back without waiting for it. A lease that is not given back expires.
+        """Begin to give leases back without waiting for it.
 
-        While the store does not answer, they are owed: they are given back behind the next read that it answers. Until then
-        their slots would stay empty.
+        While the store does not answer, they are owed: they are given back behind the next read that it answers. Otherwise
+        their slots would stay empty until the leases expire.
         """
         if tokens:
-            with suppress(Overloaded):
+            try:
                 self._releases.submit(dict(tokens))
+            except Overloaded:
+                self._owe(tokens)
 
     async def aclose(self) -> None:
         """Finish the round trips that were accepted."""
-        for batcher in (self.reads, self._leases, self._publishes, self._releases):
+        for batcher in (self.reads, self._leases, self._publishes):
             await batcher.aclose()
+        self._release_owed()
+        await self._releases.aclose()
 
     def _told(self, name: str) -> Joined | None:
         if not self._tracer.traces:
@@ -200,7 +207,7 @@ class BatchedTrips(ABC):
         for one in batch:
             for key, token in one.items():
                 if tokens.setdefault(key, token) != token:
-                    self._owe({key: token})
+                    self.release({key: token})  # in the next round trip
         try:
             await self._definite(self._release(tokens))
         except StoreUnavailable:
@@ -215,12 +222,10 @@ class BatchedTrips(ABC):
 
     def _release_owed(self) -> None:
         """Begin to give owed leases back, because the store has answered."""
-        if not self._owed:
-            return
-        tokens = {key: token for token, key in self._owed.items()}
-        for token in tokens.values():
-            del self._owed[token]
-        self.release(tokens)
+        if self._owed:
+            owed, self._owed = self._owed, {}
+            for token, key in owed.items():
+                self.release({key: token})
 
     async def _definite(self, call: Awaitable[Reply]) -> Reply:
         """Return the store's reply. Any error counts as no reply, so the possible errors need no list."""

@@ -256,7 +256,7 @@ class WriteThrough:
         return Leases(await self._trips.lease(wanted), self._clock(), policy)
 
     def release(self, leases: Leases) -> None:
-        """Give back the leases of a write that committed nothing."""
+        """Give back the leases of a write that publishes nothing."""
         self._trips.release(leases.tokens or {})
 
     async def publish(self, states: Sequence[State], leases: Leases, ttl_s: int | None = None) -> Acknowledgement:
@@ -266,7 +266,10 @@ class WriteThrough:
             self._sample.write(state.key for state in states)
         try:
             published = await self._prove(states, leases, ttl_s)
-        except Exception:
+        except BaseException as error:
+            self.release(leases)
+            if not isinstance(error, Exception):
+                raise
             # The write is committed, so an error would be wrong. Settling is correct after any failure.
             self._stats.unexpected += 1
             log.exception("a committed write could not be published, it settles instead")
@@ -281,6 +284,7 @@ class WriteThrough:
             with suppress(SourceDeposed):
                 self._history.record(states[0].epoch, leases.taken_at)
         if self._history.deposed:
+            self.release(leases)
             return unproven
         if leases.policy is WritePolicy.AROUND:
             return unproven if states else Published((), proven=True)
@@ -289,11 +293,10 @@ class WriteThrough:
             self._stats.publish_failures += 1
             return unproven
         deletes = leases.policy is WritePolicy.ASIDE
-        published = await self._trips.publish(
-            [Publication(state, tokens.get(state.key, ""), ttl_s, deletes) for state in states]
-        )
+        publications = [Publication(state, tokens.get(state.key, ""), ttl_s, deletes) for state in states]
+        published = await self._trips.publish(publications)
         if published is None:
-            self._trips.release(tokens)  # a lease that cannot be used prevents others from filling the slot
+            self.release(leases)  # a lease that cannot be used prevents others from filling the slot
             return unproven
         self._trips.release({key: tokens[key] for key in tokens.keys() - {state.key for state in states}})
         if leases.policy is WritePolicy.THROUGH:

@@ -3,6 +3,7 @@
 Leases live for a minute here, so a slot that is filled within the test was given back.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,8 @@ from app.cache.round_trips import Leases
 from app.cache.slot import INCARNATION_WIDTH, LEASE
 from app.cache.write_through import Status
 from app.private_servers import RedisServer
-from app.products.commands import Create, set_stock
+from app.products.commands import Create, Put, set_stock
+from app.products.transaction import Committed
 from tests.cache.conftest import Slots
 from tests.cache.rig import LOST, SHORT_FENCE, Process, cold_reads, draft, open_process, until
 from tests.limits import lifetimes, redis_options
@@ -35,6 +37,10 @@ async def _store_on(url: str, namespace: str) -> AsyncIterator[tuple[RedisStore,
         yield RedisStore(links, namespace, lifetimes(lease_ttl_ms=60_000)), links
     finally:
         await links.close()
+
+
+async def _is_free(slots: Slots) -> bool:
+    return await slots.get(KEY) is None
 
 
 def _release(process: Process, key: str, token: str) -> None:
@@ -57,7 +63,7 @@ async def test_release_without_an_answer(mug: Process, slots: Slots, failed_rele
 
 
 async def test_release_of_a_write_without_an_answer(mug: Process, slots: Slots) -> None:
-    """The same for a writer."""
+    """A writer's lease is given back in the same way."""
     await mug.cache.drop(KEY)
     mug.store.calls.fail("publish", LOST)
     mug.store.calls.fail("release", LOST)
@@ -68,16 +74,73 @@ async def test_release_of_a_write_without_an_answer(mug: Process, slots: Slots) 
 
 async def test_releases_of_one_slot_together(mug: Process) -> None:
     """Of two leases of one slot, given back in one round trip, the one that the slot holds goes, whichever that is."""
-    for late in (False, True):
+    for token_is_last in (False, True):
         await mug.cache.drop(KEY)
         [token] = (await mug.slots.lease([KEY])).values()
         held = mug.store.calls.hold("release")
         _release(mug, "another", "f" * 32)
         await held.arrival()
-        for given in ["f" * 32, token] if late else [token, "f" * 32]:
+        for given in ["f" * 32, token] if token_is_last else [token, "f" * 32]:
             _release(mug, KEY, given)
         held.open()
         await until(lambda: _is_hit(mug))
+
+
+async def test_write_of_a_deposed_process(mug: Process, slots: Slots) -> None:
+    """A write whose process finds that another primary has taken over publishes nothing, and gives its lease back."""
+    await mug.cache.drop(KEY)
+
+    async def commit() -> Committed:
+        committed = await mug.commit(set_stock(KEY, 1))
+        system, timeline, period = committed.states[0].epoch.split(".")
+        fence = (await slots.peek(slots.names.fence) or b"").decode()
+        newer = f"{system}.{int(timeline, 16) + 1:08x}.{period}"
+        await slots.client.set(slots.names.fence, fence.replace(committed.states[0].epoch, newer))
+        peeked: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        mug.cache.peek("jug", peeked.set_result)
+        await peeked
+        return committed
+
+    acknowledgement = (await mug.cache.write([KEY], commit))[1]
+    assert not acknowledgement.proven
+    assert [publication.state.version for publication in mug.store.publications if publication.state.key == KEY] == [1]
+    await until(lambda: _is_free(slots))
+
+
+async def test_writer_who_leaves_before_his_publish_is_sent(mug: Process, slots: Slots) -> None:
+    """His lease is given back."""
+    await mug.cache.drop(KEY)
+    gate = mug.store.calls.hold("publish")
+    first = asyncio.create_task(mug.write(Put(draft("jug"))))
+    await gate.arrival()
+    leaver = asyncio.create_task(mug.write(set_stock(KEY, 1)))
+    await until(lambda: slots.leased(KEY))
+    while mug.source.calls.answered["commit"] < 3:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    gate.open()
+    await first
+    assert leaver.cancelled()
+    await until(lambda: _is_free(slots))
+
+
+async def test_server_that_refuses_writes(private_redis: RedisServer, database_url: str, namespace: str) -> None:
+    """A release that Redis refuses ends no connection, and so takes no hits away."""
+    async with open_process(private_redis.url, database_url, namespace) as process:
+        await process.trust()
+        assert (await process.write(Put(draft(KEY)))).proven
+        slots = Slots(private_redis.url, namespace)
+        await slots.lease("jug")
+        await slots.client.config_set("min-replicas-to-write", 1)
+        process.cache.release(Leases({"jug": (await slots.get("jug") or b"")[1:].decode()}, 0.0, WritePolicy.THROUGH))
+        await until(lambda: process.store.calls.answered["release"] == 1)
+        assert await _is_hit(process)
+        assert await slots.leased("jug")
+        assert process.redis.failures == 0
+        await slots.client.config_set("min-replicas-to-write", 0)
+        await slots.client.aclose()
 
 
 @pytest.fixture
@@ -95,7 +158,9 @@ async def served(private_redis: RedisServer, database_url: str, namespace: str) 
 
 
 @pytest.mark.parametrize("with_read", [False, True], ids=["lease", "read"])
-async def test_lease_that_is_taken_late(served: Process, private_redis: RedisServer, *, with_read: bool) -> None:
+async def test_lease_that_is_taken_late(
+    served: Process, private_redis: RedisServer, namespace: str, *, with_read: bool
+) -> None:
     """Redis hangs when a lease is asked for, and takes it when it goes on. The caller has left by then."""
     if with_read:
         await cold_reads(served)
@@ -106,6 +171,9 @@ async def test_lease_that_is_taken_late(served: Process, private_redis: RedisSer
     else:
         assert (await served.cache.lease([KEY])).tokens is None
     private_redis.resume()
+    slots = Slots(private_redis.url, namespace)
+    await until(lambda: slots.leased(KEY))
+    await slots.client.aclose()
     await until(lambda: _is_hit(served))
 
 
@@ -133,6 +201,7 @@ async def test_links_that_come_back_one_after_another(mug: Process, redis_url: s
     async with _store_on(redis_url, namespace) as (store, links):
         await links.reads.start()
         assert (await store.read([KEY], [KEY])).leases is None
+        assert await store.lease([KEY]) == {}
         assert await slots.get(KEY) is None
         await store.release({"jug": token[INCARNATION_WIDTH:]})
         assert await slots.get("jug") is None

@@ -23,8 +23,8 @@ THERE, *THERE_TOO = keys_of(2)
 class Rig:
     """The round trips and loads of one process."""
 
-    def __init__(self) -> None:
-        config, history = cache_config(), History()
+    def __init__(self, **limits: int) -> None:
+        config, history = cache_config(**limits), History()
         history.record(EPOCH, 0.0)
         self.store, self.rows, self.stats = TwoNodes(), Rows(), Stats()
         self.trips = PartitionedTrips(self.store, config, self.stats, history, time.monotonic)
@@ -99,10 +99,46 @@ async def test_release_without_an_answer(rig: Rig) -> None:
     await rig.trips.aclose()
     assert rig.leases == [HERE]
     await rig.trips.read([THERE])
-    await rig.trips.aclose()
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert rig.leases == [HERE]
     await rig.trips.read([HERE])
     await rig.trips.aclose()
+    assert rig.leases == []
+
+
+async def test_release_that_finds_the_queue_full() -> None:
+    """It is given back behind the next read."""
+    rig = Rig(queue_limit=1)
+    one, two, three = [await rig.trips.lease([key]) or {} for key in (HERE, *HERE_TOO)]
+    held = rig.store.one.script.hold("release")
+    rig.trips.release(one)
+    await held.arrival()
+    rig.trips.release(two)
+    rig.trips.release(three)
+    held.open()
+    while len(rig.leases) > 1:
+        await asyncio.sleep(0)
+    await rig.trips.read([HERE])
+    await rig.aclose()
+    assert rig.leases == []
+
+
+@pytest.mark.parametrize("token_is_last", [False, True])
+async def test_leases_that_are_given_back_at_the_end(rig: Rig, *, token_is_last: bool) -> None:
+    """Of two leases of one slot that are given back together, the one that the slot holds goes; so do those that are owed."""
+    tokens = await rig.trips.lease([HERE, HERE_TOO[0]]) or {}
+    rig.store.one.script.lose("release")
+    rig.trips.release({HERE_TOO[0]: tokens[HERE_TOO[0]]})
+    while rig.store.one.calls.count("release") == 0:
+        await asyncio.sleep(0)
+    held = rig.store.one.script.hold("release")
+    rig.trips.release({HERE_TOO[1]: "none"})
+    await held.arrival()
+    for token in ("other", tokens[HERE]) if token_is_last else (tokens[HERE], "other"):
+        rig.trips.release({HERE: token})
+    held.open()
+    await rig.aclose()
     assert rig.leases == []
 
 

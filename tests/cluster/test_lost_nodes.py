@@ -6,42 +6,55 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import pytest
 from typing_extensions import override
 
-from app.cache.errors import StoreUnavailable
+from app.cache.errors import LeasesInDoubt, StoreUnavailable
 from app.cache.history import History
-from app.cache.partition_ports import ReadRequest
 from app.cache.partitioned_trips import READS_WHEN_LOST, PartitionedTrips, Trips
-from app.cache.ports import Reading
+from app.cache.ports import Absent, Publication, Published, Reading
 from app.cache.round_trips import RoundTrips
 from app.cache.stats import Stats
 from tests.cluster.two_nodes import EPOCH, Node, TwoNodes, keys_of
 from tests.fakes.store import MemoryStore
 from tests.limits import cache_config
 
+Result = TypeVar("Result")
 HERE, *MORE = keys_of(0, 3 * READS_WHEN_LOST + 1)
 [THERE] = keys_of(2, 1)
 _READS = 50
 
 
 class LostNode(Node):
-    """A node that never answers a read. Each of its errors is a new one, as that of a connection is."""
+    """A node that never answers. Each of its errors is a new one, as that of a connection is."""
 
     @override
-    async def read(self, requests: Sequence[ReadRequest]) -> Sequence[Reading | StoreUnavailable]:
+    async def _run(self, name: str, work: Callable[[], Result]) -> Result:
         raise StoreUnavailable("the node is lost")
 
 
 class LostStore(MemoryStore):
-    """A store that never answers a read."""
+    """A store that never answers."""
 
     def __init__(self) -> None:
         """Have no server."""
 
     @override
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
+        raise StoreUnavailable("the store is lost")
+
+    @override
+    async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        raise LeasesInDoubt("the store is lost", dict.fromkeys(keys, "token"))
+
+    @override
+    async def publish(self, publications: Sequence[Publication]) -> Published:
+        raise StoreUnavailable("the store is lost")
+
+    @override
+    async def release(self, tokens: dict[str, str]) -> None:
         raise StoreUnavailable("the store is lost")
 
 
@@ -84,6 +97,19 @@ async def test_read_of_a_lost_node_leaves_no_garbage(trips_of: Callable[[], Trip
         del peeked
         with suppress(StoreUnavailable):
             await trips.read([HERE])
+    assert gc.collect() < _READS
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("trips_of", [on_a_lost_node, to_a_lost_store])
+async def test_write_to_a_lost_node_leaves_no_garbage(trips_of: Callable[[], Trips]) -> None:
+    """The same of leases that cannot be taken or given back, and of states that cannot be published."""
+    trips = trips_of()
+    for _ in range(_READS):
+        assert await trips.lease([HERE]) is None
+        assert await trips.publish([Publication(Absent(HERE, EPOCH, 1))]) is None
+        trips.release({HERE: "token"})
+    await trips.aclose()
     assert gc.collect() < _READS
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from app.cache.errors import LeasesInDoubt, StoreUnavailable
 from app.cache.filled_slots import FilledSlots
 from app.cache.partition_ports import ReadRequest
 from app.cache.partitions import Partitions
@@ -16,6 +17,7 @@ from app.cache.redis.nodes import RedisNode
 from app.cache.redis.refusals import Refusal
 from app.cache.redis.store import SlotCommands
 from app.cache.redis.waiting_calls import Commands, Reply
+from app.cache.slot import LEASE
 from app.cache.vacancies import Vacancies
 from tests.limits import lifetimes, redis_options
 
@@ -50,13 +52,27 @@ class RefusesReads:
 
     def __init__(self, node: RedisNode) -> None:
         self.links, self.reads = self, self
-        self.leases, self.publishes, self.for_releases = node.links.leases, node.links.publishes, node.links.leases
+        self.leases, self.publishes = node.links.leases, node.links.publishes
         self._reads = node.links.reads
 
     async def call_naming_server(self, commands: Commands) -> tuple[str, list[Reply]]:
         """Send commands, and put a refusal in place of the first reply."""
         server, [_, *replies] = await self._reads.call_naming_server(commands)
         return server, [Refusal("the test has moved the partition"), *replies]
+
+
+class LosesReplies:
+    """Links to a node that carries out each call, and whose replies are lost."""
+
+    def __init__(self, node: RedisNode) -> None:
+        self.links, self.reads, self.leases = self, self, self
+        self.publishes = node.links.publishes
+        self._reads = node.links.reads
+
+    async def call_naming_server(self, commands: Commands) -> tuple[str, list[Reply]]:
+        """Send commands, and lose the replies."""
+        await self._reads.call_naming_server(commands)
+        raise StoreUnavailable("the test lost the replies")
 
 
 @pytest.fixture
@@ -92,11 +108,42 @@ async def test_readers_of_one_batch_see_the_slot_before_any_lease(rig: Rig) -> N
     assert (together._others_share, together._filled_share) == (alone._others_share, alone._filled_share)
 
 
-async def test_lease_of_a_read_that_is_refused_is_given_back(rig: Rig) -> None:
-    """Nobody has its token, so it would keep everyone else from filling the slot until it expires."""
+async def test_lease_of_a_read_that_is_refused_is_in_doubt(rig: Rig) -> None:
+    """Its reader does not get it, and would keep everyone else from filling the slot until it expires."""
     refused, other = await rig.store(RefusesReads(rig.node)).read([rig.request(KEY, KEY), rig.request(OTHER, OTHER)])
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, LeasesInDoubt)
     assert isinstance(other, Reading)
     assert list(other.leases or {}) == [OTHER]
+    assert await rig.slot(KEY) == LEASE + refused.tokens[KEY].encode()
+    assert await rig.slot(OTHER) == LEASE + (other.leases or {})[OTHER].encode()
+
+
+async def test_leases_in_doubt(rig: Rig) -> None:
+    """A call that takes leases and gets no answer names them."""
+    store = rig.store(LosesReplies(rig.node))
+    with pytest.raises(LeasesInDoubt) as read:
+        await store.read([rig.request(KEY, KEY), rig.request(OTHER)])
+    assert list(read.value.tokens) == [KEY]
+    with pytest.raises(LeasesInDoubt) as lease:
+        await store.lease([(rig.partitions.of(OTHER), [OTHER])])
+    assert list(lease.value.tokens) == [OTHER]
+    for key, tokens in ((KEY, read.value.tokens), (OTHER, lease.value.tokens)):
+        assert (await rig.slot(key) or b"").startswith(LEASE)
+        await rig.store().release([(rig.partitions.of(key), dict(tokens))])
+        assert await rig.slot(key) is None
+
+
+async def test_links_that_come_back_one_after_another(rig: Rig) -> None:
+    """With a connection for reads alone, no lease is taken, and leases are given back."""
+    [taken] = await rig.store().lease([(rig.partitions.of(OTHER), [OTHER])])
+    assert isinstance(taken, dict)
+    await rig.node.links.leases.close()
+    await rig.node.links.publishes.close()
+    store = rig.store()
+    [reading] = await store.read([rig.request(KEY, KEY)])
+    assert isinstance(reading, Reading)
+    assert not reading.leases
+    assert await store.lease([(rig.partitions.of(KEY), [KEY])]) == [{}]
     assert await rig.slot(KEY) is None
-    assert (await rig.slot(OTHER) or b"").startswith(b"L")
+    await store.release([(rig.partitions.of(OTHER), taken)])
+    assert await rig.slot(OTHER) is None

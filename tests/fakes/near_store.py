@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from typing_extensions import override
 
-from app.cache.errors import StoreUnavailable
 from app.cache.ports import Reading
 from app.cache.redis.near_slots import NearSlots
 from tests.fakes.redis import RedisError, RedisServer
-from tests.fakes.store import Connection, MemoryStore, connect
+from tests.fakes.store import Connection, MemoryStore, connect, lost_call
 from tests.fakes.wire import Disconnected
 
 LIMIT_BYTES = 1_000_000
@@ -55,12 +54,14 @@ class NearMemoryStore(MemoryStore):
 
     async def _read(self, keys: Sequence[str], lease: Sequence[str], *, anew: bool = False) -> Reading | None:
         connection, self._reads = self._reads, None
+        tokens, life_s = self._tokens(lease), self._lifetimes.lease_s
+        sent = False
         try:
             if connection is None:
                 connection = self._tracked(await connect(self._route, self._wire))
+            sent = True
             reads, near = connection, connection.near
             others, since = (list(keys) if anew else near.others(keys)), near.invalidations
-            tokens, life_s = self._tokens(lease), self._lifetimes.lease_s
 
             def read(server: RedisServer, identity: str) -> tuple[list[Message], Reading]:
                 reading = server.read(identity, others)
@@ -78,7 +79,7 @@ class NearMemoryStore(MemoryStore):
             )
             await self._take_back(reads, messages)
         except (Disconnected, RedisError) as error:
-            raise StoreUnavailable(f"read: {error}") from error
+            raise lost_call("read", error, tokens if sent else {}) from error
         self._reads = reads
         slots = near.join(keys, others, reading.slots, since)
         return None if slots is None else replace(reading, slots=slots)

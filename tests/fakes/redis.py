@@ -185,7 +185,8 @@ class RedisServer:
         self._change()
         for key, token in tokens.items():
             raw = self.raw(key) or b""
-            if raw == slot.LEASE + token.encode() or (raw.startswith(slot.LEASE) and raw[17:] == token.encode()):
+            bare = slot.LEASE + raw[1 + slot.INCARNATION_WIDTH :]
+            if raw.startswith(slot.LEASE) and slot.LEASE + token.encode() in (raw, bare):
                 del self.space.slots[key]
 
     def drop(self, key: str) -> None:

@@ -95,11 +95,14 @@ class MemoryStore(Store):
             sent = True
             reply = await self._wire.call(name, lambda: connection.run(command, self._namespace))
         except (Disconnected, RedisError) as error:
-            if sent and leases:
-                raise LeasesInDoubt(f"{name}: {error}", leases) from error
-            raise StoreUnavailable(f"{name}: {error}") from error
+            raise lost_call(name, error, leases if sent else None) from error
         self._free.append(connection)
         return reply
+
+
+def lost_call(name: str, error: Exception, leases: dict[str, str] | None) -> StoreUnavailable:
+    """Return the error of a call without a definite answer, which may have taken these leases."""
+    return LeasesInDoubt(f"{name}: {error}", leases) if leases else StoreUnavailable(f"{name}: {error}")
 
 
 class MemoryAuditStore(AuditStore):

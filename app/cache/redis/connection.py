@@ -275,7 +275,7 @@ class RedisLink:
             try:
                 server, replies = await self._send(partial(together, [commands for commands, _ in waiting], sizes))
             except asyncio.CancelledError:
-                refuse(waiting, _closed())
+                refuse(waiting, StoreUnavailable("the connection to Redis was closed"))  # it may have been sent
                 raise
             except Exception as error:  # noqa: BLE001 - it belongs to the callers
                 refuse(waiting, error)

@@ -8,7 +8,7 @@ what the slot held at the moment when Redis read the fence, as if ``MGET`` had r
 
 - The copies belong to one connection. With its end they are gone, because Redis reports no changes from then on.
 - The invalidation has to come by the connection that reads. By another one, or in BCAST mode, it may come after the reply.
-- Own writes are tracked like those of others, because they go by another connection.
+- Own writes are reported like those of others, also those of this connection.
 - A slot whose TTL has ended stays here until Redis removes it. R1 does not depend on the TTL: whoever stores, leases or audits
   removes it first, and Redis reports that.
 """

@@ -1,18 +1,17 @@
 """The slots of a namespace that is divided into partitions, in Redis: the ports of ``partition_ports`` over nodes."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from typing_extensions import override
 
-from ..errors import StoreUnavailable
+from ..errors import LeasesInDoubt, StoreUnavailable
 from ..partition_ports import LeaseRequest, NodeStore, PartitionedStore, PublishRequest, ReadRequest
 from ..partitions import Partitions
 from ..ports import Published, Reading
 from .connection import RedisLink
 from .nodes import RedisNode, RedisNodes
 from .refusals import Refusal
-from .store import Lifetimes, Names, SlotCommands, in_doubt_without_answer, new_tokens, published, taken_leases
+from .store import Lifetimes, Names, SlotCommands, leases_in_doubt, new_tokens, published, taken_leases
 from .waiting_calls import RedisCommand, Reply
 
 
@@ -81,28 +80,26 @@ class RedisNodeStore(NodeStore):
             pairs = zip(requests, tokens, strict=True)
             return reads + [commands[p].lease("lease_if_possible", own, server) for (p, _, _), own in pairs if own]
 
-        with in_doubt_without_answer(_joined(tokens)):
+        with leases_in_doubt(_joined(tokens)):
             answered, replies = await self._call(self._links.reads, packet)
         taken = iter(replies[len(requests) :])
         leases = [_leases(own, next(taken)) if own else None for own in tokens]
         readings: list[Reading | StoreUnavailable] = []
-        unclaimed: list[tuple[int, dict[str, str]]] = []
         for (partition, _, _), found, own in zip(requests, replies[: len(requests)], leases, strict=True):
             if not isinstance(found, Refusal):
                 readings.append(commands[partition].reading(answered, found, own))
-                continue
-            readings.append(found)
-            if own:  # the partition came back between the read and the lease
-                unclaimed.append((partition, own))
-        if unclaimed:
-            with suppress(StoreUnavailable):  # what is not given back expires
-                await self.release(unclaimed)
+            elif own:  # the partition came back between the read and the lease
+                readings.append(LeasesInDoubt(str(found), own))
+            else:
+                readings.append(found)
         return readings
 
     @override
     async def lease(self, requests: Sequence[LeaseRequest]) -> Sequence[dict[str, str] | StoreUnavailable]:
+        if not self._links.publishes.up:  # nobody could fill their slots
+            return [{} for _ in requests]
         tokens = [new_tokens(keys) for _, keys in requests]
-        with in_doubt_without_answer(_joined(tokens)):
+        with leases_in_doubt(_joined(tokens)):
             _, replies = await self._call(
                 self._links.leases,
                 lambda server: [

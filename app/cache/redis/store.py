@@ -236,7 +236,10 @@ class SlotCommands:
 
 
 class RedisStore(Store):
-    """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip."""
+    """The ``Store`` port of one namespace. Each method is one command, ``MGET``, ``DEL`` or a script, in one round trip.
+
+    While there is no connection for publishes, no lease is taken: nobody could fill its slot.
+    """
 
     def __init__(self, links: RedisLinks, namespace: str, lifetimes: Lifetimes, chance: random.Random | None = None) -> None:
         self.names = Names(namespace)
@@ -249,11 +252,11 @@ class RedisStore(Store):
     @override
     async def read(self, keys: Sequence[str], lease: Sequence[str] = ()) -> Reading:
         slots = self._commands.read(keys)
-        if not lease or not self._publishes.up:  # a lease is of no use while its slot cannot be filled
+        if not lease or not self._publishes.up:
             answered, found = await read_slots(self._reads, slots)
             return self._commands.reading(answered, found, None)
         tokens = new_tokens(lease)
-        with in_doubt_without_answer(tokens):
+        with leases_in_doubt(tokens):
             answered, [found, taken] = await self._reads.call_naming_server(
                 lambda server: (slots, self._commands.lease("lease_if_possible", tokens, server))
             )
@@ -261,8 +264,10 @@ class RedisStore(Store):
 
     @override
     async def lease(self, keys: Sequence[str]) -> dict[str, str]:
+        if not self._publishes.up:
+            return {}
         tokens = new_tokens(keys)
-        with in_doubt_without_answer(tokens):
+        with leases_in_doubt(tokens):
             _, [taken] = await self._leases.call_naming_server(lambda server: [self._commands.lease("lease", tokens, server)])
         return taken_leases(tokens, taken)
 
@@ -286,8 +291,8 @@ def published(reply: Sequence[int]) -> Published:
 
 
 @contextmanager
-def in_doubt_without_answer(tokens: Mapping[str, str]) -> Iterator[None]:
-    """Run the call that takes these leases. Raises ``LeasesInDoubt`` if it was sent and got no answer."""
+def leases_in_doubt(tokens: Mapping[str, str]) -> Iterator[None]:
+    """Raise ``LeasesInDoubt`` if the call within, which takes these leases, may have been sent and got no answer."""
     try:
         yield
     except NotConnected:
