@@ -13,8 +13,10 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import ceil
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.steady.percentiles import corrected
@@ -149,13 +151,16 @@ async def run(url: str, paths: Sequence[str], load: Load, directory: Path) -> Ru
         process.kill()
         await process.wait()
         raise
-    # In a thread, because the caller may send requests at a constant rate meanwhile.
-    sent = await asyncio.to_thread(_read, log)
-    if process.returncode or len(sent) != load.requests:
-        raise RuntimeError(f"h2load sent {len(sent)} of {load.requests} requests: {said.decode()[-1_000:]}")
-    return await asyncio.to_thread(evaluate, sent, load)
+    # In a process, because the caller may send requests at a constant rate meanwhile: a thread would hold them up.
+    with ProcessPoolExecutor(1, get_context("spawn")) as others:
+        sent, found = await asyncio.get_running_loop().run_in_executor(others, _evaluate_log, log, load)
+    if process.returncode or found is None:
+        raise RuntimeError(f"h2load sent {sent} of {load.requests} requests: {said.decode()[-1_000:]}")
+    return found
 
 
-def _read(log: Path) -> list[SentRequest]:
+def _evaluate_log(log: Path, load: Load) -> tuple[int, Run | None]:
+    """Return how many requests were sent, and the figures if all were."""
     with log.open() as lines:
-        return parse(lines)
+        sent = parse(lines)
+    return len(sent), evaluate(sent, load) if len(sent) == load.requests else None
