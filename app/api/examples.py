@@ -42,3 +42,11 @@ RESERVATION_EXAMPLE: dict[str, object] = {
     "created_at": "2026-01-31T17:40:12.345678Z",
     "updated_at": "2026-01-31T17:40:12.345678Z",
 }
+_CHANGED: dict[str, object] = {**RESERVATION_EXAMPLE, "version": 2, "updated_at": "2026-01-31T17:41:30.123456Z"}
+EXTENDED_EXAMPLE: dict[str, object] = {**_CHANGED, "expires_at": "2026-01-31T17:51:30.123456Z"}
+
+
+def closed_example(status: str) -> dict[str, object]:
+    """Return the reservation of the other examples when all its units have been committed or released."""
+    lines = [{"line": 0, "product_id": "mug-blue", "quantity": 2, "committed": 0, "released": 0, "expired": 0, status: 2}]
+    return {**_CHANGED, "status": status, "lines": lines}

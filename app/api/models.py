@@ -293,7 +293,7 @@ class ProblemDocument(BaseModel):
     scope: str = Field(default_factory=str, description="403: the scope that the key lacks")
     missing: list[str] = Field(default_factory=list, description="404: the products that do not exist")
     resync: list[str] = Field(default_factory=list, description="410: what to read to begin anew, in this order")
-    current_version: int | None = Field(default_factory=lambda: None, description="409 and 412: the product's present version")
+    current_version: int | None = Field(default_factory=lambda: None, description="409 and 412: the present version")
     shortages: list[StockShortage] = Field(default_factory=list, description="409: the products without enough stock")
     product_id: str = Field(default_factory=str, description="409: the product that exists already, or that is reserved")
     reserved: int = Field(default_factory=int, description="409: units of the product that are held")
@@ -331,7 +331,7 @@ class Movement(BaseModel):
     id: str = Field(description="opaque")
     product_id: str
     version: Annotated[int, Field(ge=1, description="the product's version after this movement")]
-    line: Annotated[int, Field(ge=0, description="counted from 0, within the request")]
+    line: Annotated[int, Field(ge=0, description="counted from 0; tells the movements of a product at one version apart")]
     delta: int
     stock_after: Quantity = Field(description="the stock at that version, after all lines of the request")
     reason: Literal[

@@ -114,7 +114,13 @@ CHANGES = Success(
 )
 NOT_MODIFIED = Success("The product is at a version that If-None-Match names", headers={"ETag": _TAG, "Cache-Status": _STATUS})
 _RESERVATION_TAG = {"ETag": "the reservation's version, as a strong entity tag"}
-RESERVATION = Success("The reservation", ("Reservation",), RESERVATION_EXAMPLE, headers=_RESERVATION_TAG | _REPLAYED)
+
+
+def changed_reservation(example: dict[str, object]) -> Success:
+    """Return the description of a reservation after a request has changed it."""
+    return Success("The reservation", ("Reservation",), example, headers=_RESERVATION_TAG | _REPLAYED)
+
+
 RESERVATION_MADE = Success(
     "The new reservation",
     ("Reservation",),

@@ -83,13 +83,14 @@ RESERVATION_PARAMETERS = [
     _parameter(
         "query",
         "reference",
-        "what the requests named as their reference; this or `product_id` is needed",
+        "the reference that was given when they were made (`GET /stock/movements` finds that of a commit); either this or"
+        " `product_id` is needed, and not both",
         {"type": "string", "minLength": 1, "maxLength": models.MAX_REFERENCE},
     ),
     _parameter(
         "query",
         "product_id",
-        "the product of which they hold units now; this or `reference` is needed",
+        "the product of which they hold units now; either this or `reference` is needed, and not both",
         {"type": "string", "pattern": ID_PATTERN},
         example="mug-blue",
     ),

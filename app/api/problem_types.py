@@ -122,7 +122,8 @@ _TYPES = (
     ),
     ProblemType(
         "reservation-closed", 409, "Nothing of the reservation is open",
-        "Every unit of the reservation has been committed or released; `reservation_status` says how the last one ended."
+        "Every unit of the reservation has been committed or released, or has expired; `reservation_status` says how the last"
+        " one ended."
         " It is at `current_version`. Nothing was changed.",
         "Read the reservation to see what became of its lines. Make a new one for further units.",
     ),
@@ -152,7 +153,7 @@ _TYPES = (
         " missed.",
     ),
     ProblemType(
-        "precondition-failed", 412, "The product is not as the request expects it",
+        "precondition-failed", 412, "The product or reservation is not as the request expects it",
         "If-Match or If-None-Match does not match the product or reservation: somebody else changed, created or deleted it, or"
         " a reservation has ended. `current_version` is the version it has now, or null when there is none."
         " Nothing was changed.",

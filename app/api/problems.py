@@ -139,11 +139,12 @@ def _already_exists(error: products.AlreadyExists) -> Problem:
 def _insufficient_stock(error: products.InsufficientStock) -> Problem:
     first, *others = error.shortages
     more = f"; {len(others)} other product{'s lack' if len(others) > 1 else ' lacks'} stock, too" if others else ""
-    held = f", of which {first.reserved} are held" if first.reserved else ""
+    held = f" ({first.stock} in stock, {first.reserved} held)" if first.reserved else ""
+    remedy = "Take less, or add" if first.available else "Wait until holds end, or add" if first.reserved else "Add"
     return Problem(
         "insufficient-stock",
-        f"The request takes {first.requested} of product {first.product_id}, whose stock is {first.stock}{held}{more}."
-        " Nothing was changed. Take less, or add stock first.",
+        f"The request takes {first.requested} of product {first.product_id}, of which {first.available}"
+        f" {'is' if first.available == 1 else 'are'} available{held}{more}. Nothing was changed. {remedy} stock first.",
         members={"shortages": [asdict(shortage) for shortage in error.shortages]},
     )
 
@@ -191,7 +192,7 @@ def _reservation_closed(error: products.ReservationClosed) -> Problem:
     return Problem(
         "reservation-closed",
         f"Reservation {error.reservation_id} is {error.status}, and nothing of it is open. Nothing was changed."
-        " Make a new reservation for further units.",
+        " Make a new reservation for further units, and take sold ones back by an adjustment with the reason return.",
         # `status` is the answer's own status.
         members={
             "reservation_id": error.reservation_id,
@@ -202,11 +203,11 @@ def _reservation_closed(error: products.ReservationClosed) -> Problem:
 
 
 def _not_held(error: products.NotHeld) -> Problem:
-    first = error.lines[0]
+    first, more = error.lines[0], "; `lines` has the others" if len(error.lines) > 1 else ""
     return Problem(
         "not-held",
         f"Line {first.line} of reservation {error.reservation_id} has {first.open} open units, and the request names"
-        f" {first.requested}. Nothing was changed. Name at most what is open.",
+        f" {first.requested}{more}. Nothing was changed. Name at most what is open.",
         members={"reservation_id": error.reservation_id, "lines": [asdict(excess) for excess in error.lines]},
     )
 

@@ -36,7 +36,10 @@ class NewReservation(RequestModel):
     reference: OwnReference = Field(default_factory=nothing)
     replaces: Annotated[
         Annotated[str, Field(pattern=RESERVATION_ID_PATTERN)] | None,
-        Field(description="a reservation to release in the same decision; what it still holds counts as free for this one"),
+        Field(
+            description="a reservation to release in the same decision: what it still holds counts as free for this one. One"
+            " that holds nothing any more stays as it is. If this one is refused, the other stays held"
+        ),
     ] = Field(default_factory=nothing)
 
     def wanted(self) -> list[RequestedLine]:
@@ -119,7 +122,7 @@ class Reservation(BaseModel):
     reference: str | None
     status: Literal["held", "committed", "released", "expired"] = Field(
         description="`held` while a unit is open, then how the last one ended. A held one whose `expires_at` has passed cannot"
-        " be committed or extended any more"
+        " be committed or extended any more. It does not tell whether units were sold: see `committed` of the lines"
     )
     lines: list[ReservationLine]
     expires_at: Timestamp

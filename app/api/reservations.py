@@ -9,15 +9,16 @@ from app.access.keys import Scope
 from app.api.bodies import JSON
 from app.api.conditions import read_conditions
 from app.api.context import check_pair, products_of
+from app.api.examples import EXTENDED_EXAMPLE, closed_example
 from app.api.list_queries import reservation_query
 from app.api.openapi import (
-    RESERVATION,
     RESERVATION_MADE,
     RESERVATION_NOT_MODIFIED,
     RESERVATION_READ,
     RESERVATIONS,
     WRITE_PROBLEMS,
     answers,
+    changed_reservation,
     reservation_body,
 )
 from app.api.parameters import RESERVATION_HEADERS, RESERVATION_PARAMETERS
@@ -103,7 +104,9 @@ async def get_reservation(request: Request, reservation_id: ReservationId) -> Re
     summary="Let a reservation end later",
     description="It ends `expires_in_s` from now, if that is later than before; otherwise it stays as it is.",
     response_class=Response,
-    responses=answers({200: RESERVATION}, (*_CHANGE_PROBLEMS, "reservation-expired", "reservation-closed")),
+    responses=answers(
+        {200: changed_reservation(EXTENDED_EXAMPLE)}, (*_CHANGE_PROBLEMS, "reservation-expired", "reservation-closed")
+    ),
     openapi_extra=reservation_body("Extension", {"expires_in_s": 600}),
 )
 @requires(Scope.STOCK_RESERVE)
@@ -124,7 +127,7 @@ async def extend_reservation(request: Request, reservation_id: ReservationId) ->
     ),
     response_class=Response,
     responses=answers(
-        {200: RESERVATION},
+        {200: changed_reservation(closed_example("committed"))},
         (*_CHANGE_PROBLEMS, "insufficient-stock", "reservation-expired", "reservation-closed", "not-held"),
     ),
     openapi_extra=reservation_body("CommitRequest", {"reference": "order-17"}),
@@ -143,7 +146,9 @@ async def commit_reservation(request: Request, reservation_id: ReservationId) ->
     summary="Give back what a reservation holds, all or in part",
     description="With `{}` as the body all open units are given back. One that was released or has expired stays as it is.",
     response_class=Response,
-    responses=answers({200: RESERVATION}, (*_CHANGE_PROBLEMS, "reservation-closed", "not-held")),
+    responses=answers(
+        {200: changed_reservation(closed_example("released"))}, (*_CHANGE_PROBLEMS, "reservation-closed", "not-held")
+    ),
     openapi_extra=reservation_body("ReleaseRequest", {"lines": [{"line": 0, "quantity": 1}]}),
 )
 @requires(Scope.STOCK_RESERVE)

@@ -105,6 +105,11 @@ class _Follower:
             if answer.status_code == httpx.codes.GONE:
                 self._say(f"{_detail(answer)} Then {self._begin_again()} and follow again.")
                 return RESYNC
+            if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY and cursor is not None and self._file:
+                raise CommandFailed(
+                    f"{self._file} does not hold a cursor of {self._client.base_url}. Remove it to begin with the next change;"
+                    " what was told before has to be read."
+                )
             if answer.status_code != httpx.codes.OK:
                 raise CommandFailed(f"{self._client.base_url} does not let itself be followed: {_detail(answer)}")
             try:

@@ -8,8 +8,8 @@ from app.postgres.errors import DatabaseNewer
 from app.products.errors import InsufficientStock, Shortage
 
 
-def _short(available: int, others: int) -> Problem:
-    shortages = [Shortage(f"p{number}", available, 3, 1, available, 0) for number in range(1 + others)]
+def _short(available: int, others: int, held: int = 0) -> Problem:
+    shortages = [Shortage(f"p{number}", available, 3, 1, available + held, held) for number in range(1 + others)]
     return EXCEPTIONS[InsufficientStock](InsufficientStock(shortages))
 
 
@@ -19,9 +19,14 @@ def _short(available: int, others: int) -> Problem:
         (no_product(["a"]), "There is no product a: it was never created, or it has been deleted."),
         (no_product(["a", "b"]), "There are no products a, b: they were never created, or they have been deleted."),
         (no_product("abcdef"), "There are no products a, b, c, d, e, …: they were never created, or they have been deleted."),
-        (_short(1, 0), "The request takes 3 of product p0, whose stock is 1. "),
-        (_short(0, 1), "The request takes 3 of product p0, whose stock is 0; 1 other product lacks stock, too. "),
-        (_short(2, 2), "The request takes 3 of product p0, whose stock is 2; 2 other products lack stock, too. "),
+        (_short(1, 0), "The request takes 3 of product p0, of which 1 is available. Nothing was changed. Take less, or add "),
+        (
+            _short(0, 1),
+            "3 of product p0, of which 0 are available; 1 other product lacks stock, too. Nothing was changed. Add ",
+        ),
+        (_short(2, 2), "3 of product p0, of which 2 are available; 2 other products lack stock, too. "),
+        (_short(0, 0, held=5), "of which 0 are available (5 in stock, 5 held). Nothing was changed. Wait until holds end, or "),
+        (_short(4, 0, held=5), "of which 4 are available (9 in stock, 5 held). Nothing was changed. Take less, or add stock "),
         (EXCEPTIONS[DatabaseNewer](DatabaseNewer("the database is newer.")), " Reason: the database is newer. Repeat "),
     ],
 )

@@ -96,6 +96,11 @@ async def test_followed_by_processes_and_streams(larder: Larder, own_servers: Ma
             while await anext(frames, None):
                 pass  # the stream of the old history ends
         await _cursor(client)
+        (larder.directory / "cursor").write_text("nonsense", encoding="ascii")
+        refused = await larder.start(*arguments)
+        said, _ = await asyncio.wait_for(refused.communicate(), LIMIT_S)
+        assert refused.returncode == 1
+        assert b"cursor does not hold a cursor of " in said
         async with client.stream("GET", "/changes", headers=STREAM) as stream:
             frames = _frames(stream)
             await anext(frames)
