@@ -174,12 +174,7 @@ class Loads:
 
     async def _lease_and_load(self, batch: Sequence[Load]) -> "Sequence[Row | LateRow]":
         """Load a batch by one statement, but for keys whose node is late with their leases: these do not delay the others."""
-        tokens: dict[str, str] = {}
-        for load in batch:
-            if load.token:
-                if earlier := tokens.get(load.key):  # it was deleted before the later one was taken
-                    self._trips.release({load.key: earlier})
-                tokens[load.key] = load.token
+        tokens = {load.key: load.token for load in batch if load.token}
         wanted = dict.fromkeys(load.key for load in batch if load.vacant and load.key not in tokens)
         late: dict[str, asyncio.Task[dict[str, Row]]] = {}
         # The lease is taken before the load's snapshot: a writer that commits after the snapshot finds the lease and deletes

@@ -107,8 +107,7 @@ class _Follower:
                 return RESYNC
             if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY and cursor is not None and self._file:
                 raise CommandFailed(
-                    f"{self._file} does not hold a cursor of {self._client.base_url}. Remove it to begin with the next change;"
-                    " what was told before has to be read."
+                    f"{self._file} does not hold a cursor of {self._client.base_url}: {self._begin_again()} and follow again."
                 )
             if answer.status_code != httpx.codes.OK:
                 raise CommandFailed(f"{self._client.base_url} does not let itself be followed: {_detail(answer)}")

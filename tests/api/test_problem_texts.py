@@ -5,12 +5,16 @@ import pytest
 from app.api.models import ProblemDocument
 from app.api.problems import EXCEPTIONS, Problem, no_product
 from app.postgres.errors import DatabaseNewer
-from app.products.errors import InsufficientStock, Shortage
+from app.products.errors import Excess, InsufficientStock, NotHeld, Shortage
 
 
 def _short(available: int, others: int, held: int = 0) -> Problem:
     shortages = [Shortage(f"p{number}", available, 3, 1, available + held, held) for number in range(1 + others)]
     return EXCEPTIONS[InsufficientStock](InsufficientStock(shortages))
+
+
+def _not_held(*lines: int) -> Problem:
+    return EXCEPTIONS[NotHeld](NotHeld("r", [Excess(line, 2, 9) for line in lines]))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,8 @@ def _short(available: int, others: int, held: int = 0) -> Problem:
         (_short(2, 2), "3 of product p0, of which 2 are available; 2 other products lack stock, too. "),
         (_short(0, 0, held=5), "of which 0 are available (5 in stock, 5 held). Nothing was changed. Wait until holds end, or "),
         (_short(4, 0, held=5), "of which 4 are available (9 in stock, 5 held). Nothing was changed. Take less, or add stock "),
+        (_not_held(0), "Line 0 of reservation r has 2 open units, and the request names 9. Nothing was changed. "),
+        (_not_held(0, 7), " and the request names 9; `lines` has the others. Nothing was changed. "),
         (EXCEPTIONS[DatabaseNewer](DatabaseNewer("the database is newer.")), " Reason: the database is newer. Repeat "),
     ],
 )

@@ -1,6 +1,6 @@
 """Leases that nobody will use are given back, also if the store did not answer meanwhile (R2).
 
-Leases live for a minute here, so a slot that is filled within the test was given back.
+Leases live for a minute here. So if a slot is filled within a test, its lease was given back.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ async def test_release_of_a_write_without_an_answer(mug: Process, slots: Slots) 
 
 
 async def test_releases_of_one_slot_together(mug: Process) -> None:
-    """Of two leases of one slot, given back in one round trip, the one that the slot holds goes, whichever that is."""
+    """Two leases of one slot are given back in one round trip: the one that the slot holds goes, whichever comes first."""
     for token_is_last in (False, True):
         await mug.cache.drop(KEY)
         [token] = (await mug.slots.lease([KEY])).values()
@@ -115,9 +115,7 @@ async def test_writer_who_leaves_before_his_publish_is_sent(mug: Process, slots:
     await gate.arrival()
     leaver = asyncio.create_task(mug.write(set_stock(KEY, 1)))
     await until(lambda: slots.leased(KEY))
-    while mug.source.calls.answered["commit"] < 3:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await until(lambda: mug.source.calls.answered["commit"] == 3)
     leaver.cancel()
     await asyncio.gather(leaver, return_exceptions=True)
     gate.open()

@@ -117,21 +117,39 @@ async def test_release_that_finds_the_queue_full() -> None:
     rig.trips.release(two)
     rig.trips.release(three)
     held.open()
-    while len(rig.leases) > 1:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(rig.leases) > 1:
+            await asyncio.sleep(0)
     await rig.trips.read([HERE])
     await rig.aclose()
     assert rig.leases == []
 
 
+async def test_leases_that_are_owed_are_limited() -> None:
+    """Beyond as many as a batch has keys, the oldest are forgotten, and expire."""
+    rig = Rig(batch_keys=2)
+    keys = (HERE, *HERE_TOO)
+    for key in keys:
+        rig.store.one.script.lose("release")
+        rig.trips.release(await rig.trips.lease([key]) or {})
+        async with asyncio.timeout(PATIENCE_S):
+            while rig.store.one.calls.count("release") <= keys.index(key):
+                await asyncio.sleep(0)
+    assert rig.leases == list(keys)
+    await rig.trips.read([HERE])
+    await rig.aclose()
+    assert rig.leases == [HERE]
+
+
 @pytest.mark.parametrize("token_is_last", [False, True])
 async def test_leases_that_are_given_back_at_the_end(rig: Rig, *, token_is_last: bool) -> None:
-    """Of two leases of one slot that are given back together, the one that the slot holds goes; so do those that are owed."""
+    """Two leases of one slot are given back together: the one that the slot holds goes. So do those that are owed."""
     tokens = await rig.trips.lease([HERE, HERE_TOO[0]]) or {}
     rig.store.one.script.lose("release")
     rig.trips.release({HERE_TOO[0]: tokens[HERE_TOO[0]]})
-    while rig.store.one.calls.count("release") == 0:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
+        while rig.store.one.calls.count("release") == 0:
+            await asyncio.sleep(0)
     held = rig.store.one.script.hold("release")
     rig.trips.release({HERE_TOO[1]: "none"})
     await held.arrival()
